@@ -1,0 +1,52 @@
+"""Every error a user can cause: a small tree under :class:`DimatError`.
+
+Each is also a ``ValueError`` or ``RuntimeError``, so code that knows nothing of dimat can catch it.
+A message says where, what was found, what the rule is, and the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DimatError(Exception):
+    """Anything dimat refuses or gives up on."""
+
+
+class ConfigError(DimatError, ValueError):
+    """A setting that is unknown, of the wrong type, or out of its range."""
+
+
+class DataError(DimatError, ValueError):
+    """Images, labels or splits that cannot be used."""
+
+
+class ModelError(DimatError, ValueError):
+    """A model that cannot be built, exported, or used on this data."""
+
+
+class TopologyError(DimatError, ValueError):
+    """A graph or mixing matrix that breaks its rules."""
+
+
+class StructureError(DimatError, ValueError):
+    """States, permutations or symmetries that do not belong together."""
+
+
+class TrainingError(DimatError, RuntimeError):
+    """Training that cannot go on, such as a loss that is not finite."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown ``name``: the closest of ``known``, and all of them.
+
+    >>> did_you_mean("rnig", ["ring", "full"])
+    "did you mean 'ring'? known: full, ring"
+    >>> did_you_mean("zzz", ["ring", "full"])
+    'known: full, ring'
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}known: {', '.join(names)}"

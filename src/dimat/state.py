@@ -1,0 +1,107 @@
+"""A state: the tensors of one model, parameters and buffers, by name.
+
+A state is a plain ``dict`` as ``module.state_dict()`` gives it. Functions here never change one in
+place: a step of the algorithm takes states and returns new ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from dimat.errors import StructureError
+
+State = dict[str, Tensor]
+
+
+def state_of(module: nn.Module) -> State:
+    """A copy of the module's parameters and persistent buffers, detached."""
+    return {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+
+def clone(state: Mapping[str, Tensor]) -> State:
+    """A copy that shares no memory with ``state``."""
+    return {key: value.clone() for key, value in state.items()}
+
+
+def num_bytes(state: Mapping[str, Tensor]) -> int:
+    """Bytes of all entries: what one copy costs on the wire."""
+    return sum(value.numel() * value.element_size() for value in state.values())
+
+
+def check_same_structure(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], who: str) -> None:
+    """Refuse ``theirs`` unless it has the keys, shapes and dtypes of ``ours``.
+
+    Args:
+        ours: The state to compare with.
+        theirs: The state to check.
+        who: Where ``theirs`` is from, for the message: ``"state from agent 3"``.
+
+    Raises:
+        StructureError: Naming the first entry that differs.
+    """
+    for key in [*ours, *theirs]:
+        if key not in theirs:
+            raise StructureError(f"{who} does not fit: it lacks '{key}'")
+        if key not in ours:
+            raise StructureError(f"{who} does not fit: it has '{key}', which is not expected")
+        expected, found = ours[key], theirs[key]
+        if expected.shape != found.shape or expected.dtype != found.dtype:
+            raise StructureError(
+                f"{who} does not fit: '{key}' has shape {tuple(found.shape)} {found.dtype}, "
+                f"expected {tuple(expected.shape)} {expected.dtype}"
+            )
+
+
+def squared_distance(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], keys: Sequence[str]
+) -> float:
+    r"""Squared Euclidean distance :math:`\sum_k \lVert a_k - b_k \rVert^2` over ``keys``."""
+    return math.fsum(float((a[key].double() - b[key].double()).square().sum()) for key in keys)
+
+
+def consensus_distance(states: Sequence[Mapping[str, Tensor]], keys: Sequence[str]) -> float:
+    r"""Root mean squared distance of the agents' parameters from their mean.
+
+    .. math:: \Xi = \sqrt{\tfrac{1}{n}\sum_i \lVert\theta_i-\bar\theta\rVert^2}
+
+    Args:
+        states: ``n >= 1`` states of one structure, in one unit order; not changed.
+        keys: The entries to compare, usually the parameters without buffers.
+
+    Returns:
+        Distance in parameter units, >= 0; 0.0 exactly when all agree.
+
+    References:
+        Kong et al., "Consensus Control for Decentralized Deep Learning", ICML 2021.
+    """
+    mean = {
+        key: torch.stack([state[key].double() for state in states]).mean(0) for key in keys
+    }
+    return math.sqrt(math.fsum(squared_distance(s, mean, keys) for s in states) / len(states))
+
+
+def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write as safetensors: to a temporary name first, so that no half-written file is ever seen."""
+    temporary = path.with_name(path.name + ".partial")
+    safetensors.torch.save_file(
+        {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, temporary
+    )
+    temporary.replace(path)
+
+
+def load_state(path: Path) -> State:
+    """Read a safetensors file.
+
+    Raises:
+        StructureError: If the file is missing or is not safetensors.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise StructureError(f"{path} cannot be read as safetensors: {error}") from error

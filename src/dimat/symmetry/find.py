@@ -1,0 +1,300 @@
+"""Find the permutation symmetry of any model: trace it, apply the rules, solve, verify by execution."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from dimat.errors import ModelError
+from dimat.symmetry.call import Call, Operand, Result, value_labels
+from dimat.symmetry.reduce import reduce_solution
+from dimat.symmetry.rules import rule_for
+from dimat.symmetry.solve import Solution, solve
+from dimat.symmetry.symmetry import Symmetry
+from dimat.symmetry.trace import Trace, operator_name, trace
+from dimat.symmetry.units import FIXED, Ints, Labels, Pin, Special, Units, along
+from dimat.symmetry.verify import Example, first_mismatch, make_example
+
+_CACHE: dict[tuple[str, ...], Analysis] = {}
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of a model: its graph, the labels of every node, its symmetry.
+
+    Args:
+        trace: The eval-mode graph.
+        labels: Of every tensor in that graph, in the symmetry's unit numbers.
+        symmetry: The proved symmetry.
+    """
+
+    trace: Trace
+    labels: Mapping[str, Labels]
+    symmetry: Symmetry
+
+
+def find_symmetry(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> Symmetry:
+    """The permutation symmetry of ``model``, proved by execution.
+
+    Both the eval and the training graph are traced; what holds in both is kept. Every floating
+    entry is then redrawn at random in float64, and every node of both graphs compared under random
+    elements: a rule that fails is distrusted, and what it touches is pinned.
+
+    Args:
+        model: Any module that ``torch.export`` can capture; not changed.
+        args: Example inputs, as the model is called; a small batch is enough.
+        kwargs: Example keyword inputs.
+
+    Raises:
+        ModelError: If the inputs do not fit, or the model cannot be captured.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> symmetry = find_symmetry(net, (torch.zeros(2, 3),))
+        >>> [(g.name, g.size, g.members) for g in symmetry.groups]
+        [('0', 8, (('0.weight', 0), ('0.bias', 0), ('2.weight', 1)))]
+    """
+    return analyze(model, args, kwargs).symmetry
+
+
+def analyze(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> Analysis:
+    """Like :func:`find_symmetry`, with the graph and the labels that matching needs.
+
+    Cached in memory by the digest of the graphs: a second call on one architecture only exports.
+    """
+    traces = [trace(model, args, kwargs, training=mode) for mode in (False, True)]
+    key = tuple(t.digest() for t in traces)
+    if key not in _CACHE:
+        _CACHE[key] = _prove(model, traces, args, kwargs)
+    return replace(_CACHE[key], trace=traces[0])
+
+
+def _prove(
+    model: nn.Module,
+    traces: Sequence[Trace],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+) -> Analysis:
+    state = model.state_dict()
+    examples = [make_example(t, state, args, kwargs) for t in traces]
+    distrusted: dict[str, str] = {}
+    while True:
+        labeling = label_graphs(traces, examples, state, distrusted)
+        solution = solve(labeling.units, labeling.used())
+        mismatch = first_mismatch(traces, examples, labeling.nodes, labeling.states, solution)
+        if mismatch is None:
+            break
+        if mismatch.node in distrusted:
+            raise ModelError(
+                f"no sound symmetry found: '{mismatch.node}' ({mismatch.operator}) changes under "
+                "permutations although everything it touches is pinned; please report this model"
+            )
+        distrusted[mismatch.node] = "its rule failed verification"
+    aliases = traces[0].aliases
+    symmetry, labels = reduce_solution(solution, labeling, state, aliases)
+    return Analysis(traces[0], labels, symmetry)
+
+
+@dataclass
+class Labeling:
+    """The labels that the rules gave out.
+
+    Args:
+        units: The facts.
+        states: Labels of every state entry.
+        nodes: For each trace the labels of every node (several for several results).
+    """
+
+    units: Units
+    states: dict[str, Labels] = field(default_factory=dict)
+    nodes: list[dict[str, Result]] = field(default_factory=list)
+    kept: list[tuple[Ints, int]] = field(default_factory=list)
+
+    def used(self) -> list[tuple[Ints, int]]:
+        """Every label in use, with its own axis."""
+        every: list[Labels] = list(self.states.values())
+        for nodes in self.nodes:
+            for result in nodes.values():
+                every.extend(as_tuple(result))
+        return [
+            (label, axis)
+            for labels in every
+            for axis, label in enumerate(labels)
+            if not isinstance(label, Special)
+        ]
+
+
+def as_tuple(result: Result) -> tuple[Labels, ...]:
+    """The labels of one or several results as several."""
+    if result and isinstance(result[0], tuple):
+        return result  # type: ignore[return-value]
+    return (result,)  # type: ignore[return-value]
+
+
+def label_graphs(
+    traces: Sequence[Trace],
+    examples: Sequence[Example],
+    state: Mapping[str, Tensor],
+    distrusted: Mapping[str, str],
+) -> Labeling:
+    """Apply the rules to all graphs; again, if a parameter's axis should depend on another."""
+    dependent: set[tuple[str, int, int]] = set()
+    while True:
+        labeling = Labeling(Units())
+        labeling.states = {
+            key: _state_labels(labeling.units, key, value, dependent, traces)
+            for key, value in state.items()
+        }
+        for t, example in zip(traces, examples, strict=True):
+            labeling.nodes.append(_label_graph(labeling, t, example, distrusted))
+        wanted = {w for w in labeling.units.wanted if (w[0], w[2], w[1]) not in dependent}
+        if wanted <= dependent:
+            return labeling
+        for w in sorted(wanted - dependent):
+            if (w[0], w[2], w[1]) not in dependent:
+                dependent.add(w)
+
+
+def _state_labels(
+    units: Units,
+    key: str,
+    value: Tensor,
+    dependent: set[tuple[str, int, int]],
+    traces: Sequence[Trace],
+) -> Labels:
+    """Fresh units for every axis of a floating entry; axes of other entries are fixed."""
+    used = any(key in t.states.values() for t in traces)
+    if not value.is_floating_point() or not used:
+        return (FIXED,) * value.dim()
+    labels: list[Any] = [
+        units.fresh(along(i, value.dim(), n)) if n > 1 else FIXED for i, n in enumerate(value.shape)
+    ]
+    for name, axis, other in sorted(dependent):
+        if name == key and not isinstance(labels[other], Special):
+            shape = list(labels[axis].shape)
+            shape[other] = value.shape[other]
+            labels[axis] = units.fresh(shape)
+    for name, axis, other in sorted(dependent):
+        if name == key and not isinstance(labels[other], Special):
+            units.belong(labels[axis], labels[other])
+    for i, label in enumerate(labels):
+        if not isinstance(label, Special):
+            units.origins[int(label.flat[0])] = (key, i)
+    return tuple(labels)
+
+
+def _label_graph(
+    labeling: Labeling, t: Trace, example: Example, distrusted: Mapping[str, str]
+) -> dict[str, Result]:
+    units = labeling.units
+    labels: dict[str, Result] = {}
+    for node in t.graph.nodes:
+        value = example.values.get(node.name)
+        if node.op == "placeholder":
+            labels[node.name] = _placeholder(labeling, t, node, value)
+        elif node.op == "call_function":
+            labels[node.name] = _apply_rule(units, node, labels, example.values, distrusted)
+        if node.name in labels:
+            _check_rank(node, labels[node.name], value)
+    units.context = Pin("output", "", "an output of the model")
+    for name in t.outputs:
+        for own in as_tuple(labels.get(name, ())):
+            for label in own:
+                units.pin(label, "")
+    for name, key in t.mutated:
+        units.context = Pin("buffer update", key, "")
+        for a, b in zip(as_tuple(labels[name])[0], labeling.states[key], strict=True):
+            units.same(a, b)
+    return labels
+
+
+def _check_rank(node: fx.Node, labels: Result, value: Any) -> None:
+    if isinstance(value, Tensor):
+        assert len(as_tuple(labels)[0]) == value.dim(), (node, labels, value.shape)
+
+
+def _placeholder(labeling: Labeling, t: Trace, node: fx.Node, value: Any) -> Labels:
+    if node.name in t.states:
+        return labeling.states[t.states[node.name]]
+    if node.name in t.constants:
+        return value_labels(t.constants[node.name])
+    return (FIXED,) * value.dim() if isinstance(value, Tensor) else ()
+
+
+def _apply_rule(
+    units: Units,
+    node: fx.Node,
+    labels: Mapping[str, Result],
+    values: Mapping[str, Any],
+    distrusted: Mapping[str, str],
+) -> Result:
+    result = values[node.name]
+    if node.target is operator.getitem:
+        index = int(node.args[1])  # type: ignore[arg-type]
+        return as_tuple(labels[node.args[0].name])[index]  # type: ignore[union-attr]
+    if not _tensors_in(result):
+        return ()
+    units.context = Pin(operator_name(node.target), node.name, "")
+    call = Call(node, _bind(node, labels, values), result, units)
+    rule = rule_for(node.target)
+    operands = call.tensors()
+    if rule is not None and node.name not in distrusted:
+        if not operands and isinstance(result, Tensor):
+            return value_labels(result)
+        return rule(call)
+    if (
+        not operands
+        and isinstance(result, Tensor)
+        and torch.Tag.nondeterministic_seeded not in (getattr(node.target, "tags", ()))
+    ):
+        return value_labels(result)
+    why = distrusted.get(node.name, "no rule for this operator")
+    for operand in operands:
+        call.pin(operand, range(operand.rank), why)
+    fixed = tuple((FIXED,) * x.dim() for x in _tensors_in(result))
+    return fixed[0] if isinstance(result, Tensor) else fixed
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [x for x in value if isinstance(x, Tensor)] if isinstance(value, (tuple, list)) else []
+
+
+def _bind(node: fx.Node, labels: Mapping[str, Result], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by schema name, defaults included; tensors as operands, sizes as numbers."""
+
+    def lower(x: Any) -> Any:
+        if not isinstance(x, fx.Node):
+            return x
+        value = values[x.name]
+        return Operand(as_tuple(labels[x.name])[0], value) if isinstance(value, Tensor) else value
+
+    args = fx.node.map_arg(node.args, lower)
+    kwargs = fx.node.map_arg(dict(node.kwargs), lower)
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {**{str(i): x for i, x in enumerate(args)}, **kwargs}
+    bound: dict[str, Any] = {}
+    for i, argument in enumerate(schema.arguments):
+        if i < len(args):
+            bound[argument.name] = args[i]
+        elif argument.name in kwargs:
+            bound[argument.name] = kwargs[argument.name]
+        else:
+            bound[argument.name] = argument.default_value if argument.has_default_value() else None
+    return bound
+
+
+__all__ = ["Analysis", "Labeling", "Solution", "analyze", "find_symmetry", "label_graphs", "np"]

@@ -1,0 +1,174 @@
+"""From the solution over all units of the graph to the symmetry over those that states carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from dimat.symmetry.solve import Family, Solution
+from dimat.symmetry.symmetry import Group, Symmetry, structure_of
+from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special
+from dimat.symmetry.verify import numbered
+
+if TYPE_CHECKING:
+    from dimat.symmetry.find import Labeling
+
+
+def reduce_solution(
+    solution: Solution, labeling: Labeling, state: Mapping[str, Tensor], aliases: Mapping[str, str]
+) -> tuple[Symmetry, dict[str, Labels]]:
+    """The symmetry, and the labels of the eval graph's nodes in its unit numbers."""
+    structure = solution.structure
+    axes = {key: numbered(labeling.states[aliases.get(key, key)], solution) for key in state}
+    keep = _needed(solution, axes)
+    renumber, families = _restrict(solution, keep)
+    own = {key: tuple(_renumber(x, renumber) for x in labels) for key, labels in axes.items()}
+    reduced = structure_of(families)
+    members = _members(own, families, reduced.family_of)
+    group_families = [k for k, f in enumerate(families) if f.size > 1]
+    group_families = _useful(group_families, members)
+    group_families.sort(key=lambda f: _position(members[f], list(state)))
+    names = _names(group_families, members)
+    groups = tuple(
+        Group(
+            names[f],
+            families[f].size,
+            len(families[f].cells),
+            tuple(names[o] for o in _owning_groups(families, f) if o in names),
+            members[f],
+        )
+        for f in group_families
+    )
+    pinned, reasons = _reasons(solution, axes, structure.count)
+    symmetry = Symmetry(
+        reduced,
+        tuple(group_families),
+        groups,
+        own,
+        {key: tuple(int(n) for n in value.shape) for key, value in state.items()},
+        pinned,
+        reasons,
+    )
+    nodes = {}
+    for name, result in labeling.nodes[0].items():
+        if not (result and isinstance(result[0], tuple)):
+            labels = numbered(result, solution)  # type: ignore[arg-type]
+            nodes[name] = tuple(_renumber(x, renumber) for x in labels)
+    return symmetry, nodes
+
+
+def _renumber(label: Label, renumber: Ints) -> Label:
+    if isinstance(label, Special):
+        return label
+    units = renumber[label]
+    return FIXED if (units < 0).any() else units
+
+
+def _needed(solution: Solution, axes: Mapping[str, Labels]) -> np.ndarray:
+    """Units on the axes of states, and all owners of those."""
+    structure = solution.structure
+    keep = np.zeros(structure.count, np.bool_)
+    for labels in axes.values():
+        for label in labels:
+            if not isinstance(label, Special):
+                keep[label] = True
+    keep_family = np.zeros(len(structure.families), np.bool_)
+    keep_family[np.unique(structure.family_of[keep])] = True
+    for number in range(len(structure.families) - 1, -1, -1):
+        if keep_family[number]:
+            keep_family[np.unique(structure.family_of[structure.families[number].owners])] = True
+    return keep_family
+
+
+def _restrict(solution: Solution, keep: np.ndarray) -> tuple[Ints, list[Family]]:
+    structure = solution.structure
+    renumber = np.full(structure.count, -1, np.int64)
+    position = np.cumsum(keep) - 1
+    start = 0
+    kept = [f for k, f in enumerate(structure.families) if keep[k]]
+    for family in kept:
+        renumber[family.cells] = start + np.arange(family.cells.size).reshape(family.cells.shape)
+        start += family.cells.size
+    families = [
+        Family(renumber[f.cells], renumber[f.owners], tuple(int(position[o]) for o in f.over))
+        for f in kept
+    ]
+    return renumber, families
+
+
+def _members(
+    axes: Mapping[str, Labels], families: list[Family], family_of: Ints
+) -> dict[int, tuple[tuple[str, int], ...]]:
+    """For every family the axes on which it, or what belongs to it, stands."""
+    above: list[set[int]] = []
+    for number, family in enumerate(families):
+        above.append({number}.union(*(above[o] for o in family.over)) if family.over else {number})
+    found: dict[int, dict[tuple[str, int], None]] = {k: {} for k in range(len(families))}
+    for key, labels in axes.items():
+        for axis, label in enumerate(labels):
+            if not isinstance(label, Special):
+                for number in np.unique(family_of[label]):
+                    for owner in above[int(number)]:
+                        found[owner][(key, axis)] = None
+    return {k: tuple(v) for k, v in found.items()}
+
+
+def _useful(families: list[int], members: Mapping[int, tuple[tuple[str, int], ...]]) -> list[int]:
+    return [f for f in families if members[f]]
+
+
+def _position(members: tuple[tuple[str, int], ...], order: list[str]) -> tuple[int, int]:
+    key, axis = members[0]
+    return order.index(key), axis
+
+
+def _names(
+    families: list[int], members: Mapping[int, tuple[tuple[str, int], ...]]
+) -> dict[int, str]:
+    """A group is named after the first parameter that it acts on, made unique."""
+    names: dict[int, str] = {}
+    for f in families:
+        first = next((k for k, axis in members[f] if axis == 0), members[f][0][0])
+        base = first.rsplit(".", 1)[0] if "." in first else first
+        name, n = base, 2
+        while name in names.values():
+            name, n = f"{base}#{n}", n + 1
+        names[f] = name
+    return names
+
+
+def _owning_groups(families: list[Family], number: int) -> list[int]:
+    """The nearest families above that permute, through those that only follow."""
+    found: list[int] = []
+    waiting = list(families[number].over)
+    while waiting:
+        owner = waiting.pop(0)
+        if families[owner].size > 1:
+            found.append(owner)
+        else:
+            waiting.extend(families[owner].over)
+    return sorted(set(found))
+
+
+def _reasons(
+    solution: Solution, axes: Mapping[str, Labels], count: int
+) -> tuple[tuple[Pin, ...], dict[str, tuple[str, ...]]]:
+    """The pins that hold state axes, and a sentence for every pinned axis."""
+    pins: dict[Pin, None] = {}
+    reasons: dict[str, tuple[str, ...]] = {}
+    for key, labels in axes.items():
+        own = []
+        for label in labels:
+            pin = None
+            if not isinstance(label, Special):
+                pin = solution.reasons.get(int(label.flat[0]))
+            if pin is not None and pin.operator:
+                pins[pin] = None
+                own.append(f"{pin.why} ({pin.operator} at {pin.where})")
+            else:
+                own.append(pin.why if pin is not None else "")
+        reasons[key] = tuple(own)
+    return tuple(pins), reasons

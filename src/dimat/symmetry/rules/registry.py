@@ -1,0 +1,57 @@
+"""The registry of rules, and the rule for pointwise operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dimat.symmetry.call import Call, Result
+from dimat.symmetry.trace import operator_name
+
+Rule = Callable[[Call], Result]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule under operator names such as ``"aten.linear"``."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+def rule_for(target: Any) -> Rule | None:
+    """The rule of an operator, or None: then everything it touches is pinned."""
+    found = RULES.get(operator_name(target))
+    if found is None and torch.Tag.pointwise in getattr(target, "tags", ()):
+        return pointwise
+    return found
+
+
+@rule(
+    "aten.clone",
+    "aten.contiguous",
+    "aten.detach",
+    "aten.alias",
+    "aten.lift_fresh_copy",
+    "aten._to_copy",
+    "aten.to",
+    "aten.dropout",
+    "aten.feature_dropout",
+    "aten.copy",
+    "aten._assert_tensor_metadata",
+)
+def pointwise(call: Call) -> Result:
+    """Element by element, with broadcasting: all operands and the result have one labeling."""
+    return call.broadcast(*call.tensors())
+
+
+@rule("aten.native_dropout")
+def native_dropout(call: Call) -> Result:
+    """Dropout is left out: the result and its mask are labeled as the input."""
+    return (call["input"].labels, call["input"].labels)

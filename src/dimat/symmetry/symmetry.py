@@ -1,0 +1,367 @@
+"""The permutation symmetry of a model: its groups, its elements, and how they act on states."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.state import State
+from dimat.symmetry.positions import Sources, moving_share, sources, take
+from dimat.symmetry.solve import Family, Structure
+from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of units that may be permuted.
+
+    Args:
+        name: After the first parameter it acts on.
+        size: Number of units that are permuted among themselves.
+        cells: How many such sets there are, each with its own permutation: 1 for a plain group, the
+            number of heads for the dimensions inside heads.
+        over: Names of the groups whose units the cells belong to (empty for a plain group).
+        members: (state key, axis) pairs that the group acts on.
+    """
+
+    name: str
+    size: int
+    cells: int
+    over: tuple[str, ...]
+    members: tuple[tuple[str, int], ...]
+
+    @property
+    def kind(self) -> str:
+        """``"units"``, or ``"inside …"`` with the groups that the cells belong to."""
+        return f"inside {', '.join(self.over)}" if self.over else "units"
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """An element of a symmetry.
+
+    Args:
+        slots: For every group an int64 array (cells, size): ``slots[name][c, i]`` is the unit of
+            cell c that comes to place i, so ``aligned[i] = theirs[slots[i]]`` in a plain group.
+        digest: Of the symmetry it belongs to.
+    """
+
+    slots: Mapping[str, Ints]
+    digest: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes on the wire, as 32-bit integers."""
+        return sum(4 * int(x.size) for x in self.slots.values())
+
+    @property
+    def moved(self) -> float:
+        """Share of units that are not in their own place, in [0, 1]."""
+        total = sum(x.size for x in self.slots.values())
+        still = sum(int((x == np.arange(x.shape[1])).sum()) for x in self.slots.values())
+        return 1.0 - still / total if total else 0.0
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """Every permutation of a model's units that leaves its function unchanged, as far as known.
+
+    Sound, not complete: what could not be proved free is pinned (see :attr:`pinned`). Sign flips,
+    scalings and rotations are not in scope.
+
+    Args:
+        structure: Families of units, owners before members.
+        group_families: The family of each group.
+        groups: What may be permuted.
+        axes: Labels of every state entry.
+        shapes: Shape of every state entry.
+        pinned: What could not be freed, and why.
+        reasons: For a unit that cannot move, the index in ``pinned`` of the reason.
+    """
+
+    structure: Structure
+    group_families: tuple[int, ...]
+    groups: tuple[Group, ...]
+    axes: Mapping[str, Labels]
+    shapes: Mapping[str, tuple[int, ...]]
+    pinned: tuple[Pin, ...] = ()
+    reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the groups."""
+        return tuple(group.name for group in self.groups)
+
+    @cached_property
+    def movable(self) -> Ints:
+        """1 for every unit that some element moves."""
+        movable = np.zeros(self.structure.count, np.int64)
+        for family in self.structure.families:
+            owned = movable[family.owners].any(axis=1) if family.owners.size else False
+            movable[family.cells] = (np.zeros(len(family.cells), np.bool_) | owned)[:, None]
+            if family.size > 1:
+                movable[family.cells] = 1
+        return movable
+
+    @cached_property
+    def coverage(self) -> float:
+        """Share of state entries that a random element moves, in [0, 1]."""
+        total = sum(math.prod(shape) for shape in self.shapes.values())
+        moved = sum(moving_share(self.axes[k], self.shapes[k], self.movable) for k in self.axes)
+        return moved / total if total else 0.0
+
+    @cached_property
+    def log2_order(self) -> float:
+        """Binary logarithm of the number of elements."""
+        return sum(g.cells * math.lgamma(g.size + 1) for g in self.groups) / math.log(2)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the whole content: equal digests mean the same symmetry."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    # --- elements -------------------------------------------------------------------------------
+
+    def identity(self) -> Permutation:
+        """The element that moves nothing."""
+        return self._element(
+            {g.name: np.tile(np.arange(g.size, dtype=np.int64), (g.cells, 1)) for g in self.groups}
+        )
+
+    def random(self, generator: torch.Generator) -> Permutation:
+        """A uniformly random element of the whole group."""
+        return self._element(
+            {
+                g.name: np.stack(
+                    [torch.randperm(g.size, generator=generator).numpy() for _ in range(g.cells)]
+                )
+                for g in self.groups
+            }
+        )
+
+    def compose(self, p: Permutation, q: Permutation) -> Permutation:
+        """First ``q``, then ``p``: ``apply(compose(p, q), s) == apply(p, apply(q, s))``."""
+        return self._decode(self.moves(q)[self.moves(p)])
+
+    def inverse(self, p: Permutation) -> Permutation:
+        """The element that undoes ``p``."""
+        return self._decode(np.argsort(self.moves(p)))
+
+    def moves(self, p: Permutation) -> Ints:
+        """For every unit the unit that takes its place under ``p``."""
+        if p.digest != self.digest:
+            raise StructureError(
+                f"a permutation of another symmetry: its digest is {p.digest[:12]}…, "
+                f"this symmetry has {self.digest[:12]}…"
+            )
+        return self.structure.moves(
+            {f: p.slots[g.name] for f, g in zip(self.group_families, self.groups, strict=True)}
+        )
+
+    def _decode(self, moves: Ints) -> Permutation:
+        return self._element(
+            {
+                g.name: self.structure.slots(moves, f)
+                for f, g in zip(self.group_families, self.groups, strict=True)
+            }
+        )
+
+    def _element(self, slots: dict[str, Ints]) -> Permutation:
+        return Permutation(slots, self.digest)
+
+    # --- action ---------------------------------------------------------------------------------
+
+    def apply(self, p: Permutation, state: Mapping[str, Tensor]) -> State:
+        """A new state with its units moved by ``p``; the model computes the same function with it.
+
+        Args:
+            p: An element of this symmetry.
+            state: Entries of this symmetry's keys and shapes, or some of them (gradients, momenta).
+
+        Raises:
+            StructureError: If an entry is unknown or has another shape, or ``p`` is of another
+                symmetry.
+        """
+        plan = self.plan(p)
+        moved: State = {}
+        for key, value in state.items():
+            self._check_entry(key, value)
+            moved[key] = take(value, plan[key])
+        return moved
+
+    def plan(self, p: Permutation) -> dict[str, Sources]:
+        """For every state key the indices to read from."""
+        moves = self.moves(p)
+        return {key: sources(labels, moves) for key, labels in self.axes.items()}
+
+    def _check_entry(self, key: str, value: Tensor) -> None:
+        if key not in self.shapes:
+            raise StructureError(
+                f"the state does not belong to this symmetry: unknown entry '{key}'"
+            )
+        if tuple(value.shape) != self.shapes[key]:
+            raise StructureError(
+                f"the state does not belong to this symmetry: '{key}' has shape "
+                f"{tuple(value.shape)}, expected {self.shapes[key]}"
+            )
+
+    def explain(self, key: str) -> str:
+        """One line per axis of a state entry: the groups that move it, or why it is pinned."""
+        if key not in self.axes:
+            raise StructureError(f"no state entry '{key}' in this symmetry")
+        lines = []
+        for axis, n in enumerate(self.shapes[key]):
+            acting = [g.name for g in self.groups if (key, axis) in g.members]
+            reasons = self.reasons.get(key, ())
+            why = reasons[axis] if axis < len(reasons) and reasons[axis] else "fixed"
+            free = f"moved by {', '.join(acting)}" if acting else f"pinned: {why}"
+            lines.append(f"{key} axis {axis} (size {n}): {free}")
+        return "\n".join(lines)
+
+    # --- JSON -----------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """All of it as JSON, with the digest."""
+        return json.dumps({**self._content(), "digest": self.digest}, indent=1)
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": "dimat-symmetry-1",
+            "families": [
+                {
+                    "units": _runs(f.cells),
+                    "shape": list(f.cells.shape),
+                    "owners": _runs(f.owners),
+                    "over": list(f.over),
+                }
+                for f in self.structure.families
+            ],
+            "groups": [
+                {
+                    "name": g.name,
+                    "family": f,
+                    "over": list(g.over),
+                    "members": [list(m) for m in g.members],
+                }
+                for f, g in zip(self.group_families, self.groups, strict=True)
+            ],
+            "shapes": {key: list(shape) for key, shape in self.shapes.items()},
+            "axes": {
+                key: [
+                    None if isinstance(x, Special) else {"shape": list(x.shape), "units": _runs(x)}
+                    for x in labels
+                ]
+                for key, labels in self.axes.items()
+            },
+            "pinned": [[p.operator, p.where, p.why] for p in self.pinned],
+            "reasons": {key: list(why) for key, why in self.reasons.items()},
+        }
+
+    @staticmethod
+    def from_json(text: str) -> Symmetry:
+        """The symmetry that :meth:`to_json` wrote.
+
+        Raises:
+            StructureError: If the text is not such JSON, or was changed since it was written.
+        """
+        try:
+            content = json.loads(text)
+            if content.get("format") != "dimat-symmetry-1":
+                raise StructureError("not a dimat symmetry: 'format' is not dimat-symmetry-1")
+            symmetry = _parse(content)
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            if isinstance(error, StructureError):
+                raise
+            raise StructureError(f"not a dimat symmetry: {type(error).__name__} {error}") from error
+        if symmetry.digest != content.get("digest"):
+            raise StructureError(
+                f"the symmetry was changed since it was written: its digest is "
+                f"{str(content.get('digest'))[:12]}…, its content has {symmetry.digest[:12]}…"
+            )
+        return symmetry
+
+
+def _runs(array: Ints) -> list[list[int]]:
+    """An integer array as [start, step, count] runs."""
+    flat = array.ravel()
+    runs: list[list[int]] = []
+    i = 0
+    while i < len(flat):
+        step = int(flat[i + 1] - flat[i]) if i + 1 < len(flat) else 0
+        breaks = np.flatnonzero(np.diff(flat[i:]) != step)
+        count = int(breaks[0]) + 1 if len(breaks) else len(flat) - i
+        runs.append([int(flat[i]), step, count])
+        i += count
+    return runs
+
+
+def _expand(runs: list[list[int]], shape: tuple[int, ...]) -> Ints:
+    expected = math.prod(shape)
+    if sum(count for _, _, count in runs) != expected:
+        raise StructureError(f"wrong size: runs do not fill the shape {shape}")
+    parts = [start + step * np.arange(count, dtype=np.int64) for start, step, count in runs]
+    return (np.concatenate(parts) if parts else np.empty(0, np.int64)).reshape(shape)
+
+
+def _parse(content: dict[str, Any]) -> Symmetry:
+    families = []
+    for f in content["families"]:
+        cells = _expand(f["units"], tuple(f["shape"]))
+        over = tuple(f["over"])
+        families.append(Family(cells, _expand(f["owners"], (len(cells), len(over))), over))
+    structure = structure_of(families)
+    axes: dict[str, Labels] = {}
+    for key, labels in content["axes"].items():
+        axes[key] = tuple(_parse_label(x, key, structure.count) for x in labels)
+    groups = []
+    for g in content["groups"]:
+        cells, size = families[g["family"]].cells.shape
+        members = tuple((str(k), int(a)) for k, a in g["members"])
+        for key, _ in members:
+            if key not in axes:
+                raise StructureError(f"group '{g['name']}' has an unknown member '{key}'")
+        groups.append(Group(g["name"], size, cells, tuple(g["over"]), members))
+    return Symmetry(
+        structure,
+        tuple(int(g["family"]) for g in content["groups"]),
+        tuple(groups),
+        axes,
+        {key: tuple(shape) for key, shape in content["shapes"].items()},
+        tuple(Pin(*p) for p in content["pinned"]),
+        {key: tuple(why) for key, why in content["reasons"].items()},
+    )
+
+
+def _parse_label(label: dict[str, Any] | None, key: str, count: int) -> Label:
+    if label is None:
+        return FIXED
+    units = _expand(label["units"], tuple(label["shape"]))
+    if units.size and (units.min() < 0 or units.max() >= count):
+        raise StructureError(f"'{key}' names a unit that does not exist")
+    return units
+
+
+def structure_of(families: list[Family]) -> Structure:
+    """A structure from its families; their cells must number all units once."""
+    units = (
+        np.concatenate([f.cells.ravel() for f in families]) if families else np.empty(0, np.int64)
+    )
+    count = len(units)
+    if not np.array_equal(np.sort(units), np.arange(count)):
+        raise StructureError("the families do not number the units one to one (not a bijection)")
+    family_of, cell_of, slot_of = (np.empty(count, np.int64) for _ in range(3))
+    for number, family in enumerate(families):
+        family_of[family.cells] = number
+        cell_of[family.cells] = np.arange(len(family.cells))[:, None]
+        slot_of[family.cells] = np.arange(family.size)[None, :]
+    return Structure(families, family_of, cell_of, slot_of)

@@ -1,0 +1,251 @@
+"""A model as a pure graph of ATen operators: what the rules read, and what matching runs.
+
+``torch.export`` captures the model; :meth:`run_decompositions` with an empty table then makes the
+graph functional, so in-place operators and aliases cannot hide a change, while convolution, linear,
+attention and LSTM stay whole. Parameters and buffers are inputs of the graph: one graph serves every
+state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from dimat.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One exported graph.
+
+    Args:
+        graph: The functional ATen graph.
+        states: State key of each placeholder that is a parameter or persistent buffer.
+        constants: Value of each placeholder that is a constant.
+        inputs: Names of the placeholders that are user inputs, in the order of ``flat_args``.
+        mutated: (node name, state key) of buffers that the forward pass writes.
+        aliases: State keys that share storage with an earlier one, and that one.
+        training: Whether the model was in training mode.
+    """
+
+    module: fx.GraphModule
+    states: Mapping[str, str]
+    constants: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    mutated: tuple[tuple[str, str], ...]
+    aliases: Mapping[str, str]
+    training: bool
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The operators in the order they run."""
+        return self.module.graph
+
+    def arguments(self, state: Mapping[str, Tensor], flat_args: Sequence[Any]) -> dict[str, Any]:
+        """The value of every placeholder, for a state and the flattened user inputs."""
+        values: dict[str, Any] = {name: state[key] for name, key in self.states.items()}
+        values.update(self.constants)
+        values.update(zip(self.inputs, flat_args, strict=True))
+        return values
+
+    def digest(self) -> str:
+        """A hash of the operators, shapes and names: equal for one architecture."""
+        text = hashlib.sha256()
+        for node in self.graph.nodes:
+            value = node.meta.get("val")
+            shape = tuple(str(n) for n in value.shape) if isinstance(value, Tensor) else ()
+            text.update(
+                f"{node.op}|{node.name}|{node.target}|{node.args}|{dict(node.kwargs)}|{shape}\n".encode()
+            )
+        for name, key in self.states.items():
+            text.update(f"{name}={key}\n".encode())
+        for name, tensor in self.constants.items():
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            text.update(name.encode() + data.tobytes())
+        text.update(f"{self.mutated}{sorted(self.aliases.items())}{self.training}".encode())
+        return text.hexdigest()
+
+
+def flatten_inputs(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
+    """The tensors and numbers of ``args`` and ``kwargs`` in the order the graph takes them."""
+    return torch.utils._pytree.tree_flatten((tuple(args), dict(kwargs or {})))[0]
+
+
+def trace(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    training: bool = False,
+) -> Trace:
+    """Export the model in eval or training mode, the batch dimension free if the model allows it.
+
+    The model's own mode is restored, and nothing of it is changed.
+
+    Raises:
+        ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
+    """
+    with _mode(model, training), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = _export(model, args, dict(kwargs or {}))
+    return _read(program, model, training)
+
+
+@contextmanager
+def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join(_describe(x) for x in (*args, *kwargs.values()))
+        raise ModelError(
+            f"the example inputs ({shapes}) do not fit {type(model).__name__}.forward: "
+            f"{_first_line(error)}"
+        ) from error
+    failures: list[str] = []
+    for dynamic in (True, False):
+        try:
+            spec = _dynamic(args, kwargs) if dynamic else None
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=spec, strict=False)
+            return program.run_decompositions({})
+        except Exception as error:  # torch.export raises a zoo of types, all meaning "cannot"
+            failures.append(_first_line(error))
+    raise ModelError(
+        f"torch.export cannot capture {type(model).__name__}: {failures[-1]} "
+        "(remove data-dependent Python control flow from its forward, or give the symmetry yourself)"
+    )
+
+
+def _dynamic(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    batch = Dim("batch", min=2)
+
+    def spec(x: Any) -> Any:
+        return {0: batch} if isinstance(x, Tensor) and x.dim() > 0 else None
+
+    tree = torch.utils._pytree.tree_map(spec, (args, kwargs))
+    return (*tree[0], *tree[1].values()) if kwargs else tree[0]
+
+
+def _describe(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
+    signature = program.graph_signature
+    own_keys = set(model.state_dict(keep_vars=True))
+    aliases = tied_keys(model)
+    states: dict[str, str] = {}
+    constants: dict[str, Tensor] = {}
+    inputs: list[str] = []
+    for spec in signature.input_specs:
+        name = spec.arg.name
+        if spec.kind == InputKind.USER_INPUT:
+            inputs.append(name)
+        elif spec.target in own_keys:
+            states[name] = aliases.get(spec.target, spec.target)
+        else:
+            constants[name] = _constant(program, spec.target)
+    mutated, outputs = [], []
+    for out in signature.output_specs:
+        name = getattr(out.arg, "name", None)
+        if out.kind == OutputKind.BUFFER_MUTATION and name and out.target in own_keys:
+            mutated.append((name, aliases.get(out.target, out.target)))
+        elif name:
+            outputs.append(name)
+    module = program.graph_module
+    return Trace(
+        module, states, constants, tuple(inputs), tuple(outputs), tuple(mutated), aliases, training
+    )
+
+
+def _constant(program: ExportedProgram, target: str) -> Tensor:
+    value = program.constants.get(target)
+    if value is None:
+        value = program.state_dict.get(target)
+    if not isinstance(value, Tensor):
+        raise ModelError(f"the graph needs '{target}', which is no tensor")
+    return value.detach()
+
+
+def tied_keys(model: nn.Module) -> dict[str, str]:
+    """State keys that name the same tensor as an earlier key, and that key."""
+    first: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], str] = {}
+    aliases: dict[str, str] = {}
+    for key, value in model.state_dict(keep_vars=True).items():
+        if value.numel() == 0:
+            continue
+        storage = value.untyped_storage().data_ptr()
+        identity = (storage, value.storage_offset(), tuple(value.shape), value.stride())
+        if identity in first:
+            aliases[key] = first[identity]
+        else:
+            first[identity] = key
+    return aliases
+
+
+class Recorder(fx.Interpreter):
+    """Runs a graph and keeps the value of every node; dropout is left out."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(trace.module, garbage_collect_values=False)
+        self.trace = trace
+
+    def record(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The value of every node, by name."""
+        values = [arguments[n.name] for n in self.trace.graph.nodes if n.op == "placeholder"]
+        with torch.no_grad():
+            self.run(*values)
+        return {node.name: value for node, value in self.env.items()}
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operator; dropout passes its input through."""
+        name = operator_name(target)
+        if name in DROPOUT:
+            return args[0]
+        if name == "aten.native_dropout":
+            return args[0], torch.ones_like(args[0], dtype=torch.bool)
+        return super().call_function(target, args, kwargs)
+
+
+DROPOUT = frozenset(
+    {"aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout"}
+)
+
+
+def operator_name(target: Any) -> str:
+    """``aten.add`` for ``aten.add.Tensor``; ``getitem`` and the like by their own name."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target).rsplit(".", 1)[0]
+    if target is operator.getitem:
+        return "getitem"
+    return str(getattr(target, "__name__", target))

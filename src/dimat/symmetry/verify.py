@@ -1,0 +1,169 @@
+"""Proof by execution: redraw every entry, permute, and compare every node of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.symmetry.call import Result
+from dimat.symmetry.positions import sources, take
+from dimat.symmetry.solve import Solution
+from dimat.symmetry.trace import Recorder, Trace, flatten_inputs, operator_name
+from dimat.symmetry.units import Ints, Labels, Special
+
+TOLERANCE = 1e-8  # relative to the largest value of a node, in float64
+DRAWS = 2
+
+
+@dataclass(frozen=True)
+class Example:
+    """One run of a graph with every floating entry redrawn, in float64.
+
+    Args:
+        state: The redrawn state.
+        inputs: Flattened user inputs.
+        values: The value of every node.
+    """
+
+    state: Mapping[str, Tensor]
+    inputs: Sequence[Any]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first node whose value is not what its labels promise."""
+
+    node: str
+    operator: str
+
+
+def redraw(state: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Every floating entry drawn anew in float64, so that no zero or one hides a wrong rule.
+
+    Matrices get a scale that keeps activations of order one; entries that are nowhere negative and
+    not all zero (variances, scales) stay positive.
+    """
+    drawn: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not value.is_floating_point():
+            drawn[key] = value
+            continue
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        if value.dim() > 1:
+            drawn[key] = noise / max(value[0].numel(), 1) ** 0.5
+        elif value.numel() and bool((value >= 0).all()) and bool((value > 0).any()):
+            drawn[key] = 0.5 + noise.abs()
+        else:
+            drawn[key] = noise
+    return drawn
+
+
+def make_example(
+    t: Trace,
+    state: Mapping[str, Tensor],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+) -> Example:
+    """Run the graph once on a redrawn state and random inputs shaped like the given ones."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = redraw({k: v.detach().cpu() for k, v in state.items()}, generator)
+    inputs = [_redraw_input(x, generator) for x in flatten_inputs(args, kwargs)]
+    return Example(drawn, inputs, run(t, drawn, inputs))
+
+
+def _redraw_input(value: Any, generator: torch.Generator) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return torch.randn(value.shape, generator=generator, dtype=torch.float64)
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def run(t: Trace, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> dict[str, Any]:
+    """The value of every node, in float64 and with one seed."""
+    arguments = {
+        k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
+        for k, v in t.arguments(state, inputs).items()
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Recorder(t).record(arguments)
+
+
+def first_mismatch(
+    traces: Sequence[Trace],
+    examples: Sequence[Example],
+    labels: Sequence[Mapping[str, Result]],
+    states: Mapping[str, Labels],
+    solution: Solution,
+) -> Mismatch | None:
+    """The first node that does not move as labeled under random elements, if any."""
+    generator = np.random.default_rng(1)
+    for _ in range(DRAWS):
+        moves = random_moves(solution, generator)
+        for t, example, nodes in zip(traces, examples, labels, strict=True):
+            found = _compare(t, example, nodes, states, solution, moves)
+            if found is not None:
+                return found
+    return None
+
+
+def random_moves(solution: Solution, generator: np.random.Generator) -> Ints:
+    """A random element of the whole group."""
+    slots = {}
+    for number, family in enumerate(solution.structure.families):
+        if family.size > 1:
+            start = np.broadcast_to(np.arange(family.size), family.cells.shape).copy()
+            slots[number] = generator.permuted(start, axis=1)
+    return solution.structure.moves(slots)
+
+
+def numbered(labels: Labels, solution: Solution) -> Labels:
+    """Labels in the structure's unit numbers."""
+    return tuple(x if isinstance(x, Special) else solution.of(x) for x in labels)
+
+
+def _compare(
+    t: Trace,
+    example: Example,
+    nodes: Mapping[str, Result],
+    states: Mapping[str, Labels],
+    solution: Solution,
+    moves: Ints,
+) -> Mismatch | None:
+    permuted = {
+        key: take(value, sources(numbered(states[key], solution), moves))
+        for key, value in example.state.items()
+    }
+    values = run(t, permuted, example.inputs)
+    for node in t.graph.nodes:
+        if node.op != "call_function":
+            continue
+        before, after = example.values[node.name], values[node.name]
+        if not isinstance(before, Tensor):
+            continue
+        own = nodes[node.name]
+        labels: Labels = own  # type: ignore[assignment]
+        if not _agrees(before, after, numbered(labels, solution), moves):
+            return Mismatch(node.name, operator_name(node.target))
+    return None
+
+
+def _agrees(before: Tensor, after: Tensor, labels: Labels, moves: Ints) -> bool:
+    try:
+        expected = take(before, sources(labels, moves))
+    except StructureError:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(expected, after)
+    scale = (
+        float(expected.abs().nan_to_num(posinf=0.0, neginf=0.0).max()) if expected.numel() else 0.0
+    )
+    return torch.allclose(
+        expected, after, rtol=0.0, atol=TOLERANCE * max(scale, 1e-30), equal_nan=True
+    )
