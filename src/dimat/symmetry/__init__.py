@@ -1,0 +1,6 @@
+"""What may be permuted in a model, found from its graph and proved by execution."""
+
+from dimat.symmetry.find import Analysis, analyze, find_symmetry
+from dimat.symmetry.symmetry import Group, Permutation, Symmetry
+
+__all__ = ["Analysis", "Group", "Permutation", "Symmetry", "analyze", "find_symmetry"]

@@ -1,0 +1,47 @@
+"""The exchange protocol: messages, steps, and counted traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from torch import Tensor
+
+from dimat.state import num_bytes
+
+Message = Mapping[str, Tensor]
+Inbox = Mapping[int, Message]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a conversation.
+
+    Args:
+        send: A message for each agent to be told.
+        hear: The agents to hear from, one message each, before going on.
+    """
+
+    send: Mapping[int, Message] = field(default_factory=dict)
+    hear: Sequence[int] = ()
+
+
+Talk = Generator[Step, Inbox, Result]
+
+
+@dataclass
+class Traffic:
+    """Bytes that crossed (or would have crossed) the wire at one agent, cumulative."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+    def count_sent(self, message: Message) -> None:
+        """Add a message on its way out."""
+        self.sent_bytes += num_bytes(message)
+
+    def count_received(self, message: Message) -> None:
+        """Add a message that arrived."""
+        self.received_bytes += num_bytes(message)

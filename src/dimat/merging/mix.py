@@ -1,0 +1,48 @@
+"""Mix aligned states: the weighted average at the heart of every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.state import State, check_same_structure
+
+
+def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> State:
+    r"""The weighted average :math:`\sum_j w_j \theta_j`.
+
+    Floating entries are summed in at least float32 and returned in their own dtype; entries that
+    count (integers, booleans) are not averages of anything and are taken from the first state, the
+    agent's own.
+
+    Args:
+        states: ``n >= 1`` states of one structure, in one unit order; not changed.
+        weights: One per state, >= 0, summing to 1 within 1e-6.
+
+    Raises:
+        StructureError: If weights or states do not fit.
+    """
+    if len(states) != len(weights) or not states:
+        raise StructureError(f"{len(states)} states, {len(weights)} weights: give one weight each")
+    if any(w < 0 for w in weights) or abs(sum(weights) - 1.0) > 1e-6:
+        raise StructureError(
+            f"weights {[round(w, 6) for w in weights]} sum to {sum(weights):.6f}: they must be "
+            ">= 0 and sum to 1"
+        )
+    for j, state in enumerate(states[1:], start=1):
+        check_same_structure(states[0], state, f"state {j}")
+    return {key: _average([s[key] for s in states], weights) for key in states[0]}
+
+
+def _average(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    first = values[0]
+    if not first.is_floating_point():
+        return first.clone()
+    wide = torch.promote_types(first.dtype, torch.float32)
+    total = first.to(wide) * weights[0]
+    for value, weight in zip(values[1:], weights[1:], strict=True):
+        total.add_(value.to(wide), alpha=weight)
+    return total.to(first.dtype)
