@@ -34,7 +34,9 @@ def num_bytes(state: Mapping[str, Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in state.values())
 
 
-def check_same_structure(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], who: str) -> None:
+def check_same_structure(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], who: str
+) -> None:
     """Refuse ``theirs`` unless it has the keys, shapes and dtypes of ``ours``.
 
     Args:
@@ -80,14 +82,12 @@ def consensus_distance(states: Sequence[Mapping[str, Tensor]], keys: Sequence[st
     References:
         Kong et al., "Consensus Control for Decentralized Deep Learning", ICML 2021.
     """
-    mean = {
-        key: torch.stack([state[key].double() for state in states]).mean(0) for key in keys
-    }
+    mean = {key: torch.stack([state[key].double() for state in states]).mean(0) for key in keys}
     return math.sqrt(math.fsum(squared_distance(s, mean, keys) for s in states) / len(states))
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write as safetensors: to a temporary name first, so that no half-written file is ever seen."""
+    """Write as safetensors, under another name first: no half-written file is ever seen."""
     temporary = path.with_name(path.name + ".partial")
     safetensors.torch.save_file(
         {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, temporary

@@ -26,8 +26,9 @@ def solve_assignment(score: Floats) -> Ints:
     score = score + TIE * np.eye(len(score))
     best = score.argmax(1)
     if len(np.unique(best)) == len(best):
-        return best.astype(np.int64)
-    return linear_sum_assignment(score, maximize=True)[1].astype(np.int64)
+        return np.asarray(best, np.int64)
+    columns: Ints = linear_sum_assignment(score, maximize=True)[1].astype(np.int64)
+    return columns
 
 
 def assign(symmetry: Symmetry, scores: Scores) -> Permutation:
@@ -96,7 +97,10 @@ class _Solver:
     def pair_scores(self, number: int, cell: int, target: int) -> Floats:
         """(size, size) scores of our units in ``cell`` with theirs in ``target``."""
         size = self.structure.families[number].size
-        ours, theirs = slice(cell * size, (cell + 1) * size), slice(target * size, (target + 1) * size)
+        ours, theirs = (
+            slice(cell * size, (cell + 1) * size),
+            slice(target * size, (target + 1) * size),
+        )
         own = self.scores.get(number)
         score = np.zeros((size, size)) if own is None else own[ours, theirs].copy()
         for inner, cells in self.inner[number].items():
@@ -156,9 +160,7 @@ def permute_scores(
     """The scores that the same two models would have after their units are permuted."""
     rows, columns = symmetry.moves(ours), symmetry.moves(theirs)
     return {
-        name: score[
-            np.ix_(unit_order(symmetry, rows, name), unit_order(symmetry, columns, name))
-        ]
+        name: score[np.ix_(unit_order(symmetry, rows, name), unit_order(symmetry, columns, name))]
         for name, score in scores.items()
     }
 

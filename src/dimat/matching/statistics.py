@@ -10,8 +10,8 @@ class CrossMoments:
     r"""Pearson correlation between our units and theirs, accumulated batch by batch.
 
     Values are shifted by the first batch's mean before they are multiplied: in float32,
-    :math:`E[xy] - \mu_x\mu_y` loses all digits when the mean is large against the deviation. Batches
-    are multiplied in float32 and accumulated in float64.
+    :math:`E[xy] - \mu_x\mu_y` loses all digits when the mean is large against the deviation.
+    Batches are multiplied in float32 and accumulated in float64.
     """
 
     def __init__(self) -> None:

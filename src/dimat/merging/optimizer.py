@@ -18,7 +18,7 @@ def permute_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, move: 
         model: Names the parameters.
         move: Takes entries by state key and returns them moved, as ``Symmetry.apply`` does.
     """
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     for parameter, memory in optimizer.state.items():
         for kind, value in memory.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0:

@@ -22,9 +22,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> bool:
     Returns:
         Whether there was anything to recalibrate.
     """
-    norms = [
-        m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
-    ]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return False
     modes = {m: m.training for m in model.modules()}

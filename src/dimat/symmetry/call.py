@@ -81,8 +81,8 @@ class Call:
 
     def einsum(
         self,
-        operands: Sequence[tuple[Operand | Labels, Sequence[Hashable]]],
-        out: Sequence[Hashable],
+        operands: Sequence[tuple[Operand | Labels, Sequence[Any]]],
+        out: Sequence[Any],
         sizes: Sequence[tuple[int, ...]] = (),
     ) -> Labels:
         """Labels of a (generalized) Einstein sum: equal letters are tied, others summed over.

@@ -1,4 +1,4 @@
-"""Find the permutation symmetry of any model: trace it, apply the rules, solve, verify by execution."""
+"""Find the permutation symmetry of any model: trace, apply the rules, solve, verify."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -15,7 +14,7 @@ from dimat.errors import ModelError
 from dimat.symmetry.call import Call, Operand, Result, value_labels
 from dimat.symmetry.reduce import reduce_solution
 from dimat.symmetry.rules import rule_for
-from dimat.symmetry.solve import Solution, solve
+from dimat.symmetry.solve import solve
 from dimat.symmetry.symmetry import Symmetry
 from dimat.symmetry.trace import Trace, operator_name, trace
 from dimat.symmetry.units import FIXED, Ints, Labels, Pin, Special, Units, along
@@ -139,7 +138,7 @@ def as_tuple(result: Result) -> tuple[Labels, ...]:
     """The labels of one or several results as several."""
     if result and isinstance(result[0], tuple):
         return result  # type: ignore[return-value]
-    return (result,)  # type: ignore[return-value]
+    return (result,)
 
 
 def label_graphs(
@@ -241,8 +240,10 @@ def _apply_rule(
 ) -> Result:
     result = values[node.name]
     if node.target is operator.getitem:
-        index = int(node.args[1])  # type: ignore[arg-type]
-        return as_tuple(labels[node.args[0].name])[index]  # type: ignore[union-attr]
+        source, index = node.args
+        assert isinstance(source, fx.Node)
+        assert isinstance(index, int)
+        return as_tuple(labels[source.name])[index] if _tensors_in(result) else ()
     if not _tensors_in(result):
         return ()
     units.context = Pin(operator_name(node.target), node.name, "")
@@ -295,6 +296,3 @@ def _bind(node: fx.Node, labels: Mapping[str, Result], values: Mapping[str, Any]
         else:
             bound[argument.name] = argument.default_value if argument.has_default_value() else None
     return bound
-
-
-__all__ = ["Analysis", "Labeling", "Solution", "analyze", "find_symmetry", "label_graphs", "np"]

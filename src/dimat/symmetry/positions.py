@@ -58,7 +58,7 @@ def _source(label: Label, axis: int, found: dict[int, Ints | None], moves: Ints)
     n = frame[axis]
     row_shape = rows.shape[:-1]
     row = np.arange(int(np.prod(row_shape))).reshape(row_shape)
-    coordinates = list(np.indices(row_shape)) if row_shape else []
+    coordinates: list[Ints] = list(np.indices(row_shape)) if row_shape else []
     for i, source in moved:
         k = i if i < axis else i - 1
         coordinates[k] = np.broadcast_to(np.moveaxis(source, axis, -1)[..., 0], row_shape)
@@ -101,7 +101,7 @@ def take(value: Tensor, source: Sources) -> Tensor:
 
 
 def moving_share(labels: Labels, shape: Sequence[int], movable: Ints) -> float:
-    """Number of entries that some permutation moves; ``movable[unit]`` tells which units can move."""
+    """Number of entries that some permutation moves; ``movable[unit]``: whether a unit can."""
     still = np.ones((1,) * len(shape), np.bool_)
     for label in labels:
         if not isinstance(label, Special):

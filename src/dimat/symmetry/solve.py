@@ -5,8 +5,8 @@
    have one further owner, the owner belongs to that (a head to its key/value head).
 2. *Refine*: units get colors, by the axes they stand on, and by the colors of owners and members,
    until the coloring is stable. Units of one color form a *family*.
-3. *Cells*: units of one family with the same owners may be permuted among themselves. A family whose
-   cells hold more than one unit is a group of the symmetry: one permutation a cell.
+3. *Cells*: units of one family with the same owners may be permuted among themselves. A family
+   whose cells hold more than one unit is a group of the symmetry: one permutation a cell.
 
 The result is checked unit by unit (:func:`check_family`); a family that fails is pinned.
 """
@@ -227,7 +227,7 @@ def solve(units: Units, axes: Sequence[tuple[Ints, int]]) -> Solution:
 
     Args:
         units: The facts.
-        axes: Every label in use, with its own axis: a permutation maps the units on it to each other.
+        axes: Every label in use, with its own axis: its units are mapped to each other.
     """
     number, rows = close(units)
     count = int(number.max(initial=-1)) + 1

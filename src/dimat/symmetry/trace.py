@@ -1,8 +1,8 @@
 """A model as a pure graph of ATen operators: what the rules read, and what matching runs.
 
 ``torch.export`` captures the model; :meth:`run_decompositions` with an empty table then makes the
-graph functional, so in-place operators and aliases cannot hide a change, while convolution, linear,
-attention and LSTM stay whole. Parameters and buffers are inputs of the graph: one graph serves every
+graph functional, so in-place operators and aliases cannot hide a change, while convolution,
+linear, attention and LSTM stay whole. Parameters and buffers are inputs of the graph: one graph serves every
 state.
 """
 
@@ -132,12 +132,13 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         try:
             spec = _dynamic(args, kwargs) if dynamic else None
             program = torch.export.export(model, args, kwargs, dynamic_shapes=spec, strict=False)
-            return program.run_decompositions({})
+            functional: ExportedProgram = program.run_decompositions({})
+            return functional
         except Exception as error:  # torch.export raises a zoo of types, all meaning "cannot"
             failures.append(_first_line(error))
     raise ModelError(
-        f"torch.export cannot capture {type(model).__name__}: {failures[-1]} "
-        "(remove data-dependent Python control flow from its forward, or give the symmetry yourself)"
+        f"torch.export cannot capture {type(model).__name__}: {failures[-1]} (remove "
+        "data-dependent Python control flow from its forward, or give the symmetry yourself)"
     )
 
 

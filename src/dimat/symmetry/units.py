@@ -251,7 +251,7 @@ class Units:
         return own
 
     def take(self, labels: Labels, axis: int, index: Ints) -> Labels:
-        """Labels after picking ``index`` along ``axis`` (a slice): the picked units belong to new ones."""
+        """Labels after a slice: the units picked along ``axis`` belong to new ones."""
         own = labels[axis]
         if not isinstance(own, Special) and np.array_equal(index, np.arange(own.shape[axis])):
             return labels
@@ -294,7 +294,7 @@ class Units:
             self.belong(units, np.asarray(place))
             rows.append(np.repeat(units, size, axis))
         shape = tuple(
-            np.broadcast_shapes(*(x.shape[:axis] + (1,) + x.shape[axis + 1 :] for x in rows))
+            np.broadcast_shapes(*((*x.shape[:axis], 1, *x.shape[axis + 1 :]) for x in rows))
         )
         spread = [
             np.broadcast_to(x, (*shape[:axis], n, *shape[axis + 1 :]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dimat.symmetry.call import Call, Operand
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.units import FIXED, Labels
+from dimat.symmetry.units import Labels
 
 
 def _with_bias(call: Call, labels: Labels, axis: int) -> Labels:
@@ -21,7 +23,7 @@ def _with_bias(call: Call, labels: Labels, axis: int) -> Labels:
 @rule("aten.linear")
 def linear(call: Call) -> Labels:
     """``…i, oi -> …o``."""
-    rest = list(range(call["input"].rank - 1))
+    rest: list[Any] = list(range(call["input"].rank - 1))
     out = call.einsum([(call["input"], [*rest, "i"]), (call["weight"], ["o", "i"])], [*rest, "o"])
     return _with_bias(call, out, -1)
 
@@ -91,10 +93,10 @@ def convolution(call: Call) -> Labels:
     channels, outputs = x.shape[1], call.shape[1]
     inner = [groups, channels // groups], [groups, outputs // groups]
     units = call.units
+    kernel = [f"k{i}" for i in range(weight.rank - 2)]
+    space = [f"s{i}" for i in range(x.rank - 2)]
     if groups == 1:
         w_letters = ["c", "o"] if transposed else ["o", "c"]
-        kernel = [f"k{i}" for i in range(weight.rank - 2)]
-        space = [f"s{i}" for i in range(x.rank - 2)]
         out = call.einsum([(x, ["b", "c", *space]), (weight, [*w_letters, *kernel])], ["b", "o"])
     else:
         x_labels = units.split(x.labels, x.shape, 1, inner[0])
@@ -102,18 +104,11 @@ def convolution(call: Call) -> Labels:
         x_shape = (x.shape[0], *inner[0], *x.shape[2:])
         w_shape = (*inner[0 if transposed else 1], *weight.shape[1:])
         w_letters = ["g", "c", "o"] if transposed else ["g", "o", "c"]
-        kernel = [f"k{i}" for i in range(weight.rank - 2)]
-        space = [f"s{i}" for i in range(x.rank - 2)]
         out = call.einsum(
             [(x_labels, ["b", "g", "c", *space]), (w_labels, [*w_letters, *kernel])],
             ["b", "g", "o"],
             sizes=[x_shape, w_shape],
         )
         out = units.merge(out, (x.shape[0], *inner[1]), 1, 3)
-    spatial = [FIXED] * (len(call.shape) - 2)
-    labels = call.einsum(
-        [(out, ["b", "o"])],
-        ["b", "o", *[f"s{i}" for i in range(len(spatial))]],
-        sizes=[call.shape[:2]],
-    )
+    labels = call.einsum([(out, ["b", "o"])], ["b", "o", *space], sizes=[call.shape[:2]])
     return _with_bias(call, labels, 1)

@@ -96,8 +96,8 @@ def _cell(
     for bias in vectors:
         split = units.split(bias.labels, bias.shape, 0, [gates, size])
         call.einsum([(split, ["g", "h"]), ((cell,), ["h"])], [], sizes=[(gates, size), (size,)])
-    for state, label in zip(initial, (out, cell), strict=False):
-        units.same(label, state)
+    for state, own_label in zip(initial, (out, cell), strict=False):
+        units.same(own_label, state)
     return out, cell
 
 

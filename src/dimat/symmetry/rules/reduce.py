@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dimat.symmetry.call import Call, Operand
+from dimat.symmetry.call import Call, Operand, Result
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.units import FIXED, Label, Labels
+from dimat.symmetry.units import FIXED, Labels
 
 
 def _first(call: Call) -> Operand:
@@ -27,37 +27,36 @@ def _first(call: Call) -> Operand:
     "aten.any",
     "aten.all",
 )
-def reduction(call: Call) -> Labels:
+def reduction(call: Call) -> Result:
     """Symmetric in the reduced axes, which vanish (or stay with size 1)."""
+    return _reduced(call)
+
+
+def _reduced(call: Call) -> Labels:
     x = _first(call)
     gone = call.axes("dim", x.rank)
     kept = [i for i in range(x.rank) if i not in gone]
     labels = call.einsum([(x, list(range(x.rank)))], kept)
     if len(call.shape) == len(kept):
         return labels
-    rest = iter(labels)
-    shrunk = [next(rest) if i in kept else None for i in range(x.rank)]
-    letters = [i for i in range(x.rank) if i in kept]
-    full = call.einsum(
-        [(labels, letters)], list(range(x.rank)), sizes=[tuple(x.shape[i] for i in kept)]
-    )
-    return tuple(FIXED if s is None else f for s, f in zip(shrunk, full, strict=True))
+    sizes = tuple(x.shape[i] for i in kept)
+    return call.einsum([(labels, kept)], list(range(x.rank)), sizes=[sizes])
 
 
 @rule("aten.var_mean", "aten.std_mean")
-def two_moments(call: Call) -> tuple[Labels, ...]:
-    labels = reduction(call)
-    return labels, labels
+def two_moments(call: Call) -> Result:
+    """Both results are labeled alike."""
+    return _reduced(call), _reduced(call)
 
 
 @rule("aten.max", "aten.min")
-def extremum(call: Call) -> Labels | tuple[Labels, ...]:
+def extremum(call: Call) -> Result:
     """Along an axis the position of the extremum moves with the units: that result pins them."""
     if isinstance(call.result, Tensor):
         return reduction(call) if call.get("other") is None else call.broadcast(*call.tensors())
     x = _first(call)
     call.pin(x, call.axes("dim", x.rank), "indices into it are returned")
-    labels = reduction(call)
+    labels = _reduced(call)
     return labels, labels
 
 
@@ -71,26 +70,12 @@ def softmax(call: Call) -> Labels:
 def ordered(call: Call) -> Labels:
     """The order along the axis matters: it is pinned."""
     x = _first(call)
-    name = "dims" if "dims" in call.arguments else "dim"
-    along = call.axes(name, x.rank)
+    along = call.axes("dims" if "dims" in call.arguments else "dim", x.rank)
     call.pin(x, along, "the order along this axis matters")
-    labels = list(call.einsum([(x, list(range(x.rank)))], list(range(x.rank))))
-    free = [i for i in range(x.rank) if i not in along]
-    rest = call.einsum([(x, list(range(x.rank)))], free)
-    for i, label in zip(free, rest, strict=True):
-        labels[i] = _insert(label, free, x.rank)
-    for i in along:
-        labels[i] = FIXED
-    return tuple(labels)
-
-
-def _insert(label: Label, kept: list[int], rank: int) -> Label:
-    if not hasattr(label, "reshape"):
-        return label
-    shape = [1] * rank
-    for i, n in zip(kept, label.shape, strict=True):
-        shape[i] = n
-    return label.reshape(shape)
+    letters = list(range(x.rank))
+    free = [i for i in letters if i not in along]
+    labels = call.einsum([(x, letters)], free)
+    return call.einsum([(labels, free)], letters, sizes=[tuple(x.shape[i] for i in free)])
 
 
 _POOLS = [
@@ -119,8 +104,12 @@ _UPSAMPLES = [
 
 
 @rule(*_POOLS, *_UPSAMPLES)
-def spatial(call: Call) -> Labels:
+def spatial(call: Call) -> Result:
     """Acts on the places of each channel; batch and channel axes keep their units."""
+    return _on_places(call)
+
+
+def _on_places(call: Call) -> Labels:
     x = _first(call)
     call.pin(x, range(2, x.rank), "a spatial axis")
     letters = list(range(x.rank))
@@ -139,5 +128,5 @@ def spatial(call: Call) -> Labels:
 )
 def spatial_with_indices(call: Call) -> tuple[Labels, ...]:
     """Like :func:`spatial`; the returned indices are places within a channel."""
-    labels = spatial(call)
+    labels = _on_places(call)
     return labels, labels

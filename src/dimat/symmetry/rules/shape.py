@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -72,12 +73,10 @@ def reshape_labels(call: Call, x: Operand, shape: Sequence[int]) -> Labels:
         if len(parts) > 1:
             labels = call.units.split(labels, sizes, axis, parts)
             sizes[axis : axis + 1] = parts
-    start = 0
-    for parts in factors[1]:
+    for axis, parts in enumerate(factors[1]):
         if len(parts) > 1:
-            labels = call.units.merge(labels, sizes, start, start + len(parts))
-            sizes[start : start + len(parts)] = [int(np.prod(parts))]
-        start += 1
+            labels = call.units.merge(labels, sizes, axis, axis + len(parts))
+            sizes[axis : axis + len(parts)] = [int(np.prod(parts))]
     return insert_ones(labels, shape)
 
 
@@ -95,14 +94,14 @@ def common_factors(
     if ends[0][-1] != ends[1][-1]:
         return None
     cuts = sorted(set(ends[0]) | set(ends[1]))
-    if any(b % a for a, b in zip(cuts, cuts[1:], strict=False)):
+    if any(b % a for a, b in pairwise(cuts)):
         return None
 
     def parts(own: list[int]) -> list[list[int]]:
         result = []
-        for low, high in zip(own, own[1:], strict=False):
+        for low, high in pairwise(own):
             inside = [c for c in cuts if low <= c <= high]
-            result.append([b // a for a, b in zip(inside, inside[1:], strict=False)][::-1])
+            result.append([b // a for a, b in pairwise(inside)][::-1])
         return result[::-1]
 
     return parts(ends[0]), parts(ends[1])

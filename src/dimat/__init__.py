@@ -1,0 +1,50 @@
+"""Decentralized deep learning by iterative merging and training.
+
+Agents train on their own data; every so often each merges with its neighbors in a graph, after
+aligning their units, because two networks that compute the same thing rarely keep their units in the
+same order.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dimat.errors import DimatError
+    from dimat.experiment.config import RunConfig
+    from dimat.experiment.result import RunResult
+    from dimat.experiment.run import run
+    from dimat.symmetry import Permutation, Symmetry, find_symmetry
+    from dimat.topology import Topology, build_topology
+
+_HOMES = {
+    "DimatError": "dimat.errors",
+    "Permutation": "dimat.symmetry",
+    "RunConfig": "dimat.experiment.config",
+    "RunResult": "dimat.experiment.result",
+    "Symmetry": "dimat.symmetry",
+    "Topology": "dimat.topology",
+    "build_topology": "dimat.topology",
+    "find_symmetry": "dimat.symmetry",
+    "run": "dimat.experiment.run",
+}
+
+__all__ = [
+    "DimatError",
+    "Permutation",
+    "RunConfig",
+    "RunResult",
+    "Symmetry",
+    "Topology",
+    "build_topology",
+    "find_symmetry",
+    "run",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Public names are imported when first used, so that ``dimat --help`` answers at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dimat' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,21 @@
+"""Images: where they come from, and who gets which."""
+
+from dimat.data.augment import flip_and_crop
+from dimat.data.partition import SPLITS, Partition, partition, subset
+from dimat.data.seeding import generator
+from dimat.data.shard import Shard, normalize
+from dimat.data.sources import SOURCES, Dataset, load_dataset
+
+__all__ = [
+    "SOURCES",
+    "SPLITS",
+    "Dataset",
+    "Partition",
+    "Shard",
+    "flip_and_crop",
+    "generator",
+    "load_dataset",
+    "normalize",
+    "partition",
+    "subset",
+]

@@ -1,0 +1,139 @@
+"""Deal the training images out to the agents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dimat.errors import ConfigError, DataError, did_you_mean
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Which training images each agent has, while pre-training and in the rounds.
+
+    Args:
+        pretrain: Per agent the indices used before the first merge.
+        rounds: Per agent the indices used after it; often the same.
+    """
+
+    pretrain: list[Indices]
+    rounds: list[Indices]
+
+
+def partition(
+    name: str, labels: Tensor, agents: int, *, seed: int, alpha: float, batch_size: int
+) -> Partition:
+    """Deal out images by one of :data:`SPLITS`; every agent gets at least one full batch.
+
+    Args:
+        name: iid, by-class, dirichlet or iid-then-by-class.
+        labels: (n,) labels of the training images.
+        agents: Number of agents, >= 1.
+        seed: Of the dealing.
+        alpha: Concentration of the dirichlet split, > 0.
+        batch_size: Images a training step.
+
+    Raises:
+        ConfigError: If no such split is known.
+        DataError: If an agent gets less than a batch: which agent, how many, the way out.
+    """
+    if name not in SPLITS:
+        raise ConfigError(
+            f"setting 'data.split' is '{name}': no such split; {did_you_mean(name, SPLITS)}"
+        )
+    random = np.random.default_rng(np.random.SeedSequence([seed, 77]))
+    dealt = SPLITS[name](labels.numpy(), agents, alpha, random)
+    for parts in (dealt.pretrain, dealt.rounds):
+        _check_sizes(parts, name, batch_size)
+    return dealt
+
+
+def _check_sizes(parts: Sequence[Indices], name: str, batch_size: int) -> None:
+    for agent, part in enumerate(parts):
+        if len(part) < batch_size:
+            raise DataError(
+                f"split '{name}' gives agent {agent} {len(part)} training images: it needs a full "
+                f"batch of {batch_size}; use fewer agents (now {len(parts)}), a smaller batch_size"
+                + (", or a larger data.alpha" if name == "dirichlet" else "")
+            )
+
+
+def _by_label(labels: NDArray[np.int64], random: np.random.Generator) -> list[Indices]:
+    """The indices of every class, shuffled."""
+    classes = range(int(labels.max()) + 1)
+    return [random.permutation(np.flatnonzero(labels == c)).astype(np.int64) for c in classes]
+
+
+def _deal_iid(labels: Indices, agents: int, random: np.random.Generator) -> list[Indices]:
+    """Stratified and equal: the classes one after another are dealt round and round."""
+    order = np.concatenate(_by_label(labels, random))
+    return [np.sort(order[agent::agents]) for agent in range(agents)]
+
+
+def _deal_by_class(labels: Indices, agents: int) -> list[Indices]:
+    return [np.flatnonzero(labels % agents == agent).astype(np.int64) for agent in range(agents)]
+
+
+def iid(labels: Indices, agents: int, alpha: float, random: np.random.Generator) -> Partition:
+    """Stratified equal slices."""
+    parts = _deal_iid(labels, agents, random)
+    return Partition(parts, parts)
+
+
+def by_class(labels: Indices, agents: int, alpha: float, random: np.random.Generator) -> Partition:
+    """Class c goes whole to agent c mod N."""
+    parts = _deal_by_class(labels, agents)
+    return Partition(parts, parts)
+
+
+def dirichlet(labels: Indices, agents: int, alpha: float, random: np.random.Generator) -> Partition:
+    """Of every class the agents get shares drawn from a Dirichlet distribution."""
+    parts: list[list[Indices]] = [[] for _ in range(agents)]
+    for own in _by_label(labels, random):
+        shares = random.dirichlet(np.full(agents, alpha))
+        cuts = np.round(np.cumsum(shares)[:-1] * len(own)).astype(np.int64)
+        for agent, piece in enumerate(np.split(own, cuts)):
+            parts[agent].append(piece)
+    dealt = [np.sort(np.concatenate(pieces)) for pieces in parts]
+    return Partition(dealt, dealt)
+
+
+def iid_then_by_class(
+    labels: Indices, agents: int, alpha: float, random: np.random.Generator
+) -> Partition:
+    """One stratified half is dealt IID for pre-training, the other by class for the rounds."""
+    first, second = _deal_iid(labels, 2, random)
+    return Partition(
+        [first[part] for part in _deal_iid(labels[first], agents, random)],
+        [second[part] for part in _deal_by_class(labels[second], agents)],
+    )
+
+
+SPLITS: dict[str, Callable[[Indices, int, float, np.random.Generator], Partition]] = {
+    "iid": iid,
+    "by-class": by_class,
+    "dirichlet": dirichlet,
+    "iid-then-by-class": iid_then_by_class,
+}
+
+
+def subset(labels: Tensor, num: int, seed: int) -> Indices:
+    """``num`` indices, stratified by class.
+
+    Raises:
+        DataError: If there are fewer images.
+    """
+    if num > len(labels):
+        raise DataError(f"setting 'data.train_images' is {num}: there are only {len(labels)}")
+    random = np.random.default_rng(np.random.SeedSequence([seed, 78]))
+    own = labels.numpy()
+    order = np.concatenate(_by_label(own, random))
+    picked = order[np.floor(np.arange(num) * (len(order) / num)).astype(np.int64)]
+    return np.sort(picked)

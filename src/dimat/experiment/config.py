@@ -1,0 +1,165 @@
+"""Every setting of a run, in one frozen value.
+
+YAML file and command line are two ways to fill it; :func:`dimat.run` takes it as it is. Names a
+registry knows (methods, models, topologies, …) are checked against that registry, types and ranges
+too, by :func:`dimat.experiment.validate.validate`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+OPTIMIZERS: tuple[str, ...] = ("sgd", "msgd", "adam", "adamw")
+
+
+@dataclass(frozen=True)
+class TopologyConfig:
+    """The graph that agents merge over, and how much each listens to whom.
+
+    Args:
+        name: ring, full, star, torus, exponential, bipartite, or edges (see path).
+        path: File with one edge "i j" a line, for name=edges.
+        mixing: metropolis (any graph), uniform (regular graphs), or shard-size (the mean is
+            weighted by the number of training images).
+    """
+
+    name: str = "ring"
+    path: str | None = None
+    mixing: Literal["metropolis", "uniform", "shard-size"] = "metropolis"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images, and how they are dealt out to the agents.
+
+    Args:
+        source: digits, or npz:PATH with train_x, train_y, test_x, test_y (NHWC images, int labels).
+        split: iid, by-class, dirichlet, or iid-then-by-class (pre-train on an IID half, continue
+            by class on the other).
+        alpha: Concentration of the dirichlet split, > 0; smaller is more skewed.
+        validation: Share of every shard held out for validation, in [0, 0.5].
+        augment: Random flip and crop of training images; off where mirrored images mean another
+            class (digits).
+        train_images: Use only this many training images (a stratified subset); all if null.
+    """
+
+    source: str = "digits"
+    split: str = "iid-then-by-class"
+    alpha: float = 0.5
+    validation: float = 0.1
+    augment: bool = False
+    train_images: int | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Local training, the same for every method.
+
+    Args:
+        name: sgd, msgd (momentum SGD), adam or adamw.
+        lr: Learning rate, > 0.
+        momentum: Momentum of msgd, in [0, 1).
+        weight_decay: L2 penalty (decoupled for adamw), >= 0.
+        schedule: constant, or cosine down to zero over the whole run, pre-training included.
+        on_merge: keep or reset an agent's optimizer state when it merges.
+    """
+
+    name: str = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    on_merge: Literal["keep", "reset"] = "keep"
+
+
+@dataclass(frozen=True)
+class MatchingConfig:
+    """How units are matched before a merge.
+
+    Args:
+        images: Local training images that activations are measured on, >= 1.
+        gauge: tree (one unit order over the whole graph) or pairwise (the paper: every agent
+            aligns each neighbor to itself, every round).
+        sweeps: Refinement sweeps after the tree is composed, >= 0.
+        every: With gauge=tree, match again every this many rounds; 0: in round 1 only.
+    """
+
+    images: int = 1000
+    gauge: Literal["tree", "pairwise"] = "tree"
+    sweeps: int = 3
+    every: int = 0
+
+
+@dataclass(frozen=True)
+class RecalibrationConfig:
+    """BatchNorm statistics after a merge, from the agent's own shard.
+
+    Args:
+        methods: Methods whose merged models are recalibrated.
+        images: Local training images used, >= 1.
+    """
+
+    methods: tuple[str, ...] = ("dimat", "wa")
+    images: int = 2000
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: agents train, match, merge, recalibrate and are evaluated, round by round.
+
+    Args:
+        agents: Number of agents, >= 1.
+        rounds: Merges after pre-training, >= 0.
+        pretrain_epochs: Local epochs before the first merge, >= 0.
+        local_epochs: Local epochs after every merge, >= 0.
+        local_steps: Local optimizer steps after every merge; replaces local_epochs if given.
+        batch_size: Images per training step, >= 1.
+        method: dimat, wa (plain average) or local (no exchange).
+        controls: Methods run beside it from the same pre-trained agents, for comparison; the
+            method itself is left out.
+        seed: Seed of everything random, in [0, 2^63).
+        out: Run folder; a new one under runs/, named after the time, if null.
+        overwrite: Replace an existing run folder.
+        model: mlp, cnn, resnet20|32|44|56, vgg11|13|16, or package.module:factory of your own
+            (called as factory(in_channels=…, num_classes=…, image_size=…)).
+        width: Multiplier of the built-in models' channels, > 0.
+        shortcut: Shortcuts of ResNets where the shape changes: conv3, conv1 or pad.
+        norm: Normalization of ResNets: batch or group.
+        init: per-agent (independent random inits) or shared.
+        device: cpu, cuda, or cuda:N.
+        threads: Threads PyTorch may use on the CPU, >= 1; part of what makes a run repeatable.
+        precision: Arithmetic of forward and backward passes: float32, or bfloat16 by autocast.
+        eval_every: Evaluate every this many rounds (always in the last), >= 1.
+        topology: The graph and its mixing matrix.
+        data: Images and how they are dealt out.
+        optimizer: Local training.
+        matching: How units are matched.
+        recalibration: BatchNorm statistics after a merge.
+    """
+
+    agents: int = 5
+    rounds: int = 10
+    pretrain_epochs: int = 20
+    local_epochs: int = 2
+    local_steps: int | None = None
+    batch_size: int = 32
+    method: str = "dimat"
+    controls: tuple[str, ...] = ("wa", "local")
+    seed: int = 0
+    out: str | None = None
+    overwrite: bool = False
+    model: str = "mlp"
+    width: float = 1.0
+    shortcut: Literal["conv3", "conv1", "pad"] = "conv3"
+    norm: Literal["batch", "group"] = "batch"
+    init: Literal["per-agent", "shared"] = "per-agent"
+    device: str = "cpu"
+    threads: int = 2
+    precision: Literal["float32", "bfloat16"] = "float32"
+    eval_every: int = 1
+    topology: TopologyConfig = field(default_factory=TopologyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)

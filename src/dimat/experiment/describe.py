@@ -1,0 +1,101 @@
+"""A topology in print: its graph, its mixing matrix, and what a round costs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dimat.topology import Topology
+
+_MAX_AGENTS = 16
+
+
+def describe(title: str, topology: Topology, state_bytes: int) -> RenderableType:
+    """Neighbors, mixing matrix, spectral gap and bytes per round.
+
+    Args:
+        title: What to call it.
+        topology: The graph and its mixing matrix.
+        state_bytes: Bytes of one state; a round sends one per edge and direction.
+    """
+    agents, edges = topology.graph.number_of_nodes(), topology.graph.number_of_edges()
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("agents", str(agents))
+    facts.add_row("edges", str(edges))
+    facts.add_row("|λ₂|", f"{topology.second_eigenvalue:.4f}")
+    facts.add_row("spectral gap", f"{topology.spectral_gap:.4f}")
+    facts.add_row("one state", human_bytes(state_bytes))
+    facts.add_row("bytes per round", f"{human_bytes(2 * edges * state_bytes)}, all agents together")
+    return Group(
+        Text(title, style="bold"), facts, _neighbors(topology, state_bytes), _matrix(topology)
+    )
+
+
+def human_bytes(count: int) -> str:
+    """Bytes in decimal units.
+
+    >>> human_bytes(999), human_bytes(74_600_000)
+    ('999 B', '74.6 MB')
+    """
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def _shown(agents: int) -> list[int | None]:
+    """The agents to print: all, or the first and the last with None for those left out.
+
+    >>> _shown(3), _shown(100)[6:9]
+    ([0, 1, 2], [6, None, 93])
+    """
+    if agents <= _MAX_AGENTS:
+        return [*range(agents)]
+    return [*range(7), None, *range(agents - 7, agents)]
+
+
+def _neighbors(topology: Topology, state_bytes: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("agent", justify="right")
+    table.add_column("neighbors")
+    table.add_column("sends per round", justify="right")
+    for agent in _shown(len(topology.pi)):
+        if agent is None:
+            table.add_row("…", "…", "…")
+            continue
+        neighbors = topology.neighbors(agent)
+        listed = ", ".join("…" if i is None else str(neighbors[i]) for i in _shown(len(neighbors)))
+        table.add_row(str(agent), listed, human_bytes(len(neighbors) * state_bytes))
+    return table
+
+
+def _matrix(topology: Topology) -> Table:
+    """The mixing matrix: row i is what agent i listens to; zeros are dots."""
+    shown = _shown(len(topology.pi))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), title="Π", title_justify="left")
+    table.add_column("", justify="right", style="bold")
+    for agent in shown:
+        table.add_column("…" if agent is None else str(agent), justify="right")
+    for agent in shown:
+        row = ["…"] * len(shown) if agent is None else _weights(topology.pi[agent].tolist(), shown)
+        table.add_row("…" if agent is None else str(agent), *row)
+    return table
+
+
+def _weights(row: Sequence[float], shown: Sequence[int | None]) -> list[str]:
+    return ["…" if i is None else _weight(row[i]) for i in shown]
+
+
+def _weight(value: float) -> str:
+    """A weight in at most three characters.
+
+    >>> _weight(1 / 3), _weight(0.0), _weight(1.0)
+    ('.33', '·', '1')
+    """
+    if value == 0:
+        return "·"
+    return f"{value:.2f}".removeprefix("0") if value < 0.995 else "1"

@@ -1,0 +1,56 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dimat.experiment.config import RunConfig
+
+
+@dataclass(frozen=True)
+class AgentResult:
+    """How well one agent's model does at the end.
+
+    Args:
+        agent: Its number, from 0.
+        trained: Test accuracy after the last local training, a fraction in [0, 1].
+        merged: Test accuracy right after the last merge, a fraction; None if it never merged.
+    """
+
+    agent: int
+    trained: float
+    merged: float | None
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What one method came to.
+
+    Args:
+        method: Its name in the registry.
+        agents: One result per agent, in their order.
+        summary: What ``summary.json`` holds.
+    """
+
+    method: str
+    agents: tuple[AgentResult, ...]
+    summary: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Args:
+        config: The settings it was run with.
+        folder: The run folder.
+        main: The result of ``config.method``.
+        controls: The results of ``config.controls``, in their order.
+    """
+
+    config: RunConfig
+    folder: Path
+    main: MethodResult
+    controls: tuple[MethodResult, ...]

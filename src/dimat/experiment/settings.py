@@ -1,0 +1,140 @@
+"""Filling a :class:`RunConfig` from a YAML file and from the command line: one parser for both."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from dimat.errors import ConfigError
+from dimat.experiment.complaints import explain, not_a_group, setting_types, unknown_setting
+from dimat.experiment.config import RunConfig
+
+_GROUPS: dict[str, Any] = {
+    name: kind for name, kind in get_type_hints(RunConfig).items() if dataclasses.is_dataclass(kind)
+}
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser, with errors of one line raised as :class:`ConfigError`."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a :class:`ConfigError` instead of printing the usage and leaving."""
+        raise (ex if isinstance(ex, ConfigError) else explain(message, self._types())) from None
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a YAML file; an error names the file, and the line if the YAML is broken."""
+        try:
+            _check_yaml(Path(path))
+            parsed: Namespace = super().parse_path(path, *args, **kwargs)
+            for name in sorted(set(parsed.keys()) - set(setting_types()) - set(_GROUPS)):
+                raise unknown_setting(name, setting_types())
+        except ConfigError as error:
+            raise ConfigError(f"config file '{path}': {error}") from None
+        return parsed
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
+    ) -> Namespace:
+        """Parse a command line; ``--controls wa,local`` is short for ``--controls [wa,local]``."""
+        lists = {s for a in self._actions if isinstance(a.default, tuple) for s in a.option_strings}
+        return super().parse_args(None if args is None else _bracket(args, lists), *rest, **kwargs)
+
+    def _types(self) -> dict[str, object]:
+        """The type of every option, by its name."""
+        hints = {a.dest: getattr(a, "_typehint", a.type) for a in self._actions}
+        return {name: hint for name, hint in hints.items() if hint and name not in _GROUPS}
+
+
+def settings_parser() -> Parser:
+    """The parser of ``dimat run``: every setting, ``--config`` and ``--print_config``."""
+    parser = Parser(
+        usage="dimat run [--config FILE.yaml] [--SETTING VALUE ...]",
+        description="Agents train, merge with their neighbors, and are evaluated, round by round.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        action="config",
+        metavar="FILE.yaml",
+        help="Settings from a file; options after it override them.",
+    )
+    parser.add_class_arguments(RunConfig, as_group=False)
+    for action in parser._actions:
+        if isinstance(action.default, bool):  # --overwrite alone means --overwrite true
+            action.nargs, action.const = "?", True
+        if action.dest in _GROUPS:  # a group is set by its parts
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+def config_of(settings: Namespace) -> RunConfig:
+    """The config that parsed settings describe; ranges and names are not checked yet.
+
+    Raises:
+        ConfigError: If a group of settings, such as ``topology``, is given as one value.
+    """
+    values = {field.name: settings[field.name] for field in dataclasses.fields(RunConfig)}
+    for name, group in _GROUPS.items():
+        if not isinstance(values[name], Namespace):
+            raise not_a_group(name, values[name])
+        values[name] = group(**vars(values[name]))
+    return RunConfig(**values)
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a YAML file; settings it does not name keep their defaults.
+
+    Raises:
+        ConfigError: If the file is missing, is broken YAML, or names an unknown setting or a value
+            of the wrong type.
+    """
+    return config_of(settings_parser().parse_args(["--config", str(path)]))
+
+
+def config_to_yaml(config: RunConfig) -> str:
+    """Every setting as YAML, in the order of the config; :func:`load_config` gives it back."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _bracket(args: Sequence[str], lists: set[str]) -> list[str]:
+    """Put brackets around the value of every option in ``lists`` that has none.
+
+    >>> _bracket(["--controls", "wa,local", "--seed", "1"], {"--controls"})
+    ['--controls', '[wa,local]', '--seed', '1']
+    """
+    words = list(args)
+    for i, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in lists and equals and not value.startswith("["):
+            words[i] = f"{option}=[{value}]"
+        elif i > 0 and words[i - 1] in lists and not word.startswith(("[", "--")):
+            words[i] = f"[{word}]"
+    return words
+
+
+def _check_yaml(path: Path) -> None:
+    """Refuse a file that is not YAML, naming the line, or that holds no settings."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"broken YAML in line {line}: {error.problem}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError("not YAML text") from error
+    if not isinstance(settings, dict):
+        raise ConfigError("no settings in it: write lines such as 'agents: 5'")

@@ -1,0 +1,136 @@
+"""Checking a config before anything is built: types, ranges, names, device."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection
+from functools import reduce
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import torch
+
+from dimat.data import SOURCES, SPLITS
+from dimat.errors import ConfigError, did_you_mean
+from dimat.experiment.complaints import broken_rule, setting_types, wrong_type
+from dimat.experiment.config import OPTIMIZERS, RunConfig
+from dimat.methods import METHODS
+from dimat.models import MODELS
+from dimat.topology import TOPOLOGIES
+
+_AT_LEAST = {
+    "agents": 1,
+    "rounds": 0,
+    "pretrain_epochs": 0,
+    "local_epochs": 0,
+    "local_steps": 1,
+    "batch_size": 1,
+    "seed": 0,
+    "threads": 1,
+    "eval_every": 1,
+    "data.train_images": 1,
+    "matching.images": 1,
+    "matching.sweeps": 0,
+    "matching.every": 0,
+    "recalibration.images": 1,
+}
+
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "width": ("> 0 and finite", lambda value: 0 < value < math.inf),
+    "seed": ("< 2^63", lambda value: value < 2**63),
+    "data.alpha": ("> 0 and finite", lambda value: 0 < value < math.inf),
+    "data.validation": ("in [0, 0.5]", lambda value: 0 <= value <= 0.5),
+    "optimizer.lr": ("> 0 and finite", lambda value: 0 < value < math.inf),
+    "optimizer.momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "optimizer.weight_decay": (">= 0 and finite", lambda value: 0 <= value < math.inf),
+}
+
+
+def validate(config: RunConfig) -> None:
+    """Refuse a config that no run can be made of.
+
+    What depends on the data or the graph is checked where those are built.
+
+    Raises:
+        ConfigError: For the first setting that is of the wrong type, out of its range, not in its
+            registry, or asks for a device that is not there.
+    """
+    for name, kind in setting_types().items():
+        if not _is_a(_get(config, name), kind):
+            raise wrong_type(name, _get(config, name), kind)
+    _check_ranges(config)
+    _check_names(config)
+    _check_path(config)
+    _check_device(config.device)
+
+
+def _get(config: RunConfig, name: str) -> Any:
+    return reduce(getattr, name.split("."), config)
+
+
+def _is_a(value: object, kind: object) -> bool:
+    """Whether ``value`` has the type ``kind``; an int may stand for a float, no bool for an int."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if NoneType in get_args(kind):
+        return value is None or any(_is_a(value, part) for part in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind
+
+
+def _check_ranges(config: RunConfig) -> None:
+    for name, least in _AT_LEAST.items():
+        value = _get(config, name)
+        if value is not None and value < least:
+            raise broken_rule(name, value, f">= {least}")
+    for name, (rule, holds) in _RANGES.items():
+        if not holds(_get(config, name)):
+            raise broken_rule(name, _get(config, name), rule)
+
+
+def _check_names(config: RunConfig) -> None:
+    _check_name("method", config.method, METHODS)
+    _check_list("controls", config.controls)
+    _check_list("recalibration.methods", config.recalibration.methods)
+    _check_name("topology.name", config.topology.name, TOPOLOGIES)
+    _check_name("data.split", config.data.split, SPLITS)
+    _check_name("optimizer.name", config.optimizer.name, OPTIMIZERS)
+    _check_name("data.source", config.data.source.partition(":")[0], SOURCES)
+    if ":" not in config.model:
+        _check_name("model", config.model, MODELS)
+
+
+def _check_list(setting: str, methods: tuple[str, ...]) -> None:
+    for name in methods:
+        _check_name(setting, name, METHODS)
+        if methods.count(name) > 1:
+            raise ConfigError(f"setting '{setting}' has '{name}' twice: must name a method once")
+
+
+def _check_name(setting: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ConfigError(
+            f"setting '{setting}' is '{name}', which is unknown: {did_you_mean(name, known)}"
+        )
+
+
+def _check_path(config: RunConfig) -> None:
+    name, path = config.topology.name, config.topology.path
+    if (name == "edges") != (path is not None):
+        raise broken_rule("topology.path", path, "a file if topology.name is 'edges', else null")
+
+
+def _check_device(device: str) -> None:
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    if not found:
+        raise broken_rule("device", device, "cpu, cuda or cuda:N")
+    here = torch.cuda.device_count() if device != "cpu" else 0
+    if device != "cpu" and int(found[1] or 0) >= here:
+        raise ConfigError(
+            f"setting 'device' is '{device}', but PyTorch finds {here} CUDA devices here: use 'cpu'"
+            + (f", or 'cuda:0' up to 'cuda:{here - 1}'" if here else "")
+        )

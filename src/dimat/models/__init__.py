@@ -1,0 +1,157 @@
+"""The built-in networks, and the way to bring one's own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from dimat.errors import ConfigError, ModelError, did_you_mean
+from dimat.models.cnn import CNN
+from dimat.models.mlp import MLP
+from dimat.models.resnet import ResNet
+from dimat.models.vgg import VGG
+
+
+def build_model(
+    name: str,
+    *,
+    in_channels: int,
+    num_classes: int,
+    image_size: tuple[int, int],
+    width: float = 1.0,
+    shortcut: str = "conv3",
+    norm: str = "batch",
+) -> nn.Module:
+    """Build a model by name.
+
+    Args:
+        name: One of :data:`MODELS`, or ``package.module:factory``: then the factory is called with
+            in_channels, num_classes and image_size and returns the module.
+        in_channels: Channels of an image.
+        num_classes: Width of the output.
+        image_size: Height and width of an image.
+        width: Multiplier of the built-in models' channels, > 0.
+        shortcut: Of ResNets: conv3, conv1 or pad.
+        norm: Of ResNets: batch or group.
+
+    Raises:
+        ConfigError: If no such model is known.
+        ModelError: If a factory cannot be imported or called, or the images are too small.
+    """
+    if ":" in name:
+        factory = _import(name)
+        try:
+            model = factory(in_channels=in_channels, num_classes=num_classes, image_size=image_size)
+        except TypeError as error:
+            raise ModelError(
+                f"model '{name}' cannot be called with in_channels, num_classes, image_size: "
+                f"{error}"
+            ) from error
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"model '{name}' returned {type(model).__name__}, not an nn.Module")
+        return model
+    if name not in MODELS:
+        raise ConfigError(
+            f"setting 'model' is '{name}': no such model; {did_you_mean(name, MODELS)}"
+        )
+    smallest = min_image_size(name)
+    if min(image_size) < smallest:
+        raise ModelError(
+            f"model '{name}' is too deep for images of {image_size[0]}x{image_size[1]} pixels: it "
+            f"needs {smallest}x{smallest} or more; use cnn or mlp"
+        )
+    return MODELS[name](in_channels, num_classes, image_size, width, shortcut, norm)
+
+
+Builder = Callable[[int, int, tuple[int, int], float, str, str], nn.Module]
+
+
+def _mlp(channels: int, classes: int, size: tuple[int, int], width: float, *_: str) -> nn.Module:
+    return MLP(channels * size[0] * size[1], classes, width)
+
+
+def _cnn(channels: int, classes: int, size: tuple[int, int], width: float, *_: str) -> nn.Module:
+    return CNN(channels, classes, width)
+
+
+def _resnet(
+    depth: int,
+    channels: int,
+    classes: int,
+    size: tuple[int, int],
+    width: float,
+    shortcut: str,
+    norm: str,
+) -> nn.Module:
+    return ResNet(channels, classes, depth, width, shortcut, norm)
+
+
+def _vgg(
+    depth: int, channels: int, classes: int, size: tuple[int, int], width: float, *_: str
+) -> nn.Module:
+    return VGG(channels, classes, depth, width)
+
+
+MODELS: dict[str, Builder] = {
+    "mlp": _mlp,
+    "cnn": _cnn,
+    **{f"resnet{depth}": partial(_resnet, depth) for depth in (20, 32, 44, 56)},
+    **{f"vgg{depth}": partial(_vgg, depth) for depth in (11, 13, 16)},
+}
+
+
+def min_image_size(name: str) -> int:
+    """The smallest image side that a built-in model can take: every pooling halves it."""
+    if name.startswith("vgg"):
+        return 32
+    return 4 if name == "cnn" or name.startswith("resnet") else 1
+
+
+def _import(name: str) -> Callable[..., object]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"model '{name}' cannot be imported: {error} (write package.module:factory, and have "
+            "the package installed or on PYTHONPATH)"
+        ) from error
+    if not callable(factory):
+        raise ModelError(f"model '{name}' is {type(factory).__name__}, not something to call")
+    return factory  # type: ignore[no-any-return]
+
+
+def check_output(
+    name: str, model: nn.Module, *, in_channels: int, num_classes: int, image_size: tuple[int, int]
+) -> None:
+    """Refuse a model that does not map images to one logit a class.
+
+    Raises:
+        ModelError: With the shape that it gives and the one expected.
+    """
+    images = torch.zeros(2, in_channels, *image_size)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output = model(images)
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise ModelError(
+            f"model '{name}' fails on images {tuple(images.shape)}: {first}"
+        ) from error
+    finally:
+        model.train(was_training)
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if shape != (2, num_classes):
+        raise ModelError(
+            f"model '{name}' gives {shape} for 2 images, expected {(2, num_classes)}: its output width "
+            "must be the number of classes"
+        )
+
+
+__all__ = ["MODELS", "build_model", "check_output", "min_image_size"]

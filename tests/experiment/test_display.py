@@ -1,0 +1,80 @@
+"""What a user sees: a table that fits 80 columns, and progress that suits the terminal."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from dimat.experiment.config import RunConfig
+from dimat.experiment.display import LiveProgress, Silent, results_table
+from dimat.experiment.result import AgentResult, MethodResult, RunResult
+
+
+def method(name: str, agents: int, *, merges: bool = True) -> MethodResult:
+    results = (
+        AgentResult(i, trained=i / 100, merged=0.9 if merges else None) for i in range(agents)
+    )
+    return MethodResult(name, tuple(results), {})
+
+
+def rendered(agents: int) -> list[str]:
+    controls = (method("wa", agents), method("local", agents, merges=False))
+    result = RunResult(RunConfig(agents=agents), Path("runs/x"), method("dimat", agents), controls)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(results_table(result))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def test_the_table_has_agents_mean_and_controls_side_by_side() -> None:
+    lines = [line.split() for line in rendered(5)]
+    assert ["dimat", "dimat", "wa", "wa", "local"] in lines
+    assert ["agent", "trained", "merged", "trained", "merged", "trained"] in lines
+    assert ["4", "4.0", "90.0", "4.0", "90.0", "4.0"] in lines
+    assert ["mean", "2.0", "90.0", "2.0", "90.0", "2.0"] in lines
+
+
+def test_the_table_fits_80_columns_with_title_and_caption_on_one_line() -> None:
+    lines = rendered(5)
+    assert max(map(len, lines)) <= 80
+    assert lines[0].strip().startswith("Test accuracy")
+    assert lines[0].strip().endswith("iid-then-by-class")
+    assert lines[-1].strip().startswith("last round:")
+
+
+def test_of_many_agents_the_first_are_shown_and_the_mean_is_over_all() -> None:
+    lines = [line.split() for line in rendered(23)]
+    assert ["…"] * 6 in lines
+    assert not any(line[:1] == ["20"] for line in lines)
+    assert ["mean", "11.0", "90.0", "11.0", "90.0", "11.0"] in lines
+
+
+def run_through(console: Console) -> str:
+    progress = LiveProgress(console)
+    progress.stage("pre-training", 10)
+    progress.advance(4)
+    progress.note("round 1  [merged] 93.0 %")
+    progress.stage("round 2", 3)
+    progress.advance()
+    progress.close()
+    progress.close()
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_without_a_terminal_only_notes_are_printed() -> None:
+    shown = run_through(Console(file=io.StringIO(), force_terminal=False))
+    assert shown == "round 1  [merged] 93.0 %\n"
+
+
+def test_on_a_terminal_the_bar_counts_the_steps_of_the_stage() -> None:
+    shown = run_through(Console(file=io.StringIO(), force_terminal=True, width=80))
+    assert "round 1  [merged] 93.0 %" in shown
+    assert "pre-training" in shown
+    assert "1/3" in shown
+
+
+def test_the_silent_observer_takes_every_call() -> None:
+    silent = Silent()
+    silent.stage("pre-training", 1)
+    silent.advance()
+    silent.note("news")
+    silent.close()

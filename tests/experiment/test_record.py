@@ -1,0 +1,123 @@
+"""The run folder: complete, readable at any moment, and careful with what is there already."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dimat.errors import ConfigError
+from dimat.experiment.config import RunConfig
+from dimat.experiment.record import RunFolder, environment
+from dimat.experiment.settings import load_config
+from dimat.state import load_state
+
+
+def create(path: Path, *, overwrite: bool = False) -> RunFolder:
+    return RunFolder.create(path, RunConfig(overwrite=overwrite), "dimat")
+
+
+def test_the_config_can_be_run_again_and_replaces_nothing(tmp_path: Path) -> None:
+    config = RunConfig(agents=3, out=str(tmp_path / "a"), overwrite=True)
+    folder = RunFolder.create(tmp_path / "a", config, "wa")
+    assert load_config(folder.path / "config.yaml") == RunConfig(agents=3, method="wa")
+
+
+def test_a_metrics_line_is_on_disk_as_soon_as_it_is_appended(tmp_path: Path) -> None:
+    folder = create(tmp_path / "run")
+    for number in range(3):
+        folder.append({"round": number, "test_accuracy": 0.5})
+        lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["round"] for line in lines] == [*range(number + 1)]
+
+
+def test_a_number_that_is_not_finite_becomes_null(tmp_path: Path) -> None:
+    folder = create(tmp_path / "run")
+    folder.append(
+        {"a": math.nan, "b": [math.inf, 1.0], "c": {"d": -math.inf}, "e": np.float64("nan")}
+    )
+    line = (folder.path / "metrics.jsonl").read_text()
+    assert json.loads(line) == {"a": None, "b": [None, 1.0], "c": {"d": None}, "e": None}
+    assert "NaN" not in line
+
+
+def test_summary_and_states_can_be_read_back(tmp_path: Path) -> None:
+    folder = create(tmp_path / "run")
+    folder.write_summary({"method": "dimat", "test_accuracy_mean": 0.9})
+    folder.write_state(7, {"weight": torch.arange(3.0)})
+    assert json.loads((folder.path / "summary.json").read_text())["test_accuracy_mean"] == 0.9
+    state = load_state(folder.path / "states" / "agent-007.safetensors")
+    torch.testing.assert_close(state["weight"], torch.arange(3.0))
+    assert not list(folder.path.rglob("*.partial"))
+
+
+def test_a_control_has_a_folder_of_its_own_that_can_be_run_alone(tmp_path: Path) -> None:
+    control = create(tmp_path / "run").control("wa")
+    assert control.path == tmp_path / "run" / "controls" / "wa"
+    config = load_config(control.path / "config.yaml")
+    assert (config.method, config.controls, config.out) == ("wa", (), None)
+
+
+def test_the_environment_says_what_it_ran_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = create(tmp_path / "run")
+    found = json.loads((folder.path / "environment.json").read_text())
+    assert found == environment()
+    assert found["torch"] == torch.__version__
+    assert found["threads"] == torch.get_num_threads()
+    assert {"python", "numpy", "scipy", "dimat", "platform", "cpu", "cores", "gpu"} <= found.keys()
+    assert found["git_commit"] is None  # tmp_path is no checkout
+
+
+def test_an_existing_folder_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    create(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"'out': .*run exists: use another, or --overwrite true"):
+        create(tmp_path / "run")
+
+
+def test_overwriting_removes_what_the_earlier_run_wrote_and_nothing_else(tmp_path: Path) -> None:
+    folder = create(tmp_path / "run")
+    folder.append({"round": 0})
+    folder.write_state(0, {"weight": torch.zeros(1)})
+    folder.control("wa")
+    (folder.path / "notes.txt").write_text("mine")
+    create(tmp_path / "run", overwrite=True)
+    assert {path.name for path in folder.path.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "states",
+        "notes.txt",
+    }
+    assert not list((folder.path / "states").iterdir())
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "config.yaml"])
+def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        create(tmp_path, overwrite=True)
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
+    create(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"'out': .* cannot be written"):
+        create(tmp_path / "file" / "run")
+
+
+def test_without_a_path_every_run_gets_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [RunFolder.create(None, RunConfig(), "dimat") for _ in range(3)]
+    assert len({folder.path for folder in folders}) == 3
+    assert all(folder.path.parent == Path("runs") for folder in folders)
+    assert folders[0].config == RunConfig()
