@@ -1,8 +1,8 @@
 """Decentralized deep learning by iterative merging and training.
 
 Agents train on their own data; every so often each merges with its neighbors in a graph, after
-aligning their units, because two networks that compute the same thing rarely keep their units in the
-same order.
+aligning their units, because two networks that compute the same thing rarely keep their units in
+the same order.
 """
 
 from __future__ import annotations

@@ -76,3 +76,46 @@ def resnet_groups(blocks: int, base: int) -> tuple[tuple[int, int], ...]:
 def batch_norm_counters(norms: int) -> int:
     """Entries num_batches_tracked."""
     return norms
+
+
+BUILT_IN = (
+    Case("mlp", built_in("mlp", 4), images(size=4), ((1, 128), (1, 128)), 10),
+    Case("cnn", built_in("cnn", 8), images(), ((1, 32), (1, 64), (1, 64)), 10 + 3),
+    Case("resnet20-conv3", built_in("resnet20"), images(size=8), resnet_groups(3, 16), 10 + 21),
+    Case(
+        "resnet20-conv1",
+        built_in("resnet20", shortcut="conv1", width=0.5),
+        images(size=8),
+        resnet_groups(3, 8),
+        10 + 21,
+    ),
+    # A padded shortcut carries the channels of a stage into the middle of the next: 16, then the
+    # 8 + 8 new ones, then 16 + 16 more; two of each new kind are zero before their first block.
+    Case(
+        "resnet20-pad",
+        built_in("resnet20", shortcut="pad", width=0.5),
+        images(size=8),
+        tuple(sorted([(1, 8)] * 3 + [(1, 16)] * 3 + [(1, 32)] * 3 + [(1, 8), (1, 8), (1, 16)])),
+        10 + 19,
+    ),
+    Case(
+        "resnet20-group-norm",
+        built_in("resnet20", norm="group", width=0.5),
+        images(size=8),
+        tuple(
+            sorted(
+                [(1, 8)] * 4  # 8 channels in 8 groups of one
+                + [(1, 8), (8, 2)] * 4  # 16 channels: groups, and pairs inside them
+                + [(1, 8), (8, 4)] * 4
+            )
+        ),
+        10,
+    ),
+    Case(
+        "vgg11",
+        built_in("vgg11", width=0.125),
+        images(size=32),
+        tuple(sorted((1, n // 8) for n in (64, 128, 256, 256, 512, 512, 512, 512))),
+        10 + 8,
+    ),
+)

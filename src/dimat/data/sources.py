@@ -116,7 +116,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not hasattr(archive, "files"):
                 raise DataError(f"{path}: one array, not an .npz archive of {', '.join(names)}")
             missing = [name for name in names if name not in archive.files]

@@ -139,9 +139,9 @@ class RunConfig:
     """
 
     agents: int = 5
-    rounds: int = 10
-    pretrain_epochs: int = 20
-    local_epochs: int = 2
+    rounds: int = 20
+    pretrain_epochs: int = 40
+    local_epochs: int = 1
     local_steps: int | None = None
     batch_size: int = 32
     method: str = "dimat"

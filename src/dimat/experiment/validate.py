@@ -96,7 +96,7 @@ def _check_names(config: RunConfig) -> None:
     _check_name("method", config.method, METHODS)
     _check_list("controls", config.controls)
     _check_list("recalibration.methods", config.recalibration.methods)
-    _check_name("topology.name", config.topology.name, TOPOLOGIES)
+    _check_name("topology.name", config.topology.name, [*TOPOLOGIES, "edges"])
     _check_name("data.split", config.data.split, SPLITS)
     _check_name("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _check_name("data.source", config.data.source.partition(":")[0], SOURCES)

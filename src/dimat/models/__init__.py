@@ -149,8 +149,8 @@ def check_output(
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != (2, num_classes):
         raise ModelError(
-            f"model '{name}' gives {shape} for 2 images, expected {(2, num_classes)}: its output width "
-            "must be the number of classes"
+            f"model '{name}' gives {shape} for 2 images, expected {(2, num_classes)}: its output "
+            "width must be the number of classes"
         )
 
 

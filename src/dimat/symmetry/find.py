@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -136,9 +136,8 @@ class Labeling:
 
 def as_tuple(result: Result) -> tuple[Labels, ...]:
     """The labels of one or several results as several."""
-    if result and isinstance(result[0], tuple):
-        return result  # type: ignore[return-value]
-    return (result,)
+    several = bool(result) and isinstance(result[0], tuple)
+    return cast(tuple[Labels, ...], result if several else (result,))
 
 
 def label_graphs(

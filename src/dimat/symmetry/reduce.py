@@ -167,7 +167,7 @@ def _reasons(
                 pin = solution.reasons.get(int(label.flat[0]))
             if pin is not None and pin.operator:
                 pins[pin] = None
-                own.append(f"{pin.why} ({pin.operator} at {pin.where})")
+                own.append(f"{pin.why} ({pin.operator} at {pin.where})" if pin.where else pin.why)
             else:
                 own.append(pin.why if pin is not None else "")
         reasons[key] = tuple(own)

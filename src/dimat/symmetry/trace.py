@@ -2,8 +2,8 @@
 
 ``torch.export`` captures the model; :meth:`run_decompositions` with an empty table then makes the
 graph functional, so in-place operators and aliases cannot hide a change, while convolution,
-linear, attention and LSTM stay whole. Parameters and buffers are inputs of the graph: one graph serves every
-state.
+linear, attention and LSTM stay whole. Parameters and buffers are inputs of the graph: one graph
+serves every state.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def linear(call: Call) -> Labels:
 @rule("aten.bilinear")
 def bilinear(call: Call) -> Labels:
     """``…i, oij, …j -> …o``."""
-    rest = list(range(call["input1"].rank - 1))
+    rest: list[Any] = list(range(call["input1"].rank - 1))
     operands = [
         (call["input1"], [*rest, "i"]),
         (call["weight"], ["o", "i", "j"]),

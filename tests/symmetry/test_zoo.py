@@ -1,0 +1,104 @@
+"""One conformance suite over every model: sound, closed under its algebra, large as stated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from tests.symmetry.zoo import BUILT_IN, Case
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dimat.symmetry import Symmetry, find_symmetry
+from dimat.symmetry.verify import redraw
+
+
+@pytest.fixture(scope="module", params=BUILT_IN, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(case: Case) -> nn.Module:
+    torch.manual_seed(0)
+    return case.build()
+
+
+@pytest.fixture(scope="module")
+def symmetry(case: Case, model: nn.Module) -> Symmetry:
+    return find_symmetry(model, case.inputs())
+
+
+@pytest.fixture
+def random() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+def outputs(model: nn.Module, state: dict[str, Tensor], inputs: tuple[Any, ...]) -> list[Tensor]:
+    """Every tensor that the model returns, in float64, dropout off."""
+    model = model.double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    with torch.no_grad():
+        result = functional_call(model, {k: v.clone() for k, v in state.items()}, inputs)
+    return [x for x in torch.utils._pytree.tree_leaves(result) if isinstance(x, Tensor)]
+
+
+def random_inputs(case: Case, random: torch.Generator) -> tuple[Any, ...]:
+    return tuple(
+        torch.randn(x.shape, generator=random, dtype=torch.float64) if x.is_floating_point() else x
+        for x in case.inputs()
+    )
+
+
+def modes() -> Iterator[bool]:
+    yield from (False, True)
+
+
+def test_a_random_element_leaves_the_function_unchanged(
+    case: Case, model: nn.Module, symmetry: Symmetry, random: torch.Generator
+) -> None:
+    state = redraw(model.state_dict(), random)
+    inputs = random_inputs(case, random)
+    moved = symmetry.apply(symmetry.random(random), state)
+    for training in modes():
+        model.train(training)
+        for before, after in zip(
+            outputs(model, state, inputs), outputs(model, moved, inputs), strict=True
+        ):
+            scale = before.abs().max().clamp_min(1e-12).item()
+            torch.testing.assert_close(after / scale, before / scale, rtol=0, atol=1e-8)
+
+
+def test_the_groups_are_those_worked_out_by_hand(case: Case, symmetry: Symmetry) -> None:
+    assert tuple(sorted((g.cells, g.size) for g in symmetry.groups)) == case.groups
+    assert symmetry.log2_order == pytest.approx(case.log2_order)
+
+
+def test_coverage_is_all_but_the_entries_that_cannot_move(case: Case, symmetry: Symmetry) -> None:
+    total = sum(torch.Size(shape).numel() for shape in symmetry.shapes.values())
+    assert round((1 - symmetry.coverage) * total) == case.fixed
+
+
+def test_elements_form_a_group(
+    case: Case, model: nn.Module, symmetry: Symmetry, random: torch.Generator
+) -> None:
+    state = redraw(model.state_dict(), random)
+    p, q = symmetry.random(random), symmetry.random(random)
+    torch.testing.assert_close(
+        symmetry.apply(symmetry.compose(p, q), state), symmetry.apply(p, symmetry.apply(q, state))
+    )
+    back = symmetry.apply(symmetry.inverse(p), symmetry.apply(p, state))
+    torch.testing.assert_close(back, state, rtol=0, atol=0)
+    torch.testing.assert_close(symmetry.apply(symmetry.identity(), state), state, rtol=0, atol=0)
+
+
+def test_json_gives_the_same_symmetry_back(symmetry: Symmetry, random: torch.Generator) -> None:
+    again = Symmetry.from_json(symmetry.to_json())
+    assert again.digest == symmetry.digest
+    p = symmetry.random(random)
+    assert (again.moves(p) == symmetry.moves(p)).all()
