@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -174,3 +174,16 @@ def value_labels(value: Tensor) -> Labels:
 def indices(start: int, stop: int, step: int = 1) -> Ints:
     """The indices of a slice."""
     return np.arange(start, stop, step, dtype=np.int64)
+
+
+def as_tuple(result: Result) -> tuple[Labels, ...]:
+    """The labels of one or several results as several."""
+    several = bool(result) and isinstance(result[0], tuple)
+    return cast(tuple[Labels, ...], result if several else (result,))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of a node's value: one, several results, or none."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [x for x in value if isinstance(x, Tensor)] if isinstance(value, (tuple, list)) else []

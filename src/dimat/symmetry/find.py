@@ -5,13 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from dimat.errors import ModelError
-from dimat.symmetry.call import Call, Operand, Result, value_labels
+from dimat.symmetry.call import Call, Operand, Result, as_tuple, tensors_in, value_labels
 from dimat.symmetry.reduce import reduce_solution
 from dimat.symmetry.rules import rule_for
 from dimat.symmetry.solve import solve
@@ -134,12 +134,6 @@ class Labeling:
         ]
 
 
-def as_tuple(result: Result) -> tuple[Labels, ...]:
-    """The labels of one or several results as several."""
-    several = bool(result) and isinstance(result[0], tuple)
-    return cast(tuple[Labels, ...], result if several else (result,))
-
-
 def label_graphs(
     traces: Sequence[Trace],
     examples: Sequence[Example],
@@ -242,8 +236,8 @@ def _apply_rule(
         source, index = node.args
         assert isinstance(source, fx.Node)
         assert isinstance(index, int)
-        return as_tuple(labels[source.name])[index] if _tensors_in(result) else ()
-    if not _tensors_in(result):
+        return as_tuple(labels[source.name])[index] if tensors_in(result) else ()
+    if not tensors_in(result):
         return ()
     units.context = Pin(operator_name(node.target), node.name, "")
     call = Call(node, _bind(node, labels, values), result, units)
@@ -262,14 +256,8 @@ def _apply_rule(
     why = distrusted.get(node.name, "no rule for this operator")
     for operand in operands:
         call.pin(operand, range(operand.rank), why)
-    fixed = tuple((FIXED,) * x.dim() for x in _tensors_in(result))
+    fixed = tuple((FIXED,) * x.dim() for x in tensors_in(result))
     return fixed[0] if isinstance(result, Tensor) else fixed
-
-
-def _tensors_in(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [x for x in value if isinstance(x, Tensor)] if isinstance(value, (tuple, list)) else []
 
 
 def _bind(node: fx.Node, labels: Mapping[str, Result], values: Mapping[str, Any]) -> dict[str, Any]:

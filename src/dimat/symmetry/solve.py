@@ -1,8 +1,8 @@
 """From facts to the group: which permutations of units respect everything the rules recorded.
 
 1. *Close*: units that are the same become one; within a relation a unit has one owner, so owners of
-   one unit become one; owners that share their members become one, and where an owner's members all
-   have one further owner, the owner belongs to that (a head to its key/value head).
+   one unit become one; where an owner's members all have one further owner, the owner belongs to
+   that (a query head to its key/value head). Units that belong to each other form a *body*.
 2. *Refine*: units get colors, by the axes they stand on, and by the colors of owners and members,
    until the coloring is stable. Units of one color form a *family*.
 3. *Cells*: units of one family with the same owners may be permuted among themselves. A family
@@ -147,37 +147,60 @@ class Relations:
         return cls(np.unique(np.concatenate(parts), axis=0))
 
 
-def close(units: Units) -> tuple[Ints, Ints]:
-    """Step 1: the number of every unit after merging, and the owner facts between numbers."""
+@dataclass(frozen=True)
+class Facts:
+    """The facts after closing them.
+
+    Args:
+        number: For every unit of the rules its number; units that are the same share one.
+        rows: (n, 3) relation, member, owner: sorted, without repeats.
+        body: For every number the body it is part of: numbers that determine each other's place.
+    """
+
+    number: Ints
+    rows: Ints
+    body: Ints
+
+    @property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return len(self.body)
+
+
+def close(units: Units) -> Facts:
+    """Step 1: close the facts."""
     pairs = [np.stack([a, b], 1) for a, b in units.same_pairs]
     same = np.concatenate(pairs) if pairs else np.empty((0, 2), np.int64)
     derived = np.empty((0, 3), np.int64)
     names: dict[tuple[int, int], int] = {}
     while True:
         number = _components(units.count, same)
-        rows = Relations.of(units, number).rows
-        if len(derived):
-            mapped = derived.copy()
-            mapped[:, 1:] = number[derived[:, 1:]]
-            rows = np.unique(np.concatenate([rows, mapped]), axis=0)
+        count = int(number.max(initial=-1)) + 1
+        mapped = np.column_stack([derived[:, 0], number[derived[:, 1]], number[derived[:, 2]]])
+        rows = np.unique(np.concatenate([Relations.of(units, number).rows, mapped]), axis=0)
         rows = rows[rows[:, 1] != rows[:, 2]]
-        representative = np.full(int(number.max(initial=-1)) + 1, -1, np.int64)
-        representative[number[::-1]] = np.arange(units.count)[::-1]
+        first = np.full(count, -1, np.int64)
+        first[number[::-1]] = np.arange(units.count)[::-1]
         clash = (rows[1:, 0] == rows[:-1, 0]) & (rows[1:, 1] == rows[:-1, 1])
+        clash &= rows[1:, 0] > 0  # a derived fact may name several parts of one body
         if clash.any():
-            same = np.concatenate([same, representative[rows[1:][clash, 2]][:, None].repeat(2, 1)])
-            same[-int(clash.sum()) :, 1] = representative[rows[:-1][clash, 2]]
+            tied = np.column_stack([first[rows[1:][clash, 2]], first[rows[:-1][clash, 2]]])
+            same = np.concatenate([same, tied])
             continue
-        merges, more = _derive(rows, names)
-        if len(merges):
-            same = np.concatenate([same, representative[merges]])
-            continue
-        if len(more):
-            more = more.copy()
-            more[:, 1:] = representative[more[:, 1:]]
-            derived = np.concatenate([derived, more])
-            continue
-        return number, rows
+        body = _bodies(count, rows)
+        more = _derive(rows, body, names)
+        if not len(more):
+            return Facts(number, rows, body)
+        derived = np.concatenate([derived, np.column_stack([more[:, 0], first[more[:, 1:]]])])
+
+
+def _bodies(count: int, rows: Ints) -> Ints:
+    """Numbers that own each other, in a circle, move together: for each the least of them."""
+    graph = coo_array((np.ones(len(rows), np.int8), (rows[:, 1], rows[:, 2])), (count, count))
+    label = connected_components(graph, directed=True, connection="strong")[1]
+    least = np.full(int(label.max(initial=-1)) + 1, count, np.int64)
+    np.minimum.at(least, label, np.arange(count))
+    return least[label]
 
 
 def _components(count: int, pairs: Ints) -> Ints:
@@ -185,11 +208,13 @@ def _components(count: int, pairs: Ints) -> Ints:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def _derive(rows: Ints, names: dict[tuple[int, int], int]) -> tuple[Ints, Ints]:
-    """Owners to merge (pairs), and new owner facts (rows), from owners that share members."""
-    order = np.argsort(rows[:, 1], kind="stable")
-    rows = rows[order]
-    empty = np.empty((0, 2), np.int64), np.empty((0, 3), np.int64)
+def _derive(rows: Ints, body: Ints, names: dict[tuple[int, int], int]) -> Ints:
+    """New owner facts: where an owner's members all have one further owner, it belongs to that.
+
+    Where that holds both ways, the two become one body.
+    """
+    rows = rows[np.argsort(rows[:, 1], kind="stable")]
+    empty = np.empty((0, 3), np.int64)
     joins: list[Ints] = []
     for shift in range(1, len(rows)):
         a, b = rows[:-shift], rows[shift:]
@@ -197,29 +222,22 @@ def _derive(rows: Ints, names: dict[tuple[int, int], int]) -> tuple[Ints, Ints]:
         if not both.any():
             break
         a, b = a[both], b[both]
-        differ = a[:, 2] != b[:, 2]
-        a, b = a[differ], b[differ]
-        joins.append(np.stack([a[:, 0], b[:, 0], a[:, 2], b[:, 2]], 1))
-        joins.append(np.stack([b[:, 0], a[:, 0], b[:, 2], a[:, 2]], 1))
+        apart = body[a[:, 2]] != body[b[:, 2]]
+        a, b = a[apart], b[apart]
+        joins.append(np.column_stack([a[:, 0], b[:, 0], a[:, 2], body[b[:, 2]]]))
+        joins.append(np.column_stack([b[:, 0], a[:, 0], b[:, 2], body[a[:, 2]]]))
     if not joins:
         return empty
     joined = np.unique(np.concatenate(joins), axis=0)
-    key = _row_keys(joined[:, :3])
-    _, index, counts = np.unique(key, return_index=True, return_counts=True)
-    single = joined[index[counts == 1]]  # this owner's members all have that one further owner
-    if not len(single):
-        return empty
-    forward = _row_keys(single[:, 2:])
-    backward = _row_keys(single[:, [3, 2]])
-    mutual = np.isin(forward, backward)
-    if mutual.any():
-        return np.unique(np.sort(single[mutual][:, 2:], axis=1), axis=0), empty[1]
-    known = _row_keys(rows[:, 1:])
-    new = single[~np.isin(forward, known)]
+    _, index, counts = np.unique(_row_keys(joined[:, :3]), return_index=True, return_counts=True)
+    single = joined[index[counts == 1]]
+    known = _row_keys(body[rows[:, 1:]])
+    bodies = np.column_stack([body[single[:, 2]], single[:, 3]])
+    new = single[~np.isin(_row_keys(bodies), known)]
     facts = [
         (names.setdefault((int(r), int(s)), -1 - len(names)), int(a), int(b)) for r, s, a, b in new
     ]
-    return empty[0], np.asarray(facts, np.int64).reshape(-1, 3)
+    return np.asarray(facts, np.int64).reshape(-1, 3)
 
 
 def solve(units: Units, axes: Sequence[tuple[Ints, int]]) -> Solution:
@@ -229,23 +247,34 @@ def solve(units: Units, axes: Sequence[tuple[Ints, int]]) -> Solution:
         units: The facts.
         axes: Every label in use, with its own axis: its units are mapped to each other.
     """
-    number, rows = close(units)
-    count = int(number.max(initial=-1)) + 1
-    pinned, reasons = _pinned(units, number, rows, axes, count)
+    facts = close(units)
+    pinned, reasons = _pinned(units, facts, axes)
     while True:
-        colors = _refine(number, rows, axes, pinned, count)
-        structure = _structure(colors, rows, pinned)
-        bad = _irregular(structure, pinned)
+        colors = _refine(facts, axes, pinned)
+        structure = _structure(colors, _by_body(facts, colors), pinned)
+        bad = _irregular(structure, facts, pinned)
         if bad is None:
-            return Solution(structure, number, reasons)
+            return Solution(structure, facts.number, reasons)
         for unit in np.flatnonzero(bad & ~pinned):
             reasons.setdefault(int(unit), Pin("", "", "its units do not move together regularly"))
-        pinned = _spread_pins(pinned | bad, rows)
+        pinned = _spread_pins(pinned | bad, facts.rows)
+
+
+def _by_body(facts: Facts, colors: Hashes) -> Ints:
+    """Owner facts without circles: parts belong to their body's least, which has all its owners."""
+    rows, body = facts.rows, facts.body
+    outward = rows[body[rows[:, 1]] != body[rows[:, 2]]]
+    role = (_mix(outward[:, 0].astype(np.uint64)) ^ colors[outward[:, 1]]) >> np.uint64(1)
+    lifted = np.column_stack([role.astype(np.int64), body[outward[:, 1]], body[outward[:, 2]]])
+    parts = np.flatnonzero(body != np.arange(facts.count))
+    inward = np.column_stack([np.zeros(len(parts), np.int64), parts, body[parts]])
+    return np.unique(np.concatenate([outward, lifted, inward]), axis=0)
 
 
 def _pinned(
-    units: Units, number: Ints, rows: Ints, axes: Sequence[tuple[Ints, int]], count: int
+    units: Units, facts: Facts, axes: Sequence[tuple[Ints, int]]
 ) -> tuple[NDArray[np.bool_], dict[int, Pin]]:
+    number, rows, count = facts.number, facts.rows, facts.count
     pinned = np.zeros(count, np.bool_)
     reasons: dict[int, Pin] = {}
     for label, pin in units.pins:
@@ -282,14 +311,9 @@ def _spread_pins(pinned: NDArray[np.bool_], rows: Ints) -> NDArray[np.bool_]:
         pinned[owners] = True
 
 
-def _refine(
-    number: Ints,
-    rows: Ints,
-    axes: Sequence[tuple[Ints, int]],
-    pinned: NDArray[np.bool_],
-    count: int,
-) -> Hashes:
+def _refine(facts: Facts, axes: Sequence[tuple[Ints, int]], pinned: NDArray[np.bool_]) -> Hashes:
     """Step 2: stable colors."""
+    number, rows, count = facts.number, facts.rows, facts.count
     colors = np.zeros(count, np.uint64)
     seen: set[int] = set()
     with np.errstate(over="ignore"):
@@ -384,7 +408,9 @@ def _owners_first(family_of: Ints, rows: Ints) -> list[int]:
     return order + [f for f in range(count) if waiting[f] > 0]
 
 
-def _irregular(structure: Structure, pinned: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+def _irregular(
+    structure: Structure, facts: Facts, pinned: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
     """Units of families whose permutation is not a symmetry of the facts; None if all are sound."""
     generator = np.random.default_rng(0)
     bad = np.zeros(structure.count, np.bool_)
@@ -394,13 +420,15 @@ def _irregular(structure: Structure, pinned: NDArray[np.bool_]) -> NDArray[np.bo
     if (bad & ~pinned).any():
         return bad
     for number, family in enumerate(structure.families):
-        if family.size > 1 and not check_family(structure, number, generator):
+        if family.size > 1 and not check_family(structure, facts, number, generator):
             bad[family.cells] = True
     return bad if (bad & ~pinned).any() else None
 
 
-def check_family(structure: Structure, number: int, generator: np.random.Generator) -> bool:
-    """Whether permuting inside the cells of one family carries through to all members."""
+def check_family(
+    structure: Structure, facts: Facts, number: int, generator: np.random.Generator
+) -> bool:
+    """Whether permuting inside the cells of one family is a symmetry of every fact."""
     family = structure.families[number]
     slots = generator.permuted(
         np.broadcast_to(np.arange(family.size), family.cells.shape).copy(), axis=1
@@ -409,4 +437,9 @@ def check_family(structure: Structure, number: int, generator: np.random.Generat
         moves = structure.moves({number: slots})
     except StructureError:
         return False
-    return bool(np.array_equal(np.sort(moves), np.arange(structure.count)))
+    if not np.array_equal(np.sort(moves), np.arange(structure.count)):
+        return False
+    rows = facts.rows
+    touched = (moves[rows[:, 1]] != rows[:, 1]) | (moves[rows[:, 2]] != rows[:, 2])
+    moved = np.column_stack([rows[touched, 0], moves[rows[touched, 1:]]])
+    return bool(np.isin(_row_keys(moved), _row_keys(rows[touched])).all())

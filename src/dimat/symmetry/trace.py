@@ -215,7 +215,7 @@ def tied_keys(model: nn.Module) -> dict[str, str]:
 
 
 class Recorder(fx.Interpreter):
-    """Runs a graph and keeps the value of every node; dropout is left out."""
+    """Runs a graph in float64 and keeps the value of every node; dropout is left out."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__(trace.module, garbage_collect_values=False)
@@ -229,13 +229,31 @@ class Recorder(fx.Interpreter):
         return {node.name: value for node, value in self.env.items()}
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one operator; dropout passes its input through."""
+        """Run one operator; dropout passes its input through, casts go to float64."""
         name = operator_name(target)
+        args, kwargs = _in_float64(target, args, kwargs)
         if name in DROPOUT:
             return args[0]
         if name == "aten.native_dropout":
             return args[0], torch.ones_like(args[0], dtype=torch.bool)
         return super().call_function(target, args, kwargs)
+
+
+def _in_float64(
+    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with every floating dtype made float64, and dropout probabilities zero."""
+
+    def widen(x: Any) -> Any:
+        return torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x
+
+    names = [a.name for a in target._schema.arguments] if hasattr(target, "_schema") else []
+    given: list[Any] = [widen(x) for x in args]
+    for i, name in enumerate(names[: len(given)]):
+        if name in ("dropout", "dropout_p"):
+            given[i] = 0.0
+    named = {k: 0.0 if k in ("dropout", "dropout_p") else widen(x) for k, x in kwargs.items()}
+    return tuple(given), named
 
 
 DROPOUT = frozenset(

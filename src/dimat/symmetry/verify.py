@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dimat.errors import StructureError
-from dimat.symmetry.call import Result
+from dimat.symmetry.call import Result, as_tuple, tensors_in
 from dimat.symmetry.positions import sources, take
 from dimat.symmetry.solve import Solution
 from dimat.symmetry.trace import Recorder, Trace, flatten_inputs, operator_name
@@ -144,12 +144,9 @@ def _compare(
     for node in t.graph.nodes:
         if node.op != "call_function":
             continue
-        before, after = example.values[node.name], values[node.name]
-        if not isinstance(before, Tensor):
-            continue
-        own = nodes[node.name]
-        labels: Labels = own  # type: ignore[assignment]
-        if not _agrees(before, after, numbered(labels, solution), moves):
+        before, after = tensors_in(example.values[node.name]), tensors_in(values[node.name])
+        labels = [numbered(x, solution) for x in as_tuple(nodes[node.name])] if before else []
+        if not all(_agrees(*x, moves) for x in zip(before, after, labels, strict=True)):
             return Mismatch(node.name, operator_name(node.target))
     return None
 

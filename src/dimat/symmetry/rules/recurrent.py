@@ -95,6 +95,7 @@ def _cell(
         )
     for bias in vectors:
         split = units.split(bias.labels, bias.shape, 0, [gates, size])
+        units.pin(split[0] if gates > 1 else FIXED, "gates have an order")
         call.einsum([(split, ["g", "h"]), ((cell,), ["h"])], [], sizes=[(gates, size), (size,)])
     for state, own_label in zip(initial, (out, cell), strict=False):
         units.same(own_label, state)
