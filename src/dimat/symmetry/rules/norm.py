@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dimat.symmetry.call import Call, Operand, Result
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.units import Labels
+from dimat.symmetry.units import FIXED, Labels
 
 
 def _per_channel(call: Call, x: Operand, names: tuple[str, ...]) -> tuple[Labels, Labels]:
@@ -35,7 +35,7 @@ def native_batch_norm(call: Call) -> tuple[Labels, ...]:
     """Like :func:`batch_norm`; further results are per-channel statistics."""
     names = ("weight", "bias", "running_mean", "running_var")
     out, vector = _per_channel(call, call["input"], names)
-    return (out, *(vector for _ in call.result[1:]))
+    return (out, *(vector if x.numel() else (FIXED,) for x in call.result[1:]))
 
 
 @rule("aten.layer_norm", "aten.rms_norm", "aten._fused_rms_norm", "aten.native_layer_norm")
