@@ -1,23 +1,34 @@
 """Draw docs/demo.svg: the demo, as its user sees it. Run: .venv/bin/python docs/picture.py"""
 
-import shutil
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
 import dimat
-from dimat.experiment.display import LiveProgress, results_table
+from dimat.experiment.display import Silent, results_table
 
-folder = Path(tempfile.mkdtemp()) / "demo"
-console = Console(record=True, width=80, force_terminal=True)
+
+class Notes(Silent):
+    """Keeps every line of news."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.lines.append(text)
+
+
+notes = Notes()
+with tempfile.TemporaryDirectory() as folder:
+    result = dimat.run(dimat.RunConfig(out=f"{folder}/demo"), notes)
+console = Console(record=True, width=80, force_terminal=True, highlight=False)
 console.print("[bold]$ make demo[/]")
-observer = LiveProgress(Console(force_terminal=False, width=80))
-observer.note = lambda text: console.print(text, highlight=False)  # type: ignore[method-assign]
-result = dimat.run(dimat.RunConfig(rounds=5, out=str(folder)), observer)
-full = dimat.run(dimat.RunConfig(out=str(folder.with_name("full"))))
-console.print("…")
-console.print(results_table(full))
+rounds = len(notes.lines) // 3
+for method in range(3):
+    own = notes.lines[method * rounds : (method + 1) * rounds]
+    console.print("\n".join([*own[:3], "…", own[-1]]))
+console.print(results_table(result))
 console.print("run folder: runs/2026-11-24-131500-dimat")
 console.save_svg(str(Path(__file__).with_name("demo.svg")), title="dimat")
-shutil.rmtree(folder.parent)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dimat.experiment.config import RunConfig
     from dimat.experiment.result import RunResult
     from dimat.experiment.run import run
-    from dimat.symmetry import Permutation, Symmetry, find_symmetry
+    from dimat.symmetry import Permutation, Symmetry, check_symmetry, find_symmetry
     from dimat.topology import Topology, build_topology
 
 _HOMES = {
@@ -26,6 +26,7 @@ _HOMES = {
     "Symmetry": "dimat.symmetry",
     "Topology": "dimat.topology",
     "build_topology": "dimat.topology",
+    "check_symmetry": "dimat.symmetry",
     "find_symmetry": "dimat.symmetry",
     "run": "dimat.experiment.run",
 }
@@ -38,6 +39,7 @@ __all__ = [
     "Symmetry",
     "Topology",
     "build_topology",
+    "check_symmetry",
     "find_symmetry",
     "run",
 ]

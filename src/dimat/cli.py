@@ -24,10 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (that of the process if None) and return the exit code."""
     try:
         arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-        if arguments.command == "run":
-            _run(arguments.run)
-        else:
-            _topology(arguments.topology)
+        _COMMANDS[arguments.command](arguments[arguments.command])
     except DimatError as error:
         print("dimat: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
@@ -48,6 +45,7 @@ def _parser() -> Parser:
     commands = parser.add_subcommands(dest="command")
     commands.add_subcommand("run", settings_parser(), help="train, merge and evaluate agents")
     commands.add_subcommand("topology", _topology_parser(), help="print a graph and what it costs")
+    commands.add_subcommand("symmetry", _symmetry_parser(), help="print what a model may permute")
     return parser
 
 
@@ -69,6 +67,23 @@ def _topology_parser() -> Parser:
     return parser
 
 
+def _symmetry_parser() -> Parser:
+    parser = Parser(
+        usage="dimat symmetry --model MODEL [--input SHAPE] [--OPTION VALUE ...]",
+        description="Find what may be permuted in a model, prove it by execution, and print it.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", type=str, default="resnet20", help="built-in, or package.module:factory")
+    add("--width", type=float, default=1.0, help="multiplier of a built-in model's channels")
+    add("--shortcut", type=Literal["conv3", "conv1", "pad"], default="conv3", help="of ResNets")
+    add("--norm", type=Literal["batch", "group"], default="batch", help="of ResNets")
+    add("--classes", type=int, default=10, help="number of classes")
+    add("--input", type=tuple[int, ...], default=(2, 3, 32, 32), help="shape, batch first")
+    add("--json", action="store_true", help="print all of it as JSON, for programs")
+    return parser
+
+
 def _run(settings: Namespace) -> None:
     from dimat.experiment.validate import validate
 
@@ -85,6 +100,28 @@ def _run(settings: Namespace) -> None:
     console = Console()
     console.print(results_table(result))
     console.print(f"run folder: {result.folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _symmetry(options: Namespace) -> None:
+    shape = tuple(options.input)
+    if len(shape) < 2 or min(shape) < 1:
+        raise broken_rule("input", shape, "batch and at least one more size, each >= 1")
+    if options.classes < 1:
+        raise broken_rule("classes", options.classes, ">= 1")
+    import torch
+
+    from dimat.experiment.describe import describe_symmetry
+    from dimat.models import build_for_input
+    from dimat.symmetry import find_symmetry
+
+    settings = {"width": options.width, "shortcut": options.shortcut, "norm": options.norm}
+    model = build_for_input(options.model, shape, options.classes, **settings)
+    with Console(stderr=True).status(f"tracing and proving {options.model}"):
+        symmetry = find_symmetry(model, (torch.zeros(shape),))
+    if options.json:
+        print(symmetry.to_json())
+        return
+    Console().print(describe_symmetry(options.model, symmetry))
 
 
 def _topology(options: Namespace) -> None:
@@ -122,3 +159,6 @@ def _topology_config(options: Namespace) -> RunConfig:
         width=options.width,
         topology=TopologyConfig(options.name, options.path, options.mixing),
     )
+
+
+_COMMANDS = {"run": _run, "topology": _topology, "symmetry": _symmetry}

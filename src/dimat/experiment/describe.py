@@ -1,4 +1,4 @@
-"""A topology in print: its graph, its mixing matrix, and what a round costs on it."""
+"""Structures in print: a topology and what a round costs on it, a symmetry and what it moves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dimat.symmetry import Group as UnitGroup
+from dimat.symmetry import Symmetry
 from dimat.topology import Topology
 
 _MAX_AGENTS = 16
@@ -99,3 +101,44 @@ def _weight(value: float) -> str:
     if value == 0:
         return "·"
     return f"{value:.2f}".removeprefix("0") if value < 0.995 else "1"
+
+
+def describe_symmetry(title: str, symmetry: Symmetry) -> RenderableType:
+    """Groups with sizes and members, coverage, order, and what is pinned and why."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("coverage", f"{100 * symmetry.coverage:.2f} % of the state's entries can move")
+    facts.add_row("order", f"2^{symmetry.log2_order:.1f}")
+    facts.add_row("digest", symmetry.digest[:16])
+    return Group(Text(title, style="bold"), facts, _groups(symmetry), _pinned(symmetry))
+
+
+def _groups(symmetry: Symmetry) -> RenderableType:
+    if not symmetry.groups:
+        return Text("no group: nothing can be permuted", style="bold")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("group", overflow="fold")
+    table.add_column("units", justify="right", no_wrap=True)
+    table.add_column("kind", overflow="fold")
+    table.add_column("acts on (entry, axis)", overflow="fold")
+    for group in symmetry.groups:
+        count = f"{group.cells} × {group.size}" if group.cells > 1 else str(group.size)
+        table.add_row(group.name, count, group.kind, _listed(group))
+    return table
+
+
+def _listed(group: UnitGroup, most: int = 3) -> str:
+    """The first members of a group, and how many more there are."""
+    first = ", ".join(f"{key} {axis}" for key, axis in group.members[:most])
+    more = len(group.members) - most
+    return f"{first}, … {more} more" if more > 0 else first
+
+
+def _pinned(symmetry: Symmetry) -> RenderableType:
+    if not symmetry.pinned:
+        return Text("pinned: only inputs, outputs and places, as it must be")
+    table = Table(box=box.SIMPLE_HEAD, title="pinned", title_justify="left")
+    for column in ("operator", "where", "why"):
+        table.add_column(column, overflow="fold")
+    for pin in symmetry.pinned:
+        table.add_row(pin.operator, pin.where, pin.why)
+    return table

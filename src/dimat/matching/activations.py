@@ -18,8 +18,9 @@ from torch import Tensor, fx
 from dimat.matching.assignment import Floats
 from dimat.matching.statistics import CrossMoments
 from dimat.symmetry import Analysis, Symmetry
+from dimat.symmetry.solve import Structure
 from dimat.symmetry.trace import Trace, flatten_inputs, operator_name
-from dimat.symmetry.units import Labels, Special
+from dimat.symmetry.units import Ints, Labels, Special
 
 CONTRACTING = frozenset(
     {"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.bilinear",
@@ -77,17 +78,35 @@ def _seen_on(symmetry: Symmetry, node: str, labels: Labels, axis: int) -> Observ
     if isinstance(label, Special):
         return None
     structure = symmetry.structure
-    number = int(structure.family_of[label.flat[0]])
-    if number not in symmetry.group_families:
-        return None
-    cells = structure.families[number].cells.ravel()
     axes = tuple(i for i, n in enumerate(label.shape) if n > 1)
-    if label.size != len(cells) or not np.array_equal(np.sort(label, axis=None), np.sort(cells)):
-        return None
-    position = np.empty(structure.count, np.int64)
-    position[label.ravel()] = np.arange(label.size)
-    name = symmetry.names[symmetry.group_families.index(number)]
-    return Observation(name, node, axes, tuple(position[cells].tolist()))
+    standing = _standing_for(structure, label)
+    for number in sorted(set(standing) & set(symmetry.group_families), reverse=True):
+        units = standing[number]
+        cells = structure.families[number].cells.ravel()
+        if len(units) == len(cells) and np.array_equal(np.sort(units), np.sort(cells)):
+            position = np.empty(structure.count, np.int64)
+            position[units] = np.arange(len(units))
+            name = symmetry.names[symmetry.group_families.index(number)]
+            return Observation(name, node, axes, tuple(position[cells].tolist()))
+    return None
+
+
+def _standing_for(structure: Structure, units: Ints) -> dict[int, Ints]:
+    """For families that permute, their units that these stand for: themselves, or their owners."""
+    units = units.ravel()
+    numbers = np.unique(structure.family_of[units])
+    if len(numbers) != 1:
+        return {}
+    number = int(numbers[0])
+    family = structure.families[number]
+    if family.size > 1:
+        return {number: units}
+    found: dict[int, Ints] = {}
+    for k in range(family.owners.shape[1]):
+        owners = family.owners[structure.cell_of[units], k]
+        for owner, own in _standing_for(structure, owners).items():
+            found.setdefault(owner, own)
+    return found
 
 
 class Observer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -51,9 +52,7 @@ def build_model(
                 f"model '{name}' cannot be called with in_channels, num_classes, image_size: "
                 f"{error}"
             ) from error
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"model '{name}' returned {type(model).__name__}, not an nn.Module")
-        return model
+        return _checked_module(name, model)
     if name not in MODELS:
         raise ConfigError(
             f"setting 'model' is '{name}': no such model; {did_you_mean(name, MODELS)}"
@@ -65,6 +64,45 @@ def build_model(
             f"needs {smallest}x{smallest} or more; use cnn or mlp"
         )
     return MODELS[name](in_channels, num_classes, image_size, width, shortcut, norm)
+
+
+def build_for_input(
+    name: str,
+    shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    shortcut: str = "conv3",
+    norm: str = "batch",
+) -> nn.Module:
+    """A model for inputs of ``shape`` (batch first).
+
+    A factory that takes no ``in_channels`` is called without arguments; built-in models take
+    images.
+    """
+    if ":" in name:
+        factory = _import(name)
+        if "in_channels" not in inspect.signature(factory).parameters:
+            return _checked_module(name, factory())
+    if len(shape) != 4:
+        raise ModelError(
+            f"model '{name}' takes images: give the shape batch,channels,height,width, not {shape}"
+        )
+    return build_model(
+        name,
+        in_channels=shape[1],
+        num_classes=num_classes,
+        image_size=(shape[2], shape[3]),
+        width=width,
+        shortcut=shortcut,
+        norm=norm,
+    )
+
+
+def _checked_module(name: str, model: object) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model '{name}' returned {type(model).__name__}, not an nn.Module")
+    return model
 
 
 Builder = Callable[[int, int, tuple[int, int], float, str, str], nn.Module]
@@ -154,4 +192,4 @@ def check_output(
         )
 
 
-__all__ = ["MODELS", "build_model", "check_output", "min_image_size"]
+__all__ = ["MODELS", "build_for_input", "build_model", "check_output", "min_image_size"]

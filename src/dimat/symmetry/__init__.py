@@ -2,5 +2,14 @@
 
 from dimat.symmetry.find import Analysis, analyze, find_symmetry
 from dimat.symmetry.symmetry import Group, Permutation, Symmetry
+from dimat.symmetry.verify import check_symmetry
 
-__all__ = ["Analysis", "Group", "Permutation", "Symmetry", "analyze", "find_symmetry"]
+__all__ = [
+    "Analysis",
+    "Group",
+    "Permutation",
+    "Symmetry",
+    "analyze",
+    "check_symmetry",
+    "find_symmetry",
+]

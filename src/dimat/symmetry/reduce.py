@@ -17,6 +17,20 @@ if TYPE_CHECKING:
     from dimat.symmetry.find import Labeling
 
 
+# What must stay by its nature, and is no shortcoming of the rules.
+INHERENT = frozenset(
+    {
+        "an output of the model",
+        "a kernel axis",
+        "a spatial axis",
+        "tied to a fixed axis",
+        "looked up by index",
+        "gates have an order",
+        "time has an order",
+    }
+)
+
+
 def reduce_solution(
     solution: Solution, labeling: Labeling, state: Mapping[str, Tensor], aliases: Mapping[str, str]
 ) -> tuple[Symmetry, dict[str, Labels]]:
@@ -29,8 +43,9 @@ def reduce_solution(
     reduced = structure_of(families)
     members = _members(own, families, reduced.family_of)
     group_families = [k for k, f in enumerate(families) if f.size > 1]
-    group_families = _useful(group_families, members)
-    group_families.sort(key=lambda f: _position(members[f], list(state)))
+    group_families = [f for f in group_families if members[f]]
+    keys = {key: k for k, key in enumerate(state)}
+    group_families.sort(key=lambda f: [(keys[key], axis) for key, axis in members[f]])
     names = _names(group_families, members)
     groups = tuple(
         Group(
@@ -116,15 +131,6 @@ def _members(
     return {k: tuple(v) for k, v in found.items()}
 
 
-def _useful(families: list[int], members: Mapping[int, tuple[tuple[str, int], ...]]) -> list[int]:
-    return [f for f in families if members[f]]
-
-
-def _position(members: tuple[tuple[str, int], ...], order: list[str]) -> tuple[int, int]:
-    key, axis = members[0]
-    return order.index(key), axis
-
-
 def _names(
     families: list[int], members: Mapping[int, tuple[tuple[str, int], ...]]
 ) -> dict[int, str]:
@@ -166,7 +172,8 @@ def _reasons(
             if not isinstance(label, Special):
                 pin = solution.reasons.get(int(label.flat[0]))
             if pin is not None and pin.operator:
-                pins[pin] = None
+                if pin.why not in INHERENT:
+                    pins[pin] = None
                 own.append(f"{pin.why} ({pin.operator} at {pin.where})" if pin.where else pin.why)
             else:
                 own.append(pin.why if pin is not None else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from dimat.errors import StructureError
 from dimat.state import State
 from dimat.symmetry.positions import Sources, moving_share, sources, take
 from dimat.symmetry.solve import Family, Structure
-from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special
+from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special, along
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,12 @@ class Symmetry:
             }
         )
 
+    def random_of(self, name: str, generator: torch.Generator) -> Permutation:
+        """A random element of one group; all others stay."""
+        slots = dict(self.identity().slots)
+        slots[name] = self.random(generator).slots[name]
+        return self._element(slots)
+
     def compose(self, p: Permutation, q: Permutation) -> Permutation:
         """First ``q``, then ``p``: ``apply(compose(p, q), s) == apply(p, apply(q, s))``."""
         return self._decode(self.moves(q)[self.moves(p)])
@@ -232,7 +238,7 @@ class Symmetry:
 
     def to_json(self) -> str:
         """All of it as JSON, with the digest."""
-        return json.dumps({**self._content(), "digest": self.digest}, indent=1)
+        return json.dumps({**self._content(), "digest": self.digest})
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -266,6 +272,58 @@ class Symmetry:
             "pinned": [[p.operator, p.where, p.why] for p in self.pinned],
             "reasons": {key: list(why) for key, why in self.reasons.items()},
         }
+
+    @staticmethod
+    def from_axes(
+        axes: Mapping[str, Sequence[str | None]], state: Mapping[str, Tensor]
+    ) -> Symmetry:
+        """A symmetry given by hand: a name for every axis that may move, as git-re-basin has them.
+
+        For models that cannot be exported. Nothing is proved: check it with
+        :func:`dimat.check_symmetry`.
+
+        Args:
+            axes: For state entries the group name of each axis, None where it is fixed, such as
+                ``{"fc1.weight": ("hidden", None), "fc1.bias": ("hidden",), "fc2.weight": (None,
+                "hidden")}``. Entries not named are fixed.
+            state: The model's state, for the shapes.
+
+        Raises:
+            StructureError: If an entry is unknown, has another number of axes, or axes of one name
+                have different sizes.
+        """
+        sizes: dict[str, int] = {}
+        labels: dict[str, Labels] = {k: (FIXED,) * v.dim() for k, v in state.items()}
+        members: dict[str, list[tuple[str, int]]] = {}
+        for key, names in axes.items():
+            if key not in state:
+                raise StructureError(f"axes are given for '{key}', which the state does not have")
+            if len(names) != state[key].dim():
+                raise StructureError(
+                    f"'{key}' has {state[key].dim()} axes, but {len(names)} names are given"
+                )
+            for axis, name in enumerate(names):
+                if name is None:
+                    continue
+                size = int(state[key].shape[axis])
+                if sizes.setdefault(name, size) != size:
+                    raise StructureError(
+                        f"'{key}' axis {axis} has size {size}, but group '{name}' has {sizes[name]}"
+                    )
+                members.setdefault(name, []).append((key, axis))
+        starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+        units = {n: starts[n] + np.arange(sizes[n], dtype=np.int64) for n in sizes}
+        for key, names in axes.items():
+            rank = len(names)
+            labels[key] = tuple(
+                FIXED if name is None else units[name].reshape(along(i, rank, sizes[name]))
+                for i, name in enumerate(names)
+            )
+        empty = np.empty((1, 0), np.int64)
+        structure = structure_of([Family(units[n][None, :], empty, ()) for n in sizes])
+        groups = tuple(Group(n, sizes[n], 1, (), tuple(members[n])) for n in sizes)
+        shapes = {key: tuple(int(n) for n in value.shape) for key, value in state.items()}
+        return Symmetry(structure, tuple(range(len(sizes))), groups, labels, shapes)
 
     @staticmethod
     def from_json(text: str) -> Symmetry:

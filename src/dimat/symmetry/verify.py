@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimat.errors import StructureError
 from dimat.symmetry.call import Result, as_tuple, tensors_in
 from dimat.symmetry.positions import sources, take
 from dimat.symmetry.solve import Solution
+from dimat.symmetry.symmetry import Permutation, Symmetry
 from dimat.symmetry.trace import Recorder, Trace, flatten_inputs, operator_name
 from dimat.symmetry.units import Ints, Labels, Special
 
@@ -153,14 +155,68 @@ def _compare(
 
 def _agrees(before: Tensor, after: Tensor, labels: Labels, moves: Ints) -> bool:
     try:
-        expected = take(before, sources(labels, moves))
+        return close_to(take(before, sources(labels, moves)), after)
     except StructureError:
         return False
+
+
+def close_to(expected: Tensor, found: Tensor) -> bool:
+    """Equal up to rounding in float64, relative to the largest value."""
     if not expected.is_floating_point():
-        return torch.equal(expected, after)
-    scale = (
-        float(expected.abs().nan_to_num(posinf=0.0, neginf=0.0).max()) if expected.numel() else 0.0
-    )
-    return torch.allclose(
-        expected, after, rtol=0.0, atol=TOLERANCE * max(scale, 1e-30), equal_nan=True
-    )
+        return torch.equal(expected, found)
+    finite = expected.nan_to_num(posinf=0.0, neginf=0.0).abs()
+    scale = max(float(finite.max()), 1e-30) if finite.numel() else 1.0
+    return torch.allclose(expected, found, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True)
+
+
+def check_symmetry(
+    symmetry: Symmetry,
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+) -> None:
+    """Prove a symmetry on the model as it runs, without its graph: outputs must not change.
+
+    Every floating entry is redrawn in float64, random elements are applied, and all output tensors
+    compared, in eval and in training mode with dropout off. For symmetries given by hand.
+
+    Args:
+        symmetry: Of this model.
+        model: Not changed.
+        args: Example inputs.
+        kwargs: Example keyword inputs.
+
+    Raises:
+        StructureError: If outputs change: the groups whose elements alone change them.
+    """
+    twin = copy.deepcopy(model).double()
+    for module in twin.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    generator = torch.Generator().manual_seed(2)
+    state = redraw(twin.state_dict(), generator)
+    inputs = [_redraw_input(x, generator) for x in flatten_inputs(args, kwargs)]
+    spec = torch.utils._pytree.tree_flatten((tuple(args), dict(kwargs or {})))[1]
+    own_args, own_kwargs = torch.utils._pytree.tree_unflatten(inputs, spec)
+
+    def outputs(moved: Mapping[str, Tensor]) -> list[Tensor]:
+        copied = {key: value.clone() for key, value in moved.items()}
+        with torch.no_grad():
+            result = torch.func.functional_call(twin, copied, own_args, own_kwargs)
+        return [x for x in torch.utils._pytree.tree_leaves(result) if isinstance(x, Tensor)]
+
+    def changes(p: Permutation) -> bool:
+        moved = symmetry.apply(p, state)
+        return not all(map(close_to, outputs(state), outputs(moved)))
+
+    for training in (False, True):
+        twin.train(training)
+        if any(changes(symmetry.random(generator)) for _ in range(DRAWS)):
+            alone = [
+                name for name in symmetry.names if changes(symmetry.random_of(name, generator))
+            ]
+            mode = "training" if training else "eval"
+            raise StructureError(
+                f"outputs change in {mode} mode: not a symmetry of {type(model).__name__}; "
+                f"wrong by themselves: {', '.join(alone) or 'none, only together'}"
+            )
