@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from dimat import Symmetry
 from dimat.cli import main
 from dimat.errors import TrainingError
 from dimat.experiment.complaints import setting_types
@@ -77,7 +78,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("run ring", "unexpected 'ring': a setting is written --NAME VALUE"),
         ("run --config none.yaml", "setting 'config': File does not exist"),
         ("rn", "unknown command 'rn': did you mean 'run'?"),
-        ("", "no command: one of run, topology; see 'dimat --help'"),
+        ("", "no command: one of run, topology, symmetry; see 'dimat --help'"),
         ("topology", "topology.name"),
         ("topology rnig", "did you mean 'ring'?"),
         ("topology ring --agens 3", "unknown setting 'agens': did you mean 'agents'?"),
@@ -265,3 +266,34 @@ def test_of_a_large_topology_the_middle_is_left_out(capsys: pytest.CaptureFixtur
     assert "…" in out
     assert max(map(len, out.splitlines())) <= 80
     assert len(out.splitlines()) < 60
+
+
+def test_symmetry_prints_groups_and_coverage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["symmetry", "--model", "cnn", "--input", "2,3,8,8"]) == 0
+    printed = capsys.readouterr().out
+    assert "features.0" in printed
+    assert "coverage" in printed
+
+
+def test_symmetry_prints_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["symmetry", "--model=torch.nn:ReLU", "--input", "2,3", "--json"]) == 0
+    assert Symmetry.from_json(capsys.readouterr().out).groups == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "cnm"], "did you mean 'cnn'"),
+        (["--model", "cnn", "--input", "3,32,32"], "batch,channels,height,width"),
+        (["--model", "cnn", "--input", "0,3,8,8"], "each >= 1"),
+        (["--model", "torch.nn:Nope"], "cannot be imported"),
+        (["--model", "vgg11", "--input", "2,3,8,8"], "too deep for images of 8x8"),
+    ],
+)
+def test_a_bad_symmetry_command_is_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["symmetry", *options]) == 2
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.count("\n") == 1

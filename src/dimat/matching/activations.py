@@ -25,7 +25,8 @@ from dimat.symmetry.units import Ints, Labels, Special
 CONTRACTING = frozenset(
     {"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.bilinear",
      "aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution", "aten.lstm", "aten.gru",
-     "aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d"}
+     "aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d",
+     "aten.scaled_dot_product_attention"}
 )  # fmt: skip
 
 
@@ -69,8 +70,11 @@ def _seen_at(analysis: Analysis, node: fx.Node) -> list[Observation]:
     if node.op == "placeholder" or node.name not in analysis.labels:
         return []
     labels = analysis.labels[node.name]
-    seen = [_seen_on(analysis.symmetry, node.name, labels, axis) for axis in range(len(labels))]
-    return [x for x in seen if x is not None]
+    found = [_seen_on(analysis.symmetry, node.name, labels, axis) for axis in range(len(labels))]
+    seen = [x for x in found if x is not None]
+    over = {g.name: g.over for g in analysis.symmetry.groups}
+    outer = {name for x in seen for name in over[x.group]}
+    return [x for x in seen if x.group not in outer]  # heads are compared by what is inside them
 
 
 def _seen_on(symmetry: Symmetry, node: str, labels: Labels, axis: int) -> Observation | None:

@@ -138,7 +138,8 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             failures.append(_first_line(error))
     raise ModelError(
         f"torch.export cannot capture {type(model).__name__}: {failures[-1]} (remove "
-        "data-dependent Python control flow from its forward, or give the symmetry yourself)"
+        "data-dependent Python control flow from its forward, or give the symmetry by hand: "
+        "dimat.Symmetry.from_axes({'fc1.weight': ('hidden', None), …}, model.state_dict()))"
     )
 
 
