@@ -20,7 +20,7 @@ from dimat.matching.statistics import CrossMoments
 from dimat.symmetry import Analysis, Symmetry
 from dimat.symmetry.solve import Structure
 from dimat.symmetry.trace import Trace, flatten_inputs, operator_name
-from dimat.symmetry.units import Ints, Labels, Special
+from dimat.symmetry.units import Ints, Label, Special
 
 CONTRACTING = frozenset(
     {"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.bilinear",
@@ -49,8 +49,8 @@ class Observation:
     def units(self, value: Tensor) -> Tensor:
         """(observations, units) from the node's value."""
         moved = value.movedim(self.axes, tuple(range(-len(self.axes), 0)))
-        flat = moved.reshape(-1, len(self.order))
-        if self.order == tuple(range(len(self.order))):
+        flat = moved.flatten(-len(self.axes)).flatten(0, -2)
+        if self.order == tuple(range(flat.shape[1])):
             return flat
         return flat[:, torch.tensor(self.order, device=flat.device)]
 
@@ -70,46 +70,52 @@ def _seen_at(analysis: Analysis, node: fx.Node) -> list[Observation]:
     if node.op == "placeholder" or node.name not in analysis.labels:
         return []
     labels = analysis.labels[node.name]
-    found = [_seen_on(analysis.symmetry, node.name, labels, axis) for axis in range(len(labels))]
-    seen = [x for x in found if x is not None]
+    seen = [x for i in range(len(labels)) for x in _seen_on(analysis.symmetry, node, labels[i])]
     over = {g.name: g.over for g in analysis.symmetry.groups}
     outer = {name for x in seen for name in over[x.group]}
     return [x for x in seen if x.group not in outer]  # heads are compared by what is inside them
 
 
-def _seen_on(symmetry: Symmetry, node: str, labels: Labels, axis: int) -> Observation | None:
-    label = labels[axis]
+def _seen_on(symmetry: Symmetry, node: fx.Node, label: Label) -> list[Observation]:
+    """The groups all of whose units lie on an axis, perhaps beside others."""
     if isinstance(label, Special):
-        return None
+        return []
     structure = symmetry.structure
     axes = tuple(i for i, n in enumerate(label.shape) if n > 1)
-    standing = _standing_for(structure, label)
-    for number in sorted(set(standing) & set(symmetry.group_families), reverse=True):
-        units = standing[number]
+    seen = []
+    for number, standing in sorted(_standing_for(structure, label.ravel()).items()):
         cells = structure.families[number].cells.ravel()
-        if len(units) == len(cells) and np.array_equal(np.sort(units), np.sort(cells)):
+        places = np.flatnonzero(standing >= 0)
+        complete = np.array_equal(np.sort(standing[places]), np.sort(cells))
+        if number in symmetry.group_families and complete:
             position = np.empty(structure.count, np.int64)
-            position[units] = np.arange(len(units))
+            position[standing[places]] = places
             name = symmetry.names[symmetry.group_families.index(number)]
-            return Observation(name, node, axes, tuple(position[cells].tolist()))
-    return None
+            seen.append(Observation(name, node.name, axes, tuple(position[cells].tolist())))
+    return seen
 
 
 def _standing_for(structure: Structure, units: Ints) -> dict[int, Ints]:
-    """For families that permute, their units that these stand for: themselves, or their owners."""
-    units = units.ravel()
-    numbers = np.unique(structure.family_of[units])
-    if len(numbers) != 1:
-        return {}
-    number = int(numbers[0])
-    family = structure.families[number]
-    if family.size > 1:
-        return {number: units}
+    """For each family that permutes, its units that these stand for (or -1).
+
+    A unit stands for itself, or, if it only follows, for its owners.
+    """
     found: dict[int, Ints] = {}
-    for k in range(family.owners.shape[1]):
-        owners = family.owners[structure.cell_of[units], k]
-        for owner, own in _standing_for(structure, owners).items():
-            found.setdefault(owner, own)
+
+    def note(family: int, places: Ints, own: Ints) -> None:
+        row = found.setdefault(family, np.full(len(units), -1, np.int64))
+        row[places] = own
+
+    for number in np.unique(structure.family_of[units]):
+        family = structure.families[number]
+        places = np.flatnonzero(structure.family_of[units] == number)
+        if family.size > 1:
+            note(int(number), places, units[places])
+            continue
+        for k in range(family.owners.shape[1]):
+            owners = family.owners[structure.cell_of[units[places]], k]
+            for owner, own in _standing_for(structure, owners).items():
+                note(owner, places[own >= 0], own[own >= 0])
     return found
 
 
