@@ -18,7 +18,7 @@ from dimat.symmetry.solve import solve
 from dimat.symmetry.symmetry import Symmetry
 from dimat.symmetry.trace import Trace, operator_name, trace
 from dimat.symmetry.units import FIXED, Ints, Labels, Pin, Special, Units, along
-from dimat.symmetry.verify import Example, first_mismatch, make_example
+from dimat.symmetry.verify import Example, first_mismatch, make_examples
 
 _CACHE: dict[tuple[str, ...], Analysis] = {}
 
@@ -86,7 +86,7 @@ def _prove(
     kwargs: Mapping[str, Any] | None,
 ) -> Analysis:
     state = model.state_dict()
-    examples = [make_example(t, state, args, kwargs) for t in traces]
+    examples = make_examples(traces, state, args, kwargs)
     distrusted: dict[str, str] = {}
     while True:
         labeling = label_graphs(traces, examples, state, distrusted)

@@ -107,6 +107,12 @@ def _row_keys(rows: Ints) -> Hashes:
     return keys
 
 
+def _distinct(rows: Ints) -> Ints:
+    """The rows without repeats, sorted; several times faster than ``np.unique(axis=0)``."""
+    rows = rows[np.unique(_row_keys(rows), return_index=True)[1]]
+    return rows[np.lexsort(rows.T[::-1])]
+
+
 def _mix(x: Hashes) -> Hashes:
     """A hash of 64-bit integers (splitmix64)."""
     with np.errstate(over="ignore"):
@@ -144,7 +150,7 @@ class Relations:
             np.stack([np.full(len(m), relation), number[m], number[o]], 1)
             for relation, m, o in units.owners
         ]
-        return cls(np.unique(np.concatenate(parts), axis=0))
+        return cls(_distinct(np.concatenate(parts)))
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ def close(units: Units) -> Facts:
         number = _components(units.count, same)
         count = int(number.max(initial=-1)) + 1
         mapped = np.column_stack([derived[:, 0], number[derived[:, 1]], number[derived[:, 2]]])
-        rows = np.unique(np.concatenate([Relations.of(units, number).rows, mapped]), axis=0)
+        rows = _distinct(np.concatenate([Relations.of(units, number).rows, mapped]))
         rows = rows[rows[:, 1] != rows[:, 2]]
         first = np.full(count, -1, np.int64)
         first[number[::-1]] = np.arange(units.count)[::-1]
@@ -228,7 +234,7 @@ def _derive(rows: Ints, body: Ints, names: dict[tuple[int, int], int]) -> Ints:
         joins.append(np.column_stack([b[:, 0], a[:, 0], b[:, 2], body[a[:, 2]]]))
     if not joins:
         return empty
-    joined = np.unique(np.concatenate(joins), axis=0)
+    joined = _distinct(np.concatenate(joins))
     _, index, counts = np.unique(_row_keys(joined[:, :3]), return_index=True, return_counts=True)
     single = joined[index[counts == 1]]
     known = _row_keys(body[rows[:, 1:]])
@@ -268,7 +274,7 @@ def _by_body(facts: Facts, colors: Hashes) -> Ints:
     lifted = np.column_stack([role.astype(np.int64), body[outward[:, 1]], body[outward[:, 2]]])
     parts = np.flatnonzero(body != np.arange(facts.count))
     inward = np.column_stack([np.zeros(len(parts), np.int64), parts, body[parts]])
-    return np.unique(np.concatenate([outward, lifted, inward]), axis=0)
+    return _distinct(np.concatenate([outward, lifted, inward]))
 
 
 def _pinned(

@@ -67,17 +67,17 @@ def redraw(state: Mapping[str, Tensor], generator: torch.Generator) -> dict[str,
     return drawn
 
 
-def make_example(
-    t: Trace,
+def make_examples(
+    traces: Sequence[Trace],
     state: Mapping[str, Tensor],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
-) -> Example:
-    """Run the graph once on a redrawn state and random inputs shaped like the given ones."""
+) -> list[Example]:
+    """Run each graph once on one redrawn state and random inputs shaped like the given ones."""
     generator = torch.Generator().manual_seed(0)
     drawn = redraw({k: v.detach().cpu() for k, v in state.items()}, generator)
     inputs = [_redraw_input(x, generator) for x in flatten_inputs(args, kwargs)]
-    return Example(drawn, inputs, run(t, drawn, inputs))
+    return [Example(drawn, inputs, run(t, drawn, inputs)) for t in traces]
 
 
 def _redraw_input(value: Any, generator: torch.Generator) -> Any:

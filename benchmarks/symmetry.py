@@ -1,0 +1,140 @@
+"""How long it takes to find, prove and apply symmetries, as ratios measured side by side.
+
+    .venv/bin/python benchmarks/symmetry.py
+
+Finding is compared with a plain forward pass of the same model on the same images, applying with
+cloning the state.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from dimat import find_symmetry
+from dimat.symmetry.trace import trace
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        out = 4 * width
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, out, 1, bias=False), nn.BatchNorm2d(out)
+        self.down = nn.Sequential()
+        if stride != 1 or inputs != out:
+            conv = nn.Conv2d(inputs, out, 1, stride, bias=False)
+            self.down = nn.Sequential(conv, nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        y = self.bn2(self.conv2(y)).relu()
+        return (self.bn3(self.conv3(y)) + self.down(x)).relu()
+
+
+def resnet50() -> nn.Module:
+    """25.6 M parameters, as ResNet-50."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+    ]  # fmt: skip
+    inputs = 64
+    for width, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for k in range(count):
+            layers.append(Bottleneck(inputs, width, stride if k == 0 else 1))
+            inputs = 4 * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000))
+
+
+class Layer(nn.Module):
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.qkv, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
+        self.up, self.down = nn.Linear(size, 4 * size), nn.Linear(4 * size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, size = x.shape
+        y = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, size // self.heads)
+        q, k, v = y.permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(y.transpose(1, 2).reshape(batch, tokens, size))
+        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+
+
+class ViT(nn.Module):
+    """86 M parameters, as ViT-B/16."""
+
+    def __init__(self, size: int = 768, heads: int = 12, depth: int = 12, side: int = 4) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, size, 16, 16)
+        self.token = nn.Parameter(torch.zeros(1, 1, size))
+        self.positions = nn.Parameter(torch.zeros(1, side * side + 1, size))
+        self.layers = nn.Sequential(*(Layer(size, heads) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(size), nn.Linear(size, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.positions
+        return self.head(self.norm(self.layers(x))[:, 0])
+
+
+def seconds(function: Callable[[], object], repeats: int = 5) -> float:
+    """Median time of a call."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure(model: nn.Module, images: Tensor) -> list[str]:
+    model.eval()
+    with torch.no_grad():
+        model(images)
+        forward = seconds(lambda: model(images))
+    first = seconds(lambda: find_symmetry(model, (images,)), 1)
+    again = seconds(lambda: find_symmetry(model, (images,)), 1)
+    export = seconds(lambda: [trace(model, (images,), training=t) for t in (False, True)], 1)
+    symmetry = find_symmetry(model, (images,))
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    p = symmetry.random(torch.Generator().manual_seed(0))
+    plan = seconds(lambda: symmetry.plan(p), 3)
+    clone, apply = [], []
+    for _ in range(9):  # interleaved
+        clone.append(seconds(lambda: {k: v.clone() for k, v in state.items()}, 1))
+        apply.append(seconds(lambda: symmetry.apply(p, state), 1))
+    ratio = statistics.median(apply) / statistics.median(clone)
+    return [
+        f"{first:.1f} s",
+        f"{first / forward:.0f} x",
+        f"{again - export:+.2f} s",
+        f"{ratio:.2f} x",
+        f"{plan:.2f} s",
+        f"{symmetry.coverage:.4f}",
+    ]
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    table = Table(title=f"torch {torch.__version__}, 2 threads, {platform.processor() or 'CPU'}")
+    for column in ("model", "find and prove", "/ forward", "again, less export", "apply / clone",
+                   "plan", "coverage"):  # fmt: skip
+        table.add_column(column)
+    table.add_row("resnet50, 2x3x64x64", *measure(resnet50(), torch.randn(2, 3, 64, 64)))
+    table.add_row("ViT-B/16, 2x3x64x64", *measure(ViT(), torch.randn(2, 3, 64, 64)))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
