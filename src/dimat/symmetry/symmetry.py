@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dimat.errors import StructureError
 from dimat.state import State
-from dimat.symmetry.positions import Sources, moving_share, sources, take
+from dimat.symmetry.positions import Memo, Sources, moving_share, sources, take
 from dimat.symmetry.solve import Family, Structure
 from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special, along
 
@@ -208,7 +208,8 @@ class Symmetry:
     def plan(self, p: Permutation) -> dict[str, Sources]:
         """For every state key the indices to read from."""
         moves = self.moves(p)
-        return {key: sources(labels, moves) for key, labels in self.axes.items()}
+        memo: Memo = {}
+        return {key: sources(labels, moves, memo) for key, labels in self.axes.items()}
 
     def _check_entry(self, key: str, value: Tensor) -> None:
         if key not in self.shapes:
