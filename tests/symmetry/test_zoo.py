@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.symmetry.zoo import BUILT_IN, Case
+from tests.symmetry.zoo_layers import LAYERS
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -15,7 +16,7 @@ from dimat.symmetry import Symmetry, find_symmetry
 from dimat.symmetry.verify import redraw
 
 
-@pytest.fixture(scope="module", params=BUILT_IN, ids=lambda case: case.name)
+@pytest.fixture(scope="module", params=[*BUILT_IN, *LAYERS], ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
     return found
@@ -41,8 +42,8 @@ def outputs(model: nn.Module, state: dict[str, Tensor], inputs: tuple[Any, ...])
     """Every tensor that the model returns, in float64, dropout off."""
     model = model.double()
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.eval()
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
     with torch.no_grad():
         result = functional_call(model, {k: v.clone() for k, v in state.items()}, inputs)
     return [x for x in torch.utils._pytree.tree_leaves(result) if isinstance(x, Tensor)]

@@ -77,7 +77,7 @@ class Call:
     def pin(self, operand: Operand, axes: Sequence[int], why: str) -> None:
         """The units along these axes cannot move."""
         for i in axes:
-            self.units.pin(operand.labels[i], why)
+            self.units.pin(operand.labels[i], why, i)
 
     def einsum(
         self,
@@ -109,7 +109,7 @@ class Call:
                     lifted = _lift(labels[letters.index(letter)], letters, order)
                     self._want(label, lifted, labeled, letter, order)
                     self._want(lifted, label, labeled, letter, order)
-                    label = self.units.same(label, lifted)
+                    label = self.units.same(label, lifted, "", order.index(letter))
             tied[letter] = label if size > 1 else FIXED
         dropped = [order.index(x) for x in order if x not in out]
         return tuple(
@@ -144,6 +144,16 @@ class Call:
                         source = self.units.origins.get(int(other.flat[0]))
                         if source is not None and source[0] == origin[0] and source != origin:
                             self.units.wanted.add((origin[0], origin[1], source[1]))
+
+    def want(self, operand: Operand, axis: int, other: int) -> None:
+        """Let one axis of a parameter depend on another: rules then run again."""
+        labels = (operand.labels[axis], operand.labels[other])
+        origins = [
+            None if isinstance(x, Special) else self.units.origins.get(int(x.flat[0]))
+            for x in labels
+        ]
+        if origins[0] and origins[1] and origins[0][0] == origins[1][0]:
+            self.units.wanted.add((origins[0][0], origins[0][1], origins[1][1]))
 
     def broadcast(self, *operands: Operand) -> Labels:
         """Labels of an element-wise result: axes aligned from the right, as PyTorch broadcasts."""

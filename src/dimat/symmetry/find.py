@@ -202,12 +202,13 @@ def _label_graph(
     units.context = Pin("output", "", "an output of the model")
     for name in t.outputs:
         for own in as_tuple(labels.get(name, ())):
-            for label in own:
-                units.pin(label, "")
+            for axis, label in enumerate(own):
+                units.pin(label, "", axis)
     for name, key in t.mutated:
         units.context = Pin("buffer update", key, "")
-        for a, b in zip(as_tuple(labels[name])[0], labeling.states[key], strict=True):
-            units.same(a, b)
+        pairs = zip(as_tuple(labels[name])[0], labeling.states[key], strict=True)
+        for axis, (a, b) in enumerate(pairs):
+            units.same(a, b, "", axis)
     return labels
 
 

@@ -288,6 +288,9 @@ def _pinned(
         for unit in mine[~pinned[mine]]:
             reasons[int(unit)] = pin
         pinned[mine] = True
+    for label, pin in units.held:
+        for unit in np.unique(number[label]):
+            reasons.setdefault(int(unit), pin)
     collapsed = np.zeros(count, np.bool_)
     for label, axis in axes:
         ordered = np.sort(number[label], axis=axis)

@@ -237,7 +237,10 @@ class Recorder(fx.Interpreter):
             return args[0]
         if name == "aten.native_dropout":
             return args[0], torch.ones_like(args[0], dtype=torch.bool)
-        return super().call_function(target, args, kwargs)
+        if name == "aten.bernoulli":
+            return torch.ones_like(args[0])
+        value = super().call_function(target, args, kwargs)
+        return torch.zeros_like(value) if name in EMPTY else value
 
 
 def _in_float64(
@@ -257,6 +260,7 @@ def _in_float64(
     return tuple(given), named
 
 
+EMPTY = frozenset({"aten.new_empty", "aten.empty", "aten.empty_like"})
 DROPOUT = frozenset(
     {"aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout"}
 )

@@ -60,6 +60,7 @@ class Units:
     same_pairs: list[tuple[Ints, Ints]] = field(default_factory=list)
     owners: list[tuple[int, Ints, Ints]] = field(default_factory=list)
     pins: list[tuple[Ints, Pin]] = field(default_factory=list)
+    held: list[tuple[Ints, Pin]] = field(default_factory=list)
     origins: dict[int, tuple[str, int]] = field(default_factory=dict)
     wanted: set[tuple[str, int, int]] = field(default_factory=set)
     context: Pin = field(default_factory=lambda: Pin("", "", ""))
@@ -93,11 +94,20 @@ class Units:
         number = self.relation() if relation is None else relation
         self.owners.append((number, a.ravel().copy(), b.ravel().copy()))
 
-    def pin(self, label: Label, why: str) -> None:
-        """Record that the units of ``label`` stay where they are."""
-        if not isinstance(label, Special) and label.size:
-            context = self.context
-            pin = Pin(context.operator, context.where, why or context.why)
+    def pin(self, label: Label, why: str, axis: int = 0) -> None:
+        """Record that the units of ``label`` stay where they are along its own ``axis``.
+
+        Units that depend on further axes keep their place *there*: dimension 3 of whichever head.
+        """
+        if isinstance(label, Special) or not label.size:
+            return
+        pin = Pin(self.context.operator, self.context.where, why or self.context.why)
+        label = squeeze_constant(label, keep=axis)
+        n = label.shape[axis]
+        if label.size > n:
+            self.belong(label, self.places(n).reshape(along(axis, label.ndim, n)))
+            self.held.append((np.unique(label), pin))
+        else:
             self.pins.append((np.unique(label), pin))
 
     def concrete(self, label: Label, axis: int, shape: Sequence[int]) -> Label:
@@ -106,8 +116,8 @@ class Units:
 
     # --- ties -----------------------------------------------------------------------------------
 
-    def same(self, a: Label, b: Label, why: str = "") -> Label:
-        """Tie two labels of one axis, given in one frame; returns the label of the result.
+    def same(self, a: Label, b: Label, why: str = "", axis: int = 0) -> Label:
+        """Tie two labels of one ``axis``, given in one frame; returns the label of the result.
 
         Where one of them depends on more axes than the other, its units belong to the other's:
         adding a bias shared by all heads makes all heads permute alike.
@@ -117,7 +127,7 @@ class Units:
         if b is ANY:
             return a
         if isinstance(a, Special) or isinstance(b, Special):
-            self.pin(b if isinstance(a, Special) else a, why or "tied to a fixed axis")
+            self.pin(b if isinstance(a, Special) else a, why or "tied to a fixed axis", axis)
             return FIXED
         a, b = squeeze_constant(a), squeeze_constant(b)
         if a.shape == b.shape:
@@ -285,7 +295,7 @@ class Units:
         if len(arrays) < len(parts) or all(np.array_equal(x, arrays[0]) for x in arrays):
             label: Label = ANY
             for part in parts:
-                label = self.same(label, part, "concatenated with a fixed axis")
+                label = self.same(label, part, "concatenated with a fixed axis", own)
             return label
         rows = []
         for place, part, size in zip(self.places(len(parts)), arrays, sizes, strict=True):

@@ -43,8 +43,8 @@ def _grouped(call: Call, q: Operand, k: Operand, v: Operand) -> Labels:
     if isinstance(mask, Operand):
         if mask.rank > 2 and mask.shape[-3] > 1:
             call.pin(mask, [mask.rank - 3], "a mask per head")
-            call.units.pin(labels[head], "a mask per head")
-            call.units.pin(labels[head + 1], "a mask per head")
+            call.units.pin(labels[head], "a mask per head", head)
+            call.units.pin(labels[head + 1], "a mask per head", head + 1)
         call.pin(mask, [mask.rank - 2, mask.rank - 1], "the order of a mask")
         call.pin(q, [q.rank - 2], "the order of a mask")
         call.pin(k, [k.rank - 2], "the order of a mask")

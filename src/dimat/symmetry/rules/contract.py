@@ -6,7 +6,7 @@ from typing import Any
 
 from dimat.symmetry.call import Call, Operand
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.units import Labels
+from dimat.symmetry.units import FIXED, Labels
 
 
 def _with_bias(call: Call, labels: Labels, axis: int) -> Labels:
@@ -104,6 +104,7 @@ def convolution(call: Call) -> Labels:
         x_shape = (x.shape[0], *inner[0], *x.shape[2:])
         w_shape = (*inner[0 if transposed else 1], *weight.shape[1:])
         w_letters = ["g", "c", "o"] if transposed else ["g", "o", "c"]
+        call.want(weight, 1, 0)  # what lies inside a group may be permuted there by itself
         out = call.einsum(
             [(x_labels, ["b", "g", "c", *space]), (w_labels, [*w_letters, *kernel])],
             ["b", "g", "o"],
@@ -112,3 +113,67 @@ def convolution(call: Call) -> Labels:
         out = units.merge(out, (x.shape[0], *inner[1]), 1, 3)
     labels = call.einsum([(out, ["b", "o"])], ["b", "o", *space], sizes=[call.shape[:2]])
     return _with_bias(call, labels, 1)
+
+
+@rule("aten.vdot", "aten.outer", "aten.ger")
+def products(call: Call) -> Labels:
+    """``i, i ->`` and ``i, j -> ij``."""
+    a, b = call.tensors()
+    if len(call.shape) == 2:
+        return call.einsum([(a, ["i"]), (b, ["j"])], ["i", "j"])
+    return call.einsum([(a, ["i"]), (b, ["i"])], [])
+
+
+@rule("aten._weight_norm")
+def weight_norm(call: Call) -> Labels:
+    """``g v / |v|``, the norm over all axes but one, along which g lies."""
+    return call.broadcast(call["v"], call["g"])
+
+
+@rule("aten.index", "aten.index_select")
+def index(call: Call) -> Labels:
+    """Axes that are indexed by a tensor are pinned; the others keep their units.
+
+    The axes of the index come first, or, where the indexed axes are neighbors, in their place.
+    """
+    x = call["self"]
+    if "dim" in call.arguments:
+        given = [None] * call.axis("dim", x.rank) + [call["index"]]
+    else:
+        given = list(call["indices"])
+    indexed = [i for i, own in enumerate(given) if own is not None]
+    call.pin(x, indexed, "indexed by a tensor")
+    for own in given:
+        if own is not None:
+            call.pin(own, range(own.rank), "used as an index")
+    letters = [i for i in range(x.rank) if i not in indexed]
+    count = len(call.shape) - len(letters)
+    adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
+    at = sum(1 for i in letters if i < indexed[0]) if adjacent else 0
+    out = [*letters[:at], *(f"index{k}" for k in range(count)), *letters[at:]]
+    return call.einsum([(x, list(range(x.rank)))], out)
+
+
+@rule("aten.einsum")
+def einsum(call: Call) -> Labels:
+    """As written."""
+    left, _, out = str(call["equation"]).replace(" ", "").partition("->")
+    operands = list(zip(call["tensors"], left.split(","), strict=True))
+    if not out and "->" not in str(call["equation"]):
+        out = "".join(sorted(x for x in set(left) - {",", "."} if left.count(x) == 1))
+        out = "..." + out if "..." in left else out
+    wide = max(x.rank - len(own.replace("...", "")) for x, own in operands)
+    dots = [f"dot{k}" for k in range(wide)]
+
+    def letters(own: str, rank: int) -> list[str]:
+        before, ellipsis, after = own.partition("...")
+        free = rank - len(before) - len(after) if ellipsis else 0
+        return [*before, *dots[len(dots) - free :], *after]
+
+    if any(len(set(letters(own, x.rank))) < x.rank for x, own in operands):  # a diagonal
+        for x, _ in operands:
+            call.pin(x, range(x.rank), "a diagonal is taken")
+        return (FIXED,) * len(call.shape)
+    return call.einsum(
+        [(x, letters(own, x.rank)) for x, own in operands], letters(out, len(call.shape))
+    )

@@ -9,6 +9,7 @@ import torch
 
 from dimat.symmetry.call import Call, Result
 from dimat.symmetry.trace import operator_name
+from dimat.symmetry.units import ANY
 
 Rule = Callable[[Call], Result]
 RULES: dict[str, Rule] = {}
@@ -49,6 +50,12 @@ def rule_for(target: Any) -> Rule | None:
 def pointwise(call: Call) -> Result:
     """Element by element, with broadcasting: all operands and the result have one labeling."""
     return call.broadcast(*call.tensors())
+
+
+@rule("aten.bernoulli", "aten.new_empty", "aten.empty", "aten.empty_like")
+def noise(call: Call) -> Result:
+    """Dropout's mask is left out (all ones): it is the same everywhere."""
+    return (ANY,) * len(call.shape)
 
 
 @rule("aten.native_dropout")

@@ -64,8 +64,9 @@ def reshape_labels(call: Call, x: Operand, shape: Sequence[int]) -> Labels:
     new = [n for n in shape if n != 1]
     factors = common_factors(old, new)
     if factors is None:
-        for label in labels:
-            call.units.pin(label, f"reshape {tuple(x.shape)} to {tuple(shape)} mixes it")
+        for axis, label in enumerate(labels):
+            why = f"reshape {tuple(x.shape)} to {tuple(shape)} mixes it"
+            call.units.pin(label, why, axis)
         return (FIXED,) * len(shape)
     sizes = list(old)
     for axis in range(len(old) - 1, -1, -1):
@@ -340,7 +341,7 @@ def pixel_shuffle(call: Call) -> Labels:
     channel = x.rank - 3
     sizes = [x.shape[channel] // r**2, r**2]
     labels = call.units.split(x.labels, x.shape, channel, sizes)
-    call.units.pin(labels[channel + 1], "sub-pixels of a pixel shuffle")
+    call.units.pin(labels[channel + 1], "sub-pixels of a pixel shuffle", channel + 1)
     letters = list(range(x.rank + 1))
     shape = (*x.shape[:channel], *sizes, *x.shape[channel + 1 :])
     kept = letters[: channel + 1]
