@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 import torch
 from tests.symmetry.zoo import BUILT_IN, Case
+from tests.symmetry.zoo_attention import ATTENTIONS
 from tests.symmetry.zoo_layers import LAYERS
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from dimat.symmetry import Symmetry, find_symmetry
-from dimat.symmetry.verify import redraw
+from dimat.symmetry.verify import redraw, without_dropout
 
 
-@pytest.fixture(scope="module", params=[*BUILT_IN, *LAYERS], ids=lambda case: case.name)
+@pytest.fixture(
+    scope="module", params=[*BUILT_IN, *LAYERS, *ATTENTIONS], ids=lambda case: case.name
+)
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
     return found
@@ -40,10 +43,7 @@ def random() -> torch.Generator:
 
 def outputs(model: nn.Module, state: dict[str, Tensor], inputs: tuple[Any, ...]) -> list[Tensor]:
     """Every tensor that the model returns, in float64, dropout off."""
-    model = model.double()
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
+    model = without_dropout(model.double())
     with torch.no_grad():
         result = functional_call(model, {k: v.clone() for k, v in state.items()}, inputs)
     return [x for x in torch.utils._pytree.tree_leaves(result) if isinstance(x, Tensor)]

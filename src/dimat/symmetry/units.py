@@ -110,10 +110,6 @@ class Units:
         else:
             self.pins.append((np.unique(label), pin))
 
-    def concrete(self, label: Label, axis: int, shape: Sequence[int]) -> Label:
-        """``ANY`` as fresh units of its own; other labels as they are."""
-        return self.fresh(along(axis, len(shape), shape[axis])) if label is ANY else label
-
     # --- ties -----------------------------------------------------------------------------------
 
     def same(self, a: Label, b: Label, why: str = "", axis: int = 0) -> Label:
@@ -131,9 +127,7 @@ class Units:
             return FIXED
         a, b = squeeze_constant(a), squeeze_constant(b)
         if a.shape == b.shape:
-            if not np.array_equal(a, b):
-                self.same_pairs.append((a.ravel(), b.ravel()))
-            return a
+            return self._same_shaped(a, b)
         shared = tuple(min(m, n) for m, n in zip(a.shape, b.shape, strict=True))
         if shared == b.shape:
             self.belong(a, b)
@@ -145,6 +139,18 @@ class Units:
         self.belong(a, common)
         self.belong(b, common)
         return common
+
+    def _same_shaped(self, a: Ints, b: Ints) -> Ints:
+        """Tie entry by entry; where one repeats units (a repeated head), the other's belong to it."""
+        if np.array_equal(a, b):
+            return a
+        distinct = len(np.unique(a)), len(np.unique(b))
+        if distinct[0] == distinct[1]:
+            self.same_pairs.append((a.ravel(), b.ravel()))
+            return a
+        more, fewer = (a, b) if distinct[0] > distinct[1] else (b, a)
+        self.belong(more, fewer)
+        return fewer
 
     def independent(self, label: Label, of: Iterable[int], axis: int) -> Label:
         """The label with its dependence on the axes ``of`` removed, by tying across them."""
@@ -236,7 +242,7 @@ class Units:
 
     def _product(self, labels: Labels, shape: Sequence[int], start: int, stop: int) -> Label:
         full = tuple(shape[start:stop])
-        parts = [self.concrete(labels[i], i, shape) for i in range(start, stop)]
+        parts = [labels[i] for i in range(start, stop)]
         outside: list[int] = []
         for i in range(len(shape)):
             inside = start <= i < stop
@@ -244,7 +250,7 @@ class Units:
             outside.append(shape[i] if inside or needed else 1)
         product = self.fresh(outside)
         for i, part in zip(range(start, stop), parts, strict=True):
-            if shape[i] == 1:
+            if shape[i] == 1 or part is ANY:
                 continue
             owner = (
                 self.places(shape[i]).reshape(along(i, len(shape), shape[i]))
@@ -253,7 +259,8 @@ class Units:
             )
             self.belong(product, owner)
         own = flatten_axes(product, full, start, stop)
-        if all(n == 1 for i, n in enumerate(outside) if not start <= i < stop):
+        alone = all(n == 1 for i, n in enumerate(outside) if not start <= i < stop)
+        if alone and not any(part is ANY for part in parts):
             known = tuple(
                 x if isinstance(x, Special) else x.reshape(x.shape[start:stop]) for x in parts
             )

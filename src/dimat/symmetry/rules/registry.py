@@ -45,7 +45,6 @@ def rule_for(target: Any) -> Rule | None:
     "aten.dropout",
     "aten.feature_dropout",
     "aten.copy",
-    "aten._assert_tensor_metadata",
 )
 def pointwise(call: Call) -> Result:
     """Element by element, with broadcasting: all operands and the result have one labeling."""
