@@ -31,11 +31,13 @@ class Analysis:
         trace: The eval-mode graph.
         labels: Of every tensor in that graph, in the symmetry's unit numbers.
         symmetry: The proved symmetry.
+        distrusted: Operators whose rule failed verification here and was set aside.
     """
 
     trace: Trace
     labels: Mapping[str, Labels]
     symmetry: Symmetry
+    distrusted: tuple[Pin, ...] = ()
 
 
 def find_symmetry(
@@ -88,6 +90,7 @@ def _prove(
     state = model.state_dict()
     examples = make_examples(traces, state, args, kwargs)
     distrusted: dict[str, str] = {}
+    blamed: list[Pin] = []
     while True:
         labeling = label_graphs(traces, examples, state, distrusted)
         solution = solve(labeling.units, labeling.used())
@@ -100,9 +103,10 @@ def _prove(
                 "permutations although everything it touches is pinned; please report this model"
             )
         distrusted[mismatch.node] = "its rule failed verification"
+        blamed.append(Pin(mismatch.operator, mismatch.node, distrusted[mismatch.node]))
     aliases = traces[0].aliases
     symmetry, labels = reduce_solution(solution, labeling, state, aliases)
-    return Analysis(traces[0], labels, symmetry)
+    return Analysis(traces[0], labels, symmetry, tuple(blamed))
 
 
 @dataclass

@@ -434,16 +434,21 @@ def _irregular(
     return bad if (bad & ~pinned).any() else None
 
 
+def cycles(shape: tuple[int, ...], generator: np.random.Generator) -> Ints:
+    """In every row a random permutation that moves every slot: one cycle through all of them."""
+    order = generator.permuted(np.broadcast_to(np.arange(shape[1]), shape).copy(), axis=1)
+    slots = np.empty(shape, np.int64)
+    np.put_along_axis(slots, order, np.roll(order, 1, axis=1), axis=1)
+    return slots
+
+
 def check_family(
     structure: Structure, facts: Facts, number: int, generator: np.random.Generator
 ) -> bool:
     """Whether permuting inside the cells of one family is a symmetry of every fact."""
     family = structure.families[number]
-    slots = generator.permuted(
-        np.broadcast_to(np.arange(family.size), family.cells.shape).copy(), axis=1
-    )
     try:
-        moves = structure.moves({number: slots})
+        moves = structure.moves({number: cycles(family.cells.shape, generator)})
     except StructureError:
         return False
     if not np.array_equal(np.sort(moves), np.arange(structure.count)):

@@ -149,12 +149,6 @@ class Symmetry:
             }
         )
 
-    def random_of(self, name: str, generator: torch.Generator) -> Permutation:
-        """A random element of one group; all others stay."""
-        slots = dict(self.identity().slots)
-        slots[name] = self.random(generator).slots[name]
-        return self._element(slots)
-
     def compose(self, p: Permutation, q: Permutation) -> Permutation:
         """First ``q``, then ``p``: ``apply(compose(p, q), s) == apply(p, apply(q, s))``."""
         return self._decode(self.moves(q)[self.moves(p)])

@@ -141,7 +141,7 @@ class Units:
         return common
 
     def _same_shaped(self, a: Ints, b: Ints) -> Ints:
-        """Tie entry by entry; where one repeats units (a repeated head), the other's belong to it."""
+        """Tie entry by entry; to units that repeat (a repeated head), the others belong."""
         if np.array_equal(a, b):
             return a
         distinct = len(np.unique(a)), len(np.unique(b))

@@ -1,0 +1,196 @@
+"""A wrong rule never passes: the verifier names the operator, and what it touches is pinned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.symmetry.zoo import Case, vectors
+from tests.symmetry.zoo_attention import ATTENTIONS
+from tests.symmetry.zoo_layers import LAYERS, lin, net
+from torch import nn
+
+from dimat.symmetry import analyze, check_symmetry, find
+from dimat.symmetry.call import Call, Result
+from dimat.symmetry.rules import RULES, Rule
+from dimat.symmetry.rules.registry import pointwise
+from dimat.symmetry.units import FIXED, Label
+
+CASES = {case.name: case for case in (*LAYERS, *ATTENTIONS)}
+CASES["batch-norm"] = Case(
+    "batch-norm",
+    lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1)),
+    vectors(3, 4, 4),
+    ((1, 5),),
+    5,
+)
+CASES["softmax"] = Case(
+    "softmax", net(lambda m, x: m.b(m.a(x).softmax(-1)), a=lin(3, 5), b=lin(5, 4)),
+    vectors(3), ((1, 5),), 4,
+)  # fmt: skip
+
+
+def without(*names: str) -> Callable[[Rule], Rule]:
+    """The rule, blind to some of its arguments: their members are forgotten."""
+
+    def mutate(rule: Rule) -> Rule:
+        def blind(call: Call) -> Result:
+            seen = {k: None if k in names else v for k, v in call.arguments.items()}
+            return rule(replace(call, arguments=seen))
+
+        return blind
+
+    return mutate
+
+
+def elementwise(rule: Rule) -> Rule:
+    return pointwise
+
+
+def fixed_order(rule: Rule) -> Rule:
+    """Claims that the result does not move at all."""
+
+    def still(call: Call) -> Result:
+        rule(call)
+        return (FIXED,) * len(call.shape)
+
+    return still
+
+
+def first_operand(rule: Rule) -> Rule:
+    """Labeled as its first operand, the others forgotten."""
+    return lambda call: call.tensors()[0].labels
+
+
+def one_group(rule: Rule) -> Rule:
+    def whole(call: Call) -> Result:
+        return rule(replace(call, arguments={**call.arguments, "num_groups": 1}))
+
+    return whole
+
+
+def untied_halves(rule: Rule) -> Rule:
+    """A gate whose second half is forgotten."""
+
+    def first(call: Call) -> Result:
+        x = call["self"]
+        return call.units.take(x.labels, x.rank - 1, np.arange(x.shape[-1] // 2))
+
+    return first
+
+
+def untied_queries(rule: Rule) -> Rule:
+    def loose(call: Call) -> Result:
+        q, v = call["query"], call["value"]
+        return call.einsum([(q, ["b", "h", "t", "d"]), (v, ["b", "h", "s", "e"])], list("bhte"))
+
+    return loose
+
+
+def crossed_blocks(rule: Rule) -> Rule:
+    """Channels of all groups in one: crosses the blocks of a grouped convolution."""
+
+    def cross(call: Call) -> Result:
+        x, weight = call["input"], call["weight"]
+        call.pin(x, range(2, x.rank), "")
+        call.pin(weight, range(1, weight.rank), "")
+        (out,) = call.einsum([(weight, ["o", "i", "h", "w"])], ["o"])
+        labels: tuple[Label, ...] = (FIXED, out.reshape(1, -1, 1, 1), FIXED, FIXED)  # type: ignore[union-attr]
+        return labels
+
+    return cross
+
+
+def shifted_pieces(rule: Rule) -> Rule:
+    """A concatenation with its parts the other way round."""
+
+    def swap(call: Call) -> Result:
+        return rule(replace(call, arguments={**call.arguments, "tensors": call["tensors"][::-1]}))
+
+    return swap
+
+
+def loose_gates(rule: Rule) -> Rule:
+    """An LSTM whose recurrent weights are not tied to its hidden units."""
+
+    def loose(call: Call) -> Result:
+        params = [copy.copy(p) for p in call["params"]]
+        fresh = tuple(
+            call.units.fresh([n if i == k else 1 for k in range(2)])
+            for i, n in enumerate(params[1].shape)
+        )
+        params[1] = replace(params[1], labels=fresh)
+        return rule(replace(call, arguments={**call.arguments, "params": params}))
+
+    return loose
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A wrong rule, and a model on which it shows."""
+
+    operator: str
+    mutate: Callable[[Rule], Rule]
+    case: str
+    also: str | None = None  # a twin that says the same in the other mode
+
+
+MUTATIONS = [
+    Mutation(
+        "aten._native_batch_norm_legit_no_training",
+        without("weight"),
+        "batch-norm",
+        "aten._native_batch_norm_legit_functional",
+    ),
+    Mutation("aten.layer_norm", without("weight"), "layer-norm"),
+    Mutation("aten.group_norm", one_group, "group-norm"),
+    Mutation("aten.linear", without("bias"), "glu"),
+    Mutation("aten.conv2d", without("bias"), "squeeze-excite"),
+    Mutation("aten.conv2d", crossed_blocks, "grouped"),
+    Mutation("aten.roll", elementwise, "roll"),
+    Mutation("aten.cumsum", elementwise, "cumsum"),
+    Mutation("aten.glu", untied_halves, "glu"),
+    Mutation("aten.cat", shifted_pieces, "cat-flatten-linear"),
+    Mutation("aten.softmax", fixed_order, "softmax"),
+    Mutation("aten.scaled_dot_product_attention", untied_queries, "fused-3hd-sdpa"),
+    Mutation("aten.lstm", loose_gates, "lstm-projected"),
+    Mutation("aten.pixel_shuffle", fixed_order, "pixel-shuffle"),
+    Mutation("aten._weight_norm", first_operand, "weight-norm"),
+]
+
+
+def name(value: Any) -> str:
+    return f"{value.operator}-{value.mutate.__name__}"
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=name)
+def test_a_wrong_rule_is_caught_named_and_pinned(
+    mutation: Mutation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES[mutation.case]
+    torch.manual_seed(0)
+    model = case.build()
+    wrong = mutation.mutate(RULES[mutation.operator])
+    monkeypatch.setitem(RULES, mutation.operator, wrong)
+    if mutation.also is not None:
+        monkeypatch.setitem(RULES, mutation.also, mutation.mutate(RULES[mutation.also]))
+    monkeypatch.setattr(find, "_CACHE", {})
+    analysis = analyze(model, case.inputs())
+    blamed = {
+        pin.operator for pin in analysis.distrusted if pin.why == "its rule failed verification"
+    }
+    assert mutation.operator in blamed <= {mutation.operator, mutation.also}
+    assert analysis.symmetry.log2_order < case.log2_order or not case.groups
+    check_symmetry(analysis.symmetry, model, case.inputs())
+
+
+@pytest.mark.parametrize("case", sorted({m.case for m in MUTATIONS}))
+def test_the_true_rules_need_no_distrust(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find, "_CACHE", {})
+    torch.manual_seed(0)
+    assert analyze(CASES[case].build(), CASES[case].inputs()).distrusted == ()
