@@ -28,6 +28,7 @@ test: lint
 	$(BIN)/pytest -n 2
 
 test-all: lint
+	$(BIN)/pip install --quiet --editable ".[dev,zoo]"
 	$(BIN)/pytest -n 2 -m ""
 
 clean:

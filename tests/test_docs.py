@@ -49,3 +49,20 @@ def test_there_is_something_to_check() -> None:
 def test_every_local_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_table_of_rules_is_the_registry() -> None:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("rules_table", ROOT / "docs" / "rules.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.table() in (ROOT / "docs" / "symmetry.md").read_text(), "run docs/rules.py"
+
+
+def test_every_rule_says_what_it_does() -> None:
+    from dimat.symmetry.rules import RULES
+
+    assert [name for name, rule in RULES.items() if not rule.__doc__] == []

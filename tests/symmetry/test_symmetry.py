@@ -175,3 +175,43 @@ def test_random_elements_are_uniform_over_a_small_group(random: torch.Generator)
     counts = np.asarray([drawn.count(p) for p in set(drawn)])
     assert len(counts) == 6
     assert ((counts - 100) ** 2 / 100).sum() < 20.5  # chi-squared, 5 degrees, p = 0.001
+
+
+def test_the_fused_encoder_layer_computes_the_same_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its fast path never shows in an export: it is checked on the module as it runs."""
+    layer = nn.TransformerEncoderLayer(12, 2, 20, batch_first=True).eval()
+    model = nn.Sequential(nn.Linear(7, 12), layer, nn.Linear(12, 4)).eval()
+    symmetry = dimat.find_symmetry(model, (torch.zeros(3, 5, 7),))
+    calls = []
+    fused = torch._transformer_encoder_layer_fwd
+
+    def counted(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(1)
+        result: Tensor = fused(*args, **kwargs)
+        return result
+
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", counted)
+    dimat.check_symmetry(symmetry, model, (torch.zeros(3, 5, 7),))
+    assert calls
+    x = torch.randn(3, 5, 7)
+    with torch.no_grad():
+        before = model(x)
+        p = symmetry.random(torch.Generator().manual_seed(1))
+        model.load_state_dict(symmetry.apply(p, model.state_dict()))
+        torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
+
+
+def test_keyword_inputs_and_nested_outputs_are_followed() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor, *, scale: Tensor) -> Any:
+            hidden = (self.a(x) * scale).relu()
+            return {"out": [self.b(hidden), hidden.sum(-1)]}
+
+    inputs = {"scale": torch.ones(2, 1)}
+    symmetry = dimat.find_symmetry(Net(), (torch.zeros(2, 3),), inputs)
+    assert [(g.size, len(g.members)) for g in symmetry.groups] == [(5, 3)]
+    dimat.check_symmetry(symmetry, Net(), (torch.zeros(2, 3),), inputs)

@@ -156,7 +156,7 @@ def index(call: Call) -> Labels:
 
 @rule("aten.einsum")
 def einsum(call: Call) -> Labels:
-    """As written."""
+    """As the equation says; a diagonal is pinned."""
     left, _, out = str(call["equation"]).replace(" ", "").partition("->")
     operands = list(zip(call["tensors"], left.split(","), strict=True))
     if not out and "->" not in str(call["equation"]):

@@ -23,12 +23,14 @@ def relabel_axes(labels: Labels, order: Sequence[int]) -> Labels:
 
 @rule("aten.permute")
 def permute(call: Call) -> Labels:
+    """Axes change places."""
     x = call["self"]
     return relabel_axes(x.labels, [int(i) % x.rank for i in call["dims"]])
 
 
 @rule("aten.transpose", "aten.swapaxes")
 def transpose(call: Call) -> Labels:
+    """Two axes change places."""
     x = call["self"]
     order = list(range(x.rank))
     i, j = call.axis("dim0", x.rank), call.axis("dim1", x.rank)
@@ -36,8 +38,16 @@ def transpose(call: Call) -> Labels:
     return relabel_axes(x.labels, order)
 
 
-@rule("aten.t", "aten.numpy_T", "aten.mT")
+@rule("aten.mT", "aten.mH", "aten.adjoint")
+def last_two(call: Call) -> Labels:
+    """The last two axes change places."""
+    x = call["self"]
+    return relabel_axes(x.labels, [*range(x.rank - 2), x.rank - 1, x.rank - 2])
+
+
+@rule("aten.t", "aten.numpy_T")
 def matrix_transpose(call: Call) -> Labels:
+    """All axes in reverse."""
     x = call["self"]
     return relabel_axes(x.labels, list(reversed(range(x.rank))))
 
@@ -54,6 +64,7 @@ def _input(call: Call) -> str:
 
 @rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten")
 def view(call: Call) -> Labels:
+    """Split into common factors, then merged: inner units belong to outer ones."""
     return reshape_labels(call, call[_input(call)], call.shape)
 
 
@@ -194,6 +205,7 @@ def repeat_interleave(call: Call) -> Labels:
 
 @rule("aten.slice")
 def slice_(call: Call) -> Labels:
+    """The units picked belong to new ones."""
     x = call["self"]
     axis = call.axis("dim", x.rank)
     start, stop, step = call.get("start"), call.get("end"), int(call.get("step") or 1)
@@ -203,6 +215,7 @@ def slice_(call: Call) -> Labels:
 
 @rule("aten.narrow")
 def narrow(call: Call) -> Labels:
+    """A slice by start and length."""
     x = call["self"]
     start = int(call["start"])
     picked = indices(start, start + int(call["length"]))
@@ -229,6 +242,7 @@ def _pick(call: Call, x: Operand, axis: int, index: int) -> Labels:
 
 @rule("aten.unbind")
 def unbind(call: Call) -> tuple[Labels, ...]:
+    """One result for every index of an axis."""
     x = call["self"]
     axis = call.axis("dim", x.rank)
     return tuple(_pick(call, x, axis, k) for k in range(x.shape[axis]))
@@ -256,6 +270,7 @@ def split(call: Call) -> tuple[Labels, ...]:
 
 @rule("aten.cat", "aten.concat")
 def cat(call: Call) -> Labels:
+    """The units of the joined axis belong to those of the parts."""
     parts = [x for x in call["tensors"] if x.value.numel() or x.rank > 1]
     axis = call.axis("dim", parts[0].rank)
     return call.units.join([x.labels for x in parts], [x.shape for x in parts], axis)
@@ -263,6 +278,7 @@ def cat(call: Call) -> Labels:
 
 @rule("aten.stack")
 def stack(call: Call) -> Labels:
+    """Joined along a new axis."""
     parts: list[Operand] = call["tensors"]
     axis = call.axis("dim", len(call.shape))
     shapes = [(*x.shape[:axis], 1, *x.shape[axis:]) for x in parts]
