@@ -133,3 +133,20 @@ def test_an_interrupted_run_leaves_metrics_that_can_be_read(
     assert main(["run", *QUICK, "--out=here"]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert {line["round"] for line in metrics("here")} >= {0}
+
+
+def test_a_model_that_cannot_be_exported_is_refused_before_anything_is_trained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("halting.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, in_channels, num_classes, image_size):\n"
+        "        super().__init__()\n"
+        "        self.fc = nn.Linear(in_channels * image_size[0] * image_size[1], num_classes)\n"
+        "    def forward(self, x):\n"
+        "        return self.fc(x.flatten(1) if x.sum() > 1e9 else 2 * x.flatten(1))\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    assert "cannot capture Net" in refusal(capsys, "--model=halting:Net", "--out=run")
+    assert not Path("run").exists()

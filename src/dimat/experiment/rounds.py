@@ -54,7 +54,7 @@ class Rounds:
             for agent, s in zip(agents, snapshots, strict=True)
         ]
         states = [agent.state() for agent in agents]
-        self.observer.stage(self.method, config.rounds)
+        self.observer.stage(self.method, config.rounds * config.agents)
         for number in range(1, config.rounds + 1):
             merged = run_all(
                 [method.merge(self._member(agent, number)) for agent in agents],
@@ -67,6 +67,7 @@ class Rounds:
                 states = [agent.state() for agent in agents]
             for agent in agents:
                 history += self._train(agent, number, measured=measured)
+                self.observer.advance()
             if measured and not self._merges:
                 states = [agent.state() for agent in agents]
             self._tell(number, history)
@@ -172,7 +173,6 @@ class Rounds:
                 parts.append(f"{phase} {100 * statistics.fmean(found):5.1f} %")
         if parts:
             self.observer.note(f"{self.method:6s} round {number:3d}  {'  '.join(parts)}")
-        self.observer.advance()
 
     def _phase(self) -> str:
         return "merged" if self._merges and self.setup.config.rounds > 0 else "trained"

@@ -40,6 +40,10 @@ def run(config: RunConfig, observer: Observer | None = None) -> RunResult:
         check_out(out, overwrite=config.overwrite)
     torch.set_num_threads(config.threads)
     setup = make_setup(config)
+    if "dimat" in (config.method, *config.controls):
+        observer.stage("proving the model's symmetry", 1)
+        _ = setup.analysis  # before anything is trained: a model that cannot be exported ends here
+        observer.advance()
     folder = RunFolder.create(out, config, config.method)
     try:
         snapshots = pretrain(setup, observer)

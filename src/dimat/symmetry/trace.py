@@ -12,8 +12,9 @@ import hashlib
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ class Trace:
     def arguments(self, state: Mapping[str, Tensor], flat_args: Sequence[Any]) -> dict[str, Any]:
         """The value of every placeholder, for a state and the flattened user inputs."""
         values: dict[str, Any] = {name: state[key] for name, key in self.states.items()}
-        values.update(self.constants)
+        device = next((value.device for value in state.values()), torch.device("cpu"))
+        values.update({name: value.to(device) for name, value in self.constants.items()})
         values.update(zip(self.inputs, flat_args, strict=True))
         return values
 
@@ -131,8 +133,11 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     for dynamic in (True, False):
         try:
             spec = _dynamic(args, kwargs) if dynamic else None
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=spec, strict=False)
-            functional: ExportedProgram = program.run_decompositions({})
+            with redirect_stderr(StringIO()):  # where it fails it prints its graph
+                program = torch.export.export(
+                    model, args, kwargs, dynamic_shapes=spec, strict=False
+                )
+                functional: ExportedProgram = program.run_decompositions({})
             return functional
         except Exception as error:  # torch.export raises a zoo of types, all meaning "cannot"
             failures.append(_first_line(error))
