@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from dimat.matching.assignment import Floats
 from dimat.matching.statistics import CrossMoments
 from dimat.symmetry import Analysis, Symmetry
-from dimat.symmetry.solve import Structure
+from dimat.symmetry.structure import Structure
 from dimat.symmetry.trace import Trace, flatten_inputs, operator_name
 from dimat.symmetry.units import Ints, Label, Special
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from dimat.errors import StructureError
 from dimat.state import State
 from dimat.symmetry.positions import Memo, Sources, moving_share, sources, take
-from dimat.symmetry.solve import Family, Structure
+from dimat.symmetry.structure import Family, Structure, structure_of
 from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special, along
 
 
@@ -402,19 +402,3 @@ def _parse_label(label: dict[str, Any] | None, key: str, count: int) -> Label:
     if units.size and (units.min() < 0 or units.max() >= count):
         raise StructureError(f"'{key}' names a unit that does not exist")
     return units
-
-
-def structure_of(families: list[Family]) -> Structure:
-    """A structure from its families; their cells must number all units once."""
-    units = (
-        np.concatenate([f.cells.ravel() for f in families]) if families else np.empty(0, np.int64)
-    )
-    count = len(units)
-    if not np.array_equal(np.sort(units), np.arange(count)):
-        raise StructureError("the families do not number the units one to one (not a bijection)")
-    family_of, cell_of, slot_of = (np.empty(count, np.int64) for _ in range(3))
-    for number, family in enumerate(families):
-        family_of[family.cells] = number
-        cell_of[family.cells] = np.arange(len(family.cells))[:, None]
-        slot_of[family.cells] = np.arange(family.size)[None, :]
-    return Structure(families, family_of, cell_of, slot_of)

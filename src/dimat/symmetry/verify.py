@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dimat.errors import StructureError
 from dimat.symmetry.call import Result, as_tuple, tensors_in
 from dimat.symmetry.positions import sources, take
-from dimat.symmetry.solve import Solution, cycles
+from dimat.symmetry.solve import Solution
+from dimat.symmetry.structure import cycles
 from dimat.symmetry.symmetry import Permutation, Symmetry
 from dimat.symmetry.trace import Recorder, Trace, flatten_inputs, operator_name, tied_keys
 from dimat.symmetry.units import Ints, Labels, Special
