@@ -91,11 +91,15 @@ class Shard:
     def calibration(
         self, num_images: int, batch_size: int, random: torch.Generator
     ) -> list[Tensor]:
-        """Random training images without augmentation, at most all of them, in equal batches."""
+        """Random training images without augmentation, at most all of them, in equal batches.
+
+        No image is alone in a batch, unless it is the only one: it has no statistics.
+        """
         images, labels = self._train
         count = min(num_images, len(labels))
         order = torch.randperm(len(labels), generator=random, device=labels.device)[:count]
-        return [normalize(images[part]) for part in order.chunk(max(1, -(-count // batch_size)))]
+        batches = max(1, min(-(-count // batch_size), count // 2))
+        return [normalize(images[part]) for part in order.tensor_split(batches)]
 
     def validation(self) -> tuple[Tensor, Tensor]:
         """The images held out, normalized, and their labels."""

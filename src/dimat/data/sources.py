@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,6 +110,9 @@ def npz(path: str) -> Dataset:
 
 
 _PARTS = ("train", "test")
+# All that NumPy and zipfile raise for a file with one byte changed (RuntimeError: encrypted, or an
+# unknown compression).
+_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -116,19 +120,24 @@ def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
                 raise DataError(f"{path}: one array, not an .npz archive of {', '.join(names)}")
             missing = [name for name in names if name not in archive.files]
             if missing:
                 raise DataError(
                     f"{path}: lacks {', '.join(missing)} (it has {', '.join(archive.files)})"
                 )
-            return {name: archive[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {name: archive[name] for name in names}
+    except _DAMAGE as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: truncated or not an .npz file ({error})") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy returns the bytes of any other file
+            raise DataError(f"{path}: {name} is no array, but some other file in an archive")
+    return arrays
 
 
 def _images(array: NDArray[np.generic], where: str) -> Tensor:

@@ -27,7 +27,7 @@ def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Sta
     """
     if len(states) != len(weights) or not states:
         raise StructureError(f"{len(states)} states, {len(weights)} weights: give one weight each")
-    if any(w < 0 for w in weights) or abs(sum(weights) - 1.0) > 1e-6:
+    if any(w < 0 for w in weights) or not abs(sum(weights) - 1.0) <= 1e-6:
         raise StructureError(
             f"weights {[round(w, 6) for w in weights]} sum to {sum(weights):.6f}: they must be "
             ">= 0 and sum to 1"

@@ -44,15 +44,9 @@ def build_model(
         ModelError: If a factory cannot be imported or called, or the images are too small.
     """
     if ":" in name:
-        factory = _import(name)
-        try:
-            model = factory(in_channels=in_channels, num_classes=num_classes, image_size=image_size)
-        except TypeError as error:
-            raise ModelError(
-                f"model '{name}' cannot be called with in_channels, num_classes, image_size: "
-                f"{error}"
-            ) from error
-        return _checked_module(name, model)
+        return _made_by(
+            name, in_channels=in_channels, num_classes=num_classes, image_size=image_size
+        )
     if name not in MODELS:
         raise ConfigError(
             f"setting 'model' is '{name}': no such model; {did_you_mean(name, MODELS)}"
@@ -80,10 +74,8 @@ def build_for_input(
     A factory that takes no ``in_channels`` is called without arguments; built-in models take
     images.
     """
-    if ":" in name:
-        factory = _import(name)
-        if "in_channels" not in inspect.signature(factory).parameters:
-            return _checked_module(name, factory())
+    if ":" in name and not _takes_images(_import(name)):
+        return _made_by(name)
     if len(shape) != 4:
         raise ModelError(
             f"model '{name}' takes images: give the shape batch,channels,height,width, not {shape}"
@@ -99,7 +91,20 @@ def build_for_input(
     )
 
 
-def _checked_module(name: str, model: object) -> nn.Module:
+def _takes_images(factory: Callable[..., object]) -> bool:
+    try:
+        return "in_channels" in inspect.signature(factory).parameters
+    except ValueError:  # built in, without a signature
+        return False
+
+
+def _made_by(name: str, **given: object) -> nn.Module:
+    """What the factory of that name returns."""
+    try:
+        model = _import(name)(**given)
+    except TypeError as error:
+        arguments = ", ".join(given) or "no arguments"
+        raise ModelError(f"model '{name}' cannot be called with {arguments}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model '{name}' returned {type(model).__name__}, not an nn.Module")
     return model
@@ -153,7 +158,7 @@ def _import(name: str) -> Callable[..., object]:
     module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ModelError(
             f"model '{name}' cannot be imported: {error} (write package.module:factory, and have "
             "the package installed or on PYTHONPATH)"
@@ -177,8 +182,8 @@ def check_output(
     try:
         with torch.no_grad():
             output = model(images)
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
+    except (RuntimeError, ValueError, TypeError) as error:  # all that torch's layers raise
+        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
             f"model '{name}' fails on images {tuple(images.shape)}: {first}"
         ) from error

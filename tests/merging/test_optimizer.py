@@ -1,0 +1,132 @@
+"""The optimizer's memory moves exactly as the parameters do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dimat import find_symmetry
+from dimat.merging import permute_optimizer, reset_optimizer
+from dimat.models import build_model
+from dimat.symmetry import Permutation, Symmetry
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.05),
+    "momentum": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, 0.01),
+    "amsgrad": lambda p: torch.optim.Adam(p, 0.01, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+}
+
+
+@pytest.fixture(scope="module", params=["mlp", "resnet20", "resnet20-group"])
+def network(request: pytest.FixtureRequest) -> tuple[nn.Module, Symmetry]:
+    name, _, norm = request.param.partition("-")
+    torch.manual_seed(0)
+    shape = {"in_channels": 1, "num_classes": 3, "image_size": (4, 4)}
+    settings = {"width": 0.25, "norm": norm or "batch"}
+    model = build_model(name, **shape, **settings).double()  # type: ignore[arg-type]
+    return model, find_symmetry(model, (torch.zeros(2, 1, 4, 4, dtype=torch.float64),))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int, steps: int = 3) -> None:
+    random = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        x = torch.randn(6, 1, 4, 4, generator=random, dtype=torch.float64)
+        y = torch.randint(3, (6,), generator=random)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def trained(network: tuple[nn.Module, Symmetry], name: str) -> tuple[nn.Module, Any, Permutation]:
+    model, symmetry = copy.deepcopy(network[0]), network[1]
+    optimizer = OPTIMIZERS[name](model.parameters())
+    train(model, optimizer, 1)
+    return model, optimizer, symmetry.random(torch.Generator().manual_seed(4))
+
+
+def memories(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """Kind of memory -> parameter -> a copy of its value."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                found.setdefault(kind, {})[name] = value.clone()
+    return found
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam", "amsgrad"])
+def test_each_memory_moves_as_the_symmetry_moves_the_parameters(
+    network: tuple[nn.Module, Symmetry], name: str
+) -> None:
+    model, optimizer, p = trained(network, name)
+    symmetry, before = network[1], memories(model, optimizer)
+    permute_optimizer(optimizer, model, lambda entries: symmetry.apply(p, entries))
+    after = memories(model, optimizer)
+    assert set(after) == set(before)
+    moved = 0
+    for kind, values in before.items():
+        expected = values if kind == "step" else symmetry.apply(p, values)
+        torch.testing.assert_close(after[kind], expected, rtol=0, atol=0)
+        moved += sum(not torch.equal(after[kind][k], v) for k, v in values.items())
+    assert moved > 0
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_training_on_in_another_unit_order_is_the_same_training(
+    network: tuple[nn.Module, Symmetry], name: str
+) -> None:
+    model, optimizer, p = trained(network, name)
+    symmetry = network[1]
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(symmetry.apply(p, model.state_dict()))
+    twin_optimizer = OPTIMIZERS[name](twin.parameters())
+    twin_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    permute_optimizer(twin_optimizer, twin, lambda entries: symmetry.apply(p, entries))
+    train(model, optimizer, 2)
+    train(twin, twin_optimizer, 2)
+    torch.testing.assert_close(
+        dict(twin.state_dict()), symmetry.apply(p, model.state_dict()), rtol=1e-6, atol=1e-8
+    )
+
+
+def test_a_memory_left_behind_would_be_another_training(
+    network: tuple[nn.Module, Symmetry],
+) -> None:
+    """The control: the law above can fail."""
+    model, optimizer, p = trained(network, "momentum")
+    symmetry = network[1]
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(symmetry.apply(p, model.state_dict()))
+    twin_optimizer = OPTIMIZERS["momentum"](twin.parameters())
+    twin_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, 2)
+    train(twin, twin_optimizer, 2)
+    expected = symmetry.apply(p, model.state_dict())
+    gap = max(float((twin.state_dict()[k] - expected[k]).abs().max()) for k in expected)
+    assert gap > 1e-4
+
+
+def test_permuting_there_and_back_changes_nothing(network: tuple[nn.Module, Symmetry]) -> None:
+    model, optimizer, p = trained(network, "adam")
+    symmetry, before = network[1], memories(model, optimizer)
+    for q in (p, symmetry.inverse(p)):
+        permute_optimizer(optimizer, model, lambda entries, q=q: symmetry.apply(q, entries))
+    torch.testing.assert_close(memories(model, optimizer), before, rtol=0, atol=0)
+
+
+def test_an_optimizer_that_was_reset_trains_as_a_new_one(
+    network: tuple[nn.Module, Symmetry],
+) -> None:
+    model, optimizer, _ = trained(network, "adam")
+    twin = copy.deepcopy(model)
+    reset_optimizer(optimizer)
+    train(model, optimizer, 3)
+    train(twin, OPTIMIZERS["adam"](twin.parameters()), 3)
+    torch.testing.assert_close(dict(model.state_dict()), dict(twin.state_dict()), rtol=0, atol=0)
