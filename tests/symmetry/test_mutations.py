@@ -13,6 +13,7 @@ import torch
 from tests.symmetry.zoo import Case, vectors
 from tests.symmetry.zoo_attention import ATTENTIONS
 from tests.symmetry.zoo_layers import LAYERS, lin, net
+from tests.symmetry.zoo_others import OTHERS
 from torch import nn
 
 from dimat.symmetry import analyze, check_symmetry, find
@@ -21,7 +22,7 @@ from dimat.symmetry.rules import RULES, Rule
 from dimat.symmetry.rules.registry import pointwise
 from dimat.symmetry.units import FIXED, Label
 
-CASES = {case.name: case for case in (*LAYERS, *ATTENTIONS)}
+CASES = {case.name: case for case in (*LAYERS, *ATTENTIONS, *OTHERS)}
 CASES["batch-norm"] = Case(
     "batch-norm",
     lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1)),
@@ -50,6 +51,11 @@ def without(*names: str) -> Callable[[Rule], Rule]:
 
 def elementwise(rule: Rule) -> Rule:
     return pointwise
+
+
+def elementwise_pair(rule: Rule) -> Rule:
+    """Both results labeled as the operand."""
+    return lambda call: (call["self"].labels, call["self"].labels)
 
 
 def fixed_order(rule: Rule) -> Rule:
@@ -130,6 +136,19 @@ def loose_gates(rule: Rule) -> Rule:
     return loose
 
 
+def free_places(rule: Rule) -> Rule:
+    """Windows whose channels and kernel places are taken in the other order."""
+
+    def crossed(call: Call) -> Result:
+        x = call["self"]
+        call.pin(x, range(2, x.rank), "")
+        shape = [x.shape[0], call.shape[1] // x.shape[1], x.shape[1], call.shape[2]]
+        labels = (FIXED, FIXED, x.labels[1].reshape(1, 1, -1, 1), FIXED)
+        return call.units.merge(labels, shape, 1, 3)
+
+    return crossed
+
+
 @dataclass(frozen=True)
 class Mutation:
     """A wrong rule, and a model on which it shows."""
@@ -161,6 +180,12 @@ MUTATIONS = [
     Mutation("aten.lstm", loose_gates, "lstm-projected"),
     Mutation("aten.pixel_shuffle", fixed_order, "pixel-shuffle"),
     Mutation("aten._weight_norm", first_operand, "weight-norm"),
+    Mutation("aten.sort", elementwise_pair, "sort"),
+    Mutation("aten.index_add", first_operand, "message-passing"),
+    Mutation("aten.gru_cell", without("b_ih", "b_hh"), "cells"),
+    Mutation("aten.im2col", free_places, "patches"),
+    Mutation("aten.embedding", fixed_order, "positions-by-lookup"),
+    Mutation("aten.max_pool2d", fixed_order, "inception"),
 ]
 
 

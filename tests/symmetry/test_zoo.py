@@ -10,16 +10,23 @@ import torch
 from tests.symmetry.zoo import BUILT_IN, Case
 from tests.symmetry.zoo_attention import ATTENTIONS
 from tests.symmetry.zoo_layers import LAYERS
+from tests.symmetry.zoo_models import MODELS
+from tests.symmetry.zoo_others import OTHERS
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from dimat.symmetry import Symmetry, find_symmetry
 from dimat.symmetry.verify import redraw, without_dropout
 
+CASES = (*BUILT_IN, *LAYERS, *ATTENTIONS, *OTHERS, *MODELS)
 
-@pytest.fixture(
-    scope="module", params=[*BUILT_IN, *LAYERS, *ATTENTIONS], ids=lambda case: case.name
-)
+
+def on_one_worker(case: Case) -> Any:
+    """All tests of a case run on one worker, so that its symmetry is found once."""
+    return pytest.param(case, marks=pytest.mark.xdist_group(case.name), id=case.name)
+
+
+@pytest.fixture(scope="module", params=[on_one_worker(case) for case in CASES])
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
     return found
@@ -33,7 +40,7 @@ def model(case: Case) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def symmetry(case: Case, model: nn.Module) -> Symmetry:
-    return find_symmetry(model, case.inputs())
+    return find_symmetry(model, case.inputs(), case.kwargs())
 
 
 @pytest.fixture
@@ -41,19 +48,25 @@ def random() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 
 
-def outputs(model: nn.Module, state: dict[str, Tensor], inputs: tuple[Any, ...]) -> list[Tensor]:
+def outputs(
+    model: nn.Module, state: dict[str, Tensor], inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Tensor]:
     """Every tensor that the model returns, in float64, dropout off."""
     model = without_dropout(model.double())
     with torch.no_grad():
-        result = functional_call(model, {k: v.clone() for k, v in state.items()}, inputs)
+        result = functional_call(model, {k: v.clone() for k, v in state.items()}, inputs, kwargs)
     return [x for x in torch.utils._pytree.tree_leaves(result) if isinstance(x, Tensor)]
 
 
-def random_inputs(case: Case, random: torch.Generator) -> tuple[Any, ...]:
-    return tuple(
-        torch.randn(x.shape, generator=random, dtype=torch.float64) if x.is_floating_point() else x
-        for x in case.inputs()
-    )
+def drawn(inputs: Any, random: torch.Generator) -> Any:
+    """Inputs of the same shapes, at random."""
+
+    def draw(x: Any) -> Any:
+        if not (isinstance(x, Tensor) and x.is_floating_point()):
+            return x
+        return torch.randn(x.shape, generator=random, dtype=torch.float64)
+
+    return torch.utils._pytree.tree_map(draw, inputs)
 
 
 def modes() -> Iterator[bool]:
@@ -64,12 +77,14 @@ def test_a_random_element_leaves_the_function_unchanged(
     case: Case, model: nn.Module, symmetry: Symmetry, random: torch.Generator
 ) -> None:
     state = redraw(model.state_dict(), random)
-    inputs = random_inputs(case, random)
+    inputs, kwargs = drawn((case.inputs(), case.kwargs()), random)
     moved = symmetry.apply(symmetry.random(random), state)
     for training in modes():
         model.train(training)
         for before, after in zip(
-            outputs(model, state, inputs), outputs(model, moved, inputs), strict=True
+            outputs(model, state, inputs, kwargs),
+            outputs(model, moved, inputs, kwargs),
+            strict=True,
         ):
             scale = before.abs().max().clamp_min(1e-12).item()
             torch.testing.assert_close(after / scale, before / scale, rtol=0, atol=1e-8)

@@ -27,6 +27,7 @@ class Case:
         inputs: Makes example inputs.
         groups: Sorted (cells, size) of every group.
         fixed: Number of state entries that no element moves.
+        kwargs: Makes example keyword inputs.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     inputs: Callable[[], tuple[Any, ...]]
     groups: tuple[tuple[int, int], ...]
     fixed: int
+    kwargs: Callable[[], dict[str, Any]] = dict
 
     @property
     def log2_order(self) -> float:

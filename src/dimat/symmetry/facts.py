@@ -84,11 +84,23 @@ def _bodies(count: int, rows: Ints) -> Ints:
     return least[label]
 
 
+def _between_bodies(rows: Ints, body: Ints) -> Ints:
+    """Facts between bodies, whose parts share owners; relations that say the same become one."""
+    rows = distinct(np.column_stack([rows[:, 0], body[rows[:, 1:]]]))
+    rows = rows[rows[:, 1] != rows[:, 2]]
+    relations, index = np.unique(rows[:, 0], return_inverse=True)
+    content = np.zeros(len(relations), np.uint64)
+    np.add.at(content, index, row_keys(rows[:, 1:]))
+    _, first, group = np.unique(content, return_index=True, return_inverse=True)
+    return distinct(np.column_stack([relations[first[group[index]]], rows[:, 1:]]))
+
+
 def _derive(rows: Ints, body: Ints, names: dict[tuple[int, int], int]) -> Ints:
     """New owner facts: where an owner's members all have one further owner, it belongs to that.
 
     Where that holds both ways, the two become one body.
     """
+    rows = _between_bodies(rows, body)
     rows = rows[np.argsort(rows[:, 1], kind="stable")]
     empty = np.empty((0, 3), np.int64)
     joins: list[Ints] = []
@@ -98,18 +110,16 @@ def _derive(rows: Ints, body: Ints, names: dict[tuple[int, int], int]) -> Ints:
         if not both.any():
             break
         a, b = a[both], b[both]
-        apart = body[a[:, 2]] != body[b[:, 2]]
+        apart = a[:, 2] != b[:, 2]
         a, b = a[apart], b[apart]
-        joins.append(np.column_stack([a[:, 0], b[:, 0], a[:, 2], body[b[:, 2]]]))
-        joins.append(np.column_stack([b[:, 0], a[:, 0], b[:, 2], body[a[:, 2]]]))
+        joins.append(np.column_stack([a[:, 0], b[:, 0], a[:, 2], b[:, 2]]))
+        joins.append(np.column_stack([b[:, 0], a[:, 0], b[:, 2], a[:, 2]]))
     if not joins:
         return empty
     joined = distinct(np.concatenate(joins))
     _, index, counts = np.unique(row_keys(joined[:, :3]), return_index=True, return_counts=True)
     single = joined[index[counts == 1]]
-    known = row_keys(body[rows[:, 1:]])
-    bodies = np.column_stack([body[single[:, 2]], single[:, 3]])
-    new = single[~np.isin(row_keys(bodies), known)]
+    new = single[~np.isin(row_keys(single[:, 2:]), row_keys(rows[:, 1:]))]
     facts = [
         (names.setdefault((int(r), int(s)), -1 - len(names)), int(a), int(b)) for r, s, a, b in new
     ]

@@ -258,6 +258,12 @@ class Units:
                 else part
             )
             self.belong(product, owner)
+        for i, n in enumerate(outside):  # units that differ along a further axis belong to it
+            if n > 1 and not start <= i < stop and labels[i] is not ANY:
+                constant = [k for k, m in enumerate(outside) if m == 1]
+                label = self.independent(labels[i], constant, i)
+                place = self.places(n).reshape(along(i, len(shape), n))
+                self.belong(product, place if isinstance(label, Special) else label)
         own = flatten_axes(product, full, start, stop)
         alone = all(n == 1 for i, n in enumerate(outside) if not start <= i < stop)
         if alone and not any(part is ANY for part in parts):

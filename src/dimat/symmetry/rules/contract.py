@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from dimat.symmetry.call import Call, Operand
 from dimat.symmetry.rules.registry import rule
@@ -49,6 +52,8 @@ def matmul(call: Call) -> Labels:
     left = [*letters[batch - max(a.rank - 2, 0) :], *(["t"] if a.rank > 1 else []), "i"]
     right = [*letters[batch - max(b.rank - 2, 0) :], "i", *(["o"] if b.rank > 1 else [])]
     out = [*letters, *(["t"] if a.rank > 1 else []), *(["o"] if b.rank > 1 else [])]
+    _want_inside(call, a, left, out)
+    _want_inside(call, b, right, out)
     return call.einsum([(a, left), (b, right)], out)
 
 
@@ -174,6 +179,123 @@ def einsum(call: Call) -> Labels:
         for x, _ in operands:
             call.pin(x, range(x.rank), "a diagonal is taken")
         return (FIXED,) * len(call.shape)
+    kept = letters(out, len(call.shape))
+    lettered = [(x, letters(own, x.rank)) for x, own in operands]
+    for x, own_letters in lettered:
+        _want_inside(call, x, own_letters, kept)
+    return call.einsum(lettered, kept)
+
+
+def _want_inside(call: Call, x: Operand, letters: Sequence[Any], out: Sequence[Any]) -> None:
+    """A parameter that keeps several axes: later ones may be permuted inside earlier ones."""
+    kept = [i for i, letter in enumerate(letters) if letter in out]
+    if len(kept) < len(letters):
+        for k, axis in enumerate(kept):
+            for other in kept[:k]:
+                call.want(x, axis, other)
+
+
+@rule("aten.tensordot")
+def tensordot(call: Call) -> Labels:
+    """Named axes are contracted, the others listed."""
+    a, b = call["self"], call["other"]
+    left = [f"a{i}" for i in range(a.rank)]
+    right = [f"b{i}" for i in range(b.rank)]
+    for i, j in zip(call["dims_self"], call["dims_other"], strict=True):
+        right[int(j)] = left[int(i)]
+    out = [x for x in (*left, *right) if not (x in left and x in right)]
+    return call.einsum([(a, left), (b, right)], out)
+
+
+@rule("aten.cdist", "aten._cdist_forward", "aten._euclidean_dist")
+def distances(call: Call) -> Labels:
+    """``…pi, …ri -> …pr``: sums over i of differences."""
+    a, b = call["x1"], call["x2"]
+    batch = list(range(len(call.shape) - 2))
+    left = [*batch[len(batch) - a.rank + 2 :], "p", "i"]
+    right = [*batch[len(batch) - b.rank + 2 :], "r", "i"]
+    return call.einsum([(a, left), (b, right)], [*batch, "p", "r"])
+
+
+@rule("aten.cosine_similarity", "aten.pairwise_distance")
+def similarity(call: Call) -> Labels:
+    """Element by element, then summed over one axis (the last, for distances)."""
+    labels = call.broadcast(call["x1"], call["x2"])
+    a, b = call["x1"].shape, call["x2"].shape
+    shape = tuple(np.broadcast_shapes(a, b))
+    gone = int(call.arguments.get("dim", -1)) % len(shape)
+    letters = list(range(len(shape)))
+    kept = [i for i in letters if i != gone]
+    out = letters if len(call.shape) == len(letters) else kept
+    summed = call.einsum([(labels, letters)], kept, sizes=[shape])
+    return call.einsum([(summed, kept)], out, sizes=[tuple(shape[i] for i in kept)])
+
+
+@rule(
+    "aten.mse_loss",
+    "aten.l1_loss",
+    "aten.smooth_l1_loss",
+    "aten.huber_loss",
+    "aten.kl_div",
+    "aten.binary_cross_entropy",
+    "aten.binary_cross_entropy_with_logits",
+)
+def loss(call: Call) -> Labels:
+    """Element by element, then reduced over everything or not at all."""
+    labels = call.broadcast(*call.tensors())
+    return labels if len(call.shape) == len(labels) else ()
+
+
+@rule("aten.embedding_bag", "aten._embedding_bag", "aten._embedding_bag_forward_only")
+def embedding_bag(call: Call) -> tuple[Labels, ...]:
+    """Rows are looked up and summed: rows stay, the embedding axis is free."""
+    weight, *others = call.tensors()
+    call.pin(weight, [0], "looked up by index")
+    for other in others:
+        call.pin(other, range(other.rank), "used as an index")
+    out = call.einsum([(weight, ["v", "e"])], ["b", "e"])
+    return tuple(out if x.dim() == 2 else (FIXED,) * x.dim() for x in call.result)
+
+
+@rule("aten.gather")
+def gather(call: Call) -> Labels:
+    """The gathered axis is pinned; where the index is as long as the tensor, others are tied."""
+    x, index = call["self"], call["index"]
+    axis = call.axis("dim", x.rank)
+    letters = list(range(x.rank))
+    sizes = zip(x.shape, index.shape, strict=True)
+    cut = [i for i, (m, n) in enumerate(sizes) if m != n or i == axis]
+    call.pin(x, cut, "indexed by a tensor")
+    call.pin(index, [i for i in cut if i != axis], "indexes a part")
     return call.einsum(
-        [(x, letters(own, x.rank)) for x, own in operands], letters(out, len(call.shape))
+        [(x, [f"cut{i}" if i in cut else i for i in letters]), (index, letters)], letters
     )
+
+
+@rule("aten.index_add", "aten.index_copy", "aten.index_fill")
+def indexed_update(call: Call) -> Labels:
+    """The indexed axis is pinned, the others are tied."""
+    x, source = call["self"], call.get("source")
+    axis = call.axis("dim", x.rank)
+    call.pin(call["index"], range(call["index"].rank), "used as an index")
+    return _update(call, x, [source] if isinstance(source, Operand) else [], axis)
+
+
+@rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")
+def scatter(call: Call) -> Labels:
+    """The axis that is scattered into is pinned, the others are tied."""
+    x, source = call["self"], call.get("src")
+    others = [call["index"], *([source] if isinstance(source, Operand) else [])]
+    return _update(call, x, others, call.axis("dim", x.rank))
+
+
+def _update(call: Call, x: Operand, others: list[Operand], axis: int) -> Labels:
+    """Others are written into ``x`` along one axis; where they are shorter, that axis is pinned."""
+    whole = (x, *others)
+    cut = [i for i in range(x.rank) if i == axis or len({o.shape[i] for o in whole}) > 1]
+    letters = list(range(x.rank))
+    operands = []
+    for k, operand in enumerate(whole):
+        call.pin(operand, cut, "part of it is overwritten")
+        operands.append((operand, [f"{k}:{i}" if i in cut else i for i in letters]))
+    return call.einsum(operands, letters)

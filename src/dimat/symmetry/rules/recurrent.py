@@ -53,6 +53,8 @@ def _vector(call: Call, x: Operand, axis: int) -> Label:
 
 def _state(call: Call, state: Operand, k: int) -> Label:
     """The units of layer ``k`` of an initial state."""
+    if state.shape[0] > 1:
+        call.want(state, state.rank - 1, 0)
     labels = call.units.take(state.labels, 0, np.asarray([k]))
     shape = (1, *state.shape[1:])
     letters = list(range(state.rank))
@@ -119,3 +121,27 @@ def _results(
         sizes = [(1, *final.shape[1:])] * len(parts)
         results.append(call.units.join(parts, sizes, 0))
     return tuple(results)
+
+
+_CELLS = {"aten.lstm_cell": 4, "aten.gru_cell": 3, "aten.rnn_tanh_cell": 1, "aten.rnn_relu_cell": 1}
+
+
+@rule(*_CELLS)
+def cell(call: Call) -> tuple[Labels, ...] | Labels:
+    """One step: the hidden permutation is repeated over the gates."""
+    x: Operand = call["input"]
+    given = call["hx"]
+    states: list[Operand] = list(given) if isinstance(given, Sequence) else [given]
+    names = ("w_ih", "w_hh", "b_ih", "b_hh")
+    own = [x for x in (call.get(name) for name in names) if isinstance(x, Operand)]
+    initial = [_vector(call, state, state.rank - 1) for state in states]
+    gates, features = _CELLS[operator_name(call.node.target)], _vector(call, x, x.rank - 1)
+    label = _cell(call, own, features, x.shape[-1], gates, initial, len(own) == len(names))[0]
+    batch = list(range(x.rank - 1))
+    operands: list[tuple[Operand | Labels, list[object]]] = [
+        (x, [*batch, "i"]),
+        *((state, [*batch, "h"]) for state in states),
+        ((label,), ["h"]),
+    ]
+    labels = call.einsum(operands, [*batch, "h"], sizes=[(states[0].shape[-1],)])
+    return labels if len(states) == 1 else tuple(labels for _ in states)

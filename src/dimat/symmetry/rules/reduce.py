@@ -26,6 +26,11 @@ def _first(call: Call) -> Operand:
     "aten.norm",
     "aten.any",
     "aten.all",
+    "aten.nanmean",
+    "aten.nansum",
+    "aten.count_nonzero",
+    "aten.linalg_norm",
+    "aten.linalg_matrix_norm",
 )
 def reduction(call: Call) -> Result:
     """Symmetric in the reduced axes, which vanish (or stay with size 1)."""
@@ -60,13 +65,64 @@ def extremum(call: Call) -> Result:
     return labels, labels
 
 
+@rule(
+    "aten.sort",
+    "aten.argsort",
+    "aten.topk",
+    "aten.kthvalue",
+    "aten.median",
+    "aten.mode",
+    "aten.argmax",
+    "aten.argmin",
+    "aten.cummax",
+    "aten.cummin",
+    "aten.aminmax",
+)
+def order_statistics(call: Call) -> Result:
+    """Positions along an axis are told apart: it is pinned, the others keep their units."""
+    x = _first(call)
+    given = call.get("dim")
+    axes = list(range(x.rank)) if given is None else [int(given) % x.rank]
+    call.pin(x, axes, "positions along this axis are told apart")
+    letters = list(range(x.rank))
+    free = [i for i in letters if i not in axes]
+    labels = call.einsum([(x, letters)], free)
+    if len(call.shape) == x.rank:
+        sizes = tuple(x.shape[i] for i in free)
+        labels = call.einsum([(labels, free)], letters, sizes=[sizes])
+    return labels if isinstance(call.result, Tensor) else tuple(labels for _ in call.result)
+
+
+@rule("aten.tril", "aten.triu")
+def triangle(call: Call) -> Labels:
+    """Both axes of the triangle have an order."""
+    x = _first(call)
+    call.pin(x, [x.rank - 2, x.rank - 1], "a triangle has an order")
+    letters = list(range(x.rank))
+    labels = call.einsum([(x, letters)], letters[:-2])
+    return call.einsum([(labels, letters[:-2])], letters, sizes=[x.shape[:-2]])
+
+
 @rule("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten.softmin")
 def softmax(call: Call) -> Labels:
     """Symmetric in the normalized axis."""
     return _first(call).labels
 
 
-@rule("aten.cumsum", "aten.cumprod", "aten.flip", "aten.roll", "aten.logcumsumexp")
+_FOURIER = [
+    f"aten.fft_{kind}{dims}" for kind in ("fft", "ifft", "rfft", "irfft") for dims in ("", "2", "n")
+]
+
+
+@rule(
+    "aten.cumsum",
+    "aten.cumprod",
+    "aten.flip",
+    "aten.roll",
+    "aten.rot90",
+    "aten.logcumsumexp",
+    *_FOURIER,
+)
 def ordered(call: Call) -> Labels:
     """The order along the axis matters: it is pinned."""
     x = _first(call)
@@ -91,7 +147,12 @@ _UPSAMPLES = [
     "aten.upsample_bilinear2d",
     "aten.upsample_bicubic2d",
     "aten.upsample_trilinear3d",
+    "aten._upsample_nearest_exact3d",
+    "aten._upsample_bilinear2d_aa",
+    "aten._upsample_bicubic2d_aa",
+    "aten.grid_sampler",
     "aten.grid_sampler_2d",
+    "aten.grid_sampler_3d",
     "aten._adaptive_avg_pool2d",
     "aten._adaptive_avg_pool3d",
     "aten.reflection_pad1d",
@@ -110,8 +171,10 @@ def spatial(call: Call) -> Result:
 
 
 def _on_places(call: Call) -> Labels:
-    x = _first(call)
+    x, *grids = call.tensors()
     call.pin(x, range(2, x.rank), "a spatial axis")
+    for grid in grids:
+        call.pin(grid, range(grid.rank), "names places")
     letters = list(range(x.rank))
     labels = call.einsum([(x, letters)], letters[:2])
     full = call.einsum([(labels, [0, 1])], letters, sizes=[x.shape[:2]])

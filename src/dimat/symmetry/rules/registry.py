@@ -7,12 +7,44 @@ from typing import Any
 
 import torch
 
-from dimat.symmetry.call import Call, Result
+from dimat.symmetry.call import Call, Operand, Result
 from dimat.symmetry.trace import operator_name
 from dimat.symmetry.units import ANY
 
 Rule = Callable[[Call], Result]
 RULES: dict[str, Rule] = {}
+
+# Pointwise, but not tagged so, or not in every overload.
+UNTAGGED = (
+    "aten.absolute",
+    "aten.arccos",
+    "aten.arccosh",
+    "aten.arcsin",
+    "aten.arcsinh",
+    "aten.arctan",
+    "aten.arctan2",
+    "aten.arctanh",
+    "aten.complex",
+    "aten.divide",
+    "aten.floor_divide",
+    "aten.greater",
+    "aten.greater_equal",
+    "aten.hardswish",
+    "aten.imag",
+    "aten.less",
+    "aten.less_equal",
+    "aten.log_sigmoid",
+    "aten.masked_fill",
+    "aten.multiply",
+    "aten.negative",
+    "aten.not_equal",
+    "aten.polar",
+    "aten.real",
+    "aten.rsub",
+    "aten.subtract",
+    "aten.true_divide",
+    "aten.where",
+)
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -45,10 +77,33 @@ def rule_for(target: Any) -> Rule | None:
     "aten.dropout",
     "aten.feature_dropout",
     "aten.copy",
+    *UNTAGGED,
 )
 def pointwise(call: Call) -> Result:
     """Element by element, with broadcasting: all operands and the result have one labeling."""
     return call.broadcast(*call.tensors())
+
+
+@rule("aten.type_as")
+def cast(call: Call) -> Result:
+    """Only the dtype of the other operand is read."""
+    own: Operand = call["self"]
+    return own.labels
+
+
+@rule(
+    "aten.zeros_like",
+    "aten.ones_like",
+    "aten.full_like",
+    "aten.new_zeros",
+    "aten.new_ones",
+    "aten.new_full",
+    "aten.zero",
+    "aten.fill",
+)
+def uniform(call: Call) -> Result:
+    """One number everywhere: only shapes are read."""
+    return (ANY,) * len(call.shape)
 
 
 @rule("aten.bernoulli", "aten.new_empty", "aten.empty", "aten.empty_like")

@@ -149,7 +149,10 @@ def insert_ones(labels: Labels, shape: Sequence[int]) -> Labels:
 @rule("aten.expand", "aten.expand_copy")
 def expand(call: Call) -> Labels:
     """New axes, and those of size 1 that grow, are constant."""
-    x = call["self"]
+    return _expanded(call, call["self"])
+
+
+def _expanded(call: Call, x: Operand) -> Labels:
     shape = call.shape
     lead = len(shape) - x.rank
     letters = list(range(len(shape)))
@@ -268,7 +271,7 @@ def split(call: Call) -> tuple[Labels, ...]:
     return tuple(pieces)
 
 
-@rule("aten.cat", "aten.concat")
+@rule("aten.cat", "aten.concat", "aten.concatenate")
 def cat(call: Call) -> Labels:
     """The units of the joined axis belong to those of the parts."""
     parts = [x for x in call["tensors"] if x.value.numel() or x.rank > 1]
@@ -390,3 +393,80 @@ def channel_shuffle(call: Call) -> Labels:
     order = [0, 2, 1, *range(3, len(shape))]
     swapped = relabel_axes(labels, order)
     return call.units.merge(swapped, [shape[i] for i in order], 1, 3)
+
+
+@rule("aten.one_hot")
+def one_hot(call: Call) -> Labels:
+    """A new axis of classes, which are numbers and stay."""
+    x = call["self"]
+    letters = list(range(x.rank))
+    return call.einsum([(x, letters)], [*letters, "class"])
+
+
+@rule("aten.unfold")
+def windows(call: Call) -> Labels:
+    """Windows along an axis, which stays; the places inside them are a new last axis."""
+    x = call["self"]
+    axis = call.axis("dimension", x.rank)
+    call.pin(x, [axis], "the order along this axis matters")
+    letters = list(range(x.rank))
+    free = [i for i in letters if i != axis]
+    labels = call.einsum([(x, letters)], free)
+    sizes = tuple(x.shape[i] for i in free)
+    return call.einsum([(labels, free)], [*letters, "window"], sizes=[sizes])
+
+
+@rule("aten.im2col")
+def im2col(call: Call) -> Labels:
+    """``…c h w -> …(c k) l``: an entry belongs to a channel and a place in the kernel."""
+    x = call["self"]
+    call.pin(x, [x.rank - 2, x.rank - 1], "a spatial axis")
+    channel = x.rank - 3
+    letters = list(range(channel + 1))
+    lead = call.einsum([(x, list(range(x.rank)))], letters)
+    kernel = call.shape[channel] // x.shape[channel]
+    wide = call.einsum([(lead, letters)], [*letters, "k"], sizes=[x.shape[: channel + 1]])
+    merged = call.units.merge(wide, [*x.shape[: channel + 1], kernel], channel, channel + 2)
+    return call.einsum([(merged, letters)], [*letters, "l"], sizes=[call.shape[:-1]])
+
+
+@rule("aten.col2im")
+def col2im(call: Call) -> Labels:
+    """``…(c k) l -> …c h w``: entries belong to a channel; places in the kernel stay."""
+    x = call["self"]
+    call.pin(x, [x.rank - 1], "a spatial axis")
+    channel = x.rank - 2
+    sizes = [call.shape[channel], x.shape[channel] // call.shape[channel]]
+    labels = call.units.split(x.labels, x.shape, channel, sizes)
+    call.units.pin(labels[channel + 1], "a kernel axis", channel + 1)
+    shape = (*x.shape[:channel], *sizes, x.shape[-1])
+    letters = list(range(len(shape)))
+    lead = call.einsum([(labels, letters)], letters[: channel + 1], sizes=[shape])
+    return call.einsum(
+        [(lead, letters[: channel + 1])],
+        [*letters[: channel + 1], "h", "w"],
+        sizes=[shape[: channel + 1]],
+    )
+
+
+@rule("aten.view_as_complex")
+def view_as_complex(call: Call) -> Labels:
+    """The last axis is (real, imaginary): it stays, and vanishes."""
+    x = call["self"]
+    call.pin(x, [x.rank - 1], "real and imaginary part")
+    letters = list(range(x.rank))
+    return call.einsum([(x, letters)], letters[:-1])
+
+
+@rule("aten.view_as_real")
+def view_as_real(call: Call) -> Labels:
+    """A new last axis (real, imaginary)."""
+    x = call["self"]
+    letters = list(range(x.rank))
+    return call.einsum([(x, letters)], [*letters, "part"])
+
+
+@rule("aten.broadcast_tensors")
+def broadcast_tensors(call: Call) -> tuple[Labels, ...]:
+    """Each by itself; axes of size 1 that grow are constant."""
+    return tuple(_expanded(call, x) for x in call.tensors())
