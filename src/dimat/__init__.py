@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from dimat.experiment.config import RunConfig
     from dimat.experiment.result import RunResult
     from dimat.experiment.run import run
+    from dimat.parents import Merge, match, merge
     from dimat.symmetry import Permutation, Symmetry, check_symmetry, find_symmetry
     from dimat.topology import Topology, build_topology
 
 _HOMES = {
     "DimatError": "dimat.errors",
+    "Merge": "dimat.parents",
     "Permutation": "dimat.symmetry",
     "RunConfig": "dimat.experiment.config",
     "RunResult": "dimat.experiment.result",
@@ -28,11 +30,14 @@ _HOMES = {
     "build_topology": "dimat.topology",
     "check_symmetry": "dimat.symmetry",
     "find_symmetry": "dimat.symmetry",
+    "match": "dimat.parents",
+    "merge": "dimat.parents",
     "run": "dimat.experiment.run",
 }
 
 __all__ = [
     "DimatError",
+    "Merge",
     "Permutation",
     "RunConfig",
     "RunResult",
@@ -41,6 +46,8 @@ __all__ = [
     "build_topology",
     "check_symmetry",
     "find_symmetry",
+    "match",
+    "merge",
     "run",
 ]
 

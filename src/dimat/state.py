@@ -60,6 +60,18 @@ def check_same_structure(
             )
 
 
+def check_finite(state: Mapping[str, Tensor], who: str) -> None:
+    """Refuse a state with NaN or infinity in it.
+
+    Raises:
+        StructureError: Naming the first such entry.
+    """
+    for key, value in state.items():
+        bad = 0 if not value.is_floating_point() else int((~torch.isfinite(value)).sum())
+        if bad:
+            raise StructureError(f"{who}: '{key}' has {bad} values that are NaN or infinite")
+
+
 def squared_distance(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], keys: Sequence[str]
 ) -> float:

@@ -1,22 +1,40 @@
 """Match: find the permutation of their units that best agrees with ours."""
 
-from dimat.matching.activations import activation_scores, observations
+from __future__ import annotations
+
+from dimat.matching.activations import Activations, activation_scores
 from dimat.matching.assignment import (
     Matching,
     add_scores,
     assign,
     matching,
+    matching_of,
     permute_scores,
     solve_assignment,
 )
+from dimat.matching.identity import Identity
+from dimat.matching.protocol import Matcher, Problem
+
+# The matchers, by name: a matcher is a value.
+MATCHERS: dict[str, Matcher] = {
+    "activations": Activations(),
+    "covariance": Activations("covariance"),
+    "cosine": Activations("cosine"),
+    "identity": Identity(),
+}
 
 __all__ = [
+    "MATCHERS",
+    "Activations",
+    "Identity",
+    "Matcher",
     "Matching",
+    "Problem",
     "activation_scores",
     "add_scores",
     "assign",
     "matching",
-    "observations",
+    "matching_of",
     "permute_scores",
     "solve_assignment",
 ]

@@ -1,9 +1,4 @@
-"""Activation matching: run both models on the same inputs and correlate their units.
-
-Every sample and every spatial position is one observation. Units are observed at nodes of the
-exported graph, at the inputs of contracting operators (after the nonlinearity), so models without
-modules to hook work as well.
-"""
+"""``activations``: run both models on the same inputs and compare what their units do."""
 
 from __future__ import annotations
 
@@ -12,142 +7,109 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from dimat.matching.assignment import Floats
-from dimat.matching.statistics import CrossMoments
-from dimat.symmetry import Analysis, Symmetry
-from dimat.symmetry.structure import Structure
-from dimat.symmetry.trace import Trace, flatten_inputs, operator_name
-from dimat.symmetry.units import Ints, Label, Special
+from dimat.matching.assignment import Floats, Matching, Scores, matching, matching_of
+from dimat.matching.observe import Layers, Observation, Observer, observations
+from dimat.matching.protocol import Problem
+from dimat.matching.statistics import CrossMoments, Statistic
+from dimat.symmetry import Analysis
 
-CONTRACTING = frozenset(
-    {"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.bilinear",
-     "aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution", "aten.lstm", "aten.gru",
-     "aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d",
-     "aten.scaled_dot_product_attention"}
-)  # fmt: skip
+# Places (pixels, tokens) of every sample that are compared: see docs/matching.md.
+PER_SAMPLE = 16
+
+# What two models have in common, for every place where a group is observed.
+Moments = dict[tuple[str, str], CrossMoments]
 
 
 @dataclass(frozen=True)
-class Observation:
-    """A place in the graph where all units of a group can be seen.
+class Activations:
+    r"""Assign units so that their activations agree best.
+
+    .. math:: P = \arg\max_P \sum_i C_{i,P(i)}, \quad
+        C_{ik} = \mathrm{corr}(x_i, y_k)
+
+    over all observations: samples of the calibration batches, and places in them. A group is
+    observed wherever it enters a contracting operator; its correlations are averaged over those.
+
+    *Assumes* that both networks compute similar features on these inputs. *Breaks when* the inputs
+    are not what the networks were trained on, or too few (below some 100 images).
 
     Args:
-        group: Name of the group.
-        node: Name of the node.
-        axes: The axes of its value that the units lie on, in order.
-        order: For the i-th unit in cell order, its position along those axes, flattened.
+        statistic: correlation (the paper's), covariance, or cosine.
+        layers: all places, or only the last or first in the graph.
+        per_sample: Places of every sample that are compared; None: all.
+
+    References:
+        Li et al., "Convergent Learning", ICLR 2016; Ainsworth et al., "Git Re-Basin", ICLR 2023;
+        Saadati et al., "DIMAT", CVPR 2024.
     """
 
-    group: str
-    node: str
-    axes: tuple[int, ...]
-    order: tuple[int, ...]
+    statistic: Statistic = "correlation"
+    layers: Layers = "all"
+    per_sample: int | None = PER_SAMPLE
+    needs_batches: bool = True
 
-    def units(self, value: Tensor) -> Tensor:
-        """(observations, units) from the node's value."""
-        moved = value.movedim(self.axes, tuple(range(-len(self.axes), 0)))
-        flat = moved.flatten(-len(self.axes)).flatten(0, -2)
-        if self.order == tuple(range(flat.shape[1])):
-            return flat
-        return flat[:, torch.tensor(self.order, device=flat.device)]
+    def match(self, problem: Problem) -> list[Matching]:
+        """Every state to the first, pair by pair, from one pass over the batches."""
+        symmetry = problem.analysis.symmetry
+        first, *others = problem.states
+        found = [matching_of(symmetry.identity())]
+        for moments in self.measure(problem.analysis, [first], others, problem.batches):
+            found.append(matching(symmetry, self.scores(moments)))
+        return found
 
+    def measure(
+        self,
+        analysis: Analysis,
+        ours: Sequence[Mapping[str, Tensor]],
+        theirs: Sequence[Mapping[str, Tensor]],
+        batches: Iterable[Any],
+    ) -> list[Moments]:
+        """The moments of every (ours, theirs), ours outermost; every model runs once a batch.
 
-def observations(analysis: Analysis) -> tuple[Observation, ...]:
-    """Where each group is observed."""
-    found: dict[tuple[str, str], Observation] = {}
-    for node in analysis.trace.graph.nodes:
-        if node.op == "call_function" and operator_name(node.target) in CONTRACTING:
-            for source in node.all_input_nodes:
-                for seen in _seen_at(analysis, source):
-                    found.setdefault((seen.group, seen.node), seen)
-    return tuple(found.values())
+        Args:
+            analysis: Of the model's architecture.
+            ours: States whose unit order is the reference, one after another.
+            theirs: States to be put in their order.
+            batches: Inputs, the same for all models.
+        """
+        places = observations(analysis, self.layers)
+        observer = Observer(analysis.trace, sorted({o.node for o in places}))
+        found: list[Moments] = [
+            {(o.group, o.node): CrossMoments() for o in places} for _ in ours for _ in theirs
+        ]
+        for inputs in batches:
+            columns = [self._see(observer, places, state, inputs) for state in theirs]
+            for i, state in enumerate(ours):
+                rows = self._see(observer, places, state, inputs)
+                for j, own in enumerate(columns):
+                    for key, moments in found[i * len(theirs) + j].items():
+                        moments.update(rows[key], own[key])
+        return found
 
+    def _see(
+        self,
+        observer: Observer,
+        places: Sequence[Observation],
+        state: Mapping[str, Tensor],
+        inputs: Any,
+    ) -> dict[tuple[str, str], Tensor]:
+        values = observer(state, inputs)
+        return {(o.group, o.node): o.units(values[o.node], self.per_sample) for o in places}
 
-def _seen_at(analysis: Analysis, node: fx.Node) -> list[Observation]:
-    if node.op == "placeholder" or node.name not in analysis.labels:
-        return []
-    labels = analysis.labels[node.name]
-    seen = [x for i in range(len(labels)) for x in _seen_on(analysis.symmetry, node, labels[i])]
-    over = {g.name: g.over for g in analysis.symmetry.groups}
-    outer = {name for x in seen for name in over[x.group]}
-    return [x for x in seen if x.group not in outer]  # heads are compared by what is inside them
-
-
-def _seen_on(symmetry: Symmetry, node: fx.Node, label: Label) -> list[Observation]:
-    """The groups all of whose units lie on an axis, perhaps beside others."""
-    if isinstance(label, Special):
-        return []
-    structure = symmetry.structure
-    axes = tuple(i for i, n in enumerate(label.shape) if n > 1)
-    seen = []
-    for number, standing in sorted(_standing_for(structure, label.ravel()).items()):
-        cells = structure.families[number].cells.ravel()
-        places = np.flatnonzero(standing >= 0)
-        complete = np.array_equal(np.sort(standing[places]), np.sort(cells))
-        if number in symmetry.group_families and complete:
-            position = np.empty(structure.count, np.int64)
-            position[standing[places]] = places
-            name = symmetry.names[symmetry.group_families.index(number)]
-            seen.append(Observation(name, node.name, axes, tuple(position[cells].tolist())))
-    return seen
-
-
-def _standing_for(structure: Structure, units: Ints) -> dict[int, Ints]:
-    """For each family that permutes, its units that these stand for (or -1).
-
-    A unit stands for itself, or, if it only follows, for its owners.
-    """
-    found: dict[int, Ints] = {}
-
-    def note(family: int, places: Ints, own: Ints) -> None:
-        row = found.setdefault(family, np.full(len(units), -1, np.int64))
-        row[places] = own
-
-    for number in np.unique(structure.family_of[units]):
-        family = structure.families[number]
-        places = np.flatnonzero(structure.family_of[units] == number)
-        if family.size > 1:
-            note(int(number), places, units[places])
-            continue
-        for k in range(family.owners.shape[1]):
-            owners = family.owners[structure.cell_of[units[places]], k]
-            for owner, own in _standing_for(structure, owners).items():
-                note(owner, places[own >= 0], own[own >= 0])
-    return found
+    def scores(self, moments: Moments) -> dict[str, Floats]:
+        """For each observed group an (N, N) matrix, averaged over the places it is observed at."""
+        found: dict[str, list[Floats]] = {}
+        for (group, _), own in moments.items():
+            score: Floats = own.scores(self.statistic).cpu().numpy()
+            found.setdefault(group, []).append(score / _scale(score, self.statistic))
+        return {group: np.mean(parts, axis=0) for group, parts in found.items()}
 
 
-class Observer:
-    """Runs the part of a graph that leads to the observed nodes, for any state."""
-
-    def __init__(self, t: Trace, nodes: Sequence[str]) -> None:
-        self.trace = t
-        self.nodes = tuple(nodes)
-        self.module, self.placeholders = _truncate(t, self.nodes)
-
-    def __call__(self, state: Mapping[str, Tensor], inputs: Any) -> dict[str, Tensor]:
-        """The value of every observed node."""
-        args = inputs if isinstance(inputs, tuple) else (inputs,)
-        values = self.trace.arguments(state, flatten_inputs(args))
-        with torch.no_grad():
-            outputs = self.module(*(values[name] for name in self.placeholders))
-        return dict(zip(self.nodes, outputs, strict=True))
-
-
-def _truncate(t: Trace, nodes: Sequence[str]) -> tuple[fx.GraphModule, list[str]]:
-    """A module that computes only ``nodes``."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in t.graph.nodes:
-        if node.op != "output":
-            copies[node] = graph.node_copy(node, lambda n: copies[n])
-    by_name = {node.name: copy for node, copy in copies.items()}
-    graph.output(tuple(by_name[name] for name in nodes))
-    graph.eliminate_dead_code()
-    names = [node.name for node in t.graph.nodes if node.op == "placeholder"]
-    return fx.GraphModule(t.module, graph), names
+def _scale(score: Floats, statistic: Statistic) -> float:
+    """Covariances are in units of their own at every place: the largest is set to 1."""
+    return max(float(np.abs(score).max(initial=0.0)), 1e-300) if statistic == "covariance" else 1.0
 
 
 def activation_scores(
@@ -155,38 +117,7 @@ def activation_scores(
     ours: Sequence[Mapping[str, Tensor]],
     theirs: Mapping[str, Tensor],
     batches: Iterable[Any],
-) -> list[dict[str, Floats]]:
-    """Scores of each of ``ours`` with ``theirs``, from one pass over the batches.
-
-    Args:
-        analysis: Of the model's architecture.
-        ours: ``n >= 1`` states whose unit order is the reference, one after another.
-        theirs: The state to be put in their order.
-        batches: Inputs, the same for all models.
-
-    Returns:
-        For each of ``ours`` and each observed group an (N, N) matrix of correlations, averaged over
-        the places where the group is observed.
-    """
-    places = observations(analysis)
-    observer = Observer(analysis.trace, sorted({o.node for o in places}))
-    moments = [{(o.group, o.node): CrossMoments() for o in places} for _ in ours]
-    for inputs in batches:
-        their_values = observer(theirs, inputs)
-        columns = {(o.group, o.node): o.units(their_values[o.node]) for o in places}
-        for state, own in zip(ours, moments, strict=True):
-            our_values = observer(state, inputs)
-            for o in places:
-                key = (o.group, o.node)
-                own[key].update(o.units(our_values[o.node]), columns[key])
-    return [_average(places, own) for own in moments]
-
-
-def _average(
-    places: Sequence[Observation], moments: Mapping[tuple[str, str], CrossMoments]
-) -> dict[str, Floats]:
-    scores: dict[str, list[Floats]] = {}
-    for o in places:
-        correlation = moments[o.group, o.node].correlation()
-        scores.setdefault(o.group, []).append(correlation.cpu().numpy())
-    return {group: np.mean(parts, axis=0) for group, parts in scores.items()}
+) -> list[Scores]:
+    """Correlations of each of ``ours`` with ``theirs``, from one pass over the batches."""
+    how = Activations()
+    return [how.scores(m) for m in how.measure(analysis, ours, [theirs], batches)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,10 @@ def solve_assignment(score: Floats) -> Ints:
 
     If every row's best column is a different one, that is the optimum and no solver is needed.
     """
-    score = score + TIE * np.eye(len(score))
+    score = score.copy()
+    np.fill_diagonal(score, score.diagonal() + TIE)
     best = score.argmax(1)
-    if len(np.unique(best)) == len(best):
+    if (np.bincount(best, minlength=len(best)) == 1).all():
         return np.asarray(best, np.int64)
     columns: Ints = linear_sum_assignment(score, maximize=True)[1].astype(np.int64)
     return columns
@@ -44,8 +46,10 @@ def assign(symmetry: Symmetry, scores: Scores) -> Permutation:
             groups, or stays.
     """
     solver = _Solver(symmetry, scores)
-    slots: dict[int, Ints] = {}
+    slots = solver.solve_plain()
     for number, group in solver.numbered:
+        if number in slots:
+            continue
         family = symmetry.structure.families[number]
         moves = symmetry.structure.moves(slots)
         rows = []
@@ -65,6 +69,17 @@ class _Solver:
         self.scores = {f: scores[g.name] for f, g in self.numbered if g.name in scores}
         self.inner = {f: self._inner_cells(f) for f, _ in self.numbered}
         self._values: dict[tuple[int, int, int], float] = {}
+
+    def solve_plain(self) -> dict[int, Ints]:
+        """The groups that stand alone, at once: SciPy's solver lets other threads run."""
+        plain = {
+            number: self.scores[number]
+            for number, group in self.numbered
+            if number in self.scores and group.cells == 1 and not self.inner[number]
+        }
+        with ThreadPoolExecutor() as pool:
+            solved = pool.map(solve_assignment, plain.values())
+        return {number: own[None, :] for number, own in zip(plain, solved, strict=True)}
 
     def _inner_cells(self, outer: int) -> dict[int, list[list[int]]]:
         """For each group directly inside ``outer``: its cells under each of outer's units."""
@@ -127,22 +142,47 @@ class Matching:
 
     Args:
         permutation: Applied to their state, it puts their units in our order.
-        similarity: For each group with scores the mean score of matched units (a correlation).
+        similarities: For each group with scores the (units,) scores of matched units, in our cell
+            order: correlations, if activations were matched.
+        margins: How much better each unit's match is than the best other one of either side; below
+            0 where another would have been better for this unit alone.
     """
 
     permutation: Permutation
-    similarity: Mapping[str, float]
+    similarities: Mapping[str, Floats] = field(default_factory=dict)
+    margins: Mapping[str, Floats] = field(default_factory=dict)
+
+    @property
+    def similarity(self) -> dict[str, float]:
+        """For each group with scores the mean score of matched units."""
+        return {name: float(own.mean()) for name, own in self.similarities.items()}
+
+    @property
+    def margin(self) -> dict[str, float]:
+        """For each group with scores the median margin."""
+        return {name: float(np.median(own)) for name, own in self.margins.items()}
+
+
+def matching_of(permutation: Permutation) -> Matching:
+    """A permutation of which nothing was measured."""
+    return Matching(permutation)
 
 
 def matching(symmetry: Symmetry, scores: Scores) -> Matching:
     """Assign, and measure the fit."""
     permutation = assign(symmetry, scores)
     moves = symmetry.moves(permutation)
-    similarity = {
-        name: float(score[np.arange(len(score)), unit_order(symmetry, moves, name)].mean())
-        for name, score in scores.items()
-    }
-    return Matching(permutation, similarity)
+    similarities, margins = {}, {}
+    for name, score in scores.items():
+        order = unit_order(symmetry, moves, name)
+        own = np.arange(len(score))
+        matched = score[own, order]
+        others = score.copy()
+        others[own, order] = -np.inf
+        rival = np.maximum(others.max(1), others.max(0)[order])
+        similarities[name] = matched
+        margins[name] = np.where(np.isfinite(rival), matched - rival, matched)
+    return Matching(permutation, similarities, margins)
 
 
 def unit_order(symmetry: Symmetry, moves: Ints, name: str) -> Ints:

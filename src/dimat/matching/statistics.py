@@ -1,13 +1,19 @@
-"""Streaming cross-correlation: only the block ours × theirs and two variances are kept."""
+"""Streaming moments: only the block ours × theirs and what scales it are kept."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+# How two units are compared: by correlation (Pearson), by covariance, or by the cosine of their
+# activations, means left in.
+Statistic = Literal["correlation", "covariance", "cosine"]
+
 
 class CrossMoments:
-    r"""Pearson correlation between our units and theirs, accumulated batch by batch.
+    r"""How our units and theirs vary together, accumulated batch by batch.
 
     Values are shifted by the first batch's mean before they are multiplied: in float32,
     :math:`E[xy] - \mu_x\mu_y` loses all digits when the mean is large against the deviation.
@@ -35,18 +41,83 @@ class CrossMoments:
         self._sums = [a + b for a, b in zip(self._sums, wide, strict=True)] if self._sums else wide
         self.count += x.shape[0]
 
+    def add(self, other: CrossMoments) -> None:
+        """Add what another has seen of the same two models, on other inputs."""
+        if not other.count:
+            return
+        if self._shift is None:
+            self._shift = other._shift
+        moved = other._shifted_to(self._shift)
+        self._sums = (
+            [a + b for a, b in zip(self._sums, moved, strict=True)] if self._sums else moved
+        )
+        self.count += other.count
+
+    def _shifted_to(self, shift: tuple[Tensor, Tensor] | None) -> list[Tensor]:
+        assert shift is not None
+        assert self._shift is not None
+        n = self.count
+        cross, sum_x, sum_y, square_x, square_y = self._sums
+        dx = self._shift[0].double() - shift[0].double()
+        dy = self._shift[1].double() - shift[1].double()
+        cross = cross + torch.outer(dx, sum_y) + torch.outer(sum_x, dy) + n * torch.outer(dx, dy)
+        square_x = square_x + 2 * dx * sum_x + n * dx.square()
+        square_y = square_y + 2 * dy * sum_y + n * dy.square()
+        return [cross, sum_x + n * dx, sum_y + n * dy, square_x, square_y]
+
+    def scores(self, statistic: Statistic) -> Tensor:
+        """(our units, their units) float64; 0 for units that do not vary."""
+        if statistic == "cosine":
+            return self._cosine()
+        covariance, variance_x, variance_y = self._central()
+        alive = torch.outer(_alive(variance_x), _alive(variance_y))
+        if statistic == "covariance":
+            return torch.where(alive, covariance, 0.0)
+        scale = (variance_x[:, None] * variance_y).clamp_min(1e-300).rsqrt()
+        return torch.where(alive, covariance * scale, 0.0).clamp(-1.0, 1.0)
+
     def correlation(self) -> Tensor:
         """(our units, their units) float64 in [-1, 1]; 0 for units that do not vary."""
+        return self.scores("correlation")
+
+    def _central(self) -> tuple[Tensor, Tensor, Tensor]:
         cross, sum_x, sum_y, square_x, square_y = self._sums
         n = self.count
         covariance = cross / n - torch.outer(sum_x / n, sum_y / n)
         variance_x = (square_x / n - (sum_x / n).square()).clamp_min(0)
         variance_y = (square_y / n - (sum_y / n).square()).clamp_min(0)
-        scale = torch.outer(_inverse_deviation(variance_x), _inverse_deviation(variance_y))
-        return (covariance * scale).clamp(-1.0, 1.0)
+        return covariance, variance_x, variance_y
+
+    def _cosine(self) -> Tensor:
+        assert self._shift is not None
+        zero = torch.zeros_like(self._shift[0]), torch.zeros_like(self._shift[1])
+        cross, _, _, square_x, square_y = self._shifted_to(zero)
+        _, variance_x, variance_y = self._central()
+        alive = torch.outer(_alive(variance_x), _alive(variance_y))
+        scale = (square_x[:, None] * square_y).clamp_min(1e-300).rsqrt()
+        return torch.where(alive, cross * scale, 0.0).clamp(-1.0, 1.0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, to be sent: float32, the count as one more entry."""
+        assert self._shift is not None
+        names = ("cross", "sum_x", "sum_y", "square_x", "square_y")
+        sums = {name: value.float() for name, value in zip(names, self._sums, strict=True)}
+        count = torch.tensor([float(self.count)], device=self._shift[0].device)
+        return {**sums, "shift_x": self._shift[0], "shift_y": self._shift[1], "count": count}
+
+    @staticmethod
+    def from_tensors(parts: dict[str, Tensor], *, swapped: bool = False) -> CrossMoments:
+        """What :meth:`tensors` gave; ``swapped`` if sent by the other end, whose ours is theirs."""
+        x, y = ("y", "x") if swapped else ("x", "y")
+        moments = CrossMoments()
+        moments.count = round(float(parts["count"]))
+        moments._shift = parts[f"shift_{x}"], parts[f"shift_{y}"]
+        cross = parts["cross"].T if swapped else parts["cross"]
+        own = [cross, *(parts[f"{kind}_{end}"] for kind in ("sum", "square") for end in (x, y))]
+        moments._sums = [value.double() for value in own]
+        return moments
 
 
-def _inverse_deviation(variance: Tensor) -> Tensor:
-    """1/σ, and 0 for dead units: their correlation with anything is 0."""
-    alive = variance > 1e-12 * variance.max().clamp_min(1e-30)
-    return torch.where(alive, variance.clamp_min(1e-300).rsqrt(), 0.0)
+def _alive(variance: Tensor) -> Tensor:
+    """Units that vary; the others correlate with nothing."""
+    return variance > 1e-12 * variance.max().clamp_min(1e-30)

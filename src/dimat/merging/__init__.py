@@ -1,7 +1,21 @@
-"""Merge what is aligned: mix states, recalibrate statistics, carry the optimizer along."""
+"""Merge what is aligned: combine states, recalibrate statistics, carry the optimizer along."""
+
+from __future__ import annotations
 
 from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
+from dimat.merging.protocol import Average, Combiner
 from dimat.merging.recalibrate import recalibrate
 
-__all__ = ["mix", "permute_optimizer", "recalibrate", "reset_optimizer"]
+# The ways to combine aligned states, by name.
+COMBINERS: dict[str, Combiner] = {"average": Average()}
+
+__all__ = [
+    "COMBINERS",
+    "Average",
+    "Combiner",
+    "mix",
+    "permute_optimizer",
+    "recalibrate",
+    "reset_optimizer",
+]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> bool:
+def recalibrate(
+    model: nn.Module, batches: Iterable[Any], run: Callable[[Any], Any] | None = None
+) -> bool:
     """Set the BatchNorm running statistics of ``model`` to those of ``batches``.
 
     The statistics become the equal-weighted mean over the batches; ``momentum``, the batch counters
@@ -18,6 +21,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> bool:
     Args:
         model: The agent's own model; its running statistics are changed, nothing else.
         batches: Inputs from the agent's own shard.
+        run: Runs the model on one of them, where that is not ``model(inputs)``.
 
     Returns:
         Whether there was anything to recalibrate.
@@ -35,7 +39,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> bool:
     try:
         with torch.no_grad():
             for inputs in batches:
-                model(inputs)
+                (run or model)(inputs)
     finally:
         for norm, (momentum, counter) in zip(norms, kept, strict=True):
             norm.momentum = momentum

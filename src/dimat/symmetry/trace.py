@@ -37,6 +37,7 @@ class Trace:
         mutated: (node name, state key) of buffers that the forward pass writes.
         aliases: State keys that share storage with an earlier one, and that one.
         training: Whether the model was in training mode.
+        parameters: State keys that are parameters, not buffers.
     """
 
     module: fx.GraphModule
@@ -47,6 +48,16 @@ class Trace:
     mutated: tuple[tuple[str, str], ...]
     aliases: Mapping[str, str]
     training: bool
+    parameters: frozenset[str] = frozenset()
+
+    @property
+    def batch_size(self) -> int | None:
+        """The batch size that the graph is bound to; None if it takes any."""
+        for node in self.graph.nodes:
+            value = node.meta.get("val")
+            if node.name in self.inputs and isinstance(value, Tensor) and value.dim() > 0:
+                return value.shape[0] if isinstance(value.shape[0], int) else None
+        return None
 
     @property
     def graph(self) -> fx.Graph:
@@ -194,8 +205,17 @@ def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
         if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
             module.graph.erase_node(node)
     module.recompile()
+    parameters = frozenset(own_keys & {name for name, _ in model.named_parameters()})
     return Trace(
-        module, states, constants, tuple(inputs), tuple(outputs), tuple(mutated), aliases, training
+        module,
+        states,
+        constants,
+        tuple(inputs),
+        tuple(outputs),
+        tuple(mutated),
+        aliases,
+        training,
+        parameters,
     )
 
 

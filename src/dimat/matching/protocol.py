@@ -1,0 +1,47 @@
+"""What a matcher is: it puts the units of several states in the order of the first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from dimat.matching.assignment import Matching
+from dimat.symmetry import Analysis
+
+
+@dataclass(frozen=True)
+class Problem:
+    """States of one model whose units are to be matched.
+
+    Args:
+        analysis: Of the model: its graph, and what may be permuted.
+        states: ``n >= 1`` states of its keys and shapes; not changed.
+        weights: How much each counts in the merge, summing to 1.
+        batches: Inputs on which activations may be measured, each a tensor or a tuple of the
+            model's arguments; empty if there are none.
+    """
+
+    analysis: Analysis
+    states: Sequence[Mapping[str, Tensor]]
+    weights: Sequence[float]
+    batches: Sequence[Any] = ()
+
+
+class Matcher(Protocol):
+    """One way of matching. Stateless and deterministic."""
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether it measures activations; if not, ``batches`` is not read."""
+        ...
+
+    def match(self, problem: Problem) -> list[Matching]:
+        """For every state the permutation into the first one's unit order.
+
+        The first is the identity. A state that is a permuted copy of the first is brought back
+        exactly, up to units that nothing tells apart (dead ones, duplicates).
+        """
+        ...
