@@ -7,7 +7,10 @@ A message says where, what was found, what the rule is, and the way out.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
 
 
 class DimatError(Exception):
@@ -50,3 +53,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}known: {', '.join(names)}"
+
+
+def look_up(setting: str, name: str, registry: Mapping[str, _Value]) -> _Value:
+    """What a registry has under a name.
+
+    Args:
+        setting: What the name was given for, for the message.
+        name: The name.
+        registry: Values by name.
+
+    Raises:
+        ConfigError: If there is nothing of that name; with the closest one.
+
+    >>> look_up("method", "b", {"a": 1, "b": 2})
+    2
+    """
+    if name not in registry:
+        raise ConfigError(
+            f"setting '{setting}' is '{name}', which is unknown: {did_you_mean(name, registry)}"
+        )
+    return registry[name]

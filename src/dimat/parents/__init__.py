@@ -1,0 +1,16 @@
+"""Merge trained checkpoints of one model, without rounds, agents or a graph of them."""
+
+from dimat.parents.family import Family
+from dimat.parents.forward import Forward
+from dimat.parents.merging import IMAGES, RECALIBRATIONS, Merge, Recalibration, match, merge
+
+__all__ = [
+    "IMAGES",
+    "RECALIBRATIONS",
+    "Family",
+    "Forward",
+    "Merge",
+    "Recalibration",
+    "match",
+    "merge",
+]

@@ -1,0 +1,128 @@
+"""Several trained states of one model, ready to be matched and merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dimat.errors import DataError
+from dimat.matching import Matcher, Matching, Problem
+from dimat.merging import Combiner, recalibrate
+from dimat.parents.calls import Call, Calls
+from dimat.parents.forward import Forward, bound
+from dimat.parents.reading import read_calls
+from dimat.parents.states import as_in, completed, fitting, working_copy
+from dimat.state import State, state_of
+from dimat.symmetry import Analysis
+
+
+@dataclass(frozen=True)
+class Family:
+    """States of one model, and inputs to compare them on. Steps return new states, in float32.
+
+    Args:
+        model: A working copy of the model.
+        forward: In place of its own, if not None.
+        originals: The parents as they were given, completed.
+        states: The same in at least float32, on the model's device.
+        calls: The inputs.
+    """
+
+    model: nn.Module
+    forward: Forward | None
+    originals: tuple[State, ...]
+    states: tuple[State, ...]
+    calls: Calls
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        states: Sequence[Mapping[str, Tensor]],
+        batches: Iterable[Any],
+        *,
+        forward: Forward | None,
+        images: int,
+        names: Sequence[str] = (),
+    ) -> Family:
+        """Check and prepare what :func:`dimat.merge` is given; ``names`` are for messages.
+
+        Raises:
+            ConfigError, DataError, ModelError, StructureError: As :func:`dimat.merge`.
+        """
+        twin = working_copy(model)
+        names = names or [f"state {number}" for number in range(len(states))]
+        originals = tuple(completed(model, state) for state in states)
+        wide = tuple(fitting(twin, s, who) for s, who in zip(originals, names, strict=True))
+        device = next((x.device for x in twin.state_dict().values()), torch.device("cpu"))
+        return Family(twin, forward, originals, wide, read_calls(batches, images, device))
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """The model's graph and symmetry."""
+        with self._blamed() as model:
+            return self.calls.analyze(model)
+
+    @cached_property
+    def batches(self) -> list[tuple[Any, ...]]:
+        """The inputs as the graph takes them."""
+        return self.calls.pieces(self.analysis.trace.batch_size)
+
+    def match(self, matcher: Matcher, weights: Sequence[float]) -> list[Matching]:
+        """For every state its permutation into the first one's unit order."""
+        problem = Problem(self.analysis, self.states, weights, self.batches)
+        with self._blamed():
+            return matcher.match(problem)
+
+    def align(self, matchings: Sequence[Matching]) -> list[State]:
+        """The states with their units permuted."""
+        apply = self.analysis.symmetry.apply
+        return [apply(m.permutation, s) for m, s in zip(matchings, self.states, strict=True)]
+
+    def combine(
+        self, combiner: Combiner, aligned: Sequence[State], weights: Sequence[float]
+    ) -> State:
+        """One state from aligned ones."""
+        with self._blamed():
+            merged = combiner.combine(self.analysis, aligned, weights, self.batches)
+        for alias, first in self.analysis.trace.aliases.items():
+            merged[alias] = merged[first].clone()
+        return merged
+
+    def recalibrate(self, state: State) -> State | None:
+        """The state with the BatchNorm statistics of the inputs; None if the model has none.
+
+        Raises:
+            DataError: If a BatchNorm sees one value a channel only, which has no variance.
+        """
+        self.model.load_state_dict(state)
+        with self._blamed() as model:
+            try:
+                found = recalibrate(self.model, self.calls.calls, lambda c: _run(c, model))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise DataError(
+                    "a batch of one sample has no statistics: give larger batches, or "
+                    "recalibration='none'"
+                ) from error
+        return state_of(self.model) if found else None
+
+    def rounded(self, state: State, parent: int = 0) -> State:
+        """The state in the dtypes and on the devices of a parent, as it was given."""
+        return as_in(state, self.originals[parent])
+
+    @contextmanager
+    def _blamed(self) -> Iterator[nn.Module]:
+        model = bound(self.model, self.forward)
+        with self.calls.blamed(model):
+            yield model
+
+
+def _run(call: Call, model: nn.Module) -> Any:
+    return call.run(model)

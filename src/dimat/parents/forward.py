@@ -1,0 +1,38 @@
+"""A model whose outputs are made in another way than by its own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+# (model, *args, **kwargs) -> outputs, where the model's own forward is not what should be matched.
+Forward = Callable[..., Any]
+
+
+class Bound(nn.Module):
+    """A model under another forward; its entries keep their names, and are the model's own.
+
+    Args:
+        model: Any module.
+        forward: Called as ``forward(model, *args, **kwargs)``.
+    """
+
+    def __init__(self, model: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self._modules, self._parameters = model._modules, model._parameters
+        self._buffers = model._buffers
+        self._non_persistent_buffers_set = model._non_persistent_buffers_set
+        self.training = model.training
+        self.__dict__["_bound"] = (model, forward)  # no submodule: that would rename its entries
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The other forward, on the model."""
+        model, forward = self.__dict__["_bound"]
+        return forward(model, *args, **kwargs)
+
+
+def bound(model: nn.Module, forward: Forward | None) -> nn.Module:
+    """The model as it is, or under another forward."""
+    return model if forward is None else Bound(model, forward)

@@ -1,0 +1,158 @@
+"""``dimat.match`` and ``dimat.merge``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from dimat.errors import StructureError, look_up
+from dimat.matching import MATCHERS, Matching
+from dimat.merging import COMBINERS
+from dimat.parents.family import Family
+from dimat.parents.forward import Forward
+from dimat.state import State
+from dimat.symmetry import Symmetry
+
+Recalibration = Literal["auto", "batchnorm", "none"]
+RECALIBRATIONS: tuple[str, ...] = get_args(Recalibration)
+IMAGES = 2000  # samples looked at; accuracy against their number is in docs/matching.md
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What :func:`merge` gives.
+
+    Args:
+        state: The merged state, in the first parent's unit order and dtypes.
+        matchings: For every parent its permutation into that order, similarity and margin per
+            group; the first is the identity.
+        aligned: The parents in that order.
+        symmetry: The model's, whose elements the permutations are.
+    """
+
+    state: State
+    matchings: tuple[Matching, ...]
+    aligned: tuple[State, ...]
+    symmetry: Symmetry
+
+
+def match(
+    model: nn.Module,
+    ours: Mapping[str, Tensor],
+    theirs: Mapping[str, Tensor],
+    batches: Iterable[Any] = (),
+    *,
+    method: str = "activations",
+    forward: Forward | None = None,
+    images: int = IMAGES,
+) -> Matching:
+    """The permutation that puts the units of ``theirs`` in the order of ``ours``.
+
+    Args:
+        model: The architecture; its own weights and mode do not matter and are not changed.
+        ours: The state whose unit order is the reference.
+        theirs: Another state of the same model.
+        batches: As in :func:`merge`.
+        method: A matcher's name: ``dimat.matching.MATCHERS``.
+        forward: As in :func:`merge`.
+        images: At most this many samples of the batches are looked at.
+
+    Raises:
+        ConfigError, DataError, ModelError, StructureError: As in :func:`merge`.
+    """
+    matcher = look_up("method", method, MATCHERS)
+    family = Family.of(model, [ours, theirs], batches, forward=forward, images=images)
+    return family.match(matcher, (0.5, 0.5))[1]
+
+
+def merge(
+    model: nn.Module,
+    states: Sequence[Mapping[str, Tensor]],
+    batches: Iterable[Any] = (),
+    weights: Sequence[float] | None = None,
+    *,
+    method: str = "activations",
+    combine: str = "average",
+    recalibration: Recalibration = "auto",
+    forward: Forward | None = None,
+    images: int = IMAGES,
+) -> Merge:
+    r"""Align several trained states of one model to the first, and combine them into one.
+
+    .. math:: \theta = \sum_j w_j P_j \theta_j
+
+    then BatchNorm statistics are recomputed, because those of an average of networks are not the
+    average of theirs. All is computed in at least float32, on the device of the model.
+
+    Args:
+        model: The architecture; its own weights and mode do not matter and are not changed.
+        states: ``n >= 1`` states of it. The result is in the unit order of the first. A second name
+            of a tied tensor and BatchNorm's batch counters may be left out.
+        batches: Unlabeled inputs: any iterable of tensors, of tuples or lists whose first element
+            is the input (the rest, such as labels, is left out), or of dicts of keyword arguments.
+            The input itself may be a tuple of several arguments.
+        weights: One per state, >= 0, summing to 1; equal if None.
+        method: A matcher's name: ``dimat.matching.MATCHERS``.
+        combine: A combiner's name: ``dimat.merging.COMBINERS``.
+        recalibration: batchnorm: recompute running statistics on the batches; none: leave them as
+            combined; auto: batchnorm, unless the combiner fits statistics itself.
+        forward: Called as ``forward(model, *inputs)`` instead of the model, where its outputs are
+            made in another way.
+        images: At most this many samples of the batches are looked at.
+
+    Returns:
+        The merged state, in the dtypes of the first, and how the parents were matched.
+
+    Raises:
+        ConfigError: If a name is unknown, or ``images`` is not positive.
+        DataError: If there are no batches, or they hold nothing to compare units on.
+        ModelError: If a batch does not fit the model, or the model cannot be captured.
+        StructureError: If a state lacks a key, has another shape, or holds NaN or infinity, or
+            weights do not sum to 1.
+
+    References:
+        Saadati et al., "DIMAT", CVPR 2024; Jordan et al., "REPAIR", ICLR 2023.
+    """
+    matcher = look_up("method", method, MATCHERS)
+    combiner = look_up("combine", combine, COMBINERS)
+    look_up("recalibration", recalibration, dict.fromkeys(RECALIBRATIONS))
+    weights = fair_weights(weights, len(states))
+    family = Family.of(model, states, batches, forward=forward, images=images)
+    matchings = family.match(matcher, weights)
+    aligned = family.align(matchings)
+    merged = family.combine(combiner, aligned, weights)
+    if recalibrates(recalibration, combine):
+        merged = family.recalibrate(merged) or merged
+    return Merge(
+        family.rounded(merged),
+        tuple(matchings),
+        tuple(family.rounded(state, number) for number, state in enumerate(aligned)),
+        family.analysis.symmetry,
+    )
+
+
+def recalibrates(recalibration: str, combine: str) -> bool:
+    """Whether statistics are recomputed after a combiner."""
+    if recalibration == "auto":
+        return not COMBINERS[combine].needs_batches
+    return recalibration == "batchnorm"
+
+
+def fair_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """The weights, equal ones if None.
+
+    Raises:
+        StructureError: If there is not one for each of ``count`` states, or they are no average.
+    """
+    if not count:
+        raise StructureError("no states: give at least one")
+    own = [1 / count] * count if weights is None else [float(w) for w in weights]
+    if len(own) != count or any(not w >= 0 for w in own) or not abs(sum(own) - 1) <= 1e-6:
+        raise StructureError(
+            f"weights {[round(w, 6) for w in own]} for {count} states: give one each, >= 0, "
+            "summing to 1"
+        )
+    return own

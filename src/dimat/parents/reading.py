@@ -1,0 +1,121 @@
+"""What a user gives as batches, whatever a data loader makes, read as calls of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dimat.errors import ConfigError, DataError, ModelError
+from dimat.parents.calls import Call, Calls
+
+
+def read_calls(batches: Iterable[Any], images: int, device: torch.device | str) -> Calls:
+    """Read batches until ``images`` samples are there; no further one is asked for.
+
+    A last batch of less than half the first one's samples is left out, unless it is the only
+    one: BatchNorm statistics are averaged over batches, and those of a few samples are noise.
+
+    Args:
+        batches: As in :func:`dimat.merge`.
+        images: At most this many samples are kept, >= 1.
+        device: Where they are put. Half-precision inputs become float32, as states do.
+
+    Raises:
+        ConfigError: If ``images`` is not positive.
+        DataError: If there are no batches, or one holds no samples or no finite numbers.
+        ModelError: If a batch is not like the first.
+    """
+    if images < 1:
+        raise ConfigError(f"'images' is {images}: must be >= 1")
+    _check_kind(batches)
+    found: list[Call] = []
+    left = images
+    for index, batch in enumerate(batches):
+        call = _call(batch, index)
+        _check_values(call, index)
+        call = _like(found[0], call, index) if found else call
+        found.append(_cut(call, left).map(lambda x: _wide(x, device)))
+        left -= call.samples
+        if left <= 0:
+            break
+    if not found:
+        raise DataError(
+            "no batches: give at least one, on which the model's graph is traced and units are "
+            "compared (a method that needs no data still needs an example input)"
+        )
+    if len(found) > 1 and 2 * found[-1].samples < found[0].samples:
+        found.pop()
+    return Calls(tuple(found))
+
+
+def _check_kind(batches: Iterable[Any]) -> None:
+    if isinstance(batches, (Tensor, Mapping)):
+        raise DataError(
+            f"batches is one {type(batches).__name__}: give a list or an iterable of batches, such "
+            "as [inputs], or inputs.split(250)"
+        )
+
+
+def _call(batch: Any, index: int) -> Call:
+    """One batch as positional and keyword arguments; labels are left out."""
+    if isinstance(batch, (tuple, list)) and batch:
+        batch = batch[0]
+    if isinstance(batch, Mapping):
+        call = Call((), dict(batch))
+    else:
+        call = Call(tuple(batch) if isinstance(batch, (tuple, list)) else (batch,), {})
+    if not call.samples:
+        raise DataError(
+            f"batch {index} holds no samples: a batch is a tensor, a tuple whose first element is "
+            "the input, or a dict of keyword arguments"
+        )
+    return call
+
+
+def _check_values(call: Call, index: int) -> None:
+    for value in call.tensors:
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise DataError(f"batch {index} holds values that are not finite")
+
+
+def _like(first: Call, call: Call, index: int) -> Call:
+    """The call with its arguments in the order of the first one's: the graph is traced on that.
+
+    The number of samples may differ, nothing else.
+    """
+    if first.kwargs.keys() != call.kwargs.keys():
+        raise ModelError(
+            f"batch {index} does not fit batch 0: it has {_named(call)}, expected {_named(first)}"
+        )
+    call = Call(call.args, {name: call.kwargs[name] for name in first.kwargs})
+    expected, found = _kinds(first), _kinds(call)
+    if expected != found:
+        raise ModelError(
+            f"batch {index} does not fit batch 0: a sample has {', '.join(found)}, expected "
+            f"{', '.join(expected)} (crop or pad all samples to one shape)"
+        )
+    return call
+
+
+def _named(call: Call) -> str:
+    return ", ".join(f"'{name}'" for name in call.kwargs) or "no keyword arguments"
+
+
+def _kinds(call: Call) -> list[str]:
+    return [f"{tuple(x.shape[1:])} {_wide_type(x)}" for x in call.tensors]
+
+
+def _wide_type(value: Tensor) -> torch.dtype:
+    half = value.dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if half else value.dtype
+
+
+def _wide(value: Tensor, device: torch.device | str) -> Tensor:
+    return value.detach().to(device, _wide_type(value))
+
+
+def _cut(call: Call, samples: int) -> Call:
+    return call if samples >= call.samples else call.pick(torch.arange(samples))

@@ -1,0 +1,86 @@
+"""Parents' states made to fit a model: checked, completed, and in at least float32."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dimat.errors import StructureError
+from dimat.state import State, check_finite, check_same_structure
+from dimat.symmetry.trace import tied_keys
+
+
+def working_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose floating entries are at least float32; what is tied stays tied."""
+    twin = copy.deepcopy(model).eval()
+    for value in (*twin.parameters(), *twin.buffers()):
+        value.data = _wide(value.data)
+    return twin
+
+
+def completed(model: nn.Module, state: Mapping[str, Tensor]) -> State:
+    """The state with what checkpoints leave out.
+
+    That is the second name of a tied tensor (safetensors keeps one), and BatchNorm's batch counters
+    (unknown before PyTorch 0.4.1), which count nothing that matters here.
+    """
+    whole = dict(state)
+    for alias, first in tied_keys(model).items():
+        for missing, present in ((alias, first), (first, alias)):
+            if missing not in whole and present in whole:
+                whole[missing] = whole[present]
+    for key, value in model.state_dict().items():
+        if key.endswith("num_batches_tracked") and key not in whole:
+            whole[key] = torch.zeros_like(value)
+    return whole
+
+
+def fitting(model: nn.Module, state: Mapping[str, Tensor], who: str) -> State:
+    """The state in the dtypes and on the devices of ``model``, a :func:`working_copy`.
+
+    Args:
+        model: What the state has to fit.
+        state: Already :func:`completed`; not changed.
+        who: Whose it is, for messages: ``"state 1"``.
+
+    Raises:
+        StructureError: If it lacks an entry, has one too many or of another shape, holds NaN or
+            infinity, or if entries that are one tensor in the model differ.
+    """
+    expected = model.state_dict()
+    own = {key: _cast(value, expected.get(key)) for key, value in state.items()}
+    check_same_structure(expected, own, who)
+    check_finite(state, who)
+    for alias, first in tied_keys(model).items():
+        if not torch.equal(own[alias], own[first]):
+            raise StructureError(
+                f"{who} does not fit: '{alias}' and '{first}' are one tensor in the model, but "
+                "differ here"
+            )
+    return {key: own[key] for key in expected}
+
+
+def as_in(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State:
+    """A copy in the dtypes and on the devices of ``like``."""
+    return {
+        key: value.to(device=like[key].device, dtype=like[key].dtype, copy=True)
+        for key, value in state.items()
+    }
+
+
+def _wide(value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _cast(value: Tensor, expected: Tensor | None) -> Tensor:
+    """Floating numbers in the expected precision; a count for a number is a mistake, and stays."""
+    if expected is None:
+        return value.detach()
+    if value.is_floating_point() and expected.is_floating_point():
+        return value.detach().to(expected.device, expected.dtype)
+    return value.detach().to(expected.device)
