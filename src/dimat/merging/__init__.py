@@ -6,14 +6,16 @@ from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
 from dimat.merging.protocol import Average, Combiner
 from dimat.merging.recalibrate import recalibrate
+from dimat.merging.regression import Regression
 
 # The ways to combine aligned states, by name.
-COMBINERS: dict[str, Combiner] = {"average": Average()}
+COMBINERS: dict[str, Combiner] = {"average": Average(), "regression": Regression()}
 
 __all__ = [
     "COMBINERS",
     "Average",
     "Combiner",
+    "Regression",
     "mix",
     "permute_optimizer",
     "recalibrate",
