@@ -97,7 +97,7 @@ def calibrated(model: nn.Module, inputs: Tensor) -> nn.Module:
     return model.eval()
 
 
-# --- laws -------------------------------------------------------------------------------------------
+# --- laws ----------------------------------------------------------------
 
 CASES: list[tuple[nn.Module, list[Any], tuple[Any, ...], dict[str, Any]]] = [
     (perceptron(), [randn(64, 3)], (randn(2, 3),), {}),
@@ -185,7 +185,7 @@ def test_dead_units_stay_and_measure_nothing() -> None:
     assert both.matchings[1].similarities["0"][2:4].tolist() == [0.0, 0.0]
 
 
-# --- states -----------------------------------------------------------------------------------------
+# --- states ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -294,7 +294,7 @@ def test_a_count_where_the_model_has_none_and_tied_names_that_differ_are_refused
         dimat.merge(Tied(), [untied], tokens())
 
 
-# --- batches ----------------------------------------------------------------------------------------
+# --- batches ----------------------------------------------------------------
 
 
 def test_labels_generators_and_loaders_are_all_batches() -> None:
@@ -416,7 +416,7 @@ def test_batches_of_one_have_no_statistics() -> None:
     assert dimat.merge(model, [state, state], batches, recalibration="none").state.keys()
 
 
-# --- settings ---------------------------------------------------------------------------------------
+# --- settings ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from dimat.data.augment import flip_and_crop
 from dimat.data.partition import SPLITS, Partition, partition, subset
 from dimat.data.seeding import generator
-from dimat.data.shard import Shard, normalize
-from dimat.data.sources import SOURCES, Dataset, load_dataset
+from dimat.data.shard import Shard, normalize, sample_batches
+from dimat.data.sources import SOURCES, Dataset, load_dataset, load_images
 
 __all__ = [
     "SOURCES",
@@ -15,7 +15,9 @@ __all__ = [
     "flip_and_crop",
     "generator",
     "load_dataset",
+    "load_images",
     "normalize",
     "partition",
+    "sample_batches",
     "subset",
 ]

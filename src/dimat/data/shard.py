@@ -20,6 +20,19 @@ def normalize(images: Tensor) -> Tensor:
     return ((images.float() / scale) - 0.5) / 0.25
 
 
+def sample_batches(
+    available: int, num_images: int, batch_size: int, random: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Indices of random images, at most all of them, in equal batches.
+
+    No image is alone in a batch, unless it is the only one: it has no statistics.
+    """
+    count = min(num_images, available)
+    order = torch.randperm(available, generator=random, device=random.device)[:count]
+    batches = max(1, min(-(-count // batch_size), count // 2))
+    return order.tensor_split(batches)
+
+
 class Shard:
     """The images of one agent, a part of them held out for validation.
 
@@ -95,11 +108,9 @@ class Shard:
 
         No image is alone in a batch, unless it is the only one: it has no statistics.
         """
-        images, labels = self._train
-        count = min(num_images, len(labels))
-        order = torch.randperm(len(labels), generator=random, device=labels.device)[:count]
-        batches = max(1, min(-(-count // batch_size), count // 2))
-        return [normalize(images[part]) for part in order.tensor_split(batches)]
+        images, _ = self._train
+        parts = sample_batches(len(images), num_images, batch_size, random)
+        return [normalize(images[part]) for part in parts]
 
     def validation(self) -> tuple[Tensor, Tensor]:
         """The images held out, normalized, and their labels."""

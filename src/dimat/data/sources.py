@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +70,19 @@ def load_dataset(source: str) -> Dataset:
     return SOURCES[name](path)
 
 
+def load_images(source: str) -> Tensor:
+    """The training images of a source alone, (n, height, width, channels); labels may be missing.
+
+    Raises:
+        ConfigError: If no such source is known.
+        DataError: If the images cannot be used.
+    """
+    name, _, path = source.partition(":")
+    if name != "npz":
+        return load_dataset(source).train_x
+    return _images(_read_npz(Path(path), ["train_x"])["train_x"], f"{path}: train_x")
+
+
 def digits(path: str = "") -> Dataset:
     """scikit-learn's 1,797 digits of 8x8 pixels; every fifth image of a class is a test image."""
     from sklearn.datasets import load_digits
@@ -90,7 +103,7 @@ def npz(path: str) -> Dataset:
 
     Images are NHWC (or NHW, one channel), uint8 or float in [0, 1]; labels are integers.
     """
-    arrays = _read_npz(Path(path))
+    arrays = _read_npz(Path(path), [f"{part}_{kind}" for part in _PARTS for kind in "xy"])
     train_x, test_x = (_images(arrays[f"{part}_x"], f"{path}: {part}_x") for part in _PARTS)
     train_y, test_y = (_labels(arrays[f"{part}_y"], f"{path}: {part}_y") for part in _PARTS)
     for part, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
@@ -115,8 +128,7 @@ _PARTS = ("train", "test")
 _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
-    names = [f"{part}_{kind}" for part in _PARTS for kind in "xy"]
+def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:

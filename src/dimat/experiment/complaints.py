@@ -117,6 +117,10 @@ def _no_value(types: _Types, name: str) -> ConfigError:
     return ConfigError(f"setting '{name}' has no value{rule}")
 
 
+def _missing(_: _Types, name: str) -> ConfigError:
+    return ConfigError(f"setting '{name.rpartition('.')[2]}' is missing: see --help")
+
+
 def _bad_file(_: _Types, problem: str) -> ConfigError:
     return ConfigError(f"setting 'config': {' '.join(problem.split())}")
 
@@ -142,6 +146,7 @@ _COMPLAINTS: tuple[tuple[str, Callable[..., ConfigError]], ...] = (
     (r"unrecognized arguments: --([^\s=]+)", _unknown),
     (r"unrecognized arguments: (\S+)", _unexpected),
     (r"argument --(\S+): expected one argument", _no_value),
+    (r"arguments are required: ([^\s,]+)", _missing),
     (r"invalid choice: '(.*?)' \(choose from (.*)\)", _unknown_command),
     (r"to be one of \{(.*)\}, but it was not provided", _no_command),
     (r'^Parser key "config": (.*)', _bad_file),

@@ -68,7 +68,7 @@ class RunFolder:
             (path / "states").mkdir(parents=True)
             folder = cls(path, dataclasses.replace(config, method=method))
             folder._write("config.yaml", config_to_yaml(_recipe(folder.config)))
-            folder._write("environment.json", _to_json(environment(), indent=2))
+            folder._write("environment.json", to_json(environment(), indent=2))
         except OSError as error:
             raise ConfigError(
                 f"setting 'out': {path} cannot be written: {error.strerror}"
@@ -83,11 +83,11 @@ class RunFolder:
     def append(self, metrics: Mapping[str, object]) -> None:
         """Add one line to ``metrics.jsonl``; a number that is not finite becomes null."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_to_json(metrics) + "\n")
+            file.write(to_json(metrics) + "\n")
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``."""
-        self._write("summary.json", _to_json(summary, indent=2) + "\n")
+        self._write("summary.json", to_json(summary, indent=2) + "\n")
 
     def write_state(self, agent: int, state: Mapping[str, Tensor]) -> None:
         """Write ``states/agent-000.safetensors`` for agent 0, and so on."""
@@ -156,7 +156,8 @@ def _clear(path: Path) -> None:
             (path / name).unlink(missing_ok=True)
 
 
-def _to_json(value: Mapping[str, object], indent: int | None = None) -> str:
+def to_json(value: Mapping[str, object], indent: int | None = None) -> str:
+    """JSON with null for every number that is not finite."""
     return json.dumps(_finite(value), allow_nan=False, indent=indent, ensure_ascii=False)
 
 

@@ -2,7 +2,16 @@
 
 from dimat.parents.family import Family
 from dimat.parents.forward import Forward
-from dimat.parents.merging import IMAGES, RECALIBRATIONS, Merge, Recalibration, match, merge
+from dimat.parents.merging import (
+    IMAGES,
+    RECALIBRATIONS,
+    Merge,
+    Recalibration,
+    fair_weights,
+    match,
+    merge,
+    recalibrates,
+)
 
 __all__ = [
     "IMAGES",
@@ -11,6 +20,8 @@ __all__ = [
     "Forward",
     "Merge",
     "Recalibration",
+    "fair_weights",
     "match",
     "merge",
+    "recalibrates",
 ]

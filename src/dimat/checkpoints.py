@@ -1,0 +1,93 @@
+"""Checkpoint files of others: safetensors, and PyTorch's own as far as they hold tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.state import State, load_state
+
+PICKLED = (".th", ".pt", ".pth", ".ckpt", ".bin")
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # what training scripts call the state
+_PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every key
+
+
+def read_checkpoint(path: Path) -> State:
+    """The state in a checkpoint file, on the CPU.
+
+    PyTorch's format is a pickle; only tensors and plain containers are read from it. A state may
+    lie under ``state_dict``, ``model_state_dict`` or ``model``, and a ``module.`` before every key
+    is taken off.
+
+    Raises:
+        StructureError: If the file is missing, is in no known format, or holds no state.
+    """
+    if not path.is_file():
+        raise StructureError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        found: Any = load_state(path)
+    elif path.suffix in PICKLED:
+        found = _load_pickled(path)
+    else:
+        raise StructureError(
+            f"{path}: a checkpoint is .safetensors, or {', '.join(PICKLED)} as torch.save wrote "
+            "it: rename it if it is one of these"
+        )
+    return _without_prefix(_unwrapped(found, path))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_pickled(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the reader raise anything
+        refused = "weights_only" in str(error) or "Unsupported" in str(error)
+        why = (
+            "holds more than tensors and plain containers, and nothing else is unpickled"
+            if refused
+            else "is damaged, or not what torch.save wrote"
+        )
+        raise StructureError(
+            f"{path} {why}: where it comes from, save the state alone, by "
+            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+        ) from error
+
+
+def _unwrapped(found: Any, path: Path) -> Mapping[str, Tensor]:
+    for name in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    bad = "" if isinstance(found, Mapping) else f"it holds {_kind(found)}"
+    if isinstance(found, Mapping):
+        others = [key for key, value in found.items() if not isinstance(value, Tensor)]
+        bad = f"its '{others[0]}' is {_kind(found[others[0]])}" if others else ""
+    if bad or not found:
+        raise StructureError(
+            f"{path} holds no state: {bad or 'it is empty'}; a checkpoint is tensors by name, as "
+            f"model.state_dict() gives them, alone or under {' or '.join(_WRAPPERS)}"
+        )
+    state: Mapping[str, Tensor] = found
+    return state
+
+
+def _kind(value: object) -> str:
+    return f"of type {type(value).__name__}"
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> State:
+    own = dict(state)
+    for prefix in (*_PREFIXES, *_PREFIXES):
+        if all(key.startswith(prefix) for key in own):
+            own = {key.removeprefix(prefix): value for key, value in own.items()}
+    return own

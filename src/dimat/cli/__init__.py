@@ -1,0 +1,51 @@
+"""The command line: parse, call, print. Errors are one line on stderr, never a traceback.
+
+Exit codes: 0 done, 1 the run went wrong, 2 bad input, 130 interrupted. What needs PyTorch is
+imported where it is used, so that ``--help`` and mistyped settings answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+from dimat.cli import align, merge, run, symmetry, topology
+from dimat.errors import DimatError
+from dimat.experiment.settings import Parser
+
+_COMMANDS = {
+    "run": run,
+    "merge": merge,
+    "align": align,
+    "topology": topology,
+    "symmetry": symmetry,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (that of the process if None) and return the exit code."""
+    try:
+        arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+        _COMMANDS[arguments.command].execute(arguments[arguments.command])
+    except DimatError as error:
+        print("dimat: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print("dimat: interrupted; what was recorded so far is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="dimat",
+        usage="dimat [--version] COMMAND ...",
+        description="Decentralized deep learning by iterative merging and training.",
+        version=importlib.metadata.version("dimat"),
+        allow_abbrev=False,
+    )
+    commands = parser.add_subcommands(dest="command")
+    for name, command in _COMMANDS.items():
+        commands.add_subcommand(name, command.parser(), help=command.SUMMARY)
+    return parser

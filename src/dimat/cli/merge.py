@@ -1,0 +1,56 @@
+"""``dimat merge``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from dimat.cli.options import add_checkpoint_options
+from dimat.experiment.merge.config import MergeConfig
+from dimat.experiment.settings import Parser
+
+SUMMARY = "merge checkpoints of one model into one"
+
+
+def parser() -> Parser:
+    """Its options."""
+    own = Parser(
+        usage="dimat merge A B [C ...] --model MODEL --data SOURCE --out FILE [--OPTION VALUE ...]",
+        description="Align checkpoints of one model to the first, combine them into one, test it.",
+        allow_abbrev=False,
+    )
+    add = own.add_argument
+    add("parents", nargs="+", type=str, help="checkpoint files: .safetensors, .pth and the like")
+    add_checkpoint_options(own)
+    add("--combine", type=str, default="average", help="how aligned networks are combined")
+    add("--weights", type=tuple[float, ...], default=(), help="one per parent; equal by default")
+    recalibration = "BatchNorm statistics afterwards; auto: unless the combiner fits them"
+    kinds = Literal["auto", "batchnorm", "none"]
+    add("--recalibration", type=kinds, default="auto", help=recalibration)
+    add(
+        "--report", type=str | None, default=None, help="JSON file to write; --out as .json if null"
+    )
+    evaluate = "--no-evaluate", "--no_evaluate"
+    add(*evaluate, action="store_true", help="do not test; the data then need no labels")
+    return own
+
+
+def execute(options: Namespace) -> None:
+    """Merge, write, and print the tables and where the files are."""
+    settings = {**vars(options), "parents": tuple(options.parents)}
+    settings["evaluate"] = not settings.pop("no_evaluate")
+    config = MergeConfig(**settings)
+    from dimat.experiment.display import LiveProgress
+    from dimat.experiment.merge.report import write_merge
+    from dimat.experiment.merge.run import merge_checkpoints
+    from dimat.experiment.merge.tables import merge_tables
+
+    result = merge_checkpoints(config, LiveProgress())
+    write_merge(result)
+    console = Console()
+    console.print(merge_tables(result))
+    for name, path in config.outputs.items():
+        where = {"out": "merged state", "report": "report"}[name]
+        console.print(f"{where}: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,39 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dimat.experiment.settings import Parser
+
+
+def add_model_options(parser: Parser) -> None:
+    """What a built-in model is made of."""
+    add = parser.add_argument
+    add("--width", type=float, default=1.0, help="multiplier of a built-in model's channels")
+    add("--shortcut", type=Literal["conv3", "conv1", "pad"], default="conv3", help="of ResNets")
+    add("--norm", type=Literal["batch", "group"], default="batch", help="of ResNets")
+
+
+def add_checkpoint_options(parser: Parser) -> None:
+    """What ``dimat align`` and ``dimat merge`` have in common."""
+    add = parser.add_argument
+    add("--model", type=str, required=True, help="built-in, or package.module:factory")
+    add("--data", type=str, required=True, help="digits, or npz:PATH; labels are for testing only")
+    add("--out", type=str, required=True, help="the .safetensors file to write")
+    add_model_options(parser)
+    add(
+        "--classes",
+        type=int | None,
+        default=None,
+        help="width of the output; of the labels if null",
+    )
+    normalize = "MEAN/STD of images in [0, 1], numbers or one a channel: .49,.48,.45/.25,.24,.26"
+    add("--normalize", type=str | None, default=None, help=f"{normalize}; 0.5/0.25 if null")
+    add("--method", type=str, default="activations", help="how units are matched")
+    add("--images", type=int, default=2000, help="training images looked at, at most")
+    add("--batch-size", "--batch_size", type=int, default=250, help="images a forward pass")
+    add("--device", type=str, default="cpu", help="cpu, cuda or cuda:N")
+    add("--threads", type=int, default=2, help="threads PyTorch may use on the CPU")
+    add("--seed", type=int, default=0, help="of the choice of images")
+    add("--overwrite", action="store_true", help="replace files that exist")

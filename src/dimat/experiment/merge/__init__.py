@@ -1,0 +1,1 @@
+"""``dimat merge`` and ``dimat align``: the work on checkpoint files, from settings to a report."""

@@ -1,0 +1,82 @@
+"""Checking the settings of a merge before anything is read: names, ranges, files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dimat.data import SOURCES
+from dimat.errors import ConfigError, look_up
+from dimat.experiment.complaints import broken_rule
+from dimat.experiment.config import RunConfig
+from dimat.experiment.merge.config import AlignConfig, MergeConfig
+from dimat.experiment.validate import validate
+from dimat.matching import MATCHERS
+from dimat.merging import COMBINERS
+from dimat.parents import RECALIBRATIONS, fair_weights
+
+
+def check(config: AlignConfig) -> None:
+    """Refuse settings that nothing can be merged with.
+
+    Raises:
+        ConfigError: For the first setting that is out of its range, in no registry, or names a
+            device that is not there or a file that must not be written.
+        StructureError: If weights are no average.
+    """
+    look_up("data", config.data.partition(":")[0], SOURCES)
+    look_up("method", config.method, MATCHERS)
+    validate(_shared(config))
+    if config.images < 1:
+        raise broken_rule("images", config.images, ">= 1")
+    if config.classes is not None and config.classes < 1:
+        raise broken_rule("classes", config.classes, ">= 1")
+    if isinstance(config, MergeConfig):
+        _check_merge(config)
+    elif len(config.parents) != 2:
+        raise broken_rule("parents", list(config.parents), "two checkpoint files")
+    _check_files(config)
+
+
+def _shared(config: AlignConfig) -> RunConfig:
+    """What a run has as well, so that one place says what may be in it."""
+    return RunConfig(
+        model=config.model,
+        width=config.width,
+        shortcut=config.shortcut,
+        norm=config.norm,
+        batch_size=config.batch_size,
+        device=config.device,
+        threads=config.threads,
+        seed=config.seed,
+    )
+
+
+def _check_merge(config: MergeConfig) -> None:
+    look_up("combine", config.combine, COMBINERS)
+    look_up("recalibration", config.recalibration, dict.fromkeys(RECALIBRATIONS))
+    if len(config.parents) < 2:
+        raise broken_rule("parents", list(config.parents), "two or more checkpoint files")
+    fair_weights(config.weights or None, len(config.parents))
+
+
+def _check_files(config: AlignConfig) -> None:
+    if Path(config.out).suffix != ".safetensors":
+        raise broken_rule("out", config.out, "a file that ends in .safetensors")
+    taken = {Path(parent).resolve() for parent in config.parents}
+    for setting, path in config.outputs.items():
+        if path.resolve() in taken:
+            raise broken_rule(setting, str(path), "another file than those read and written")
+        taken.add(path.resolve())
+        _check_new(setting, path, overwrite=config.overwrite)
+
+
+def _check_new(setting: str, path: Path, *, overwrite: bool) -> None:
+    if path.is_dir():
+        raise broken_rule(setting, str(path), "a file, not a folder")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"setting '{setting}': {path} exists: use another, or --overwrite")
+    if not path.parent.is_dir():
+        raise ConfigError(f"setting '{setting}': there is no folder {path.parent}: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"setting '{setting}': {path.parent} cannot be written to")
