@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from dimat.merging.goal import Goal, average
 from dimat.merging.layer import Layer
 from dimat.merging.lockstep import Run, call
 from dimat.merging.sites import Site, argument
@@ -76,21 +77,19 @@ def channel_moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return mean, torch.stack(spread).sum(0) * (count / max(count - 1, 1))
 
 
-def fit_norm(site: Site, merged: State, ours: Run, targets: Sequence[Tensor], ridge: float) -> None:
+def fit_norm(goal: Goal, merged: State, ridge: float) -> None:
     """Fit a norm's own scale and shift, unit by unit, by ridge regression to the targets.
 
     A BatchNorm's statistics become those of the merged network's values.
     """
-    inputs = ours.value(site.input)
-    if site.mean is not None and site.variance is not None:
-        set_statistics(site, merged, inputs)
-    if site.weight is None:
+    site = goal.site
+    scale = _averaged_scale(goal, merged)
+    if site.weight is None or scale is None:
         return
-    scale = merged[site.weight].double()
     shift = 0.0 if site.bias is None else merged[site.bias].double()
     n, sums = 0, [torch.zeros_like(scale) for _ in range(4)]
-    for b, target in enumerate(targets):
-        x = _by_unit(site, _normalized(site, ours, merged, b)).double()
+    for b, target in enumerate(goal.whole()):
+        x = _by_unit(site, _normalized(site, goal.ours, merged, b)).double()
         rest = _by_unit(site, target).double() - scale * x - shift
         n += len(x)
         for own, part in zip(sums, (x, rest, x * x, x * rest), strict=True):
@@ -102,6 +101,25 @@ def fit_norm(site: Site, merged: State, ours: Run, targets: Sequence[Tensor], ri
     merged[site.weight] = (scale + change).to(merged[site.weight].dtype)
     if site.bias is not None:
         merged[site.bias] = (shift + mean_r - change * mean_x).to(merged[site.bias].dtype)
+
+
+def _averaged_scale(goal: Goal, merged: State) -> Tensor | None:
+    """The scale that the fit sets out from; a BatchNorm's statistics are set on the way.
+
+    What BatchNorm multiplies by is scale over deviation: that is averaged, and taken apart with the
+    merged network's own deviation.
+    """
+    site = goal.site
+    if site.mean is None or site.variance is None:
+        return None if site.weight is None else merged[site.weight].double()
+    _, variance = set_statistics(site, merged, goal.ours.value(site.input))
+    if site.weight is None:
+        return None
+    parts = [
+        parent.state[site.weight] * (parent.state[site.variance] + site.epsilon).rsqrt()
+        for parent in goal.parents
+    ]
+    return (average(parts, goal.weights) * (variance + site.epsilon).sqrt()).double()
 
 
 def _normalized(site: Site, ours: Run, merged: State, b: int) -> Tensor:

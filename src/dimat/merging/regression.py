@@ -74,7 +74,7 @@ class Regression:
             ours.advance(site.op, inclusive=False)
             goal = Goal(site, parents, ours, weights)
             if site.norm is site.op:
-                fit_norm(site, merged, ours, goal.whole(), self.ridge)
+                fit_norm(goal, merged, self.ridge)
             else:
                 self._fit_layer(goal, merged, wide)
         return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
