@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from dimat.matching.activations import Activations, activation_scores
-from dimat.matching.assignment import (
-    Matching,
-    add_scores,
-    assign,
-    matching,
-    matching_of,
-    permute_scores,
-    solve_assignment,
-)
+from dimat.matching.assignment import add_scores, assign, permute_scores, solve_assignment
+from dimat.matching.fit import Matching, matching, matching_of
 from dimat.matching.identity import Identity
 from dimat.matching.protocol import Matcher, Problem
+from dimat.matching.weights import Weights
 
 # The matchers, by name: a matcher is a value.
 MATCHERS: dict[str, Matcher] = {
@@ -21,6 +15,7 @@ MATCHERS: dict[str, Matcher] = {
     "covariance": Activations("covariance"),
     "cosine": Activations("cosine"),
     "identity": Identity(),
+    "weights": Weights(),
 }
 
 __all__ = [
@@ -30,6 +25,7 @@ __all__ = [
     "Matcher",
     "Matching",
     "Problem",
+    "Weights",
     "activation_scores",
     "add_scores",
     "assign",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dimat.matching.assignment import Floats, Matching, Scores, matching, matching_of
+from dimat.matching.assignment import Floats, Scores
+from dimat.matching.fit import Matching, matching, matching_of
 from dimat.matching.observe import Layers, Observation, Observer, observations
 from dimat.matching.protocol import Problem
 from dimat.matching.statistics import CrossMoments, Statistic

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from dimat.symmetry.units import Ints
 Floats = NDArray[np.float64]
 # For a group the score of every (our unit, their unit), over all its cells, in cell order.
 Scores = Mapping[str, Floats]
+NEVER = -1e9  # a score that no assignment can afford
 TIE = 1e-9  # what staying in place is worth, so that ties and dead units do not move
 
 
@@ -33,42 +33,60 @@ def solve_assignment(score: Floats) -> Ints:
     return columns
 
 
-def assign(symmetry: Symmetry, scores: Scores) -> Permutation:
+def assign(symmetry: Symmetry, scores: Scores, only: Collection[str] | None = None) -> Permutation:
     """The element of the symmetry with (nearly) the largest total score.
 
     Plain groups are solved exactly. A group with groups inside (attention heads, convolution
     groups) is solved over blocks, the score of a pair of blocks being that of its best inner
-    assignment; that is exact where every inner group belongs to one outer group.
+    assignment. That is exact where every inner group belongs to one outer group; where it belongs
+    to two, the first is solved as if the second were free for every pair.
 
     Args:
         symmetry: What may be permuted.
         scores: For each group (N, N), N = cells x size; a group without scores follows its inner
             groups, or stays.
+        only: Names of the groups that may move; all if None. The others keep their order, inside
+            cells that may move.
     """
-    solver = _Solver(symmetry, scores)
+    solver = _Solver(symmetry, scores, only)
     slots = solver.solve_plain()
     for number, group in solver.numbered:
         if number in slots:
             continue
         family = symmetry.structure.families[number]
-        moves = symmetry.structure.moves(slots)
+        moves = solver.settle(slots)
         rows = []
         for cell in range(group.cells):
             target = symmetry.structure.cell_of[moves[family.cells[cell, 0]]]
             rows.append(solve_assignment(solver.pair_scores(number, cell, int(target))))
         slots[number] = np.stack(rows)
+    still = symmetry.identity().slots if only is not None else {}
     names = dict(zip(symmetry.group_families, symmetry.names, strict=True))
-    return Permutation({names[f]: own for f, own in slots.items()}, symmetry.digest)
+    return Permutation({**still, **{names[f]: own for f, own in slots.items()}}, symmetry.digest)
 
 
 class _Solver:
-    def __init__(self, symmetry: Symmetry, scores: Scores) -> None:
+    def __init__(
+        self, symmetry: Symmetry, scores: Scores, only: Collection[str] | None = None
+    ) -> None:
         self.structure = symmetry.structure
         pairs = zip(symmetry.group_families, symmetry.groups, strict=True)
-        self.numbered = sorted(pairs, key=lambda pair: pair[0])
+        free = [pair for pair in pairs if only is None or pair[1].name in only]
+        self.numbered = sorted(free, key=lambda pair: pair[0])
         self.scores = {f: scores[g.name] for f, g in self.numbered if g.name in scores}
         self.inner = {f: self._inner_cells(f) for f, _ in self.numbered}
         self._values: dict[tuple[int, int, int], float] = {}
+        self._moves = np.arange(self.structure.count, dtype=np.int64)
+        self._open: set[int] = set()
+
+    def settle(self, slots: Mapping[int, Ints]) -> Ints:
+        """Note what is solved: for every unit the one that takes its place so far."""
+        self._moves = self.structure.moves(slots)
+        self._open = {number for number, _ in self.numbered if number not in slots}
+        for number, family in enumerate(self.structure.families):  # owners before members
+            if self._open & set(family.over):
+                self._open.add(number)
+        return self._moves
 
     def solve_plain(self) -> dict[int, Ints]:
         """The groups that stand alone, at once: SciPy's solver lets other threads run."""
@@ -122,9 +140,21 @@ class _Solver:
             mine, other = cells[ours], cells[theirs]
             for a in range(size):
                 for b in range(size):
-                    for c, d in zip(mine[a], other[b], strict=False):
-                        score[a, b] += self._value(inner, c, d)
+                    score[a, b] += self._inside(inner, mine[a], other[b])
         return score
+
+    def _inside(self, inner: int, ours: list[int], theirs: list[int]) -> float:
+        """The best total score of the cells of two units, each with one that it may come to."""
+        if len(ours) == 1:
+            return self._value(inner, ours[0], theirs[0])
+        family = self.structure.families[inner]
+        known = [k for k, over in enumerate(family.over) if over not in self._open]
+        wanted = self._moves[family.owners[np.ix_(ours, known)]]
+        may = (wanted[:, None] == family.owners[np.ix_(theirs, known)][None]).all(2)
+        value = np.full(may.shape, NEVER)
+        for i, j in np.argwhere(may):
+            value[i, j] = self._value(inner, ours[i], theirs[j])
+        return float(value[np.arange(len(ours)), solve_assignment(value)].sum())
 
     def _value(self, number: int, cell: int, target: int) -> float:
         """The best total score of a pair of cells."""
@@ -134,55 +164,6 @@ class _Solver:
             chosen = solve_assignment(score)
             self._values[key] = float(score[np.arange(len(score)), chosen].sum())
         return self._values[key]
-
-
-@dataclass(frozen=True)
-class Matching:
-    """A permutation of their units, and how well it fits.
-
-    Args:
-        permutation: Applied to their state, it puts their units in our order.
-        similarities: For each group with scores the (units,) scores of matched units, in our cell
-            order: correlations, if activations were matched.
-        margins: How much better each unit's match is than the best other one of either side; below
-            0 where another would have been better for this unit alone.
-    """
-
-    permutation: Permutation
-    similarities: Mapping[str, Floats] = field(default_factory=dict)
-    margins: Mapping[str, Floats] = field(default_factory=dict)
-
-    @property
-    def similarity(self) -> dict[str, float]:
-        """For each group with scores the mean score of matched units."""
-        return {name: float(own.mean()) for name, own in self.similarities.items()}
-
-    @property
-    def margin(self) -> dict[str, float]:
-        """For each group with scores the median margin."""
-        return {name: float(np.median(own)) for name, own in self.margins.items()}
-
-
-def matching_of(permutation: Permutation) -> Matching:
-    """A permutation of which nothing was measured."""
-    return Matching(permutation)
-
-
-def matching(symmetry: Symmetry, scores: Scores) -> Matching:
-    """Assign, and measure the fit."""
-    permutation = assign(symmetry, scores)
-    moves = symmetry.moves(permutation)
-    similarities, margins = {}, {}
-    for name, score in scores.items():
-        order = unit_order(symmetry, moves, name)
-        own = np.arange(len(score))
-        matched = score[own, order]
-        others = score.copy()
-        others[own, order] = -np.inf
-        rival = np.maximum(others.max(1), others.max(0)[order])
-        similarities[name] = matched
-        margins[name] = np.where(np.isfinite(rival), matched - rival, matched)
-    return Matching(permutation, similarities, margins)
 
 
 def unit_order(symmetry: Symmetry, moves: Ints, name: str) -> Ints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dimat.matching.assignment import Matching, matching_of
+from dimat.matching.fit import Matching, matching_of
 from dimat.matching.protocol import Problem
 
 

@@ -8,7 +8,7 @@ token) is one observation.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,15 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from dimat.symmetry import Analysis, Symmetry
-from dimat.symmetry.places import standing_for, unit_places
+from dimat.matching.seats import Seat, outer_groups, seats
+from dimat.symmetry import Analysis
 from dimat.symmetry.trace import Trace, flatten_inputs, operator_name
-from dimat.symmetry.units import Ints, Label, Special
+from dimat.symmetry.units import Ints
 
 CONTRACTING = frozenset(
-    {"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.bilinear",
-     "aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution", "aten.lstm", "aten.gru",
-     "aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d",
+    {"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.mv",
+     "aten.einsum", "aten.bilinear", "aten.conv1d", "aten.conv2d", "aten.conv3d",
+     "aten.convolution", "aten.conv_transpose1d", "aten.conv_transpose2d",
+     "aten.conv_transpose3d", "aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu",
+     "aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell",
      "aten.scaled_dot_product_attention"}
 )  # fmt: skip
 
@@ -44,12 +46,22 @@ class Observation:
         axes: The axes of its value that the units lie on, in order.
         index: (units, times) positions along those axes, flattened, units in cell order; more than
             once where the axis has places of its own, as after flattening.
+        among: Further axes that other groups move. Their order is another in another model, so what
+            is compared is the mean square over them.
+        mixed: Whether other groups move the times too: the mean square is over these as well.
     """
 
     group: str
     node: str
     axes: tuple[int, ...]
     index: Ints
+    among: tuple[int, ...] = ()
+    mixed: bool = False
+
+    @property
+    def blurred(self) -> bool:
+        """Whether only mean squares can be compared."""
+        return self.mixed or bool(self.among)
 
     def units(self, value: Tensor, per_sample: int | None = None) -> Tensor:
         """(observations, units) from the node's value.
@@ -59,16 +71,25 @@ class Observation:
             per_sample: At most about this many places of every sample, in even strides that visit
                 all places over the samples; all if None.
         """
+        if self.blurred:
+            value = value.float().square()
+        if self.among:
+            value = value.mean(self.among, keepdim=True)
         moved = value.movedim(self.axes, tuple(range(-len(self.axes), 0)))
+        moved = moved if moved.dim() > len(self.axes) else moved[None]
         lead = moved.shape[: moved.dim() - len(self.axes)]
-        times = self.index.shape[1]
+        index, times = self.index, 1 if self.mixed else self.index.shape[1]
         step = _stride(math.prod(lead[1:]) * times, per_sample)
-        index = self.index
         if times > 1 and step > 1:
             index, step = index[:, :: min(step, times)], -(-step // times)
         rows = _every(moved, lead, step).flatten(1)
-        seen = rows if self._in_order else rows[:, self._columns(index, rows.device)]
-        return seen if seen.dim() == 2 else seen.transpose(1, 2).flatten(0, 1)
+        seen = rows if self._is_all(rows) else rows[:, self._columns(index, rows.device)]
+        if seen.dim() == 2:
+            return seen
+        return seen.mean(2) if self.mixed else seen.transpose(1, 2).flatten(0, 1)
+
+    def _is_all(self, rows: Tensor) -> bool:
+        return rows.shape[1] == self.index.size and self._in_order
 
     @cached_property
     def _in_order(self) -> bool:
@@ -95,45 +116,74 @@ def _every(value: Tensor, lead: Sequence[int], step: int) -> Tensor:
 
 
 def observations(analysis: Analysis, layers: Layers = "all") -> tuple[Observation, ...]:
-    """Where each group is observed, in the order of the graph."""
-    found: dict[tuple[str, str], Observation] = {}
-    for node in analysis.trace.graph.nodes:
-        if node.op == "call_function" and operator_name(node.target) in CONTRACTING:
-            for source in node.all_input_nodes:
-                for seen in _seen_at(analysis, source):
-                    found.setdefault((seen.group, seen.node), seen)
+    """Where each group is observed, in the order of the graph.
+
+    At the inputs of contracting operators. A group not seen there is seen at the last node of the
+    graph that shows it, in this order of preference: unit by unit; by mean squares; in what is
+    computed from parameters alone.
+    """
+    nodes = _Nodes(analysis)
+    found = [o for node in nodes.fed for o in nodes.seen(node) if not o.blurred]
+    later: list[tuple[Iterable[fx.Node], bool, bool]] = [
+        (nodes.dependent, False, True),
+        (nodes.fed, True, False),
+        (nodes.dependent, True, True),
+        (nodes.every, False, True),
+        (nodes.every, True, True),
+    ]
+    for where, blurred, last in later:
+        missing = nodes.missing(found)
+        if missing:
+            more = [o for n in where for o in nodes.seen(n) if o.group in missing]
+            more = [o for o in more if o.blurred == blurred]
+            found += {o.group: o for o in more}.values() if last else more
+    found.sort(key=lambda o: nodes.position[o.node])
     if layers == "all":
-        return tuple(found.values())
-    ordered = list(found.values())
-    one = {o.group: o for o in (ordered if layers == "last" else reversed(ordered))}
+        return tuple(found)
+    one = {o.group: o for o in (found if layers == "last" else reversed(found))}
     return tuple(one.values())
 
 
-def _seen_at(analysis: Analysis, node: fx.Node) -> list[Observation]:
-    if node.op == "placeholder" or node.name not in analysis.labels:
-        return []
-    labels = analysis.labels[node.name]
-    seen = [x for i in range(len(labels)) for x in _seen_on(analysis.symmetry, node, labels[i])]
-    over = {g.name: g.over for g in analysis.symmetry.groups}
-    outer = {name for x in seen for name in over[x.group]}
-    return [x for x in seen if x.group not in outer]  # heads are compared by what is inside them
+class _Nodes:
+    """The nodes of a graph where units may be looked for, without repeats.
+
+    Attributes:
+        every: All that carry labels.
+        dependent: Those of them that depend on the model's inputs.
+        fed: Those of these that enter a contracting operator.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.symmetry, self.labels = analysis.symmetry, analysis.labels
+        graph = analysis.trace.graph
+        self.position = {node.name: k for k, node in enumerate(graph.nodes)}
+        dependent: set[fx.Node] = set()
+        for node in graph.nodes:
+            if node.name in analysis.trace.inputs or dependent & set(node.all_input_nodes):
+                dependent.add(node)
+        self.every = [node for node in graph.nodes if node.name in self.labels]
+        self.dependent = [n for n in self.every if n in dependent and n.op == "call_function"]
+        entering = {
+            source: None
+            for node in graph.nodes
+            if node.op == "call_function" and operator_name(node.target) in CONTRACTING
+            for source in node.all_input_nodes
+        }
+        self.fed = [n for n in entering if n in set(self.dependent)]
+
+    def missing(self, found: Iterable[Observation]) -> set[str]:
+        """Groups that neither are seen nor have a group inside that is."""
+        outer = outer_groups(self.symmetry)
+        return set(self.symmetry.names).difference(*({o.group} | outer[o.group] for o in found))
+
+    def seen(self, node: fx.Node) -> list[Observation]:
+        """All groups on a node's value."""
+        return [_observation(node, seat) for seat in seats(self.symmetry, self.labels[node.name])]
 
 
-def _seen_on(symmetry: Symmetry, node: fx.Node, label: Label) -> list[Observation]:
-    """The groups all of whose units lie on an axis, perhaps beside others."""
-    if isinstance(label, Special):
-        return []
-    units = label.ravel()
-    axes = tuple(i for i, n in enumerate(label.shape) if n > 1)
-    seen = []
-    for number, standing in sorted(standing_for(symmetry.structure, units).items()):
-        if number not in symmetry.group_families:
-            continue
-        index = unit_places(symmetry.structure, number, units, standing)
-        if index is not None:
-            name = symmetry.names[symmetry.group_families.index(number)]
-            seen.append(Observation(name, node.name, axes, index))
-    return seen
+def _observation(node: fx.Node, seat: Seat) -> Observation:
+    among = tuple(axis for axis, groups in seat.rest.items() if groups)
+    return Observation(seat.group, node.name, seat.axes, seat.index, among, bool(seat.beside))
 
 
 class Observer:

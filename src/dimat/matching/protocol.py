@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from dimat.matching.assignment import Matching
+from dimat.matching.fit import Matching
 from dimat.symmetry import Analysis
 
 

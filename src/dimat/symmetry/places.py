@@ -37,7 +37,9 @@ def standing_for(structure: Structure, units: Ints) -> dict[int, Ints]:
     return found
 
 
-def unit_places(structure: Structure, number: int, units: Ints, standing: Ints) -> Ints | None:
+def unit_places(
+    structure: Structure, number: int, units: Ints, standing: Ints, beside: Ints | None = None
+) -> Ints | None:
     """For every unit of a family its indices on an axis, corresponding ones in one column.
 
     Args:
@@ -46,6 +48,8 @@ def unit_places(structure: Structure, number: int, units: Ints, standing: Ints) 
         units: (n,) unit of every index of the axis.
         standing: (n,) the family's unit that each index stands for, or -1, as
             :func:`standing_for` gives it.
+        beside: (n, labels) what else tells indices apart, where several axes are flattened into
+            one: units of the others, or below 0 for an index of a fixed one.
 
     Returns:
         (cells x size, places) indices, units in cell order; None where some unit is not on the
@@ -58,6 +62,10 @@ def unit_places(structure: Structure, number: int, units: Ints, standing: Ints) 
     rank = np.full(structure.count, -1, np.int64)
     rank[cells] = np.arange(len(cells))
     code = _codes(structure, number)[units[indices]]
+    if beside is not None and beside.size:
+        also = beside[indices]
+        named = np.where(also >= 0, _codes(structure, number)[also], also)
+        code = _name(np.column_stack([code, named]))
     order = np.lexsort((code, rank[standing[indices]]))
     owner = rank[standing[indices]][order].reshape(len(cells), -1)
     names = code[order].reshape(len(cells), -1)

@@ -1,0 +1,61 @@
+"""``weights``: compare the weights themselves; no data is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from dimat.matching.descent import Descent, Field
+from dimat.matching.fit import Matching, fit, matching_of
+from dimat.matching.protocol import Problem
+
+
+@dataclass(frozen=True)
+class Weights:
+    r"""Assign units so that the parameters agree best, by coordinate ascent over the groups.
+
+    .. math:: P = \arg\max_P \sum_k \langle \theta^{(k)}, (P\theta')^{(k)} \rangle
+
+    over all parameters k; biases and norms' scales count too, buffers do not. With all other groups
+    held, each group is a linear assignment problem over
+
+    .. math:: S_{uv} = \sum_{\text{axes of } u} \langle \theta_u, \theta'_v \rangle
+
+    for any axis that the symmetry moves: flattened images, gates, heads and what is inside them.
+    Where a group stands on two axes of one parameter (a recurrent matrix), the problem is quadratic
+    and is made linear at the current order. A step is only taken if it gains.
+
+    The start is one pass from the inputs on in which a group is compared only with what is matched
+    already; so a permuted copy is undone exactly, up to units that no weight tells apart.
+
+    *Assumes* that both networks solve the task with similar weights. *Breaks when* they were
+    trained briefly, or with weights of very different scale: activations tell units apart better.
+
+    References:
+        Ainsworth et al., "Git Re-Basin: Merging Models modulo Permutation Symmetries", ICLR 2023.
+    """
+
+    needs_batches: bool = False
+
+    def match(self, problem: Problem) -> list[Matching]:
+        """Every state to the first; similarities are cosines of the units' weights."""
+        field = Field(problem.analysis)
+        first, *others = problem.states
+        return [
+            matching_of(field.symmetry.identity()),
+            *(self._pair(field, first, other) for other in others),
+        ]
+
+    def _pair(
+        self, field: Field, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+    ) -> Matching:
+        descent = Descent(field, ours, theirs)
+        descent.settle()
+        for _ in descent.sweeps():
+            pass
+        still = field.symmetry.identity()
+        return replace(
+            fit(field.symmetry, descent.cosines(), still), permutation=descent.permutation
+        )
