@@ -49,7 +49,7 @@ class Parser(ArgumentParser):
     def _types(self) -> dict[str, object]:
         """The type of every option, by its name."""
         hints = {a.dest: getattr(a, "_typehint", a.type) for a in self._actions}
-        return {name: hint for name, hint in hints.items() if hint and name not in _GROUPS}
+        return {name: hint for name, hint in hints.items() if hint}
 
 
 def settings_parser() -> Parser:

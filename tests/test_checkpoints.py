@@ -1,0 +1,111 @@
+"""Checkpoint files: what is read, what is refused, and that nothing in them is run."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dimat.checkpoints import file_digest, read_checkpoint
+from dimat.errors import StructureError
+from dimat.state import save_state
+
+STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3)}
+
+
+def prefixed(prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in STATE.items()}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".ckpt", ".bin"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        OrderedDict(STATE),
+        {"state_dict": STATE, "best_prec1": 0.9},
+        {"model_state_dict": OrderedDict(STATE), "epoch": 3},
+        {"model": STATE, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}},
+        {"state_dict": prefixed("module.")},
+        prefixed("_orig_mod."),
+        prefixed("_orig_mod.module."),
+        prefixed("module._orig_mod."),
+    ],
+)
+def test_what_training_scripts_save_is_read(tmp_path: Path, suffix: str, content: Any) -> None:
+    torch.save(content, tmp_path / f"a{suffix}")
+    torch.testing.assert_close(read_checkpoint(tmp_path / f"a{suffix}"), STATE)
+
+
+def test_safetensors_and_torchs_old_format_are_read(tmp_path: Path) -> None:
+    save_state(STATE, tmp_path / "a.safetensors")
+    torch.save(STATE, tmp_path / "old.th", _use_new_zipfile_serialization=False)
+    for name in ("a.safetensors", "old.th"):
+        torch.testing.assert_close(read_checkpoint(tmp_path / name), STATE)
+
+
+def test_a_prefix_that_only_some_keys_have_stays(tmp_path: Path) -> None:
+    state = {"module.a": torch.ones(1), "b": torch.ones(1)}
+    torch.save(state, tmp_path / "a.pt")
+    assert read_checkpoint(tmp_path / "a.pt").keys() == state.keys()
+
+
+class Bomb:
+    """Makes a folder where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("exploded",)
+
+
+def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": STATE, "extra": Bomb()}, "bomb.pt")
+    torch.save(torch.nn.Linear(2, 2), "module.pt")
+    for name in ("bomb.pt", "module.pt"):
+        with pytest.raises(StructureError, match=f"{name} holds more than tensors.*save the state"):
+            read_checkpoint(Path(name))
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds no state: it holds of type list"),
+        ({}, "holds no state: it is empty"),
+        ({"epoch": 3, "w": torch.ones(1)}, "holds no state: its 'epoch' is of type int"),
+        ({"state_dict": {}}, "holds no state: it is empty"),
+    ],
+)
+def test_a_file_without_a_state_is_refused(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(StructureError, match=message):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "text", "cut"])
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: str) -> None:
+    path = tmp_path / name
+    torch.save(STATE, path) if name == "a.pt" else save_state(STATE, path)
+    content = path.read_bytes()
+    path.write_bytes({"empty": b"", "text": b"hello", "cut": content[: len(content) // 2]}[damage])
+    with pytest.raises(StructureError, match=str(path)):
+        read_checkpoint(path)
+
+
+def test_a_missing_file_and_an_unknown_kind_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StructureError, match=r"none\.pt: no such file"):
+        read_checkpoint(tmp_path / "none.pt")
+    (tmp_path / "a.onnx").write_bytes(b"")
+    with pytest.raises(StructureError, match=r"a\.onnx: a checkpoint is \.safetensors, or"):
+        read_checkpoint(tmp_path / "a.onnx")
+
+
+def test_a_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_digest(tmp_path / "a").startswith("ba7816bf8f01cfea414140de5dae2223")
