@@ -13,6 +13,7 @@ from torch.nn import functional
 from dimat.data import Shard, generator
 from dimat.errors import TrainingError
 from dimat.exchange import Traffic
+from dimat.matching.gauge import GaugeId
 from dimat.state import State, state_of
 
 # What a stream of random numbers is for: one number each, so that streams never meet.
@@ -32,6 +33,7 @@ class Agent:
         batch_size: Images a training step.
         augment: Whether training images are augmented.
         precision: float32, or bfloat16 by autocast.
+        gauge: Whose unit order its model is in; its own if None.
     """
 
     index: int
@@ -42,6 +44,7 @@ class Agent:
     batch_size: int
     augment: bool = False
     precision: str = "float32"
+    gauge: GaugeId | None = None
     steps: int = 0
     epochs: int = 0
     traffic: Traffic = field(default_factory=Traffic)

@@ -70,6 +70,8 @@ WRONG_TYPE: list[tuple[str, Any, str]] = [
     ("controls", "wa", "must be a list"),
     ("norm", "bach", "must be 'batch' or 'group'; did you mean 'batch'?"),
     ("topology.mixing", "metropolitan", "did you mean 'metropolis'?"),
+    ("matching.statistics", "pool", "must be 'local' or 'pooled'; did you mean 'pooled'?"),
+    ("optimizer.on_merge", "mixed", "must be 'keep' or 'mix' or 'reset'; did you mean 'mix'?"),
 ]
 
 UNKNOWN_NAME: list[tuple[str, Any, str]] = [
@@ -81,6 +83,7 @@ UNKNOWN_NAME: list[tuple[str, Any, str]] = [
     ("data.split", "idd", "did you mean 'iid'?"),
     ("data.source", "digit", "did you mean 'digits'?"),
     ("optimizer.name", "adm", "did you mean 'ada"),
+    ("merging.combine", "avrage", "did you mean 'average'?"),
 ]
 
 

@@ -18,12 +18,14 @@ from dimat.errors import ConfigError, TrainingError
 from dimat.experiment.config import (
     DataConfig,
     MatchingConfig,
+    MergingConfig,
     OptimizerConfig,
     RecalibrationConfig,
     TopologyConfig,
 )
-from dimat.experiment.rounds import best_round
 from dimat.experiment.settings import load_config
+from dimat.experiment.summary import best_round
+from dimat.merging import COMBINERS
 
 SMALL = RunConfig(
     agents=4, rounds=2, pretrain_epochs=2, width=0.25, threads=1, topology=TopologyConfig("star")
@@ -149,13 +151,44 @@ def test_from_a_shared_init_averaging_works_and_is_recalibrated_too(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["sgd", "msgd", "adam", "adamw"])
-@pytest.mark.parametrize("on_merge", ["keep", "reset"])
+@pytest.mark.parametrize("on_merge", ["keep", "mix", "reset"])
 def test_every_optimizer_goes_through_a_gauge_change(
     tmp_path: Path, name: str, on_merge: Any
 ) -> None:
     optimizer = OptimizerConfig(name=name, lr=1e-3, schedule="cosine", on_merge=on_merge)
     config = replace(SMALL, rounds=1, controls=(), optimizer=optimizer)
     assert dimat.run(replace(config, out=str(tmp_path / "run"))).main.agents
+
+
+def test_mixing_optimizer_memories_triples_the_bytes_of_adam(tmp_path: Path) -> None:
+    for method in ("wa", "dimat"):
+        sent = {}
+        for on_merge in ("keep", "mix"):
+            optimizer = OptimizerConfig(on_merge=on_merge)  # type: ignore[arg-type]
+            config = replace(SMALL, method=method, controls=(), optimizer=optimizer)
+            result = dimat.run(replace(config, out=str(tmp_path / f"{method}-{on_merge}")))
+            sent[on_merge] = int(str(result.main.summary["sent_bytes"]))
+        assert sent["mix"] / sent["keep"] == pytest.approx(3, rel=0.04)
+
+
+def test_pooled_statistics_cost_bytes_in_the_first_round_alone(tmp_path: Path) -> None:
+    sent = {}
+    for pooled in ("local", "pooled"):
+        matching = MatchingConfig(statistics=pooled)  # type: ignore[arg-type]
+        run = replace(SMALL, controls=(), matching=matching, out=str(tmp_path / pooled))
+        dimat.run(run)
+        sent[pooled] = [x["sent_bytes"] for x in lines(tmp_path / pooled) if x["phase"] == "merged"]
+    extra = [b - a for a, b in zip(sent["local"], sent["pooled"], strict=True)]
+    assert all(x > 0 for x in extra[:4])
+    assert extra[4:] == extra[:4]
+
+
+@pytest.mark.parametrize("combine", list(COMBINERS))
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_every_combiner_goes_through_a_run(tmp_path: Path, combine: str, model: str) -> None:
+    config = replace(SMALL, controls=(), model=model, merging=MergingConfig(combine))
+    result = dimat.run(replace(config, out=str(tmp_path / "run")))
+    assert float(str(result.main.summary["test_accuracy_mean"])) > 0.1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_written(

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from dimat import find_symmetry
+from dimat.errors import StructureError
 from dimat.merging import permute_optimizer, reset_optimizer
+from dimat.merging.optimizer import (
+    flat_memory,
+    load_memory,
+    memory_of,
+    mix_memory,
+    nested_memory,
+)
 from dimat.models import build_model
 from dimat.symmetry import Permutation, Symmetry
 
@@ -130,3 +138,51 @@ def test_an_optimizer_that_was_reset_trains_as_a_new_one(
     train(model, optimizer, 3)
     train(twin, OPTIMIZERS["adam"](twin.parameters()), 3)
     torch.testing.assert_close(dict(model.state_dict()), dict(twin.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam", "amsgrad"])
+def test_a_memory_that_is_read_and_loaded_again_changes_nothing(
+    network: tuple[nn.Module, Symmetry], name: str
+) -> None:
+    model, optimizer, _ = trained(network, name)
+    before, read = memories(model, optimizer), memory_of(optimizer, model)
+    assert {k: set(v) for k, v in read.items()} == {
+        k: set(v) for k, v in before.items() if k != "step"
+    }
+    for entries in read.values():
+        for value in entries.values():
+            value.add_(0)  # a copy: nothing the optimizer has is changed
+    load_memory(optimizer, model, nested_memory(flat_memory(read)))
+    torch.testing.assert_close(memories(model, optimizer), before, rtol=0, atol=0)
+
+
+def test_mixing_memories_is_the_weighted_mean_and_keeps_step_counters(
+    network: tuple[nn.Module, Symmetry],
+) -> None:
+    model, optimizer, _ = trained(network, "adam")
+    other_model, other, _ = trained(network, "adam")
+    train(other_model, other, 9, steps=4)
+    ours, theirs = memory_of(optimizer, model), memory_of(other, other_model)
+    steps = memories(model, optimizer)["step"]
+    load_memory(optimizer, model, mix_memory([ours, theirs], [0.75, 0.25]))
+    after = memories(model, optimizer)
+    for kind, entries in ours.items():
+        expected = {k: 0.75 * v + 0.25 * theirs[kind][k] for k, v in entries.items()}
+        torch.testing.assert_close(after[kind], expected)
+    assert all(float(v.min()) >= 0 for v in after["exp_avg_sq"].values())
+    torch.testing.assert_close(after["step"], steps, rtol=0, atol=0)
+
+
+def test_who_has_no_memory_yet_is_left_out_and_stays_without() -> None:
+    full = {"exp_avg": {"w": torch.tensor([2.0])}}
+    other = {"exp_avg": {"w": torch.tensor([6.0])}}
+    assert mix_memory([{}, full], [0.5, 0.5]) == {}
+    found = mix_memory([full, {}, other], [0.25, 0.5, 0.25])
+    torch.testing.assert_close(found["exp_avg"]["w"], torch.tensor([4.0]))
+    found = mix_memory([full, {}], [0.0, 1.0])
+    torch.testing.assert_close(found["exp_avg"]["w"], torch.tensor([2.0]))
+
+
+def test_a_message_that_is_no_memory_is_refused() -> None:
+    with pytest.raises(StructureError, match="'w' is no entry of an optimizer's memory"):
+        nested_memory({"w": torch.zeros(1)})

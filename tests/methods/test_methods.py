@@ -16,9 +16,10 @@ from torch.func import functional_call
 from dimat.errors import StructureError
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
-from dimat.matching.gauge import colors, decode, encode
+from dimat.matching.gauge import GaugeId, colors, decode, encode
+from dimat.matching.observe import observations
 from dimat.merging import recalibrate
-from dimat.methods import Averaging, Dimat, Local, Member, Merged, Method
+from dimat.methods import Averaging, Dimat, Local, Member, Merged, Method, Settings
 from dimat.models import build_model
 from dimat.state import State, num_bytes
 from dimat.symmetry import Analysis, analyze
@@ -27,11 +28,14 @@ from dimat.topology import Topology, metropolis
 METHODS: dict[str, Method] = {
     "local": Local(),
     "wa": Averaging(),
-    "dimat-tree": Dimat("tree", 3, 0),
-    "dimat-tree-without-sweeps": Dimat("tree", 0, 0),
-    "dimat-pairwise": Dimat("pairwise"),
+    "dimat-tree": Dimat(),
+    "dimat-tree-without-sweeps": Dimat(Settings(sweeps=0)),
+    "dimat-pairwise": Dimat(Settings("pairwise")),
+    "dimat-tree-pooled": Dimat(Settings(statistics="pooled")),
+    "dimat-pairwise-pooled": Dimat(Settings("pairwise", "pooled")),
 }
 TOPOLOGY = Topology("paw", PAW, metropolis(PAW, np.ones(4)))
+ID_BYTES = 12  # an agent, the root and the generation of its gauge
 Make = Callable[[list[State]], list[Member]]
 
 
@@ -127,7 +131,7 @@ def test_averaging_is_the_product_with_the_mixing_matrix(
             torch.testing.assert_close(found, dense, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["dimat-tree", "dimat-tree-without-sweeps", "dimat-pairwise"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name.startswith("dimat")])
 def test_permuted_copies_of_one_model_merge_to_its_function(
     name: str, model: nn.Module, analysis: Analysis
 ) -> None:
@@ -179,17 +183,17 @@ def test_the_tree_gauge_keeps_the_mean_in_its_order(model: nn.Module, analysis: 
             torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
-def test_after_its_first_round_the_tree_gauge_mixes_states_as_they_are(
-    model: nn.Module, analysis: Analysis
-) -> None:
-    them = [replace(m, round=2) for m in members(model, analysis, random_states(model))]
+def test_in_one_gauge_states_are_mixed_as_they_are(model: nn.Module, analysis: Analysis) -> None:
+    one = GaugeId(2, 1)
+    them = [replace(m, round=2, gauge=one) for m in members(model, analysis, random_states(model))]
     ours, _ = merge(METHODS["dimat-tree"], them)
     plain, _ = merge(Averaging(), them)
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
-        assert a.permutation is None
-    again, _ = merge(Dimat("tree", 0, 1), them)
+        assert (a.permutation, a.gauge) == (None, one)
+    again, _ = merge(Dimat(Settings(sweeps=0, every=1)), them)
     assert all(m.permutation is not None for m in again)
+    assert {m.gauge for m in again} == {GaugeId(TOPOLOGY.root, 2)}
 
 
 def test_bytes_are_one_state_per_edge_and_direction_and_the_permutations(
@@ -204,10 +208,21 @@ def test_bytes_are_one_state_per_edge_and_direction_and_the_permutations(
         if isinstance(method, Local):
             assert count.sent_bytes == count.received_bytes == 0
             continue
-        tree = isinstance(method, Dimat) and method.gauge == "tree"
-        messages = 1 + method.sweeps if tree else 0  # type: ignore[attr-defined]
-        assert count.sent_bytes == degree * (size + messages * permutation)
+        own = method.settings if isinstance(method, Dimat) else Settings("pairwise")
+        each = size
+        if own.gauge == "tree":
+            each += (1 + own.sweeps) * permutation + 4 * ID_BYTES
+        if own.statistics == "pooled":
+            each += moments_bytes(analysis)
+        assert count.sent_bytes == degree * each
         assert count.received_bytes == count.sent_bytes
+
+
+def moments_bytes(analysis: Analysis) -> int:
+    """Float32 for a C x C matrix, six vectors of C and a count, for every place observed."""
+    places = observations(analysis, "all")
+    sizes = {g.name: g.cells * g.size for g in analysis.symmetry.groups}
+    return sum(4 * (sizes[o.group] ** 2 + 6 * sizes[o.group] + 1) for o in places)
 
 
 def test_agents_that_refine_at_once_are_no_neighbors() -> None:

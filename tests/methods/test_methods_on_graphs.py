@@ -17,15 +17,23 @@ from torch.func import functional_call
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
+from dimat.matching.pooled import encode_moments, measure_edges
 from dimat.merging import recalibrate
-from dimat.methods import METHODS, Local, Member, Merged, Method
+from dimat.methods import METHODS, Local, Member, Merged, Method, Settings
 from dimat.models import build_model
 from dimat.state import State, num_bytes
 from dimat.symmetry import Analysis, analyze
 from dimat.topology import Topology, metropolis
 
-GAUGES = ["tree", "pairwise"]
-CASES = [(name, gauge) for name in METHODS for gauge in (GAUGES if name == "dimat" else ["tree"])]
+SETTINGS = {
+    "tree": Settings(sweeps=2),
+    "pairwise": Settings("pairwise"),
+    "tree-pooled": Settings(statistics="pooled", sweeps=2),
+    "pairwise-pooled": Settings("pairwise", "pooled"),
+}
+CASES = [
+    (name, own) for name in METHODS for own in (SETTINGS if name == "dimat" else list(SETTINGS)[:1])
+]
 SHAPE = (2, 6, 6)
 Network = tuple[nn.Module, Analysis]
 
@@ -59,8 +67,8 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 @pytest.fixture(params=CASES, ids="-".join)
 def method(request: pytest.FixtureRequest) -> Method:
-    name, gauge = request.param
-    return METHODS[name](gauge, 2, 0)
+    name, own = request.param
+    return METHODS[name](SETTINGS[own])
 
 
 def members(network: Network, states: Sequence[State], graph: Topology) -> list[Member]:
@@ -112,20 +120,20 @@ def test_copies_of_one_state_merge_to_it_on_any_graph(
     torch.testing.assert_close(state, before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("gauge", GAUGES)
+@pytest.mark.parametrize("own", list(SETTINGS))
 @pytest.mark.parametrize("seed", range(4))
 def test_permuted_copies_merge_to_one_function_on_any_graph(
-    network: Network, gauge: str, seed: int
+    network: Network, own: str, seed: int
 ) -> None:
     states, graph = permuted(network, 6), topology(seed)
-    merged, _ = merge(METHODS["dimat"](gauge, 2, 0), members(network, states, graph))
+    merged, _ = merge(METHODS["dimat"](SETTINGS[own]), members(network, states, graph))
     x = torch.randn(32, *SHAPE, dtype=torch.float64)
     for i, result in enumerate(merged):
         torch.testing.assert_close(
             functional_call(network[0], result.state, x), network[0](x), rtol=1e-9, atol=1e-9
         )
         assert result.disagreement == pytest.approx(0, abs=1e-9)
-        order = states[graph.root] if gauge == "tree" else states[i]
+        order = states[graph.root] if SETTINGS[own].gauge == "tree" else states[i]
         torch.testing.assert_close(result.state, order)
 
 
@@ -134,7 +142,7 @@ def test_averaging_is_the_dense_product_and_says_how_far_the_neighbors_were(
 ) -> None:
     states, graph = perturbed(network, 6), topology(5)
     them = members(network, states, graph)
-    merged, _ = merge(METHODS["wa"]("tree", 0, 0), them)
+    merged, _ = merge(METHODS["wa"](Settings()), them)
     for key, value in states[0].items():
         found = [m.state[key] for m in merged]
         if value.is_floating_point():
@@ -157,7 +165,7 @@ def test_pairwise_merging_is_the_average_of_what_was_aligned_to_each_agent(
     network: Network,
 ) -> None:
     """Two paths: permuted neighbors merge to what the neighbors in order merge to."""
-    graph, method = topology(2), METHODS["dimat"]("pairwise", 0, 0)
+    graph, method = topology(2), METHODS["dimat"](Settings("pairwise"))
     model, analysis = network
     base = dict(model.state_dict())
     random = torch.Generator().manual_seed(7)
@@ -168,7 +176,7 @@ def test_pairwise_merging_is_the_average_of_what_was_aligned_to_each_agent(
     ]  # fmt: skip
     symmetry = analysis.symmetry
     moves = [symmetry.random(random) for _ in states]
-    in_order, _ = merge(METHODS["wa"]("tree", 0, 0), members(network, states, graph))
+    in_order, _ = merge(METHODS["wa"](Settings()), members(network, states, graph))
     shuffled = [symmetry.apply(p, s) for p, s in zip(moves, states, strict=True)]
     merged, _ = merge(method, members(network, shuffled, graph))
     for p, expected, result in zip(moves, in_order, merged, strict=True):
@@ -180,11 +188,17 @@ def test_bytes_are_a_state_per_edge_and_direction_and_the_permutations_of_the_tr
     method: Method, network: Network
 ) -> None:
     states, graph = perturbed(network, 6), topology(4)
-    _, traffic = merge(method, members(network, states, graph))
+    them = members(network, states, graph)
+    _, traffic = merge(method, them)
     permutation = network[1].symmetry.identity().num_bytes
     each = 0 if isinstance(method, Local) else num_bytes(states[0])
-    if getattr(method, "gauge", None) == "tree":
+    own = getattr(method, "settings", Settings("pairwise"))
+    if own.gauge == "tree":
         each += (1 + 2) * permutation  # down the tree, and once a sweep
+        each += 12 * graph.num_agents  # everybody's gauge
+    if own.statistics == "pooled":
+        moments = measure_edges(network[1], states[0], {1: states[1]}, them[0].batches())
+        each += num_bytes(encode_moments(moments[1]))
     for i, count in enumerate(traffic):
         assert count == Traffic(*[each * len(graph.neighbors(i))] * 2)
 
@@ -236,7 +250,7 @@ def test_a_permutation_that_is_not_one_to_one_stops_the_round(network: Network) 
             inbox = yield Step(send, step.hear)
             step = talk.send(inbox)
 
-    method = METHODS["dimat"]("tree", 1, 0)
+    method = METHODS["dimat"](Settings(sweeps=1))
     honest = [method.merge(me) for me in members(network, permuted(network, 2), graph)]
     with pytest.raises(StructureError, match=f"group '{name}' is not one to one"):
         run_all([lying(honest[0]), honest[1]], [Traffic(), Traffic()])

@@ -62,7 +62,9 @@ class OptimizerConfig:
         momentum: Momentum of msgd, in [0, 1).
         weight_decay: L2 penalty (decoupled for adamw), >= 0.
         schedule: constant, or cosine down to zero over the whole run, pre-training included.
-        on_merge: keep or reset an agent's optimizer state when it merges.
+        on_merge: An agent's optimizer state when it merges: keep it, mix it (average it with the
+            neighbors', aligned as their units are; with Adam that is three times the bytes), or
+            reset it.
     """
 
     name: str = "adam"
@@ -70,7 +72,7 @@ class OptimizerConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
-    on_merge: Literal["keep", "reset"] = "keep"
+    on_merge: Literal["keep", "mix", "reset"] = "keep"
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,29 @@ class MatchingConfig:
         images: Local training images that activations are measured on, >= 1.
         gauge: tree (one unit order over the whole graph) or pairwise (the paper: every agent
             aligns each neighbor to itself, every round).
+        statistics: What units are compared on: local (an agent's own images) or pooled (both ends
+            of an edge sum their moments, never images; a C x C matrix for every layer).
         sweeps: Refinement sweeps after the tree is composed, >= 0.
-        every: With gauge=tree, match again every this many rounds; 0: in round 1 only.
+        every: With gauge=tree, match all agents again every this many rounds; 0: only those who
+            are not in one unit order yet, which is in round 1.
     """
 
     images: int = 1000
     gauge: Literal["tree", "pairwise"] = "tree"
+    statistics: Literal["local", "pooled"] = "local"
     sweeps: int = 3
     every: int = 0
+
+
+@dataclass(frozen=True)
+class MergingConfig:
+    """How dimat combines states once they are aligned.
+
+    Args:
+        combine: average (the paper's), or another combiner by its name.
+    """
+
+    combine: str = "average"
 
 
 @dataclass(frozen=True)
@@ -135,6 +152,7 @@ class RunConfig:
         data: Images and how they are dealt out.
         optimizer: Local training.
         matching: How units are matched.
+        merging: How aligned states are combined.
         recalibration: BatchNorm statistics after a merge.
     """
 
@@ -162,4 +180,5 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
+    merging: MergingConfig = field(default_factory=MergingConfig)
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)

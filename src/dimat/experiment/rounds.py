@@ -6,22 +6,21 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from dimat.agent import MATCH, RECALIBRATE, Agent
 from dimat.errors import TrainingError
 from dimat.exchange.in_process import run_all
+from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer
 from dimat.experiment.record import RunFolder
 from dimat.experiment.result import AgentResult, MethodResult
 from dimat.experiment.setup import Setup, Snapshot, parameter_names, resume
+from dimat.experiment.summary import Line, select, summarize
 from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
-from dimat.methods import METHODS, Member, Merged
-from dimat.state import State
-
-Line = dict[str, Any]
+from dimat.merging.optimizer import load_memory, memory_of
+from dimat.methods import METHODS, Member, Merged, Settings
 
 
 @dataclass
@@ -47,8 +46,7 @@ class Rounds:
         resumed = [resume(self.setup, i, s) for i, s in enumerate(snapshots)]
         agents = [agent for agent, _ in resumed]
         self.schedules = [schedule for _, schedule in resumed]
-        matching = config.matching
-        method = METHODS[self.method](matching.gauge, matching.sweeps, matching.every)
+        method = METHODS[self.method](method_settings(config))
         history = [
             self._record(agent, 0, "trained", train_loss=s.train_loss, train_s=s.train_s)
             for agent, s in zip(agents, snapshots, strict=True)
@@ -73,7 +71,8 @@ class Rounds:
             self._tell(number, history)
         for agent, state in zip(agents, states, strict=True):
             self.folder.write_state(agent.index, state)
-        summary = self._summary(history, time.perf_counter() - started)
+        wall_s = time.perf_counter() - started
+        summary = summarize(config, self.method, self._phase(), history, wall_s)
         self.folder.write_summary(summary)
         return MethodResult(self.method, self._results(history), summary)
 
@@ -81,6 +80,10 @@ class Rounds:
     def _merges(self) -> bool:
         """Whether there is anything to see after a merge."""
         return self.method != "local"
+
+    @property
+    def _mixes_memory(self) -> bool:
+        return self.setup.config.optimizer.on_merge == "mix" and self._merges
 
     def _measured(self, number: int) -> bool:
         config = self.setup.config
@@ -96,6 +99,8 @@ class Rounds:
             parameter_names(agent.model),
             lambda: self.setup.analysis,
             lambda: self._calibration(agent, MATCH, number, images),
+            agent.gauge,
+            memory_of(agent.optimizer, agent.model) if self._mixes_memory else {},
         )
 
     def _calibration(self, agent: Agent, purpose: int, number: int, images: int) -> list[Tensor]:
@@ -105,18 +110,15 @@ class Rounds:
         self, agent: Agent, result: Merged, number: int, *, measured: bool
     ) -> list[Line]:
         """Load the merged state, carry the optimizer along, recalibrate, evaluate."""
-        config = self.setup.config
+        recalibration = self.setup.config.recalibration
         start = time.perf_counter()
         agent.load(result.state)
-        if self._merges and config.optimizer.on_merge == "reset":
-            reset_optimizer(agent.optimizer)
-        elif result.permutation is not None:
-            symmetry, p = self.setup.analysis.symmetry, result.permutation
-            permute_optimizer(agent.optimizer, agent.model, lambda e: symmetry.apply(p, e))
-        if self.method in config.recalibration.methods and self._merges:
-            images = config.recalibration.images
-            recalibrate(agent.model, self._calibration(agent, RECALIBRATE, number, images))
-        merge_s = time.perf_counter() - start
+        agent.gauge = result.gauge or agent.gauge
+        self._carry_optimizer(agent, result)
+        if self.method in recalibration.methods and self._merges and not result.calibrated:
+            images = self._calibration(agent, RECALIBRATE, number, recalibration.images)
+            recalibrate(agent.model, images)
+        merge_s = result.merge_s + time.perf_counter() - start
         if not (measured and self._merges):
             return []
         return [
@@ -129,6 +131,16 @@ class Rounds:
                 merge_s=merge_s,
             )
         ]
+
+    def _carry_optimizer(self, agent: Agent, result: Merged) -> None:
+        """Mixed, moved as the agent's units are, or forgotten."""
+        if self._merges and self.setup.config.optimizer.on_merge == "reset":
+            reset_optimizer(agent.optimizer)
+        elif result.memory is not None:
+            load_memory(agent.optimizer, agent.model, result.memory)
+        elif result.permutation is not None:
+            symmetry, p = self.setup.analysis.symmetry, result.permutation
+            permute_optimizer(agent.optimizer, agent.model, lambda e: symmetry.apply(p, e))
 
     def _train(self, agent: Agent, number: int, *, measured: bool) -> list[Line]:
         start = time.perf_counter()
@@ -185,42 +197,16 @@ class Rounds:
             AgentResult(x["agent"], x["test_accuracy"], merged.get(x["agent"])) for x in trained
         )
 
-    def _summary(self, history: Sequence[Line], wall_s: float) -> dict[str, object]:
-        config, phase = self.setup.config, self._phase()
-        last = [x["test_accuracy"] for x in select(history, config.rounds, phase)]
-        final = select(history, config.rounds, "trained")
-        return {
-            "method": self.method,
-            "phase": phase,
-            "test_accuracy_mean": statistics.fmean(last),
-            "test_accuracy_min": min(last),
-            "test_accuracy_std": statistics.pstdev(last),
-            "best_round": best_round(history, phase),
-            "rounds": config.rounds,
-            "agents": config.agents,
-            "sent_bytes": sum(x["sent_bytes"] for x in final),
-            "wall_s": wall_s,
-            "seed": config.seed,
-        }
 
-
-def select(history: Sequence[Line], number: int, phase: str) -> list[Line]:
-    """The lines of one round and phase, by agent."""
-    return [x for x in history if x["round"] == number and x["phase"] == phase]
-
-
-def best_round(history: Sequence[Line], phase: str) -> int:
-    """The round with the best mean accuracy on the agents' own validation images, never on test.
-
-    Without validation images, the last round.
-    """
-    rounds: list[int] = sorted({x["round"] for x in history if x["phase"] == phase})
-    means = {
-        r: statistics.fmean(x["validation_accuracy"] for x in select(history, r, phase))
-        for r in rounds
-    }
-    known = {r: m for r, m in means.items() if m == m}
-    return max(known, key=lambda r: known[r]) if known else rounds[-1]
-
-
-__all__ = ["Rounds", "State", "best_round", "select"]
+def method_settings(config: RunConfig) -> Settings:
+    """The part of a config that a method reads."""
+    own = config.matching
+    return Settings(
+        own.gauge,
+        own.statistics,
+        own.sweeps,
+        own.every,
+        None,
+        config.merging.combine,
+        config.optimizer.on_merge == "mix",
+    )

@@ -15,6 +15,7 @@ from dimat.data import SOURCES, SPLITS
 from dimat.errors import ConfigError, did_you_mean
 from dimat.experiment.complaints import broken_rule, setting_types, wrong_type
 from dimat.experiment.config import OPTIMIZERS, RunConfig
+from dimat.merging import COMBINERS
 from dimat.methods import METHODS
 from dimat.models import MODELS
 from dimat.topology import TOPOLOGIES
@@ -99,6 +100,7 @@ def _check_names(config: RunConfig) -> None:
     _check_name("topology.name", config.topology.name, [*TOPOLOGIES, "edges"])
     _check_name("data.split", config.data.split, SPLITS)
     _check_name("optimizer.name", config.optimizer.name, OPTIMIZERS)
+    _check_name("merging.combine", config.merging.combine, COMBINERS)
     _check_name("data.source", config.data.source.partition(":")[0], SOURCES)
     if ":" not in config.model:
         _check_name("model", config.model, MODELS)

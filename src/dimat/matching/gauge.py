@@ -1,4 +1,4 @@
-"""One unit order for all agents: permutations composed down a tree and refined in sweeps.
+"""One unit order for all agents: whose order a state is in, and permutations that travel.
 
 What travels are integer permutations, never matrices: the correlations of two neighbors are
 measured once, on their states as they are, and permuted along with the units.
@@ -6,7 +6,8 @@ measured once, on their states as they are, and permuted along with the units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import networkx as nx
@@ -15,8 +16,27 @@ import torch
 from torch import Tensor
 
 from dimat.errors import StructureError
-from dimat.matching.assignment import Scores, add_scores, assign, permute_scores
+from dimat.matching.assignment import Floats, Scores, add_scores, assign, permute_scores
 from dimat.symmetry import Permutation, Symmetry
+
+
+@dataclass(frozen=True)
+class GaugeId:
+    """The name of a unit order. States of one id are mixed as they are, others are matched first.
+
+    Args:
+        root: The agent whose order it was.
+        generation: The round in which others adopted it; 0 for an agent's own order, which nobody
+            shares. So an agent that comes back without its past is not taken for who it was.
+    """
+
+    root: int
+    generation: int = 0
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """Where two orders meet, the lower one stays; an order that nobody shares gives way."""
+        return self.generation == 0, self.root, self.generation
 
 
 class Listener(Protocol):
@@ -38,9 +58,24 @@ class Listener(Protocol):
         ...
 
 
-def toward_parent(symmetry: Symmetry, scores: Scores) -> Permutation:
-    """Our units put in the parent's order, from the scores of (parent, us)."""
-    return assign(symmetry, scores)
+def toward(symmetry: Symmetry, scores: Scores, *, turned: bool = False) -> Permutation:
+    """Units put in another's order, from the scores (units in that order, units to be moved).
+
+    Args:
+        symmetry: Of the model.
+        scores: For each group.
+        turned: Solve with rows and columns exchanged, and invert. Two agents who have the same
+            scores and agree on whose units are the rows find permutations that are inverse to each
+            other, whatever ties and dead units there are.
+    """
+    if not turned:
+        return assign(symmetry, scores)
+    return symmetry.inverse(assign(symmetry, transposed(scores)))
+
+
+def transposed(scores: Scores) -> dict[str, Floats]:
+    """The scores with both sides exchanged."""
+    return {name: score.T for name, score in scores.items()}
 
 
 def refine(
@@ -73,6 +108,33 @@ def colors(graph: nx.Graph[int]) -> list[frozenset[int]]:
     return [frozenset(i for i, c in coloring.items() if c == k) for k in range(count)]
 
 
+def cycle_error(
+    symmetry: Symmetry, graph: nx.Graph[int], edges: Mapping[tuple[int, int], Permutation]
+) -> float:
+    """Share of units that do not come back to themselves around a cycle, in [0, 1].
+
+    Args:
+        symmetry: Of the model.
+        graph: Of the agents.
+        edges: For every (i, j) that share an edge the permutation of j's units into i's order.
+
+    Returns:
+        The mean over a cycle basis of the graph and over all edges there and back; 0 on a graph
+        without edges. It is 0 exactly when there is one unit order that all permutations agree on.
+    """
+    cycles = [*nx.cycle_basis(graph), *([i, j] for i, j in graph.edges)]
+    moved = []
+    for cycle in cycles:
+        around = symmetry.identity()
+        for i, j in zip(cycle, [*cycle[1:], cycle[0]], strict=True):
+            around = symmetry.compose(around, edges[i, j])
+        moved.append(around.moved)
+    return float(np.mean(moved)) if moved else 0.0
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
 def encode(permutation: Permutation) -> dict[str, Tensor]:
     """A permutation as a message of 32-bit integers."""
     return {
@@ -100,3 +162,34 @@ def decode(symmetry: Symmetry, message: Mapping[str, Tensor]) -> Permutation:
             raise StructureError(f"permutation of group '{group.name}' is not one to one")
         slots[group.name] = rows
     return Permutation(slots, symmetry.digest)
+
+
+def encode_ids(ids: Mapping[int, GaugeId]) -> dict[str, Tensor]:
+    """Who is in whose order, as a message of 12 bytes an agent; empty if there is no news."""
+    rows = [(agent, own.root, own.generation) for agent, own in sorted(ids.items())]
+    return {"gauges": torch.tensor(rows, dtype=torch.int32)} if rows else {}
+
+
+def decode_ids(
+    message: Mapping[str, Tensor], agents: Collection[int], who: str
+) -> dict[int, GaugeId]:
+    """What :func:`encode_ids` gave, checked.
+
+    Args:
+        message: The message.
+        agents: Agents that it may speak of.
+        who: Where it is from, for the error.
+
+    Raises:
+        StructureError: If it has another form, or speaks of others.
+    """
+    if not message:
+        return {}
+    table = message.get("gauges")
+    if table is None or table.dim() != 2 or table.shape[1] != 3 or table.is_floating_point():
+        raise StructureError(f"{who} do not fit: expected rows of (agent, root, generation)")
+    found = {int(agent): GaugeId(int(root), int(g)) for agent, root, g in table.tolist()}
+    for agent, own in found.items():
+        if agent not in agents or own.root < 0 or own.generation < 0:
+            raise StructureError(f"{who} do not fit: agent {agent} cannot be in {own}")
+    return found

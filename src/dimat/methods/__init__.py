@@ -1,4 +1,4 @@
-"""The methods, by name: a method is a value, made from the settings of matching."""
+"""The methods, by name: a method is a value, made from settings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dimat.methods.averaging import Averaging
 from dimat.methods.dimat import Dimat
 from dimat.methods.local import Local
-from dimat.methods.protocol import Member, Merged, Method
+from dimat.methods.protocol import Member, Merged, Method, Settings
 
-# Each takes (gauge, sweeps, every) of the matching settings.
-METHODS: dict[str, Callable[[str, int, int], Method]] = {
+METHODS: dict[str, Callable[[Settings], Method]] = {
     "dimat": Dimat,
-    "wa": lambda gauge, sweeps, every: Averaging(),
-    "local": lambda gauge, sweeps, every: Local(),
+    "wa": lambda settings: Averaging(settings.mix_memory),
+    "local": lambda settings: Local(),
 }
 
-__all__ = ["METHODS", "Averaging", "Dimat", "Local", "Member", "Merged", "Method"]
+__all__ = ["METHODS", "Averaging", "Dimat", "Local", "Member", "Merged", "Method", "Settings"]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from torch import Tensor
-
-from dimat.exchange import Step, Talk
+from dimat.exchange import Talk
 from dimat.merging import mix
 from dimat.methods.protocol import Member, Merged
-from dimat.state import State, check_same_structure, squared_distance
+from dimat.methods.swap import distance_from, swap_memories, swap_states
 
 
+@dataclass(frozen=True)
 class Averaging:
     r"""Average with the neighbors, units as they stand.
 
@@ -21,32 +19,17 @@ class Averaging:
     *Assumes* that all agents keep their units in the same order: one shared init, or frequent
     exchange. *Breaks when* agents start from different inits: the average of two networks that
     compute the same thing with different units computes nothing.
+
+    Args:
+        mix_memory: Whether the optimizers' memories are averaged too.
     """
+
+    mix_memory: bool = False
 
     def merge(self, me: Member) -> Talk[Merged]:
         """Swap states, mix."""
-        theirs = yield from swap_states(me)
+        theirs = list((yield from swap_states(me)).values())
+        memory = (yield from swap_memories(me, {})) if self.mix_memory else None
         disagreement = distance_from(me, me.state, theirs)
-        return Merged(mix([me.state, *theirs], me.weights), disagreement=disagreement)
-
-
-def swap_states(me: Member) -> Talk[list[State]]:
-    """Tell every neighbor our state, hear theirs, in the order of ``me.neighbors``."""
-    inbox = yield Step(dict.fromkeys(me.neighbors, me.state), me.neighbors)
-    for j, message in inbox.items():
-        check_same_structure(me.state, message, f"state from agent {j}")
-    return [dict(inbox[j]) for j in me.neighbors]
-
-
-def distance_from(
-    me: Member, ours: Mapping[str, Tensor], aligned: Sequence[Mapping[str, Tensor]]
-) -> float | None:
-    r"""Root of :math:`\sum_j \pi_{ij}\lVert\theta_i - P_{ij}\theta_j\rVert^2`, or None if alone."""
-    if not aligned:
-        return None
-    return math.sqrt(
-        math.fsum(
-            weight * squared_distance(ours, theirs, me.parameters)
-            for weight, theirs in zip(me.weights[1:], aligned, strict=True)
-        )
-    )
+        merged = mix([me.state, *theirs], me.weights)
+        return Merged(merged, disagreement=disagreement, memory=memory)

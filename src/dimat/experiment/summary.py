@@ -1,0 +1,60 @@
+"""The numbers of a run in a few: of its last round, and which round was best."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from dimat.experiment.config import RunConfig
+
+# One line of metrics: an agent, a round, a phase.
+Line = dict[str, Any]
+
+
+def summarize(
+    config: RunConfig, method: str, phase: str, history: Sequence[Line], wall_s: float
+) -> dict[str, object]:
+    """What ``summary.json`` holds.
+
+    Args:
+        config: The settings.
+        method: The method that was run.
+        phase: merged or trained: after which the accuracies are reported.
+        history: All lines of metrics.
+        wall_s: Seconds that it took.
+    """
+    last = [x["test_accuracy"] for x in select(history, config.rounds, phase)]
+    final = select(history, config.rounds, "trained")
+    return {
+        "method": method,
+        "phase": phase,
+        "test_accuracy_mean": statistics.fmean(last),
+        "test_accuracy_min": min(last),
+        "test_accuracy_std": statistics.pstdev(last),
+        "best_round": best_round(history, phase),
+        "rounds": config.rounds,
+        "agents": config.agents,
+        "sent_bytes": sum(x["sent_bytes"] for x in final),
+        "wall_s": wall_s,
+        "seed": config.seed,
+    }
+
+
+def select(history: Sequence[Line], number: int, phase: str) -> list[Line]:
+    """The lines of one round and phase, by agent."""
+    return [x for x in history if x["round"] == number and x["phase"] == phase]
+
+
+def best_round(history: Sequence[Line], phase: str) -> int:
+    """The round with the best mean accuracy on the agents' own validation images, never on test.
+
+    Without validation images, the last round.
+    """
+    rounds: list[int] = sorted({x["round"] for x in history if x["phase"] == phase})
+    means = {
+        r: statistics.fmean(x["validation_accuracy"] for x in select(history, r, phase))
+        for r in rounds
+    }
+    known = {r: m for r, m in means.items() if m == m}
+    return max(known, key=lambda r: known[r]) if known else rounds[-1]

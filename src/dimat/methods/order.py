@@ -1,0 +1,177 @@
+"""How an agent and its neighbors come into one unit order before they are mixed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import networkx as nx
+from torch import Tensor
+
+from dimat.exchange import Step, Talk
+from dimat.matching.assignment import Scores
+from dimat.matching.gauge import (
+    GaugeId,
+    colors,
+    decode,
+    decode_ids,
+    encode,
+    encode_ids,
+    refine,
+    toward,
+    transposed,
+)
+from dimat.matching.plan import Plan, make_plan
+from dimat.matching.pooled import encode_moments, local_scores, measure_edges, pooled_scores
+from dimat.methods.protocol import Member, Settings
+from dimat.state import State
+from dimat.symmetry import Permutation
+
+
+class Stopwatch:
+    """Seconds spent inside ``with`` blocks; waiting for messages is not among them."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.seconds += time.perf_counter() - self._start
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is done to states before they are mixed.
+
+    Args:
+        moves: For those whose units move, the agent itself among them, how they do.
+        gauge: Whose order they are in then; None if that is as before.
+        drift: Share of the agent's units that would rather have changed places, if measured.
+    """
+
+    moves: Mapping[int, Permutation] = field(default_factory=dict)
+    gauge: GaugeId | None = None
+    drift: float | None = None
+
+
+def pairwise(
+    me: Member, theirs: Mapping[int, State], settings: Settings, watch: Stopwatch
+) -> Talk[Order]:
+    """The paper's rule: every neighbor is put in our order, and we stay as we are."""
+    scores = yield from compare(me, theirs, me.neighbors, settings, watch)
+    with watch:
+        symmetry, pooled = me.analysis().symmetry, settings.statistics == "pooled"
+        moves = {
+            j: toward(symmetry, transposed(own), turned=pooled and j < me.agent)
+            for j, own in scores.items()
+        }
+    return Order(moves)
+
+
+def one_gauge(
+    me: Member, theirs: Mapping[int, State], settings: Settings, watch: Stopwatch
+) -> Talk[Order]:
+    """All agents that can reach each other in this round come into one unit order.
+
+    Where all are in one already, nothing is compared and nothing travels but the ids.
+    """
+    forgets = settings.every > 0 and (me.round - 1) % settings.every == 0
+    own = GaugeId(me.agent) if forgets or me.gauge is None else me.gauge
+    ids = yield from gossip(me, own)
+    plan = make_plan(me.topology.graph, ids, me.round)
+    if plan is None:
+        return Order(gauge=own)
+    compared: Collection[int] = plan.needs(me.agent, me.neighbors)
+    if settings.statistics == "pooled":
+        compared = plan.compares(me.agent, me.neighbors, me.topology.graph)
+    scores = yield from compare(me, theirs, compared, settings, watch)
+    moves = yield from compose(me, plan, scores, settings, watch)
+    for turn in colors(me.topology.graph) * settings.sweeps:
+        with watch:
+            if me.agent in turn & plan.alone:
+                moves[me.agent] = refine(me.analysis().symmetry, scores, moves, me)
+        yield from announce(me, moves, turn & plan.alone)
+    return Order(moves, plan.gauge)
+
+
+def compare(
+    me: Member,
+    theirs: Mapping[int, State],
+    neighbors: Collection[int],
+    settings: Settings,
+    watch: Stopwatch,
+) -> Talk[dict[int, Scores]]:
+    """For some neighbors the scores (their units, our units), on our images or on both ends'."""
+    if not neighbors:
+        return {}
+    with watch:
+        others = {j: theirs[j] for j in neighbors}
+        moments = measure_edges(me.analysis(), me.state, others, me.batches())
+        if settings.statistics == "local":
+            return {j: local_scores(own) for j, own in moments.items()}
+    inbox = yield Step({j: encode_moments(own) for j, own in moments.items()}, list(others))
+    with watch:
+        return {j: pooled_scores(own, inbox[j], j, me.agent) for j, own in moments.items()}
+
+
+def gossip(me: Member, own: GaugeId) -> Talk[dict[int, GaugeId]]:
+    """The gauges of all whom we can reach, told on from neighbor to neighbor."""
+    graph = me.topology.graph
+    part = nx.node_connected_component(graph, me.agent)
+    # News has crossed the graph after as many steps as it is wide; this is an upper bound of it,
+    # and the same for all.
+    steps = 2 * max(nx.single_source_shortest_path_length(graph, min(part)).values())
+    known = news = {me.agent: own}
+    for _ in range(steps):
+        inbox = yield Step(dict.fromkeys(me.neighbors, encode_ids(news)), me.neighbors)
+        news = {}
+        for j, message in inbox.items():
+            heard = decode_ids(message, part, f"gauge ids from agent {j}")
+            news.update({i: heard[i] for i in heard.keys() - known.keys()})
+        known = {**known, **news}
+    return known
+
+
+def compose(
+    me: Member,
+    plan: Plan,
+    scores: Mapping[int, Scores],
+    settings: Settings,
+    watch: Stopwatch,
+) -> Talk[dict[int, Permutation]]:
+    """For ourselves and our neighbors the permutation into the new order, down the tree."""
+    symmetry = me.analysis().symmetry
+    moves = {me.agent: symmetry.identity()}
+    parent = plan.parents.get(me.agent)
+    if parent is not None:
+        inbox = yield Step(hear=[parent])
+        moves[me.agent] = moves[parent] = decode(symmetry, inbox[parent])
+        if me.agent in plan.crossings:
+            with watch:
+                turned = settings.statistics == "pooled" and me.agent < parent
+                step = toward(symmetry, scores[parent], turned=turned)
+                moves[me.agent] = symmetry.compose(moves[parent], step)
+    others = [j for j in me.neighbors if j != parent]
+    inbox = yield Step(dict.fromkeys(me.neighbors, encode(moves[me.agent])), others)
+    moves.update({j: decode(symmetry, inbox[j]) for j in others})
+    return moves
+
+
+def announce(me: Member, moves: dict[int, Permutation], turn: Collection[int]) -> Talk[None]:
+    """Those whose turn it is tell their neighbors; the others listen to them."""
+    mine = me.agent in turn
+    send: dict[int, Mapping[str, Tensor]] = {}
+    if mine:
+        send = dict.fromkeys(me.neighbors, encode(moves[me.agent]))
+    inbox = yield Step(send, [] if mine else [j for j in me.neighbors if j in turn])
+    symmetry = me.analysis().symmetry
+    moves.update({j: decode(symmetry, message) for j, message in inbox.items()})

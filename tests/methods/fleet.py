@@ -1,0 +1,110 @@
+"""Agents for laws: small networks in float64 on irregular graphs, each with images of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dimat.exchange import Traffic
+from dimat.exchange.in_process import run_all
+from dimat.matching.gauge import GaugeId
+from dimat.merging import recalibrate
+from dimat.merging.optimizer import Memory
+from dimat.methods import Member, Merged, Method
+from dimat.models import build_model
+from dimat.state import State
+from dimat.symmetry import Analysis, analyze
+from dimat.topology import Topology, metropolis
+
+SHAPE = (2, 6, 6)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A model, and agents of it."""
+
+    model: nn.Module
+    analysis: Analysis
+
+    def batches(self, agent: int) -> list[Tensor]:
+        random = torch.Generator().manual_seed(agent)
+        scale = 1 + 0.2 * agent  # no two shards are alike
+        return [
+            scale * torch.randn(60, *SHAPE, generator=random, dtype=torch.float64) for _ in range(2)
+        ]
+
+    def members(
+        self,
+        states: Sequence[State],
+        graph: nx.Graph[int],
+        number: int = 1,
+        gauges: Mapping[int, GaugeId | None] | None = None,
+        memories: Sequence[Memory] | None = None,
+    ) -> list[Member]:
+        topology = Topology("test", graph, metropolis(graph, np.ones(len(graph))))
+        names = [name for name, _ in self.model.named_parameters()]
+        return [
+            Member(
+                i,
+                number,
+                s,
+                topology,
+                names,
+                lambda: self.analysis,
+                lambda i=i: self.batches(i),  # type: ignore[misc]
+                (gauges or {}).get(i),
+                memories[i] if memories else {},
+            )
+            for i, s in enumerate(states)
+        ]
+
+    def perturbed(self, n: int, by: float = 0.1, seed: int = 2) -> list[State]:
+        """Neighborhoods of one model: alike, and no two the same."""
+        random = torch.Generator().manual_seed(seed)
+        base = self.model.state_dict()
+        return [
+            {
+                k: v + by * torch.rand(v.shape, generator=random) if v.is_floating_point() else v
+                for k, v in base.items()
+            }
+            for _ in range(n)
+        ]
+
+    def shuffled(self, states: Sequence[State], seed: int = 3) -> list[State]:
+        """Each in a unit order of its own."""
+        random, symmetry = torch.Generator().manual_seed(seed), self.analysis.symmetry
+        return [symmetry.apply(symmetry.random(random), s) for s in states]
+
+
+def fleet(name: str) -> Fleet:
+    torch.manual_seed(1)
+    model = build_model(name, in_channels=2, num_classes=3, image_size=SHAPE[1:], width=0.15)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # no unit is dead, and none is like another
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    model.double()
+    random = torch.Generator().manual_seed(0)
+    recalibrate(model, [torch.randn(100, *SHAPE, generator=random, dtype=torch.float64)])
+    return Fleet(model.eval(), analyze(model, (torch.zeros(2, *SHAPE, dtype=torch.float64),)))
+
+
+def irregular(seed: int, n: int = 6) -> nx.Graph[int]:
+    """A random tree with two further edges."""
+    random = np.random.default_rng(seed)
+    graph: nx.Graph[int] = nx.empty_graph(n)
+    graph.add_edges_from((i, int(random.integers(i))) for i in range(1, n))
+    missing = sorted(nx.non_edges(graph))
+    picked = random.choice(len(missing), min(2, len(missing)), replace=False)
+    graph.add_edges_from(missing[k] for k in picked)
+    return graph
+
+
+def merge(method: Method, them: Sequence[Member]) -> tuple[list[Merged], list[Traffic]]:
+    traffic = [Traffic() for _ in them]
+    return run_all([method.merge(me) for me in them], traffic), traffic
