@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from dimat.cli import main
+from dimat.cli import main, merge
+from dimat.matching import MATCHERS
+from dimat.merging import COMBINERS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(kind: str) -> list[str]:
+def blocks(kind: str, pages: Sequence[Path] = PAGES) -> list[str]:
     """The command lines of all fenced blocks of one kind, continuation lines joined."""
     found = []
-    for page in PAGES:
+    for page in pages:
         for block in re.findall(rf"```{kind}\n(.*?)```", page.read_text(), re.DOTALL):
             found += block.replace("\\\n", " ").splitlines()
     return found
 
 
-@pytest.mark.parametrize("line", [x[2:] for x in blocks("console") if x.startswith("$ dimat")])
-def test_a_command_in_the_docs_runs(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_run_one_after_another_in_one_folder(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(shlex.split(line)[1:]) == 0
+    for line in blocks("console", [page]):
+        if line.startswith("$ dimat"):
+            assert main(shlex.split(line)[2:]) == 0, line
 
 
 @pytest.mark.parametrize("line", [x for x in blocks("sh") if x.startswith("dimat run")])
@@ -39,6 +44,19 @@ def test_a_long_command_in_the_docs_is_parsed(
         main([*shlex.split(line)[1:], "--print_config"])
     assert stop.value.code == 0
     assert "optimizer:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [x for x in blocks("sh") if x.startswith("dimat merge")])
+def test_a_long_merge_in_the_docs_is_parsed(line: str) -> None:
+    assert merge.parser().parse_args(shlex.split(line)[2:]).model
+
+
+def test_every_option_and_name_of_a_merge_is_in_its_page() -> None:
+    page = (ROOT / "docs" / "merging.md").read_text()
+    options = set(re.findall(r"--[a-z_-]+", merge.parser().format_help())) - {"--help"}
+    names = [f"`{option}`" for option in options if "_" not in option]
+    names += [f"`{name}`" for name in (*MATCHERS, *COMBINERS)]
+    assert [name for name in names if name not in page] == []
 
 
 def test_there_is_something_to_check() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from dimat.experiment.display import percent
@@ -29,7 +30,7 @@ def merge_tables(result: MergeResult) -> RenderableType:
     if result.comparison is not None:
         found.append(_networks(result, result.comparison))
         if result.comparison.path is not None:
-            found.append(_path(result.comparison.path))
+            found.append(_path(result.comparison.path, again=_again(result.comparison)))
     return _stacked(*found, _units(result.fits))
 
 
@@ -44,21 +45,26 @@ def _stacked(*tables: RenderableType) -> Group:
 
 
 def _networks(result: MergeResult, comparison: Comparison) -> Table:
-    again = any(row.recalibrated is not None for row in comparison.rows)
+    again = _again(comparison)
     how = f"{result.config.method}, {result.config.combine}"
     table = _table(f"Test accuracy in % and loss on {comparison.images} images")
-    table.add_column("\nnetwork", overflow="fold")
-    for head in ("", "recalibrated") if again else ("",):
-        table.add_column(f"{head}\naccuracy", justify="right")
-        table.add_column("\nloss", justify="right")
+    table.add_column("\nnetwork" if again else "network", overflow="fold")
+    for head in ("\n", "recalibrated\n") if again else ("",):
+        table.add_column(f"{head}accuracy", justify="right")
+        table.add_column("\nloss" if again else "loss", justify="right")
     for row in comparison.rows:
         merged = row.name == "merged"
         name = f"{row.name} ({how})" if merged else _named(row, result.config.parents)
         scores = [row.plain, row.recalibrated] if again else [row.plain]
-        table.add_row(name, *_cells(scores), style="bold" if merged else "")
+        table.add_row(escape(name), *_cells(scores), style="bold" if merged else "")
     chosen = "merged, recalibrated" if result.recalibrated else "merged"
     table.caption = f"written: {chosen}; the ensemble is what merging can hope for"
     return table
+
+
+def _again(comparison: Comparison) -> bool:
+    """Whether there are statistics to recalibrate."""
+    return any(row.recalibrated is not None for row in comparison.rows)
 
 
 def _named(row: Row, parents: Sequence[str]) -> str:
@@ -76,14 +82,15 @@ def _cells(scores: Sequence[Score | None]) -> list[str]:
     return cells
 
 
-def _path(path: Path) -> Table:
+def _path(path: Path, *, again: bool) -> Table:
     table = _table("From parent 0 (α = 0) to parent 1, aligned (α = 1)")
     table.add_column("α")
     for alpha in path.alphas:
         table.add_column(f"{alpha:g}", justify="right")
     table.add_row("accuracy", *(percent(score.accuracy) for score in path.scores))
     table.add_row("loss", *(_number(score.loss) for score in path.scores))
-    table.caption = f"loss barrier: {path.barrier:.3f}; BatchNorm recalibrated at every α"
+    how = "; BatchNorm recalibrated at every α" if again else ""
+    table.caption = f"loss barrier: {path.barrier:.3f}{how}"
     return table
 
 
@@ -97,12 +104,12 @@ def _units(fits: Sequence[ParentFit]) -> RenderableType:
         if len(fits) > 1:
             table.add_row(f"parent {fit.parent}", style="bold")
         for group in fit.groups:
-            table.add_row(group.group, *_fit(group))
+            table.add_row(escape(group.group), *_fit(group))
     if not any(fit.groups for fit in fits):
         table.add_row("nothing can be permuted")
     table.caption = (
-        "similarity: mean over matched units; margin: median lead of a match over the\n"
-        "next best one, below 0 where most units fit another better"
+        "similarity: mean over matched units; margin: median lead of a match over\n"
+        "the next best one, below 0 where most units would fit another better"
     )
     return table
 
