@@ -29,6 +29,16 @@ def clone(state: Mapping[str, Tensor]) -> State:
     return {key: value.clone() for key, value in state.items()}
 
 
+def widened(state: Mapping[str, Tensor]) -> State:
+    """The same in at least float32; entries that are not floating stay."""
+    return {
+        key: value.to(torch.promote_types(value.dtype, torch.float32))
+        if value.is_floating_point()
+        else value
+        for key, value in state.items()
+    }
+
+
 def num_bytes(state: Mapping[str, Tensor]) -> int:
     """Bytes of all entries: what one copy costs on the wire."""
     return sum(value.numel() * value.element_size() for value in state.values())

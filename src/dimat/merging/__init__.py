@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from dimat.merging.expected import expected_statistics
 from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
 from dimat.merging.protocol import Average, Combiner
 from dimat.merging.recalibrate import recalibrate
 from dimat.merging.regression import Regression
+from dimat.merging.repair import Repair
 
 # The ways to combine aligned states, by name.
-COMBINERS: dict[str, Combiner] = {"average": Average(), "regression": Regression()}
+COMBINERS: dict[str, Combiner] = {
+    "average": Average(),
+    "repair": Repair(),
+    "regression": Regression(),
+}
 
 __all__ = [
     "COMBINERS",
     "Average",
     "Combiner",
     "Regression",
+    "Repair",
+    "expected_statistics",
     "mix",
     "permute_optimizer",
     "recalibrate",

@@ -28,7 +28,7 @@ from dimat.merging.lockstep import Run
 from dimat.merging.mix import mix
 from dimat.merging.norms import fit_norm, folded, unfold
 from dimat.merging.sites import sites
-from dimat.state import State
+from dimat.state import State, widened
 from dimat.symmetry import Analysis
 
 RIDGE = 0.003  # λ; measured in docs/matching.md
@@ -64,7 +64,7 @@ class Regression:
         batches: Sequence[Any],
     ) -> State:
         """Fit layer after layer; the parents run one layer ahead of the merged network."""
-        trace, wide = analysis.trace, [_wide(state) for state in states]
+        trace, wide = analysis.trace, [widened(state) for state in states]
         merged = mix(wide, weights)
         parents = [Run(trace, state, batches) for state in wide]
         ours = Run(trace, merged, batches)
@@ -94,16 +94,6 @@ class Regression:
         merged[site.weight] = layer.weight(matrix, merged[site.weight])
         if site.bias is not None:
             merged[site.bias] = intercept
-
-
-def _wide(state: Mapping[str, Tensor]) -> State:
-    """At least float32."""
-    return {
-        key: value.to(torch.promote_types(value.dtype, torch.float32))
-        if value.is_floating_point()
-        else value
-        for key, value in state.items()
-    }
 
 
 class Moments:
