@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dimat.experiment.display import Observer
+from dimat.experiment.display import Observer, percent
 from dimat.experiment.merge.images import Images
 from dimat.experiment.merge.result import Comparison, Path, Row, Score
 from dimat.merging import mix
 from dimat.parents import Family
 from dimat.state import State
 
+WORTH_A_NOTE_S = 2.0  # a user who sees no progress bar waits that long without a word
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -52,7 +54,7 @@ class Judge:
         average = mix(states, weights)
         again = self.family.recalibrate(average)
         self.observer.stage("testing", len(states) + _count(average, again, merged, len(states)))
-        logits = [self.logits(state) for state in states]
+        logits = [self.logits(f"parent {i}", state) for i, state in enumerate(states)]
         rows = [Row(f"parent {i}", self.score(own)) for i, own in enumerate(logits)]
         pairs = {"plain average": (average, again), **merged}
         rows += [self._row(name, *pair) for name, pair in pairs.items()]
@@ -66,17 +68,20 @@ class Judge:
         scores = []
         for alpha in ALPHAS:
             state = mix(aligned, (1 - alpha, alpha))
-            scores.append(self.score(self.logits(self.family.recalibrate(state) or state)))
+            again = self.family.recalibrate(state) or state
+            scores.append(self.score(self.logits(f"α = {alpha:g}", again)))
         return Path(ALPHAS, tuple(scores))
 
-    def logits(self, state: State) -> Tensor:
-        """(n, classes) float32 on the CPU."""
-        model = self.family.model
+    def logits(self, name: str, state: State) -> Tensor:
+        """(n, classes) float32 on the CPU; the observer is told, with a note if it took long."""
+        start, model = time.perf_counter(), self.family.model
         model.load_state_dict(state)
         model.eval()
         with torch.no_grad():
             found = torch.cat([model(x).float().cpu() for x in self.images.batches()])
         self.observer.advance()
+        if time.perf_counter() - start > WORTH_A_NOTE_S:
+            self.observer.note(f"{name}: {percent(self.score(found).accuracy)} %")
         return found
 
     def score(self, logits: Tensor) -> Score:
@@ -85,8 +90,10 @@ class Judge:
         return Score(float((logits.argmax(1) == self.labels).double().mean()), loss)
 
     def _row(self, name: str, plain: State, recalibrated: State | None) -> Row:
-        again = None if recalibrated is None else self.score(self.logits(recalibrated))
-        return Row(name, self.score(self.logits(plain)), again)
+        own = self.score(self.logits(name, plain))
+        if recalibrated is None:
+            return Row(name, own)
+        return Row(name, own, self.score(self.logits(f"{name}, recalibrated", recalibrated)))
 
 
 def _count(

@@ -14,14 +14,12 @@ from dimat.experiment.merge.checks import check
 from dimat.experiment.merge.config import AlignConfig, MergeConfig
 from dimat.experiment.merge.fits import parent_fits
 from dimat.experiment.merge.inputs import Inputs, read_inputs
-from dimat.experiment.merge.judge import Judge
+from dimat.experiment.merge.judge import WORTH_A_NOTE_S, Judge
 from dimat.experiment.merge.result import AlignResult, Comparison, MergeResult
 from dimat.matching import MATCHERS, Matching
 from dimat.merging import COMBINERS
 from dimat.parents import Family, fair_weights, recalibrates
 from dimat.state import State
-
-_WORTH_A_NOTE_S = 2.0
 
 
 @dataclass
@@ -37,7 +35,7 @@ class _Watch:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
-        if self.seconds[name] > _WORTH_A_NOTE_S:
+        if self.seconds[name] > WORTH_A_NOTE_S:
             self.observer.note(f"{name}: {self.seconds[name]:.1f} s")
 
 
