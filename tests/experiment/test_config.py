@@ -56,6 +56,9 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("matching.images", 0, "must be >= 1"),
     ("matching.sweeps", -1, "must be >= 0"),
     ("matching.every", -1, "must be >= 0"),
+    ("matching.drift", 0.0, "must be in (0, 1], or null"),
+    ("matching.drift", 1.5, "must be in (0, 1], or null"),
+    ("matching.drift", math.nan, "must be in (0, 1], or null"),
     ("recalibration.images", 0, "must be >= 1"),
 ]
 
@@ -66,6 +69,7 @@ WRONG_TYPE: list[tuple[str, Any, str]] = [
     ("rounds", "ten", "is 'ten': must be a whole number"),
     ("overwrite", 1, "must be true or false"),
     ("local_steps", "x", "must be a whole number or null"),
+    ("matching.drift", "much", "must be a number or null"),
     ("method", 3, "must be text"),
     ("controls", "wa", "must be a list"),
     ("norm", "bach", "must be 'batch' or 'group'; did you mean 'batch'?"),

@@ -88,6 +88,9 @@ class MatchingConfig:
         sweeps: Refinement sweeps after the tree is composed, >= 0.
         every: With gauge=tree, match all agents again every this many rounds; 0: only those who
             are not in one unit order yet, which is in round 1.
+        drift: With gauge=tree, match an agent again by its weights if more than this share of its
+            units, in (0, 1], is less like the same units of its neighbors than like others; null:
+            do not test. Agents that train and merge stay at 0: it is for faults.
     """
 
     images: int = 1000
@@ -95,6 +98,7 @@ class MatchingConfig:
     statistics: Literal["local", "pooled"] = "local"
     sweeps: int = 3
     every: int = 0
+    drift: float | None = None
 
 
 @dataclass(frozen=True)

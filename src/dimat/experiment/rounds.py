@@ -127,6 +127,7 @@ class Rounds:
                 number,
                 "merged",
                 disagreement=result.disagreement,
+                drift=result.drift,
                 match_s=result.match_s,
                 merge_s=merge_s,
             )
@@ -167,6 +168,7 @@ class Rounds:
             "validation_accuracy": validation,
             "train_loss": None,
             "disagreement": None,
+            "drift": None,
             "sent_bytes": agent.traffic.sent_bytes,
             "received_bytes": agent.traffic.received_bytes,
             "match_s": 0.0,
@@ -206,7 +208,7 @@ def method_settings(config: RunConfig) -> Settings:
         own.statistics,
         own.sweeps,
         own.every,
-        None,
+        own.drift,
         config.merging.combine,
         config.optimizer.on_merge == "mix",
     )

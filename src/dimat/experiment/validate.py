@@ -42,6 +42,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "seed": ("< 2^63", lambda value: value < 2**63),
     "data.alpha": ("> 0 and finite", lambda value: 0 < value < math.inf),
     "data.validation": ("in [0, 0.5]", lambda value: 0 <= value <= 0.5),
+    "matching.drift": ("in (0, 1], or null", lambda value: 0 < value <= 1),
     "optimizer.lr": ("> 0 and finite", lambda value: 0 < value < math.inf),
     "optimizer.momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
     "optimizer.weight_decay": (">= 0 and finite", lambda value: 0 <= value < math.inf),
@@ -89,8 +90,9 @@ def _check_ranges(config: RunConfig) -> None:
         if value is not None and value < least:
             raise broken_rule(name, value, f">= {least}")
     for name, (rule, holds) in _RANGES.items():
-        if not holds(_get(config, name)):
-            raise broken_rule(name, _get(config, name), rule)
+        value = _get(config, name)
+        if value is not None and not holds(value):
+            raise broken_rule(name, value, rule)
 
 
 def _check_names(config: RunConfig) -> None:

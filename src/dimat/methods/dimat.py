@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from dimat.exchange import Talk
 from dimat.merging import COMBINERS, mix
-from dimat.methods.order import Stopwatch, one_gauge, pairwise
+from dimat.methods.order import one_gauge, pairwise
 from dimat.methods.protocol import Member, Merged, Settings
+from dimat.methods.stopwatch import Stopwatch
 from dimat.methods.swap import distance_from, swap_memories, swap_states
 from dimat.state import State
 from dimat.symmetry import Permutation
@@ -23,7 +24,7 @@ class Dimat:
     every round, on its own images. With ``gauge="tree"`` all agents agree on one unit order, and
     every state has the id of the order it is in. Where ids differ (at first all do) agents are
     matched along a breadth-first tree, permutations are composed down the tree and refined in
-    sweeps; where they are equal, states are mixed as they are.
+    sweeps; where they are equal, states are mixed as they are, but for an agent that has drifted.
 
     *Assumes* that agents compute similar features: trained on similar data, or matched early and
     often enough. *Breaks when* they have nothing in common to match (a split by class from

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 
 import networkx as nx
 from torch import Tensor
@@ -25,27 +23,11 @@ from dimat.matching.gauge import (
 )
 from dimat.matching.plan import Plan, make_plan
 from dimat.matching.pooled import encode_moments, local_scores, measure_edges, pooled_scores
+from dimat.methods.mend import mend
 from dimat.methods.protocol import Member, Settings
+from dimat.methods.stopwatch import Stopwatch
 from dimat.state import State
 from dimat.symmetry import Permutation
-
-
-class Stopwatch:
-    """Seconds spent inside ``with`` blocks; waiting for messages is not among them."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.seconds += time.perf_counter() - self._start
 
 
 @dataclass(frozen=True)
@@ -82,14 +64,19 @@ def one_gauge(
 ) -> Talk[Order]:
     """All agents that can reach each other in this round come into one unit order.
 
-    Where all are in one already, nothing is compared and nothing travels but the ids.
+    Where all are in one already, no activations are compared and nothing travels but the ids, and
+    how far agents have drifted if that is tested.
     """
     forgets = settings.every > 0 and (me.round - 1) % settings.every == 0
     own = GaugeId(me.agent) if forgets or me.gauge is None else me.gauge
     ids = yield from gossip(me, own)
     plan = make_plan(me.topology.graph, ids, me.round)
     if plan is None:
-        return Order(gauge=own)
+        moves: dict[int, Permutation] = {}
+        drifted = None
+        if settings.drift is not None and me.neighbors:
+            moves, drifted = yield from mend(me, theirs, settings.drift, watch)
+        return Order(moves, own, drifted)
     compared: Collection[int] = plan.needs(me.agent, me.neighbors)
     if settings.statistics == "pooled":
         compared = plan.compares(me.agent, me.neighbors, me.topology.graph)
