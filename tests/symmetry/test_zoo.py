@@ -15,7 +15,11 @@ from tests.symmetry.zoo_others import OTHERS
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dimat.symmetry import Symmetry, find_symmetry
+from dimat.matching import MATCHERS, Matching, Problem
+from dimat.matching.assignment import unit_order
+from dimat.matching.seats import outer_groups
+from dimat.symmetry import Analysis, Symmetry, analyze
+from dimat.symmetry.trace import flatten_inputs
 from dimat.symmetry.verify import redraw, without_dropout
 
 CASES = (*BUILT_IN, *LAYERS, *ATTENTIONS, *OTHERS, *MODELS)
@@ -24,6 +28,15 @@ CASES = (*BUILT_IN, *LAYERS, *ATTENTIONS, *OTHERS, *MODELS)
 def on_one_worker(case: Case) -> Any:
     """All tests of a case run on one worker, so that its symmetry is found once."""
     return pytest.param(case, marks=pytest.mark.xdist_group(case.name), id=case.name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads cost more than they give at these sizes, and wait for each other on busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=[on_one_worker(case) for case in CASES])
@@ -39,8 +52,13 @@ def model(case: Case) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def symmetry(case: Case, model: nn.Module) -> Symmetry:
-    return find_symmetry(model, case.inputs(), case.kwargs())
+def analysis(case: Case, model: nn.Module) -> Analysis:
+    return analyze(model, case.inputs(), case.kwargs())
+
+
+@pytest.fixture(scope="module")
+def symmetry(analysis: Analysis) -> Symmetry:
+    return analysis.symmetry
 
 
 @pytest.fixture
@@ -118,3 +136,52 @@ def test_json_gives_the_same_symmetry_back(symmetry: Symmetry, random: torch.Gen
     assert again.digest == symmetry.digest
     p = symmetry.random(random)
     assert (again.moves(p) == symmetry.moves(p)).all()
+
+
+def calibration(case: Case, analysis: Analysis, random: torch.Generator) -> list[tuple[Any, ...]]:
+    """About 100 samples: one batch, or many of the size that the graph is bound to."""
+    inputs, count = (case.inputs(), case.kwargs()), 30
+    if analysis.trace.batch_size is None:
+        count = 1
+        inputs = torch.utils._pytree.tree_map(
+            lambda x: x.repeat_interleave(40, 0) if x.dim() and len(x) == 3 else x, inputs
+        )
+    found = [flatten_inputs(*drawn(inputs, random)) for _ in range(count)]
+    return [tuple(x.float() if x.is_floating_point() else x for x in own) for own in found]
+
+
+def distinct(own: Matching) -> dict[str, Any]:
+    """For each group which units the matcher can tell from all others, from a state with itself.
+
+    The others are dead (they vary nowhere), or fire as another one does on these inputs.
+    """
+    return {name: margin > 1e-4 for name, margin in own.margins.items()}
+
+
+@pytest.mark.parametrize("method", ["activations", "weights"])
+def test_a_permuted_copy_matches_back(
+    case: Case, model: nn.Module, analysis: Analysis, random: torch.Generator, method: str
+) -> None:
+    symmetry, matcher = analysis.symmetry, MATCHERS[method]
+    drawn_state = redraw(model.state_dict(), random)
+    state = {k: v.float() if v.is_floating_point() else v for k, v in drawn_state.items()}
+    state |= {key: state[first] for key, first in analysis.trace.aliases.items()}
+    planted = symmetry.random(random)
+    theirs = symmetry.apply(planted, state)
+    batches = calibration(case, analysis, random) if matcher.needs_batches else []
+    weights = (1 / 3, 1 / 3, 1 / 3)
+    _, same, found = matcher.match(Problem(analysis, [state, state, theirs], weights, batches))
+    told = distinct(same)
+    inside = outer_groups(symmetry)
+    assert set(symmetry.names) == set(told).union(*(inside[name] for name in told))
+    moves = symmetry.moves(symmetry.compose(found.permutation, planted))
+    for name, apart in told.items():
+        wrong = unit_order(symmetry, moves, name) != range(len(apart))
+        assert not (wrong & apart).any(), name
+    units = sum(len(apart) for apart in told.values())
+    assert sum(apart.sum() for apart in told.values()) >= 0.5 * units
+    if all(apart.all() for apart in told.values()):
+        back = symmetry.apply(found.permutation, theirs)
+        torch.testing.assert_close(back, state, rtol=0, atol=0)
+    else:
+        assert method == "activations"  # redrawn weights tell all units apart

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dimat.matching.activations import Activations, activation_scores
 from dimat.matching.assignment import add_scores, assign, permute_scores, solve_assignment
+from dimat.matching.consistent import Consistent
 from dimat.matching.fit import Matching, matching, matching_of
 from dimat.matching.identity import Identity
 from dimat.matching.protocol import Matcher, Problem
@@ -12,6 +13,7 @@ from dimat.matching.weights import Weights
 # The matchers, by name: a matcher is a value.
 MATCHERS: dict[str, Matcher] = {
     "activations": Activations(),
+    "consistent": Consistent(),
     "covariance": Activations("covariance"),
     "cosine": Activations("cosine"),
     "identity": Identity(),
@@ -21,6 +23,7 @@ MATCHERS: dict[str, Matcher] = {
 __all__ = [
     "MATCHERS",
     "Activations",
+    "Consistent",
     "Identity",
     "Matcher",
     "Matching",

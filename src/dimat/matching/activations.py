@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,29 @@ class Activations:
                 for j, own in enumerate(columns):
                     for key, moments in found[i * len(theirs) + j].items():
                         moments.update(rows[key], own[key])
+        return found
+
+    def measure_pairs(
+        self, analysis: Analysis, states: Sequence[Mapping[str, Tensor]], batches: Iterable[Any]
+    ) -> dict[tuple[int, int], Moments]:
+        """The moments of every two states (i, j), i < j; every model runs once a batch.
+
+        Args:
+            analysis: Of the model's architecture.
+            states: ``n >= 1`` states.
+            batches: Inputs, the same for all models.
+        """
+        places = observations(analysis, self.layers)
+        observer = Observer(analysis.trace, sorted({o.node for o in places}))
+        found: dict[tuple[int, int], Moments] = {
+            pair: {(o.group, o.node): CrossMoments() for o in places}
+            for pair in combinations(range(len(states)), 2)
+        }
+        for inputs in batches:
+            seen = [self._see(observer, places, state, inputs) for state in states]
+            for (i, j), own in found.items():
+                for key, moments in own.items():
+                    moments.update(seen[i][key], seen[j][key])
         return found
 
     def _see(
