@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +12,14 @@ from torch import Tensor, nn
 
 from dimat import find_symmetry
 from dimat.errors import StructureError
-from dimat.matching.gauge import GaugeId, cycle_error, decode_ids, encode_ids
+from dimat.matching.gauge import (
+    GaugeId,
+    cycle_error,
+    decode_ids,
+    encode_ids,
+    toward,
+    transposed,
+)
 from dimat.state import num_bytes
 from dimat.symmetry import Symmetry
 
@@ -70,6 +78,21 @@ def test_permutations_that_come_from_one_order_have_no_error_around_any_cycle(
     i, j = pairs[0]
     spoilt = {**edges, (i, j): symmetry.compose(symmetry.random(random), edges[i, j])}
     assert cycle_error(symmetry, graph, spoilt) > 0.0
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_two_ends_that_solve_from_one_side_find_inverse_permutations_whatever_ties(
+    symmetry: Symmetry, turned: bool
+) -> None:
+    """Scores of 0 and 1 are full of ties; solved each from its own side, they disagree."""
+    random = np.random.default_rng(0)
+    agree = []
+    for _ in range(40):
+        scores = {g.name: random.integers(2, size=(g.size, g.size)) * 1.0 for g in symmetry.groups}
+        there = toward(symmetry, scores)
+        back = toward(symmetry, transposed(scores), turned=turned)
+        agree.append(symmetry.compose(there, back).moved == 0.0)
+    assert all(agree) == turned
 
 
 def test_an_agent_alone_has_no_cycles(symmetry: Symmetry) -> None:

@@ -34,11 +34,11 @@ def strangers(own: Fleet, n: int) -> list[State]:
     return own.shuffled(own.perturbed(n, by=1.0))
 
 
-def with_dead_units(states: list[State]) -> list[State]:
-    """The first few units of every layer compute nothing: all their scores are ties."""
+def with_ties(states: list[State], twins: bool) -> list[State]:
+    """The first few units of every layer compute nothing, or the same."""
     return [
         {
-            k: torch.cat([torch.zeros_like(v[:3]), v[3:]]) if v.dim() and len(v) > 6 else v
+            k: torch.cat([v[:1] * twins] * 4 + [v[4:]]) if v.dim() and len(v) > 6 else v
             for k, v in s.items()
         }
         for s in states
@@ -46,13 +46,14 @@ def with_dead_units(states: list[State]) -> list[State]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize("ties", [None, "dead", "twins"])
 def test_the_two_ends_of_an_edge_find_inverse_permutations(
-    own: Fleet, seed: int, dead: bool
+    own: Fleet, seed: int, ties: str | None
 ) -> None:
     graph, symmetry = irregular(seed), own.analysis.symmetry
-    states = strangers(own, 6)
-    merged, _ = merge(PAIRWISE, own.members(with_dead_units(states) if dead else states, graph))
+    states = own.perturbed(6, by=1.0)
+    states = own.shuffled(with_ties(states, ties == "twins") if ties else states)
+    merged, _ = merge(PAIRWISE, own.members(states, graph))
     for i, j in graph.edges:
         back = symmetry.compose(merged[i].alignments[j], merged[j].alignments[i])
         assert back.moved == 0.0
