@@ -152,9 +152,7 @@ def main() -> None:
     for name in NETS:
         print(ratios(name), flush=True)
     assignment()
-    print(
-        "peak memory above the states, MB: network | a batch forward | matching | regression | state"
-    )
+    print("peak memory above the states, MB | bare forwards | matching | regression | one state |")
     for name in NETS:
         found = []
         for task in ("forward", "match", "regress"):

@@ -33,11 +33,13 @@ def calibrated(model: nn.Module, state: State, batches: list[Tensor]) -> State:
     """The state with BatchNorm statistics of these batches, as trained networks have them."""
     found = dict(state)
     t = trace(model, (batches[0][:2],))
-    run = Run(t, found, batches)
+    runs = [Run(t, found, x) for x in batches]
     for site in sites(t, sums=False):
         if site.mean is not None and site.variance is not None and site.norm is not None:
-            run.advance(site.norm, inclusive=False)
-            values = run.value(site.op if site.norm is not site.op else site.input)
+            for run in runs:
+                run.advance(site.norm, inclusive=False)
+            source = site.op if site.norm is not site.op else site.input
+            values = [run.value(source) for run in runs]
             found[site.mean], found[site.variance] = channel_moments(values)
     return found
 
@@ -92,14 +94,15 @@ def test_repair_gives_every_unit_its_parents_mean_and_deviation(name: str) -> No
     found = COMBINERS["repair"].combine(
         analysis_of(model, batches[0][:2]), states, [0.25, 0.75], batches
     )
-    runs = [Run(t, state, batches) for state in (*states, found)]
+    runs = [[Run(t, state, x) for x in batches] for state in (*states, found)]
     for site in sites(t, sums=False):
         if site.norm is site.op or (site.norm is None and site.bias is None):
             continue
         moments = []
-        for run in runs:
-            run.advance(site.end)
-            mean, variance = channel_moments(run.value(site.end))
+        for own in runs:
+            for run in own:
+                run.advance(site.end)
+            mean, variance = channel_moments([run.value(site.end) for run in own])
             moments.append(torch.stack([mean, variance.sqrt()]))
         expected = 0.25 * moments[0] + 0.75 * moments[1]
         torch.testing.assert_close(moments[2], expected, rtol=1e-4, atol=1e-4)

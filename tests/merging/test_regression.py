@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dimat.merging import Regression, mix
+from dimat.merging.goal import Lockstep
 from dimat.merging.lockstep import Run
 from dimat.merging.regression import Moments
 from dimat.merging.sites import sites
@@ -249,12 +250,25 @@ def test_a_run_keeps_no_value_longer_than_it_is_read() -> None:
     model = small("resnet20", width=0.25).eval()
     t = trace(model, (torch.zeros(2, 3, 8, 8),))
     x = torch.randn(5, 3, 8, 8)
-    run = Run(t, model.state_dict(), [x, x[:3]])
+    run = Run(t, model.state_dict(), x)
     most = 0
     nodes = [n for n in t.graph.nodes if n.op == "call_function"]
     for node in nodes:
         run.advance(node)
         most = max(most, len(run._values))
     assert most <= 4  # a shortcut, the result, a BatchNorm's triple and its first part
-    torch.testing.assert_close(run.value(nodes[-1])[0], model(x))
-    torch.testing.assert_close(run.value(nodes[-1])[1], model(x[:3]))
+    torch.testing.assert_close(run.value(nodes[-1]), model(x))
+
+
+def test_early_layers_look_at_few_batches_and_late_ones_at_all() -> None:
+    model = small("resnet20", width=0.25).eval()
+    t = trace(model, (torch.zeros(2, 3, 8, 8),))
+    state = state_of(model)
+    batches = [torch.randn(10, 3, 8, 8) for _ in range(6)]
+    lockstep = Lockstep(t, [state, state], state, [0.5, 0.5], batches)
+    used = [len(lockstep.at(site, 330).ours) for site in sites(t, sums=True)]
+    assert used[0] == 3  # 64 places of 10 samples, counted as 16 each: 160 rows a batch
+    assert used[-1] == 6  # one row a sample
+    assert used == sorted(used)
+    most = [sum(len(run._values) for run in lockstep.ours)]
+    assert most[0] <= 6 * 4

@@ -1,8 +1,9 @@
-"""Run one graph on several batches at once, node by node, stopping anywhere."""
+"""Run a graph on one batch, node by node, stopping anywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,69 +13,70 @@ from dimat.symmetry.trace import Trace, flatten_inputs
 
 
 class Run:
-    """One state's run over all batches, as far as it has got.
+    """One state's run on one batch, as far as it has got.
 
-    Values are kept only until their last reader has run, so memory is that of the widest cut
-    through the graph, for all samples.
+    A value is kept only until its last reader has run.
 
     Args:
         trace: The graph.
         state: Entries by key; read when an operator that needs them runs, so they may be changed
             before it does.
-        batches: Inputs, each a tensor or a tuple of the model's arguments.
+        inputs: A tensor, or a tuple of the model's arguments.
     """
 
-    def __init__(self, trace: Trace, state: Mapping[str, Tensor], batches: Sequence[Any]) -> None:
+    def __init__(self, trace: Trace, state: Mapping[str, Tensor], inputs: Any) -> None:
         self.state = state
-        self.nodes = list(trace.graph.nodes)
-        self.position = {node: i for i, node in enumerate(self.nodes)}
-        self.last = {n: max((self.position[u] for u in n.users), default=-1) for n in self.nodes}
         self.done = 0
+        self._nodes, self._position, self._last = _order(trace.graph)
         self._keys = trace.states
         device = next((value.device for value in state.values()), torch.device("cpu"))
-        self._constants = {name: value.to(device) for name, value in trace.constants.items()}
-        calls = [flatten_inputs(x if isinstance(x, tuple) else (x,)) for x in batches]
-        self._inputs = {name: [call[i] for call in calls] for i, name in enumerate(trace.inputs)}
-        self._values: dict[fx.Node, list[Any]] = {}
+        self._given = {name: value.to(device) for name, value in trace.constants.items()}
+        call = flatten_inputs(inputs if isinstance(inputs, tuple) else (inputs,))
+        self._given.update(zip(trace.inputs, call, strict=True))
+        self._values: dict[fx.Node, Any] = {}
         self._kept: fx.Node | None = None
-        self.count = len(batches)
 
     def advance(self, node: fx.Node, *, inclusive: bool = True) -> None:
         """Run every operator before ``node``, and it too; its value is kept until the next call."""
         released, self._kept = self._kept, node
-        if released is not None and self.last[released] < self.done:
+        if released is not None and self._last[released] < self.done:
             self._values.pop(released, None)
-        stop = self.position[node] + inclusive
+        stop = self._position[node] + inclusive
         with torch.no_grad():
             while self.done < stop:
-                self._step(self.nodes[self.done])
+                self._step(self._nodes[self.done])
 
-    def value(self, node: fx.Node) -> list[Any]:
-        """Its value for every batch."""
+    def value(self, node: fx.Node) -> Any:
+        """Its value; of an operator that has run and will still be read, or was kept."""
         if node.op != "placeholder":
             return self._values[node]
-        if node.name in self._inputs:
-            return self._inputs[node.name]
         key = self._keys.get(node.name)
-        return [self._constants[node.name] if key is None else self.state[key]] * self.count
+        return self._given[node.name] if key is None else self.state[key]
+
+    def call(self, node: fx.Node, without: Sequence[fx.Node] = ()) -> Any:
+        """What an operator gives now, some of its operands left out (None)."""
+
+        def value(source: fx.Node) -> Any:
+            return None if source in without else self.value(source)
+
+        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+        with torch.no_grad():
+            return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _step(self, node: fx.Node) -> None:
         self.done += 1
         if node.op != "call_function":
             return
-        sources = {source: self.value(source) for source in node.all_input_nodes}
-        self._values[node] = [call(node, sources, b) for b in range(self.count)]
-        for source in (*sources, node):
-            if self.last[source] < self.done and source is not self._kept:
+        self._values[node] = self.call(node)
+        for source in (*node.all_input_nodes, node):
+            if self._last[source] < self.done and source is not self._kept:
                 self._values.pop(source, None)
 
 
-def call(node: fx.Node, sources: Mapping[fx.Node, Sequence[Any]], b: int) -> Any:
-    """An operator's result for batch ``b``; nodes that ``sources`` lacks are None."""
-
-    def value(source: fx.Node) -> Any:
-        return sources[source][b] if source in sources else None
-
-    args = fx.node.map_arg(node.args, value)
-    kwargs = fx.node.map_arg(node.kwargs, value)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+@lru_cache(maxsize=4)
+def _order(graph: fx.Graph) -> tuple[list[fx.Node], dict[fx.Node, int], dict[fx.Node, int]]:
+    """Nodes, their positions, and the position of each one's last reader."""
+    nodes = list(graph.nodes)
+    position = {node: i for i, node in enumerate(nodes)}
+    last = {n: max((position[u] for u in n.users), default=-1) for n in nodes}
+    return nodes, position, last

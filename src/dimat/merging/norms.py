@@ -9,10 +9,9 @@ from torch import Tensor
 
 from dimat.merging.goal import Goal, average
 from dimat.merging.layer import Layer
-from dimat.merging.lockstep import Run, call
+from dimat.merging.lockstep import Run
 from dimat.merging.sites import Site, argument
 from dimat.state import State
-from dimat.symmetry.trace import operator_name
 
 
 def folded(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
@@ -25,7 +24,9 @@ def folded(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
     return matrix * scale.reshape(layer.groups, -1, 1)
 
 
-def unfold(site: Site, layer: Layer, merged: State, ours: Run, fit: tuple[Tensor, Tensor]) -> None:
+def unfold(
+    site: Site, layer: Layer, merged: State, ours: Sequence[Run], fit: tuple[Tensor, Tensor]
+) -> None:
     """Write ``matrix @ z + intercept`` into a layer and the BatchNorm after it.
 
     The layer keeps the norms of its averaged weights and the signs of the averaged scales, so that
@@ -36,7 +37,7 @@ def unfold(site: Site, layer: Layer, merged: State, ours: Run, fit: tuple[Tensor
         site: A layer with a BatchNorm.
         layer: Its shape.
         merged: The merged state; its entries of this site are replaced.
-        ours: The merged network's run, just before the layer.
+        ours: The merged network's runs, just before the layer.
         fit: (matrix, intercept): (groups, outputs, inputs) and (channels,).
     """
     matrix, intercept = fit
@@ -49,8 +50,9 @@ def unfold(site: Site, layer: Layer, merged: State, ours: Run, fit: tuple[Tensor
     factor = torch.where(length > 1e-12, length, 1.0).flatten() * sign
     own = matrix / factor.reshape(layer.groups, -1, 1)
     merged[site.weight] = layer.weight(own, merged[site.weight])
-    ours.advance(site.op)
-    mean, variance = set_statistics(site, merged, ours.value(site.op))
+    for run in ours:
+        run.advance(site.op)
+    mean, variance = set_statistics(site, merged, [run.value(site.op) for run in ours])
     bias = merged[site.bias] if site.bias is not None else 0.0
     merged[site.scale] = factor * (variance + site.epsilon).sqrt()
     merged[site.shift] = intercept + factor * (mean - bias)
@@ -88,8 +90,8 @@ def fit_norm(goal: Goal, merged: State, ridge: float) -> None:
         return
     shift = 0.0 if site.bias is None else merged[site.bias].double()
     n, sums = 0, [torch.zeros_like(scale) for _ in range(4)]
-    for b, target in enumerate(goal.whole()):
-        x = _by_unit(site, _normalized(site, goal.ours, merged, b)).double()
+    for run, target in goal.whole():
+        x = _by_unit(site, _normalized(site, run, merged)).double()
         rest = _by_unit(site, target).double() - scale * x - shift
         n += len(x)
         for own, part in zip(sums, (x, rest, x * x, x * rest), strict=True):
@@ -112,32 +114,31 @@ def _averaged_scale(goal: Goal, merged: State) -> Tensor | None:
     site = goal.site
     if site.mean is None or site.variance is None:
         return None if site.weight is None else merged[site.weight].double()
-    _, variance = set_statistics(site, merged, goal.ours.value(site.input))
+    _, variance = set_statistics(site, merged, [run.value(site.input) for run in goal.ours])
     if site.weight is None:
         return None
     parts = [
-        parent.state[site.weight] * (parent.state[site.variance] + site.epsilon).rsqrt()
-        for parent in goal.parents
+        state[site.weight] * (state[site.variance] + site.epsilon).rsqrt()
+        for state in (runs[0].state for runs in goal.parents)
     ]
     return (average(parts, goal.weights) * (variance + site.epsilon).sqrt()).double()
 
 
-def _normalized(site: Site, ours: Run, merged: State, b: int) -> Tensor:
-    """The norm's result for batch ``b`` before its scale and shift."""
+def _normalized(site: Site, run: Run, merged: State) -> Tensor:
+    """The norm's result before its scale and shift."""
     if site.mean is not None and site.variance is not None:
-        x: Tensor = ours.value(site.input)[b]
+        x: Tensor = run.value(site.input)
         shape = (1, -1, *(1,) * (x.dim() - 2))
         deviation = (merged[site.variance] + site.epsilon).sqrt()
         return (x - merged[site.mean].reshape(shape)) / deviation.reshape(shape)
-    affine = (argument(site.op, "weight", 1), argument(site.op, "bias", 2))
-    plain = {n: ours.value(n) for n in site.op.all_input_nodes if n not in affine}
-    result = call(site.op, plain, b)
+    affine = [argument(site.op, "weight", 1), argument(site.op, "bias", 2)]
+    result = run.call(site.op, without=affine)
     return result[0] if isinstance(result, tuple) else result  # type: ignore[no-any-return]
 
 
 def _by_unit(site: Site, value: Tensor) -> Tensor:
     """(rows, *units): channels of axis 1, or all normalized axes of a LayerNorm."""
-    if operator_name(site.op.target) in ("aten.layer_norm", "aten.rms_norm"):
+    if not site.spatial:
         rank = len(argument(site.op, "normalized_shape", 1))
         return value.flatten(0, value.dim() - rank - 1)
     return value.movedim(1, -1).flatten(0, -2)

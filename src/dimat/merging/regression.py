@@ -22,12 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimat.merging.goal import Goal, average
+from dimat.merging.goal import LEAST_ROWS, Lockstep, average
 from dimat.merging.layer import layer_of
-from dimat.merging.lockstep import Run
 from dimat.merging.mix import mix
 from dimat.merging.norms import fit_norm, folded, unfold
-from dimat.merging.sites import sites
+from dimat.merging.sites import Site, sites
 from dimat.state import State, widened
 from dimat.symmetry import Analysis
 
@@ -66,26 +65,24 @@ class Regression:
         """Fit layer after layer; the parents run one layer ahead of the merged network."""
         trace, wide = analysis.trace, [widened(state) for state in states]
         merged = mix(wide, weights)
-        parents = [Run(trace, state, batches) for state in wide]
-        ours = Run(trace, merged, batches)
+        lockstep = Lockstep(trace, wide, merged, weights, batches)
         for site in sites(trace, sums=True):
-            for parent in parents:
-                parent.advance(site.end)
-            ours.advance(site.op, inclusive=False)
-            goal = Goal(site, parents, ours, weights)
             if site.norm is site.op:
-                fit_norm(goal, merged, self.ridge)
+                fit_norm(lockstep.at(site, LEAST_ROWS), merged, self.ridge)
             else:
-                self._fit_layer(goal, merged, wide)
+                self._fit_layer(site, lockstep, merged, wide)
         return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
 
-    def _fit_layer(self, goal: Goal, merged: State, states: Sequence[Mapping[str, Tensor]]) -> None:
-        site = goal.site
+    def _fit_layer(
+        self, site: Site, lockstep: Lockstep, merged: State, states: Sequence[Mapping[str, Tensor]]
+    ) -> None:
         assert site.weight is not None
         layer = layer_of(site.op, merged[site.weight])
-        start = average([folded(site, layer, state) for state in states], goal.weights)
+        start = average([folded(site, layer, state) for state in states], lockstep.weights)
+        quota = max(self.rows_per_unknown * start.shape[2], LEAST_ROWS)
+        goal = lockstep.at(site, quota)
         moments = Moments(start, intercept=site.bias is not None or site.norm is not None)
-        for z, target in goal.rows(layer, self.rows_per_unknown * start.shape[2]):
+        for z, target in goal.rows(layer, quota):
             moments.update(z, target)
         matrix, intercept = (x.to(start.dtype) for x in moments.solve(self.ridge))
         if site.norm is not None:

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimat.merging.goal import average
+from dimat.merging.goal import LEAST_ROWS, Goal, Lockstep, average
 from dimat.merging.layer import Layer, layer_of
-from dimat.merging.lockstep import Run, call
 from dimat.merging.mix import mix
 from dimat.merging.norms import channel_moments, set_statistics
-from dimat.merging.sites import Site, sites
+from dimat.merging.sites import sites
 from dimat.state import State, widened
 from dimat.symmetry import Analysis
 
@@ -49,32 +48,27 @@ class Repair:
         """Layer after layer; the parents run one layer ahead of the merged network."""
         trace, wide = analysis.trace, [widened(state) for state in states]
         merged = mix(wide, weights)
-        parents = [Run(trace, state, batches) for state in wide]
-        ours = Run(trace, merged, batches)
+        lockstep = Lockstep(trace, wide, merged, weights, batches)
         for site in sites(trace, sums=False):
-            for parent in parents:
-                parent.advance(site.end)
-            ours.advance(site.op, inclusive=False)
+            goal = lockstep.at(site, LEAST_ROWS)
             if site.norm is not site.op:
-                _rescale(site, parents, weights, merged, ours)
+                _rescale(goal, merged)
             elif site.mean is not None:
-                set_statistics(site, merged, ours.value(site.input))
+                set_statistics(site, merged, [run.value(site.input) for run in goal.ours])
         return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
 
 
-def _rescale(
-    site: Site, parents: Sequence[Run], weights: Sequence[float], merged: State, ours: Run
-) -> None:
+def _rescale(goal: Goal, merged: State) -> None:
+    site = goal.site
     assert site.weight is not None
     layer = layer_of(site.op, merged[site.weight])
-    moments = [_moments(layer, parent.value(site.end)) for parent in parents]
-    mean = average([m for m, _ in moments], weights)
-    deviation = average([d for _, d in moments], weights)
+    moments = [_moments(layer, [run.value(site.end) for run in runs]) for runs in goal.parents]
+    mean = average([m for m, _ in moments], goal.weights)
+    deviation = average([d for _, d in moments], goal.weights)
     if site.norm is not None:
-        _set_norm(site, merged, ours, mean, deviation)
+        _set_norm(goal, merged, mean, deviation)
         return
-    inputs = {node: ours.value(node) for node in site.op.all_input_nodes}
-    own_mean, own = _moments(layer, [call(site.op, inputs, b) for b in range(ours.count)])
+    own_mean, own = _moments(layer, [run.call(site.op) for run in goal.ours])
     factor = torch.where(own > 1e-6 * own.max(), deviation / own.clamp_min(1e-30), 1.0)
     matrix = layer.matrix(merged[site.weight]) * factor.reshape(layer.groups, -1, 1)
     merged[site.weight] = layer.weight(matrix, merged[site.weight])
@@ -82,12 +76,14 @@ def _rescale(
         merged[site.bias] = mean - factor * (own_mean - merged[site.bias])
 
 
-def _set_norm(site: Site, merged: State, ours: Run, mean: Tensor, deviation: Tensor) -> None:
+def _set_norm(goal: Goal, merged: State, mean: Tensor, deviation: Tensor) -> None:
     """A BatchNorm gives any mean and deviation by its scale and shift."""
+    site = goal.site
     assert site.scale is not None
     assert site.shift is not None
-    ours.advance(site.op)
-    _, variance = set_statistics(site, merged, ours.value(site.op))
+    for run in goal.ours:
+        run.advance(site.op)
+    _, variance = set_statistics(site, merged, [run.value(site.op) for run in goal.ours])
     sign = torch.where(merged[site.scale] < 0, -1.0, 1.0)
     stretch = ((variance + site.epsilon) / variance.clamp_min(site.epsilon)).sqrt()
     merged[site.scale] = sign * deviation * stretch

@@ -62,6 +62,12 @@ class Site:
         return source
 
     @property
+    def spatial(self) -> bool:
+        """Whether channels are axis 1, and not the last one."""
+        name = operator_name(self.op.target)
+        return name not in ("aten.linear", "aten.layer_norm", "aten.rms_norm")
+
+    @property
     def epsilon(self) -> float:
         """The BatchNorm's."""
         assert self.norm is not None
