@@ -320,6 +320,20 @@ def gauge(setting: Setting, count: int) -> Gauge:
     return Gauge(setting.symmetry, {k: how.scores(m) for k, m in moments.items()}, weights)
 
 
+def test_what_is_returned_agrees_as_well_though_it_is_in_the_order_of_the_first(
+    setting: Setting,
+) -> None:
+    how, states = Activations(), [setting.draw() for _ in range(8)]
+    moments = how.measure_pairs(setting.analysis, states, setting.batches)
+    own = Gauge(setting.symmetry, {k: how.scores(m) for k, m in moments.items()}, [1 / 8] * 8)
+    *_, total = own.sweeps()
+    alone = len(setting.symmetry.groups) == 1  # all were matched to the first: it need not move
+    assert alone or own.orders[0].moved > 0  # so it has to be undone
+    own.orders = [m.permutation for m in setting.match(Consistent(), states)]
+    assert own.orders[0].moved == 0
+    assert own.total == pytest.approx(total)
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_no_sweep_lowers_the_agreement_of_all_pairs(setting: Setting, count: int) -> None:
     own = gauge(setting, count)
