@@ -106,7 +106,7 @@ class MergingConfig:
     """How dimat combines states once they are aligned.
 
     Args:
-        combine: average (the paper's), or another combiner by its name.
+        combine: A combiner by its name: average (the paper's), regression, …
     """
 
     combine: str = "average"
