@@ -143,7 +143,7 @@ def ridge() -> None:
     """λ of regression."""
     for name, cases in _fits():
         title(f"{name}: regression by λ")
-        for value in (0.3, 0.03, 0.01, 0.003, 0.001, 0.0001):
+        for value in (0.3, 0.03, 0.003, 0.0003):
             show(f"λ = {value}", [c.accuracy(c.regress(Regression(value))) for c in cases])
 
 
@@ -151,7 +151,7 @@ def images() -> None:
     """The number of images of regression, and the rows it takes of them."""
     for name, cases in _fits():
         title(f"{name}: regression by images")
-        for count in (100, 250, 500, 1000, 2000):
+        for count in (100, 250, 500, 2000):
             found = [c.accuracy(c.combine("regression", count)) for c in cases]
             show(f"{count} images", found)
         for rows in (5, 80):
@@ -161,7 +161,7 @@ def images() -> None:
 
 
 def _fits() -> list[tuple[str, list[Case]]]:
-    found = [(kind, pairs(kind)) for kind in PAIRS] + [("class split", split_pair())]
+    found = [(kind, pairs(kind)[:1]) for kind in PAIRS] + [("class split", split_pair())]
     for _, cases in found:
         for c in cases:
             c.match(MATCHERS["activations"])
@@ -170,10 +170,10 @@ def _fits() -> list[tuple[str, list[Case]]]:
 
 def budget() -> None:
     """How much matching needs: images, places of a sample, layers; and bfloat16."""
-    ways = [(n, Activations()) for n in (25, 50, 100, 250, 500, 1000, 2000)]
-    ways += [(2000, Activations(per_sample=p)) for p in (1, 4, 64, None)]
+    ways = [(n, Activations()) for n in (25, 100, 500, 2000)]
+    ways += [(2000, Activations(per_sample=p)) for p in (1, 4, None)]
     ways += [(2000, Activations(layers="last")), (2000, Activations(layers="first"))]
-    for kind in PAIRS:
+    for kind in ("resnet20_w1",):  # the narrowest, where matching matters most
         cases = pairs(kind)
         whole = [c.match(Activations(per_sample=None))[1].permutation for c in cases]
         title(f"{kind}: matching by images, places, layers; units matched as by all; accuracy")

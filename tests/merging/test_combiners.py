@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dimat.merging import COMBINERS, Combiner, expected_statistics, mix
-from dimat.merging.lockstep import Run
 from dimat.merging.norms import channel_moments
 from dimat.merging.sites import sites
 from dimat.state import State
+from dimat.symmetry.run import Run
 from dimat.symmetry.trace import trace
 
 

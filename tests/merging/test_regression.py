@@ -13,12 +13,12 @@ from torch.func import functional_call
 
 from dimat.merging import Regression, mix
 from dimat.merging.goal import Lockstep
-from dimat.merging.lockstep import Run
 from dimat.merging.regression import Moments
 from dimat.merging.sites import sites
 from dimat.models import build_model
 from dimat.state import State, state_of
 from dimat.symmetry import Analysis, Symmetry
+from dimat.symmetry.run import Run
 from dimat.symmetry.trace import trace
 
 

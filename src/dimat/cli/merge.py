@@ -27,7 +27,7 @@ def parser() -> Parser:
     add("--combine", type=str, default="average", help="how aligned networks are combined")
     add("--weights", type=tuple[float, ...], default=(), help="one per parent; equal by default")
     recalibration = "BatchNorm statistics afterwards; auto: unless the combiner fits them"
-    kinds = Literal["auto", "batchnorm", "none"]
+    kinds = Literal["auto", "batchnorm", "expected", "none"]
     add("--recalibration", type=kinds, default="auto", help=recalibration)
     add(
         "--report", type=str | None, default=None, help="JSON file to write; --out as .json if null"

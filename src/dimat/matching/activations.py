@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dimat.matching.assignment import Floats, Scores
 from dimat.matching.fit import Matching, matching, matching_of
-from dimat.matching.observe import Layers, Observation, Observer, observations
+from dimat.matching.observe import Layers, Observer, observations
 from dimat.matching.protocol import Problem
 from dimat.matching.statistics import CrossMoments, Statistic
 from dimat.symmetry import Analysis
@@ -77,14 +77,14 @@ class Activations:
             batches: Inputs, the same for all models.
         """
         places = observations(analysis, self.layers)
-        observer = Observer(analysis.trace, sorted({o.node for o in places}))
+        see = Observer(analysis.trace, places, self.per_sample)
         found: list[Moments] = [
             {(o.group, o.node): CrossMoments() for o in places} for _ in ours for _ in theirs
         ]
         for inputs in batches:
-            columns = [self._see(observer, places, state, inputs) for state in theirs]
+            columns = [see(state, inputs) for state in theirs]
             for i, state in enumerate(ours):
-                rows = self._see(observer, places, state, inputs)
+                rows = see(state, inputs)
                 for j, own in enumerate(columns):
                     for key, moments in found[i * len(theirs) + j].items():
                         moments.update(rows[key], own[key])
@@ -101,27 +101,17 @@ class Activations:
             batches: Inputs, the same for all models.
         """
         places = observations(analysis, self.layers)
-        observer = Observer(analysis.trace, sorted({o.node for o in places}))
+        see = Observer(analysis.trace, places, self.per_sample)
         found: dict[tuple[int, int], Moments] = {
             pair: {(o.group, o.node): CrossMoments() for o in places}
             for pair in combinations(range(len(states)), 2)
         }
         for inputs in batches:
-            seen = [self._see(observer, places, state, inputs) for state in states]
+            seen = [see(state, inputs) for state in states]
             for (i, j), own in found.items():
                 for key, moments in own.items():
                     moments.update(seen[i][key], seen[j][key])
         return found
-
-    def _see(
-        self,
-        observer: Observer,
-        places: Sequence[Observation],
-        state: Mapping[str, Tensor],
-        inputs: Any,
-    ) -> dict[tuple[str, str], Tensor]:
-        values = observer(state, inputs)
-        return {(o.group, o.node): o.units(values[o.node], self.per_sample) for o in places}
 
     def scores(self, moments: Moments) -> dict[str, Floats]:
         """For each observed group an (N, N) matrix, averaged over the places it is observed at."""

@@ -19,7 +19,8 @@ from torch import Tensor, fx
 
 from dimat.matching.seats import Seat, outer_groups, seats
 from dimat.symmetry import Analysis
-from dimat.symmetry.trace import Trace, flatten_inputs, operator_name
+from dimat.symmetry.run import Run
+from dimat.symmetry.trace import Trace, operator_name
 from dimat.symmetry.units import Ints
 
 CONTRACTING = frozenset(
@@ -186,32 +187,35 @@ def _observation(node: fx.Node, seat: Seat) -> Observation:
     return Observation(seat.group, node.name, seat.axes, seat.index, among, bool(seat.beside))
 
 
+# What was seen of one model on one batch: (observations, units) by group and node.
+Seen = dict[tuple[str, str], Tensor]
+
+
 class Observer:
-    """Runs the part of a graph that leads to the observed nodes, for any state."""
+    """Runs the part of a graph that leads to the observed nodes, for any state.
 
-    def __init__(self, t: Trace, nodes: Sequence[str]) -> None:
-        self.trace = t
-        self.nodes = tuple(nodes)
-        self.module, self.placeholders = _truncate(t, self.nodes)
+    Args:
+        t: The graph.
+        places: What to look at.
+        per_sample: At most about this many places of every sample; all if None.
+    """
 
-    def __call__(self, state: Mapping[str, Tensor], inputs: Any) -> dict[str, Tensor]:
-        """The value of every observed node."""
-        args = inputs if isinstance(inputs, tuple) else (inputs,)
-        values = self.trace.arguments(state, flatten_inputs(args))
-        with torch.no_grad():
-            outputs = self.module(*(values[name] for name in self.placeholders))
-        return dict(zip(self.nodes, outputs, strict=True))
+    def __init__(
+        self, t: Trace, places: Sequence[Observation], per_sample: int | None = None
+    ) -> None:
+        self.trace, self.per_sample = t, per_sample
+        self.places = [
+            (node, own)
+            for node in t.graph.nodes
+            if (own := [o for o in places if o.node == node.name])
+        ]
 
-
-def _truncate(t: Trace, nodes: Sequence[str]) -> tuple[fx.GraphModule, list[str]]:
-    """A module that computes only ``nodes``."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in t.graph.nodes:
-        if node.op != "output":
-            copies[node] = graph.node_copy(node, lambda n: copies[n])
-    by_name = {node.name: copy for node, copy in copies.items()}
-    graph.output(tuple(by_name[name] for name in nodes))
-    graph.eliminate_dead_code()
-    names = [node.name for node in t.graph.nodes if node.op == "placeholder"]
-    return fx.GraphModule(t.module, graph), names
+    def __call__(self, state: Mapping[str, Tensor], inputs: Any) -> Seen:
+        """What is seen at every place; no value is kept longer than the graph reads it."""
+        run = Run(self.trace, state, inputs)
+        seen: Seen = {}
+        for node, places in self.places:
+            run.advance(node)
+            for o in places:
+                seen[o.group, o.node] = o.units(run.value(node), self.per_sample)
+        return seen

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dimat.merging.layer import Layer
-from dimat.merging.lockstep import Run
 from dimat.merging.sites import Site
+from dimat.symmetry.run import Run
 from dimat.symmetry.trace import Trace
 
 LEAST_ROWS = 10_000  # of a layer, if there are as many

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dimat.merging.goal import Goal, average
 from dimat.merging.layer import Layer
-from dimat.merging.lockstep import Run
 from dimat.merging.sites import Site, argument
 from dimat.state import State
+from dimat.symmetry.run import Run
 
 
 def folded(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dimat.errors import DataError
 from dimat.matching import Matcher, Matching, Problem
-from dimat.merging import Combiner, recalibrate
+from dimat.merging import Combiner, expected_statistics, recalibrate
 from dimat.parents.calls import Call, Calls
 from dimat.parents.forward import Forward, bound
 from dimat.parents.reading import read_calls
@@ -112,6 +112,10 @@ class Family:
                     "recalibration='none'"
                 ) from error
         return state_of(self.model) if found else None
+
+    def expect(self, merged: State, aligned: Sequence[State], weights: Sequence[float]) -> State:
+        """The state with the BatchNorm statistics that its parents' let one expect."""
+        return expected_statistics(self.analysis, aligned, weights, merged)
 
     def rounded(self, state: State, parent: int = 0) -> State:
         """The state in the dtypes and on the devices of a parent, as it was given."""

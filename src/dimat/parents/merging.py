@@ -16,7 +16,7 @@ from dimat.parents.forward import Forward
 from dimat.state import State
 from dimat.symmetry import Symmetry
 
-Recalibration = Literal["auto", "batchnorm", "none"]
+Recalibration = Literal["auto", "batchnorm", "expected", "none"]
 RECALIBRATIONS: tuple[str, ...] = get_args(Recalibration)
 IMAGES = 2000  # samples looked at; accuracy against their number is in docs/matching.md
 
@@ -97,8 +97,9 @@ def merge(
         weights: One per state, >= 0, summing to 1; equal if None.
         method: A matcher's name: ``dimat.matching.MATCHERS``.
         combine: A combiner's name: ``dimat.merging.COMBINERS``.
-        recalibration: batchnorm: recompute running statistics on the batches; none: leave them as
-            combined; auto: batchnorm, unless the combiner fits statistics itself.
+        recalibration: batchnorm: recompute running statistics on the batches; expected: as the
+            parents' statistics let one expect, without data; none: leave them as combined; auto:
+            batchnorm, unless the combiner fits statistics itself.
         forward: Called as ``forward(model, *inputs)`` instead of the model, where its outputs are
             made in another way.
         images: At most this many samples of the batches are looked at.
@@ -124,7 +125,9 @@ def merge(
     matchings = family.match(matcher, weights)
     aligned = family.align(matchings)
     merged = family.combine(combiner, aligned, weights)
-    if recalibrates(recalibration, combine):
+    if recalibration == "expected":
+        merged = family.expect(merged, aligned, weights)
+    elif recalibrates(recalibration, combine):
         merged = family.recalibrate(merged) or merged
     return Merge(
         family.rounded(merged),
@@ -138,7 +141,7 @@ def recalibrates(recalibration: str, combine: str) -> bool:
     """Whether statistics are recomputed after a combiner."""
     if recalibration == "auto":
         return not COMBINERS[combine].needs_batches
-    return recalibration == "batchnorm"
+    return recalibration in ("batchnorm", "expected")
 
 
 def fair_weights(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -73,7 +73,7 @@ class MergeConfig(AlignConfig):
 
     combine: str = "average"
     weights: tuple[float, ...] = ()
-    recalibration: Literal["auto", "batchnorm", "none"] = "auto"
+    recalibration: Literal["auto", "batchnorm", "expected", "none"] = "auto"
     report: str | None = None
     evaluate: bool = True
 

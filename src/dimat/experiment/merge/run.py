@@ -117,7 +117,10 @@ def _combined(
 ) -> tuple[State, State | None]:
     """As combined, and recalibrated if the model has statistics; as precise as it is written."""
     plain = family.combine(COMBINERS[config.combine], aligned, weights)
-    again = family.recalibrate(plain)
+    if config.recalibration == "expected":
+        again: State | None = family.expect(plain, aligned, weights)
+    else:
+        again = family.recalibrate(plain)
     return family.rounded(plain), None if again is None else family.rounded(again)
 
 
