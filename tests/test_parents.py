@@ -441,3 +441,17 @@ def test_settings_out_of_their_range_are_refused(settings: Any, kind: Any, messa
 def test_no_states_are_refused() -> None:
     with pytest.raises(StructureError, match="no states: give at least one"):
         dimat.merge(perceptron(), [], [randn(8, 3)])
+
+
+def test_statistics_can_be_expected_from_the_parents_without_data() -> None:
+    ours, theirs = state_of(cnn(0)), state_of(cnn(1))
+    ours["1.running_mean"], theirs["1.running_mean"] = torch.ones(6), 3 * torch.ones(6)
+    batches = [randn(8, 1, 8, 8)]
+    found = dimat.merge(cnn(), [ours, theirs], batches, recalibration="expected")
+    plain = dimat.merge(cnn(), [ours, theirs], batches, recalibration="none")
+    torch.testing.assert_close(found.state["1.running_mean"], 2 * torch.ones(6))
+    assert bool((found.state["1.running_var"] < plain.state["1.running_var"]).all())
+    rest = [key for key in found.state if "running" not in key]
+    torch.testing.assert_close(
+        {k: found.state[k] for k in rest}, {k: plain.state[k] for k in rest}, rtol=0, atol=0
+    )
