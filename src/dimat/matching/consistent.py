@@ -13,7 +13,7 @@ from dimat.matching.fit import Matching, fit, matching_of
 from dimat.matching.protocol import Problem
 from dimat.symmetry import Permutation, Symmetry
 
-MAX_SWEEPS = 100  # five ResNet-20 take 3 to 5
+MAX_SWEEPS = 100  # a bound, not a budget: every step gains, so the sweeps end by themselves
 GAIN = 1e-9  # of the total: less is rounding
 
 # The scores of every two states (ours, theirs), ours the earlier one.
