@@ -26,7 +26,6 @@ def config(split: str, combine: str, seed: int) -> RunConfig:
     source = f"npz:{os.environ.get('DIMAT_CIFAR10', '/tmp/cifar10.npz')}"
     return RunConfig(
         model="cnn",
-        width=2.0,
         rounds=4,
         pretrain_epochs=8,
         batch_size=50,
