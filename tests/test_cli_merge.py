@@ -250,7 +250,7 @@ GOOD = "merge a.safetensors b.pth --model cnn --width 0.25 --data digits --out m
         (GOOD.replace("b.pth", "b.onnx"), "b.onnx: no such file"),
         (f"{GOOD} --method activation", "'method' is 'activation', which is unknown: did you mean"),
         (f"{GOOD} --combine averag", "'combine' is 'averag', which is unknown: did you mean"),
-        (f"{GOOD} --recalibration batch", "must be 'auto' or 'batchnorm' or 'none'"),
+        (f"{GOOD} --recalibration batch", "must be 'auto' or 'batchnorm' or 'expected' or 'none'"),
         (f"{GOOD} --weights 0.5,0.4", "weights [0.5, 0.4] for 2 states"),
         (f"{GOOD} --weights 1", "weights [1.0] for 2 states: give one each"),
         (f"{GOOD} --weights x", "setting 'weights' is 'x': must be a list"),
