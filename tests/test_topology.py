@@ -165,3 +165,21 @@ def test_unknown_names_are_refused_with_a_suggestion() -> None:
 
 def test_a_connected_graph_passes() -> None:
     check_connected(PAW)
+
+
+def test_an_edge_of_a_directed_graph_leads_from_the_speaker_to_the_listener() -> None:
+    graph = nx.DiGraph([(0, 1), (0, 2), (1, 2), (2, 0)])
+    pi = np.array([[0.5, 0, 0.5], [0.5, 0.5, 0], [0.25, 0.25, 0.5]])
+    topology = Topology("x", graph, pi)
+    assert [topology.neighbors(i) for i in range(3)] == [[2], [0], [0, 1]]
+    assert [topology.listeners(i) for i in range(3)] == [[1, 2], [2], [0]]
+    assert (topology.directed, topology.doubly_stochastic) == (True, False)
+
+
+@settings(max_examples=20, deadline=None)
+@given(connected_graphs())
+def test_on_an_undirected_graph_an_agent_hears_whom_it_is_heard_by(graph: nx.Graph[int]) -> None:
+    topology = Topology("x", graph, metropolis(graph, np.ones(len(graph))))
+    assert all(topology.neighbors(i) == topology.listeners(i) for i in graph)
+    assert (topology.directed, topology.doubly_stochastic) == (False, True)
+    assert topology.at(7) is topology

@@ -1,0 +1,36 @@
+"""Graphs from a file of edges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import networkx as nx
+
+from dimat.errors import ConfigError, TopologyError
+
+
+def read_edges(path: str | None, agents: int) -> nx.Graph[int]:
+    """A graph from a file with one edge "i j" a line; # begins a comment."""
+    if path is None:
+        raise ConfigError("setting 'topology.path' is missing: topology 'edges' reads a file")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TopologyError(f"{path}: cannot be read ({error})") from error
+    graph: nx.Graph[int] = nx.empty_graph(agents)
+    for number, line in enumerate(lines, start=1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 2 or not all(word.isdecimal() for word in words):
+            raise TopologyError(
+                f"{path}, line {number}: '{line}' is no edge; write two agents: 0 1"
+            )
+        i, j = map(int, words)
+        if i == j or max(i, j) >= agents:
+            raise TopologyError(
+                f"{path}, line {number}: an edge joins two of the agents 0..{agents - 1}, not "
+                f"{i} and {j}"
+            )
+        graph.add_edge(i, j)
+    return graph
