@@ -37,6 +37,10 @@ class StructureError(DimatError, ValueError):
     """States, permutations or symmetries that do not belong together."""
 
 
+class RecordError(DimatError, ValueError):
+    """Folders of runs and comparisons that cannot be read."""
+
+
 class TrainingError(DimatError, RuntimeError):
     """Training that cannot go on, such as a loss that is not finite."""
 
