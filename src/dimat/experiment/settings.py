@@ -31,7 +31,7 @@ class Parser(ArgumentParser):
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a YAML file; an error names the file, and the line if the YAML is broken."""
         try:
-            _check_yaml(Path(path))
+            read_yaml(Path(path))
             parsed: Namespace = super().parse_path(path, *args, **kwargs)
             for name in sorted(set(parsed.keys()) - set(setting_types()) - set(_GROUPS)):
                 raise unknown_setting(name, setting_types())
@@ -125,8 +125,12 @@ def _bracket(args: Sequence[str], lists: set[str]) -> list[str]:
     return words
 
 
-def _check_yaml(path: Path) -> None:
-    """Refuse a file that is not YAML, naming the line, or that holds no settings."""
+def read_yaml(path: Path) -> dict[str, object]:
+    """The content of a YAML file of settings.
+
+    Raises:
+        ConfigError: If the file is not YAML, naming the line, or holds no settings.
+    """
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -138,3 +142,4 @@ def _check_yaml(path: Path) -> None:
         raise ConfigError("not YAML text") from error
     if not isinstance(settings, dict):
         raise ConfigError("no settings in it: write lines such as 'agents: 5'")
+    return settings
