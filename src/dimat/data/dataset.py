@@ -1,0 +1,119 @@
+"""A data set in memory, and the rules that its images and labels keep wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dimat.errors import DataError
+
+Tell = Callable[[int, int], None]
+"""Told (0, total) before the first image is decoded, then (new, total) for every ``new`` more."""
+
+
+def quiet(new: int, total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels, all in memory.
+
+    Args:
+        name: The source.
+        train_x: (n, height, width, channels), uint8, or float32 in [0, 1].
+        train_y: (n,) int64 labels, 0 <= label < num_classes.
+        test_x: Test images, of the same shape and dtype.
+        test_y: Their labels.
+    """
+
+    name: str
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes in the training labels."""
+        return int(self.train_y.max()) + 1
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return int(self.train_x.shape[3])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return int(self.train_x.shape[1]), int(self.train_x.shape[2])
+
+    def only(self, index: NDArray[np.int64]) -> Dataset:
+        """The same with these training images only."""
+        kept = torch.from_numpy(index)
+        return replace(self, train_x=self.train_x[kept], train_y=self.train_y[kept])
+
+
+def as_images(array: NDArray[np.generic], where: str) -> Tensor:
+    """Images of an array, (n, height, width, channels), or without channels if there is one.
+
+    Raises:
+        DataError: If they are neither uint8 nor floats in [0, 1]; names ``where`` and the rule.
+    """
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or 0 in array.shape:
+        raise DataError(f"{where} has shape {array.shape}: images are (n, height, width, channels)")
+    if array.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(array))
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"{where} is {array.dtype}: images are uint8, or float in [0, 1]")
+    images = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if not bool(torch.isfinite(images).all()):
+        raise DataError(f"{where} has values that are not finite")
+    if float(images.min()) < 0 or float(images.max()) > 1:
+        raise DataError(
+            f"{where} ranges over [{float(images.min()):.3g}, {float(images.max()):.3g}]: float "
+            "images must lie in [0, 1]; divide by the largest value, or store uint8"
+        )
+    return images
+
+
+def as_labels(array: NDArray[np.generic], where: str) -> Tensor:
+    """Labels of an array, (n,) int64.
+
+    Raises:
+        DataError: If they are no integers >= 0, or there is none; names ``where`` and the rule.
+    """
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise DataError(
+            f"{where} is {array.dtype} of shape {array.shape}: labels are integers (n,)"
+        )
+    labels = torch.from_numpy(array.astype(np.int64))
+    if len(labels) and int(labels.min()) < 0:
+        raise DataError(f"{where} has label {int(labels.min())}: labels start at 0")
+    if not len(labels):
+        raise DataError(f"{where} is empty")
+    return labels
+
+
+def check_known(test_y: Tensor, train_y: Tensor, where: str, train: str) -> None:
+    """Refuse test labels beyond the training labels.
+
+    Args:
+        test_y: (n,) labels.
+        train_y: (m,) labels.
+        where: What the test labels are called in the message.
+        train: What the training labels are called.
+
+    Raises:
+        DataError: If there is one.
+    """
+    highest = int(train_y.max())
+    if int(test_y.max()) > highest:
+        raise DataError(f"{where} has label {int(test_y.max())}, but {train} only 0..{highest}")

@@ -1,0 +1,175 @@
+"""Data sets of the Hugging Face Hub, or local folders of Parquet files like theirs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import Tensor
+
+from dimat.data.dataset import Dataset, Tell, as_labels, check_known, quiet
+from dimat.data.pictures import Picture, decode
+from dimat.errors import DataError
+
+_TEST = ("test", "validation", "valid", "val")
+
+
+def huggingface(address: str, tell: Tell = quiet) -> Dataset:
+    """``NAME[:CONFIG][@REVISION][#LABEL]`` on the Hub, or ``FOLDER[#LABEL]``, through `datasets`.
+
+    Images are the first column of type Image. Labels are the first of type ClassLabel, or the
+    column LABEL, which may also be of integers. Test images are the first of the splits test,
+    validation, valid and val that has labels. No code of a data set is run.
+
+    Args:
+        address: Which data set.
+        tell: Told how many images are decoded; `datasets` itself shows downloads.
+
+    Raises:
+        DataError: If `datasets` is not installed or cannot load it, a split or column is missing,
+            or images or labels cannot be used; names data set, split and row.
+    """
+    where = f"hf:{address}"
+    place = Address.parse(address)
+    splits = _load(place, where)
+    if "train" not in splits:
+        raise DataError(f"{where}: has no split train (it has {', '.join(splits)})")
+    features = splits["train"].features
+    label = _label_column(features, place.label, where)
+    train_y = _labels(splits, "train", label, where)
+    test, test_y = _test_labels(splits, label, where)
+    check_known(test_y, train_y, f"{where}: {test}", "train")
+    image = _image_column(features, where)
+    pictures = [p for split in ("train", test) for p in _pictures(splits, split, image, where)]
+    images = decode(pictures, tell)
+    return Dataset("hf", images[: len(train_y)], train_y, images[len(train_y) :], test_y)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Which data set, and which of its labels.
+
+    Args:
+        name: On the Hub, or a folder.
+        config: Which of its configurations; its only one if empty.
+        revision: Branch, tag or commit; main if empty.
+        label: Column of labels; the first ClassLabel if empty.
+    """
+
+    name: str
+    config: str = ""
+    revision: str = ""
+    label: str = ""
+
+    @classmethod
+    def parse(cls, address: str) -> Address:
+        """Take ``NAME[:CONFIG][@REVISION][#LABEL]`` apart; the name of a folder stays whole.
+
+        Raises:
+            DataError: If there is no name.
+
+        >>> Address.parse("a/b:small@v2#kind")
+        Address(name='a/b', config='small', revision='v2', label='kind')
+        """
+        if address and Path(address).is_dir():
+            return cls(address)
+        rest, _, label = address.partition("#")
+        if rest and Path(rest).is_dir():
+            return cls(rest, label=label)
+        rest, _, revision = rest.partition("@")
+        name, _, config = rest.partition(":")
+        if not name:
+            raise DataError(f"hf:{address}: names no data set: hf:NAME, as hf:uoft-cs/cifar10")
+        return cls(name, config, revision, label)
+
+
+def _load(place: Address, where: str) -> Mapping[str, Any]:
+    """All splits."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f'{where}: needs pip install "dimat[hf]" ({error})') from error
+    try:
+        loaded: Mapping[str, Any] = datasets.load_dataset(
+            place.name, place.config or None, revision=place.revision or None
+        )
+    except Exception as error:  # of the network, of Arrow, of the library: nobody lists them
+        raise DataError(f"{where}: cannot be loaded: {_reason(error)}") from error
+    return loaded
+
+
+def _reason(error: BaseException) -> str:
+    """An error and what it came from, in one line."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    texts = [" ".join(str(one).split()) or type(one).__name__ for one in (error, root)]
+    return texts[0] if root is error else f"{texts[0]} ({texts[1]})"
+
+
+def _image_column(features: Mapping[str, Any], where: str) -> str:
+    """The first of type Image; Parquet files not written by `datasets` have its bare structure."""
+    import datasets
+
+    for name, kind in features.items():
+        if isinstance(kind, datasets.Image) or (isinstance(kind, dict) and "bytes" in kind):
+            return name
+    raise DataError(f"{where}: has no column of images (columns: {', '.join(features)})")
+
+
+def _label_column(features: Mapping[str, Any], wanted: str, where: str) -> str:
+    import datasets
+
+    if wanted and wanted not in features:
+        raise DataError(f"{where}: has no column '{wanted}' (columns: {', '.join(features)})")
+    classes = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    if not wanted and not classes:
+        raise DataError(
+            f"{where}: has no column of class labels (columns: {', '.join(features)}); "
+            f"name one of integers from 0 on: {where}#COLUMN"
+        )
+    return wanted or classes[0]
+
+
+def _labels(splits: Mapping[str, Any], split: str, column: str, where: str) -> Tensor:
+    cells = splits[split].data.column(column)
+    if cells.null_count:
+        raise DataError(f"{where}: {split}: {column} is empty in {cells.null_count} rows")
+    return as_labels(cells.to_numpy(), f"{where}: {split}: {column}")
+
+
+def _test_labels(splits: Mapping[str, Any], column: str, where: str) -> tuple[str, Tensor]:
+    """The test split and its labels. The Hub's test sets of competitions have labels of -1."""
+    refused = []
+    for split in (split for split in _TEST if split in splits):
+        try:
+            return split, _labels(splits, split, column, where)
+        except DataError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+    raise DataError(
+        f"{where}: has no split {' or '.join(_TEST[:2])} to test on (it has {', '.join(splits)})"
+    )
+
+
+def _pictures(splits: Mapping[str, Any], split: str, column: str, where: str) -> list[Picture]:
+    cells = splits[split].data.column(column)
+    return [
+        Picture(f"{where}: {split}, row {row}", partial(_open, cells, row))
+        for row in range(len(cells))
+    ]
+
+
+def _open(cells: Any, row: int) -> BinaryIO:
+    """A cell of an image column: the bytes of a file, or the path of one."""
+    cell = cells[row].as_py() or {}
+    if cell.get("bytes") is not None:
+        return io.BytesIO(cell["bytes"])
+    if cell.get("path") is None:
+        raise ValueError("no image in this row")
+    return Path(cell["path"]).open("rb")

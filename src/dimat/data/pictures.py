@@ -1,0 +1,144 @@
+"""Encoded pictures decoded into one array: one size, one number of channels, faults by name."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from dimat.data.dataset import Tell
+from dimat.errors import DataError
+
+MAX_PIXELS = 64 * 10**6
+_FORMATS = ("PNG", "JPEG")
+_GRAY = ("1", "L", "LA")
+_COLOR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_THREADS = min(4, os.cpu_count() or 1)
+_BLOCK = 64  # pictures a task, so that 100,000 of them are not 100,000 futures
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG or JPEG somewhere.
+
+    Args:
+        name: Where it is, for messages.
+        open: Opens it; every call anew.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO]
+
+
+def decode(pictures: Sequence[Picture], tell: Tell) -> Tensor:
+    """All pictures in their order; gray ones have one channel if all are gray, three otherwise.
+
+    What is transparent is laid on black. The headers are read first, so that nothing is decoded
+    that does not fit.
+
+    Args:
+        pictures: One or more, of one size and 8 bits a channel.
+        tell: Told how many are decoded.
+
+    Returns:
+        (n, height, width, channels), uint8.
+
+    Raises:
+        DataError: If a picture is damaged, too large, or not as large as the others; names it.
+    """
+    blocks = [pictures[i : i + _BLOCK] for i in range(0, len(pictures), _BLOCK)]
+    # Pillow warns of EXIF data, which are not used, and of sizes, which are checked here.
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+        warnings.simplefilter("ignore")
+        tell(0, len(pictures))
+        heads = [head for part in pool.map(_read_heads, blocks) for head in part]
+        height, width = _one_size(pictures, heads)
+        mode = "L" if all(head.gray for head in heads) else "RGB"
+        images = np.empty((len(pictures), height, width, len(mode)), np.uint8)
+        done = 0
+        for part in pool.map(lambda block: [_pixels(picture, mode) for picture in block], blocks):
+            images[done : done + len(part)] = part
+            done += len(part)
+            tell(len(part), len(pictures))
+    return torch.from_numpy(images)
+
+
+class _Head(NamedTuple):
+    """What the header of a picture says."""
+
+    size: tuple[int, int]  # height, width
+    gray: bool
+
+
+def _read_heads(pictures: Sequence[Picture]) -> list[_Head]:
+    heads = []
+    for picture in pictures:
+        with _opened(picture) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(picture)
+            if image.mode not in (*_GRAY, *_COLOR):
+                raise DataError(
+                    f"{picture.name}: pixels of Pillow's mode '{image.mode}': "
+                    "images have 8 bits a channel; convert it first"
+                )
+            heads.append(_Head((image.height, image.width), image.mode in _GRAY))
+    return heads
+
+
+def _one_size(pictures: Sequence[Picture], heads: Sequence[_Head]) -> tuple[int, int]:
+    """The size that all have."""
+    (usual, count), *others = Counter(head.size for head in heads).most_common()
+    if others:
+        odd = next(i for i, head in enumerate(heads) if head.size != usual)
+        height, width = heads[odd].size
+        raise DataError(
+            f"{pictures[odd].name}: height x width is {height} x {width}, but {usual[0]} x "
+            f"{usual[1]} in {count} of {len(heads)} images: all must have one size; resize them "
+            "first, for example with Pillow's ImageOps.fit"
+        )
+    return usual
+
+
+def _pixels(picture: Picture, mode: str) -> NDArray[np.uint8]:
+    """The pixels, (height, width, channels)."""
+    with _opened(picture) as image:
+        if "A" in image.getbands() or "transparency" in image.info:
+            flat = Image.new("RGBA", image.size, "black")
+            flat.alpha_composite(image.convert("RGBA"))
+            pixels = np.asarray(flat.convert(mode))
+        else:
+            pixels = np.asarray(image.convert(mode))
+    return pixels.reshape(*pixels.shape[:2], len(mode))
+
+
+@contextmanager
+def _opened(picture: Picture) -> Iterator[Image.Image]:
+    """The picture, its header read; whatever goes wrong until it is closed names it."""
+    try:
+        with picture.open() as file, Image.open(file, formats=_FORMATS) as image:
+            yield image
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(picture) from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{picture.name}: no PNG or JPEG image, or damaged") from error
+    except Exception as error:  # damaged data make Pillow raise almost anything
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{picture.name}: cannot be read ({error.strerror})") from error
+        raise DataError(f"{picture.name}: damaged or truncated ({error})") from error
+
+
+def _too_large(picture: Picture) -> DataError:
+    return DataError(f"{picture.name}: more than {MAX_PIXELS / 1e6:.0f} megapixels")
