@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Literal
 
 from jsonargparse import Namespace
@@ -11,6 +12,7 @@ from dimat.experiment.complaints import broken_rule
 from dimat.experiment.config import RunConfig, TopologyConfig
 from dimat.experiment.settings import Parser
 
+Mixing = Literal["auto", "metropolis", "uniform", "push"]
 SUMMARY = "print a graph and what it costs"
 
 
@@ -22,10 +24,15 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     add = own.add_argument
-    add("name", help="ring, full, star, torus, exponential, bipartite, or edges (see --path)")
+    add("name", help="ring, full, …, directed-ring, one-peer-exponential, or edges (see --path)")
     add("--agents", type=int, default=5, help="number of agents")
-    add("--mixing", type=Literal["metropolis", "uniform"], default="metropolis", help="weights")
+    add("--mixing", type=Mixing, default="auto", help="weights")
     add("--path", type=str | None, default=None, help='file with one edge "i j" a line, for edges')
+    add("--directed", action="store_true", help='in that file, "i j" means only that j hears i')
+    add("--degree", type=int, default=3, help="neighbors of every agent, for random-regular")
+    add("--probability", type=float, default=0.5, help="of every edge, for erdos-renyi")
+    add("--dropout", type=float, default=0.0, help="probability that an edge is missing at a time")
+    add("--seed", type=int, default=0, help="of random graphs and dropout")
     add("--model", type=str, default="resnet20", help="model whose states are sent")
     add("--width", type=float, default=1.0, help="multiplier of its channels")
     add("--image", type=tuple[int, ...], default=(3, 32, 32), help="channels,height,width")
@@ -36,15 +43,14 @@ def parser() -> Parser:
 def execute(options: Namespace) -> None:
     """Build and print it."""
     from dimat.experiment.describe import describe
+    from dimat.experiment.setup import build_network
     from dimat.experiment.validate import validate
     from dimat.models import build_model
     from dimat.state import num_bytes, state_of
-    from dimat.topology import build_topology
 
     config = _config(options)
     validate(config)
-    name, path, mixing = options.name, options.path, options.mixing
-    topology = build_topology(name, options.agents, mixing=mixing, path=path)
+    network = build_network(config.topology, config.agents)
     channels, height, width = options.image
     model = build_model(
         options.model,
@@ -53,8 +59,8 @@ def execute(options: Namespace) -> None:
         image_size=(height, width),
         width=options.width,
     )
-    title = f"{name}, {mixing}; {options.model}, width {options.width:g}"
-    Console().print(describe(title, topology, num_bytes(state_of(model))))
+    title = f"{network.name}, {options.mixing}; {options.model}, width {options.width:g}"
+    Console().print(describe(title, network, num_bytes(state_of(model))))
 
 
 def _config(options: Namespace) -> RunConfig:
@@ -67,5 +73,7 @@ def _config(options: Namespace) -> RunConfig:
         agents=options.agents,
         model=options.model,
         width=options.width,
-        topology=TopologyConfig(options.name, options.path, options.mixing),
+        topology=TopologyConfig(
+            **{field.name: options[field.name] for field in fields(TopologyConfig)}
+        ),
     )

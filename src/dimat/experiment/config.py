@@ -18,15 +18,29 @@ class TopologyConfig:
     """The graph that agents merge over, and how much each listens to whom.
 
     Args:
-        name: ring, full, star, torus, exponential, bipartite, or edges (see path).
+        name: ring, full, star, torus, exponential, bipartite; random-regular, erdos-renyi;
+            directed-ring, directed-exponential; varying from time to time: one-peer-exponential,
+            alternating-matchings; or edges (see path).
         path: File with one edge "i j" a line, for name=edges.
-        mixing: metropolis (any graph), uniform (regular graphs), or shard-size (the mean is
-            weighted by the number of training images).
+        directed: In that file, "i j" means only that j hears i.
+        degree: Neighbors of every agent, for name=random-regular, >= 1.
+        probability: Of every edge, for name=erdos-renyi, in (0, 1].
+        mixing: auto (push on directed graphs, metropolis on others), metropolis (any undirected
+            graph), uniform (regular graphs), shard-size (the mean is weighted by the number of
+            training images), or push (everyone splits what it has equally: keeps the sum).
+        dropout: Probability that an edge is missing at a time, in [0, 1).
+        seed: Of random graphs and of dropout, in [0, 2^63); not the run's, so that runs that are
+            compared share the graph.
     """
 
     name: str = "ring"
     path: str | None = None
-    mixing: Literal["metropolis", "uniform", "shard-size"] = "metropolis"
+    directed: bool = False
+    degree: int = 3
+    probability: float = 0.5
+    mixing: Literal["auto", "metropolis", "uniform", "shard-size", "push"] = "auto"
+    dropout: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)

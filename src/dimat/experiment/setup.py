@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from dimat.agent import Agent
 from dimat.data import Dataset, Partition, Shard, load_dataset, partition, subset
 from dimat.errors import TrainingError
-from dimat.experiment.config import OptimizerConfig, RunConfig
+from dimat.experiment.config import OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.display import Observer
 from dimat.models import build_model, check_output
 from dimat.state import State
 from dimat.symmetry import Analysis, analyze
-from dimat.topology import Topology, build_topology
+from dimat.topology import GraphOptions, Network, build_topology
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Setup:
         config: The settings.
         dataset: All images; agents see their shards, evaluation the test part.
         parts: Which training images are whose.
-        topology: Graph and mixing matrix.
+        topology: Graph and mixing matrix at every time.
     """
 
     config: RunConfig
     dataset: Dataset
     parts: Partition
-    topology: Topology
+    topology: Network
 
     @cached_property
     def analysis(self) -> Analysis:
@@ -155,13 +155,8 @@ def make_setup(config: RunConfig) -> Setup:
         alpha=config.data.alpha,
         batch_size=config.batch_size,
     )
-    topology = build_topology(
-        config.topology.name,
-        config.agents,
-        mixing=config.topology.mixing,
-        path=config.topology.path,
-        shard_sizes=[len(part) for part in parts.rounds],
-    )
+    shard_sizes = [len(part) for part in parts.rounds]
+    topology = build_network(config.topology, config.agents, shard_sizes)
     setup = Setup(config, dataset, parts, topology)
     check_output(
         config.model,
@@ -171,6 +166,23 @@ def make_setup(config: RunConfig) -> Setup:
         image_size=dataset.image_size,
     )
     return setup
+
+
+def build_network(
+    config: TopologyConfig, agents: int, shard_sizes: Sequence[int] | None = None
+) -> Network:
+    """The graphs and mixing matrices that the settings describe; see :func:`build_topology`."""
+    options = GraphOptions(
+        config.path, config.directed, config.degree, config.probability, config.seed
+    )
+    return build_topology(
+        config.name,
+        agents,
+        mixing=config.mixing,
+        options=options,
+        dropout=config.dropout,
+        shard_sizes=shard_sizes,
+    )
 
 
 def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -18,7 +18,7 @@ from dimat.experiment.config import OPTIMIZERS, RunConfig
 from dimat.merging import COMBINERS
 from dimat.methods import METHODS
 from dimat.models import MODELS
-from dimat.topology import TOPOLOGIES
+from dimat.topology import NETWORKS
 
 _AT_LEAST = {
     "agents": 1,
@@ -30,6 +30,8 @@ _AT_LEAST = {
     "seed": 0,
     "threads": 1,
     "eval_every": 1,
+    "topology.degree": 1,
+    "topology.seed": 0,
     "data.train_images": 1,
     "matching.images": 1,
     "matching.sweeps": 0,
@@ -40,6 +42,9 @@ _AT_LEAST = {
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "width": ("> 0 and finite", lambda value: 0 < value < math.inf),
     "seed": ("< 2^63", lambda value: value < 2**63),
+    "topology.probability": ("in (0, 1]", lambda value: 0 < value <= 1),
+    "topology.dropout": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "topology.seed": ("< 2^63", lambda value: value < 2**63),
     "data.alpha": ("> 0 and finite", lambda value: 0 < value < math.inf),
     "data.validation": ("in [0, 0.5]", lambda value: 0 <= value <= 0.5),
     "matching.drift": ("in (0, 1], or null", lambda value: 0 < value <= 1),
@@ -99,7 +104,7 @@ def _check_names(config: RunConfig) -> None:
     _check_name("method", config.method, METHODS)
     _check_list("controls", config.controls)
     _check_list("recalibration.methods", config.recalibration.methods)
-    _check_name("topology.name", config.topology.name, [*TOPOLOGIES, "edges"])
+    _check_name("topology.name", config.topology.name, NETWORKS)
     _check_name("data.split", config.data.split, SPLITS)
     _check_name("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _check_name("merging.combine", config.merging.combine, COMBINERS)
@@ -126,6 +131,9 @@ def _check_path(config: RunConfig) -> None:
     name, path = config.topology.name, config.topology.path
     if (name == "edges") != (path is not None):
         raise broken_rule("topology.path", path, "a file if topology.name is 'edges', else null")
+    if config.topology.directed and name != "edges":
+        rule = "false unless topology.name is 'edges'; directed graphs have names, directed-ring"
+        raise broken_rule("topology.directed", True, rule)
 
 
 def _check_device(device: str) -> None:

@@ -1,11 +1,12 @@
-"""Who talks to whom, and how much each listens: graphs and mixing matrices."""
+"""Who talks to whom, and how much each listens: graphs and mixing matrices, fixed or varying."""
 
 from __future__ import annotations
 
-from dimat.topology.build import build_topology
+from dimat.topology.build import NETWORKS, TOPOLOGIES, build_topology
+from dimat.topology.directed import directed_exponential, directed_ring
+from dimat.topology.drawn import DRAWN, erdos_renyi, random_regular
 from dimat.topology.edges import read_edges
 from dimat.topology.graphs import (
-    TOPOLOGIES,
     bipartite,
     check_connected,
     exponential,
@@ -14,22 +15,55 @@ from dimat.topology.graphs import (
     star,
     torus,
 )
-from dimat.topology.mixing import MIXING, check_mixing_matrix, metropolis, shard_size, uniform
-from dimat.topology.topology import TOLERANCE, Matrix, Topology
+from dimat.topology.mixing import (
+    MIXING,
+    TOLERANCE,
+    Matrix,
+    check_mixing_matrix,
+    check_pushing_matrix,
+    metropolis,
+    push,
+    shard_size,
+    uniform,
+)
+from dimat.topology.options import GraphOptions
+from dimat.topology.sequences import (
+    SEQUENCES,
+    Dropout,
+    Periodic,
+    alternating_matchings,
+    one_peer_exponential,
+)
+from dimat.topology.topology import Network, Topology
 
 __all__ = [
+    "DRAWN",
     "MIXING",
+    "NETWORKS",
+    "SEQUENCES",
     "TOLERANCE",
     "TOPOLOGIES",
+    "Dropout",
+    "GraphOptions",
     "Matrix",
+    "Network",
+    "Periodic",
     "Topology",
+    "alternating_matchings",
     "bipartite",
     "build_topology",
     "check_connected",
     "check_mixing_matrix",
+    "check_pushing_matrix",
+    "directed_exponential",
+    "directed_ring",
+    "erdos_renyi",
     "exponential",
     "full",
     "metropolis",
+    "one_peer_exponential",
+    "push",
+    "random_regular",
     "read_edges",
     "ring",
     "shard_size",

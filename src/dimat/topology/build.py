@@ -1,56 +1,78 @@
-"""A topology by name, built and checked."""
+"""A network by name, built and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import networkx as nx
 import numpy as np
 
 from dimat.errors import ConfigError, TopologyError, did_you_mean
+from dimat.topology.directed import DIRECTED
+from dimat.topology.drawn import DRAWN
 from dimat.topology.edges import read_edges
-from dimat.topology.graphs import TOPOLOGIES, check_connected
-from dimat.topology.mixing import MIXING, check_mixing_matrix
-from dimat.topology.topology import Topology
+from dimat.topology.graphs import UNDIRECTED, check_connected
+from dimat.topology.mixing import Matrix, mixing_matrix
+from dimat.topology.options import DEFAULTS, GraphOptions
+from dimat.topology.sequences import SEQUENCES, Dropout, Periodic
+from dimat.topology.topology import Network, Topology
+
+TOPOLOGIES = {**UNDIRECTED, **DIRECTED}
+NETWORKS = (*TOPOLOGIES, *DRAWN, *SEQUENCES, "edges")
 
 
 def build_topology(
     name: str,
     agents: int,
     *,
-    mixing: str = "metropolis",
-    path: str | None = None,
+    mixing: str = "auto",
+    options: GraphOptions = DEFAULTS,
+    dropout: float = 0.0,
     shard_sizes: Sequence[int] | None = None,
-) -> Topology:
-    """A topology by name, checked.
+) -> Network:
+    """A network by name, checked: a :class:`Topology`, unless it varies in time.
 
     Args:
-        name: One of :data:`TOPOLOGIES`, or ``edges`` with ``path``.
+        name: One of :data:`NETWORKS`.
         agents: Number of agents, >= 1.
-        mixing: One of :data:`MIXING`.
-        path: A file with one edge "i j" a line, for ``edges``.
+        mixing: One of :data:`MIXING`, or auto: push on directed graphs, metropolis on others.
+        options: What graphs need that are read from a file or drawn.
+        dropout: Probability that an edge is missing at a time, in [0, 1).
         shard_sizes: Images per agent, for ``shard-size``.
 
     Raises:
-        ConfigError: For an unknown name or rule.
+        ConfigError: For an unknown name or rule, a rule that does not fit a directed graph, or a
+            setting that is missing or out of its range.
         TopologyError: For a graph that is not connected or cannot have this many agents, or a
             matrix that breaks its rules.
     """
     if agents < 1:
         raise TopologyError(f"setting 'agents' is {agents}: must be >= 1")
-    if name != "edges" and name not in TOPOLOGIES:
-        known = [*TOPOLOGIES, "edges"]
-        raise ConfigError(
-            f"setting 'topology.name' is '{name}': no such topology; {did_you_mean(name, known)}"
-        )
-    if mixing not in MIXING:
-        raise ConfigError(
-            f"setting 'topology.mixing' is '{mixing}': no such rule; {did_you_mean(mixing, MIXING)}"
-        )
-    graph = read_edges(path, agents) if name == "edges" else TOPOLOGIES[name](agents)
-    check_connected(graph)
-    weights = np.ones(agents) if mixing != "shard-size" else np.asarray(shard_sizes, np.float64)
+    graphs = _graphs(name, agents, options)
+    check_connected(nx.compose_all(graphs))
+    weights = _weights(agents, shard_sizes if mixing == "shard-size" else np.ones(agents))
+    turns = tuple(Topology(name, graph, mixing_matrix(graph, mixing, weights)) for graph in graphs)
+    network = turns[0] if len(turns) == 1 else Periodic(name, turns)
+    return network if dropout == 0 else Dropout(network, dropout, options.seed)
+
+
+def _graphs(name: str, agents: int, options: GraphOptions) -> Sequence[nx.Graph[int]]:
+    """The graphs of a network that take turns; one, if it never changes."""
+    if name in TOPOLOGIES:
+        return [TOPOLOGIES[name](agents)]
+    if name in DRAWN:
+        return [DRAWN[name](agents, options)]
+    if name in SEQUENCES:
+        return SEQUENCES[name](agents)
+    if name == "edges":
+        return [read_edges(options.path, agents, directed=options.directed)]
+    raise ConfigError(
+        f"setting 'topology.name' is '{name}': no such topology; {did_you_mean(name, NETWORKS)}"
+    )
+
+
+def _weights(agents: int, sizes: Sequence[int] | Matrix | None) -> Matrix:
+    weights = np.asarray(sizes, np.float64)
     if weights.shape != (agents,) or not (weights > 0).all():
         raise TopologyError("mixing 'shard-size' needs the shard size of every agent, > 0")
-    pi = MIXING[mixing](graph, weights)
-    check_mixing_matrix(pi, graph, weights)
-    return Topology(name, graph, pi)
+    return weights

@@ -9,15 +9,25 @@ import networkx as nx
 from dimat.errors import ConfigError, TopologyError
 
 
-def read_edges(path: str | None, agents: int) -> nx.Graph[int]:
-    """A graph from a file with one edge "i j" a line; # begins a comment."""
+def read_edges(path: str | None, agents: int, *, directed: bool = False) -> nx.Graph[int]:
+    """A graph from a file with one edge "i j" a line; # begins a comment.
+
+    Args:
+        path: The file.
+        agents: Number of agents, >= 1.
+        directed: "i j" means only that j hears i; else both hear each other.
+
+    Raises:
+        ConfigError: If there is no path.
+        TopologyError: If the file cannot be read or a line of it is no edge.
+    """
     if path is None:
         raise ConfigError("setting 'topology.path' is missing: topology 'edges' reads a file")
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise TopologyError(f"{path}: cannot be read ({error})") from error
-    graph: nx.Graph[int] = nx.empty_graph(agents)
+    graph: nx.Graph[int] = nx.empty_graph(agents, create_using=nx.DiGraph if directed else nx.Graph)
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
         if not words:

@@ -1,8 +1,9 @@
-"""Graphs of agents by name."""
+"""Undirected graphs of agents by name, and what every graph must be: connected."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeGuard
 
 import networkx as nx
 
@@ -37,8 +38,7 @@ def torus(agents: int) -> nx.Graph[int]:
 
 def exponential(agents: int) -> nx.Graph[int]:
     """Agent i talks to i ± 1, i ± 2, i ± 4, …."""
-    offsets = [2**k for k in range(max(agents - 1, 0).bit_length()) if 2**k < agents]
-    return _cleaned(nx.circulant_graph(agents, offsets))
+    return _cleaned(nx.circulant_graph(agents, powers_of_two(agents)))
 
 
 def bipartite(agents: int) -> nx.Graph[int]:
@@ -50,27 +50,7 @@ def bipartite(agents: int) -> nx.Graph[int]:
     return nx.Graph(nx.complete_bipartite_graph(agents - 2, 2))
 
 
-def _cleaned(graph: nx.Graph[int]) -> nx.Graph[int]:
-    """Without edges from an agent to itself."""
-    graph.remove_edges_from(list(nx.selfloop_edges(graph)))
-    return graph
-
-
-def check_connected(graph: nx.Graph[int]) -> None:
-    """Refuse a graph in which news cannot reach everyone.
-
-    Raises:
-        TopologyError: Naming the parts.
-    """
-    parts = [sorted(part) for part in nx.connected_components(graph)]
-    if len(parts) > 1:
-        shown = " and ".join(str(part[:8]) for part in parts[:3])
-        raise TopologyError(
-            f"the graph is not connected: {len(parts)} parts, such as agents {shown}; add edges"
-        )
-
-
-TOPOLOGIES: dict[str, Callable[[int], nx.Graph[int]]] = {
+UNDIRECTED: dict[str, Callable[[int], nx.Graph[int]]] = {
     "ring": ring,
     "full": full,
     "star": star,
@@ -78,3 +58,41 @@ TOPOLOGIES: dict[str, Callable[[int], nx.Graph[int]]] = {
     "exponential": exponential,
     "bipartite": bipartite,
 }
+
+
+def powers_of_two(agents: int) -> list[int]:
+    """The offsets 1, 2, 4, … < ``agents`` of exponential graphs.
+
+    >>> powers_of_two(8), powers_of_two(9), powers_of_two(1)
+    ([1, 2, 4], [1, 2, 4, 8], [])
+    """
+    return [2**k for k in range((agents - 1).bit_length())]
+
+
+def is_directed(graph: nx.Graph[int]) -> TypeGuard[nx.DiGraph[int]]:
+    """Whether hearing someone does not mean being heard."""
+    return bool(graph.is_directed())
+
+
+def check_connected(graph: nx.Graph[int]) -> None:
+    """Refuse a graph in which news cannot reach everyone; a directed one, if not from everyone.
+
+    Raises:
+        TopologyError: Naming the parts.
+    """
+    if is_directed(graph):
+        found, word = nx.strongly_connected_components(graph), "strongly connected"
+    else:
+        found, word = nx.connected_components(graph), "connected"
+    parts = sorted(sorted(part) for part in found)
+    if len(parts) > 1:
+        shown = " and ".join(str(part[:8]) for part in parts[:3])
+        raise TopologyError(
+            f"the graph is not {word}: {len(parts)} parts, such as agents {shown}; add edges"
+        )
+
+
+def _cleaned(graph: nx.Graph[int]) -> nx.Graph[int]:
+    """Without edges from an agent to itself."""
+    graph.remove_edges_from(list(nx.selfloop_edges(graph)))
+    return graph

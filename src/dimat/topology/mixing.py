@@ -1,4 +1,4 @@
-"""How much each agent listens to whom: mixing matrices, and what they must obey."""
+"""How much each agent listens to whom: mixing matrices by rule, and what they must obey."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Callable
 
 import networkx as nx
 import numpy as np
+from numpy.typing import NDArray
 
-from dimat.errors import TopologyError
-from dimat.topology.topology import TOLERANCE, Matrix
+from dimat.errors import ConfigError, TopologyError, did_you_mean
+
+Matrix = NDArray[np.float64]
+TOLERANCE = 1e-9
 
 
 def metropolis(graph: nx.Graph[int], weights: Matrix) -> Matrix:
     r"""Metropolis-Hastings: :math:`\pi_{ij} = 1 / (1 + \max(d_i, d_j))`, the rest on the diagonal.
 
-    Symmetric and doubly stochastic on any graph.
+    Symmetric and doubly stochastic on any undirected graph.
     """
     pi = np.zeros((len(graph), len(graph)))
     for i, j in graph.edges:
@@ -30,7 +33,7 @@ def uniform(graph: nx.Graph[int], weights: Matrix) -> Matrix:
             f"mixing 'uniform' is not doubly stochastic where agents have {degrees[0]} to "
             f"{degrees[-1]} neighbors: use metropolis"
         )
-    return _completed(_adjacency(graph) / (1.0 + degrees[0]))
+    return _completed(adjacency(graph) / (1.0 + degrees[0]))
 
 
 def shard_size(graph: nx.Graph[int], weights: Matrix) -> Matrix:
@@ -45,20 +48,55 @@ def shard_size(graph: nx.Graph[int], weights: Matrix) -> Matrix:
     return _completed(pi * np.minimum(1.0, weights[None, :] / weights[:, None]))
 
 
-def _adjacency(graph: nx.Graph[int]) -> Matrix:
-    return np.asarray(nx.to_numpy_array(graph, range(len(graph))), np.float64)
+def push(graph: nx.Graph[int], weights: Matrix) -> Matrix:
+    r"""Agent j splits what it has equally: :math:`\pi_{ij} = 1 / (1 + d_j)`, d counting listeners.
 
+    Columns sum to 1, so that the sum over the agents is kept; rows need not, unless all agents hear
+    as many as hear them. Push-sum divides by what a vector of ones becomes.
 
-def _completed(pi: Matrix) -> Matrix:
-    np.fill_diagonal(pi, 1.0 - pi.sum(1))
-    return pi
+    References:
+        Kempe et al., "Gossip-Based Computation of Aggregate Information", FOCS 2003.
+    """
+    heard = adjacency(graph) + np.eye(len(graph))
+    return np.asarray(heard / heard.sum(0), np.float64)
 
 
 MIXING: dict[str, Callable[[nx.Graph[int], Matrix], Matrix]] = {
     "metropolis": metropolis,
     "uniform": uniform,
     "shard-size": shard_size,
+    "push": push,
 }
+
+
+def mixing_matrix(graph: nx.Graph[int], rule: str, weights: Matrix) -> Matrix:
+    """The mixing matrix of a graph by a rule, checked.
+
+    Args:
+        graph: Agents 0 … n-1.
+        rule: One of :data:`MIXING`, or ``auto``: push on directed graphs, metropolis on others.
+        weights: (n,) weights > 0 of the mean that ``shard-size`` keeps.
+
+    Raises:
+        ConfigError: For an unknown rule, or one that needs an undirected graph.
+        TopologyError: For a matrix that breaks its rules.
+    """
+    if rule == "auto":
+        rule = "push" if graph.is_directed() else "metropolis"
+    if rule not in MIXING:
+        hint = did_you_mean(rule, ["auto", *MIXING])
+        raise ConfigError(f"setting 'topology.mixing' is '{rule}': no such rule; {hint}")
+    if graph.is_directed() and rule != "push":
+        raise ConfigError(
+            f"setting 'topology.mixing' is '{rule}', which is for undirected graphs: use push or "
+            "auto on a directed one"
+        )
+    pi = MIXING[rule](graph, weights)
+    if rule == "push":
+        check_pushing_matrix(pi, graph)
+    else:
+        check_mixing_matrix(pi, graph, weights if rule == "shard-size" else None)
+    return pi
 
 
 def check_mixing_matrix(pi: Matrix, graph: nx.Graph[int], weights: Matrix | None = None) -> None:
@@ -72,17 +110,9 @@ def check_mixing_matrix(pi: Matrix, graph: nx.Graph[int], weights: Matrix | None
     Raises:
         TopologyError: Naming the row or pair of agents.
     """
-    n = graph.number_of_nodes()
-    if pi.shape != (n, n) or not np.isfinite(pi).all() or (pi < -TOLERANCE).any():
-        raise TopologyError(
-            f"a mixing matrix for {n} agents is a finite, nonnegative {n}x{n} matrix, not "
-            f"{'x'.join(map(str, pi.shape))} with values from {pi.min():.3g} to {pi.max():.3g}"
-        )
-    sums = pi.sum(1)
-    worst = int(np.argmax(np.abs(sums - 1)))
-    if abs(sums[worst] - 1) > TOLERANCE:
-        raise TopologyError(f"row {worst} of the mixing matrix sums to {sums[worst]:.6g}, not 1")
-    flow = pi * (np.ones(n) if weights is None else weights)[:, None]
+    _check_values(pi, graph)
+    _check_sums(pi.sum(1), "row")
+    flow = pi * (np.ones(len(pi)) if weights is None else weights)[:, None]
     skew = np.abs(flow - flow.T)
     i, j = (int(k) for k in np.unravel_index(np.argmax(skew), skew.shape))
     if skew[i, j] > TOLERANCE * max(1.0, float(np.abs(flow).max())):
@@ -90,10 +120,55 @@ def check_mixing_matrix(pi: Matrix, graph: nx.Graph[int], weights: Matrix | None
             f"the mixing matrix is not symmetric: agents {i} and {j} weigh each other "
             f"{pi[i, j]:.6g} and {pi[j, i]:.6g}"
         )
-    allowed = _adjacency(graph) + np.eye(n)
+    _check_edges(pi, graph)
+
+
+def check_pushing_matrix(pi: Matrix, graph: nx.Graph[int]) -> None:
+    """Refuse a mixing matrix that would not keep the sum of what agents push.
+
+    Raises:
+        TopologyError: Naming the column or pair of agents.
+    """
+    _check_values(pi, graph)
+    _check_sums(pi.sum(0), "column")
+    _check_edges(pi, graph)
+
+
+def adjacency(graph: nx.Graph[int]) -> Matrix:
+    """(n, n) zeros and ones: row i is whom agent i hears."""
+    return np.asarray(nx.to_numpy_array(graph, range(len(graph))).T, np.float64)
+
+
+def keeps_sum(pi: Matrix) -> bool:
+    """Whether columns sum to 1, so that mixing keeps the sum over the agents."""
+    return bool((np.abs(pi.sum(0) - 1) <= TOLERANCE).all())
+
+
+def _check_values(pi: Matrix, graph: nx.Graph[int]) -> None:
+    n = graph.number_of_nodes()
+    if pi.shape != (n, n) or not np.isfinite(pi).all() or (pi < -TOLERANCE).any():
+        raise TopologyError(
+            f"a mixing matrix for {n} agents is a finite, nonnegative {n}x{n} matrix, not "
+            f"{'x'.join(map(str, pi.shape))} with values from {pi.min():.3g} to {pi.max():.3g}"
+        )
+
+
+def _check_sums(sums: Matrix, word: str) -> None:
+    worst = int(np.argmax(np.abs(sums - 1)))
+    if abs(sums[worst] - 1) > TOLERANCE:
+        raise TopologyError(f"{word} {worst} of the mixing matrix sums to {sums[worst]:.6g}, not 1")
+
+
+def _check_edges(pi: Matrix, graph: nx.Graph[int]) -> None:
+    allowed = adjacency(graph) + np.eye(len(pi))
     stray = np.argwhere((np.abs(pi) > TOLERANCE) & (allowed == 0))
     if len(stray):
         i, j = (int(k) for k in stray[0])
         raise TopologyError(
             f"the mixing matrix has a weight for agents {i} and {j}, who share no edge"
         )
+
+
+def _completed(pi: Matrix) -> Matrix:
+    np.fill_diagonal(pi, 1.0 - pi.sum(1))
+    return pi

@@ -1,22 +1,67 @@
-"""A graph of agents and its mixing matrix: what is exchanged at one time."""
+"""A graph of agents and its mixing matrix, and what there is to know of any that vary in time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeGuard
+from typing import Protocol
 
 import networkx as nx
 import numpy as np
-from numpy.typing import NDArray
 
-Matrix = NDArray[np.float64]
-TOLERANCE = 1e-9
+from dimat.errors import TopologyError
+from dimat.topology.graphs import check_connected, is_directed
+from dimat.topology.mixing import Matrix, keeps_sum
+
+
+class Network(Protocol):
+    """Who talks to whom, and how much each listens, at every time.
+
+    What counts as a time is the method's: the round if it exchanges once a round, the step if it
+    exchanges in every step.
+    """
+
+    @property
+    def name(self) -> str:
+        """How it was asked for."""
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents, >= 1."""
+
+    @property
+    def graph(self) -> nx.Graph[int]:
+        """Who ever talks to whom; connected. An edge (i, j) of a directed one means j hears i."""
+
+    @property
+    def directed(self) -> bool:
+        """Whether at any time hearing someone does not mean being heard."""
+
+    @property
+    def doubly_stochastic(self) -> bool:
+        """Whether mixing keeps the mean at all times: rows and columns sum to 1."""
+
+    @property
+    def period(self) -> int | None:
+        """After how many times it repeats; 1 if it never changes, None if it never repeats."""
+
+    @property
+    def contraction(self) -> float:
+        """The factor by which a time shrinks disagreement, in [0, 1]; 0 if it ends it."""
+
+    @property
+    def spectral_gap(self) -> float:
+        """1 - contraction: how fast disagreement is mixed away, in [0, 1]."""
+
+    def at(self, time: int) -> Topology:
+        """The topology at a time >= 0: the same whenever it is asked for, in whichever order."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """A connected graph of agents and its mixing matrix.
+    """A graph of agents and its mixing matrix: a :class:`Network` that never changes.
+
+    Connected, unless it is one time of a network that varies.
 
     Args:
         name: How the graph was asked for.
@@ -36,16 +81,20 @@ class Topology:
     @property
     def directed(self) -> bool:
         """Whether hearing someone does not mean being heard."""
-        return bool(self.graph.is_directed())
+        return is_directed(self.graph)
 
     @cached_property
     def doubly_stochastic(self) -> bool:
         """Whether rows and columns of the mixing matrix sum to 1, so that mixing keeps the mean."""
-        sums = np.concatenate([self.pi.sum(0), self.pi.sum(1)])
-        return bool((np.abs(sums - 1) <= TOLERANCE).all())
+        return keeps_sum(self.pi) and keeps_sum(self.pi.T)
+
+    @property
+    def period(self) -> int:
+        """1: it repeats at every time."""
+        return 1
 
     def at(self, time: int) -> Topology:
-        """The topology at a time: the same at all times."""
+        """The topology at a time: itself, at all times."""
         return self
 
     def neighbors(self, agent: int) -> list[int]:
@@ -64,21 +113,35 @@ class Topology:
         return float(moduli[1]) if len(moduli) > 1 else 0.0
 
     @property
+    def contraction(self) -> float:
+        """The second largest modulus: in the long run, disagreement shrinks by it every time."""
+        return self.second_eigenvalue
+
+    @property
     def spectral_gap(self) -> float:
         """1 minus the second largest modulus: how fast disagreement is mixed away, in [0, 1]."""
         return 1.0 - self.second_eigenvalue
 
     @cached_property
     def root(self) -> int:
-        """The graph's center (the lowest number, if there are several)."""
+        """The graph's center (the lowest number, if there are several).
+
+        Raises:
+            TopologyError: If the graph is directed or not connected.
+        """
+        if self.directed:
+            raise TopologyError(
+                f"topology '{self.name}' is directed: only an undirected one has a tree that both "
+                "ends of an edge can use; use an undirected one"
+            )
+        check_connected(self.graph)
         return int(min(nx.center(self.graph)))
 
     def tree(self) -> list[tuple[int, int]]:
-        """(parent, child) edges of a breadth-first tree from the root, the same at every agent."""
+        """(parent, child) edges of a breadth-first tree from the root, the same at every agent.
+
+        Raises:
+            TopologyError: If the graph is directed or not connected.
+        """
         edges = nx.bfs_edges(self.graph, self.root, sort_neighbors=sorted)
         return [(int(parent), int(child)) for parent, child in edges]
-
-
-def is_directed(graph: nx.Graph[int]) -> TypeGuard[nx.DiGraph[int]]:
-    """Whether hearing someone does not mean being heard."""
-    return bool(graph.is_directed())

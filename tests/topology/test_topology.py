@@ -15,6 +15,7 @@ from dimat.errors import ConfigError, TopologyError
 from dimat.topology import (
     MIXING,
     TOPOLOGIES,
+    GraphOptions,
     Topology,
     build_topology,
     check_connected,
@@ -22,6 +23,7 @@ from dimat.topology import (
     metropolis,
     shard_size,
 )
+from dimat.topology.directed import DIRECTED
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,10 +76,13 @@ def test_every_topology_is_connected_and_mixes_soundly(name: str, agents: int) -
         with pytest.raises(TopologyError, match="2 hubs"):
             build_topology(name, agents)
         return
-    topology = build_topology(name, agents)
+    topology = build_topology(name, agents).at(0)
     assert topology.num_agents == agents
     assert not list(nx.selfloop_edges(topology.graph))
-    assert all(i in topology.neighbors(j) for i in range(agents) for j in topology.neighbors(i))
+    assert topology.doubly_stochastic
+    hears = {(i, j) for i in range(agents) for j in topology.neighbors(i)}
+    assert hears == {(i, j) for j in range(agents) for i in topology.listeners(j)}
+    assert name in DIRECTED or hears == {(j, i) for i, j in hears}
 
 
 def test_degrees_are_those_of_the_named_graphs() -> None:
@@ -100,7 +105,7 @@ def test_a_torus_of_a_prime_is_refused() -> None:
 def test_an_edge_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "paw.txt"
     path.write_text("# the paw\n0 1\n0 2\n1 2  # triangle\n\n2 3\n")
-    topology = build_topology("edges", 4, path=str(path))
+    topology = build_topology("edges", 4, options=GraphOptions(path=str(path)))
     assert nx.utils.graphs_equal(topology.graph, PAW)
     assert topology.pi[2].tolist() == pytest.approx([0.25, 0.25, 0.25, 0.25])
 
@@ -119,7 +124,7 @@ def test_a_bad_edge_file_is_refused_by_line(tmp_path: Path, text: str, message: 
     path = tmp_path / "edges.txt"
     path.write_text(text)
     with pytest.raises(TopologyError, match=message):
-        build_topology("edges", 4, path=str(path))
+        build_topology("edges", 4, options=GraphOptions(path=str(path)))
 
 
 def test_uniform_mixing_is_refused_on_an_irregular_graph() -> None:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from tests.laws.graphs import PAW, connected_graphs
 
 from dimat.errors import ConfigError, TopologyError
-from dimat.topology import Topology, build_topology, check_mixing_matrix, metropolis, shard_size
+from dimat.topology import (
+    GraphOptions,
+    Topology,
+    build_topology,
+    check_mixing_matrix,
+    metropolis,
+    shard_size,
+)
 
 THIRD = 1 / 3
 
@@ -127,14 +134,14 @@ def test_a_spoiled_edge_file_is_refused_by_name(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(TopologyError, match=message):
-        build_topology("edges", 4, path=str(path))
+        build_topology("edges", 4, options=GraphOptions(path=str(path)))
 
 
 def test_an_edge_may_be_given_twice_and_either_way_round(tmp_path: Path) -> None:
     path = tmp_path / "edges.txt"
     path.write_text("0 1\n1 0\n2 1\n0 1\n")
     np.testing.assert_allclose(
-        build_topology("edges", 3, path=str(path)).pi,
+        build_topology("edges", 3, options=GraphOptions(path=str(path))).pi,
         metropolis(nx.path_graph(3), np.ones(3)),
     )
 
