@@ -136,10 +136,10 @@ def _label_column(features: Mapping[str, Any], wanted: str, where: str) -> str:
 
 
 def _labels(splits: Mapping[str, Any], split: str, column: str, where: str) -> Tensor:
-    cells = splits[split].data.column(column)
+    cells, here = splits[split].data.column(column), f"{where}: {split}: {column}"
     if cells.null_count:
-        raise DataError(f"{where}: {split}: {column} is empty in {cells.null_count} rows")
-    return as_labels(cells.to_numpy(), f"{where}: {split}: {column}")
+        raise DataError(f"{here} is empty in {cells.null_count} of {len(cells)} rows")
+    return as_labels(cells.to_numpy(), here)
 
 
 def _test_labels(splits: Mapping[str, Any], column: str, where: str) -> tuple[str, Tensor]:
@@ -171,5 +171,5 @@ def _open(cells: Any, row: int) -> BinaryIO:
     if cell.get("bytes") is not None:
         return io.BytesIO(cell["bytes"])
     if cell.get("path") is None:
-        raise ValueError("no image in this row")
+        raise ValueError("there is no image")
     return Path(cell["path"]).open("rb")
