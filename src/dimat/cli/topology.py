@@ -47,6 +47,7 @@ def execute(options: Namespace) -> None:
     from dimat.experiment.validate import validate
     from dimat.models import build_model
     from dimat.state import num_bytes, state_of
+    from dimat.topology import definite
 
     config = _config(options)
     validate(config)
@@ -59,7 +60,9 @@ def execute(options: Namespace) -> None:
         image_size=(height, width),
         width=options.width,
     )
-    title = f"{network.name}, {options.mixing}; {options.model}, width {options.width:g}"
+    rule = definite(options.mixing, directed=network.directed)
+    dropout = f", dropout {options.dropout:g}" if options.dropout else ""
+    title = f"{network.name}, {rule}{dropout}; {options.model}, width {options.width:g}"
     Console().print(describe(title, network, num_bytes(state_of(model))))
 
 

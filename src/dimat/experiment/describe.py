@@ -11,30 +11,52 @@ from rich.text import Text
 
 from dimat.symmetry import Group as UnitGroup
 from dimat.symmetry import Symmetry
-from dimat.topology import Topology
+from dimat.topology import Matrix, Network, Topology
 
 _MAX_AGENTS = 16
+_MAX_TIMES = 3
+_SAMPLED_TIMES = 100
 
 
-def describe(title: str, topology: Topology, state_bytes: int) -> RenderableType:
-    """Neighbors, mixing matrix, spectral gap and bytes per round.
+def describe(title: str, network: Network, state_bytes: int) -> RenderableType:
+    """Neighbors, mixing matrices, how fast they mix, and what is sent.
 
     Args:
         title: What to call it.
-        topology: The graph and its mixing matrix.
-        state_bytes: Bytes of one state; a round sends one per edge and direction.
+        network: Graph and mixing matrix; of one that varies, the first few.
+        state_bytes: Bytes of one state; every agent sends one to each of its listeners.
     """
-    agents, edges = topology.graph.number_of_nodes(), topology.graph.number_of_edges()
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("agents", str(agents))
-    facts.add_row("edges", str(edges))
-    facts.add_row("|λ₂|", f"{topology.second_eigenvalue:.4f}")
-    facts.add_row("spectral gap", f"{topology.spectral_gap:.4f}")
+    parts: list[RenderableType] = [Text(title, style="bold"), _facts(network, state_bytes)]
+    if network.period == 1:
+        topology = network.at(0)
+        return Group(*parts, _neighbors(topology, state_bytes), _matrix(topology.pi, "Π"))
+    times = range(min(network.period or _MAX_TIMES, _MAX_TIMES))
+    matrices = [_matrix(network.at(time).pi, f"Π at time {time}") for time in times]
+    return Group(*parts, _hearing(network, times), *matrices)
+
+
+def _facts(network: Network, state_bytes: int) -> Table:
+    facts, fixed = Table.grid(padding=(0, 2)), network.period == 1
+    facts.add_row("agents", str(network.num_agents))
+    edges = str(network.graph.number_of_edges())
+    facts.add_row("edges", f"{edges}, directed" if network.directed else edges)
+    if not fixed:
+        facts.add_row("period", f"{network.period} times" if network.period else "none")
+    if not network.doubly_stochastic:
+        facts.add_row("keeps", "the sum, not the mean: rows do not sum to 1")
+    facts.add_row("|λ₂|" if fixed else "contraction", f"{network.contraction:.4f}")
+    facts.add_row("spectral gap", f"{network.spectral_gap:.4f}")
     facts.add_row("one state", human_bytes(state_bytes))
-    facts.add_row("bytes per round", f"{human_bytes(2 * edges * state_bytes)}, all agents together")
-    return Group(
-        Text(title, style="bold"), facts, _neighbors(topology, state_bytes), _matrix(topology)
-    )
+    sent = human_bytes(round(_messages(network) * state_bytes))
+    facts.add_row("bytes per round" if fixed else "bytes a time", f"{sent}, all agents together")
+    return facts
+
+
+def _messages(network: Network) -> float:
+    """How many states are sent at a time; the mean, if the network varies."""
+    graphs = [network.at(time).graph for time in range(network.period or _SAMPLED_TIMES)]
+    edges = sum(graph.number_of_edges() for graph in graphs) / len(graphs)
+    return edges if network.directed else 2 * edges
 
 
 def human_bytes(count: int) -> str:
@@ -61,29 +83,52 @@ def _shown(agents: int) -> list[int | None]:
 
 
 def _neighbors(topology: Topology, state_bytes: int) -> Table:
+    """Whom each agent hears, by whom it is heard if that may be others, and what it sends."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("agent", justify="right")
-    table.add_column("neighbors")
+    columns = ["hears", "heard by"] if topology.directed else ["neighbors"]
+    for column in columns:
+        table.add_column(column)
     table.add_column("sends per round", justify="right")
-    for agent in _shown(len(topology.pi)):
+    for agent in _shown(topology.num_agents):
         if agent is None:
-            table.add_row("…", "…", "…")
+            table.add_row(*["…"] * (len(columns) + 2))
             continue
-        neighbors = topology.neighbors(agent)
-        listed = ", ".join("…" if i is None else str(neighbors[i]) for i in _shown(len(neighbors)))
-        table.add_row(str(agent), listed, human_bytes(len(neighbors) * state_bytes))
+        lists = [topology.neighbors(agent), topology.listeners(agent)]
+        sent = human_bytes(len(lists[1]) * state_bytes)
+        table.add_row(str(agent), *map(_listed_agents, lists[: len(columns)]), sent)
     return table
 
 
-def _matrix(topology: Topology) -> Table:
-    """The mixing matrix: row i is what agent i listens to; zeros are dots."""
-    shown = _shown(len(topology.pi))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), title="Π", title_justify="left")
+def _hearing(network: Network, times: range) -> Table:
+    """Whom each agent hears at the first few times."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("agent", justify="right")
+    for time in times:
+        table.add_column(f"hears at time {time}")
+    for agent in _shown(network.num_agents):
+        heard = ["…" if agent is None else _heard(network, agent, time) for time in times]
+        table.add_row("…" if agent is None else str(agent), *heard)
+    return table
+
+
+def _heard(network: Network, agent: int, time: int) -> str:
+    return _listed_agents(network.at(time).neighbors(agent)) or "no one"
+
+
+def _listed_agents(agents: Sequence[int]) -> str:
+    return ", ".join("…" if i is None else str(agents[i]) for i in _shown(len(agents)))
+
+
+def _matrix(pi: Matrix, title: str) -> Table:
+    """A mixing matrix: row i is what agent i listens to; zeros are dots."""
+    shown = _shown(len(pi))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), title=title, title_justify="left")
     table.add_column("", justify="right", style="bold")
     for agent in shown:
         table.add_column("…" if agent is None else str(agent), justify="right")
     for agent in shown:
-        row = ["…"] * len(shown) if agent is None else _weights(topology.pi[agent].tolist(), shown)
+        row = ["…"] * len(shown) if agent is None else _weights(pi[agent].tolist(), shown)
         table.add_row("…" if agent is None else str(agent), *row)
     return table
 

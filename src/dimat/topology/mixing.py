@@ -74,15 +74,14 @@ def mixing_matrix(graph: nx.Graph[int], rule: str, weights: Matrix) -> Matrix:
 
     Args:
         graph: Agents 0 … n-1.
-        rule: One of :data:`MIXING`, or ``auto``: push on directed graphs, metropolis on others.
+        rule: One of :data:`MIXING`, or ``auto``; see :func:`definite`.
         weights: (n,) weights > 0 of the mean that ``shard-size`` keeps.
 
     Raises:
         ConfigError: For an unknown rule, or one that needs an undirected graph.
         TopologyError: For a matrix that breaks its rules.
     """
-    if rule == "auto":
-        rule = "push" if graph.is_directed() else "metropolis"
+    rule = definite(rule, directed=graph.is_directed())
     if rule not in MIXING:
         hint = did_you_mean(rule, ["auto", *MIXING])
         raise ConfigError(f"setting 'topology.mixing' is '{rule}': no such rule; {hint}")
@@ -97,6 +96,13 @@ def mixing_matrix(graph: nx.Graph[int], rule: str, weights: Matrix) -> Matrix:
     else:
         check_mixing_matrix(pi, graph, weights if rule == "shard-size" else None)
     return pi
+
+
+def definite(rule: str, *, directed: bool) -> str:
+    """The rule that is meant: ``auto`` is push on directed graphs and metropolis on others."""
+    if rule != "auto":
+        return rule
+    return "push" if directed else "metropolis"
 
 
 def check_mixing_matrix(pi: Matrix, graph: nx.Graph[int], weights: Matrix | None = None) -> None:
