@@ -1,0 +1,100 @@
+// Draws the figures of the page, and shows another one, or fewer lines, when asked to.
+"use strict";
+
+(() => {
+  const root = document.documentElement;
+  const trouble = (words) => {
+    const place = document.getElementById("trouble");
+    place.textContent = words;
+    place.hidden = false;
+    root.dataset.error = words;
+  };
+  window.addEventListener("error", (event) => trouble(`Something went wrong: ${event.message}`));
+  window.addEventListener("unhandledrejection", (event) => trouble(`Something went wrong: ${event.reason}`));
+  if (!window.Plotly) {
+    trouble("plotly.min.js, which draws the plots, is not in the folder of this page.");
+    return;
+  }
+
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const panels = [...document.querySelectorAll("[data-panel]")];
+  const buttons = [...document.querySelectorAll("[data-series]")];
+  const night = window.matchMedia("(prefers-color-scheme: dark)");
+  const hidden = new Set(); // series, by index
+  const PRINTED = 680; // pixels: as wide as an A4 page between its margins
+  let printing = false;
+
+  const dressed = (layout, count) => {
+    const dark = night.matches && !printing;
+    const [ink, grid] = dark ? ["#e4e7eb", "#3a414a"] : ["#1d2228", "#dfe3e8"];
+    const look = { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
+    look.font = { color: ink, size: 13, family: getComputedStyle(document.body).fontFamily };
+    for (const name of ["xaxis", "yaxis"]) {
+      look[name] = { gridcolor: grid, linecolor: grid, ...layout[name] };
+    }
+    const narrow = window.innerWidth < 600 && !printing;
+    look.dragmode = window.matchMedia("(pointer: coarse)").matches ? false : "zoom";
+    if (narrow) look.height = Math.min(layout.height, 340);
+    if (printing) look.width = count > 1 ? PRINTED / 2 - 10 : PRINTED;
+    return look;
+  };
+
+  const visible = (panel, traces) =>
+    panel.querySelector(".legend")
+      ? traces.map((trace) => ({ ...trace, visible: !hidden.has(trace.meta) }))
+      : traces;
+
+  const draw = (panel) => {
+    const shown = figures[panel.dataset.panel][panel.querySelector(".choose")?.value ?? 0];
+    panel.querySelectorAll(".plot").forEach((plot, i) => {
+      plot.hidden = i >= shown.length;
+      if (plot.hidden) return;
+      const { data, layout } = structuredClone(shown[i]);
+      Plotly.react(plot, visible(panel, data), dressed(layout, shown.length), {
+        responsive: true,
+        displaylogo: false,
+        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      });
+    });
+  };
+  const drawAll = () => panels.forEach(draw);
+
+  const show = () => {
+    for (const button of buttons) {
+      button.setAttribute("aria-pressed", String(!hidden.has(Number(button.dataset.series))));
+    }
+    panels.filter((panel) => panel.querySelector(".legend")).forEach(draw);
+  };
+  for (const button of buttons) {
+    const series = Number(button.dataset.series);
+    button.addEventListener("click", () => {
+      if (!hidden.delete(series)) hidden.add(series);
+      show();
+    });
+    button.addEventListener("dblclick", () => {
+      hidden.clear();
+      for (const other of buttons) {
+        const index = Number(other.dataset.series);
+        if (index !== series) hidden.add(index);
+      }
+      show();
+    });
+  }
+  for (const panel of panels) {
+    panel.querySelector(".choose")?.addEventListener("input", (event) => {
+      const output = panel.querySelector("output");
+      if (output) output.textContent = output.dataset.labels.split("\n")[event.target.value];
+      draw(panel);
+    });
+  }
+
+  const print = (now) => () => {
+    printing = now;
+    drawAll();
+  };
+  window.addEventListener("beforeprint", print(true));
+  window.addEventListener("afterprint", print(false));
+  night.addEventListener("change", drawAll);
+  drawAll();
+  root.dataset.drawn = "true";
+})();

@@ -1,0 +1,1 @@
+"""Values in, figures out: plain values that plotly draws. No file is read and no page is known."""

@@ -1,0 +1,87 @@
+"""What the methods cost: seconds and bytes, by what they were spent on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dimat.experiment.report.compared import Compared, Series
+from dimat.experiment.report.figures.figure import Choice, Figure, Panel, Trace, axis, plot, text
+from dimat.experiment.report.totals import bytes_sent, seconds
+
+# Not those of methods, and told apart by their patterns as well.
+_LOOKS = {"matching": ("#B8B8B8", "x"), "merging": ("#8C8C8C", "/"), "training": ("#5E5E5E", "")}
+
+
+def costs(compared: Compared) -> Panel | None:
+    """Seconds and bytes of every method."""
+    found = [
+        _bars(compared, _seconds, "Seconds, all agents together", "%{x:.4~g} s"),
+        _bars(compared, _bytes, "Bytes sent by all agents together", "%{x:.4~s}B"),
+    ]
+    figures = tuple(figure for figure in found if figure)
+    if not figures:
+        return None
+    return Panel(
+        "costs",
+        "What it costs",
+        "Seconds that all agents together spent on matching, merging and training in the rounds "
+        "that were measured, and bytes that they sent to match and merge, and while they trained; "
+        "mean over the finished seeds (where none is finished: so far).",
+        (Choice("all", figures),),
+    )
+
+
+def _seconds(series: Series) -> Sequence[float | None]:
+    return tuple(seconds(series.shown).values())
+
+
+def _bytes(series: Series) -> Sequence[float | None]:
+    return (None, *bytes_sent(series.shown))
+
+
+def _bars(
+    compared: Compared,
+    parts: Callable[[Series], Sequence[float | None]],
+    title: str,
+    value: str,
+) -> Figure | None:
+    """A bar for every series, in parts for matching, merging, training."""
+    values = [(series, parts(series)) for series in compared.series]
+    known = [(series, found) for series, found in values if any(x is not None for x in found)]
+    if not known:
+        return None
+    labels = [_wrapped(series.label) for series, _ in known]
+    traces = [
+        _bar(phase, labels, [found[i] for _, found in known], value)
+        for i, phase in enumerate(_LOOKS)
+        if any(found[i] is not None for _, found in known)
+    ]
+    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"}
+    y = axis("", type="category", autorange="reversed")
+    return plot(
+        traces,
+        axis(title, tickformat="~s", rangemode="tozero"),
+        y,
+        barmode="stack",
+        height=110 + 40 * len(known),
+        showlegend=True,
+        legend=legend,
+    )
+
+
+def _bar(phase: str, labels: Sequence[str], values: Sequence[float | None], value: str) -> Trace:
+    color, pattern = _LOOKS[phase]
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": phase,
+        "y": list(labels),
+        "x": list(values),
+        "marker": {"color": color, "pattern": {"shape": pattern, "fgcolor": "#FFFFFF", "size": 6}},
+        "hovertemplate": f"%{{y}}<br>{phase}: {value}<extra></extra>",
+    }
+
+
+def _wrapped(label: str) -> str:
+    """A label on several lines: the method, then every setting."""
+    return text(label).replace(" · ", "<br>").replace(", ", "<br>")

@@ -1,0 +1,123 @@
+"""A figure, and the panel of a page that shows one at a time."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Trace = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What plotly draws.
+
+    Args:
+        traces: Plotly's traces; those of a series carry its index as ``meta``.
+        layout: Plotly's layout.
+    """
+
+    traces: tuple[Trace, ...]
+    layout: Mapping[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """As plotly takes it."""
+        return {"data": list(self.traces), "layout": dict(self.layout)}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Figures that are shown together.
+
+    Args:
+        label: What to choose them by.
+        figures: Side by side, or one below the other where there is no room.
+    """
+
+    label: str
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A titled place in the page with something to choose from.
+
+    Args:
+        name: Its anchor.
+        title: In words.
+        caption: One or two sentences that say what is seen.
+        choices: At least one; the first is shown.
+        control: What is chosen, in a word or two.
+        legend: Whether the lines are series, which a legend tells apart.
+        ordered: Whether the choices are steps in time: chosen with a slider.
+    """
+
+    name: str
+    title: str
+    caption: str
+    choices: tuple[Choice, ...]
+    control: str = "show"
+    legend: bool = False
+    ordered: bool = False
+
+
+def text(words: str) -> str:
+    """Words for a figure, where plotly would take markup for markup.
+
+    >>> text("<b>a & b</b>")
+    '&lt;b&gt;a &amp; b&lt;/b&gt;'
+    """
+    return html.escape(" ".join(words.split()), quote=False)
+
+
+def axis(title: str, **more: object) -> dict[str, object]:
+    """An axis with its title in words and its unit."""
+    return {"title": {"text": title, "standoff": 8}, "automargin": True, "zeroline": False} | more
+
+
+def plot(
+    traces: Sequence[Trace], x: Mapping[str, object], y: Mapping[str, object], **layout: object
+) -> Figure:
+    """A figure with two axes; 400 pixels high unless said otherwise."""
+    frame = {"l": 8, "r": 8, "t": 8, "b": 8}
+    common = {"xaxis": x, "yaxis": y, "margin": frame, "showlegend": False, "height": 400}
+    return Figure(tuple(traces), {**common, "hovermode": "closest", **layout})
+
+
+def heatmap(
+    z: Sequence[Sequence[float | None]],
+    x: Sequence[str | int],
+    y: Sequence[str | int],
+    *,
+    hover: str,
+    bar: str,
+    **more: object,
+) -> Trace:
+    """A heat map in the colors of cividis, which everybody sees alike; None leaves a hole.
+
+    Args:
+        z: A row of values for every entry of ``y``.
+        x: What the columns are.
+        y: What the rows are, from the top.
+        hover: Plotly's template for what is said of a cell.
+        bar: Title of the color bar.
+        more: Other properties of the trace.
+    """
+    side = {"title": {"text": bar, "side": "right"}, "thickness": 12, "outlinewidth": 0}
+    common = {
+        "type": "heatmap",
+        "colorscale": "Cividis",
+        "xgap": 1,
+        "ygap": 1,
+        "hoverongaps": False,
+    }
+    return {
+        **common,
+        "z": [list(row) for row in z],
+        "x": list(x),
+        "y": list(y),
+        "colorbar": side,
+        "hovertemplate": f"{hover}<extra></extra>",
+        **more,
+    }
