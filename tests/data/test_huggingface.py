@@ -131,13 +131,14 @@ def test_images_may_be_files_beside_the_table(tmp_path: Path) -> None:
     equal(data.test_y, other.test_y)
 
 
-def test_a_test_split_without_labels_gives_way_to_validation(tmp_path: Path) -> None:
-    make(tmp_path)
+def test_a_test_split_is_used_unless_it_has_no_labels_and_validation_has(tmp_path: Path) -> None:
     images = [encode(x) for x in draw(2, 4, 5, 3, seed=2)]
+    write(make(tmp_path), "validation", images, number=[0, 0], fine=[1, 0], coarse=[0, 0])
+    assert load_dataset(f"hf:{tmp_path}").test_y.tolist() == [0, 1, 2]
     write(tmp_path, "test", images, number=[0, 0], fine=[-1, -1], coarse=[-1, -1])
-    assert "test: fine has label -1: labels start at 0" in refused(tmp_path)
-    write(tmp_path, "validation", images, number=[0, 0], fine=[1, 0], coarse=[0, 0])
     assert load_dataset(f"hf:{tmp_path}").test_y.tolist() == [1, 0]
+    (tmp_path / "validation-00000-of-00001.parquet").unlink()
+    assert "test: fine has label -1: labels start at 0" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +207,23 @@ def test_the_hub_out_of_reach_is_one_line_with_data_set_and_cause() -> None:
     assert message.startswith("hf:nobody/nothing: cannot be loaded: ")
     assert "Couldn't reach 'nobody/nothing' on the Hub" in message
     assert "\n" not in message
+
+
+def test_what_the_library_is_asked_and_why_it_refused_are_those_of_the_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import datasets
+
+    asked: list[object] = []
+
+    def load(*names: object, **more: object) -> None:
+        asked.extend([*names, more])
+        raise RuntimeError("cannot be\n  built") from KeyError("reason")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    message = refused("owner/set:small@v2#fine")
+    assert asked == ["owner/set", "small", {"revision": "v2"}]
+    assert message.endswith("#fine: cannot be loaded: cannot be built ('reason')")
 
 
 def test_a_damaged_parquet_file_is_one_line_with_its_cause(tmp_path: Path) -> None:
