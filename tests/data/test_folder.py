@@ -266,7 +266,7 @@ def test_an_image_of_more_than_64_megapixels_is_refused_before_it_is_decoded(
 def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
     source = make(tmp_path)
     Image.fromarray(np.full((4, 5), 1000, np.uint16)).save(tmp_path / "train" / "ant" / "0.png")
-    assert "ant/0.png: pixels of Pillow's mode 'I;16': images have 8 bits" in refused(source)
+    assert "ant/0.png: pixels of Pillow's mode 'I" in refused(source)
 
 
 def test_a_class_that_is_only_in_test_is_named(tmp_path: Path) -> None:

@@ -189,8 +189,11 @@ def test_a_missing_split_or_image_column_is_named(tmp_path: Path) -> None:
 
 
 def test_a_data_set_without_images_is_refused(tmp_path: Path) -> None:
+    from datasets import Dataset
+
     for split in ("train", "test"):
-        (tmp_path / f"{split}.csv").write_text("text,kind\nabc,0\n")
+        table = Dataset.from_dict({"text": ["abc"], "kind": [0]})
+        table.to_parquet(tmp_path / f"{split}.parquet")
     assert "has no column of images (columns: text, kind)" in refused(f"{tmp_path}#kind")
 
 
