@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dimat.errors import RecordError
@@ -78,21 +78,9 @@ def _comparison(path: str) -> Source:
     found = [run for cell in cells for run in _runs(path, cell.parent)]
     if not found:
         raise RecordError(f"'{path}' is a comparison in which no run has begun: run it first")
-    return Source(path, "comparison", planned_runs(spec, found), _compare_command(spec, cells))
-
-
-def _compare_command(spec: Mapping[str, object], cells: Sequence[Path]) -> str:
-    """The command that makes a comparison again, from the settings of any of its cells."""
-    lists = {name: spec.get(name) for name in ("methods", "seeds")}
-    grid = spec.get("grid") or {}
-    if not cells or not isinstance(grid, dict):
-        return ""
-    lists |= {f"grid.{name}": values for name, values in grid.items()}
-    words = ["dimat", "compare", str(cells[0])]
-    for name, values in lists.items():
-        if isinstance(values, list):
-            words += [f"--{name}", ",".join(str(value) for value in values)]
-    return shlex.join(words)
+    file = shlex.quote(str(Path(path) / "comparison.yaml"))
+    command = f"dimat compare {file} --out again"
+    return Source(path, "comparison", planned_runs(spec, found), command)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

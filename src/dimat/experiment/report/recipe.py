@@ -99,7 +99,7 @@ def _counted(environments: list[Mapping[str, object]], name: str) -> str:
 
 
 def _commands(compared: Compared) -> list[Html]:
-    commands = [source.command for source in compared.sources if source.command]
+    commands = [source.command for source in compared.sources]
     told = "From the folder that this report was made in; the same settings and seeds give the same"
-    blocks = [tag("pre", tag("code", command)) for command in commands]
-    return [tag("p", f"{told} accuracies on the same machine and versions."), *blocks]
+    block = tag("pre", tag("code", "\n".join(commands)))
+    return [tag("p", f"{told} accuracies on the same machine and versions."), block]

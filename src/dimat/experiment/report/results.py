@@ -110,23 +110,29 @@ def _badge(series: Series, found: Total) -> list[Html]:
 
 
 def _left_out(compared: Compared) -> Html:
-    """A line for every run that is not finished."""
-    lines = [
-        tag("li", tag("b", f"{series.label}, seed {run.seed}"), f": {_where(run)}")
-        for series in compared.series
-        for run in series.runs
-        if not run.finished
-    ]
+    """What is not finished, series by series."""
+    lines = [line for series in compared.series for line in _unfinished(series)]
     if not lines:
         return Html("")
     told = "Not finished, and not part of any mean; curves end where the records end:"
     return tag("div", tag("p", told), tag("ul", *lines), class_="note")
 
 
-def _where(run: Run) -> str:
-    if not run.begun:
-        return "not begun"
+def _unfinished(series: Series) -> list[Html]:
+    """A line for every run that has begun, and one for all that have not."""
+    lines = [
+        tag("li", tag("b", f"{series.label}, seed {run.seed}"), _so_far(run))
+        for run in series.unfinished
+    ]
+    waiting = [str(run.seed) for run in series.runs if not run.begun]
+    if waiting:
+        who = f"{series.label}, seed{'s' if waiting[1:] else ''} {listed(waiting)}"
+        lines.append(tag("li", tag("b", who), ": not begun"))
+    return lines
+
+
+def _so_far(run: Run) -> str:
     measured = curve(run)
     rounds = run.settings.get("rounds", "?")
     so_far = f"recorded up to round {measured[-1].round}" if measured else "nothing recorded yet"
-    return f"unfinished, {so_far} of {rounds} ({run.folder})"
+    return f": unfinished, {so_far} of {rounds} ({run.folder})"

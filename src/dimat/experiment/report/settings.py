@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 
 from dimat.experiment.config import RunConfig
 
-# They say which run it is, or where it is written to; everything else says what was compared.
-_ASIDE = ("method", "controls", "seed", "out", "overwrite")
+# They say which run it is, what is recorded and where; everything else says what was compared.
+_ASIDE = ("method", "controls", "seed", "out", "overwrite", "log")
+_ASIDE_GROUPS = ("checkpoint.", "diagnostics.")
 
 
 def flat(found: Mapping[str, object], defaults: RunConfig) -> dict[str, object]:
@@ -33,8 +34,12 @@ def _flat(found: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def comparable(settings: Mapping[str, object]) -> dict[str, object]:
-    """The settings that say what was compared: all but method, seed, and where it was written."""
-    return {name: value for name, value in settings.items() if name not in _ASIDE}
+    """The settings that say what was compared: all but method, seed, and what is recorded where."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in _ASIDE and not name.startswith(_ASIDE_GROUPS)
+    }
 
 
 def differing(settings: Iterable[Mapping[str, object]]) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ class Source:
         path: The folder.
         kind: run or comparison.
         runs: What is in it, in order.
-        command: What makes it again; empty if that cannot be said.
+        command: What makes it again.
     """
 
     path: str

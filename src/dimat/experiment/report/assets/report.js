@@ -20,6 +20,7 @@
   const panels = [...document.querySelectorAll("[data-panel]")];
   const buttons = [...document.querySelectorAll("[data-series]")];
   const night = window.matchMedia("(prefers-color-scheme: dark)");
+  const touch = window.matchMedia("(pointer: coarse)").matches;
   const hidden = new Set(); // series, by index
   const PRINTED = 680; // pixels: as wide as an A4 page between its margins
   let printing = false;
@@ -33,8 +34,10 @@
       look[name] = { gridcolor: grid, linecolor: grid, ...layout[name] };
     }
     const narrow = window.innerWidth < 600 && !printing;
-    look.dragmode = window.matchMedia("(pointer: coarse)").matches ? false : "zoom";
+    look.modebar = { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: ink };
+    look.dragmode = touch ? false : "zoom"; // a finger scrolls
     if (narrow) look.height = Math.min(layout.height, 340);
+    if (printing) look.height = Math.min(layout.height, 310); // two on a page
     if (printing) look.width = count > 1 ? PRINTED / 2 - 10 : PRINTED;
     return look;
   };
@@ -53,7 +56,8 @@
       Plotly.react(plot, visible(panel, data), dressed(layout, shown.length), {
         responsive: true,
         displaylogo: false,
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+        displayModeBar: touch ? false : "hover",
+        modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // none that uploads
       });
     });
   };

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from dimat.experiment.report.bands import Track
 from dimat.experiment.report.compared import Compared, Series
 from dimat.experiment.report.curve import Measured, curve
-from dimat.experiment.report.figures.figure import Choice, Figure, Panel, Trace, axis, plot
+from dimat.experiment.report.figures.figure import (
+    Choice,
+    Figure,
+    Panel,
+    Trace,
+    axis,
+    byte_ticks,
+    plot,
+)
 from dimat.experiment.report.figures.lines import line_of, series_lines
 from dimat.experiment.report.style import Style, style_of
 from dimat.experiment.report.totals import total
@@ -22,7 +30,7 @@ def by_round(compared: Compared) -> Panel | None:
     lines = series_lines(compared, _track(lambda x: x.round), _PERCENT)
     if not lines:
         return None
-    figure = plot(lines, axis("Round (0: after pre-training)", rangemode="tozero"), _accuracy())
+    figure = plot(lines, axis("Round (0: after pre-training)"), _accuracy())
     return Panel(
         "by-round",
         "Accuracy per round",
@@ -107,7 +115,7 @@ def _by(
     compared: Compared, label: str, title: str, place: Callable[[Measured], float | None]
 ) -> Choice | None:
     lines = series_lines(compared, _track(place), _PERCENT)
-    figure = plot(lines, axis(title, rangemode="tozero"), _accuracy())
+    figure = plot(lines, axis(title), _accuracy())
     return Choice(label, (figure,)) if lines else None
 
 
@@ -119,7 +127,7 @@ def _by_bytes(compared: Compared) -> Choice | None:
     sent = [float(x) for line in lines for x in _numbers(line["x"])]
     ends = (min(sent), max(sent)) if min(sent) < max(sent) else (min(sent) / 2, 2 * max(sent))
     lines += [line for series in compared.series for line in _reference(series, compared, ends)]
-    x = axis("Bytes sent by all agents together", type="log", tickformat="~s", ticksuffix="B")
+    x = axis("Bytes sent by all agents together", type="log", **byte_ticks(*ends))
     return Choice("bytes sent", (plot(lines, x, _accuracy()),))
 
 
@@ -159,4 +167,4 @@ def _agents(series: Series, run: Run, style: Style) -> Figure | None:
     mean = line_of(series, style, rounds, [100 * x.accuracy for x in measured])
     hover = f"<b>mean of %{{fullData.name}}</b><br>round %{{x}}: {_PERCENT}<extra></extra>"
     lines.append(mean | {"line": {"color": style.color, "width": 3}, "hovertemplate": hover})
-    return plot(lines, axis("Round", rangemode="tozero"), _accuracy())
+    return plot(lines, axis("Round"), _accuracy())

@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dimat.experiment.report.compared import Compared, Series
-from dimat.experiment.report.figures.figure import Choice, Figure, Panel, Trace, axis, plot, text
+from dimat.experiment.report.figures.figure import (
+    Choice,
+    Figure,
+    Panel,
+    Trace,
+    axis,
+    cells,
+    plot,
+    text,
+)
 from dimat.experiment.report.totals import bytes_sent, seconds
 
 # Not those of methods, and told apart by their patterns as well.
 _LOOKS = {"matching": ("#B8B8B8", "x"), "merging": ("#8C8C8C", "/"), "training": ("#5E5E5E", "")}
+_PATTERN = {"fillmode": "overlay", "fgcolor": "#FFFFFF", "size": 6}
 
 
 def costs(compared: Compared) -> Panel | None:
     """Seconds and bytes of every method."""
     found = [
-        _bars(compared, _seconds, "Seconds, all agents together", "%{x:.4~g} s"),
-        _bars(compared, _bytes, "Bytes sent by all agents together", "%{x:.4~s}B"),
+        _bars(compared, _seconds, ("Seconds, all agents together", "~r", " s")),
+        _bars(compared, _bytes, ("Bytes sent by all agents together", "~s", "B")),
     ]
     figures = tuple(figure for figure in found if figure)
     if not figures:
@@ -42,26 +52,31 @@ def _bytes(series: Series) -> Sequence[float | None]:
 def _bars(
     compared: Compared,
     parts: Callable[[Series], Sequence[float | None]],
-    title: str,
-    value: str,
+    measure: tuple[str, str, str],
 ) -> Figure | None:
-    """A bar for every series, in parts for matching, merging, training."""
+    """A bar for every series, in parts for matching, merging, training.
+
+    Args:
+        compared: All series.
+        parts: What is drawn of one.
+        measure: What it is, plotly's format of it, and its unit.
+    """
     values = [(series, parts(series)) for series in compared.series]
     known = [(series, found) for series, found in values if any(x is not None for x in found)]
     if not known:
         return None
     labels = [_wrapped(series.label) for series, _ in known]
     traces = [
-        _bar(phase, labels, [found[i] for _, found in known], value)
+        _bar(phase, labels, [found[i] for _, found in known], measure)
         for i, phase in enumerate(_LOOKS)
         if any(found[i] is not None for _, found in known)
     ]
     legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"}
-    y = axis("", type="category", autorange="reversed")
+    title, form, unit = measure
     return plot(
         traces,
-        axis(title, tickformat="~s", rangemode="tozero"),
-        y,
+        axis(title, tickformat=form, ticksuffix=unit, rangemode="tozero"),
+        cells("", autorange="reversed"),
         barmode="stack",
         height=110 + 40 * len(known),
         showlegend=True,
@@ -69,16 +84,22 @@ def _bars(
     )
 
 
-def _bar(phase: str, labels: Sequence[str], values: Sequence[float | None], value: str) -> Trace:
+def _bar(
+    phase: str,
+    labels: Sequence[str],
+    values: Sequence[float | None],
+    measure: tuple[str, str, str],
+) -> Trace:
     color, pattern = _LOOKS[phase]
+    _, form, unit = measure
     return {
         "type": "bar",
         "orientation": "h",
         "name": phase,
         "y": list(labels),
         "x": list(values),
-        "marker": {"color": color, "pattern": {"shape": pattern, "fgcolor": "#FFFFFF", "size": 6}},
-        "hovertemplate": f"%{{y}}<br>{phase}: {value}<extra></extra>",
+        "marker": {"color": color, "pattern": {**_PATTERN, "shape": pattern}},
+        "hovertemplate": f"%{{y}}<br>{phase}: %{{x:.4{form}}}{unit}<extra></extra>",
     }
 
 

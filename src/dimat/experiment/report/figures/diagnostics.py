@@ -12,6 +12,7 @@ from dimat.experiment.report.figures.figure import (
     Panel,
     Trace,
     axis,
+    cells,
     heatmap,
     plot,
     text,
@@ -42,7 +43,7 @@ def consensus(compared: Compared) -> Panel | None:
     choices = [choice for choice in (_distance(compared),) if choice]
     for label, title, value in _SCALARS:
         if lines := series_lines(compared, _track(value), "%{y:.3~g}"):
-            figure = plot(lines, axis("Round", rangemode="tozero"), axis(title))
+            figure = plot(lines, axis("Round"), axis(title))
             choices.append(Choice(label, (figure,)))
     if not choices:
         return None
@@ -51,7 +52,8 @@ def consensus(compared: Compared) -> Panel | None:
         "How far the agents are apart",
         "Consensus distance is the root mean squared distance of the agents' parameters from "
         "their mean, here averaged over the finished seeds. A merge takes it down at once, a "
-        "vertical drop to a marker; training takes it up again.",
+        "vertical drop to a marker; training takes it up again. Of methods that exchange while "
+        "they train there is only the end of a round.",
         tuple(choices),
         legend=True,
     )
@@ -95,7 +97,7 @@ def _distance(compared: Compared) -> Choice | None:
         for run in series.unfinished:
             lines += _sawtooth(series, [run], style, 1)
     y = axis("Consensus distance (parameter units)", rangemode="tozero")
-    figure = plot(lines, axis("Round", rangemode="tozero"), y)
+    figure = plot(lines, axis("Round"), y)
     return Choice("consensus distance", (figure,)) if lines else None
 
 
@@ -112,7 +114,7 @@ def _sawtooth(series: Series, runs: Sequence[Run], style: Style, width: int) -> 
     if not points:
         return []
     line = line_of(series, style, [x for x, _, _ in points], [y for _, _, y in points])
-    hover = "round %{x}, %{customdata} the merge: %{y:.4~g}<extra></extra>"
+    hover = "round %{x}, %{customdata}: %{y:.4~g}<extra></extra>"
     sizes = [7 if when == "after" else 0 for _, when, _ in points]
     return [
         line
@@ -143,8 +145,8 @@ def _by_group(series: Series, name: str, bar: str, scale: float, hover: str) -> 
     labels = [text(group) for group in groups]
     limits = {"zmin": 0, "zmax": 100} if scale > 1 else {}
     trace = heatmap(z, rounds, labels, hover=f"round %{{x}}, %{{y}}: {hover}", bar=bar, **limits)
-    y = axis("Group of units", autorange="reversed", type="category")
-    return plot([trace], axis("Round"), y, height=160 + 22 * max(4, len(labels)))
+    y = cells("Group of units", autorange="reversed")
+    return plot([trace], axis("Round", showgrid=False), y, height=160 + 22 * max(4, len(labels)))
 
 
 def _of(name: str, group: str) -> _Value:

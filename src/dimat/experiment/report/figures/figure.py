@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dimat.experiment.report.words import human_bytes
+
 Trace = Mapping[str, object]
+_BLUES = [[0, "#dcebf7"], [0.5, "#6aaed6"], [1, "#08306b"]]
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,29 @@ def axis(title: str, **more: object) -> dict[str, object]:
     return {"title": {"text": title, "standoff": 8}, "automargin": True, "zeroline": False} | more
 
 
+def cells(title: str, **more: object) -> dict[str, object]:
+    """An axis of things that are named, such as agents, beside a heat map or bars."""
+    return axis(title, type="category", showgrid=False, **more)
+
+
+def byte_ticks(low: float, high: float) -> dict[str, object]:
+    """Ticks of a logarithmic axis of bytes: 1, 2, 5, 10, …, or powers of ten if that is many.
+
+    >>> byte_ticks(300, 6000)["ticktext"]
+    ['500 B', '1.0 kB', '2.0 kB', '5.0 kB']
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    digits = (1, 2, 5) if len(powers) <= 4 else (1,)
+    ticks = [digit * 10.0**power for power in powers for digit in digits]
+    found = [tick for tick in ticks if low <= tick <= high] or [low]
+    return {"tickvals": found, "ticktext": [human_bytes(tick) for tick in found]}
+
+
 def plot(
     traces: Sequence[Trace], x: Mapping[str, object], y: Mapping[str, object], **layout: object
 ) -> Figure:
     """A figure with two axes; 400 pixels high unless said otherwise."""
-    frame = {"l": 8, "r": 8, "t": 8, "b": 8}
+    frame = {"l": 8, "r": 8, "t": 32, "b": 8}  # above: room for the buttons
     common = {"xaxis": x, "yaxis": y, "margin": frame, "showlegend": False, "height": 400}
     return Figure(tuple(traces), {**common, "hovermode": "closest", **layout})
 
@@ -94,7 +116,7 @@ def heatmap(
     bar: str,
     **more: object,
 ) -> Trace:
-    """A heat map in the colors of cividis, which everybody sees alike; None leaves a hole.
+    """A heat map from pale to dark blue, which everybody sees alike; None leaves a hole.
 
     Args:
         z: A row of values for every entry of ``y``.
@@ -107,7 +129,7 @@ def heatmap(
     side = {"title": {"text": bar, "side": "right"}, "thickness": 12, "outlinewidth": 0}
     common = {
         "type": "heatmap",
-        "colorscale": "Cividis",
+        "colorscale": _BLUES,
         "xgap": 1,
         "ygap": 1,
         "hoverongaps": False,

@@ -5,7 +5,15 @@ from __future__ import annotations
 import networkx as nx
 
 from dimat.experiment.report.compared import Compared
-from dimat.experiment.report.figures.figure import Choice, Figure, Panel, Trace, axis, heatmap, plot
+from dimat.experiment.report.figures.figure import (
+    Choice,
+    Figure,
+    Panel,
+    Trace,
+    cells,
+    heatmap,
+    plot,
+)
 from dimat.experiment.report.groups import distinct
 from dimat.experiment.report.values import Graph, Matrix
 
@@ -47,7 +55,7 @@ def _panel(number: int, label: str, graph: Graph) -> Panel:
     places = _places(graph)
     matrices = graph.sequence or (graph.pi,)
     choices = [
-        Choice(f"time {time}", (_drawing(graph, pi, places), _matrix(pi)))
+        Choice(str(time), (_drawing(graph, pi, places), _matrix(pi)))
         for time, pi in enumerate(matrices)
     ]
     gap = "" if graph.spectral_gap is None else f" Spectral gap: {graph.spectral_gap:.3f}."
@@ -167,5 +175,5 @@ def _matrix(pi: Matrix) -> Figure:
     limits = {"zmin": 0, "zmax": 1}
     hover = "agent %{y} hears agent %{x}: %{z:.4~g}"
     trace = heatmap(z, agents, agents, hover=hover, bar="Weight", **limits, **numbered)
-    x, y = axis("Heard agent", type="category"), axis("Agent that hears", type="category")
-    return plot([trace], x, y | {"autorange": "reversed"}, height=360)
+    x, y = cells("Heard agent"), cells("Agent that hears", autorange="reversed")
+    return plot([trace], x, y, height=360)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dimat.experiment.report.compared import Compared
-from dimat.experiment.report.figures.figure import Choice, Figure, Panel, axis, heatmap, plot, text
+from dimat.experiment.report.figures.figure import Choice, Figure, Panel, cells, heatmap, plot, text
 from dimat.experiment.report.groups import distinct
 from dimat.experiment.report.values import Matrix, Shards
 
@@ -52,6 +52,5 @@ def _figure(found: Shards, when: str, counts: Matrix, most: float) -> Figure:
         zmax=most,
         **({"texttemplate": "%{z}"} if few else {}),
     )
-    x = axis(f"Class, {when}", type="category")
-    y = axis("Agent", type="category", autorange="reversed")
+    x, y = cells(f"Class, {when}"), cells("Agent", autorange="reversed")
     return plot([trace], x, y, height=150 + 24 * max(5, min(len(agents), 24)))
