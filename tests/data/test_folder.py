@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -328,3 +329,23 @@ def test_whoever_wants_to_know_is_told_of_every_image_once(tmp_path: Path) -> No
     assert told[0] == (0, 12)
     assert sum(new for new, _ in told) == 12
     assert {total for _, total in told} == {12}
+
+
+def test_tiny_imagenet_can_be_read_after_what_its_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "tiny-imagenet-200"
+    for i, name in enumerate(("n01", "n02")):
+        save(root / "train" / name / "images" / f"{name}_0.JPEG", draw(64, 64, 3, seed=i))
+        save(root / "val" / "images" / f"val_{i}.JPEG", draw(64, 64, 3, seed=9 - i))
+    save(root / "test" / "images" / "test_0.JPEG", draw(64, 64, 3))
+    lines = ["val_0.JPEG\tn02\t0\t0\t9\t9", "val_1.JPEG\tn01\t0\t0\t9\t9"]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    assert f"{root}/test/images: train has no such class" in refused(root)
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (code,) = re.findall(r"```python\n(from [^`]*tiny-imagenet[^`]*)```", page)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    data = load_dataset(f"folder:{root}")
+    assert data.train_y.tolist() == data.test_y.tolist() == [0, 1]
+    equal(data.test_x[0], np.asarray(Image.open(root / "val" / "n01" / "val_1.JPEG")).copy())
