@@ -19,7 +19,8 @@ def add_checkpoint_options(parser: Parser) -> None:
     """What ``dimat align`` and ``dimat merge`` have in common."""
     add = parser.add_argument
     add("--model", type=str, required=True, help="built-in, or package.module:factory")
-    add("--data", type=str, required=True, help="digits, or npz:PATH; labels are for testing only")
+    data = "digits, npz:PATH, folder:PATH or hf:NAME; labels are for testing only"
+    add("--data", type=str, required=True, help=data)
     add("--out", type=str, required=True, help="the .safetensors file to write")
     add_model_options(parser)
     add(
