@@ -48,7 +48,9 @@ class DataConfig:
     """Images, and how they are dealt out to the agents.
 
     Args:
-        source: digits, or npz:PATH with train_x, train_y, test_x, test_y (NHWC images, int labels).
+        source: digits; npz:PATH with train_x, train_y, test_x, test_y (NHWC images, int labels);
+            folder:PATH with train/CLASS/*.png or *.jpg and the same in test or val; or hf:NAME of
+            the Hugging Face Hub.
         split: iid, by-class, dirichlet, or iid-then-by-class (pre-train on an IID half, continue
             by class on the other).
         alpha: Concentration of the dirichlet split, > 0; smaller is more skewed.
