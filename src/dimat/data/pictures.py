@@ -57,20 +57,25 @@ def decode(pictures: Sequence[Picture], tell: Tell) -> Tensor:
     Raises:
         DataError: If a picture is damaged, too large, or not as large as the others; names it.
     """
-    blocks = [pictures[i : i + _BLOCK] for i in range(0, len(pictures), _BLOCK)]
+    num = len(pictures)
+    blocks = [range(start, min(start + _BLOCK, num)) for start in range(0, num, _BLOCK)]
     # Pillow warns of EXIF data, which are not used, and of sizes, which are checked here.
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
         warnings.simplefilter("ignore")
-        tell(0, len(pictures))
-        heads = [head for part in pool.map(_read_heads, blocks) for head in part]
+        tell(0, num)
+        parts = pool.map(lambda block: [_head(pictures[i]) for i in block], blocks)
+        heads = [head for part in parts for head in part]
         height, width = _one_size(pictures, heads)
         mode = "L" if all(head.gray for head in heads) else "RGB"
-        images = np.empty((len(pictures), height, width, len(mode)), np.uint8)
-        done = 0
-        for part in pool.map(lambda block: [_pixels(picture, mode) for picture in block], blocks):
-            images[done : done + len(part)] = part
-            done += len(part)
-            tell(len(part), len(pictures))
+        images = np.empty((num, height, width, len(mode)), np.uint8)
+
+        def fill(block: range) -> int:
+            for i in block:
+                images[i] = _pixels(pictures[i], mode)
+            return len(block)
+
+        for new in pool.map(fill, blocks):
+            tell(new, num)
     return torch.from_numpy(images)
 
 
@@ -81,19 +86,16 @@ class _Head(NamedTuple):
     gray: bool
 
 
-def _read_heads(pictures: Sequence[Picture]) -> list[_Head]:
-    heads = []
-    for picture in pictures:
-        with _opened(picture) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(picture)
-            if image.mode not in (*_GRAY, *_COLOR):
-                raise DataError(
-                    f"{picture.name}: pixels of Pillow's mode '{image.mode}': "
-                    "images have 8 bits a channel; convert it first"
-                )
-            heads.append(_Head((image.height, image.width), image.mode in _GRAY))
-    return heads
+def _head(picture: Picture) -> _Head:
+    with _opened(picture) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_large(picture)
+        if image.mode not in (*_GRAY, *_COLOR):
+            raise DataError(
+                f"{picture.name}: pixels of Pillow's mode '{image.mode}': images have 8 bits a "
+                "channel; convert it first"
+            )
+        return _Head((image.height, image.width), image.mode in _GRAY)
 
 
 def _one_size(pictures: Sequence[Picture], heads: Sequence[_Head]) -> tuple[int, int]:
