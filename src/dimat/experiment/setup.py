@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from dimat.agent import Agent
 from dimat.data import Dataset, Partition, Shard, load_dataset, partition, subset
+from dimat.data.dataset import Tell
 from dimat.errors import TrainingError
 from dimat.experiment.config import OptimizerConfig, RunConfig, TopologyConfig
-from dimat.experiment.display import Observer
+from dimat.experiment.display import Observer, Silent
 from dimat.models import build_model, check_output
 from dimat.state import State
 from dimat.symmetry import Analysis, analyze
@@ -137,13 +138,17 @@ class Setup:
         return shard.num_batches(self.config.batch_size)
 
 
-def make_setup(config: RunConfig) -> Setup:
+def make_setup(config: RunConfig, observer: Observer | None = None) -> Setup:
     """Load, deal out and check everything; nothing is written or trained.
+
+    Args:
+        config: Every setting.
+        observer: Told how many images are read; by default nobody.
 
     Raises:
         DataError, ModelError, TopologyError: If a part cannot be used.
     """
-    dataset = load_dataset(config.data.source)
+    dataset = load_dataset(config.data.source, _reading(observer or Silent()))
     if config.data.train_images is not None:
         kept = subset(dataset.train_y, config.data.train_images, config.seed)
         dataset = dataset.only(kept)
@@ -183,6 +188,17 @@ def build_network(
         dropout=config.dropout,
         shard_sizes=shard_sizes,
     )
+
+
+def _reading(observer: Observer) -> Tell:
+    """Shows how many images are read."""
+
+    def tell(new: int, total: int) -> None:
+        if new == 0:
+            observer.stage("reading images", total)
+        observer.advance(new)
+
+    return tell
 
 
 def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
