@@ -179,6 +179,15 @@ def test_dropout_has_a_seed_of_its_own() -> None:
     assert len(edges) == 10
 
 
+def test_what_is_missing_depends_on_no_order_of_the_edges() -> None:
+    edges = list(nx.complete_graph(6).edges)
+    one, other = mixed(nx.Graph(edges)), mixed(nx.Graph([(j, i) for i, j in reversed(edges)]))
+    for time in range(5):
+        np.testing.assert_array_equal(
+            Dropout(one, 0.5).at(time).pi, Dropout(other, 0.5).at(time).pi
+        )
+
+
 def test_no_dropout_is_the_network_itself_and_all_of_it_is_refused() -> None:
     assert isinstance(build_topology("ring", 5, dropout=0), Topology)
     assert isinstance(build_topology("alternating-matchings", 5, dropout=0), Periodic)

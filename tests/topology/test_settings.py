@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dimat.errors import ConfigError
 from dimat.experiment.config import RunConfig, TopologyConfig
 from dimat.experiment.setup import build_network
 from dimat.experiment.validate import validate
-from dimat.topology import NETWORKS, Dropout, GraphOptions, build_topology
+from dimat.topology import MIXING, NETWORKS, Dropout, GraphOptions, build_topology
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,13 @@ def test_settings_reach_the_graph(tmp_path: Path) -> None:
     lossy = build_network(TopologyConfig(dropout=0.25, seed=3), 5)
     assert isinstance(lossy, Dropout)
     assert (lossy.probability, lossy.seed) == (0.25, 3)
+
+
+def test_every_name_and_setting_is_in_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "topologies.md").read_text()
+    options = [f"topology.{field.name}" for field in fields(TopologyConfig)]
+    names = [*NETWORKS, *MIXING, "auto", *options]
+    assert [name for name in names if f"`{name}`" not in page] == []
 
 
 def printed(capsys: pytest.CaptureFixture[str], *command: str) -> list[list[str]]:

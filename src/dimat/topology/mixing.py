@@ -51,8 +51,8 @@ def shard_size(graph: nx.Graph[int], weights: Matrix) -> Matrix:
 def push(graph: nx.Graph[int], weights: Matrix) -> Matrix:
     r"""Agent j splits what it has equally: :math:`\pi_{ij} = 1 / (1 + d_j)`, d counting listeners.
 
-    Columns sum to 1, so that the sum over the agents is kept; rows need not, unless all agents hear
-    as many as hear them. Push-sum divides by what a vector of ones becomes.
+    Columns sum to 1, so that the sum over the agents is kept; rows need not, unless everyone hears
+    and is heard by the same number. Push-sum divides by what a vector of ones becomes.
 
     References:
         Kempe et al., "Gossip-Based Computation of Aggregate Information", FOCS 2003.
