@@ -19,6 +19,9 @@ from PIL import Image
 
 from dimat.data import load_dataset
 from dimat.errors import DataError
+from dimat.experiment.config import DataConfig, RunConfig
+from dimat.experiment.display import Silent
+from dimat.experiment.setup import make_setup
 
 Pixels = NDArray[np.uint8]
 
@@ -329,6 +332,27 @@ def test_whoever_wants_to_know_is_told_of_every_image_once(tmp_path: Path) -> No
     assert told[0] == (0, 12)
     assert sum(new for new, _ in told) == 12
     assert {total for _, total in told} == {12}
+
+
+class Watching(Silent):
+    """Counts what it is told of each stage."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, tuple[int, int]] = {}
+
+    def stage(self, description: str, total: int) -> None:
+        self.stages[description] = (0, total)
+
+    def advance(self, steps: int = 1) -> None:
+        name, (done, total) = list(self.stages.items())[-1]
+        self.stages[name] = (done + steps, total)
+
+
+def test_an_observer_of_a_run_sees_the_images_being_read(tmp_path: Path) -> None:
+    data = DataConfig(source=make(tmp_path), split="iid")
+    watching = Watching()
+    make_setup(RunConfig(agents=1, batch_size=2, data=data), watching)
+    assert watching.stages == {"reading images": (12, 12)}
 
 
 def test_tiny_imagenet_can_be_read_after_what_its_page_says(
