@@ -5,6 +5,7 @@ from __future__ import annotations
 from dimat.topology.build import NETWORKS, TOPOLOGIES, build_topology
 from dimat.topology.directed import directed_exponential, directed_ring
 from dimat.topology.drawn import DRAWN, erdos_renyi, random_regular
+from dimat.topology.dropout import Dropout
 from dimat.topology.edges import read_edges
 from dimat.topology.graphs import (
     bipartite,
@@ -30,7 +31,6 @@ from dimat.topology.mixing import (
 from dimat.topology.options import GraphOptions
 from dimat.topology.sequences import (
     SEQUENCES,
-    Dropout,
     Periodic,
     alternating_matchings,
     one_peer_exponential,

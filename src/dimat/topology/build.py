@@ -10,11 +10,12 @@ import numpy as np
 from dimat.errors import ConfigError, TopologyError, did_you_mean
 from dimat.topology.directed import DIRECTED
 from dimat.topology.drawn import DRAWN
+from dimat.topology.dropout import Dropout
 from dimat.topology.edges import read_edges
 from dimat.topology.graphs import UNDIRECTED, check_connected
 from dimat.topology.mixing import Matrix, mixing_matrix
 from dimat.topology.options import DEFAULTS, GraphOptions
-from dimat.topology.sequences import SEQUENCES, Dropout, Periodic
+from dimat.topology.sequences import SEQUENCES, Periodic
 from dimat.topology.topology import Network, Topology
 
 TOPOLOGIES = {**UNDIRECTED, **DIRECTED}

@@ -14,6 +14,21 @@ _NOTHING = 1e-12  # what rounding leaves of an exact average
 _POWERS = 30
 
 
+def shrinkage(periods: Sequence[Sequence[Matrix]], *, doubly_stochastic: bool) -> float:
+    """The factor a time by which disagreement shrinks, in [0, 1].
+
+    Args:
+        periods: (n, n) mixing matrices in the order of time: one period, or samples of one.
+        doubly_stochastic: Whether all are; if not, nothing bounds what a period does, and the long
+            run counts.
+    """
+    if len(periods[0][0]) == 1:
+        return 0.0
+    products = period_products(periods)
+    factor = worst_shrinkage(products) if doubly_stochastic else long_run_shrinkage(products)
+    return float(min(factor, 1.0) ** (1 / len(periods[0])))
+
+
 def on_differences(pi: Matrix) -> Matrix:
     """A mixing matrix seen by what agents differ in.
 

@@ -1,0 +1,121 @@
+"""Networks of which edges are missing now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import networkx as nx
+import numpy as np
+
+from dimat.errors import ConfigError
+from dimat.topology.mixing import Matrix, keeps_sum
+from dimat.topology.sequences import Periodic
+from dimat.topology.spectral import shrinkage
+from dimat.topology.topology import Topology
+
+_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """A network in which every edge is missing at every time with some probability: a Network.
+
+    What would have been listened to over a missing edge is replaced by the agent's own at both
+    ends, so that a symmetric matrix stays symmetric; over a directed edge it stays with the sender,
+    so that columns still sum to 1.
+
+    Args:
+        base: The network without dropout.
+        probability: That an edge is missing, in [0, 1), independent of other edges and times.
+        seed: Of what is missing, >= 0; together with the time it says which edges are.
+
+    Raises:
+        ConfigError: If the probability is out of its range.
+    """
+
+    base: Topology | Periodic
+    probability: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability < 1:
+            raise ConfigError(
+                f"setting 'topology.dropout' is {self.probability}: must be in [0, 1)"
+            )
+
+    @property
+    def name(self) -> str:
+        """The base's name."""
+        return self.base.name
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents."""
+        return self.base.num_agents
+
+    @property
+    def graph(self) -> nx.Graph[int]:
+        """Who ever talks to whom."""
+        return self.base.graph
+
+    @property
+    def directed(self) -> bool:
+        """Whether the base is."""
+        return self.base.directed
+
+    @property
+    def doubly_stochastic(self) -> bool:
+        """Whether the base is, and stays so: only what is missing both ways leaves no skew."""
+        return self.base.doubly_stochastic and not self.directed
+
+    @property
+    def period(self) -> None:
+        """None: it never repeats."""
+
+    @cached_property
+    def contraction(self) -> float:
+        """The factor a time, root mean squared over the first 200 periods of the base: an estimate."""
+        turns = self.base.period
+        drawn = [self._drawn(time).pi for time in range(turns * _SAMPLES)]
+        periods = [drawn[k : k + turns] for k in range(0, len(drawn), turns)]
+        return shrinkage(periods, doubly_stochastic=self.doubly_stochastic)
+
+    @property
+    def spectral_gap(self) -> float:
+        """1 - contraction."""
+        return 1.0 - self.contraction
+
+    def at(self, time: int) -> Topology:
+        """The base's topology at that time without the edges that are missing."""
+        return self._recent(time)
+
+    @cached_property
+    def _recent(self) -> Callable[[int], Topology]:
+        return lru_cache(maxsize=8)(self._drawn)  # all agents ask for a time, one after another
+
+    def _drawn(self, time: int) -> Topology:
+        base = self.base.at(time)
+        edges = sorted(base.graph.edges if self.directed else map(_ordered, base.graph.edges))
+        draws = np.random.default_rng((self.seed, time)).random(len(edges))
+        missing = [edge for edge, draw in zip(edges, draws, strict=True) if draw < self.probability]
+        graph = base.graph.copy()
+        graph.remove_edges_from(missing)
+        return Topology(self.name, graph, _without(base.pi, missing, both_ways=not self.directed))
+
+
+def _ordered(edge: tuple[int, int]) -> tuple[int, int]:
+    return min(edge), max(edge)
+
+
+def _without(pi: Matrix, missing: list[tuple[int, int]], *, both_ways: bool) -> Matrix:
+    """The mixing matrix without some edges, what they carried moved to the diagonal."""
+    rest = pi.copy()
+    for speaker, listener in missing:
+        rest[listener, speaker] = 0.0
+        if both_ways:
+            rest[speaker, listener] = 0.0
+    axis = 0 if keeps_sum(pi) else 1
+    rest[np.diag_indices_from(rest)] += pi.sum(axis) - rest.sum(axis)
+    return rest
