@@ -1,0 +1,78 @@
+r"""Accuracy at an equal budget: what a method had reached when it had used no more than another.
+
+The budget of a resource :math:`X` (bytes, epochs, time) is the smallest total among the methods
+that use it at all. What a method reached with it is the accuracy of its last measured round whose
+cumulative use does not exceed the budget: measured, never interpolated or extrapolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+RESOURCES: tuple[str, ...] = ("sent_bytes", "epochs", "busy_s")
+_SLACK = 1e-9  # equal uses that were summed in different orders are equal
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A measured round of one method.
+
+    Args:
+        round: Its number, from 0.
+        accuracy: Mean test accuracy over the agents, a fraction in [0, 1]; None if not a number.
+        used: What had been used of each resource when it was measured: bytes of all agents
+            together, epochs and busy seconds in the mean over agents; None if not recorded.
+    """
+
+    round: int
+    accuracy: float | None
+    used: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One method over its rounds.
+
+    Args:
+        moments: Its measured rounds, in their order.
+        total: What it used of each resource by the end of its last round.
+    """
+
+    moments: tuple[Moment, ...]
+    total: Mapping[str, float | None]
+
+
+def budget(curves: Sequence[Curve], resource: str) -> float | None:
+    """The smallest total of a resource among those that use it; None if none does."""
+    totals = [curve.total.get(resource) for curve in curves]
+    return min((total for total in totals if total), default=None)
+
+
+def reached(curve: Curve, resource: str, limit: float | None) -> float | None:
+    """The accuracy of the last measured round that had not used more than ``limit``.
+
+    Returns:
+        A fraction; None if there is no limit, or no such round, or its use was not recorded.
+    """
+    if limit is None:
+        return None
+    within = [m for m in curve.moments if _within(m.used.get(resource), limit)]
+    return within[-1].accuracy if within else None
+
+
+def at_equal(curves: Mapping[str, Curve]) -> dict[str, dict[str, float | None]]:
+    """For each method, and each resource, what it reached with the common budget.
+
+    Args:
+        curves: Those of the methods of one cell, which set out from the same agents.
+    """
+    limits = {resource: budget([*curves.values()], resource) for resource in RESOURCES}
+    return {
+        name: {resource: reached(curve, resource, limit) for resource, limit in limits.items()}
+        for name, curve in curves.items()
+    }
+
+
+def _within(used: float | None, limit: float) -> bool:
+    return used is not None and used <= limit * (1 + _SLACK)

@@ -1,0 +1,197 @@
+"""Equal budgets on hand-made histories, statistics against SciPy, and the tables they end in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dimat import RunConfig
+from dimat.errors import RecordError
+from dimat.experiment.compare.budget import Curve, Moment, at_equal, budget, reached
+from dimat.experiment.compare.history import curve_of, read_curve, read_summary
+from dimat.experiment.compare.rows import to_csv
+from dimat.experiment.compare.spec import Spec, expand
+from dimat.experiment.compare.statistics import paired, spread
+from dimat.experiment.compare.table import as_text, points_of
+from dimat.experiment.compare.trial import Trial
+
+
+def curve(accuracies: Sequence[float | None], sent: Sequence[float], total: float) -> Curve:
+    """A curve by rounds; epochs are the round, busy time is not recorded."""
+    moments = tuple(
+        Moment(r, a, {"sent_bytes": s, "epochs": float(r), "busy_s": None})
+        for r, (a, s) in enumerate(zip(accuracies, sent, strict=True))
+    )
+    return Curve(moments, {"sent_bytes": total, "epochs": len(moments) - 1.0, "busy_s": None})
+
+
+DIMAT = curve([0.1, 0.5, 0.7, 0.8], [0, 10, 20, 30], 30)
+CDSGD = curve([0.1, 0.6, 0.9], [0, 25, 100], 100)
+LOCAL = curve([0.1, 0.3, 0.2], [0, 0, 0], 0)
+
+
+def test_the_budget_is_the_smallest_total_of_those_that_use_the_resource() -> None:
+    assert budget([DIMAT, CDSGD, LOCAL], "sent_bytes") == 30
+    assert budget([DIMAT, CDSGD, LOCAL], "epochs") == 2
+    assert budget([LOCAL], "sent_bytes") is None
+    assert budget([DIMAT, CDSGD], "busy_s") is None
+    assert budget([], "epochs") is None
+
+
+def test_at_a_budget_the_last_round_within_it_counts_and_nothing_between() -> None:
+    assert [reached(CDSGD, "sent_bytes", limit) for limit in (24, 25, 99.9, 100, 1e9)] == [
+        *(0.1, 0.6, 0.6, 0.9, 0.9)
+    ]
+    assert reached(curve([0.5], [7], 7), "sent_bytes", 6) is None
+    assert reached(LOCAL, "sent_bytes", None) is None
+    assert reached(LOCAL, "busy_s", 3.0) is None
+    assert reached(curve([0.5, None], [0, 1], 1), "sent_bytes", 1) is None
+
+
+def test_uses_that_were_summed_in_another_order_are_equal() -> None:
+    assert reached(curve([0.5], [0.1 + 0.2], 1), "sent_bytes", 0.3) == 0.5
+
+
+def test_methods_of_a_cell_share_one_budget() -> None:
+    found = at_equal({"dimat": DIMAT, "cdsgd": CDSGD, "local": LOCAL})
+    assert found["dimat"] == {"sent_bytes": 0.8, "epochs": 0.7, "busy_s": None}
+    assert found["cdsgd"] == {"sent_bytes": 0.6, "epochs": 0.9, "busy_s": None}
+    assert found["local"] == {"sent_bytes": 0.2, "epochs": 0.2, "busy_s": None}
+
+
+def line(number: int, agent: int, phase: str, accuracy: float | None, **more: float) -> Any:
+    return {"round": number, "agent": agent, "phase": phase, "test_accuracy": accuracy, **more}
+
+
+def test_a_curve_is_read_where_the_accuracy_was_measured() -> None:
+    lines = [
+        line(0, 0, "trained", 0.2, sent_bytes=0, epochs=1.0, busy_s=2.0),
+        line(0, 1, "trained", 0.4, sent_bytes=0, epochs=2.0, busy_s=4.0),
+        line(2, 0, "merged", 0.5, sent_bytes=10, epochs=3.0, busy_s=5.0),
+        line(2, 1, "merged", 0.7, sent_bytes=20, epochs=4.0, busy_s=6.0),
+        line(2, 0, "trained", 0.9, sent_bytes=10, epochs=5.0, busy_s=7.0),
+        line(2, 1, "trained", 0.9, sent_bytes=20, epochs=6.0, busy_s=9.0),
+    ]
+    found = curve_of(lines)
+    assert [(m.round, m.accuracy) for m in found.moments] == [
+        (0, pytest.approx(0.3)),
+        (2, pytest.approx(0.6)),
+    ]
+    assert found.moments[1].used == {"sent_bytes": 30, "epochs": 3.5, "busy_s": 5.5}
+    assert found.total == {"sent_bytes": 30, "epochs": 5.5, "busy_s": 8.0}
+
+
+def test_a_number_that_an_agent_lacks_is_no_number() -> None:
+    lines = [line(0, 0, "trained", None, sent_bytes=0), line(0, 1, "trained", 0.4, sent_bytes=0)]
+    found = curve_of(lines)
+    assert found.moments[0].accuracy is None
+    assert found.total == {"sent_bytes": 0, "epochs": None, "busy_s": None}
+
+
+def test_a_record_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="metrics.jsonl' cannot be read"):
+        read_curve(tmp_path)
+    good = json.dumps(line(0, 0, "trained", 0.5))
+    for bad, message in [('{"round": 1', "is broken"), ("{}", "lacks round, phase or agent")]:
+        (tmp_path / "metrics.jsonl").write_text(f"{good}\n{bad}\n")
+        with pytest.raises(RecordError, match=f"metrics.jsonl', line 2 {message}"):
+            read_curve(tmp_path)
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(RecordError, match="summary.json' cannot be read"):
+        read_summary(tmp_path)
+
+
+def test_a_spread_is_numpys_mean_and_sample_deviation() -> None:
+    values = np.random.default_rng(0).random(7)
+    found = spread([*values])
+    assert found is not None
+    assert (found.mean, found.sd) == pytest.approx((values.mean(), values.std(ddof=1)))
+    assert spread([0.5]) == spread([None, 0.5])
+    assert spread([None]) is None
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_the_interval_of_a_paired_difference_is_scipys(n: int) -> None:
+    rng = np.random.default_rng(n)
+    ours, theirs = rng.random(n), rng.random(n)
+    found = paired([*ours], [*theirs])
+    assert found is not None
+    oracle = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high))
+    assert found.mean == pytest.approx((ours - theirs).mean())
+    assert found.n == n
+
+
+def test_the_interval_by_hand() -> None:
+    found = paired([3.0, 5.0, 7.0], [1.0, 2.0, 3.0])  # differences 2, 3, 4; t of 2 is 4.302653
+    assert found is not None
+    half = 4.302653 * 1 / 3**0.5
+    assert (found.mean, found.low, found.high) == pytest.approx((3, 3 - half, 3 + half))
+
+
+def test_one_pair_has_no_interval() -> None:
+    assert paired([1.0], [2.0]) is None
+    assert paired([1.0, None], [2.0, 3.0]) is None
+
+
+SPEC = Spec(RunConfig(), ("dimat", "local"), (0, 1, 2), {"topology.name": ("ring", "[b]star")})
+CELLS = expand(SPEC)
+CURVES = {"dimat": DIMAT, "local": LOCAL}
+
+
+def trials(*names: str) -> dict[str, list[Trial]]:
+    """Finished cells: dimat has 0.8 + seed/100, local half of it."""
+    found = {}
+    for cell in CELLS:
+        if cell.name in names:
+            best = 0.8 + cell.seed / 100
+            found[cell.name] = [
+                Trial(
+                    cell, m, {"test_accuracy_mean": a, "rounds": 3}, CURVES[m], at_equal(CURVES)[m]
+                )
+                for m, a in (("dimat", best), ("local", best / 2))
+            ]
+    return found
+
+
+def test_an_unfinished_cell_is_left_out_of_the_means_and_said(tmp_path: Path) -> None:
+    points = points_of(SPEC, CELLS, trials(*(c.name for c in CELLS[:2]), CELLS[3].name))
+    text = as_text(points)
+    first, second = text.split("topology.name=[b]star")
+    assert "topology.name=ring · n = 2 of 3 seeds · unfinished: seed 2" in first
+    assert " · n = 1 of 3 seeds · unfinished: seed 1, 2" in second
+    row = next(x for x in first.splitlines() if x.lstrip().startswith("dimat"))
+    assert row.split()[1:4] == ["80.5", "±", "0.7"]
+    row = next(x for x in second.splitlines() if x.lstrip().startswith("local"))
+    assert row.split() == ["local", "40.0", "–", "20.0", "20.0", "–", "0", "B", "–"]
+
+
+def test_differences_are_paired_by_seed_and_to_the_first_method() -> None:
+    text = as_text(points_of(SPEC, CELLS, trials(*(c.name for c in CELLS))))
+    rows = [x.split() for x in text.splitlines() if x.lstrip().startswith("local")]
+    interval = stats.t.ppf(0.975, 2) * 0.005 / 3**0.5
+    low, high = 100 * (-0.405 - interval), 100 * (-0.405 + interval)
+    assert rows[0][4:7] == ["-40.5", f"[{low:.1f},", f"{high:.1f}]"]
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_csv_has_a_row_for_every_cell_and_method() -> None:
+    text = to_csv(SPEC, CELLS, trials(CELLS[1].name))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(r["cell"], r["method"]) for r in rows] == [
+        (cell.name, method) for cell in CELLS for method in SPEC.methods
+    ]
+    assert [r["finished"] for r in rows[:5]] == ["false", "false", "true", "true", "false"]
+    row = rows[2]
+    assert (row["topology.name"], row["seed"], row["test_accuracy_mean"]) == ("ring", "1", "0.81")
+    assert (row["rounds"], row["sent_bytes"], row["at_equal_bytes"]) == ("3", "30", "0.8")
+    assert (row["busy_s"], row["at_equal_time"], row["test_accuracy_min"]) == ("", "", "")
+    assert rows[0]["test_accuracy_mean"] == ""
