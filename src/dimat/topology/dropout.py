@@ -76,7 +76,7 @@ class Dropout:
 
     @cached_property
     def contraction(self) -> float:
-        """The factor a time, estimated over the first 200 periods of the base, root mean squared."""
+        """The factor a time, root mean squared; estimated over the base's first 200 periods."""
         turns = self.base.period
         drawn = [self._drawn(time).pi for time in range(turns * _SAMPLES)]
         periods = [drawn[k : k + turns] for k in range(0, len(drawn), turns)]
