@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dimat.errors import DimatError
     from dimat.experiment.config import RunConfig
     from dimat.experiment.result import RunResult
-    from dimat.experiment.run import run
+    from dimat.experiment.run import resume, run
     from dimat.parents import Merge, match, merge
     from dimat.symmetry import Permutation, Symmetry, check_symmetry, find_symmetry
     from dimat.topology import Topology, build_topology
@@ -32,6 +32,7 @@ _HOMES = {
     "find_symmetry": "dimat.symmetry",
     "match": "dimat.parents",
     "merge": "dimat.parents",
+    "resume": "dimat.experiment.run",
     "run": "dimat.experiment.run",
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "find_symmetry",
     "match",
     "merge",
+    "resume",
     "run",
 ]
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from dimat.data import Shard, generator
 from dimat.errors import TrainingError
 from dimat.exchange import Traffic
 from dimat.matching.gauge import GaugeId
-from dimat.state import State, state_of
+from dimat.state import State, clone, state_of
+from dimat.topology import Topology
 
 # What a stream of random numbers is for: one number each, so that streams never meet.
-TRAIN, MATCH, RECALIBRATE = 1, 2, 3
+TRAIN, MATCH, RECALIBRATE, NOISE = 1, 2, 3, 4
 
 
 @dataclass
@@ -28,18 +31,26 @@ class Agent:
         index: Its number.
         model: Its model.
         optimizer: Of the model's parameters.
+        schedule: Of the optimizer's learning rate, a step at a time.
         shard: Its own images.
+        topology: Whom it talks to in this step, if it exchanges while it trains.
         seed: Seed of the run.
         batch_size: Images a training step.
         augment: Whether training images are augmented.
         precision: float32, or bfloat16 by autocast.
         gauge: Whose unit order its model is in; its own if None.
+        steps: Training steps taken on this shard.
+        epochs: Passes over a shard that were begun and are over, pre-training included.
+        kept: What its method keeps, by name.
+        traffic: Bytes sent and received.
     """
 
     index: int
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
     shard: Shard
+    topology: Topology
     seed: int
     batch_size: int
     augment: bool = False
@@ -47,12 +58,23 @@ class Agent:
     gauge: GaugeId | None = None
     steps: int = 0
     epochs: int = 0
+    kept: dict[str, State] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
+
+    def __post_init__(self) -> None:
+        self._stream = self._batches()
+        self._batch: tuple[Tensor, Tensor] | None = None
+        self._losses: list[Tensor] = []
 
     @property
     def device(self) -> torch.device:
         """Where its model lives."""
         return next(self.model.parameters()).device
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def state(self) -> State:
         """A copy of its state."""
@@ -68,43 +90,70 @@ class Agent:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def train(self, steps: int, schedule: torch.optim.lr_scheduler.LRScheduler) -> float:
-        """Take ``steps`` local steps; the mean training loss.
+    def gradient(self) -> State:
+        """Gradient of the loss on the next batch, by parameter; running statistics follow."""
+        self._batch = next(self._stream)
+        self.model.train()
+        noise = generator(self.seed, self.index, NOISE, self.epochs, self.steps)
+        torch.manual_seed(noise.initial_seed())  # of dropout and the like
+        inputs, labels = self._batch
+        with self.autocast():
+            loss = functional.cross_entropy(self.model(inputs).float(), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._losses.append(loss.detach())
+        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+
+    def gradient_at(self, state: Mapping[str, Tensor]) -> State:
+        """Gradient on the batch of the last :meth:`gradient` at another state, by parameter."""
+        assert self._batch is not None, "gradient() draws the batch"
+        inputs, labels = self._batch
+        there = clone(state)  # a forward pass writes running statistics
+        wanted = {n: there[n] for n, p in self.model.named_parameters() if p.requires_grad}
+        for value in wanted.values():
+            value.requires_grad_()
+        self.model.train()
+        with self.autocast():
+            logits = functional_call(self.model, there, (inputs,))
+            loss = functional.cross_entropy(logits.float(), labels)
+        return dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
+
+    def update(self, gradient: Mapping[str, Tensor], scale: float = 1.0) -> None:
+        """One optimizer step along a gradient, at ``scale`` times the learning rate."""
+        for name, parameter in self.model.named_parameters():
+            parameter.grad = gradient.get(name)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * scale
+        self.optimizer.step()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.schedule.step()
+
+    def loss(self) -> float:
+        """Mean training loss since it was last asked for; NaN if there was no step.
 
         Raises:
-            TrainingError: If the loss is not finite.
+            TrainingError: If it is not finite.
         """
-        self.model.train()
-        total = torch.zeros((), device=self.device)
-        for inputs, labels in self._batches(steps):
-            with self.autocast():
-                loss = functional.cross_entropy(self.model(inputs).float(), labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            schedule.step()
-            total += loss.detach()
-        mean = float(total) / max(steps, 1)
-        if steps and not torch.isfinite(total):
+        losses, self._losses = self._losses, []
+        mean = float(torch.stack(losses).mean()) if losses else float("nan")
+        if losses and not math.isfinite(mean):
             raise TrainingError(f"agent {self.index}: the training loss is not finite ({mean})")
         return mean
 
-    def _batches(self, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The next batches, epoch after epoch, going on where the last call stopped."""
-        left = steps
-        while left > 0:
-            per_epoch = self.shard.num_batches(self.batch_size)
-            skip = self.steps % per_epoch
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches, epoch after epoch, from where the counters say; they count along."""
+        while True:
+            last = self.shard.num_batches(self.batch_size) - 1
+            skip = self.steps % (last + 1)
             random = generator(self.seed, self.index, TRAIN, self.epochs, device=self.device)
             for k, batch in enumerate(self.shard.epoch(self.batch_size, random, self.augment)):
                 if k < skip:
                     continue
-                if left == 0:
-                    return
                 self.steps += 1
-                left -= 1
+                self.epochs += k == last
                 yield batch
-            self.epochs += 1
 
     def calibration(self, purpose: int, round_number: int, images: int) -> Sequence[Tensor]:
         """Inputs from its own training images, the same for every method of one seed."""

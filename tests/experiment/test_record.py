@@ -45,7 +45,7 @@ def test_a_number_that_is_not_finite_becomes_null(tmp_path: Path) -> None:
 
 def test_summary_and_states_can_be_read_back(tmp_path: Path) -> None:
     folder = create(tmp_path / "run")
-    folder.write_summary({"method": "dimat", "test_accuracy_mean": 0.9})
+    folder.write_json("summary", {"method": "dimat", "test_accuracy_mean": 0.9})
     folder.write_state(7, {"weight": torch.arange(3.0)})
     assert json.loads((folder.path / "summary.json").read_text())["test_accuracy_mean"] == 0.9
     state = load_state(folder.path / "states" / "agent-007.safetensors")

@@ -19,7 +19,10 @@ from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
 from dimat.matching.pooled import encode_moments, measure_edges
 from dimat.merging import recalibrate
-from dimat.methods import METHODS, Local, Member, Merged, Method, Settings
+from dimat.methods import METHODS, Member, Merged, Method, Settings
+from dimat.methods.diloco import DiLoCo
+from dimat.methods.fedavg import FedAvg
+from dimat.methods.final_merge import FinalMerge
 from dimat.models import build_model
 from dimat.state import State, num_bytes
 from dimat.symmetry import Analysis, analyze
@@ -191,8 +194,16 @@ def test_bytes_are_a_state_per_edge_and_direction_and_the_permutations_of_the_tr
     them = members(network, states, graph)
     _, traffic = merge(method, them)
     permutation = network[1].symmetry.identity().num_bytes
-    each = 0 if isinstance(method, Local) else num_bytes(states[0])
-    own = getattr(method, "settings", Settings("pairwise"))
+    if isinstance(method, FedAvg | DiLoCo):  # the server is agent 0, the graph is not used
+        size, others = num_bytes(states[0]), graph.num_agents - 1
+        for i, count in enumerate(traffic):
+            up = size + 8  # a state, and how many images are behind it
+            sent, received = (up, size) if i else (others * size, others * up)
+            assert count == Traffic(sent, received)
+        return
+    each = num_bytes(states[0]) if method.exchanges == "rounds" else 0
+    whole = method.merging if isinstance(method, FinalMerge) else method
+    own = getattr(whole, "settings", Settings("pairwise"))
     if own.gauge == "tree":
         each += (1 + 2) * permutation  # down the tree, and once a sweep
         each += 12 * graph.num_agents  # everybody's gauge

@@ -10,12 +10,15 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from dimat.cli import align, merge, run, symmetry, topology
+from dimat.cli import align, compare, merge, report, resume, run, symmetry, topology
 from dimat.errors import DimatError
 from dimat.experiment.settings import Parser
 
 _COMMANDS = {
     "run": run,
+    "resume": resume,
+    "compare": compare,
+    "report": report,
     "merge": merge,
     "align": align,
     "topology": topology,

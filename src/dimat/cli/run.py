@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.experiment.settings import Parser, config_of, settings_parser
+
+if TYPE_CHECKING:
+    from dimat.experiment.result import RunResult
 
 SUMMARY = "train, merge and evaluate agents"
 
@@ -21,7 +26,7 @@ def execute(settings: Namespace) -> None:
 
     config = config_of(settings)
     validate(config)
-    from dimat.experiment.display import LiveProgress, results_table
+    from dimat.experiment.display import LiveProgress
     from dimat.experiment.run import run
 
     observer = LiveProgress()
@@ -29,6 +34,13 @@ def execute(settings: Namespace) -> None:
         result = run(config, observer)
     finally:
         observer.close()
+    show(result)
+
+
+def show(result: RunResult) -> None:
+    """The table, and where the run folder is."""
+    from dimat.experiment.display import results_table
+
     console = Console()
     console.print(results_table(result))
     console.print(f"run folder: {result.folder}", markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TypeVar
@@ -26,12 +27,15 @@ def run_all(talks: Sequence[Talk[Result]], traffic: Sequence[Traffic]) -> list[R
     results: dict[int, Result] = {}
 
     def resume(agent: int, inbox: Inbox | None) -> None:
+        start = time.perf_counter()
         try:
             step = next(talks[agent]) if inbox is None else talks[agent].send(inbox)
         except StopIteration as stop:
             results[agent] = stop.value
             waiting.pop(agent, None)
             return
+        finally:
+            traffic[agent].busy_s += time.perf_counter() - start
         for to, message in step.send.items():
             traffic[agent].count_sent(message)
             mail.setdefault((agent, to), deque()).append(message)

@@ -33,10 +33,17 @@ Talk = Generator[Step, Inbox, Result]
 
 @dataclass
 class Traffic:
-    """Bytes that crossed (or would have crossed) the wire at one agent, cumulative."""
+    """What an exchange counts at one agent, cumulative.
+
+    Args:
+        sent_bytes: Bytes that left it (or would have, in one process).
+        received_bytes: Bytes that arrived.
+        busy_s: Seconds that it computed between messages, without waiting for any.
+    """
 
     sent_bytes: int = 0
     received_bytes: int = 0
+    busy_s: float = field(default=0.0, compare=False)
 
     def count_sent(self, message: Message) -> None:
         """Add a message on its way out."""

@@ -129,16 +129,71 @@ class MergingConfig:
 
 
 @dataclass(frozen=True)
-class RecalibrationConfig:
-    """BatchNorm statistics after a merge, from the agent's own shard.
+class ConsensusConfig:
+    """Methods that exchange while they train: cdsgd, cdmsgd, ldsgd, gradient-tracking, swarm.
 
     Args:
-        methods: Methods whose merged models are recalibrated.
+        order: combine (average, then step along the gradient taken before) or adapt (step, then
+            average).
+        quiet_steps: Steps without exchange between two meetings of swarm, or two spells of ldsgd,
+            >= 0.
+        mixing_steps: Consecutive steps with exchange in a spell of ldsgd, >= 1.
+    """
+
+    order: Literal["combine", "adapt"] = "combine"
+    quiet_steps: int = 4
+    mixing_steps: int = 1
+
+
+@dataclass(frozen=True)
+class OuterConfig:
+    """The outer step of diloco.
+
+    Args:
+        lr: Outer learning rate, > 0.
+        momentum: Outer Nesterov momentum, in [0, 1).
+    """
+
+    lr: float = 0.7
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class RecalibrationConfig:
+    """BatchNorm statistics after a merge (or before evaluation), from the agent's own shard.
+
+    Args:
+        methods: Methods whose averaged models are recalibrated; all: every one that averages.
         images: Local training images used, >= 1.
     """
 
-    methods: tuple[str, ...] = ("dimat", "wa")
+    methods: tuple[str, ...] = ("all",)
     images: int = 2000
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a run can go on from after it was stopped; see ``dimat resume``.
+
+    Args:
+        every: Rounds between checkpoints; 0: none.
+        keep: How many of the last are kept, >= 1.
+    """
+
+    every: int = 1
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class DiagnosticsConfig:
+    """What an observer of all agents measures beside accuracy, in every round that is evaluated.
+
+    Args:
+        barrier_images: Test images for the loss barrier between neighbors; 0: not measured, as it
+            costs an evaluation for each edge.
+    """
+
+    barrier_images: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +207,9 @@ class RunConfig:
         local_epochs: Local epochs after every merge, >= 0.
         local_steps: Local optimizer steps after every merge; replaces local_epochs if given.
         batch_size: Images per training step, >= 1.
-        method: dimat, wa (plain average) or local (no exchange).
+        method: Once a round: dimat, wa (plain average), wm (weight matching), final-merge, fedavg,
+            diloco; at training steps: cdsgd, cdmsgd, sgp, cga, gradient-tracking, swarm, ldsgd;
+            local (no exchange), centralized (one model on all data).
         controls: Methods run beside it from the same pre-trained agents, for comparison; the
             method itself is left out.
         seed: Seed of everything random, in [0, 2^63).
@@ -173,7 +230,12 @@ class RunConfig:
         optimizer: Local training.
         matching: How units are matched.
         merging: How aligned states are combined.
+        consensus: How methods exchange while they train.
+        outer: The outer step of diloco.
         recalibration: BatchNorm statistics after a merge.
+        checkpoint: What a stopped run goes on from.
+        diagnostics: What is measured beside accuracy.
+        log: Where metrics go beside the run folder: tensorboard.
     """
 
     agents: int = 5
@@ -201,4 +263,9 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     merging: MergingConfig = field(default_factory=MergingConfig)
+    consensus: ConsensusConfig = field(default_factory=ConsensusConfig)
+    outer: OuterConfig = field(default_factory=OuterConfig)
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    log: tuple[str, ...] = ()

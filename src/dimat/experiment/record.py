@@ -2,10 +2,15 @@
 
     config.yaml       every setting; ``dimat run --config`` runs it again
     environment.json  versions, hardware, threads, git commit
+    topology.json     graph and mixing matrix
+    shards.json       images of every class at every agent
     metrics.jsonl     one line per agent, round and phase
-    summary.json      the numbers of the last round
+    diagnostics.jsonl one line per round: what an observer of all agents measures
     states/           agent-000.safetensors, …
+    summary.json      the numbers of the last round; it appears last, when all is done
     controls/NAME/    the same for every control
+    checkpoints/      what an unfinished run goes on from
+    tensorboard/      event files, if asked for
 
 Whole files appear at once (written under another name, then renamed); metrics grow line by line,
 each on disk before the next, so that an interrupted run can be read up to where it came.
@@ -23,18 +28,33 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dimat.errors import ConfigError
+from dimat.experiment.complaints import setting_types
 from dimat.experiment.config import RunConfig
-from dimat.experiment.settings import config_to_yaml
+from dimat.experiment.settings import config_to_yaml, load_config
 from dimat.state import save_state
 
 _SIGNS = ("config.yaml", "environment.json")  # what every run folder has from its first moment
-_CONTENTS = (*_SIGNS, "metrics.jsonl", "summary.json", "states", "controls")
+_LINES = ("metrics.jsonl", "diagnostics.jsonl")
+_CONTENTS = (
+    *_SIGNS,
+    *_LINES,
+    "topology.json",
+    "shards.json",
+    "summary.json",
+    "states",
+    "controls",
+    "checkpoints",
+    "tensorboard",
+)
+Line = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,19 +95,83 @@ class RunFolder:
             ) from error
         return folder
 
+    @classmethod
+    def open(cls, path: Path, config: RunConfig, method: str) -> RunFolder:
+        """The folder of a run that was begun, to go on with it; a new one if there is none.
+
+        Raises:
+            ConfigError: If it was begun with other settings; names the first that differs.
+        """
+        if not is_run_folder(path):
+            return cls.create(path, config, method)
+        folder = cls(path, dataclasses.replace(config, method=method))
+        check_same_settings(path, _recipe(folder.config))
+        (path / "states").mkdir(exist_ok=True)
+        return folder
+
     def control(self, method: str) -> RunFolder:
         """The folder ``controls/METHOD`` for a control, which has no controls of its own."""
         config = dataclasses.replace(self.config, controls=())
-        return RunFolder.create(self.path / "controls" / method, config, method)
+        return RunFolder.open(self.path / "controls" / method, config, method)
 
-    def append(self, metrics: Mapping[str, object]) -> None:
-        """Add one line to ``metrics.jsonl``; a number that is not finite becomes null."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(to_json(metrics) + "\n")
+    def append(self, line: Mapping[str, object], name: str = "metrics") -> Line:
+        """Add one line to ``metrics.jsonl``, or another; a number that is not finite becomes null.
 
-    def write_summary(self, summary: Mapping[str, object]) -> None:
-        """Write ``summary.json``."""
-        self._write("summary.json", to_json(summary, indent=2) + "\n")
+        Returns:
+            The line as it will be read.
+        """
+        text = to_json(line)
+        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+        read: Line = json.loads(text)
+        return read
+
+    def sizes(self) -> dict[str, int]:
+        """How long the files are that grow line by line."""
+        return {n: (self.path / n).stat().st_size for n in _LINES if (self.path / n).exists()}
+
+    def rewind(self, sizes: Mapping[str, int]) -> list[Line]:
+        """Take back all lines after a moment, and return the metrics until then.
+
+        Args:
+            sizes: What :meth:`sizes` was then.
+
+        Raises:
+            ConfigError: If lines from before then are missing.
+        """
+        for name in _LINES:
+            file, size = self.path / name, sizes.get(name, 0)
+            found = file.stat().st_size if file.exists() else 0
+            if found < size:
+                raise ConfigError(
+                    f"{file} is {found} bytes long, but its checkpoint is of {size}: lines are "
+                    "missing, and the run cannot be resumed; start it again with --overwrite true"
+                )
+            if found > size:
+                os.truncate(file, size)
+        return self.lines()
+
+    def lines(self) -> list[Line]:
+        """All metrics."""
+        file = self.path / "metrics.jsonl"
+        text = file.read_text("utf-8") if file.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    def summary(self) -> dict[str, object] | None:
+        """What ``summary.json`` holds; None if the run is not finished."""
+        file = self.path / "summary.json"
+        if not file.is_file():
+            return None
+        found: dict[str, object] = json.loads(file.read_text("utf-8"))
+        return found
+
+    def finish(self) -> None:
+        """Remove what only an unfinished run needs."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def write_json(self, name: str, value: Mapping[str, object]) -> None:
+        """Write ``NAME.json``."""
+        self._write(f"{name}.json", to_json(value, indent=2 if name == "summary" else None) + "\n")
 
     def write_state(self, agent: int, state: Mapping[str, Tensor]) -> None:
         """Write ``states/agent-000.safetensors`` for agent 0, and so on."""
@@ -109,11 +193,32 @@ def check_out(path: Path, *, overwrite: bool) -> None:
         return
     if path.exists() and not overwrite:
         raise ConfigError(f"setting 'out': {path} exists: use another, or --overwrite true")
-    if path.exists() and not all((path / name).is_file() for name in _SIGNS):
+    if path.exists() and not is_run_folder(path):
         raise ConfigError(
             f"setting 'out': {path} is not a run folder (it lacks {' or '.join(_SIGNS)}) "
             "and is not replaced: use another"
         )
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a run was begun here."""
+    return all((path / name).is_file() for name in _SIGNS)
+
+
+def check_same_settings(path: Path, expected: RunConfig) -> None:
+    """Refuse a folder whose ``config.yaml`` is not of these settings.
+
+    Raises:
+        ConfigError: Naming the first setting that differs.
+    """
+    found = load_config(path / "config.yaml")
+    for name in setting_types():
+        here, there = (reduce(getattr, name.split("."), c) for c in (found, expected))
+        if here != there:
+            raise ConfigError(
+                f"run folder {path} was begun with '{name}' {here!r}, not {there!r}: use another "
+                "folder, or --overwrite true"
+            )
 
 
 def environment() -> dict[str, object]:

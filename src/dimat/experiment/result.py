@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dimat.experiment.config import RunConfig
+from dimat.experiment.record import Line
+from dimat.experiment.summary import select
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,15 @@ class AgentResult:
     agent: int
     trained: float
     merged: float | None
+
+
+def results_of(history: Sequence[Line], rounds: int) -> tuple[AgentResult, ...]:
+    """The results of the last round, one for each agent."""
+    merged = {x["agent"]: x["test_accuracy"] for x in select(history, rounds, "merged")}
+    return tuple(
+        AgentResult(x["agent"], x["test_accuracy"], merged.get(x["agent"]))
+        for x in select(history, rounds, "trained")
+    )
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from dimat.agent import MATCH, RECALIBRATE, Agent
 from dimat.errors import TrainingError
+from dimat.exchange import Talk
 from dimat.exchange.in_process import run_all
+from dimat.experiment.barrier import loss_barrier
+from dimat.experiment.callbacks import Callback
+from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.config import RunConfig
+from dimat.experiment.diagnostics import Sight, of_training
 from dimat.experiment.display import Observer
-from dimat.experiment.record import RunFolder
-from dimat.experiment.result import AgentResult, MethodResult
-from dimat.experiment.setup import Setup, Snapshot, parameter_names, resume
-from dimat.experiment.summary import Line, select, summarize
+from dimat.experiment.pretrain import Pretrained
+from dimat.experiment.record import Line, RunFolder
+from dimat.experiment.result import MethodResult, results_of
+from dimat.experiment.setup import Setup, parameter_names
+from dimat.experiment.snapshot import Snapshot
+from dimat.experiment.summary import select, summarize
 from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of
 from dimat.methods import METHODS, Member, Merged, Settings
+from dimat.state import State
 
 
 @dataclass
@@ -29,113 +37,102 @@ class Rounds:
 
     Args:
         setup: What all methods have in common.
-        method: Name of the method.
+        name: Of the method.
         folder: Where its metrics go.
         observer: Told how it goes.
+        callbacks: Told what is measured.
     """
 
     setup: Setup
-    method: str
+    name: str
     folder: RunFolder
     observer: Observer
+    callbacks: Sequence[Callback] = ()
+    agents: list[Agent] = field(default_factory=list)
+    history: list[Line] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
 
-    def run(self, snapshots: Sequence[Snapshot]) -> MethodResult:
-        """All rounds; writes metrics, states and summary."""
-        started = time.perf_counter()
-        config = self.setup.config
-        resumed = [resume(self.setup, i, s) for i, s in enumerate(snapshots)]
-        agents = [agent for agent, _ in resumed]
-        self.schedules = [schedule for _, schedule in resumed]
-        method = METHODS[self.method](method_settings(config))
-        history = [
-            self._record(agent, 0, "trained", train_loss=s.train_loss, train_s=s.train_s)
-            for agent, s in zip(agents, snapshots, strict=True)
-        ]
-        states = [agent.state() for agent in agents]
-        self.observer.stage(self.method, config.rounds * config.agents)
-        for number in range(1, config.rounds + 1):
-            merged = run_all(
-                [method.merge(self._member(agent, number)) for agent in agents],
-                [agent.traffic for agent in agents],
-            )
+    def run(self, pretrained: Sequence[Pretrained]) -> MethodResult:
+        """All rounds, or those that are left; writes metrics, states and summary."""
+        self.method = METHODS[self.name](method_settings(self.setup.config))
+        self.store = Store(
+            self.folder.path / "checkpoints", "round", self.setup.config.checkpoint.keep
+        )
+        rounds = self.setup.config.rounds
+        done = self._set_out(pretrained)
+        self.observer.stage(self.name, rounds * len(self.agents))
+        self.observer.advance(done * len(self.agents))
+        for number in range(done + 1, rounds + 1):
             measured = self._measured(number)
-            for agent, result in zip(agents, merged, strict=True):
-                history += self._take_over(agent, result, number, measured=measured)
-            if measured and self._merges:
-                states = [agent.state() for agent in agents]
-            for agent in agents:
-                history += self._train(agent, number, measured=measured)
-                self.observer.advance()
-            if measured and not self._merges:
-                states = [agent.state() for agent in agents]
-            self._tell(number, history)
-        for agent, state in zip(agents, states, strict=True):
-            self.folder.write_state(agent.index, state)
-        wall_s = time.perf_counter() - started
-        summary = summarize(config, self.method, self._phase(), history, wall_s)
-        self.folder.write_summary(summary)
-        return MethodResult(self.method, self._results(history), summary)
+            if self.method.exchanges == "rounds":
+                self._merge(number, measured=measured)
+            self._train(number, measured=measured)
+            self._tell(number)
+            self._keep(number)
+        return self._finish()
 
-    @property
-    def _merges(self) -> bool:
-        """Whether there is anything to see after a merge."""
-        return self.method != "local"
+    # --- a round -----------------------------------------------------------------------------
 
-    @property
-    def _mixes_memory(self) -> bool:
-        return self.setup.config.optimizer.on_merge == "mix" and self._merges
-
-    def _measured(self, number: int) -> bool:
-        config = self.setup.config
-        return number % config.eval_every == 0 or number == config.rounds
+    def _merge(self, number: int, *, measured: bool) -> None:
+        """Exchange, match, merge; recalibrate; evaluate."""
+        members = [self._member(agent, number) for agent in self.agents]
+        merged = run_all(
+            [self.method.merge(me) for me in members], [agent.traffic for agent in self.agents]
+        )
+        met = any(own.disagreement is not None for own in merged)
+        if measured and met:
+            self._diagnose(number, members, merged)
+        lines = [
+            self._take_over(agent, result, number)
+            for agent, result in zip(self.agents, merged, strict=True)
+        ]
+        if measured and met:
+            for agent, line in zip(self.agents, lines, strict=True):
+                self._record(agent, number, "merged", **line)
+            self.states = [agent.state() for agent in self.agents]
 
     def _member(self, agent: Agent, number: int) -> Member:
-        images = self.setup.config.matching.images
+        config = self.setup.config
+        mixes = config.optimizer.on_merge == "mix"
         return Member(
             agent.index,
             number,
             agent.state(),
-            self.setup.topology,
+            self.setup.topology.at(number - 1),
             parameter_names(agent.model),
             lambda: self.setup.analysis,
-            lambda: self._calibration(agent, MATCH, number, images),
+            lambda: self._calibration(agent, MATCH, number, config.matching.images),
             agent.gauge,
-            memory_of(agent.optimizer, agent.model) if self._mixes_memory else {},
+            memory_of(agent.optimizer, agent.model) if mixes else {},
+            config.rounds,
+            len(agent.shard),
+            agent.kept,
         )
 
     def _calibration(self, agent: Agent, purpose: int, number: int, images: int) -> list[Tensor]:
         return list(agent.calibration(purpose, number, images))
 
-    def _take_over(
-        self, agent: Agent, result: Merged, number: int, *, measured: bool
-    ) -> list[Line]:
-        """Load the merged state, carry the optimizer along, recalibrate, evaluate."""
-        recalibration = self.setup.config.recalibration
+    def _take_over(self, agent: Agent, result: Merged, number: int) -> dict[str, float | None]:
+        """Load the merged state, carry the optimizer along, recalibrate; what that cost."""
         start = time.perf_counter()
         agent.load(result.state)
         agent.gauge = result.gauge or agent.gauge
+        agent.kept = {name: dict(own) for name, own in result.kept.items()}
         self._carry_optimizer(agent, result)
-        if self.method in recalibration.methods and self._merges and not result.calibrated:
-            images = self._calibration(agent, RECALIBRATE, number, recalibration.images)
-            recalibrate(agent.model, images)
-        merge_s = result.merge_s + time.perf_counter() - start
-        if not (measured and self._merges):
-            return []
-        return [
-            self._record(
-                agent,
-                number,
-                "merged",
-                disagreement=result.disagreement,
-                drift=result.drift,
-                match_s=result.match_s,
-                merge_s=merge_s,
-            )
-        ]
+        if result.disagreement is not None and not result.calibrated:
+            self._recalibrate(agent, number)
+        spent = time.perf_counter() - start
+        agent.traffic.busy_s += spent
+        return {
+            "disagreement": result.disagreement,
+            "drift": result.drift,
+            "match_s": result.match_s,
+            "merge_s": result.merge_s + spent,
+        }
 
     def _carry_optimizer(self, agent: Agent, result: Merged) -> None:
         """Mixed, moved as the agent's units are, or forgotten."""
-        if self._merges and self.setup.config.optimizer.on_merge == "reset":
+        if result.disagreement is not None and self.setup.config.optimizer.on_merge == "reset":
             reset_optimizer(agent.optimizer)
         elif result.memory is not None:
             load_memory(agent.optimizer, agent.model, result.memory)
@@ -143,72 +140,193 @@ class Rounds:
             symmetry, p = self.setup.analysis.symmetry, result.permutation
             permute_optimizer(agent.optimizer, agent.model, lambda e: symmetry.apply(p, e))
 
-    def _train(self, agent: Agent, number: int, *, measured: bool) -> list[Line]:
-        start = time.perf_counter()
-        steps = self.setup.round_steps(agent.index)
-        try:
-            loss = agent.train(steps, self.schedules[agent.index])
-        except TrainingError as error:
-            raise TrainingError(f"{self.method}, round {number}, {error}") from error
-        train_s = time.perf_counter() - start
-        if not measured:
-            return []
-        return [self._record(agent, number, "trained", train_loss=loss, train_s=train_s)]
+    def _recalibrate(self, agent: Agent, number: int) -> None:
+        """BatchNorm statistics of an averaged model, from the agent's own images."""
+        own = self.setup.config.recalibration
+        if {"all", self.name} & set(own.methods):
+            recalibrate(agent.model, self._calibration(agent, RECALIBRATE, number, own.images))
 
-    def _record(self, agent: Agent, number: int, phase: str, **measured: float | None) -> Line:
+    def _train(self, number: int, *, measured: bool) -> None:
+        """Local steps, or steps with exchange; evaluate."""
+        before = [agent.traffic.busy_s for agent in self.agents]
+        run_all(
+            [self._learn(agent) for agent in self.agents], [agent.traffic for agent in self.agents]
+        )
+        spent = [a.traffic.busy_s - b for a, b in zip(self.agents, before, strict=True)]
+        together = self.method.exchanges == "steps"
+        if together and measured and len(self.agents) > 1:
+            for agent in self.agents:
+                self._recalibrate(agent, number)
+            self._look(number)
+        for agent, train_s in zip(self.agents, spent, strict=True):
+            try:
+                loss = agent.loss()
+            except TrainingError as error:
+                raise TrainingError(f"{self.name}, round {number}, {error}") from error
+            if measured:
+                self._record(agent, number, "trained", train_loss=loss, train_s=train_s)
+        if measured and not self._merged(number):
+            self.states = [agent.state() for agent in self.agents]
+
+    def _learn(self, agent: Agent) -> Talk[None]:
+        """One agent's steps of a round."""
+        together = self.method.exchanges == "steps"
+        for _ in range(self.setup.round_steps(agent.index, together=together)):
+            agent.topology = self.setup.topology.at(agent.steps)
+            yield from self.method.step(agent)
+        self.observer.advance()
+
+    # --- what is measured --------------------------------------------------------------------
+
+    def _measured(self, number: int) -> bool:
+        config = self.setup.config
+        return number % config.eval_every == 0 or number == config.rounds
+
+    def _merged(self, number: int) -> bool:
+        """Whether agents met at the beginning of a round."""
+        return bool(select(self.history, number, "merged"))
+
+    def _diagnose(self, number: int, members: Sequence[Member], merged: Sequence[Merged]) -> None:
+        """What an observer sees of the merge."""
+        symmetry = self.setup.analysis.symmetry if self.method.matches else None
+        states = [me.state for me in members]
+        sight = Sight(members[0].topology, states, merged, members[0].parameters, symmetry)
+        images = self.setup.config.diagnostics.barrier_images
+        barrier = None
+        if images:
+            barrier = loss_barrier(self.agents, sight, self.setup.test, images)
+        self._note({"round": number, **sight.describe(), "barrier": barrier})
+
+    def _look(self, number: int) -> None:
+        """What an observer sees of agents that exchange while they train."""
+        states = [agent.state() for agent in self.agents]
+        names = parameter_names(self.agents[0].model)
+        self._note({"round": number, **of_training(self.setup.topology, states, names)})
+
+    def _note(self, line: Mapping[str, object]) -> None:
+        read = self.folder.append(line, "diagnostics")
+        for callback in self.callbacks:
+            callback.measured(self.name, read)
+
+    def _record(self, agent: Agent, number: int, phase: str, **measured: float | None) -> None:
         """Evaluate, and write one line of metrics."""
         accuracy, loss = agent.evaluate(*self.setup.test)
         validation, _ = agent.evaluate(*agent.shard.validation())
-        line: Line = {
-            "round": number,
-            "agent": agent.index,
-            "phase": phase,
-            "test_accuracy": accuracy,
-            "test_loss": loss,
-            "validation_accuracy": validation,
-            "train_loss": None,
-            "disagreement": None,
-            "drift": None,
-            "sent_bytes": agent.traffic.sent_bytes,
-            "received_bytes": agent.traffic.received_bytes,
-            "match_s": 0.0,
-            "merge_s": 0.0,
-            "train_s": 0.0,
-            **measured,
-        }
-        self.folder.append(line)
-        return line
+        batches = agent.shard.num_batches(agent.batch_size)
+        line = self.folder.append(
+            {
+                "round": number,
+                "agent": agent.index,
+                "phase": phase,
+                "test_accuracy": accuracy,
+                "test_loss": loss,
+                "validation_accuracy": validation,
+                "train_loss": None,
+                "disagreement": None,
+                "drift": None,
+                "sent_bytes": agent.traffic.sent_bytes,
+                "received_bytes": agent.traffic.received_bytes,
+                "match_s": 0.0,
+                "merge_s": 0.0,
+                "train_s": 0.0,
+                "steps": self.setup.pretrain_steps(agent.index) + agent.steps,
+                "epochs": agent.epochs + (agent.steps % batches) / batches,
+                "busy_s": agent.traffic.busy_s,
+                **measured,
+            }
+        )
+        self.history.append(line)
+        for callback in self.callbacks:
+            callback.measured(self.name, line)
 
-    def _tell(self, number: int, history: Sequence[Line]) -> None:
+    def _tell(self, number: int) -> None:
         parts = []
         for phase in ("merged", "trained"):
-            found = [x["test_accuracy"] for x in select(history, number, phase)]
+            found = [x["test_accuracy"] for x in select(self.history, number, phase)]
             if found:
                 parts.append(f"{phase} {100 * statistics.fmean(found):5.1f} %")
         if parts:
-            self.observer.note(f"{self.method:6s} round {number:3d}  {'  '.join(parts)}")
+            self.observer.note(f"{self.name:6s} round {number:3d}  {'  '.join(parts)}")
 
-    def _phase(self) -> str:
-        return "merged" if self._merges and self.setup.config.rounds > 0 else "trained"
+    # --- beginning, going on, and end ---------------------------------------------------------
 
-    def _results(self, history: Sequence[Line]) -> tuple[AgentResult, ...]:
-        last = self.setup.config.rounds
-        trained = select(history, last, "trained")
-        merged = {x["agent"]: x["test_accuracy"] for x in select(history, last, "merged")}
-        return tuple(
-            AgentResult(x["agent"], x["test_accuracy"], merged.get(x["agent"])) for x in trained
-        )
+    def _set_out(self, pretrained: Sequence[Pretrained]) -> int:
+        """Agents as they are after pre-training, or after the last round that was kept: which."""
+        self._started, self._spent = time.perf_counter(), 0.0
+        together = self.method.exchanges == "steps"
+        self.agents = [
+            self.setup.new_agent(i, pretraining=False, together=together)
+            for i in range(self.setup.config.agents)
+        ]
+        found = self.store.latest(self.observer.note)
+        self.history = self.folder.rewind(found.meta["sizes"] if found else {})
+        for callback in self.callbacks:
+            number = found.number if found else -1
+            callback.started(self.name, self.folder.config, self.folder.path, number)
+        if found:
+            for agent, own in zip(self.agents, found.meta["agents"], strict=True):
+                Snapshot.unpack(own, found.tensors).restore(agent)
+            self._spent = found.meta["wall_s"]
+            return found.number
+        self.folder.write_json("topology", self.setup.topology_facts)
+        self.folder.write_json("shards", self.setup.shards)
+        for agent, own in zip(self.agents, pretrained, strict=True):
+            own.snapshot.restore(agent, new_shard=True)
+            self._record(
+                agent,
+                0,
+                "trained",
+                train_loss=own.train_loss,
+                train_s=own.snapshot.counters["busy_s"],
+            )
+        self.states = [agent.state() for agent in self.agents]
+        return 0
+
+    def _keep(self, number: int) -> None:
+        """What a stopped run goes on from. The last round is not kept: its summary follows."""
+        config = self.setup.config
+        every = config.checkpoint.every
+        if not every or number % every or number == config.rounds:
+            return
+        tensors: dict[str, Tensor] = {}
+        snapshots = [Snapshot.of(agent).pack(str(agent.index), tensors) for agent in self.agents]
+        meta = {
+            "agents": snapshots,
+            "sizes": self.folder.sizes(),
+            "wall_s": self._wall_s(),
+        }
+        self.store.write(Checkpoint(number, meta, tensors))
+
+    def _wall_s(self) -> float:
+        return self._spent + time.perf_counter() - self._started
+
+    def _finish(self) -> MethodResult:
+        for agent, state in zip(self.agents, self.states, strict=True):
+            self.folder.write_state(agent.index, state)
+        rounds = self.setup.config.rounds
+        phase = "merged" if self._merged(rounds) else "trained"
+        summary = summarize(self.setup.config, self.name, phase, self.history, self._wall_s())
+        self.folder.write_json("summary", summary)
+        for callback in self.callbacks:
+            callback.finished(self.name, summary)
+        return MethodResult(self.name, results_of(self.history, rounds), summary)
 
 
 def method_settings(config: RunConfig) -> Settings:
     """The part of a config that a method reads."""
-    own = config.matching
+    own, steps = config.matching, config.consensus
     return Settings(
-        own.gauge,
-        own.statistics,
-        own.sweeps,
-        own.every,
-        own.drift,
-        config.merging.combine,
-        config.optimizer.on_merge == "mix",
+        gauge=own.gauge,
+        statistics=own.statistics,
+        sweeps=own.sweeps,
+        every=own.every,
+        drift=own.drift,
+        combine=config.merging.combine,
+        mix_memory=config.optimizer.on_merge == "mix",
+        order=steps.order,
+        quiet_steps=steps.quiet_steps,
+        mixing_steps=steps.mixing_steps,
+        outer_lr=config.outer.lr,
+        outer_momentum=config.outer.momentum,
+        seed=config.seed,
     )

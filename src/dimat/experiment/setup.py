@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import time
+import hashlib
+import json
+import math
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,25 +17,35 @@ from torch import Tensor, nn
 from dimat.agent import Agent
 from dimat.data import Dataset, Partition, Shard, load_dataset, partition, subset
 from dimat.data.dataset import Tell
-from dimat.errors import TrainingError
 from dimat.experiment.config import OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.display import Observer, Silent
 from dimat.models import build_model, check_output
-from dimat.state import State
 from dimat.symmetry import Analysis, analyze
 from dimat.topology import GraphOptions, Network, build_topology
 
-
-@dataclass(frozen=True)
-class Snapshot:
-    """An agent after pre-training, from where every method sets out."""
-
-    state: State
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    epochs: int
-    train_loss: float
-    train_s: float
+_MOST_MATRICES = 16
+# The settings that pre-training depends on; with a cosine schedule on the length of the run too.
+_PRETRAIN = frozenset(
+    [
+        "agents",
+        "rounds",
+        "pretrain_epochs",
+        "local_epochs",
+        "local_steps",
+        "batch_size",
+        "seed",
+        "model",
+        "width",
+        "shortcut",
+        "norm",
+        "init",
+        "device",
+        "threads",
+        "precision",
+        "data",
+        "optimizer",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -97,45 +108,110 @@ class Setup:
             device=config.device,
         )
 
-    def new_agent(self, agent: int) -> Agent:
-        """An agent with a new model, before any training."""
+    def new_agent(self, agent: int, *, pretraining: bool, together: bool = False) -> Agent:
+        """An agent with a new model, before any training.
+
+        Args:
+            agent: Its number.
+            pretraining: Whether its shard is that of pre-training.
+            together: Whether all agents take their steps at the same time.
+        """
+        steps = self.round_steps(agent, together=together)
         config = self.config
         model = self.new_model(agent).to(config.device)
         if any(p.dim() == 4 for p in model.parameters()):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = make_optimizer(config.optimizer, model)
         return Agent(
             agent,
             model,
-            make_optimizer(config.optimizer, model),
-            self.shard(agent, pretraining=True),
+            optimizer,
+            self._schedule(agent, optimizer, steps),
+            self.shard(agent, pretraining=pretraining),
+            self.topology.at(0),
             config.seed,
             config.batch_size,
             config.data.augment,
             config.precision,
         )
 
-    def make_schedule(self, agent: Agent) -> torch.optim.lr_scheduler.LRScheduler:
+    def _schedule(
+        self, agent: int, optimizer: torch.optim.Optimizer, steps: int
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         """Learning rate over the whole run, pre-training included."""
-        total = self.pretrain_steps(agent.index) + self.config.rounds * self.round_steps(
-            agent.index
-        )
         if self.config.optimizer.schedule == "constant":
-            return torch.optim.lr_scheduler.LambdaLR(agent.optimizer, lambda step: 1.0)
-        return torch.optim.lr_scheduler.CosineAnnealingLR(agent.optimizer, max(total, 1))
+            return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        total = max(self.pretrain_steps(agent) + self.config.rounds * steps, 1)
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+        )
 
     def pretrain_steps(self, agent: int) -> int:
         """Local steps before the first merge."""
         return self.config.pretrain_epochs * self._batches(agent, pretraining=True)
 
-    def round_steps(self, agent: int) -> int:
-        """Local steps after every merge."""
-        if self.config.local_steps is not None:
-            return self.config.local_steps
-        return self.config.local_epochs * self._batches(agent, pretraining=False)
+    def round_steps(self, agent: int, *, together: bool = False) -> int:
+        """Local steps in a round; where all step together, as many as the mean agent takes."""
+        config = self.config
+        if config.local_steps is not None:
+            return config.local_steps
+        agents = range(config.agents) if together else [agent]
+        batches = statistics.fmean(self._batches(i, pretraining=False) for i in agents)
+        return config.local_epochs * round(batches)
+
+    def pooled(self) -> Setup:
+        """One agent that has everybody's images."""
+        alone = replace(self.config, agents=1, topology=TopologyConfig("ring"))
+        parts = Partition(
+            [np.unique(np.concatenate(self.parts.pretrain))],
+            [np.unique(np.concatenate(self.parts.rounds))],
+        )
+        return Setup(alone, self.dataset, parts, build_topology("ring", 1))
+
+    @cached_property
+    def pretrain_digest(self) -> str:
+        """Of all that pre-training depends on: where it is equal, agents come out equal."""
+        own = {key: value for key, value in asdict(self.config).items() if key in _PRETRAIN}
+        own["optimizer"].pop("on_merge")
+        if self.config.optimizer.schedule == "constant":
+            for name in ("rounds", "local_epochs", "local_steps"):
+                own.pop(name)
+        digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+        for part in (self.dataset.train_x, self.dataset.train_y):
+            digest.update(part.contiguous().numpy().tobytes())
+        for indices in self.parts.pretrain:
+            digest.update(indices.tobytes())
+        return digest.hexdigest()
 
     def _batches(self, agent: int, *, pretraining: bool) -> int:
         shard = self.shard(agent, pretraining=pretraining)
         return shard.num_batches(self.config.batch_size)
+
+    @cached_property
+    def topology_facts(self) -> dict[str, object]:
+        """What ``topology.json`` holds: graph, mixing matrix, the first that follow."""
+        network = self.topology
+        shown = min(network.period or _MOST_MATRICES, _MOST_MATRICES)
+        sequence = [network.at(time).pi.tolist() for time in range(shown)]
+        return {
+            "name": network.name,
+            "agents": network.num_agents,
+            "directed": network.directed,
+            "edges": [list(edge) for edge in network.graph.edges],
+            "pi": sequence[0],
+            "spectral_gap": network.spectral_gap,
+            **({"sequence": sequence} if network.period != 1 else {}),
+        }
+
+    @cached_property
+    def shards(self) -> dict[str, object]:
+        """Images of every class at every agent, validation included: what ``shards.json`` holds."""
+        labels, classes = self.dataset.train_y.numpy(), self.dataset.num_classes
+        counts = {
+            name: [np.bincount(labels[own], minlength=classes).tolist() for own in parts]
+            for name, parts in (("pretrain", self.parts.pretrain), ("rounds", self.parts.rounds))
+        }
+        return {"classes": classes, **counts}
 
 
 def make_setup(config: RunConfig, observer: Observer | None = None) -> Setup:
@@ -211,47 +287,6 @@ def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Opt
         return torch.optim.SGD(parameters, config.lr, config.momentum, weight_decay=decay)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(parameters, config.lr, weight_decay=decay)
-
-
-def pretrain(setup: Setup, observer: Observer) -> list[Snapshot]:
-    """Every agent trains alone, from its own init, on its own images."""
-    config = setup.config
-    observer.stage("pre-training", config.agents * max(config.pretrain_epochs, 1))
-    snapshots = []
-    for index in range(config.agents):
-        agent = setup.new_agent(index)
-        schedule = setup.make_schedule(agent)
-        start = time.perf_counter()
-        losses = []
-        for _ in range(config.pretrain_epochs):
-            try:
-                losses.append(agent.train(agent.shard.num_batches(config.batch_size), schedule))
-            except TrainingError as error:
-                raise TrainingError(f"round 0 (pre-training), {error}") from error
-            observer.advance()
-        snapshots.append(
-            Snapshot(
-                agent.state(),
-                copy.deepcopy(agent.optimizer.state_dict()),
-                schedule.state_dict(),
-                agent.epochs,
-                losses[-1] if losses else float("nan"),
-                time.perf_counter() - start,
-            )
-        )
-    return snapshots
-
-
-def resume(setup: Setup, index: int, snapshot: Snapshot) -> tuple[Agent, Any]:
-    """An agent as it was after pre-training, now on the shard of the rounds."""
-    agent = setup.new_agent(index)
-    schedule = setup.make_schedule(agent)
-    agent.load(snapshot.state)
-    agent.optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
-    schedule.load_state_dict(snapshot.schedule)
-    agent.epochs = snapshot.epochs
-    agent.shard = setup.shard(index, pretraining=False)
-    return agent, schedule
 
 
 def parameter_names(model: nn.Module) -> Sequence[str]:

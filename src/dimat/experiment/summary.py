@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from dimat.experiment.config import RunConfig
-
-# One line of metrics: an agent, a round, a phase.
-Line = dict[str, Any]
+from dimat.experiment.record import Line
 
 
 def summarize(
@@ -34,7 +31,7 @@ def summarize(
         "test_accuracy_std": statistics.pstdev(last),
         "best_round": best_round(history, phase),
         "rounds": config.rounds,
-        "agents": config.agents,
+        "agents": len(final),
         "sent_bytes": sum(x["sent_bytes"] for x in final),
         "wall_s": wall_s,
         "seed": config.seed,
@@ -52,9 +49,6 @@ def best_round(history: Sequence[Line], phase: str) -> int:
     Without validation images, the last round.
     """
     rounds: list[int] = sorted({x["round"] for x in history if x["phase"] == phase})
-    means = {
-        r: statistics.fmean(x["validation_accuracy"] for x in select(history, r, phase))
-        for r in rounds
-    }
-    known = {r: m for r, m in means.items() if m == m}
+    values = {r: [x["validation_accuracy"] for x in select(history, r, phase)] for r in rounds}
+    known = {r: statistics.fmean(own) for r, own in values.items() if None not in own}
     return max(known, key=lambda r: known[r]) if known else rounds[-1]

@@ -13,6 +13,7 @@ import torch
 
 from dimat.data import SOURCES, SPLITS
 from dimat.errors import ConfigError, did_you_mean
+from dimat.experiment.callbacks import LOGS
 from dimat.experiment.complaints import broken_rule, setting_types, wrong_type
 from dimat.experiment.config import OPTIMIZERS, RunConfig
 from dimat.merging import COMBINERS
@@ -36,7 +37,12 @@ _AT_LEAST = {
     "matching.images": 1,
     "matching.sweeps": 0,
     "matching.every": 0,
+    "consensus.quiet_steps": 0,
+    "consensus.mixing_steps": 1,
     "recalibration.images": 1,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 1,
+    "diagnostics.barrier_images": 0,
 }
 
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -48,6 +54,8 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "data.alpha": ("> 0 and finite", lambda value: 0 < value < math.inf),
     "data.validation": ("in [0, 0.5]", lambda value: 0 <= value <= 0.5),
     "matching.drift": ("in (0, 1], or null", lambda value: 0 < value <= 1),
+    "outer.lr": ("> 0 and finite", lambda value: 0 < value < math.inf),
+    "outer.momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
     "optimizer.lr": ("> 0 and finite", lambda value: 0 < value < math.inf),
     "optimizer.momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
     "optimizer.weight_decay": (">= 0 and finite", lambda value: 0 <= value < math.inf),
@@ -69,6 +77,7 @@ def validate(config: RunConfig) -> None:
     _check_ranges(config)
     _check_names(config)
     _check_path(config)
+    _check_momentum(config)
     _check_device(config.device)
 
 
@@ -102,8 +111,9 @@ def _check_ranges(config: RunConfig) -> None:
 
 def _check_names(config: RunConfig) -> None:
     _check_name("method", config.method, METHODS)
-    _check_list("controls", config.controls)
-    _check_list("recalibration.methods", config.recalibration.methods)
+    _check_list("controls", config.controls, METHODS)
+    _check_list("recalibration.methods", config.recalibration.methods, ["all", *METHODS])
+    _check_list("log", config.log, LOGS)
     _check_name("topology.name", config.topology.name, NETWORKS)
     _check_name("data.split", config.data.split, SPLITS)
     _check_name("optimizer.name", config.optimizer.name, OPTIMIZERS)
@@ -113,11 +123,21 @@ def _check_names(config: RunConfig) -> None:
         _check_name("model", config.model, MODELS)
 
 
-def _check_list(setting: str, methods: tuple[str, ...]) -> None:
-    for name in methods:
-        _check_name(setting, name, METHODS)
-        if methods.count(name) > 1:
-            raise ConfigError(f"setting '{setting}' has '{name}' twice: must name a method once")
+def _check_list(setting: str, names: tuple[str, ...], known: Collection[str]) -> None:
+    for name in names:
+        _check_name(setting, name, known)
+        if names.count(name) > 1:
+            raise ConfigError(f"setting '{setting}' has '{name}' twice: must name each once")
+
+
+def _check_momentum(config: RunConfig) -> None:
+    """Cdmsgd is momentum SGD itself; an adaptive optimizer would rescale its consensus."""
+    name = config.optimizer.name
+    if "cdmsgd" in (config.method, *config.controls) and name not in ("sgd", "msgd"):
+        raise ConfigError(
+            f"method 'cdmsgd' is momentum SGD, and setting 'optimizer.name' is '{name}': "
+            "must be 'msgd' (or 'sgd', without momentum); 'cdsgd' takes any optimizer"
+        )
 
 
 def _check_name(setting: str, name: str, known: Collection[str]) -> None:

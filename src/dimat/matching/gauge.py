@@ -6,7 +6,7 @@ measured once, on their states as they are, and permuted along with the units.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -123,13 +123,18 @@ def cycle_error(
         without edges. It is 0 exactly when there is one unit order that all permutations agree on.
     """
     cycles = [*nx.cycle_basis(graph), *([i, j] for i, j in graph.edges)]
-    moved = []
-    for cycle in cycles:
-        around = symmetry.identity()
-        for i, j in zip(cycle, [*cycle[1:], cycle[0]], strict=True):
-            around = symmetry.compose(around, edges[i, j])
-        moved.append(around.moved)
+    moved = [moved_around(symmetry, cycle, edges) for cycle in cycles]
     return float(np.mean(moved)) if moved else 0.0
+
+
+def moved_around(
+    symmetry: Symmetry, cycle: Sequence[int], edges: Mapping[tuple[int, int], Permutation]
+) -> float:
+    """Share of units that do not come back to themselves around one cycle of agents."""
+    around = symmetry.identity()
+    for i, j in zip(cycle, [*cycle[1:], cycle[0]], strict=True):
+        around = symmetry.compose(around, edges[i, j])
+    return around.moved
 
 
 # --- messages -------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from dimat.exchange import Talk
 from dimat.merging import mix
-from dimat.methods.protocol import Member, Merged
+from dimat.methods.protocol import Member, Merged, Method, Need
 from dimat.methods.swap import distance_from, swap_memories, swap_states
 
 
 @dataclass(frozen=True)
-class Averaging:
-    r"""Average with the neighbors, units as they stand.
+class Averaging(Method):
+    r"""Average with the neighbors once a round, units as they stand.
 
     .. math:: \theta_i \leftarrow \pi_{ii}\theta_i + \sum_j \pi_{ij}\theta_j
 
@@ -22,9 +22,19 @@ class Averaging:
 
     Args:
         mix_memory: Whether the optimizers' memories are averaged too.
+
+    References:
+        Koloskova et al., "A Unified Theory of Decentralized SGD with Changing Topology and Local
+        Updates", ICML 2020.
     """
 
     mix_memory: bool = False
+    exchanges = "rounds"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """An average: rows that sum to 1."""
+        return frozenset({"rows"})
 
     def merge(self, me: Member) -> Talk[Merged]:
         """Swap states, mix."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from dimat.exchange import Talk
 from dimat.merging import COMBINERS, mix
 from dimat.methods.order import one_gauge, pairwise
-from dimat.methods.protocol import Member, Merged, Settings
+from dimat.methods.protocol import Member, Merged, Method, Need, Settings
 from dimat.methods.stopwatch import Stopwatch
 from dimat.methods.swap import distance_from, swap_memories, swap_states
 from dimat.state import State
@@ -15,7 +15,7 @@ from dimat.symmetry import Permutation
 
 
 @dataclass(frozen=True)
-class Dimat:
+class Dimat(Method):
     r"""Match, align, mix.
 
     .. math:: \theta_i \leftarrow \pi_{ii}\theta_i + \sum_j \pi_{ij} P_{ij}\theta_j
@@ -39,6 +39,14 @@ class Dimat:
     """
 
     settings: Settings = field(default_factory=Settings)
+    exchanges = "rounds"
+    matches = True
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """An average; and edges both ways where both ends of one have to compare."""
+        alone = self.settings.gauge == "pairwise" and self.settings.statistics == "local"
+        return frozenset({"rows"} if alone else {"rows", "two-way"})
 
     def merge(self, me: Member) -> Talk[Merged]:
         """One agent's part of one round."""
@@ -64,6 +72,8 @@ class Dimat:
             order.gauge,
             memory,
             bool(aligned) and COMBINERS[self.settings.combine].needs_batches,
+            similarity=order.similarity,
+            margin=order.margin,
         )
 
     def _combine(self, me: Member, states: list[State]) -> State:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dimat.exchange import Step, Talk
-from dimat.methods.protocol import Member, Merged
+from dataclasses import dataclass
+
+from dimat.methods.protocol import Method
 
 
-class Local:
-    """No exchange: the state stays as it is.
+@dataclass(frozen=True)
+class Local(Method):
+    r"""No exchange: every agent takes its own steps.
+
+    .. math:: \theta_i \leftarrow \theta_i + \Delta(g_i(\theta_i))
+
+    where :math:`\Delta` is the optimizer's step, here and on all pages.
 
     *Assumes* nothing. *Breaks when* a shard does not represent the task: an agent cannot know
     classes that it never sees.
     """
-
-    def merge(self, me: Member) -> Talk[Merged]:
-        """Say nothing, hear nobody."""
-        yield Step()
-        return Merged(me.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -9,7 +10,8 @@ import networkx as nx
 from torch import Tensor
 
 from dimat.exchange import Step, Talk
-from dimat.matching.assignment import Scores
+from dimat.matching.assignment import Scores, permute_scores
+from dimat.matching.fit import fit
 from dimat.matching.gauge import (
     GaugeId,
     colors,
@@ -38,11 +40,15 @@ class Order:
         moves: For those whose units move, the agent itself among them, how they do.
         gauge: Whose order they are in then; None if that is as before.
         drift: Share of the agent's units that would rather have changed places, if measured.
+        similarity: Mean similarity of matched units by group, over the neighbors compared with.
+        margin: Median margin of the matches, likewise.
     """
 
     moves: Mapping[int, Permutation] = field(default_factory=dict)
     gauge: GaugeId | None = None
     drift: float | None = None
+    similarity: Mapping[str, float] = field(default_factory=dict)
+    margin: Mapping[str, float] = field(default_factory=dict)
 
 
 def pairwise(
@@ -56,7 +62,7 @@ def pairwise(
             j: toward(symmetry, transposed(own), turned=pooled and j < me.agent)
             for j, own in scores.items()
         }
-    return Order(moves)
+        return Order(moves, None, None, *_fits(me, scores, moves))
 
 
 def one_gauge(
@@ -87,7 +93,29 @@ def one_gauge(
             if me.agent in turn & plan.alone:
                 moves[me.agent] = refine(me.analysis().symmetry, scores, moves, me)
         yield from announce(me, moves, turn & plan.alone)
-    return Order(moves, plan.gauge)
+    with watch:
+        return Order(moves, plan.gauge, None, *_fits(me, scores, moves))
+
+
+def _fits(
+    me: Member, scores: Mapping[int, Scores], moves: Mapping[int, Permutation]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Similarity and margin by group once all have moved, in the mean over those compared with."""
+    symmetry = me.analysis().symmetry
+    still = symmetry.identity()
+    fits = [
+        fit(
+            symmetry,
+            permute_scores(symmetry, s, moves.get(j, still), moves.get(me.agent, still)),
+            still,
+        )
+        for j, s in scores.items()
+    ]
+    names = fits[0].similarity if fits else {}
+    return (
+        {name: statistics.fmean(f.similarity[name] for f in fits) for name in names},
+        {name: statistics.fmean(f.margin[name] for f in fits) for name in names},
+    )
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""What every method says to its neighbors: states, optimizer memories."""
+"""What methods say to their neighbors: states, optimizer memories."""
 
 from __future__ import annotations
 
@@ -8,18 +8,44 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from dimat.exchange import Step, Talk
+from dimat.merging import mix
 from dimat.merging.optimizer import Memory, flat_memory, mix_memory, nested_memory
-from dimat.methods.protocol import Member
+from dimat.methods.protocol import Learner, Member, row
 from dimat.state import State, check_same_structure, squared_distance
 from dimat.symmetry import Permutation
+from dimat.topology import Topology
+
+
+def swap(
+    topology: Topology, agent: int, ours: State, what: str = "state"
+) -> Talk[dict[int, State]]:
+    """Tell whoever listens to us, hear our neighbors, in the order of ``topology.neighbors``.
+
+    Args:
+        topology: Who talks to whom.
+        agent: Our number.
+        ours: What we say, and the structure of what we expect to hear.
+        what: What that is, for messages of errors.
+
+    Raises:
+        StructureError: If what a neighbor says does not fit.
+    """
+    neighbors = topology.neighbors(agent)
+    inbox = yield Step(dict.fromkeys(topology.listeners(agent), ours), neighbors)
+    for j in neighbors:
+        check_same_structure(ours, inbox[j], f"{what} from agent {j}")
+    return {j: dict(inbox[j]) for j in neighbors}
 
 
 def swap_states(me: Member) -> Talk[dict[int, State]]:
-    """Tell every neighbor our state, hear theirs, in the order of ``me.neighbors``."""
-    inbox = yield Step(dict.fromkeys(me.neighbors, me.state), me.neighbors)
-    for j, message in inbox.items():
-        check_same_structure(me.state, message, f"state from agent {j}")
-    return {j: dict(inbox[j]) for j in me.neighbors}
+    """Tell our state, hear our neighbors', in the order of ``me.neighbors``."""
+    return (yield from swap(me.topology, me.agent, me.state))
+
+
+def combined(me: Learner, ours: State, what: str = "state") -> Talk[State]:
+    """The weighted average of what we and our neighbors say in this step."""
+    theirs = yield from swap(me.topology, me.index, ours, what)
+    return mix([ours, *theirs.values()], row(me.topology, me.index))
 
 
 def swap_memories(me: Member, moves: Mapping[int, Permutation]) -> Talk[dict[str, State]]:
@@ -30,7 +56,7 @@ def swap_memories(me: Member, moves: Mapping[int, Permutation]) -> Talk[dict[str
         moves: For those whose units move, ourselves among them, how they do.
     """
     own = flat_memory(me.memory)
-    inbox = yield Step(dict.fromkeys(me.neighbors, own), me.neighbors)
+    inbox = yield Step(dict.fromkeys(me.topology.listeners(me.agent), own), me.neighbors)
     memories = [_moved(me, me.memory, moves.get(me.agent))]
     for j in me.neighbors:
         memory = _checked(own, inbox[j], f"optimizer memory from agent {j}")
@@ -65,3 +91,8 @@ def distance_from(
             for weight, theirs in zip(me.weights[1:], aligned, strict=True)
         )
     )
+
+
+def distance(ours: State, other: State, parameters: Sequence[str]) -> float:
+    """Euclidean distance of two states' parameters."""
+    return math.sqrt(squared_distance(ours, other, parameters))

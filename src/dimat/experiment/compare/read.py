@@ -76,7 +76,7 @@ def read_spec(path: Path, wishes: Wishes | None = None) -> Spec:
     grid |= _grid(wishes.grid)
     for name, text in wishes.settings.items():
         refuse_elsewhere(name, name)
-        check_name(name)
+        check_name(name, text)
         if name in grid:
             raise ConfigError(f"setting '{name}' varies: give its values by --grid.{name}")
         base = with_setting(base, name, typed(name, text))

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from dimat.experiment.compare.rows import numbers_of
 from dimat.experiment.compare.spec import Cell, Spec
@@ -71,7 +72,7 @@ def comparison_tables(points: Sequence[Point]) -> RenderableType:
     """A table for every grid point, and what the columns mean."""
     parts: list[RenderableType] = []
     for point in points:
-        parts += [_table(point), ""]
+        parts += [Text(heading(point), style="bold"), _table(point), ""]
     return Group(*parts, _LEGEND)
 
 
@@ -99,13 +100,7 @@ def heading(point: Point) -> str:
 
 def _table(point: Point) -> Table:
     first = next(iter(point.numbers), "")
-    table = Table(
-        title=escape(heading(point)),
-        title_style="bold",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("\nmethod")
     table.add_column("\naccuracy", justify="right")
     table.add_column(f"difference\nto {escape(first)}", justify="right")

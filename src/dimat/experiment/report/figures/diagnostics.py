@@ -73,7 +73,8 @@ def units(compared: Compared) -> Panel | None:
         "units",
         "Units that matching moved",
         "Every row is a group of units that are permuted together, every column a round, mean "
-        "over the finished seeds. Units moved: the share that matching put in another place. "
+        "over the finished seeds; a hole is a round without matching. Units moved: the share that "
+        "matching put in another place. "
         "Similarity: how alike matched units are. Margin: their lead over the next best match.",
         tuple(choices),
     )
@@ -137,9 +138,9 @@ def _by_group(series: Series, name: str, bar: str, scale: float, hover: str) -> 
         group for run in series.shown for x in run.diagnostics for group in x.groups.get(name, {})
     )
     bands = {group: band(series.shown, _track(_of(name, group))) for group in groups}
-    rounds = sorted({number for found in bands.values() for number in found.rounds})
-    if not rounds:
+    if not any(found.rounds for found in bands.values()):
         return None
+    rounds = sorted({x.round for run in series.shown for x in run.diagnostics})
     known = [dict(zip(found.rounds, found.mean, strict=True)) for found in bands.values()]
     z = [[scale * row[r] if r in row else None for r in rounds] for row in known]
     labels = [text(group) for group in groups]

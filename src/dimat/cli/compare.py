@@ -1,0 +1,115 @@
+"""``dimat compare``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from dimat.errors import ConfigError, TrainingError
+from dimat.experiment.compare.read import Wishes, read_out, read_spec
+from dimat.experiment.complaints import setting_types, unknown_setting
+from dimat.experiment.settings import Parser
+
+SUMMARY = "compare methods over settings and seeds"
+_OWN = ("methods", "seeds", "jobs", "out", "yes", "help")
+
+
+class _Parser(Parser):
+    """A parser that leaves ``--SETTING VALUE`` and ``--grid.SETTING VALUES`` for later."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
+    ) -> Namespace:
+        """Parse a command line."""
+        own: list[str] = []
+        grid: dict[str, str] = {}
+        settings: dict[str, str] = {}
+        words = iter(sys.argv[1:] if args is None else args)
+        for word in words:
+            name = word[2:].partition("=")[0]
+            if not word.startswith("--") or name in _OWN:
+                own.append(word)
+            elif name.startswith("grid."):
+                grid[_known(name.removeprefix("grid."))] = _value(name, word, words)
+            else:
+                settings[_known(name)] = _value(name, word, words)
+        options = super().parse_args(own, *rest, **kwargs)
+        options["given"] = {"grid": grid, "settings": settings}
+        return options
+
+
+def _known(name: str) -> str:
+    """The name, if there is a setting, or a group of settings, of it."""
+    known = setting_types()
+    if name not in known and not any(setting.startswith(f"{name}.") for setting in known):
+        raise unknown_setting(name, [*_OWN, *known])
+    return name
+
+
+def _value(name: str, word: str, rest: Iterator[str]) -> str:
+    """What follows ``=``, or the next word."""
+    value = word.partition("=")[2] if "=" in word else next(rest, "--")
+    if value.startswith("--"):
+        raise ConfigError(f"setting '{name}' has no value: write --{name} VALUE")
+    return value
+
+
+def parser() -> Parser:
+    """Its options."""
+    own = _Parser(
+        usage="dimat compare FILE.yaml [--methods A,B] [--seeds 0..4] [--grid.SETTING A,B] "
+        "[--SETTING VALUE] [--OPTION VALUE ...]",
+        description="Run methods at every point of a grid of settings, with every seed, and "
+        "compare them: each run is of all methods, from the same pre-trained agents. The same "
+        "command goes on where it was stopped. The file has settings as for 'dimat run --config', "
+        "and may have a group 'compare' with methods, seeds and grid, which the options override.",
+        epilog="--grid.SETTING A,B varies a setting; --SETTING VALUE sets it for all runs; "
+        "'dimat run --help' explains every setting.",
+        allow_abbrev=False,
+    )
+    add = own.add_argument
+    add("base", type=str, help="a YAML file, such as configs/small/ring-by-class.yaml")
+    add("--methods", type=str | None, default=None, help="the others are compared to the first")
+    add("--seeds", type=str | None, default=None, help="such as 0..4, or 0,2,5")
+    add("--jobs", type=int, default=1, help="runs at a time, each in a process of its own")
+    add("--out", type=str | None, default=None, help="folder; runs/compare-NAME-OF-FILE if null")
+    add("--yes", action="store_true", help="more than 1,000 runs are wanted")
+    add("--given", type=dict, default={}, help=argparse.SUPPRESS)
+    return own
+
+
+def execute(options: Namespace) -> None:
+    """Run what is missing, and print the tables and where the folder is."""
+    path = Path(options.base)
+    wishes = Wishes(options.methods, options.seeds, **options.given)
+    spec = read_spec(path, wishes)
+    out = Path(options.out or spec.base.out or read_out(path))
+    from dimat.experiment.compare.progress import LiveCells
+    from dimat.experiment.compare.run import compare
+    from dimat.experiment.compare.table import as_text, comparison_tables
+
+    try:
+        result = compare(spec, out, jobs=options.jobs, yes=options.yes, watcher=LiveCells())
+    except KeyboardInterrupt:
+        print("dimat: the same command goes on where this one stopped", file=sys.stderr)
+        raise
+    console = Console()
+    if console.is_terminal:
+        console.print(comparison_tables(result.points), highlight=False)
+    else:
+        print(as_text(result.points), end="")
+    console.print(f"comparison: {result.folder}", markup=False, highlight=False, soft_wrap=True)
+    if result.failures:
+        raise TrainingError(_failed(result.failures, spec.num_cells))
+
+
+def _failed(failures: Mapping[str, str], cells: int) -> str:
+    """One line on all cells that failed."""
+    each = "; ".join(f"cell '{name}': {error}" for name, error in failures.items())
+    return f"{len(failures)} of {cells} cells failed, and the same command tries again: {each}"

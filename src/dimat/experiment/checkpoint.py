@@ -1,0 +1,131 @@
+"""Checkpoints: folders that appear whole, the last few kept, and what is broken is refused by name.
+
+    NAME-000007/meta.json            JSON, and the digests of both files' contents
+    NAME-000007/tensors.safetensors
+
+A folder is written under another name, flushed to disk and then renamed, so a run that is killed at
+any moment leaves whole checkpoints only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.experiment.snapshot import Json
+from dimat.state import load_state
+
+_META, _TENSORS = "meta.json", "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was kept.
+
+    Args:
+        number: How far the run was.
+        meta: JSON.
+        tensors: By name.
+    """
+
+    number: int
+    meta: Json
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The checkpoints of one run in one folder.
+
+    Args:
+        path: The folder; made when needed.
+        name: What the checkpoints' names begin with.
+        keep: How many of the last are kept, >= 1.
+    """
+
+    path: Path
+    name: str = "round"
+    keep: int = 2
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Add one; older ones beyond ``keep`` are removed afterwards."""
+        final = self.path / f"{self.name}-{checkpoint.number:06d}"
+        partial = final.with_name(final.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        safetensors.torch.save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in checkpoint.tensors.items()},
+            partial / _TENSORS,
+        )
+        content = json.dumps(checkpoint.meta)
+        digests = {_TENSORS: _digest((partial / _TENSORS).read_bytes())}
+        digests[_META] = _digest(content.encode())
+        (partial / _META).write_text(json.dumps({"digests": digests, "content": content}))
+        for file in (partial / _TENSORS, partial / _META, partial):
+            _flush(file)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _flush(self.path)
+        for old in self.numbers()[: -self.keep]:
+            shutil.rmtree(self.path / f"{self.name}-{old:06d}")
+
+    def numbers(self) -> list[int]:
+        """Of the checkpoints there are, in order."""
+        found = [re.fullmatch(rf"{self.name}-(\d+)", p.name) for p in self.path.glob("*")]
+        return sorted(int(match[1]) for match in found if match)
+
+    def latest(self, refused: Callable[[str], None]) -> Checkpoint | None:
+        """The last one that is whole; None if there is none.
+
+        Args:
+            refused: Told of each one that is not, and why.
+        """
+        for number in reversed(self.numbers()):
+            try:
+                return self.read(number)
+            except StructureError as error:
+                refused(f"{error}; the checkpoint before it is used")
+        return None
+
+    def read(self, number: int) -> Checkpoint:
+        """One checkpoint.
+
+        Raises:
+            StructureError: If it is truncated, changed, or no checkpoint.
+        """
+        path = self.path / f"{self.name}-{number:06d}"
+        try:
+            outer = json.loads((path / _META).read_text(encoding="utf-8"))
+            digests, content = outer["digests"], outer["content"]
+            found = {
+                _META: _digest(content.encode()),
+                _TENSORS: _digest((path / _TENSORS).read_bytes()),
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StructureError(f"checkpoint {path} is not whole ({error!r})") from error
+        if digests != found:
+            raise StructureError(f"checkpoint {path} was changed: its digests do not fit")
+        return Checkpoint(number, json.loads(content), load_state(path / _TENSORS))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """See that a file or folder is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

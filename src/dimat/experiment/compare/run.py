@@ -1,0 +1,160 @@
+"""``dimat compare``: all cells of a comparison, each once, and the tables of what they came to."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dimat.errors import ConfigError
+from dimat.experiment.compare.folder import ComparisonFolder, open_folder
+from dimat.experiment.compare.pool import Task, run_tasks
+from dimat.experiment.compare.progress import Unwatched, Watcher
+from dimat.experiment.compare.rows import to_csv
+from dimat.experiment.compare.spec import Cell, Spec, expand
+from dimat.experiment.compare.statistics import Spread
+from dimat.experiment.compare.table import Point, as_text, percents, points_of
+from dimat.experiment.compare.trial import Trial, is_cell_finished, read_cell
+from dimat.experiment.validate import validate
+
+MOST_CELLS = 1000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison came to.
+
+    Args:
+        spec: What was compared.
+        folder: Where it is.
+        points: Every grid point, with the numbers of its finished cells.
+        failures: Why cells failed, by the cell's name.
+    """
+
+    spec: Spec
+    folder: Path
+    points: tuple[Point, ...]
+    failures: Mapping[str, str]
+
+
+def compare(
+    spec: Spec, out: Path, *, jobs: int = 1, yes: bool = False, watcher: Watcher | None = None
+) -> Comparison:
+    """Run all cells that are not finished, and write the tables anew after each.
+
+    Args:
+        spec: What is compared.
+        out: The comparison folder; one of the same comparison is gone on with.
+        jobs: Cells at a time, >= 1.
+        yes: Whether more than 1,000 cells are wanted.
+        watcher: Told how it goes; by default nobody.
+
+    Raises:
+        ConfigError: If there are too many cells, or one has settings that cannot be run.
+        RecordError: If the folder holds something else.
+    """
+    watcher = watcher or Unwatched()
+    if spec.num_cells > MOST_CELLS and not yes:
+        raise ConfigError(f"that makes {spec.num_cells:,} cells: add --yes if they are wanted")
+    if jobs < 1:
+        raise ConfigError(f"setting 'jobs' is {jobs}: must be >= 1")
+    cells = expand(spec)
+    check(cells)
+    with open_folder(out, spec, cells) as folder:
+        job = _Job(spec, cells, folder, watcher)
+        job.read_finished()
+        failures = job.run(jobs)
+    return Comparison(spec, out, tuple(job.points), failures)
+
+
+def check(cells: Iterable[Cell]) -> None:
+    """Refuse settings that no run can be made of, before anything runs.
+
+    Raises:
+        ConfigError: With the cell.
+    """
+    for cell in cells:
+        try:
+            validate(cell.config)
+        except ConfigError as error:
+            raise ConfigError(f"cell '{cell.name}': {error}") from None
+
+
+@dataclass
+class _Job:
+    """A comparison at work.
+
+    Args:
+        spec: What is compared.
+        cells: Its cells.
+        folder: Where it is written.
+        watcher: Told how it goes.
+    """
+
+    spec: Spec
+    cells: tuple[Cell, ...]
+    folder: ComparisonFolder
+    watcher: Watcher
+
+    def __post_init__(self) -> None:
+        self._trials: dict[str, tuple[Trial, ...]] = {}
+
+    @property
+    def points(self) -> list[Point]:
+        """Every grid point, with the numbers of its finished cells."""
+        return points_of(self.spec, self.cells, self._trials)
+
+    def read_finished(self) -> None:
+        """Read what is finished, and write the tables."""
+        for cell in self.cells:
+            self._read(cell)
+        self._write()
+
+    def run(self, jobs: int) -> dict[str, str]:
+        """Run what is not finished; returns why cells failed."""
+        tasks = [self._task(cell) for cell in self.cells if cell.name not in self._trials]
+        cells = {cell.name: cell for cell in self.cells}
+        failures: dict[str, str] = {}
+        self.watcher.begin(len(self._trials), len(self.cells))
+        try:
+            with closing(run_tasks(tasks, jobs, self.watcher)) as outcomes:
+                for outcome in outcomes:
+                    if outcome.error is not None:
+                        failures[outcome.name] = outcome.error
+                        self.folder.write(f"errors/{outcome.name}.txt", outcome.details)
+                    else:
+                        self._read(cells[outcome.name])
+                        self._write()
+                    self.watcher.ended(outcome.name, self._said(outcome.name, outcome.error))
+        finally:
+            self.watcher.close()
+        if len(self._trials) == len(self.cells):
+            shutil.rmtree(self.folder.pretrained, ignore_errors=True)
+        return failures
+
+    def _task(self, cell: Cell) -> Task:
+        self.folder.clear_false_start(cell)
+        out = str(self.folder.cell(cell))
+        return Task(cell.name, replace(cell.config, out=out), self.folder.pretrained)
+
+    def _read(self, cell: Cell) -> None:
+        folder = self.folder.cell(cell)
+        if is_cell_finished(folder, cell):
+            self._trials[cell.name] = read_cell(folder, cell)
+
+    def _write(self) -> None:
+        self.folder.write("comparison.csv", to_csv(self.spec, self.cells, self._trials))
+        self.folder.write("comparison.txt", as_text(self.points))
+
+    def _said(self, name: str, error: str | None) -> str:
+        if error is not None:
+            return f"failed: {error}"
+        trials = self._trials.get(name, ())
+        return "  ".join(f"{trial.method} {_percent(trial)}" for trial in trials)
+
+
+def _percent(trial: Trial) -> str:
+    accuracy = trial.accuracy
+    return percents(None if accuracy is None else Spread(1, accuracy, None)) + " %"

@@ -1,0 +1,141 @@
+"""All that an agent is at one moment, as tensors and JSON: what a checkpoint is made of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from dimat.agent import Agent
+from dimat.errors import StructureError
+from dimat.matching.gauge import GaugeId
+from dimat.state import State, clone
+
+# Values that JSON knows, and {"tensor": name} where a tensor was.
+Json = Any
+_TENSOR = "tensor"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An agent at one moment. Its shard and settings are not in it: a run makes them again.
+
+    Args:
+        state: Its state.
+        optimizer: Its optimizer's ``state_dict``.
+        schedule: Its learning rate schedule's ``state_dict``.
+        counters: Steps, epochs, bytes and seconds so far.
+        gauge: Whose unit order its state is in; its own if None.
+        kept: What its method keeps, by name.
+    """
+
+    state: State
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    counters: dict[str, float]
+    gauge: GaugeId | None = None
+    kept: Mapping[str, State] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, agent: Agent) -> Snapshot:
+        """A copy of all that changes in an agent."""
+        traffic = agent.traffic
+        return cls(
+            agent.state(),
+            copy.deepcopy(agent.optimizer.state_dict()),
+            # the rule itself, a function, is made again by the run
+            {k: v for k, v in agent.schedule.state_dict().items() if k != "lr_lambdas"},
+            {
+                "steps": agent.steps,
+                "epochs": agent.epochs,
+                "sent_bytes": traffic.sent_bytes,
+                "received_bytes": traffic.received_bytes,
+                "busy_s": traffic.busy_s,
+            },
+            agent.gauge,
+            {name: clone(own) for name, own in agent.kept.items()},
+        )
+
+    def restore(self, agent: Agent, *, new_shard: bool = False) -> None:
+        """Make an agent, new and of the same settings, what this one was.
+
+        Args:
+            agent: Changed in place.
+            new_shard: Whether it goes on with other images: then no step on them was taken yet.
+        """
+        agent.load(self.state)
+        agent.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        agent.schedule.load_state_dict({**self.schedule, "lr_lambdas": [None]})
+        count = self.counters
+        agent.steps = 0 if new_shard else int(count["steps"])
+        agent.epochs = int(count["epochs"])
+        agent.gauge = self.gauge
+        agent.kept = {name: clone(own) for name, own in self.kept.items()}
+        agent.traffic.sent_bytes = int(count["sent_bytes"])
+        agent.traffic.received_bytes = int(count["received_bytes"])
+        agent.traffic.busy_s = count["busy_s"]
+
+    def pack(self, prefix: str, tensors: dict[str, Tensor]) -> Json:
+        """As JSON; tensors are put into ``tensors`` under names that begin with ``prefix``."""
+        own = {
+            "state": self.state,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "counters": self.counters,
+            "gauge": self.gauge and [self.gauge.root, self.gauge.generation],
+            "kept": self.kept,
+        }
+        return pack(own, prefix, tensors)
+
+    @classmethod
+    def unpack(cls, packed: Json, tensors: Mapping[str, Tensor]) -> Snapshot:
+        """What :meth:`pack` gave.
+
+        Raises:
+            StructureError: If it is something else.
+        """
+        try:
+            own = unpack(packed, tensors)
+            own["gauge"] = GaugeId(*own["gauge"]) if own["gauge"] else None
+            return cls(**own)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StructureError(f"no snapshot of an agent: {error!r}") from error
+
+
+def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
+    """A tree of dicts, lists, numbers and tensors as JSON; tensors go to ``tensors`` by name.
+
+    Dicts become lists of pairs, so that keys that are numbers stay numbers.
+
+    >>> found = {}
+    >>> pack({0: [1.5, None]}, "x", found), found
+    ({'dict': [[0, [1.5, None]]]}, {})
+    """
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        return {"dict": [[k, pack(v, f"{name}/{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return [pack(part, f"{name}/{k}", tensors) for k, part in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise StructureError(f"'{name}' is {type(value).__name__}: no number, text or tensor")
+
+
+def unpack(packed: Json, tensors: Mapping[str, Tensor]) -> Any:
+    """What :func:`pack` was given; tuples come back as lists.
+
+    Raises:
+        KeyError: If a tensor is missing.
+    """
+    if isinstance(packed, list):
+        return [unpack(part, tensors) for part in packed]
+    if isinstance(packed, dict):
+        if _TENSOR in packed:
+            return tensors[packed[_TENSOR]]
+        return {key: unpack(part, tensors) for key, part in packed["dict"]}
+    return packed

@@ -1,0 +1,60 @@
+"""``cdsgd``: average with the neighbors at every step (D-PSGD)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dimat.exchange import Talk
+from dimat.methods.protocol import Learner, Method, Need
+from dimat.methods.swap import combined
+
+DOUBLY_STOCHASTIC: frozenset[Need] = frozenset({"rows", "columns"})
+Order = Literal["combine", "adapt"]
+
+
+@dataclass(frozen=True)
+class Consensus(Method):
+    r"""Decentralized parallel SGD: one average and one optimizer step, in either order.
+
+    .. math::
+        \text{combine, then adapt:}\quad
+        \theta_i \leftarrow \sum_j \pi_{ij}\theta_j + \Delta(g_i(\theta_i))
+
+    .. math::
+        \text{adapt, then combine:}\quad
+        \theta_i \leftarrow \sum_j \pi_{ij}\bigl(\theta_j + \Delta(g_j(\theta_j))\bigr)
+
+    Gradients are always taken at the agent's own parameters, before they are averaged. Running
+    statistics are averaged with them.
+
+    *Assumes* a doubly stochastic mixing matrix, units in one order (one shared init, or so many
+    steps that they meet), and a step size that is small against the spectral gap. *Breaks when*
+    shards differ: with a constant step size it stays biased by how much they do
+    (``gradient-tracking`` does not); when links are slow: every step sends a state on every edge.
+
+    Args:
+        order: combine (then adapt) or adapt (then combine).
+
+    References:
+        Lian et al., "Can Decentralized Algorithms Outperform Centralized Algorithms?", NeurIPS
+        2017; Jiang et al., "Collaborative Deep Learning in Fixed Topology Networks", NeurIPS 2017.
+    """
+
+    order: Order = "combine"
+    exchanges = "steps"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Otherwise what it finds is not the minimum of the mean loss."""
+        return DOUBLY_STOCHASTIC
+
+    def step(self, me: Learner) -> Talk[None]:
+        """Gradient, average, optimizer step."""
+        gradient = me.gradient()
+        if self.order == "combine":
+            me.load((yield from combined(me, me.state())))
+            me.update(gradient)
+        else:
+            me.update(gradient)
+            me.load((yield from combined(me, me.state())))

@@ -1,0 +1,74 @@
+"""``swarm``: agents meet in pairs, at random, every few steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+
+from dimat.exchange import Step, Talk
+from dimat.merging import mix
+from dimat.methods.protocol import Learner, Method, Need
+from dimat.state import check_same_structure
+from dimat.topology import Topology
+
+
+@dataclass(frozen=True)
+class Swarm(Method):
+    r"""Whoever meets takes the mean of both; the others go on training.
+
+    .. math::
+        \theta_i, \theta_j \leftarrow \tfrac12(\theta_i + \theta_j) \quad
+        \text{for the pairs } (i, j) \text{ of a random matching, after } H \text{ local steps}
+
+    All agents draw the same matching of the graph from the seed and the step.
+
+    *Assumes* edges that carry both ways, units in one order. *Breaks when* H is large and shards
+    differ: pairs agree with each other, but news crosses the graph slowly. This is the synchronous
+    form: in the paper agents meet without waiting for each other.
+
+    Args:
+        quiet_steps: Steps without a meeting between two with one, H - 1 >= 0.
+        seed: Of the matchings.
+
+    References:
+        Nadiradze et al., "Asynchronous Decentralized SGD with Quantized and Local Updates",
+        NeurIPS 2021 (SwarmSGD).
+    """
+
+    quiet_steps: int = 4
+    seed: int = 0
+    exchanges = "steps"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Pairs."""
+        return frozenset({"two-way"})
+
+    def step(self, me: Learner) -> Talk[None]:
+        """A local step; then perhaps a meeting."""
+        time = me.steps
+        topology = me.topology
+        me.update(me.gradient())
+        if (time + 1) % (self.quiet_steps + 1):
+            return
+        partner = pairs(topology, self.seed, time).get(me.index)
+        if partner is None:
+            return
+        ours = me.state()
+        inbox = yield Step({partner: ours}, [partner])
+        check_same_structure(ours, inbox[partner], f"state from agent {partner}")
+        me.load(mix([ours, inbox[partner]], [0.5, 0.5]))
+
+
+def pairs(topology: Topology, seed: int, time: int) -> dict[int, int]:
+    """A random maximal matching of the graph, the same at every agent: who meets whom."""
+    random = np.random.default_rng(np.random.SeedSequence([seed, 83, time]))
+    edges = sorted((min(edge), max(edge)) for edge in nx.Graph(topology.graph).edges)
+    partner: dict[int, int] = {}
+    for k in random.permutation(len(edges)):
+        i, j = edges[k]
+        if i not in partner and j not in partner:
+            partner[i], partner[j] = j, i
+    return partner

@@ -1,0 +1,65 @@
+"""``wm``: align the neighbors' units by their weights, then average; no data is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dimat.exchange import Talk
+from dimat.matching import Problem, Weights
+from dimat.merging import mix
+from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.stopwatch import Stopwatch
+from dimat.methods.swap import distance_from, swap_memories, swap_states
+
+
+@dataclass(frozen=True)
+class WeightMatching(Method):
+    r"""In every round each agent aligns each neighbor to itself by weight matching.
+
+    .. math::
+        \theta_i \leftarrow \pi_{ii}\theta_i + \sum_j \pi_{ij} P_{ij}\theta_j, \qquad
+        P_{ij} = \arg\max_P \langle \theta_i, P\theta_j \rangle
+
+    *Assumes* that units which compute the same thing have similar weights: wide networks, or
+    networks that have a past in common. *Breaks when* networks are narrow and were trained apart:
+    there activations tell units apart that weights do not.
+
+    Args:
+        mix_memory: Whether the optimizers' memories are averaged too, permuted alike.
+
+    References:
+        Ainsworth et al., "Git Re-Basin: Merging Models modulo Permutation Symmetries", ICLR 2023.
+    """
+
+    mix_memory: bool = False
+    exchanges = "rounds"
+    matches = True
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """An average: rows that sum to 1."""
+        return frozenset({"rows"})
+
+    def merge(self, me: Member) -> Talk[Merged]:
+        """Swap states, align each neighbor, mix."""
+        theirs = yield from swap_states(me)
+        matched, combined = Stopwatch(), Stopwatch()
+        with matched:
+            moves = {
+                j: Weights().match(Problem(me.analysis(), [me.state, state], [0.5, 0.5]))[1]
+                for j, state in theirs.items()
+            }
+        order = {j: move.permutation for j, move in moves.items()}
+        memory = (yield from swap_memories(me, order)) if self.mix_memory else None
+        with combined:
+            apply = me.analysis().symmetry.apply if order else None
+            aligned = [apply(order[j], state) for j, state in theirs.items()] if apply else []
+            merged = mix([me.state, *aligned], me.weights)
+        return Merged(
+            merged,
+            alignments=order,
+            disagreement=distance_from(me, me.state, aligned),
+            match_s=matched.seconds,
+            merge_s=combined.seconds,
+            memory=memory,
+        )
