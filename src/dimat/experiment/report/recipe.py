@@ -9,6 +9,7 @@ from dimat.experiment.report.compared import Compared, Series
 from dimat.experiment.report.markup import Html, join, table, tag
 from dimat.experiment.report.settings import key_of, shown
 from dimat.experiment.report.values import Run
+from dimat.experiment.report.words import number_of
 
 
 def recipe(compared: Compared) -> Html:
@@ -95,7 +96,9 @@ def _counted(environments: list[Mapping[str, object]], name: str) -> str:
     counts = Counter(shown(environment.get(name)) for environment in environments)
     if len(counts) == 1:
         return next(iter(counts))
-    return tag("mark", "; ".join(f"{value} ({count} runs)" for value, count in counts.items()))
+    return tag(
+        "mark", "; ".join(f"{value} ({number_of(count, 'run')})" for value, count in counts.items())
+    )
 
 
 def _commands(compared: Compared) -> list[Html]:

@@ -23,6 +23,7 @@
   const touch = window.matchMedia("(pointer: coarse)").matches;
   const hidden = new Set(); // series, by index
   const PRINTED = 680; // pixels: as wide as an A4 page between its margins
+  const LINES = 400; // the height of plots of lines, which may be lower: two on a printed page
   let printing = false;
 
   const dressed = (layout, count) => {
@@ -36,8 +37,7 @@
     const narrow = window.innerWidth < 600 && !printing;
     look.modebar = { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: ink };
     look.dragmode = touch ? false : "zoom"; // a finger scrolls
-    if (narrow) look.height = Math.min(layout.height, 340);
-    if (printing) look.height = Math.min(layout.height, 310); // two on a page
+    if (layout.height === LINES) look.height = printing ? 310 : narrow ? 340 : LINES;
     if (printing) look.width = count > 1 ? PRINTED / 2 - 10 : PRINTED;
     return look;
   };

@@ -13,8 +13,9 @@ from dimat.experiment.report.figures.figure import (
     Panel,
     Trace,
     axis,
-    byte_ticks,
+    byte_range,
     plot,
+    round_axis,
 )
 from dimat.experiment.report.figures.lines import line_of, series_lines
 from dimat.experiment.report.style import Style, style_of
@@ -30,7 +31,7 @@ def by_round(compared: Compared) -> Panel | None:
     lines = series_lines(compared, _track(lambda x: x.round), _PERCENT)
     if not lines:
         return None
-    figure = plot(lines, axis("Round (0: after pre-training)"), _accuracy())
+    figure = plot(lines, round_axis(lines, "Round (0: after pre-training)"), _accuracy())
     return Panel(
         "by-round",
         "Accuracy per round",
@@ -127,7 +128,7 @@ def _by_bytes(compared: Compared) -> Choice | None:
     sent = [float(x) for line in lines for x in _numbers(line["x"])]
     ends = (min(sent), max(sent)) if min(sent) < max(sent) else (min(sent) / 2, 2 * max(sent))
     lines += [line for series in compared.series for line in _reference(series, compared, ends)]
-    x = axis("Bytes sent by all agents together", type="log", **byte_ticks(*ends))
+    x = axis("Bytes sent by all agents together", type="log", **byte_range(*ends))
     return Choice("bytes sent", (plot(lines, x, _accuracy()),))
 
 
@@ -167,4 +168,4 @@ def _agents(series: Series, run: Run, style: Style) -> Figure | None:
     mean = line_of(series, style, rounds, [100 * x.accuracy for x in measured])
     hover = f"<b>mean of %{{fullData.name}}</b><br>round %{{x}}: {_PERCENT}<extra></extra>"
     lines.append(mean | {"line": {"color": style.color, "width": 3}, "hovertemplate": hover})
-    return plot(lines, axis("Round"), _accuracy())
+    return plot(lines, round_axis(lines), _accuracy())

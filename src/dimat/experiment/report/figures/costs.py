@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dimat.experiment.report.compared import Compared, Series
 from dimat.experiment.report.figures.figure import (
+    LONG,
     Choice,
     Figure,
     Panel,
@@ -20,13 +21,21 @@ from dimat.experiment.report.totals import bytes_sent, seconds
 # Not those of methods, and told apart by their patterns as well.
 _LOOKS = {"matching": ("#B8B8B8", "x"), "merging": ("#8C8C8C", "/"), "training": ("#5E5E5E", "")}
 _PATTERN = {"fillmode": "overlay", "fgcolor": "#FFFFFF", "size": 6}
+_LEGEND = {
+    "orientation": "h",
+    "traceorder": "normal",
+    "xref": "container",
+    "yref": "container",
+    "x": 0,
+    "yanchor": "top",
+}
 
 
 def costs(compared: Compared) -> Panel | None:
     """Seconds and bytes of every method."""
     found = [
-        _bars(compared, _seconds, ("Seconds, all agents together", "~r", " s")),
-        _bars(compared, _bytes, ("Bytes sent by all agents together", "~s", "B")),
+        _bars(compared, _seconds, ("Seconds", "~r", " s")),
+        _bars(compared, _bytes, ("Bytes sent", "~s", "B")),
     ]
     figures = tuple(figure for figure in found if figure)
     if not figures:
@@ -71,16 +80,18 @@ def _bars(
         for i, phase in enumerate(_LOOKS)
         if any(found[i] is not None for _, found in known)
     ]
-    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"}
     title, form, unit = measure
+    height = 150 + 40 * len(known)
+    room = min(LONG, max(len(line) for label in labels for line in label.split("<br>")))
     return plot(
         traces,
-        axis(title, tickformat=form, ticksuffix=unit, rangemode="tozero"),
-        cells("", autorange="reversed"),
+        axis(title, tickformat=form, ticksuffix=unit, rangemode="tozero", automargin=False),
+        cells("", labels, autorange="reversed", automargin=False),
         barmode="stack",
-        height=110 + 40 * len(known),
+        height=height,
+        margin={"l": 16 + 7 * room, "r": 8, "t": 62, "b": 48},
         showlegend=True,
-        legend=legend,
+        legend=_LEGEND | {"y": 1 - 30 / height},
     )
 
 

@@ -15,6 +15,7 @@ from dimat.experiment.report.figures.figure import (
     cells,
     heatmap,
     plot,
+    round_axis,
     text,
 )
 from dimat.experiment.report.figures.lines import line_of, series_lines
@@ -43,7 +44,7 @@ def consensus(compared: Compared) -> Panel | None:
     choices = [choice for choice in (_distance(compared),) if choice]
     for label, title, value in _SCALARS:
         if lines := series_lines(compared, _track(value), "%{y:.3~g}"):
-            figure = plot(lines, axis("Round"), axis(title))
+            figure = plot(lines, round_axis(lines), axis(title))
             choices.append(Choice(label, (figure,)))
     if not choices:
         return None
@@ -98,7 +99,7 @@ def _distance(compared: Compared) -> Choice | None:
         for run in series.unfinished:
             lines += _sawtooth(series, [run], style, 1)
     y = axis("Consensus distance (parameter units)", rangemode="tozero")
-    figure = plot(lines, axis("Round"), y)
+    figure = plot(lines, round_axis(lines), y)
     return Choice("consensus distance", (figure,)) if lines else None
 
 
@@ -146,8 +147,10 @@ def _by_group(series: Series, name: str, bar: str, scale: float, hover: str) -> 
     labels = [text(group) for group in groups]
     limits = {"zmin": 0, "zmax": 100} if scale > 1 else {}
     trace = heatmap(z, rounds, labels, hover=f"round %{{x}}, %{{y}}: {hover}", bar=bar, **limits)
-    y = cells("Group of units", autorange="reversed")
-    return plot([trace], axis("Round", showgrid=False), y, height=160 + 22 * max(4, len(labels)))
+    y = cells("Group of units", labels, autorange="reversed")
+    return plot(
+        [trace], round_axis([trace]) | {"showgrid": False}, y, height=160 + 22 * max(4, len(labels))
+    )
 
 
 def _of(name: str, group: str) -> _Value:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from dimat.experiment.report.words import human_bytes
 
 Trace = Mapping[str, object]
+LONG = 22  # characters of a name; of a longer one the middle is left out
 _BLUES = [[0, "#dcebf7"], [0.5, "#6aaed6"], [1, "#08306b"]]
 
 
@@ -80,22 +81,53 @@ def axis(title: str, **more: object) -> dict[str, object]:
     return {"title": {"text": title, "standoff": 8}, "automargin": True, "zeroline": False} | more
 
 
-def cells(title: str, **more: object) -> dict[str, object]:
-    """An axis of things that are named, such as agents, beside a heat map or bars."""
+def round_axis(traces: Sequence[Trace], title: str = "Round") -> dict[str, object]:
+    """The axis of rounds, with ticks at whole numbers only."""
+    places = [float(x) for trace in traces for x in _list(trace["x"])]
+    few = bool(places) and max(places) - min(places) <= 10
+    return axis(title, **({"dtick": 1} if few else {}))
+
+
+def _list(value: object) -> list[float]:
+    return value if isinstance(value, list) else []
+
+
+def cells(title: str, names: Sequence[str] = (), **more: object) -> dict[str, object]:
+    """An axis of things that are named, such as agents, beside a heat map or bars.
+
+    Args:
+        title: Of the axis.
+        names: What they are called, as they are given to the trace; long ones are cut.
+        more: Other properties of the axis.
+    """
+    if any(len(name) > LONG for name in names):
+        more = {"tickvals": list(names), "ticktext": [_cut(name) for name in names], **more}
     return axis(title, type="category", showgrid=False, **more)
 
 
-def byte_ticks(low: float, high: float) -> dict[str, object]:
-    """Ticks of a logarithmic axis of bytes: 1, 2, 5, 10, …, or powers of ten if that is many.
+def _cut(name: str) -> str:
+    """A name that leaves room for the plot beside it.
 
-    >>> byte_ticks(300, 6000)["ticktext"]
+    >>> _cut("layers.3.blocks.1.attention.query")
+    'layers.3.bl…tion.query'
+    """
+    lines = [html.unescape(line) for line in name.split("<br>")]
+    cut = [x if len(x) <= LONG else f"{x[: LONG // 2]}…{x[1 - LONG // 2 :]}" for x in lines]
+    return "<br>".join(text(line) for line in cut)
+
+
+def byte_range(low: float, high: float) -> dict[str, object]:
+    """Range and ticks of a logarithmic axis of bytes: 1, 2, 5, 10, …, or powers of ten only.
+
+    >>> byte_range(300, 6000)["ticktext"]
     ['500 B', '1.0 kB', '2.0 kB', '5.0 kB']
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     digits = (1, 2, 5) if len(powers) <= 4 else (1,)
     ticks = [digit * 10.0**power for power in powers for digit in digits]
     found = [tick for tick in ticks if low <= tick <= high] or [low]
-    return {"tickvals": found, "ticktext": [human_bytes(tick) for tick in found]}
+    ends = [math.log10(low) - 0.05, math.log10(high) + 0.05]
+    return {"tickvals": found, "ticktext": [human_bytes(x) for x in found], "range": ends}
 
 
 def plot(

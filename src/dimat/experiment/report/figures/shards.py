@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dimat.experiment.report.compared import Compared
-from dimat.experiment.report.figures.figure import Choice, Figure, Panel, cells, heatmap, plot, text
+from dimat.experiment.report.figures.figure import (
+    LONG,
+    Choice,
+    Figure,
+    Panel,
+    cells,
+    heatmap,
+    plot,
+    text,
+)
 from dimat.experiment.report.groups import distinct
 from dimat.experiment.report.values import Matrix, Shards
 
@@ -41,10 +50,11 @@ def _figures(found: Shards) -> list[Figure]:
 
 def _figure(found: Shards, when: str, counts: Matrix, most: float) -> Figure:
     agents = list(range(len(counts)))
+    classes = [text(name) for name in found.classes]
     few = len(agents) <= _MOST_NUMBERED and len(found.classes) <= _MOST_NUMBERED
     trace = heatmap(
         [[x or None for x in row] for row in counts],
-        [text(name) for name in found.classes],
+        classes,
         agents,
         hover="agent %{y}, class %{x}: %{z} images",
         bar="Images",
@@ -52,5 +62,6 @@ def _figure(found: Shards, when: str, counts: Matrix, most: float) -> Figure:
         zmax=most,
         **({"texttemplate": "%{z}"} if few else {}),
     )
-    x, y = cells(f"Class, {when}"), cells("Agent", autorange="reversed")
-    return plot([trace], x, y, height=150 + 24 * max(5, min(len(agents), 24)))
+    x, y = cells(f"Class, {when}", classes), cells("Agent", autorange="reversed")
+    room = 7 * min(LONG, max(map(len, found.classes), default=0))  # for names that are turned
+    return plot([trace], x, y, height=150 + room + 24 * max(5, min(len(agents), 24)))
