@@ -1,0 +1,373 @@
+"""A comparison: what is run and what is not, what is refused, what is left when a cell fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimat import RunConfig
+from dimat.errors import ConfigError, DataError, RecordError
+from dimat.experiment.compare.folder import open_folder, spec_to_yaml
+from dimat.experiment.compare.progress import LiveCells
+from dimat.experiment.compare.run import compare
+from dimat.experiment.compare.spec import Spec, expand
+from dimat.experiment.config import DataConfig, MatchingConfig, RecalibrationConfig
+from dimat.experiment.display import Observer
+from dimat.experiment.record import RunFolder
+
+TINY = RunConfig(
+    agents=2,
+    rounds=1,
+    pretrain_epochs=0,
+    local_steps=2,
+    threads=1,
+    width=0.25,
+    data=DataConfig(split="iid", train_images=200),
+    matching=MatchingConfig(images=50),
+    recalibration=RecalibrationConfig(images=50),
+)
+SPEC = Spec(TINY, ("dimat", "local"), (0, 1), {"topology.name": ("ring", "star")})
+NAMES = [cell.name for cell in expand(SPEC)]
+METHODS = {"dimat": 0.5, "local": 0.25}
+
+
+class Runner:
+    """Takes the place of real runs: writes folders as they do, and counts."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.failing: dict[str, BaseException] = {}
+
+    def __call__(
+        self, config: RunConfig, observer: Observer | None = None, *, pretrained: Path
+    ) -> None:
+        assert config.out is not None
+        out = Path(config.out)
+        assert pretrained == out.parent.parent / "pretrained"
+        self.ran.append(out.name)
+        folder = RunFolder.open(out, config, config.method)
+        if out.name in self.failing:
+            raise self.failing[out.name]
+        for method in (config.method, *config.controls):
+            own = folder if method == config.method else folder.control(method)
+            accuracy = METHODS[method] + config.seed / 100
+            line = {"round": 0, "agent": 0, "phase": "trained", "test_accuracy": accuracy}
+            own.append(line | {"sent_bytes": 8, "epochs": 1.0, "busy_s": 0.5})
+            own.write_json("summary", {"test_accuracy_mean": accuracy, "rounds": 0})
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
+    found = Runner()
+    monkeypatch.setattr("dimat.experiment.run.run_or_resume", found)
+    return found
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "comparison.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_cell_is_run_once_and_the_first_method_is_the_main_one(
+    tmp_path: Path, runner: Runner
+) -> None:
+    result = compare(SPEC, tmp_path / "out")
+    assert runner.ran == NAMES
+    assert result.failures == {}
+    main = json.loads((tmp_path / "out/cells" / NAMES[1] / "summary.json").read_text())
+    control = tmp_path / "out/cells" / NAMES[1] / "controls/local/summary.json"
+    assert main["test_accuracy_mean"] == 0.51
+    assert json.loads(control.read_text())["test_accuracy_mean"] == 0.26
+    assert [row["test_accuracy_mean"] for row in rows(tmp_path / "out")[:4]] == [
+        *("0.5", "0.25", "0.51", "0.26")
+    ]
+    assert "50.5 ± 0.7" in (tmp_path / "out/comparison.txt").read_text()
+
+
+def test_the_same_command_again_runs_nothing_and_says_the_same(
+    tmp_path: Path, runner: Runner
+) -> None:
+    first = compare(SPEC, tmp_path / "out")
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    runner.ran.clear()
+    again = compare(SPEC, tmp_path / "out")
+    assert runner.ran == []
+    assert again == first
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == written
+
+
+def test_only_unfinished_cells_are_run_again(tmp_path: Path, runner: Runner) -> None:
+    compare(SPEC, tmp_path / "out")
+    cells = tmp_path / "out/cells"
+    (cells / NAMES[1] / "summary.json").unlink()
+    (cells / NAMES[2] / "controls/local/summary.json").unlink()
+    runner.ran.clear()
+    compare(SPEC, tmp_path / "out")
+    assert runner.ran == NAMES[1:3]
+
+
+def test_a_cell_that_fails_stops_no_other_and_is_tried_again(
+    tmp_path: Path, runner: Runner
+) -> None:
+    runner.failing = {NAMES[0]: DataError("no images"), NAMES[2]: ZeroDivisionError("by\nzero")}
+    result = compare(SPEC, tmp_path / "out")
+    assert result.failures == {
+        NAMES[0]: "no images",
+        NAMES[2]: "ZeroDivisionError: by zero",
+    }
+    assert runner.ran == NAMES
+    assert "Traceback" in (tmp_path / f"out/errors/{NAMES[2]}.txt").read_text()
+    assert [row["finished"] for row in rows(tmp_path / "out")[::2]] == [
+        *("false", "true", "false", "true")
+    ]
+    text = (tmp_path / "out/comparison.txt").read_text()
+    assert "topology.name=ring · n = 1 of 2 seeds · unfinished: seed 0" in text
+    runner.failing, runner.ran = {}, []
+    assert compare(SPEC, tmp_path / "out").failures == {}
+    assert runner.ran == [NAMES[0], NAMES[2]]
+    assert "unfinished" not in (tmp_path / "out/comparison.txt").read_text()
+
+
+def test_the_tables_are_written_anew_whenever_a_cell_finishes(
+    tmp_path: Path, runner: Runner
+) -> None:
+    runner.failing = {NAMES[2]: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        compare(SPEC, tmp_path / "out")
+    assert runner.ran == NAMES[:3]
+    finished = [row["finished"] for row in rows(tmp_path / "out")]
+    assert finished == ["true"] * 4 + ["false"] * 4
+
+
+def test_what_cells_share_is_kept_until_all_are_finished(tmp_path: Path, runner: Runner) -> None:
+    runner.failing = {NAMES[3]: DataError("no images")}
+    (tmp_path / "out/pretrained").mkdir(parents=True)
+    shutil.rmtree(tmp_path / "out")
+    with open_folder(tmp_path / "out", SPEC, ()) as folder:
+        folder.pretrained.mkdir()
+    compare(SPEC, tmp_path / "out")
+    assert (tmp_path / "out/pretrained").exists()
+    runner.failing = {}
+    compare(SPEC, tmp_path / "out")
+    assert not (tmp_path / "out/pretrained").exists()
+
+
+def test_a_folder_of_another_comparison_is_refused_with_what_differs(
+    tmp_path: Path, runner: Runner
+) -> None:
+    compare(SPEC, tmp_path / "out")
+    other = replace(SPEC, base=replace(TINY, batch_size=16))
+    with pytest.raises(RecordError) as caught:
+        compare(other, tmp_path / "out")
+    assert "holds another comparison: 'batch_size' is 16, there 32" in str(caught.value)
+    assert "--out" in str(caught.value)
+    with pytest.raises(RecordError, match="'seeds' is 0,1,2, there 0,1; give another folder"):
+        compare(replace(SPEC, seeds=(0, 1, 2)), tmp_path / "out")
+
+
+def test_a_folder_of_anything_else_is_refused(tmp_path: Path, runner: Runner) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(RecordError, match=r"is no comparison \(it lacks comparison.yaml\)"):
+        compare(SPEC, tmp_path)
+    with pytest.raises(RecordError, match="is a file: give a folder by --out"):
+        compare(SPEC, tmp_path / "thesis.tex")
+    assert runner.ran == []
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, runner: Runner) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"'out': '.*' cannot be written: "):
+        compare(SPEC, tmp_path / "file" / "out")
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("inside", ["", "controls/local/"])
+def test_a_cell_that_is_not_what_it_is_called_is_refused_by_name(
+    tmp_path: Path, runner: Runner, inside: str
+) -> None:
+    compare(SPEC, tmp_path / "out")
+    change(tmp_path / f"out/cells/{NAMES[3]}/{inside}config.yaml", "rounds: 1", "rounds: 7")
+    runner.ran.clear()
+    with pytest.raises(RecordError) as caught:
+        compare(SPEC, tmp_path / "out")
+    assert f"cell '{NAMES[3]}' is not of this comparison" in str(caught.value)
+    assert "has 'rounds' 7, not 1" in str(caught.value)
+    change(tmp_path / f"out/cells/{NAMES[3]}/{inside}config.yaml", "rounds: 7", "rounds: x")
+    with pytest.raises(RecordError, match=f"cell '{NAMES[3]}': config file .*'rounds' is 'x'"):
+        compare(SPEC, tmp_path / "out")
+    assert runner.ran == []
+
+
+def test_a_run_that_is_no_cell_is_refused_by_name(tmp_path: Path, runner: Runner) -> None:
+    compare(SPEC, tmp_path / "out")
+    (tmp_path / "out/cells/seed=99").mkdir()
+    with pytest.raises(RecordError, match="seed=99' is no cell of this comparison"):
+        compare(SPEC, tmp_path / "out")
+
+
+def test_a_cell_that_was_killed_as_it_began_is_begun_again(tmp_path: Path, runner: Runner) -> None:
+    compare(SPEC, tmp_path / "out")
+    control = tmp_path / "out/cells" / NAMES[2] / "controls/local"
+    main = tmp_path / "out/cells" / NAMES[1]
+    for folder in (main, control):
+        shutil.rmtree(folder)
+        (folder / "states").mkdir(parents=True)
+        (folder / "config.yaml.partial").write_text("agents")
+    runner.ran.clear()
+    assert compare(SPEC, tmp_path / "out").failures == {}
+    assert runner.ran == NAMES[1:3]
+
+
+def test_a_comparison_that_was_killed_as_it_began_is_begun_again(
+    tmp_path: Path, runner: Runner
+) -> None:
+    (tmp_path / ".lock").write_text("")
+    (tmp_path / "comparison.yaml.partial").write_text("digest: ")
+    assert compare(SPEC, tmp_path).failures == {}
+
+
+def test_two_at_work_in_one_folder_are_refused(tmp_path: Path, runner: Runner) -> None:
+    with (
+        open_folder(tmp_path / "out", SPEC, ()),
+        pytest.raises(RecordError, match="another dimat compare is at work in"),
+    ):
+        compare(SPEC, tmp_path / "out")
+    assert compare(SPEC, tmp_path / "out").failures == {}
+
+
+def test_every_cell_is_checked_before_anything_runs(tmp_path: Path, runner: Runner) -> None:
+    grid: dict[str, tuple[object, ...]] = {"topology.name": ("ring", "rnig")}
+    with pytest.raises(ConfigError) as caught:
+        compare(replace(SPEC, grid=grid), tmp_path / "out")
+    assert str(caught.value).startswith("cell 'topology.name=rnig,seed=0': setting 'topology.name'")
+    assert "did you mean 'ring'?" in str(caught.value)
+    with pytest.raises(ConfigError, match="'locl', which is unknown: did you mean 'local'"):
+        compare(replace(SPEC, methods=("dimat", "locl")), tmp_path / "out")
+    assert runner.ran == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_than_a_thousand_cells_must_be_wanted(tmp_path: Path, runner: Runner) -> None:
+    many = replace(SPEC, seeds=tuple(range(501)))
+    with pytest.raises(ConfigError, match="makes 1,002 cells: add --yes"):
+        compare(many, tmp_path / "out")
+    assert len(compare(replace(SPEC, seeds=(0,)), tmp_path / "few", yes=True).points) == 2
+
+
+def test_fewer_than_one_job_is_refused(tmp_path: Path, runner: Runner) -> None:
+    with pytest.raises(ConfigError, match="'jobs' is 0: must be >= 1"):
+        compare(SPEC, tmp_path / "out", jobs=0)
+
+
+def test_where_stderr_is_no_terminal_there_is_a_line_for_every_cell(
+    tmp_path: Path, runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner.failing = {NAMES[1]: DataError("no images")}
+    compare(SPEC, tmp_path / "out", watcher=LiveCells())
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"cell 1/4 {NAMES[0]}: dimat 50.0 %  local 25.0 %"
+    assert lines[1] == f"cell 2/4 {NAMES[1]}: failed: no images"
+    assert len(lines) == 4
+    compare(SPEC, tmp_path / "out", watcher=LiveCells())
+    assert capsys.readouterr().err.splitlines()[0] == "3 of 4 cells are finished already"
+
+
+TIMES = ("busy_s", "wall_s", "at_equal_time")
+
+
+def timeless(folder: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows(folder)]
+
+
+REAL = Spec(TINY, ("wa", "local"), (0, 1), {"data.source": ("npz:none.npz", "digits")})
+
+
+@pytest.fixture(scope="module")
+def in_turn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real comparison, cell after cell; half of its cells fail."""
+    folder = tmp_path_factory.mktemp("compare") / "out"
+    failures = compare(REAL, folder).failures
+    assert [*failures] == [cell.name for cell in expand(REAL)[:2]]
+    assert all("none.npz" in error for error in failures.values())
+    return folder
+
+
+def test_two_jobs_give_what_one_gives(tmp_path: Path, in_turn: Path) -> None:
+    failures = compare(REAL, tmp_path / "out", jobs=2).failures
+    assert sorted(failures) == [cell.name for cell in expand(REAL)[:2]]
+    assert timeless(tmp_path / "out") == timeless(in_turn)
+    assert [row["finished"] for row in rows(in_turn)] == ["false"] * 4 + ["true"] * 4
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def begin(file: Path, out: Path) -> subprocess.Popen[str]:
+    """A comparison in two processes, of which one has finished a cell."""
+    command = [sys.executable, "-m", "dimat", "compare", str(file), "--jobs=2", f"--out={out}"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    before = len([*out.glob("cells/*/summary.json")])
+    wait_for(lambda: len([*out.glob("cells/*/summary.json")]) > before)
+    return process
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_however_it_is_stopped_its_processes_end_and_the_same_command_goes_on(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    spec = replace(SPEC, base=replace(TINY, rounds=8), methods=("wa", "local"))
+    (tmp_path / "base.yaml").write_text(spec_to_yaml(spec))
+    process = begin(tmp_path / "base.yaml", tmp_path / "out")
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    process.send_signal(how)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == (130 if how == signal.SIGINT else -how)
+    assert ("the same command goes on where this one stopped" in err) == (how == signal.SIGINT)
+    wait_for(lambda: not any(map(alive, workers)), 20)
+    unfinished = [row for row in rows(tmp_path / "out") if row["finished"] == "false"]
+    assert unfinished
+    assert compare(spec, tmp_path / "out").failures == {}
+    assert compare(spec, tmp_path / "whole").failures == {}
+    assert timeless(tmp_path / "out") == timeless(tmp_path / "whole")
