@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from dimat import RunConfig
 from dimat.errors import ConfigError, DataError, RecordError
+from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.compare.folder import open_folder, spec_to_yaml
 from dimat.experiment.compare.progress import LiveCells
 from dimat.experiment.compare.run import compare
@@ -314,6 +316,29 @@ def test_two_jobs_give_what_one_gives(tmp_path: Path, in_turn: Path) -> None:
     assert sorted(failures) == [cell.name for cell in expand(REAL)[:2]]
     assert timeless(tmp_path / "out") == timeless(in_turn)
     assert [row["finished"] for row in rows(in_turn)] == ["false"] * 4 + ["true"] * 4
+
+
+def test_what_cells_share_is_pretrained_once_and_by_one_process_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone: list[bool] = []
+    write = Store.write
+
+    def watch(self: Store, checkpoint: Checkpoint) -> None:
+        if self.path.parent == tmp_path / "pretrained":
+            with (self.path / ".lock").open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    alone.append(False)
+                except BlockingIOError:
+                    alone.append(True)
+        write(self, checkpoint)
+
+    monkeypatch.setattr(Store, "write", watch)
+    base = replace(TINY, pretrain_epochs=1)
+    spec = replace(SPEC, base=base, methods=("wa", "local"), seeds=(0,))
+    assert compare(spec, tmp_path).failures == {}
+    assert alone == [True]
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> None:

@@ -9,12 +9,14 @@ any moment leaves whole checkpoints only.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +58,14 @@ class Store:
     path: Path
     name: str = "round"
     keep: int = 2
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out that would be alone too; waits until no other is in."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # let go when the process ends, however it ends
+            yield
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Add one; older ones beyond ``keep`` are removed afterwards."""

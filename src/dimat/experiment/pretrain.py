@@ -53,10 +53,11 @@ class Pretraining:
         """
         config = self.setup.config
         self.observer.stage("pre-training", config.agents * max(config.pretrain_epochs, 1))
-        self._take_up()
-        self._written = time.monotonic()
-        for index in range(config.agents):
-            self._one(index)
+        with self.store.alone():
+            self._take_up()
+            self._written = time.monotonic()
+            for index in range(config.agents):
+                self._one(index)
         return self.done
 
     def _one(self, index: int) -> None:
