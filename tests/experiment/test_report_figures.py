@@ -111,6 +111,18 @@ def test_an_unfinished_run_is_a_line_of_its_own_that_ends_where_it_does(compared
     assert "unfinished" in panel.caption
 
 
+def test_a_method_of_which_no_run_is_finished_has_no_mean(tmp_path: Path) -> None:
+    halves = [make_run(tmp_path / str(i), "local", i, recorded=1 + i) for i in range(2)]
+    found = report(*halves, make_run(tmp_path / "wa", "wa"))
+    figure = figure_of(by_round(found))
+    local = [t for t in figure.traces if t["meta"] == 0]
+    assert [(looks(t, "line")["width"], numbers(t, "x")) for t in local] == [
+        (1, [0, 1]),
+        (1, [0, 1, 2]),
+    ]
+    assert all(t["meta"] != 0 for t in figure_of(by_cost(found), "bytes sent").traces)
+
+
 def test_bytes_are_those_of_the_line_that_the_accuracy_is_of(compared: Compared) -> None:
     figure = figure_of(by_cost(compared), "bytes sent")
     dimat = compared.series[0]
