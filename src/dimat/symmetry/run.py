@@ -12,6 +12,11 @@ from torch import Tensor, fx
 from dimat.symmetry.trace import Trace, flatten_inputs
 
 
+# An exported graph may view what was contiguous in the example; batches need not be (images with
+# channels last), and then the same values have to be copied.
+_IN_ANY_LAYOUT: dict[object, Any] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+
+
 class Run:
     """One state's run on one batch, as far as it has got.
 
@@ -61,7 +66,7 @@ class Run:
 
         args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
         with torch.no_grad():
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            return _IN_ANY_LAYOUT.get(node.target, node.target)(*args, **kwargs)
 
     def _step(self, node: fx.Node) -> None:
         self.done += 1

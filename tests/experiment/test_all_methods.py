@@ -1,0 +1,182 @@
+"""Every method in a whole run: alone it is centralized, unmatched it averages; bad graphs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.experiment.test_resume import content
+from tests.experiment.test_run import lines, timeless
+
+import dimat
+from dimat import RunConfig
+from dimat.errors import ConfigError, TopologyError
+from dimat.experiment.config import (
+    ConsensusConfig,
+    DataConfig,
+    MatchingConfig,
+    OptimizerConfig,
+    TopologyConfig,
+)
+from dimat.methods import METHODS, Settings, order
+from dimat.symmetry import Permutation, Symmetry
+
+SMALL = RunConfig(
+    agents=4,
+    rounds=2,
+    pretrain_epochs=1,
+    model="cnn",
+    width=0.25,
+    threads=1,
+    controls=(),
+    data=DataConfig(train_images=400),
+    optimizer=OptimizerConfig("msgd", 0.05),
+    consensus=ConsensusConfig(quiet_steps=1),
+)
+ALONE = replace(SMALL, agents=1, rounds=3, topology=TopologyConfig("full"))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if name not in ("diloco", "centralized")]
+)
+@pytest.mark.parametrize("turn", ["combine", "adapt"])
+def test_with_one_agent_every_method_but_diloco_is_centralized(
+    tmp_path: Path, name: str, turn: str
+) -> None:
+    own = replace(ALONE, method=name, consensus=ConsensusConfig(order=turn, quiet_steps=1))  # type: ignore[arg-type]
+    if turn == "adapt" and METHODS[name](Settings()).exchanges != "steps":
+        own = replace(own, data=replace(own.data, split="iid"))
+    one = replace(own, method="centralized")
+    ours = dimat.run(replace(own, out=str(tmp_path / "ours"))).folder
+    theirs = dimat.run(replace(one, out=str(tmp_path / "theirs"))).folder
+    assert timeless(ours) == timeless(theirs)
+    state = "states/agent-000.safetensors"
+    assert content(ours)[state] == content(theirs)[state]
+
+
+def test_centralized_is_the_run_of_one_agent_with_all_images(tmp_path: Path) -> None:
+    pooled = dimat.run(replace(SMALL, method="centralized", out=str(tmp_path / "a"))).folder
+    alone = dimat.run(replace(ALONE, rounds=2, method="local", out=str(tmp_path / "b"))).folder
+    assert timeless(pooled) == timeless(alone)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "local"])
+def test_every_method_gives_the_same_run_twice_and_counts_what_it_sends(
+    tmp_path: Path, name: str
+) -> None:
+    config = replace(SMALL, method=name)
+    first = dimat.run(replace(config, out=str(tmp_path / "a")))
+    assert timeless(first.folder) == timeless(
+        dimat.run(replace(config, out=str(tmp_path / "b"))).folder
+    )
+    last = [x for x in lines(first.folder) if x["round"] == 2 and x["phase"] == "trained"]
+    assert len(last) == (1 if name == "centralized" else 4)
+    sent = sum(x["sent_bytes"] for x in last)
+    assert sent == sum(x["received_bytes"] for x in last) == first.main.summary["sent_bytes"]
+    assert (sent > 0) == (name != "centralized")
+    pretrained = 1 if name == "centralized" else 4
+    assert all(x["epochs"] == pytest.approx(3, abs=0.35) for x in last)
+    assert all(x["busy_s"] > 0 for x in last)
+    assert len([x for x in lines(first.folder) if x["round"] == 0]) == pretrained
+
+
+def test_all_methods_set_out_from_the_same_agents(tmp_path: Path) -> None:
+    names = tuple(name for name in METHODS if name not in ("local", "centralized"))
+    result = dimat.run(
+        replace(SMALL, rounds=0, method="local", controls=names, out=str(tmp_path / "a"))
+    )
+    first = timeless(result.folder)
+    for name in names:
+        assert timeless(result.folder / "controls" / name) == first
+
+
+@pytest.mark.parametrize("gauge", ["tree", "pairwise"])
+def test_with_identity_matching_and_without_batchnorm_dimat_is_plain_averaging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gauge: str
+) -> None:
+    def identity(symmetry: Symmetry, scores: object, *, turned: bool = False) -> Permutation:
+        return symmetry.identity()
+
+    monkeypatch.setattr(order, "toward", identity)
+    config = replace(SMALL, model="mlp", rounds=3, matching=MatchingConfig(gauge=gauge, sweeps=0))  # type: ignore[arg-type]
+    own = dimat.run(replace(config, method="dimat", controls=("wa",), out=str(tmp_path / "a")))
+    keys = ("round", "agent", "phase", "test_accuracy", "test_loss", "train_loss", "disagreement")
+    ours = [[x[k] for k in keys] for x in lines(own.folder)]
+    assert ours == [[x[k] for k in keys] for x in lines(own.folder / "controls" / "wa")]
+
+
+def test_methods_that_step_together_take_equally_many_steps_where_shards_differ(
+    tmp_path: Path,
+) -> None:
+    config = replace(SMALL, data=DataConfig(split="dirichlet", alpha=1.0), rounds=1, batch_size=16)
+    folder = dimat.run(
+        replace(config, method="cdsgd", controls=("wa",), out=str(tmp_path / "a"))
+    ).folder
+
+    def steps(where: Path) -> list[int]:
+        before = {x["agent"]: x["steps"] for x in lines(where) if x["round"] == 0}
+        after = [x for x in lines(where) if x["round"] == 1 and x["phase"] == "trained"]
+        return [x["steps"] - before[x["agent"]] for x in after]
+
+    together, apart = steps(folder), steps(folder / "controls" / "wa")
+    assert len(set(together)) == 1
+    assert len(set(apart)) > 1
+    assert together[0] == pytest.approx(sum(apart) / 4, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "topology", "message"),
+    [
+        (
+            "cdsgd",
+            "star-of-one-way",
+            "method 'cdsgd' needs a doubly stochastic mixing matrix.*'sgp'",
+        ),
+        ("gradient-tracking", "star-of-one-way", "needs a doubly stochastic.*'sgp'"),
+        ("wa", "star-of-one-way", "needs an average, rows.*row . sums to"),
+        ("dimat", "directed-ring", "method 'dimat' needs edges that carry both ways"),
+        ("cga", "directed-ring", "needs edges that carry both ways"),
+        ("swarm", "one-peer-exponential", "needs edges that carry both ways"),
+    ],
+)
+def test_a_graph_that_a_method_cannot_use_is_refused_before_anything_is_written(
+    tmp_path: Path, method: str, topology: str, message: str
+) -> None:
+    own = TopologyConfig(topology)
+    if topology == "star-of-one-way":
+        (tmp_path / "edges").write_text("0 1\n1 2\n2 3\n3 0\n0 2\n")
+        own = TopologyConfig("edges", str(tmp_path / "edges"), directed=True)
+    out = tmp_path / "run"
+    with pytest.raises(TopologyError, match=message):
+        dimat.run(replace(SMALL, method=method, topology=own, out=str(out)))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("method", ["sgp", "local", "fedavg", "diloco", "centralized"])
+def test_any_strongly_connected_graph_will_do_for_some(tmp_path: Path, method: str) -> None:
+    (tmp_path / "edges").write_text("0 1\n1 2\n2 3\n3 0\n0 2\n")
+    own = TopologyConfig("edges", str(tmp_path / "edges"), directed=True)
+    dimat.run(replace(SMALL, method=method, topology=own, rounds=1, out=str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize("method", ["wa", "wm", "cdsgd", "dimat"])
+def test_doubly_stochastic_one_way_graphs_that_change_will_do_for_averages(
+    tmp_path: Path, method: str
+) -> None:
+    own = replace(SMALL, method=method, topology=TopologyConfig("one-peer-exponential"))
+    own = replace(own, matching=MatchingConfig(gauge="pairwise"), out=str(tmp_path / "run"))
+    dimat.run(own)
+
+
+def test_unequal_weights_are_refused_where_the_plain_mean_is_meant(tmp_path: Path) -> None:
+    config = replace(SMALL, data=DataConfig(split="dirichlet", alpha=1.0), batch_size=16)
+    config = replace(config, topology=TopologyConfig("star", mixing="shard-size"))
+    dimat.run(replace(config, method="wa", out=str(tmp_path / "a")))
+    with pytest.raises(TopologyError, match="needs a doubly stochastic mixing matrix"):
+        dimat.run(replace(config, method="cdsgd", out=str(tmp_path / "b")))
+
+
+def test_momentum_consensus_refuses_an_adaptive_optimizer_and_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"'cdmsgd' is momentum SGD.*must be 'msgd'.*'cdsgd'"):
+        dimat.run(replace(SMALL, method="cdmsgd", optimizer=OptimizerConfig("adam")))
