@@ -81,7 +81,7 @@ def _bars(
         if any(found[i] is not None for _, found in known)
     ]
     title, form, unit = measure
-    height = 150 + 40 * len(known)
+    height = 150 + max(40, 17 * max(label.count("<br>") + 2 for label in labels)) * len(known)
     room = min(LONG, max(len(line) for label in labels for line in label.split("<br>")))
     return plot(
         traces,
