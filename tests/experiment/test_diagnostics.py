@@ -1,0 +1,148 @@
+"""What an observer sees, against what was put there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from tests.experiment.test_run import SMALL, lines
+from tests.methods.fleet import Fleet, fleet, irregular, merge
+
+import dimat
+from dimat.experiment.config import DiagnosticsConfig, MatchingConfig
+from dimat.experiment.diagnostics import Sight, permuted_operator
+from dimat.methods import Averaging, Dimat, Merged, Method, Settings
+from dimat.state import State, consensus_distance
+from dimat.topology import Topology, metropolis
+
+RING: nx.Graph[int] = nx.cycle_graph(5)
+
+
+@pytest.fixture(scope="module")
+def own() -> Fleet:
+    return fleet("mlp")
+
+
+def see(own: Fleet, method: Method, states: list[State], graph: nx.Graph[int]) -> Sight:
+    them = own.members(states, graph)
+    merged, _ = merge(method, them)
+    symmetry = own.analysis.symmetry if method.matches else None
+    return Sight(them[0].topology, states, merged, them[0].parameters, symmetry)
+
+
+@pytest.mark.parametrize("gauge", ["tree", "pairwise"])
+def test_shuffled_agents_are_as_far_apart_as_in_order(own: Fleet, gauge: str) -> None:
+    """The distance is measured in one unit order, whichever way agents are aligned."""
+    states = own.perturbed(5, by=0.02)
+    plain = see(own, Averaging(), states, RING).describe()
+    shuffled = own.shuffled(states)
+    sight = see(own, Dimat(Settings(gauge)), shuffled, RING)  # type: ignore[arg-type]
+    seen = sight.describe()
+    for name in ("consensus_before", "consensus_after", "contraction"):
+        assert seen[name] == pytest.approx(plain[name]), name
+    raw = consensus_distance(shuffled, sight.parameters)
+    assert seen["consensus_before"] < 0.5 * raw  # type: ignore[operator]
+
+
+def test_plain_averaging_contracts_as_the_mixing_matrix_does(own: Fleet) -> None:
+    states, graph = own.perturbed(6), irregular(0)
+    sight = see(own, Averaging(), states, graph)
+    seen = sight.describe()
+    merged = [m.state for m in sight.merged]
+    assert seen["consensus_before"] == consensus_distance(states, sight.parameters)
+    assert seen["consensus_after"] == consensus_distance(merged, sight.parameters)
+    assert 0 < seen["contraction"] <= sight.topology.second_eigenvalue + 1e-9  # type: ignore[operator]
+    assert (seen["units_moved"], seen["cycle_error"], seen["permuted_gap"]) == ({}, None, None)
+
+
+def test_units_moved_are_those_that_the_permutation_puts_elsewhere(own: Fleet) -> None:
+    symmetry, state = own.analysis.symmetry, own.perturbed(1)[0]
+    move = symmetry.random(torch.Generator().manual_seed(0))
+    merged = [Merged(state, symmetry.identity()), Merged(state, move)]
+    graph = nx.path_graph(2)
+    pair = Topology("pair", graph, metropolis(graph, np.ones(2)))
+    seen = Sight(pair, [state] * 2, merged, [], symmetry).describe()["units_moved"]
+    moved = symmetry.apply(move, state)
+    for group in symmetry.groups:
+        key = next(k for k, _ in group.members if k.endswith("bias"))
+        share = float((moved[key] != state[key]).double().mean())
+        assert seen[group.name] == pytest.approx(share / 2)  # type: ignore[index]
+        assert share > 0.5
+
+
+def test_consistent_alignments_have_no_cycle_error_and_the_gap_of_the_mixing_matrix(
+    own: Fleet,
+) -> None:
+    states = own.shuffled([own.perturbed(1)[0]] * 5)
+    seen = see(own, Dimat(Settings("pairwise")), states, RING).describe()
+    assert seen["cycle_error"] == {"edges": 0.0, "cycles": 0.0}
+    assert seen["permuted_gap"] == pytest.approx(seen["spectral_gap"])
+    assert all(value == pytest.approx(1) for value in seen["similarity"].values())  # type: ignore[attr-defined]
+    assert all(value > 0 for value in seen["margin"].values())  # type: ignore[attr-defined]
+
+
+def test_inconsistent_alignments_have_a_cycle_error_and_another_gap(own: Fleet) -> None:
+    """Agents that have nothing in common are matched by chance."""
+    states = own.shuffled(own.perturbed(5, by=3.0))
+    seen = see(own, Dimat(Settings("pairwise")), states, RING).describe()
+    assert seen["cycle_error"]["edges"] > 0.1  # type: ignore[index]
+    assert seen["cycle_error"]["cycles"] > 0.1  # type: ignore[index]
+    assert 0 < seen["permuted_gap"] < 1  # type: ignore[operator]
+    assert seen["permuted_gap"] != pytest.approx(seen["spectral_gap"], rel=1e-3)
+
+
+def test_the_permuted_operator_does_to_units_what_the_merge_does(own: Fleet) -> None:
+    """Two paths: the first bias of a merged network is the operator times all first biases."""
+    states = own.shuffled(own.perturbed(5, by=3.0))
+    sight = see(own, Dimat(Settings("pairwise")), states, RING)
+    symmetry = own.analysis.symmetry
+    group = next(g for g in symmetry.groups if any(k.endswith("bias") for k, _ in g.members))
+    key = next(k for k, _ in group.members if k.endswith("bias"))
+    assert len(states[0][key]) == group.size
+    operator = permuted_operator(symmetry, group.name, group.size, sight.topology.pi, sight.edges)
+    np.testing.assert_allclose(operator.sum(0), 1)
+    np.testing.assert_allclose(operator.sum(1), 1)
+    before = np.concatenate([s[key].numpy() for s in states])
+    after = np.concatenate([m.state[key].numpy() for m in sight.merged])
+    np.testing.assert_allclose(operator @ before, after)
+
+
+def test_a_pair_is_seen_in_one_order(own: Fleet) -> None:
+    base = own.perturbed(1)[0]
+    for gauge in ("tree", "pairwise"):
+        sight = see(own, Dimat(Settings(gauge)), own.shuffled([base] * 5), RING)  # type: ignore[arg-type]
+        for i, j in RING.edges:
+            first, second = sight.pair(i, j)
+            torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("gauge", ["tree", "pairwise"])
+def test_the_barrier_is_measured_when_asked_for_and_changes_nothing(
+    tmp_path: Path, gauge: str
+) -> None:
+    config = replace(
+        SMALL,
+        model="cnn",
+        controls=("cdsgd",),
+        matching=MatchingConfig(gauge=gauge),  # type: ignore[arg-type]
+        method="dimat",
+    )
+    plain = dimat.run(replace(config, out=str(tmp_path / "a"))).folder
+    asked = replace(config, diagnostics=DiagnosticsConfig(barrier_images=100))
+    measured = dimat.run(replace(asked, out=str(tmp_path / "b"))).folder
+    accuracies = [[x["test_loss"] for x in lines(folder)] for folder in (plain, measured)]
+    assert accuracies[0] == accuracies[1]
+
+    def seen(folder: Path) -> list[dict[str, float | None]]:
+        text = (folder / "diagnostics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    assert [x["barrier"] for x in seen(plain)] == [None, None]
+    assert all(x["barrier"] is not None and abs(x["barrier"]) < 5 for x in seen(measured))
+    steps = seen(measured / "controls" / "cdsgd")
+    assert [set(x) for x in steps] == [{"round", "consensus_after", "spectral_gap"}] * 2
