@@ -10,7 +10,8 @@ import torch
 
 from dimat.errors import ConfigError
 from dimat.experiment.config import RunConfig
-from dimat.experiment.record import RunFolder, environment
+from dimat.experiment.environment import environment
+from dimat.experiment.record import RunFolder
 from dimat.experiment.settings import load_config
 from dimat.state import load_state
 

@@ -19,25 +19,22 @@ each on disk before the next, so that an interrupted run can be read up to where
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Mapping
 from datetime import datetime
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dimat.errors import ConfigError
 from dimat.experiment.complaints import setting_types
 from dimat.experiment.config import RunConfig
+from dimat.experiment.environment import environment
 from dimat.experiment.settings import config_to_yaml, load_config
 from dimat.state import save_state
 
@@ -221,23 +218,6 @@ def check_same_settings(path: Path, expected: RunConfig) -> None:
             )
 
 
-def environment() -> dict[str, object]:
-    """Versions, hardware, threads and the git commit of the working directory (null if none)."""
-    changes = _git("status", "--porcelain")
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: importlib.metadata.version(name) for name in ("numpy", "scipy", "dimat")},
-        "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": None if changes is None else bool(changes),
-    }
-
-
 def _new_path(method: str) -> Path:
     """A folder under ``runs/`` that is not there yet."""
     stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{method}"
@@ -273,23 +253,3 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(
-            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _git(*command: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *command], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -13,18 +12,18 @@ from dimat.agent import MATCH, RECALIBRATE, Agent
 from dimat.errors import TrainingError
 from dimat.exchange import Talk
 from dimat.exchange.in_process import run_all
-from dimat.experiment.barrier import loss_barrier
 from dimat.experiment.callbacks import Callback
 from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.config import RunConfig
-from dimat.experiment.diagnostics import Sight, of_training
 from dimat.experiment.display import Observer
+from dimat.experiment.facts import shard_facts, topology_facts
+from dimat.experiment.measure import Measure
 from dimat.experiment.pretrain import Pretrained
-from dimat.experiment.record import Line, RunFolder
+from dimat.experiment.record import RunFolder
 from dimat.experiment.result import MethodResult, results_of
 from dimat.experiment.setup import Setup, parameter_names
 from dimat.experiment.snapshot import Snapshot
-from dimat.experiment.summary import select, summarize
+from dimat.experiment.summary import summarize
 from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of
 from dimat.methods import METHODS, Member, Merged, Settings
@@ -49,25 +48,27 @@ class Rounds:
     observer: Observer
     callbacks: Sequence[Callback] = ()
     agents: list[Agent] = field(default_factory=list)
-    history: list[Line] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        config = self.setup.config
+        self.method = METHODS[self.name](method_settings(config))
+        self.measure = Measure(self.setup, self.name, self.folder, self.observer, self.callbacks)
+        checkpoints = self.folder.path / "checkpoints"
+        self.store = Store(checkpoints, "round", config.checkpoint.keep)
 
     def run(self, pretrained: Sequence[Pretrained]) -> MethodResult:
         """All rounds, or those that are left; writes metrics, states and summary."""
-        self.method = METHODS[self.name](method_settings(self.setup.config))
-        self.store = Store(
-            self.folder.path / "checkpoints", "round", self.setup.config.checkpoint.keep
-        )
         rounds = self.setup.config.rounds
         done = self._set_out(pretrained)
         self.observer.stage(self.name, rounds * len(self.agents))
         self.observer.advance(done * len(self.agents))
         for number in range(done + 1, rounds + 1):
-            measured = self._measured(number)
+            measured = self.measure.due(number)
             if self.method.exchanges == "rounds":
                 self._merge(number, measured=measured)
             self._train(number, measured=measured)
-            self._tell(number)
+            self.measure.tell(number)
             self._keep(number)
         return self._finish()
 
@@ -81,14 +82,15 @@ class Rounds:
         )
         met = any(own.disagreement is not None for own in merged)
         if measured and met:
-            self._diagnose(number, members, merged)
+            matches = self.method.matches
+            self.measure.merge(number, self.agents, members, merged, matches=matches)
         lines = [
             self._take_over(agent, result, number)
             for agent, result in zip(self.agents, merged, strict=True)
         ]
         if measured and met:
             for agent, line in zip(self.agents, lines, strict=True):
-                self._record(agent, number, "merged", **line)
+                self.measure.agent(agent, number, "merged", **line)
             self.states = [agent.state() for agent in self.agents]
 
     def _member(self, agent: Agent, number: int) -> Member:
@@ -157,15 +159,15 @@ class Rounds:
         if together and measured and len(self.agents) > 1:
             for agent in self.agents:
                 self._recalibrate(agent, number)
-            self._look(number)
+            self.measure.training(number, self.agents)
         for agent, train_s in zip(self.agents, spent, strict=True):
             try:
                 loss = agent.loss()
             except TrainingError as error:
                 raise TrainingError(f"{self.name}, round {number}, {error}") from error
             if measured:
-                self._record(agent, number, "trained", train_loss=loss, train_s=train_s)
-        if measured and not self._merged(number):
+                self.measure.agent(agent, number, "trained", train_loss=loss, train_s=train_s)
+        if measured and not self.measure.met(number):
             self.states = [agent.state() for agent in self.agents]
 
     def _learn(self, agent: Agent) -> Talk[None]:
@@ -175,78 +177,6 @@ class Rounds:
             agent.topology = self.setup.topology.at(agent.steps)
             yield from self.method.step(agent)
         self.observer.advance()
-
-    # --- what is measured --------------------------------------------------------------------
-
-    def _measured(self, number: int) -> bool:
-        config = self.setup.config
-        return number % config.eval_every == 0 or number == config.rounds
-
-    def _merged(self, number: int) -> bool:
-        """Whether agents met at the beginning of a round."""
-        return bool(select(self.history, number, "merged"))
-
-    def _diagnose(self, number: int, members: Sequence[Member], merged: Sequence[Merged]) -> None:
-        """What an observer sees of the merge."""
-        symmetry = self.setup.analysis.symmetry if self.method.matches else None
-        states = [me.state for me in members]
-        sight = Sight(members[0].topology, states, merged, members[0].parameters, symmetry)
-        images = self.setup.config.diagnostics.barrier_images
-        barrier = None
-        if images:
-            barrier = loss_barrier(self.agents, sight, self.setup.test, images)
-        self._note({"round": number, **sight.describe(), "barrier": barrier})
-
-    def _look(self, number: int) -> None:
-        """What an observer sees of agents that exchange while they train."""
-        states = [agent.state() for agent in self.agents]
-        names = parameter_names(self.agents[0].model)
-        self._note({"round": number, **of_training(self.setup.topology, states, names)})
-
-    def _note(self, line: Mapping[str, object]) -> None:
-        read = self.folder.append(line, "diagnostics")
-        for callback in self.callbacks:
-            callback.measured(self.name, read)
-
-    def _record(self, agent: Agent, number: int, phase: str, **measured: float | None) -> None:
-        """Evaluate, and write one line of metrics."""
-        accuracy, loss = agent.evaluate(*self.setup.test)
-        validation, _ = agent.evaluate(*agent.shard.validation())
-        batches = agent.shard.num_batches(agent.batch_size)
-        line = self.folder.append(
-            {
-                "round": number,
-                "agent": agent.index,
-                "phase": phase,
-                "test_accuracy": accuracy,
-                "test_loss": loss,
-                "validation_accuracy": validation,
-                "train_loss": None,
-                "disagreement": None,
-                "drift": None,
-                "sent_bytes": agent.traffic.sent_bytes,
-                "received_bytes": agent.traffic.received_bytes,
-                "match_s": 0.0,
-                "merge_s": 0.0,
-                "train_s": 0.0,
-                "steps": self.setup.pretrain_steps(agent.index) + agent.steps,
-                "epochs": agent.epochs + (agent.steps % batches) / batches,
-                "busy_s": agent.traffic.busy_s,
-                **measured,
-            }
-        )
-        self.history.append(line)
-        for callback in self.callbacks:
-            callback.measured(self.name, line)
-
-    def _tell(self, number: int) -> None:
-        parts = []
-        for phase in ("merged", "trained"):
-            found = [x["test_accuracy"] for x in select(self.history, number, phase)]
-            if found:
-                parts.append(f"{phase} {100 * statistics.fmean(found):5.1f} %")
-        if parts:
-            self.observer.note(f"{self.name:6s} round {number:3d}  {'  '.join(parts)}")
 
     # --- beginning, going on, and end ---------------------------------------------------------
 
@@ -259,7 +189,7 @@ class Rounds:
             for i in range(self.setup.config.agents)
         ]
         found = self.store.latest(self.observer.note)
-        self.history = self.folder.rewind(found.meta["sizes"] if found else {})
+        self.measure.history = self.folder.rewind(found.meta["sizes"] if found else {})
         for callback in self.callbacks:
             number = found.number if found else -1
             callback.started(self.name, self.folder.config, self.folder.path, number)
@@ -268,17 +198,12 @@ class Rounds:
                 Snapshot.unpack(own, found.tensors).restore(agent)
             self._spent = found.meta["wall_s"]
             return found.number
-        self.folder.write_json("topology", self.setup.topology_facts)
-        self.folder.write_json("shards", self.setup.shards)
+        self.folder.write_json("topology", topology_facts(self.setup.topology))
+        self.folder.write_json("shards", shard_facts(self.setup))
         for agent, own in zip(self.agents, pretrained, strict=True):
             own.snapshot.restore(agent, new_shard=True)
-            self._record(
-                agent,
-                0,
-                "trained",
-                train_loss=own.train_loss,
-                train_s=own.snapshot.counters["busy_s"],
-            )
+            spent = own.snapshot.counters["busy_s"]
+            self.measure.agent(agent, 0, "trained", train_loss=own.train_loss, train_s=spent)
         self.states = [agent.state() for agent in self.agents]
         return 0
 
@@ -303,13 +228,13 @@ class Rounds:
     def _finish(self) -> MethodResult:
         for agent, state in zip(self.agents, self.states, strict=True):
             self.folder.write_state(agent.index, state)
-        rounds = self.setup.config.rounds
-        phase = "merged" if self._merged(rounds) else "trained"
-        summary = summarize(self.setup.config, self.name, phase, self.history, self._wall_s())
+        rounds, history = self.setup.config.rounds, self.measure.history
+        phase = "merged" if self.measure.met(rounds) else "trained"
+        summary = summarize(self.setup.config, self.name, phase, history, self._wall_s())
         self.folder.write_json("summary", summary)
         for callback in self.callbacks:
             callback.finished(self.name, summary)
-        return MethodResult(self.name, results_of(self.history, rounds), summary)
+        return MethodResult(self.name, results_of(history, rounds), summary)
 
 
 def method_settings(config: RunConfig) -> Settings:

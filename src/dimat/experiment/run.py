@@ -13,6 +13,7 @@ from dimat.experiment.callbacks import LOGS, Callback
 from dimat.experiment.checkpoint import Store
 from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer, Silent
+from dimat.experiment.facts import pretrain_digest
 from dimat.experiment.pretrain import Pretrained, Pretraining
 from dimat.experiment.record import RunFolder, check_out, is_run_folder
 from dimat.experiment.result import MethodResult, RunResult, results_of
@@ -172,5 +173,5 @@ class _Job:
     def _pretrain(self, setup: Setup, home: RunFolder) -> Sequence[Pretrained]:
         """Agents after pre-training: trained now, or taken from where they are kept."""
         shared = self.pretrained or home.path / "checkpoints" / "pretrained"
-        store = Store(shared / setup.pretrain_digest[:16], "epoch", 1)
+        store = Store(shared / pretrain_digest(setup)[:16], "epoch", 1)
         return Pretraining(setup, self.observer, store).run()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,30 +20,6 @@ from dimat.experiment.display import Observer, Silent
 from dimat.models import build_model, check_output
 from dimat.symmetry import Analysis, analyze
 from dimat.topology import GraphOptions, Network, build_topology
-
-_MOST_MATRICES = 16
-# The settings that pre-training depends on; with a cosine schedule on the length of the run too.
-_PRETRAIN = frozenset(
-    [
-        "agents",
-        "rounds",
-        "pretrain_epochs",
-        "local_epochs",
-        "local_steps",
-        "batch_size",
-        "seed",
-        "model",
-        "width",
-        "shortcut",
-        "norm",
-        "init",
-        "device",
-        "threads",
-        "precision",
-        "data",
-        "optimizer",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -168,50 +142,9 @@ class Setup:
         )
         return Setup(alone, self.dataset, parts, build_topology("ring", 1))
 
-    @cached_property
-    def pretrain_digest(self) -> str:
-        """Of all that pre-training depends on: where it is equal, agents come out equal."""
-        own = {key: value for key, value in asdict(self.config).items() if key in _PRETRAIN}
-        own["optimizer"].pop("on_merge")
-        if self.config.optimizer.schedule == "constant":
-            for name in ("rounds", "local_epochs", "local_steps"):
-                own.pop(name)
-        digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
-        for part in (self.dataset.train_x, self.dataset.train_y):
-            digest.update(part.contiguous().numpy().tobytes())
-        for indices in self.parts.pretrain:
-            digest.update(indices.tobytes())
-        return digest.hexdigest()
-
     def _batches(self, agent: int, *, pretraining: bool) -> int:
         shard = self.shard(agent, pretraining=pretraining)
         return shard.num_batches(self.config.batch_size)
-
-    @cached_property
-    def topology_facts(self) -> dict[str, object]:
-        """What ``topology.json`` holds: graph, mixing matrix, the first that follow."""
-        network = self.topology
-        shown = min(network.period or _MOST_MATRICES, _MOST_MATRICES)
-        sequence = [network.at(time).pi.tolist() for time in range(shown)]
-        return {
-            "name": network.name,
-            "agents": network.num_agents,
-            "directed": network.directed,
-            "edges": [list(edge) for edge in network.graph.edges],
-            "pi": sequence[0],
-            "spectral_gap": network.spectral_gap,
-            **({"sequence": sequence} if network.period != 1 else {}),
-        }
-
-    @cached_property
-    def shards(self) -> dict[str, object]:
-        """Images of every class at every agent, validation included: what ``shards.json`` holds."""
-        labels, classes = self.dataset.train_y.numpy(), self.dataset.num_classes
-        counts = {
-            name: [np.bincount(labels[own], minlength=classes).tolist() for own in parts]
-            for name, parts in (("pretrain", self.parts.pretrain), ("rounds", self.parts.rounds))
-        }
-        return {"classes": classes, **counts}
 
 
 def make_setup(config: RunConfig, observer: Observer | None = None) -> Setup:
