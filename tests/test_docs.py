@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dimat.cli import main, merge
 from dimat.matching import MATCHERS
 from dimat.merging import COMBINERS
+from dimat.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(kind: str, pages: Sequence[Path] = PAGES) -> list[str]:
@@ -31,6 +34,8 @@ def test_the_commands_of_a_page_run_one_after_another_in_one_folder(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, text in re.findall(r"```yaml title=(\S+)\n(.*?)```", page.read_text(), re.DOTALL):
+        Path(name).write_text(text)
     for line in blocks("console", [page]):
         if line.startswith("$ dimat"):
             assert main(shlex.split(line)[2:]) == 0, line
@@ -69,14 +74,36 @@ def test_every_local_link_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_the_table_of_rules_is_the_registry() -> None:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("rules_table", ROOT / "docs" / "rules.py")
+def script(name: str) -> Any:
+    """A script of docs/ as a module."""
+    spec = spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_every_method_has_a_page_and_it_is_what_its_class_says() -> None:
+    pages = script("methods").pages()
+    assert set(pages) == {f"{name}.md" for name in METHODS} | {"README.md"}
+    for name, text in pages.items():
+        assert (ROOT / "docs" / "methods" / name).read_text() == text, "run docs/methods.py"
+        assert name == "README.md" or ("*Assumes*" in text and "*Breaks when*" in text), name
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached, new = set(), {ROOT / "README.md"}
+    while new:
+        page = new.pop()
+        reached.add(page)
+        links = re.findall(r"\]\(([^)#:]+\.md)\)", page.read_text())
+        new |= {(page.parent / link).resolve() for link in links} - reached
+    assert reached >= {page.resolve() for page in PAGES}
+
+
+def test_the_table_of_rules_is_the_registry() -> None:
+    module = script("rules")
     assert module.table() in (ROOT / "docs" / "symmetry.md").read_text(), "run docs/rules.py"
 
 

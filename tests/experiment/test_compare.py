@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from dimat import RunConfig
 from dimat.errors import ConfigError, DataError, RecordError
@@ -139,6 +142,7 @@ def test_a_cell_that_fails_stops_no_other_and_is_tried_again(
     assert compare(SPEC, tmp_path / "out").failures == {}
     assert runner.ran == [NAMES[0], NAMES[2]]
     assert "unfinished" not in (tmp_path / "out/comparison.txt").read_text()
+    assert not (tmp_path / "out/errors").exists()
 
 
 def test_the_tables_are_written_anew_whenever_a_cell_finishes(
@@ -291,6 +295,24 @@ def test_where_stderr_is_no_terminal_there_is_a_line_for_every_cell(
     assert capsys.readouterr().err.splitlines()[0] == "3 of 4 cells are finished already"
 
 
+def test_on_a_terminal_a_bar_shows_cells_done_and_at_work(tmp_path: Path, runner: Runner) -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=120, color_system=None)
+    watcher = LiveCells(console)
+    watcher.begin(1, 4)
+    watcher.started("a")
+    watcher.stage("a", "wa 3/20")
+    watcher.started("b" * 200)
+    watcher.ended("a", "wa 50.0 %")
+    watcher.started("c")
+    watcher.close()
+    shown = text.getvalue()
+    assert "1 of 4 cells are finished already" in shown
+    assert "cell 2/4 a: wa 50.0 %" in shown
+    assert "2/4" in shown[shown.index("wa 50.0 %") :]
+    assert max(len(line) for line in shown.replace("\r", "\n").split("\n")) < 150
+
+
 TIMES = ("busy_s", "wall_s", "at_equal_time")
 
 
@@ -366,15 +388,18 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def begin(file: Path, out: Path) -> subprocess.Popen[str]:
+@contextmanager
+def begun(file: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
     """A comparison in two processes, of which one has finished a cell."""
     command = [sys.executable, "-m", "dimat", "compare", str(file), "--jobs=2", f"--out={out}"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    before = len([*out.glob("cells/*/summary.json")])
-    wait_for(lambda: len([*out.glob("cells/*/summary.json")]) > before)
-    return process
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=pipe, text=True) as process:
+        try:
+            finished = "cells/*/controls/local/summary.json"
+            wait_for(lambda: [*out.glob(finished)] or process.poll() is not None)
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -383,11 +408,11 @@ def test_however_it_is_stopped_its_processes_end_and_the_same_command_goes_on(
 ) -> None:
     spec = replace(SPEC, base=replace(TINY, rounds=8), methods=("wa", "local"))
     (tmp_path / "base.yaml").write_text(spec_to_yaml(spec))
-    process = begin(tmp_path / "base.yaml", tmp_path / "out")
-    workers = children(process.pid)
-    assert len(workers) >= 2
-    process.send_signal(how)
-    _, err = process.communicate(timeout=20)
+    with begun(tmp_path / "base.yaml", tmp_path / "out") as process:
+        workers = children(process.pid)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=20)
+    assert len(workers) >= 2, err
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     assert ("the same command goes on where this one stopped" in err) == (how == signal.SIGINT)
     wait_for(lambda: not any(map(alive, workers)), 20)

@@ -65,6 +65,12 @@ def test_different_points_have_different_names_that_are_names_of_folders(
     assert "/" not in point_name(first)
 
 
+def test_a_point_with_long_values_has_a_name_that_file_systems_take() -> None:
+    names = {point_name({"model": "x" * 300 + end, "seed": 1}) for end in "ab"}
+    assert len(names) == 2
+    assert max(map(len, names)) < 220
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [

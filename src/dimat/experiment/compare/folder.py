@@ -72,6 +72,16 @@ class ComparisonFolder:
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(path)
 
+    def note_error(self, cell: str, details: str) -> None:
+        """Write why a cell failed, or forget why it had failed before."""
+        path = self.path / "errors" / f"{cell}.txt"
+        if details:
+            self.write(f"errors/{cell}.txt", details)
+        elif path.exists():
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
 
 @contextmanager
 def open_folder(path: Path, spec: Spec, cells: Sequence[Cell]) -> Iterator[ComparisonFolder]:

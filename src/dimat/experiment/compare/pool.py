@@ -106,7 +106,7 @@ def _at_once(tasks: Sequence[Task], jobs: int, watcher: Watcher) -> Generator[Ou
                 task, worker = running.pop(future)
                 broken = isinstance(future.exception(), BrokenProcessPool)
                 free.append(_worker() if broken else worker)
-                yield Outcome(task.name, _DIED) if broken else future.result()
+                yield Outcome(task.name, _DIED, _DIED) if broken else future.result()
     except BaseException:
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()

@@ -14,6 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 
 class Watcher(Protocol):
@@ -65,6 +66,7 @@ class LiveCells:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
+        one_line = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._progress = Progress(
             TextColumn("cells"),
             MofNCompleteColumn(),
@@ -72,9 +74,10 @@ class LiveCells:
             TimeElapsedColumn(),
             TextColumn("left", style="dim"),
             TimeRemainingColumn(),
-            TextColumn("{task.description}", markup=False, style="dim"),
+            TextColumn("{task.description}", markup=False, style="dim", table_column=one_line),
             console=self._console,
             disable=not self._console.is_terminal,
+            expand=True,
             transient=True,
         )
         self._bar: TaskID | None = None

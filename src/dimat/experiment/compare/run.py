@@ -121,12 +121,12 @@ class _Job:
         try:
             with closing(run_tasks(tasks, jobs, self.watcher)) as outcomes:
                 for outcome in outcomes:
-                    if outcome.error is not None:
-                        failures[outcome.name] = outcome.error
-                        self.folder.write(f"errors/{outcome.name}.txt", outcome.details)
-                    else:
+                    if outcome.error is None:
                         self._read(cells[outcome.name])
                         self._write()
+                    else:
+                        failures[outcome.name] = outcome.error
+                    self.folder.note_error(outcome.name, outcome.details)
                     self.watcher.ended(outcome.name, self._said(outcome.name, outcome.error))
         finally:
             self.watcher.close()
@@ -151,8 +151,7 @@ class _Job:
     def _said(self, name: str, error: str | None) -> str:
         if error is not None:
             return f"failed: {error}"
-        trials = self._trials.get(name, ())
-        return "  ".join(f"{trial.method} {_percent(trial)}" for trial in trials)
+        return "  ".join(f"{trial.method} {_percent(trial)}" for trial in self._trials[name])
 
 
 def _percent(trial: Trial) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from functools import cache, reduce
 from typing import Any
@@ -13,6 +14,7 @@ from dimat.experiment.config import RunConfig
 from dimat.experiment.settings import Parser, settings_parser
 
 _SAFE = "._:+-"
+_LONGEST = 180  # file systems take names of 255 bytes
 
 
 @cache
@@ -84,12 +86,15 @@ def shown(value: object) -> str:
 
 
 def point_name(point: Mapping[str, object]) -> str:
-    """A grid point as a name for people and for folders; different points have different names.
+    """A grid point as the name of a folder; different points have different names.
 
     >>> point_name({"topology.name": "ring", "data.source": "npz:a/b.npz"})
     'topology.name=ring,data.source=npz:a%2Fb.npz'
     """
-    return ",".join(f"{name}={quote(shown(value), safe=_SAFE)}" for name, value in point.items())
+    name = ",".join(f"{name}={quote(shown(value), safe=_SAFE)}" for name, value in point.items())
+    if len(name) <= _LONGEST:
+        return name
+    return f"{name[:_LONGEST]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _nested(values: Mapping[str, object]) -> dict[str, object]:
