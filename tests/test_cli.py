@@ -78,7 +78,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("run ring", "unexpected 'ring': a setting is written --NAME VALUE"),
         ("run --config none.yaml", "setting 'config': File does not exist"),
         ("rn", "unknown command 'rn': did you mean 'run'?"),
-        ("", "no command: one of run, "),
+        ("", "no command: one of run, resume, compare, report, merge, align, topology, symmetry;"),
         ("topology", "setting 'name' is missing: see --help"),
         ("topology rnig", "did you mean 'ring'?"),
         ("topology ring --agens 3", "unknown setting 'agens': did you mean 'agents'?"),

@@ -150,3 +150,27 @@ def test_a_model_that_cannot_be_exported_is_refused_before_anything_is_trained(
     monkeypatch.syspath_prepend(".")
     assert "cannot capture Net" in refusal(capsys, "--model=halting:Net", "--out=run")
     assert not Path("run").exists()
+
+
+def test_a_stopped_run_is_resumed_and_a_finished_one_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["run", *QUICK, "--rounds=2", "--out=whole"]) == 0
+    table = capsys.readouterr().out.replace("whole", "stopped")
+
+    def interrupted(self: LiveProgress, text: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveProgress, "note", interrupted)  # after the first round
+        assert main(["run", *QUICK, "--rounds=2", "--out=stopped"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not Path("stopped/summary.json").exists()
+    for _ in range(2):
+        assert main(["resume", "stopped"]) == 0
+        assert capsys.readouterr().out == table
+
+
+def test_what_is_no_run_is_not_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resume", "nowhere"]) == 2
+    assert "nowhere is not a run folder" in capsys.readouterr().err

@@ -278,7 +278,7 @@ def test_a_projected_gradient_is_what_the_quadratic_program_says() -> None:
         got = np.concatenate([found["a"].numpy().ravel(), found["b"].numpy()])
         slack = flat @ got
         assert slack.min() > -1e-9  # feasible
-        multipliers, residual, *_ = np.linalg.lstsq(flat.T, got - flat[0], rcond=None)
+        multipliers, *_ = np.linalg.lstsq(flat.T, got - flat[0], rcond=None)
         np.testing.assert_allclose(flat.T @ multipliers, got - flat[0], atol=1e-9)
         assert multipliers.min() > -1e-9  # of the right sign
         assert np.abs(multipliers * slack).max() < 1e-8  # complementary

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from dimat.cli import align, compare, merge, report, resume, run, symmetry, topology
-from dimat.errors import DimatError
+from dimat.errors import ConfigError, DimatError
 from dimat.experiment.settings import Parser
 
 _COMMANDS = {
@@ -26,16 +26,25 @@ _COMMANDS = {
 }
 
 
+_INTERRUPTED = (
+    "dimat: interrupted; what was recorded so far is kept: 'dimat resume RUN', or the same "
+    "'dimat compare' again, goes on from there"
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (that of the process if None) and return the exit code."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+        if not words:
+            raise ConfigError(f"no command: one of {', '.join(_COMMANDS)}; see 'dimat --help'")
+        arguments = _parser().parse_args(words)
         _COMMANDS[arguments.command].execute(arguments[arguments.command])
     except DimatError as error:
         print("dimat: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
-        print("dimat: interrupted; what was recorded so far is kept", file=sys.stderr)
+        print(_INTERRUPTED, file=sys.stderr)
         return 130
     return 0
 

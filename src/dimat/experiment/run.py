@@ -121,6 +121,8 @@ class _Job:
             setup = make_setup(self.config, self.observer)
             self._check_methods(setup)
             folder = self._folder(fresh=fresh)
+            if self.config.out is None:  # whoever stops it should know where it is
+                self.observer.note(f"run folder: {folder.path}")
             with torch.random.fork_rng(devices=[]):
                 return self._methods(setup, folder)
         finally:
