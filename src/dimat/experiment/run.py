@@ -105,6 +105,9 @@ def run_or_resume(
     return _Job(config, observer or Silent(), callbacks, pretrained).run(fresh=not begun)
 
 
+_TIMES = 64  # of a graph that varies at random: how many are looked at before it is trained on
+
+
 @dataclasses.dataclass
 class _Job:
     """A run, and where it is up to."""
@@ -152,7 +155,7 @@ class _Job:
         settings = method_settings(self.config)
         methods = {n: METHODS[n](settings) for n in (self.config.method, *self.config.controls)}
         for name, method in methods.items():
-            for time in range(min(setup.topology.period or 1, 64)):
+            for time in range(min(setup.topology.period or _TIMES, _TIMES)):
                 check_needs(name, method, setup.topology.at(time))
         if any(method.matches for method in methods.values()):
             self.observer.stage("proving the model's symmetry", 1)

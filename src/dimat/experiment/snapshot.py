@@ -73,7 +73,10 @@ class Snapshot:
         agent.steps = 0 if new_shard else int(count["steps"])
         agent.epochs = int(count["epochs"])
         agent.gauge = self.gauge
-        agent.kept = {name: clone(own) for name, own in self.kept.items()}
+        agent.kept = {
+            name: {key: value.clone().to(agent.device) for key, value in own.items()}
+            for name, own in self.kept.items()
+        }
         agent.traffic.sent_bytes = int(count["sent_bytes"])
         agent.traffic.received_bytes = int(count["received_bytes"])
         agent.traffic.busy_s = count["busy_s"]

@@ -10,9 +10,9 @@ import safetensors
 
 from dimat.checkpoints import file_digest
 from dimat.errors import ConfigError
+from dimat.experiment.environment import environment
 from dimat.experiment.merge.config import AlignConfig
 from dimat.experiment.merge.result import AlignResult, Comparison, MergeResult, Score
-from dimat.experiment.environment import environment
 from dimat.experiment.record import to_json
 from dimat.state import save_state
 
