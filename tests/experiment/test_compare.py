@@ -6,6 +6,7 @@ import csv
 import fcntl
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -389,35 +390,47 @@ def children(pid: int) -> list[int]:
 
 
 @contextmanager
-def begun(file: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
-    """A comparison in two processes, of which one has finished a cell."""
-    command = [sys.executable, "-m", "dimat", "compare", str(file), "--jobs=2", f"--out={out}"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=pipe, text=True) as process:
+def begun(spec: Spec, folder: Path, sign: str) -> Iterator[subprocess.Popen[str]]:
+    """A comparison in two processes, begun as by a terminal, once a file ``sign`` is there."""
+    (folder / "base.yaml").write_text(spec_to_yaml(spec))
+    command = [sys.executable, "-m", "dimat", "compare", str(folder / "base.yaml"), "--jobs=2"]
+    process = subprocess.Popen(
+        [*command, f"--out={folder / 'out'}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
         try:
-            finished = "cells/*/controls/local/summary.json"
-            wait_for(lambda: [*out.glob(finished)] or process.poll() is not None)
+            wait_for(lambda: [*(folder / "out").glob(sign)] or process.poll() is not None)
             yield process
         finally:
             process.kill()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_however_it_is_stopped_its_processes_end_and_the_same_command_goes_on(
-    tmp_path: Path, how: signal.Signals
-) -> None:
-    spec = replace(SPEC, base=replace(TINY, rounds=8), methods=("wa", "local"))
-    (tmp_path / "base.yaml").write_text(spec_to_yaml(spec))
-    with begun(tmp_path / "base.yaml", tmp_path / "out") as process:
+def test_ctrl_c_ends_it_and_its_processes_at_once(tmp_path: Path) -> None:
+    spec = replace(SPEC, base=replace(TINY, rounds=1_000_000), methods=("wa",))
+    with begun(spec, tmp_path, "cells/*seed=1/metrics.jsonl") as process:
         workers = children(process.pid)
-        process.send_signal(how)
+        os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=20)
-    assert len(workers) >= 2, err
-    assert process.returncode == (130 if how == signal.SIGINT else -how)
-    assert ("the same command goes on where this one stopped" in err) == (how == signal.SIGINT)
+    assert process.returncode == 130
+    assert len(workers) >= 2
+    assert "the same command goes on where this one stopped" in err
+    assert "Traceback" not in err
     wait_for(lambda: not any(map(alive, workers)), 20)
-    unfinished = [row for row in rows(tmp_path / "out") if row["finished"] == "false"]
-    assert unfinished
+
+
+def test_when_it_is_killed_its_processes_end_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    spec = replace(SPEC, base=replace(TINY, rounds=8), methods=("wa", "local"))
+    with begun(spec, tmp_path, "cells/*/controls/local/summary.json") as process:
+        workers = children(process.pid)
+        process.kill()
+        process.communicate(timeout=20)
+    assert len(workers) >= 2
+    wait_for(lambda: not any(map(alive, workers)), 20)
+    assert [row for row in rows(tmp_path / "out") if row["finished"] == "false"]
     assert compare(spec, tmp_path / "out").failures == {}
     assert compare(spec, tmp_path / "whole").failures == {}
     assert timeless(tmp_path / "out") == timeless(tmp_path / "whole")
