@@ -94,11 +94,7 @@ def execute(options: Namespace) -> None:
     from dimat.experiment.compare.run import compare
     from dimat.experiment.compare.table import as_text, comparison_tables
 
-    try:
-        result = compare(spec, out, jobs=options.jobs, yes=options.yes, watcher=LiveCells())
-    except KeyboardInterrupt:
-        print("dimat: the same command goes on where this one stopped", file=sys.stderr)
-        raise
+    result = compare(spec, out, jobs=options.jobs, yes=options.yes, watcher=LiveCells())
     console = Console()
     if console.is_terminal:
         console.print(comparison_tables(result.points), highlight=False)
