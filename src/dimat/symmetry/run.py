@@ -11,7 +11,6 @@ from torch import Tensor, fx
 
 from dimat.symmetry.trace import Trace, flatten_inputs
 
-
 # An exported graph may view what was contiguous in the example; batches need not be (images with
 # channels last), and then the same values have to be copied.
 _IN_ANY_LAYOUT: dict[object, Any] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
