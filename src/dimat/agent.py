@@ -48,7 +48,7 @@ class Agent:
     index: int
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: torch.optim.lr_scheduler.LambdaLR
     shard: Shard
     topology: Topology
     seed: int
@@ -94,8 +94,7 @@ class Agent:
         """Gradient of the loss on the next batch, by parameter; running statistics follow."""
         self._batch = next(self._stream)
         self.model.train()
-        noise = generator(self.seed, self.index, NOISE, self.epochs, self.steps)
-        torch.manual_seed(noise.initial_seed())  # of dropout and the like
+        self._draw_noise()
         inputs, labels = self._batch
         with self.autocast():
             loss = functional.cross_entropy(self.model(inputs).float(), labels)
@@ -108,15 +107,24 @@ class Agent:
         """Gradient on the batch of the last :meth:`gradient` at another state, by parameter."""
         assert self._batch is not None, "gradient() draws the batch"
         inputs, labels = self._batch
-        there = clone(state)  # a forward pass writes running statistics
-        wanted = {n: there[n] for n, p in self.model.named_parameters() if p.requires_grad}
-        for value in wanted.values():
-            value.requires_grad_()
+        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        buffers = [name for name, _ in self.model.named_buffers() if name in state]
+        frozen = [name for name, p in self.model.named_parameters() if not p.requires_grad]
+        # A forward pass writes running statistics; tied weights are given once.
+        there = clone({name: state[name] for name in (*names, *frozen, *buffers)})
+        wanted = [there[name].requires_grad_() for name in names]
         self.model.train()
+        self._draw_noise()
         with self.autocast():
             logits = functional_call(self.model, there, (inputs,))
             loss = functional.cross_entropy(logits.float(), labels)
-        return dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
+        found = torch.autograd.grad(loss, wanted, allow_unused=True)
+        return {name: g for name, g in zip(names, found, strict=True) if g is not None}
+
+    def _draw_noise(self) -> None:
+        """Dropout and the like draw from a stream of this agent and step."""
+        noise = generator(self.seed, self.index, NOISE, self.epochs, self.steps)
+        torch.manual_seed(noise.initial_seed())
 
     def update(self, gradient: Mapping[str, Tensor], scale: float = 1.0) -> None:
         """One optimizer step along a gradient, at ``scale`` times the learning rate."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from tests.experiment.test_run import lines, timeless
 
 import dimat
 from dimat import RunConfig
-from dimat.errors import ConfigError, TopologyError
+from dimat.errors import ConfigError, TopologyError, TrainingError
+from dimat.exchange import Talk
 from dimat.experiment.config import (
     ConsensusConfig,
     DataConfig,
@@ -19,7 +21,7 @@ from dimat.experiment.config import (
     OptimizerConfig,
     TopologyConfig,
 )
-from dimat.methods import METHODS, Settings, order
+from dimat.methods import METHODS, Consensus, Learner, Settings, order
 from dimat.symmetry import Permutation, Symmetry
 
 SMALL = RunConfig(
@@ -180,3 +182,61 @@ def test_unequal_weights_are_refused_where_the_plain_mean_is_meant(tmp_path: Pat
 def test_momentum_consensus_refuses_an_adaptive_optimizer_and_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"'cdmsgd' is momentum SGD.*must be 'msgd'.*'cdsgd'"):
         dimat.run(replace(SMALL, method="cdmsgd", optimizer=OptimizerConfig("adam")))
+
+
+def test_centralized_sees_as_many_images_as_all_agents(tmp_path: Path) -> None:
+    config = replace(SMALL, method="wa", controls=("centralized",), local_steps=3, batch_size=16)
+    folder = dimat.run(replace(config, out=str(tmp_path / "a"))).folder
+
+    def steps(where: Path) -> int:
+        last = [x for x in lines(where) if x["round"] == 2 and x["phase"] == "trained"]
+        first = [x for x in lines(where) if x["round"] == 0]
+        return sum(x["steps"] for x in last) - sum(x["steps"] for x in first)
+
+    assert steps(folder) == steps(folder / "controls" / "centralized") == 2 * 4 * 3
+
+
+@pytest.mark.parametrize("method", ["wm", "dimat", "wa"])
+def test_agents_that_meet_nobody_in_a_round_are_no_trouble(tmp_path: Path, method: str) -> None:
+    own = TopologyConfig("ring", dropout=0.6)
+    config = replace(SMALL, method=method, topology=own, rounds=4, model="mlp")
+    config = replace(config, matching=MatchingConfig(gauge="pairwise"), out=str(tmp_path / "run"))
+    folder = dimat.run(config).folder
+    met = {x["round"] for x in lines(folder) if x["phase"] == "merged"}
+    assert met
+    seen = [json.loads(x) for x in (folder / "diagnostics.jsonl").read_text().splitlines()]
+    assert {x["round"] for x in seen} == met
+    if method == "wa":
+        assert all(x["consensus_after"] > 0 for x in seen)
+    else:
+        assert any(x["consensus_after"] is None for x in seen)  # not all can be compared
+
+
+def test_agents_that_step_together_have_one_learning_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataConfig(split="dirichlet", alpha=1.0)
+    optimizer = OptimizerConfig("msgd", 0.05, schedule="cosine")
+    config = replace(SMALL, data=data, batch_size=16, optimizer=optimizer, pretrain_epochs=2)
+    rates: dict[int, list[float]] = {}
+    step = Consensus.step
+
+    def spied(self: Consensus, me: Learner) -> Talk[None]:
+        rates.setdefault(me.index, []).append(me.lr)
+        return step(self, me)
+
+    monkeypatch.setattr(Consensus, "step", spied)
+    dimat.run(replace(config, method="cdsgd", out=str(tmp_path / "run")))
+    assert len(rates) == 4
+    assert all(own == rates[0] for own in rates.values())
+    assert rates[0] == sorted(rates[0], reverse=True)
+    assert 0 < rates[0][-1] < 0.1 * rates[0][0]
+
+
+@pytest.mark.parametrize("method", ["cga", "wm", "dimat", "cdsgd"])
+def test_training_that_diverges_is_said_with_method_and_round(
+    tmp_path: Path, method: str
+) -> None:
+    config = replace(SMALL, method=method, optimizer=OptimizerConfig("sgd", 1e30), model="mlp")
+    with pytest.raises(TrainingError, match=rf"^{method}, round \d, "):
+        dimat.run(replace(config, pretrain_epochs=0, rounds=4, out=str(tmp_path / "run")))

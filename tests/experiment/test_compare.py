@@ -69,7 +69,7 @@ class Runner:
             own = folder if method == config.method else folder.control(method)
             accuracy = METHODS[method] + config.seed / 100
             line = {"round": 0, "agent": 0, "phase": "trained", "test_accuracy": accuracy}
-            own.append(line | {"sent_bytes": 8, "epochs": 1.0, "busy_s": 0.5})
+            own.append(line | {"sent_bytes": 8, "steps": 1, "busy_s": 0.5})
             own.write_json("summary", {"test_accuracy_mean": accuracy, "rounds": 0})
 
 

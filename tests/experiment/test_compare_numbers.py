@@ -25,12 +25,14 @@ from dimat.experiment.compare.trial import Trial
 
 
 def curve(accuracies: Sequence[float | None], sent: Sequence[float], total: float) -> Curve:
-    """A curve by rounds; epochs are the round, busy time is not recorded."""
+    """A curve by rounds; steps are 100 a round, busy time is not recorded."""
     moments = tuple(
-        Moment(r, a, {"sent_bytes": s, "epochs": float(r), "busy_s": None})
+        Moment(r, a, {"sent_bytes": s, "steps": 100.0 * r, "busy_s": None})
         for r, (a, s) in enumerate(zip(accuracies, sent, strict=True))
     )
-    return Curve(moments, {"sent_bytes": total, "epochs": len(moments) - 1.0, "busy_s": None})
+    return Curve(
+        moments, {"sent_bytes": total, "steps": 100.0 * (len(moments) - 1), "busy_s": None}
+    )
 
 
 DIMAT = curve([0.1, 0.5, 0.7, 0.8], [0, 10, 20, 30], 30)
@@ -40,10 +42,10 @@ LOCAL = curve([0.1, 0.3, 0.2], [0, 0, 0], 0)
 
 def test_the_budget_is_the_smallest_total_of_those_that_use_the_resource() -> None:
     assert budget([DIMAT, CDSGD, LOCAL], "sent_bytes") == 30
-    assert budget([DIMAT, CDSGD, LOCAL], "epochs") == 2
+    assert budget([DIMAT, CDSGD, LOCAL], "steps") == 200
     assert budget([LOCAL], "sent_bytes") is None
     assert budget([DIMAT, CDSGD], "busy_s") is None
-    assert budget([], "epochs") is None
+    assert budget([], "steps") is None
 
 
 def test_at_a_budget_the_last_round_within_it_counts_and_nothing_between() -> None:
@@ -62,9 +64,9 @@ def test_uses_that_were_summed_in_another_order_are_equal() -> None:
 
 def test_methods_of_a_cell_share_one_budget() -> None:
     found = at_equal({"dimat": DIMAT, "cdsgd": CDSGD, "local": LOCAL})
-    assert found["dimat"] == {"sent_bytes": 0.8, "epochs": 0.7, "busy_s": None}
-    assert found["cdsgd"] == {"sent_bytes": 0.6, "epochs": 0.9, "busy_s": None}
-    assert found["local"] == {"sent_bytes": 0.2, "epochs": 0.2, "busy_s": None}
+    assert found["dimat"] == {"sent_bytes": 0.8, "steps": 0.7, "busy_s": None}
+    assert found["cdsgd"] == {"sent_bytes": 0.6, "steps": 0.9, "busy_s": None}
+    assert found["local"] == {"sent_bytes": 0.2, "steps": 0.2, "busy_s": None}
 
 
 def line(number: int, agent: int, phase: str, accuracy: float | None, **more: float) -> Any:
@@ -73,27 +75,38 @@ def line(number: int, agent: int, phase: str, accuracy: float | None, **more: fl
 
 def test_a_curve_is_read_where_the_accuracy_was_measured() -> None:
     lines = [
-        line(0, 0, "trained", 0.2, sent_bytes=0, epochs=1.0, busy_s=2.0),
-        line(0, 1, "trained", 0.4, sent_bytes=0, epochs=2.0, busy_s=4.0),
-        line(2, 0, "merged", 0.5, sent_bytes=10, epochs=3.0, busy_s=5.0),
-        line(2, 1, "merged", 0.7, sent_bytes=20, epochs=4.0, busy_s=6.0),
-        line(2, 0, "trained", 0.9, sent_bytes=10, epochs=5.0, busy_s=7.0),
-        line(2, 1, "trained", 0.9, sent_bytes=20, epochs=6.0, busy_s=9.0),
+        line(0, 0, "trained", 0.2, sent_bytes=0, steps=10, busy_s=2.0),
+        line(0, 1, "trained", 0.4, sent_bytes=0, steps=20, busy_s=4.0),
+        line(2, 0, "merged", 0.5, sent_bytes=10, steps=30, busy_s=5.0),
+        line(2, 1, "merged", 0.7, sent_bytes=20, steps=40, busy_s=6.0),
+        line(2, 0, "trained", 0.9, sent_bytes=10, steps=50, busy_s=7.0),
+        line(2, 1, "trained", 0.9, sent_bytes=20, steps=60, busy_s=9.0),
     ]
     found = curve_of(lines)
     assert [(m.round, m.accuracy) for m in found.moments] == [
         (0, pytest.approx(0.3)),
         (2, pytest.approx(0.6)),
     ]
-    assert found.moments[1].used == {"sent_bytes": 30, "epochs": 3.5, "busy_s": 5.5}
-    assert found.total == {"sent_bytes": 30, "epochs": 5.5, "busy_s": 8.0}
+    # The others wait for the slowest: 4, then 3 (of agent 0), then 3 (of agent 1).
+    assert found.moments[0].used == {"sent_bytes": 0, "steps": 30, "busy_s": 4.0}
+    assert found.moments[1].used == {"sent_bytes": 30, "steps": 70, "busy_s": 7.0}
+    assert found.total == {"sent_bytes": 30, "steps": 110, "busy_s": 10.0}
+
+
+def test_steps_that_were_rounded_for_agents_that_step_together_are_equal() -> None:
+    ours = Curve((Moment(1, 0.9, {"steps": 1006.0}),), {"steps": 1006.0})
+    theirs = Curve((Moment(1, 0.8, {"steps": 1000.0}),), {"steps": 1000.0})
+    found = at_equal({"cdsgd": ours, "wa": theirs})
+    assert (found["cdsgd"]["steps"], found["wa"]["steps"]) == (0.9, 0.8)
+    more = Curve((Moment(1, 0.9, {"steps": 1020.0}),), {"steps": 1020.0})
+    assert at_equal({"cdsgd": more, "wa": theirs})["cdsgd"]["steps"] is None
 
 
 def test_a_number_that_an_agent_lacks_is_no_number() -> None:
     lines = [line(0, 0, "trained", None, sent_bytes=0), line(0, 1, "trained", 0.4, sent_bytes=0)]
     found = curve_of(lines)
     assert found.moments[0].accuracy is None
-    assert found.total == {"sent_bytes": 0, "epochs": None, "busy_s": None}
+    assert found.total == {"sent_bytes": 0, "steps": None, "busy_s": None}
 
 
 def test_a_record_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 
 import dimat
 from dimat import RunConfig
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, RecordError
 from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.config import (
     CheckpointConfig,
@@ -30,6 +30,7 @@ from dimat.experiment.config import (
     OptimizerConfig,
     TopologyConfig,
 )
+from dimat.experiment.locks import alone
 from dimat.experiment.run import run_or_resume
 
 ROOT = Path(__file__).parent.parent.parent
@@ -234,11 +235,91 @@ def test_without_a_whole_checkpoint_a_run_begins_again(tmp_path: Path, whole: Co
     assert content(out) == whole
 
 
-def test_metrics_that_were_lost_stop_a_resumption(tmp_path: Path) -> None:
+def test_a_checkpoint_whose_metrics_were_lost_is_not_used(tmp_path: Path, whole: Content) -> None:
+    """As after a power cut: lines that a later checkpoint counts on are not there."""
+    out = stopped(tmp_path, 20)
+    file = out / "metrics.jsonl"
+    kept = Store(out / "checkpoints").read(1).meta["sizes"]["metrics.jsonl"]
+    os.truncate(file, kept + 10)
+    notes = Notes()
+    dimat.resume(out, notes)
+    (note,) = [n for n in notes.lines if "lines are missing" in n]
+    assert "the one before it is used" in note
+    assert content(out) == whole
+
+
+def test_when_all_metrics_are_lost_a_run_begins_anew(tmp_path: Path, whole: Content) -> None:
     out = stopped(tmp_path, 20)
     (out / "metrics.jsonl").write_text("")
-    with pytest.raises(ConfigError, match=r"metrics.jsonl is 0 bytes long.*--overwrite true"):
+    notes = Notes()
+    dimat.resume(out, notes)
+    assert [n.rpartition("; ")[2] for n in notes.lines if "missing" in n] == [
+        "the one before it is used",
+        "there is no other: from anew",
+    ]
+    assert content(out) == whole
+
+
+def test_checkpoints_of_other_settings_or_data_are_refused(tmp_path: Path) -> None:
+    out = stopped(tmp_path, 20)
+    config = out / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("lr: 0.02", "lr: 0.5"))
+    with pytest.raises(ConfigError, match="checkpoints in .* are of other settings or other data"):
         dimat.resume(out)
+    config.write_text(text)
+    dimat.resume(out)
+
+
+def test_a_control_that_was_killed_as_it_began_is_begun_again(
+    tmp_path: Path, whole: Content
+) -> None:
+    out = stopped(tmp_path, 36)
+    half = out / "controls" / "diloco"
+    assert not half.exists()
+    (half / "states").mkdir(parents=True)
+    (half / "config.yaml").write_text("method: dil")
+    dimat.resume(out)
+    assert content(out) == whole
+
+
+def test_two_processes_do_not_run_one_folder(tmp_path: Path) -> None:
+    out = stopped(tmp_path, 20)
+    with (
+        alone(out / "checkpoints"),
+        pytest.raises(RecordError, match="another process runs or resumes the run"),
+    ):
+        dimat.resume(out)
+    dimat.resume(out)
+
+
+def test_buffers_that_are_in_no_state_are_kept(tmp_path: Path) -> None:
+    config = replace(CONFIG, model=f"{__name__}:counting", controls=(), method="wa")
+    plain = dimat.run(replace(config, out=str(tmp_path / "a"))).folder
+    with pytest.raises(Stopped):
+        dimat.run(replace(config, out=str(tmp_path / "b")), callbacks=[StopAfter(20)])
+    dimat.resume(tmp_path / "b")
+    assert content(tmp_path / "b") == content(plain)
+
+
+class Counting(nn.Module):
+    """Scales its output by how often it was trained: a buffer that no state has."""
+
+    calls: torch.Tensor
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.calls += 1
+        return self.inner(x) * (1 + 0.01 * self.calls)
+
+
+def counting(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return Counting(noisy(in_channels, num_classes, image_size))
 
 
 def test_a_half_written_line_is_taken_back(tmp_path: Path, whole: Content) -> None:

@@ -61,6 +61,19 @@ def test_every_agent_is_reached_over_edges_and_clusters_are_entered_once(
         assert len(cluster & plan.crossings) == (0 if cluster & roots else 1)
 
 
+@given(situations())
+@settings(max_examples=60, deadline=None)
+def test_nobody_of_the_gauge_that_stays_moves_or_is_refined(
+    situation: tuple[nx.Graph[int], dict[int, GaugeId]],
+) -> None:
+    """Others of it may be out of reach in this round, and count on the order."""
+    graph, ids = situation
+    plan = make_plan(graph, ids, 7)
+    if plan is not None:
+        staying = {i for i in graph if ids[i] == plan.gauge}
+        assert not staying & (plan.alone | set(plan.parents))
+
+
 @given(situations(), st.randoms())
 @settings(max_examples=30, deadline=None)
 def test_the_plan_does_not_depend_on_who_makes_it(

@@ -9,14 +9,12 @@ any moment leaves whole checkpoints only.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +57,6 @@ class Store:
     name: str = "round"
     keep: int = 2
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes out that would be alone too; waits until no other is in."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # let go when the process ends, however it ends
-            yield
-
     def write(self, checkpoint: Checkpoint) -> None:
         """Add one; older ones beyond ``keep`` are removed afterwards."""
         final = self.path / f"{self.name}-{checkpoint.number:06d}"
@@ -82,10 +72,10 @@ class Store:
         digests[_META] = _digest(content.encode())
         (partial / _META).write_text(json.dumps({"digests": digests, "content": content}))
         for file in (partial / _TENSORS, partial / _META, partial):
-            _flush(file)
+            flush(file)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        _flush(self.path)
+        flush(self.path)
         for old in self.numbers()[: -self.keep]:
             shutil.rmtree(self.path / f"{self.name}-{old:06d}")
 
@@ -94,17 +84,27 @@ class Store:
         found = [re.fullmatch(rf"{self.name}-(\d+)", p.name) for p in self.path.glob("*")]
         return sorted(int(match[1]) for match in found if match)
 
-    def latest(self, refused: Callable[[str], None]) -> Checkpoint | None:
-        """The last one that is whole; None if there is none.
+    def latest(
+        self,
+        refused: Callable[[str], None],
+        check: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    ) -> Checkpoint | None:
+        """The last one that is whole and passes; None if there is none.
 
         Args:
             refused: Told of each one that is not, and why.
+            check: Raises a ``StructureError`` for one that cannot be used.
         """
-        for number in reversed(self.numbers()):
+        numbers = self.numbers()
+        for place, number in reversed([*enumerate(numbers)]):
             try:
-                return self.read(number)
+                found = self.read(number)
+                check(found)
             except StructureError as error:
-                refused(f"{error}; the checkpoint before it is used")
+                instead = "the one before it is used" if place else "there is no other: from anew"
+                refused(f"{error}; {instead}")
+            else:
+                return found
         return None
 
     def read(self, number: int) -> Checkpoint:
@@ -132,7 +132,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """See that a file or folder is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

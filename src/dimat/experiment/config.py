@@ -78,9 +78,9 @@ class OptimizerConfig:
         momentum: Momentum of msgd, in [0, 1).
         weight_decay: L2 penalty (decoupled for adamw), >= 0.
         schedule: constant, or cosine down to zero over the whole run, pre-training included.
-        on_merge: An agent's optimizer state when it merges: keep it, mix it (average it with the
-            neighbors', aligned as their units are; with Adam that is three times the bytes), or
-            reset it.
+        on_merge: An agent's optimizer state in a merge that begins a round: keep it, mix it
+            (average it with the neighbors', aligned as their units are; with Adam that is three
+            times the bytes; dimat, wa, wm and final-merge do), or reset it.
     """
 
     name: str = "adam"

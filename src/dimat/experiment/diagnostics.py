@@ -60,10 +60,11 @@ class Sight:
         moves = self._frames if self.edges else [own.permutation for own in self.merged]
         before = self._distance(self.before, moves)
         after = self._distance([own.state for own in self.merged], self._frames)
+        shrunk = after / before if before and after is not None else None
         return {
             "consensus_before": before,
             "consensus_after": after,
-            "contraction": after / before if before else None,
+            "contraction": shrunk,
             "units_moved": self._units_moved(),
             "similarity": _means([own.similarity for own in self.merged]),
             "margin": _means([own.margin for own in self.merged]),
@@ -72,8 +73,12 @@ class Sight:
             "permuted_gap": self._permuted_gap(),
         }
 
-    def _distance(self, states: Sequence[State], moves: Sequence[Permutation | None]) -> float:
-        """Consensus distance of states that were moved into one order."""
+    def _distance(
+        self, states: Sequence[State], moves: Sequence[Permutation | None]
+    ) -> float | None:
+        """Consensus distance of states moved into one order; None where not all can be."""
+        if self.edges and None in moves:
+            return None
         gauged = [self._moved(state, move) for state, move in zip(states, moves, strict=True)]
         return consensus_distance(gauged, self.parameters)
 
@@ -82,12 +87,17 @@ class Sight:
 
     @cached_property
     def _frames(self) -> list[Permutation | None]:
-        """Where agents keep their own orders: the way from each into agent 0's, along a tree."""
+        """Where agents keep their own orders: the way from each into agent 0's, along a tree.
+
+        None for those who are not connected to agent 0 in this round.
+        """
         found: list[Permutation | None] = [None] * len(self.before)
         if not self.edges or self.symmetry is None:
             return found
         found[0] = self.symmetry.identity()
-        for up, down in nx.bfs_edges(nx.Graph(list(self.edges)), 0):
+        graph: nx.Graph[int] = nx.empty_graph(len(found))
+        graph.add_edges_from(self.edges)
+        for up, down in nx.bfs_edges(graph, 0):
             above = found[up]
             step = self.edges.get((up, down)) or self.symmetry.inverse(self.edges[down, up])
             found[down] = self.symmetry.compose(above, step) if above is not None else None

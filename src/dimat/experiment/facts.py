@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
+from dimat.experiment.config import RunConfig
+from dimat.experiment.settings import config_to_yaml
 from dimat.experiment.setup import Setup
 from dimat.topology import Network
 
@@ -43,6 +45,13 @@ def shard_facts(setup: Setup) -> dict[str, object]:
         for name, parts in (("pretrain", setup.parts.pretrain), ("rounds", setup.parts.rounds))
     }
     return {"classes": classes, **counts}
+
+
+def run_digest(setup: Setup, config: RunConfig) -> str:
+    """Of all that a run depends on: its settings, wherever it is written to, and its data."""
+    recipe = replace(config, out=None, overwrite=False)
+    parts = [config_to_yaml(recipe), pretrain_digest(setup), *map(str, setup.parts.rounds)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def pretrain_digest(setup: Setup) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dimat.errors import TrainingError
 from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.display import Observer
+from dimat.experiment.locks import alone
 from dimat.experiment.setup import Setup
 from dimat.experiment.snapshot import Snapshot
 
@@ -53,7 +54,7 @@ class Pretraining:
         """
         config = self.setup.config
         self.observer.stage("pre-training", config.agents * max(config.pretrain_epochs, 1))
-        with self.store.alone():
+        with alone(self.store.path):
             self._take_up()
             self._written = time.monotonic()
             for index in range(config.agents):

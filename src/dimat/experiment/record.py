@@ -31,7 +31,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, StructureError
+from dimat.experiment.checkpoint import flush
 from dimat.experiment.complaints import setting_types
 from dimat.experiment.config import RunConfig
 from dimat.experiment.environment import environment
@@ -39,6 +40,7 @@ from dimat.experiment.settings import config_to_yaml, load_config
 from dimat.state import save_state
 
 _SIGNS = ("config.yaml", "environment.json")  # what every run folder has from its first moment
+_FIRST = {name + end for name in _SIGNS for end in ("", ".partial")}
 _LINES = ("metrics.jsonl", "diagnostics.jsonl")
 _CONTENTS = (
     *_SIGNS,
@@ -100,6 +102,7 @@ class RunFolder:
             ConfigError: If it was begun with other settings; names the first that differs.
         """
         if not is_run_folder(path):
+            clear_false_start(path)
             return cls.create(path, config, method)
         folder = cls(path, dataclasses.replace(config, method=method))
         check_same_settings(path, _recipe(folder.config))
@@ -127,25 +130,37 @@ class RunFolder:
         """How long the files are that grow line by line."""
         return {n: (self.path / n).stat().st_size for n in _LINES if (self.path / n).exists()}
 
-    def rewind(self, sizes: Mapping[str, int]) -> list[Line]:
-        """Take back all lines after a moment, and return the metrics until then.
+    def flush(self) -> None:
+        """See that all lines are on disk, before a checkpoint says that they are."""
+        for name in self.sizes():
+            flush(self.path / name)
+
+    def check_lines(self, sizes: Mapping[str, int]) -> None:
+        """Refuse a moment from before which lines are missing.
 
         Args:
             sizes: What :meth:`sizes` was then.
 
         Raises:
-            ConfigError: If lines from before then are missing.
+            StructureError: Naming the file.
         """
-        for name in _LINES:
-            file, size = self.path / name, sizes.get(name, 0)
-            found = file.stat().st_size if file.exists() else 0
-            if found < size:
-                raise ConfigError(
-                    f"{file} is {found} bytes long, but its checkpoint is of {size}: lines are "
-                    "missing, and the run cannot be resumed; start it again with --overwrite true"
+        now = self.sizes()
+        for name, size in sizes.items():
+            if now.get(name, 0) < size:
+                raise StructureError(
+                    f"{self.path / name} is {now.get(name, 0)} bytes long, and was {size} when a "
+                    "checkpoint was written: lines are missing"
                 )
-            if found > size:
-                os.truncate(file, size)
+
+    def rewind(self, sizes: Mapping[str, int]) -> list[Line]:
+        """Take back all lines after a moment, and return the metrics until then.
+
+        Args:
+            sizes: What :meth:`sizes` was then; none: take back all.
+        """
+        for name, now in self.sizes().items():
+            if now > sizes.get(name, 0):
+                os.truncate(self.path / name, sizes.get(name, 0))
         return self.lines()
 
     def lines(self) -> list[Line]:
@@ -200,6 +215,13 @@ def check_out(path: Path, *, overwrite: bool) -> None:
 def is_run_folder(path: Path) -> bool:
     """Whether a run was begun here."""
     return all((path / name).is_file() for name in _SIGNS)
+
+
+def clear_false_start(path: Path) -> None:
+    """Remove a run folder whose run was killed before it had its first files."""
+    files = {inside.name for inside in path.rglob("*") if not inside.is_dir()}
+    if path.is_dir() and not is_run_folder(path) and files <= _FIRST:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_same_settings(path: Path, expected: RunConfig) -> None:

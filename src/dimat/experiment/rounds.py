@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from dimat.agent import MATCH, RECALIBRATE, Agent
-from dimat.errors import TrainingError
+from dimat.errors import ConfigError, StructureError, TrainingError
 from dimat.exchange import Talk
 from dimat.exchange.in_process import run_all
 from dimat.experiment.callbacks import Callback
 from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer
-from dimat.experiment.facts import shard_facts, topology_facts
+from dimat.experiment.facts import run_digest, shard_facts, topology_facts
 from dimat.experiment.measure import Measure
 from dimat.experiment.pretrain import Pretrained
 from dimat.experiment.record import RunFolder
@@ -27,7 +27,7 @@ from dimat.experiment.summary import summarize
 from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of
 from dimat.methods import METHODS, Member, Merged, Settings
-from dimat.state import State
+from dimat.state import State, check_finite
 
 
 @dataclass
@@ -56,6 +56,7 @@ class Rounds:
         self.measure = Measure(self.setup, self.name, self.folder, self.observer, self.callbacks)
         checkpoints = self.folder.path / "checkpoints"
         self.store = Store(checkpoints, "round", config.checkpoint.keep)
+        self._digest = run_digest(self.setup, self.folder.config)
 
     def run(self, pretrained: Sequence[Pretrained]) -> MethodResult:
         """All rounds, or those that are left; writes metrics, states and summary."""
@@ -76,10 +77,14 @@ class Rounds:
 
     def _merge(self, number: int, *, measured: bool) -> None:
         """Exchange, match, merge; recalibrate; evaluate."""
+        for agent in self.agents:
+            self._check_finite(agent, number)
         members = [self._member(agent, number) for agent in self.agents]
-        merged = run_all(
-            [self.method.merge(me) for me in members], [agent.traffic for agent in self.agents]
-        )
+        try:
+            talks = [self.method.merge(me) for me in members]
+            merged = run_all(talks, [agent.traffic for agent in self.agents])
+        except StructureError as error:
+            raise TrainingError(f"{self.name}, round {number}, in the merge: {error}") from error
         met = any(own.disagreement is not None for own in merged)
         if measured and met:
             matches = self.method.matches
@@ -92,6 +97,14 @@ class Rounds:
             for agent, line in zip(self.agents, lines, strict=True):
                 self.measure.agent(agent, number, "merged", **line)
             self.states = [agent.state() for agent in self.agents]
+
+    def _check_finite(self, agent: Agent, number: int) -> None:
+        try:
+            check_finite(agent.model.state_dict(), f"agent {agent.index}")
+        except StructureError as error:
+            raise TrainingError(
+                f"{self.name}, round {number}, before the merge: {error}; training diverges"
+            ) from error
 
     def _member(self, agent: Agent, number: int) -> Member:
         config = self.setup.config
@@ -121,10 +134,10 @@ class Rounds:
         agent.gauge = result.gauge or agent.gauge
         agent.kept = {name: dict(own) for name, own in result.kept.items()}
         self._carry_optimizer(agent, result)
+        agent.traffic.busy_s += time.perf_counter() - start
         if result.disagreement is not None and not result.calibrated:
-            self._recalibrate(agent, number)
+            self._recalibrate(agent, number)  # for evaluation only: training has its own statistics
         spent = time.perf_counter() - start
-        agent.traffic.busy_s += spent
         return {
             "disagreement": result.disagreement,
             "drift": result.drift,
@@ -151,9 +164,11 @@ class Rounds:
     def _train(self, number: int, *, measured: bool) -> None:
         """Local steps, or steps with exchange; evaluate."""
         before = [agent.traffic.busy_s for agent in self.agents]
-        run_all(
-            [self._learn(agent) for agent in self.agents], [agent.traffic for agent in self.agents]
-        )
+        try:
+            talks = [self._learn(agent) for agent in self.agents]
+            run_all(talks, [agent.traffic for agent in self.agents])
+        except TrainingError as error:
+            raise TrainingError(f"{self.name}, round {number}, {error}") from error
         spent = [a.traffic.busy_s - b for a, b in zip(self.agents, before, strict=True)]
         together = self.method.exchanges == "steps"
         if together and measured and len(self.agents) > 1:
@@ -188,7 +203,7 @@ class Rounds:
             self.setup.new_agent(i, pretraining=False, together=together)
             for i in range(self.setup.config.agents)
         ]
-        found = self.store.latest(self.observer.note)
+        found = self.store.latest(self.observer.note, self._check)
         self.measure.history = self.folder.rewind(found.meta["sizes"] if found else {})
         for callback in self.callbacks:
             number = found.number if found else -1
@@ -202,6 +217,8 @@ class Rounds:
         self.folder.write_json("shards", shard_facts(self.setup))
         for agent, own in zip(self.agents, pretrained, strict=True):
             own.snapshot.restore(agent, new_shard=True)
+            if together:
+                self.setup.set_out(agent)
             spent = own.snapshot.counters["busy_s"]
             self.measure.agent(agent, 0, "trained", train_loss=own.train_loss, train_s=spent)
         self.states = [agent.state() for agent in self.agents]
@@ -215,12 +232,23 @@ class Rounds:
             return
         tensors: dict[str, Tensor] = {}
         snapshots = [Snapshot.of(agent).pack(str(agent.index), tensors) for agent in self.agents]
+        self.folder.flush()
         meta = {
+            "digest": self._digest,
             "agents": snapshots,
             "sizes": self.folder.sizes(),
             "wall_s": self._wall_s(),
         }
         self.store.write(Checkpoint(number, meta, tensors))
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint of another run, or one whose lines are missing."""
+        if checkpoint.meta["digest"] != self._digest:
+            raise ConfigError(
+                f"the checkpoints in {self.store.path} are of other settings or other data than "
+                "this run's: undo the change, or start again with --overwrite true"
+            )
+        self.folder.check_lines(checkpoint.meta["sizes"])
 
     def _wall_s(self) -> float:
         return self._spent + time.perf_counter() - self._started

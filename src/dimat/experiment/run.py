@@ -14,6 +14,7 @@ from dimat.experiment.checkpoint import Store
 from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer, Silent
 from dimat.experiment.facts import pretrain_digest
+from dimat.experiment.locks import alone
 from dimat.experiment.pretrain import Pretrained, Pretraining
 from dimat.experiment.record import RunFolder, check_out, is_run_folder
 from dimat.experiment.result import MethodResult, RunResult, results_of
@@ -126,7 +127,11 @@ class _Job:
             folder = self._folder(fresh=fresh)
             if self.config.out is None:  # whoever stops it should know where it is
                 self.observer.note(f"run folder: {folder.path}")
-            with torch.random.fork_rng(devices=[]):
+            inside = folder.path / "checkpoints"
+            with (
+                alone(inside, otherwise="another process runs or resumes the run"),
+                torch.random.fork_rng(devices=[]),
+            ):
                 return self._methods(setup, folder)
         finally:
             self.observer.close()

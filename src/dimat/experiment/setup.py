@@ -90,7 +90,6 @@ class Setup:
             pretraining: Whether its shard is that of pre-training.
             together: Whether all agents take their steps at the same time.
         """
-        steps = self.round_steps(agent, together=together)
         config = self.config
         model = self.new_model(agent).to(config.device)
         if any(p.dim() == 4 for p in model.parameters()):
@@ -100,7 +99,7 @@ class Setup:
             agent,
             model,
             optimizer,
-            self._schedule(agent, optimizer, steps),
+            self._schedule(agent, optimizer, together=together),
             self.shard(agent, pretraining=pretraining),
             self.topology.at(0),
             config.seed,
@@ -110,19 +109,31 @@ class Setup:
         )
 
     def _schedule(
-        self, agent: int, optimizer: torch.optim.Optimizer, steps: int
-    ) -> torch.optim.lr_scheduler.LRScheduler:
+        self, agent: int, optimizer: torch.optim.Optimizer, *, together: bool
+    ) -> torch.optim.lr_scheduler.LambdaLR:
         """Learning rate over the whole run, pre-training included."""
         if self.config.optimizer.schedule == "constant":
             return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-        total = max(self.pretrain_steps(agent) + self.config.rounds * steps, 1)
+        steps = self.round_steps(agent, together=together)
+        total = self.pretrain_steps(agent, together=together) + self.config.rounds * steps
         return torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(total, 1), 1.0)))
         )
 
-    def pretrain_steps(self, agent: int) -> int:
-        """Local steps before the first merge."""
-        return self.config.pretrain_epochs * self._batches(agent, pretraining=True)
+    def set_out(self, agent: Agent) -> None:
+        """Put the schedules of agents that step together at the same place, after pre-training."""
+        place = self.pretrain_steps(agent.index, together=True)
+        schedule = agent.schedule
+        schedule.last_epoch = place
+        rates = [b * f(place) for b, f in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+        for group, rate in zip(agent.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def pretrain_steps(self, agent: int, *, together: bool = False) -> int:
+        """Local steps before the first merge: its own, or those of the mean agent."""
+        agents = range(self.config.agents) if together else [agent]
+        batches = statistics.fmean(self._batches(i, pretraining=True) for i in agents)
+        return self.config.pretrain_epochs * round(batches)
 
     def round_steps(self, agent: int, *, together: bool = False) -> int:
         """Local steps in a round; where all step together, as many as the mean agent takes."""
@@ -135,7 +146,11 @@ class Setup:
 
     def pooled(self) -> Setup:
         """One agent that has everybody's images."""
-        alone = replace(self.config, agents=1, topology=TopologyConfig("ring"))
+        steps = self.config.local_steps  # of everybody: as many images as all agents see
+        together = None if steps is None else steps * self.config.agents
+        alone = replace(
+            self.config, agents=1, topology=TopologyConfig("ring"), local_steps=together
+        )
         parts = Partition(
             [np.unique(np.concatenate(self.parts.pretrain))],
             [np.unique(np.concatenate(self.parts.rounds))],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimat.agent import Agent
 from dimat.errors import StructureError
@@ -30,6 +30,7 @@ class Snapshot:
         counters: Steps, epochs, bytes and seconds so far.
         gauge: Whose unit order its state is in; its own if None.
         kept: What its method keeps, by name.
+        hidden: The model's buffers that are in no state.
     """
 
     state: State
@@ -38,6 +39,7 @@ class Snapshot:
     counters: dict[str, float]
     gauge: GaugeId | None = None
     kept: Mapping[str, State] = field(default_factory=dict)
+    hidden: State = field(default_factory=dict)
 
     @classmethod
     def of(cls, agent: Agent) -> Snapshot:
@@ -57,6 +59,7 @@ class Snapshot:
             },
             agent.gauge,
             {name: clone(own) for name, own in agent.kept.items()},
+            clone(_hidden(agent.model)),
         )
 
     def restore(self, agent: Agent, *, new_shard: bool = False) -> None:
@@ -69,6 +72,8 @@ class Snapshot:
         agent.load(self.state)
         agent.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
         agent.schedule.load_state_dict({**self.schedule, "lr_lambdas": [None]})
+        for name, value in _hidden(agent.model).items():
+            value.copy_(self.hidden[name])
         count = self.counters
         agent.steps = 0 if new_shard else int(count["steps"])
         agent.epochs = int(count["epochs"])
@@ -90,6 +95,7 @@ class Snapshot:
             "counters": self.counters,
             "gauge": self.gauge and [self.gauge.root, self.gauge.generation],
             "kept": self.kept,
+            "hidden": self.hidden,
         }
         return pack(own, prefix, tensors)
 
@@ -106,6 +112,12 @@ class Snapshot:
             return cls(**own)
         except (KeyError, TypeError, ValueError) as error:
             raise StructureError(f"no snapshot of an agent: {error!r}") from error
+
+
+def _hidden(model: nn.Module) -> State:
+    """Buffers that are not part of the state."""
+    seen = model.state_dict()
+    return {name: value for name, value in model.named_buffers() if name not in seen}
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from dimat.errors import StructureError
 from dimat.symmetry import Permutation, Symmetry
 from dimat.symmetry.units import Ints
 
@@ -23,7 +24,15 @@ def solve_assignment(score: Floats) -> Ints:
     """The assignment of columns to rows with the largest total score; ties go to the identity.
 
     If every row's best column is a different one, that is the optimum and no solver is needed.
+
+    Raises:
+        StructureError: If a score is not finite.
     """
+    if not np.isfinite(score).all():
+        raise StructureError(
+            "units cannot be compared: some scores are not finite; the states are, or are nearly, "
+            "out of range"
+        )
     score = score.copy()
     np.fill_diagonal(score, score.diagonal() + TIE)
     best = score.argmax(1)

@@ -19,8 +19,9 @@ class Plan:
         parents: For every agent that has to move the neighbor it gets the new order from.
         crossings: Those who are of another gauge than their parent and are matched to it; the
             others move as their parent does.
-        alone: Agents that share their order with no neighbor. Only they are refined: another one
-            would leave those that it is in order with.
+        alone: Agents that come into the gauge and share their order with no neighbor. Only they
+            are refined: another one would leave those that it is in order with, here or, in the
+            gauge that stays, out of reach in this round.
     """
 
     gauge: GaugeId
@@ -67,7 +68,7 @@ def make_plan(graph: nx.Graph[int], ids: Mapping[int, GaugeId], number: int) -> 
         gauge, roots = GaugeId(center, number), [center]
     parents = _spread(part, same, roots)
     crossings = frozenset(i for i, up in parents.items() if ids[i] != ids[up])
-    alone = frozenset(i for i in ids if part.degree(i) and not same.degree(i))
+    alone = frozenset(i for i in ids if part.degree(i) and not same.degree(i) and ids[i] != gauge)
     return Plan(gauge, parents, crossings, alone)
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from dimat.errors import TrainingError
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
 from dimat.methods.consensus import DOUBLY_STOCHASTIC
 from dimat.methods.protocol import Learner, Method, Need, row
 from dimat.methods.swap import swap
-from dimat.state import State, check_same_structure
+from dimat.state import State, check_finite, check_same_structure
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class CrossGradients(Method):
         inbox = yield Step(answers, neighbors)
         for j in neighbors:
             check_same_structure(own, inbox[j], f"gradient from agent {j}")
+        if not all(bool(torch.isfinite(value).all()) for value in own.values()):
+            raise TrainingError(f"agent {me.index}: its gradient is not finite")
+        for j in neighbors:
+            check_finite(inbox[j], f"gradient from agent {j}")
         gradient = project(own, [own, *(dict(inbox[j]) for j in neighbors)])
         me.load(mix([ours, *theirs.values()], row(me.topology, me.index)))
         me.update(gradient)

@@ -1,6 +1,6 @@
 r"""Accuracy at an equal budget: what a method had reached when it had used no more than another.
 
-The budget of a resource :math:`X` (bytes, epochs, time) is the smallest total among the methods
+The budget of a resource :math:`X` (bytes, steps, time) is the smallest total among the methods
 that use it at all. What a method reached with it is the accuracy of its last measured round whose
 cumulative use does not exceed the budget: measured, never interpolated or extrapolated.
 """
@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-RESOURCES: tuple[str, ...] = ("sent_bytes", "epochs", "busy_s")
-_SLACK = 1e-9  # equal uses that were summed in different orders are equal
+RESOURCES: tuple[str, ...] = ("sent_bytes", "steps", "busy_s")
+# Equal uses may be summed in different orders; agents that step together take the mean number of
+# steps of a round, rounded to whole ones.
+_SLACK = {"sent_bytes": 1e-9, "steps": 0.01, "busy_s": 1e-9}
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class Moment:
     Args:
         round: Its number, from 0.
         accuracy: Mean test accuracy over the agents, a fraction in [0, 1]; None if not a number.
-        used: What had been used of each resource when it was measured: bytes of all agents
-            together, epochs and busy seconds in the mean over agents; None if not recorded.
+        used: What had been used of each resource when it was measured: bytes and steps of all
+            agents together; seconds, of the slowest agent in every phase of every round, since
+            the others wait for it; None if not recorded.
     """
 
     round: int
@@ -57,7 +60,10 @@ def reached(curve: Curve, resource: str, limit: float | None) -> float | None:
     """
     if limit is None:
         return None
-    within = [m for m in curve.moments if _within(m.used.get(resource), limit)]
+    most = limit * (1 + _SLACK[resource])
+    within = [
+        m for m in curve.moments if (used := m.used.get(resource)) is not None and used <= most
+    ]
     return within[-1].accuracy if within else None
 
 
@@ -72,7 +78,3 @@ def at_equal(curves: Mapping[str, Curve]) -> dict[str, dict[str, float | None]]:
         name: {resource: reached(curve, resource, limit) for resource, limit in limits.items()}
         for name, curve in curves.items()
     }
-
-
-def _within(used: float | None, limit: float) -> bool:
-    return used is not None and used <= limit * (1 + _SLACK)

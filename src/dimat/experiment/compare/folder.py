@@ -10,8 +10,6 @@ errors/NAME.txt   why a cell failed
 
 from __future__ import annotations
 
-import fcntl
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,12 +23,12 @@ from dimat.experiment.compare.spec import Cell, Spec, difference, digest
 from dimat.experiment.compare.trial import method_folders
 from dimat.experiment.compare.values import flat
 from dimat.experiment.config import RunConfig
-from dimat.experiment.record import is_run_folder
+from dimat.experiment.locks import alone
+from dimat.experiment.record import clear_false_start
 from dimat.experiment.settings import config_to_yaml, load_config
 
 _SPEC = "comparison.yaml"
 _LOCK = ".lock"
-_FIRST = {name + end for name in ("config.yaml", "environment.json") for end in ("", ".partial")}
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,7 @@ class ComparisonFolder:
     def clear_false_start(self, cell: Cell) -> None:
         """Remove run folders of a cell that was killed before they had their first files."""
         for path in reversed(method_folders(self.cell(cell), cell).values()):
-            files = {inside.name for inside in path.rglob("*") if not inside.is_dir()}
-            if not is_run_folder(path) and files <= _FIRST:
-                shutil.rmtree(path, ignore_errors=True)
+            clear_false_start(path)
 
     def write(self, name: str, text: str) -> None:
         """Write a file, all of it or nothing.
@@ -102,7 +98,7 @@ def open_folder(path: Path, spec: Spec, cells: Sequence[Cell]) -> Iterator[Compa
     check_cells(folder, cells)
     with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
+    with alone(path, otherwise="another dimat compare is at work"):
         if not (path / _SPEC).exists():
             folder.write(_SPEC, spec_to_yaml(spec))
         yield folder
@@ -187,14 +183,3 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"setting 'out': '{path}' cannot be written: {reason}") from error
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the folder's lock; it is let go when the process ends, however it ends."""
-    with (path / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecordError(f"another dimat compare is at work in '{path}': let it end") from None
-        yield

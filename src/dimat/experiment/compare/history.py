@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dimat.errors import RecordError
-from dimat.experiment.compare.budget import RESOURCES, Curve, Moment
+from dimat.experiment.compare.budget import Curve, Moment
 
 _Line = dict[str, Any]
 
@@ -59,15 +59,37 @@ def curve_of(lines: Sequence[_Line]) -> Curve:
     used by then is counted at the same moment. The total is that of the end of the last round.
     """
     latest = {(x["round"], x["phase"], x["agent"]): x for x in lines}
-    rounds: dict[int, dict[str, list[_Line]]] = {}
-    for (number, phase, _), line in latest.items():
-        rounds.setdefault(number, {}).setdefault(phase, []).append(line)
-    moments = tuple(
-        _moment(number, phases.get("merged") or phases["trained"])
-        for number, phases in sorted(rounds.items())
-    )
-    last = rounds[max(rounds)] if rounds else {}
-    return Curve(moments, _used(last.get("trained") or last.get("merged") or []))
+    phases: dict[tuple[int, str], list[_Line]] = {}
+    for (number, phase, _), line in sorted(latest.items(), key=lambda item: item[0][:2]):
+        phases.setdefault((number, phase), []).append(line)  # merged comes before trained
+    used: dict[int, dict[str, float | None]] = {}
+    accuracy: dict[int, float | None] = {}
+    total: dict[str, float | None] = {}
+    seconds = _Seconds()
+    for (number, _), own in phases.items():
+        total = {**_used(own), "busy_s": seconds.after(own)}
+        used.setdefault(number, total)
+        accuracy.setdefault(number, _mean(own, "test_accuracy"))
+    return Curve(tuple(Moment(r, accuracy[r], used[r]) for r in accuracy), total)
+
+
+class _Seconds:
+    """Time of a run in step: a phase lasts as long as its slowest agent computes."""
+
+    def __init__(self) -> None:
+        self._total: float | None = 0.0
+        self._before: dict[int, float] = {}
+
+    def after(self, lines: Sequence[_Line]) -> float | None:
+        """Seconds until the end of the next phase; None once an agent has no record of them."""
+        busy = {int(line["agent"]): line.get("busy_s") for line in lines}
+        if self._total is None or None in busy.values():
+            self._total = None
+            return None
+        own = {agent: float(value) for agent, value in busy.items() if value is not None}
+        self._total += max(value - self._before.get(agent, 0.0) for agent, value in own.items())
+        self._before.update(own)
+        return self._total
 
 
 def _line(text: str, where: str) -> _Line:
@@ -80,15 +102,14 @@ def _line(text: str, where: str) -> _Line:
     return line
 
 
-def _moment(number: int, lines: Sequence[_Line]) -> Moment:
-    return Moment(number, _mean(lines, "test_accuracy"), _used(lines))
-
-
 def _used(lines: Sequence[_Line]) -> dict[str, float | None]:
-    """Bytes of all agents together; epochs and seconds in the mean."""
-    means = {resource: _mean(lines, resource) for resource in RESOURCES}
-    sent = means["sent_bytes"]
-    return means | {"sent_bytes": None if sent is None else math.fsum(_all(lines, "sent_bytes"))}
+    """Bytes and steps of all agents together; None of what not all have."""
+    return {name: _sum(lines, name) for name in ("sent_bytes", "steps")}
+
+
+def _sum(lines: Sequence[_Line], name: str) -> float | None:
+    values = _all(lines, name)
+    return math.fsum(values) if values and len(values) == len(lines) else None
 
 
 def _mean(lines: Sequence[_Line], name: str) -> float | None:

@@ -10,12 +10,12 @@ from dimat.experiment.compare.spec import Cell, Spec
 from dimat.experiment.compare.trial import Trial
 from dimat.experiment.compare.values import shown
 
-_AT_EQUAL = {"sent_bytes": "bytes", "epochs": "epochs", "busy_s": "time"}
+_AT_EQUAL = {"sent_bytes": "bytes", "steps": "epochs", "busy_s": "time"}
 _SUMMARY = ("rounds", "test_accuracy_mean", "test_accuracy_min", "test_accuracy_std", "best_round")
 NUMBERS: tuple[str, ...] = (
     *_SUMMARY,
     "sent_bytes",
-    "epochs",
+    "steps",
     "busy_s",
     "wall_s",
     *(f"at_equal_{name}" for name in _AT_EQUAL.values()),

@@ -24,7 +24,8 @@ _LEGEND = """\
 Accuracy: test accuracy in % in the last round, mean over agents; mean ± sample standard deviation
 over seeds. Difference: of the same seeds, with its 95 % confidence interval (Student's, paired).
 Equal bytes, epochs, time: accuracy in the last measured round by which a method had used no more
-than the thriftiest (of those that use any, same seed) in all; time that an agent computes."""
+than the thriftiest (of those that use any, same seed) in all: bytes sent, training images seen,
+seconds computed by the slowest agent of every round."""
 
 
 @dataclass(frozen=True)

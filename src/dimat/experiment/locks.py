@@ -1,0 +1,30 @@
+"""A lock on a folder: let go when the process ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dimat.errors import RecordError
+
+
+@contextmanager
+def alone(folder: Path, *, otherwise: str | None = None) -> Iterator[None]:
+    """Keep other processes out of a folder that would be alone in it too.
+
+    Args:
+        folder: Made if it is not there; a file ``.lock`` is left in it.
+        otherwise: What to say if another process is in it; None: wait until it has left.
+
+    Raises:
+        RecordError: If another process is in it and is not waited for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if otherwise else 0))
+        except BlockingIOError:
+            raise RecordError(f"{otherwise} in '{folder}': let it end") from None
+        yield
