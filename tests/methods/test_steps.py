@@ -344,7 +344,7 @@ def test_local_decentralized_sgd_takes_spells_of_local_and_of_consensus_steps() 
     network = irregular_topology(1)
     them = agents(network)
     x, pi = stacked(them), network.pi
-    run(LocalDecentralized(3, 2, "adapt"), them, 11)
+    run(LocalDecentralized("adapt", 3, 2), them, 11)
     for k in range(11):
         x = x - LR * gradients(them, x)
         if k % 5 >= 3:
@@ -355,7 +355,7 @@ def test_local_decentralized_sgd_takes_spells_of_local_and_of_consensus_steps() 
 def test_spells_without_local_steps_are_consensus() -> None:
     network = irregular_topology(1)
     ours, theirs = agents(network), agents(network)
-    run(LocalDecentralized(0, 1), ours, 4)
+    run(LocalDecentralized("combine", 0, 1), ours, 4)
     run(Consensus(), theirs, 4)
     np.testing.assert_array_equal(stacked(ours), stacked(theirs))
 

@@ -36,7 +36,7 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
     "cga": lambda own: CrossGradients(),
     "gradient-tracking": lambda own: GradientTracking(own.order),
     "swarm": lambda own: Swarm(own.quiet_steps, own.seed),
-    "ldsgd": lambda own: LocalDecentralized(own.quiet_steps, own.mixing_steps, own.order),
+    "ldsgd": lambda own: LocalDecentralized(own.order, own.quiet_steps, own.mixing_steps),
     "centralized": lambda own: Centralized(),
 }
 

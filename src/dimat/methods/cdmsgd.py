@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.consensus import DOUBLY_STOCHASTIC, Consensus, Order
-from dimat.methods.protocol import Learner, Method, Need
+from dimat.methods.consensus import InEitherOrder
+from dimat.methods.protocol import Learner
 from dimat.methods.swap import combined
 
 
 @dataclass(frozen=True)
-class MomentumConsensus(Method):
+class MomentumConsensus(InEitherOrder):
     r"""Polyak momentum over the whole displacement, agreement and descent together.
 
     .. math::
@@ -34,18 +34,10 @@ class MomentumConsensus(Method):
         Jiang et al., "Collaborative Deep Learning in Fixed Topology Networks", NeurIPS 2017.
     """
 
-    order: Order = "combine"
-    exchanges = "steps"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What ``cdsgd`` needs."""
-        return DOUBLY_STOCHASTIC
-
     def step(self, me: Learner) -> Talk[None]:
         """Gradient, displacement to the average, momentum step."""
         if self.order == "adapt":
-            yield from Consensus("adapt").step(me)
+            yield from self.along(me, me.gradient())
             return
         gradient, ours = me.gradient(), me.state()
         average = yield from combined(me, ours)

@@ -8,13 +8,40 @@ from typing import Literal
 from dimat.exchange import Talk
 from dimat.methods.protocol import Learner, Method, Need
 from dimat.methods.swap import combined
+from dimat.state import State
 
 DOUBLY_STOCHASTIC: frozenset[Need] = frozenset({"rows", "columns"})
 Order = Literal["combine", "adapt"]
 
 
 @dataclass(frozen=True)
-class Consensus(Method):
+class InEitherOrder(Method):
+    """What consensus methods have in common: an average and a step at the same time.
+
+    Args:
+        order: combine (then adapt) or adapt (then combine).
+    """
+
+    order: Order = "combine"
+    exchanges = "steps"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Otherwise what it finds is not the minimum of the mean loss."""
+        return DOUBLY_STOCHASTIC
+
+    def along(self, me: Learner, direction: State) -> Talk[None]:
+        """Average with the neighbors and step along ``direction``, in this order or the other."""
+        if self.order == "combine":
+            me.load((yield from combined(me, me.state())))
+            me.update(direction)
+        else:
+            me.update(direction)
+            me.load((yield from combined(me, me.state())))
+
+
+@dataclass(frozen=True)
+class Consensus(InEitherOrder):
     r"""Decentralized parallel SGD: one average and one optimizer step, in either order.
 
     .. math::
@@ -41,20 +68,6 @@ class Consensus(Method):
         2017; Jiang et al., "Collaborative Deep Learning in Fixed Topology Networks", NeurIPS 2017.
     """
 
-    order: Order = "combine"
-    exchanges = "steps"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Otherwise what it finds is not the minimum of the mean loss."""
-        return DOUBLY_STOCHASTIC
-
     def step(self, me: Learner) -> Talk[None]:
         """Gradient, average, optimizer step."""
-        gradient = me.gradient()
-        if self.order == "combine":
-            me.load((yield from combined(me, me.state())))
-            me.update(gradient)
-        else:
-            me.update(gradient)
-            me.load((yield from combined(me, me.state())))
+        yield from self.along(me, me.gradient())

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.consensus import DOUBLY_STOCHASTIC, Order
-from dimat.methods.protocol import Learner, Method, Need
+from dimat.methods.consensus import InEitherOrder
+from dimat.methods.protocol import Learner
 from dimat.methods.swap import combined
 
 
 @dataclass(frozen=True)
-class GradientTracking(Method):
+class GradientTracking(InEitherOrder):
     r"""Every agent steps along its estimate of everybody's mean gradient.
 
     .. math::
@@ -34,14 +34,6 @@ class GradientTracking(Method):
         Tracking Methods", Math. Program. 2021.
     """
 
-    order: Order = "combine"
-    exchanges = "steps"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What ``cdsgd`` needs."""
-        return DOUBLY_STOCHASTIC
-
     def step(self, me: Learner) -> Talk[None]:
         """Track, then a step as ``cdsgd`` takes it."""
         gradient = me.gradient()
@@ -51,9 +43,4 @@ class GradientTracking(Method):
             last = me.kept["gradient"]
             tracker = {key: value + (agreed[key] - last[key]) for key, value in gradient.items()}
         me.kept.update(tracker=tracker, gradient=gradient)
-        if self.order == "combine":
-            me.load((yield from combined(me, me.state())))
-            me.update(tracker)
-        else:
-            me.update(tracker)
-            me.load((yield from combined(me, me.state())))
+        yield from self.along(me, tracker)

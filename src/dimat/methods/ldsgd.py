@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.consensus import DOUBLY_STOCHASTIC, Consensus, Order
-from dimat.methods.protocol import Learner, Method, Need
+from dimat.methods.consensus import InEitherOrder
+from dimat.methods.protocol import Learner
 
 
 @dataclass(frozen=True)
-class LocalDecentralized(Method):
+class LocalDecentralized(InEitherOrder):
     r"""Local decentralized SGD: of :math:`I_1 + I_2` steps the last :math:`I_2` exchange.
 
     .. math::
@@ -21,9 +21,9 @@ class LocalDecentralized(Method):
     apart faster than they are brought together.
 
     Args:
+        order: Of a consensus step: combine (then adapt) or adapt (then combine).
         quiet_steps: :math:`I_1 \ge 0`.
         mixing_steps: :math:`I_2 \ge 1`.
-        order: Of a consensus step: combine (then adapt) or adapt (then combine).
 
     References:
         Li et al., "Communication-Efficient Local Decentralized SGD Methods", 2019 (LD-SGD).
@@ -31,15 +31,8 @@ class LocalDecentralized(Method):
 
     quiet_steps: int = 4
     mixing_steps: int = 1
-    order: Order = "combine"
-    exchanges = "steps"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What ``cdsgd`` needs."""
-        return DOUBLY_STOCHASTIC
 
     def step(self, me: Learner) -> Talk[None]:
         """One step of a spell."""
         quiet = me.steps % (self.quiet_steps + self.mixing_steps) < self.quiet_steps
-        yield from super().step(me) if quiet else Consensus(self.order).step(me)
+        yield from super().step(me) if quiet else self.along(me, me.gradient())
