@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from dimat.errors import RecordError
 
@@ -22,9 +23,12 @@ def alone(folder: Path, *, otherwise: str | None = None) -> Iterator[None]:
         RecordError: If another process is in it and is not waited for.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if otherwise else 0))
-        except BlockingIOError:
-            raise RecordError(f"{otherwise} in '{folder}': let it end") from None
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0 if otherwise else -1)
+    except Timeout:
+        raise RecordError(f"{otherwise} in '{folder}': let it end") from None
+    try:
         yield
+    finally:
+        lock.release()
