@@ -90,7 +90,6 @@ UNKNOWN_NAME: list[tuple[str, Any, str]] = [
     ("controls", ("locl",), "did you mean 'local'?"),
     ("method", "cdmsdg", "did you mean 'cdmsgd'?"),
     ("consensus.order", "adopt", "did you mean 'adapt'?"),
-    ("merging.when_matched", "regresion", "did you mean 'regression'?"),
     ("log", ("tensorbord",), "did you mean 'tensorboard'?"),
     ("recalibration.methods", ("waa",), "did you mean 'wa'?"),
     ("model", "resnet21", "did you mean 'resnet"),

@@ -203,21 +203,3 @@ def test_memories_move_as_the_units_of_their_agents_do(own: Fleet, method: Dimat
     for m in merged:
         assert m.memory is not None
         torch.testing.assert_close(m.memory["exp_avg"], {k: m.state[k] for k in names})
-
-
-def test_another_combiner_serves_where_units_were_matched(own: Fleet) -> None:
-    """Regression comes out of the first merge, the average of the second."""
-    both = Dimat(Settings(combine="average", when_matched="regression"))
-    fitting, averaging = Dimat(Settings(combine="regression")), Dimat()
-    them = own.members(own.shuffled(own.perturbed(4)), PAW)
-    first, _ = merge(both, them)
-    expected, _ = merge(fitting, them)
-    for a, b in zip(first, expected, strict=True):
-        torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
-        assert a.calibrated
-    later = own.members(states(first), PAW, 2, ids(first))
-    second, _ = merge(both, later)
-    plain, _ = merge(averaging, later)
-    for a, b in zip(second, plain, strict=True):
-        torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
-        assert not a.calibrated

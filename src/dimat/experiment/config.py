@@ -123,12 +123,9 @@ class MergingConfig:
 
     Args:
         combine: A combiner by its name: average (the paper's), regression, …
-        when_matched: Another one for merges before which units were matched (with gauge=tree, the
-            first); the same if null. Regression is good there, and average in later rounds.
     """
 
     combine: str = "average"
-    when_matched: str | None = None
 
 
 @dataclass(frozen=True)

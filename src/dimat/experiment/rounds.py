@@ -275,7 +275,6 @@ def method_settings(config: RunConfig) -> Settings:
         every=own.every,
         drift=own.drift,
         combine=config.merging.combine,
-        when_matched=config.merging.when_matched,
         mix_memory=config.optimizer.on_merge == "mix",
         order=steps.order,
         quiet_steps=steps.quiet_steps,

@@ -118,8 +118,6 @@ def _check_names(config: RunConfig) -> None:
     _check_name("data.split", config.data.split, SPLITS)
     _check_name("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _check_name("merging.combine", config.merging.combine, COMBINERS)
-    if config.merging.when_matched is not None:
-        _check_name("merging.when_matched", config.merging.when_matched, COMBINERS)
     _check_name("data.source", config.data.source.partition(":")[0], SOURCES)
     if ":" not in config.model:
         _check_name("model", config.model, MODELS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dimat.exchange import Talk
-from dimat.merging import COMBINERS, Combiner, mix
-from dimat.methods.order import Order, one_gauge, pairwise
+from dimat.merging import COMBINERS, mix
+from dimat.methods.order import one_gauge, pairwise
 from dimat.methods.protocol import Member, Merged, Method, Need, Settings
 from dimat.methods.stopwatch import Stopwatch
 from dimat.methods.swap import distance_from, swap_memories, swap_states
@@ -60,8 +60,7 @@ class Dimat(Method):
         aligned = [_moved(me, state, order.moves.get(j)) for j, state in theirs.items()]
         disagreement = distance_from(me, own, aligned)
         with combined:
-            combiner = self._combiner(order)
-            merged = _combined(combiner, me, [own, *aligned])
+            merged = self._combine(me, [own, *aligned])
         return Merged(
             merged,
             order.moves.get(me.agent),
@@ -72,21 +71,17 @@ class Dimat(Method):
             combined.seconds,
             order.gauge,
             memory,
-            bool(aligned) and combiner.needs_batches,
+            bool(aligned) and COMBINERS[self.settings.combine].needs_batches,
             similarity=order.similarity,
             margin=order.margin,
         )
 
-    def _combiner(self, order: Order) -> Combiner:
-        own = self.settings
-        return COMBINERS[(order.matched and own.when_matched) or own.combine]
-
-
-def _combined(combiner: Combiner, me: Member, states: list[State]) -> State:
-    if len(states) == 1:  # nobody to combine with
-        return mix(states, me.weights)
-    batches = me.batches() if combiner.needs_batches else []
-    return combiner.combine(me.analysis(), states, me.weights, batches)
+    def _combine(self, me: Member, states: list[State]) -> State:
+        if len(states) == 1:  # nobody to combine with
+            return mix(states, me.weights)
+        combiner = COMBINERS[self.settings.combine]
+        batches = me.batches() if combiner.needs_batches else []
+        return combiner.combine(me.analysis(), states, me.weights, batches)
 
 
 def _moved(me: Member, state: State, move: Permutation | None) -> State:

@@ -40,7 +40,6 @@ class Order:
         moves: For those whose units move, the agent itself among them, how they do.
         gauge: Whose order they are in then; None if that is as before.
         drift: Share of the agent's units that would rather have changed places, if measured.
-        matched: Whether units were matched in this round.
         similarity: Mean similarity of matched units by group, over the neighbors compared with.
         margin: Median margin of the matches, likewise.
     """
@@ -48,7 +47,6 @@ class Order:
     moves: Mapping[int, Permutation] = field(default_factory=dict)
     gauge: GaugeId | None = None
     drift: float | None = None
-    matched: bool = False
     similarity: Mapping[str, float] = field(default_factory=dict)
     margin: Mapping[str, float] = field(default_factory=dict)
 
@@ -64,7 +62,7 @@ def pairwise(
             j: toward(symmetry, transposed(own), turned=pooled and j < me.agent)
             for j, own in scores.items()
         }
-        return Order(moves, None, None, True, *_fits(me, scores, moves))
+        return Order(moves, None, None, *_fits(me, scores, moves))
 
 
 def one_gauge(
@@ -96,7 +94,7 @@ def one_gauge(
                 moves[me.agent] = refine(me.analysis().symmetry, scores, moves, me)
         yield from announce(me, moves, turn & plan.alone)
     with watch:
-        return Order(moves, plan.gauge, None, True, *_fits(me, scores, moves))
+        return Order(moves, plan.gauge, None, *_fits(me, scores, moves))
 
 
 def _fits(

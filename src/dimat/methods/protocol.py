@@ -30,7 +30,6 @@ class Settings:
         drift: Share of an agent's units in (0, 1] that would rather change places, above which it
             is matched again; None: never.
         combine: Name of a combiner, for what is aligned.
-        when_matched: Another one, for merges before which units were matched; the same if None.
         mix_memory: Whether the optimizers' memories are exchanged and averaged as well.
         order: Of a consensus step: combine (then adapt) or adapt (then combine).
         quiet_steps: Steps without exchange between two of swarm, or two spells of ldsgd, >= 0.
@@ -46,7 +45,6 @@ class Settings:
     every: int = 0
     drift: float | None = None
     combine: str = "average"
-    when_matched: str | None = None
     mix_memory: bool = False
     order: Literal["combine", "adapt"] = "combine"
     quiet_steps: int = 4
