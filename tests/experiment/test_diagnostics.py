@@ -14,11 +14,14 @@ from tests.experiment.test_run import SMALL, lines
 from tests.methods.fleet import Fleet, fleet, irregular, merge
 
 import dimat
+from dimat.agent import Agent
+from dimat.data import Shard
+from dimat.experiment.barrier import loss_barrier
 from dimat.experiment.config import DiagnosticsConfig, MatchingConfig
 from dimat.experiment.diagnostics import Sight, permuted_operator
 from dimat.methods import Averaging, Dimat, Merged, Method, Settings
 from dimat.state import State, consensus_distance
-from dimat.topology import Topology, metropolis
+from dimat.topology import Topology, build_topology, metropolis
 
 RING: nx.Graph[int] = nx.cycle_graph(5)
 
@@ -146,3 +149,36 @@ def test_the_barrier_is_measured_when_asked_for_and_changes_nothing(
     assert all(x["barrier"] is not None and abs(x["barrier"]) < 5 for x in seen(measured))
     steps = seen(measured / "controls" / "cdsgd")
     assert [set(x) for x in steps] == [{"round", "consensus_after", "spectral_gap"}] * 2
+
+
+def test_the_barrier_is_the_loss_halfway_above_the_mean_of_the_ends() -> None:
+    """On one edge, of agents whose own losses differ; by hand."""
+    agents = [lone_agent(index) for index in range(2)]
+    with torch.no_grad():
+        for parameter in agents[1].model.parameters():
+            parameter.add_(torch.randn(parameter.shape))
+    states = [agent.state() for agent in agents]
+    graph = nx.path_graph(2)
+    pair = Topology("pair", graph, metropolis(graph, np.ones(2)))
+    names = [name for name, _ in agents[0].model.named_parameters()]
+    sight = Sight(pair, states, [Merged(s) for s in states], names, None)
+    x, y = torch.randn(30, 1, 4, 4), torch.arange(30) % 3
+    found = loss_barrier(agents, sight, (x, y), 20)
+    ends = [agent.evaluate(x[:20], y[:20])[1] for agent in agents]
+    halfway = lone_agent(0)
+    halfway.load({k: (states[0][k] + states[1][k]) / 2 for k in states[0]})
+    expected = halfway.evaluate(x[:20], y[:20])[1] - sum(ends) / 2
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert ends[0] != pytest.approx(ends[1], rel=1e-2)
+    for agent, state in zip(agents, states, strict=True):
+        torch.testing.assert_close(agent.state(), state, rtol=0, atol=0)
+
+
+def lone_agent(index: int) -> Agent:
+    torch.manual_seed(5)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    shard = Shard(torch.zeros(9, 4, 4, 1), torch.arange(9) % 3, num_classes=3)
+    ring = build_topology("ring", 2)
+    return Agent(index, model, optimizer, schedule, shard, ring.at(0), 0, 3)
