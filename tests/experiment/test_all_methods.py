@@ -234,9 +234,7 @@ def test_agents_that_step_together_have_one_learning_rate(
 
 
 @pytest.mark.parametrize("method", ["cga", "wm", "dimat", "cdsgd"])
-def test_training_that_diverges_is_said_with_method_and_round(
-    tmp_path: Path, method: str
-) -> None:
+def test_training_that_diverges_is_said_with_method_and_round(tmp_path: Path, method: str) -> None:
     config = replace(SMALL, method=method, optimizer=OptimizerConfig("sgd", 1e30), model="mlp")
     with pytest.raises(TrainingError, match=rf"^{method}, round \d, "):
         dimat.run(replace(config, pretrain_epochs=0, rounds=4, out=str(tmp_path / "run")))
