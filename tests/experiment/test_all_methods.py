@@ -159,7 +159,10 @@ def test_a_graph_that_a_method_cannot_use_is_refused_before_anything_is_written(
 def test_any_strongly_connected_graph_will_do_for_some(tmp_path: Path, method: str) -> None:
     (tmp_path / "edges").write_text("0 1\n1 2\n2 3\n3 0\n0 2\n")
     own = TopologyConfig("edges", str(tmp_path / "edges"), directed=True)
-    dimat.run(replace(SMALL, method=method, topology=own, rounds=1, out=str(tmp_path / "run")))
+    config = replace(SMALL, method=method, topology=own, rounds=1, out=str(tmp_path / "run"))
+    result = dimat.run(config).main
+    agents = 1 if method == "centralized" else 4
+    assert (len(result.agents), result.summary["rounds"]) == (agents, 1)
 
 
 @pytest.mark.parametrize("method", ["wa", "wm", "cdsgd", "dimat"])
@@ -168,7 +171,10 @@ def test_doubly_stochastic_one_way_graphs_that_change_will_do_for_averages(
 ) -> None:
     own = replace(SMALL, method=method, topology=TopologyConfig("one-peer-exponential"))
     own = replace(own, matching=MatchingConfig(gauge="pairwise"), out=str(tmp_path / "run"))
-    dimat.run(own)
+    folder = dimat.run(own).folder
+    (state,) = {x["sent_bytes"] for x in lines(folder) if x["round"] == 1}
+    assert state > 0  # every agent tells one other, in every round or step
+    assert json.loads((folder / "topology.json").read_text())["directed"]
 
 
 def test_unequal_weights_are_refused_where_the_plain_mean_is_meant(tmp_path: Path) -> None:
