@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.experiment.test_resume import content
@@ -21,7 +22,7 @@ from dimat.experiment.config import (
     OptimizerConfig,
     TopologyConfig,
 )
-from dimat.methods import METHODS, Consensus, Learner, Settings, order
+from dimat.methods import METHODS, Consensus, Learner, Method, Settings, order
 from dimat.symmetry import Permutation, Symmetry
 
 SMALL = RunConfig(
@@ -244,3 +245,25 @@ def test_training_that_diverges_is_said_with_method_and_round(tmp_path: Path, me
     config = replace(SMALL, method=method, optimizer=OptimizerConfig("sgd", 1e30), model="mlp")
     with pytest.raises(TrainingError, match=rf"^{method}, round \d, "):
         dimat.run(replace(config, pretrain_epochs=0, rounds=4, out=str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize(("name", "part"), [("cdsgd", "step"), ("wa", "merge")])
+def test_graphs_that_change_are_followed_by_step_or_by_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part: str
+) -> None:
+    kind = type(METHODS[name](Settings()))
+    seen: list[list[int]] = []
+    original = getattr(kind, part)
+
+    def spied(self: Method, me: Any) -> Talk[Any]:
+        if getattr(me, "index", getattr(me, "agent", None)) == 0:
+            seen.append(me.topology.neighbors(0))
+        return original(self, me)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(kind, part, spied)
+    own = TopologyConfig("alternating-matchings")
+    config = replace(SMALL, method=name, topology=own, rounds=4, local_steps=2)
+    dimat.run(replace(config, out=str(tmp_path / "run")))
+    assert len(seen) == (8 if part == "step" else 4)
+    assert seen[0] != seen[1]
+    assert seen == seen[:2] * (len(seen) // 2)
