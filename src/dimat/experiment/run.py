@@ -119,6 +119,7 @@ class _Job:
     pretrained: Path | None = None
 
     def run(self, *, fresh: bool) -> RunResult:
+        """All methods that are not done, in a new folder or in the one that was begun."""
         torch.set_num_threads(self.config.threads)
         self.callbacks = [*self.callbacks, *(LOGS[name]() for name in self.config.log)]
         try:
