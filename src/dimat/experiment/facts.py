@@ -50,8 +50,10 @@ def shard_facts(setup: Setup) -> dict[str, object]:
 def run_digest(setup: Setup, config: RunConfig) -> str:
     """Of all that a run depends on: its settings, wherever it is written to, and its data."""
     recipe = replace(config, out=None, overwrite=False)
-    parts = [config_to_yaml(recipe), pretrain_digest(setup), *map(str, setup.parts.rounds)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    digest = hashlib.sha256((config_to_yaml(recipe) + pretrain_digest(setup)).encode())
+    for indices in setup.parts.rounds:
+        digest.update(indices.tobytes())
+    return digest.hexdigest()
 
 
 def pretrain_digest(setup: Setup) -> str:
