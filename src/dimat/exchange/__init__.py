@@ -5,6 +5,6 @@ to hear) and is resumed with what arrived. The generator knows nothing of ranks,
 transports; a transport runs it. In one process, :func:`dimat.exchange.in_process.run_all` runs all.
 """
 
-from dimat.exchange.protocol import Inbox, Message, Step, Talk, Traffic
+from dimat.exchange.protocol import Inbox, Message, Step, Talk, Traffic, Transport
 
-__all__ = ["Inbox", "Message", "Step", "Talk", "Traffic"]
+__all__ = ["Inbox", "Message", "Step", "Talk", "Traffic", "Transport"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from dimat.exchange.protocol import Inbox, Message, Step, Talk, Traffic
@@ -58,3 +59,21 @@ def run_all(talks: Sequence[Talk[Result]], traffic: Sequence[Traffic]) -> list[R
         for agent, inbox in ready.items():
             resume(agent, inbox)
     return [results[i] for i in range(len(talks))]
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """The transport of a run in one process.
+
+    Args:
+        agents: All of them.
+    """
+
+    agents: Sequence[int]
+
+    def run(
+        self, talks: Mapping[int, Talk[Result]], traffic: Mapping[int, Traffic]
+    ) -> dict[int, Result]:
+        """Run every agent's talk to its end."""
+        results = run_all([talks[i] for i in self.agents], [traffic[i] for i in self.agents])
+        return dict(zip(self.agents, results, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -21,7 +21,8 @@ class Step:
 
     Args:
         send: A message for each agent to be told.
-        hear: The agents to hear from, one message each, before going on.
+        hear: The agents to hear from, one message each, before going on. Where messages can be
+            lost, the inbox lacks those of agents that were.
     """
 
     send: Mapping[int, Message] = field(default_factory=dict)
@@ -52,3 +53,24 @@ class Traffic:
     def count_received(self, message: Message) -> None:
         """Add a message that arrived."""
         self.received_bytes += num_bytes(message)
+
+
+class Transport(Protocol):
+    """Carries the talks of the agents that live in this process to agents that live anywhere."""
+
+    @property
+    def agents(self) -> Sequence[int]:
+        """The agents of this process, in order."""
+
+    def run(
+        self, talks: Mapping[int, Talk[Result]], traffic: Mapping[int, Traffic]
+    ) -> dict[int, Result]:
+        """Run the talk of every agent of this process to its end, each as far as its mail allows.
+
+        Args:
+            talks: One generator for each agent of this process.
+            traffic: One counter for each; increased.
+
+        Returns:
+            What each talk returned.
+        """
