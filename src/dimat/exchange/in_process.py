@@ -46,7 +46,11 @@ class InProcess:
         def resume(agent: int, inbox: Inbox | None) -> None:
             start = time.perf_counter()
             try:
-                step = next(talks[agent]) if inbox is None else talks[agent].send(inbox)
+                if inbox is None:
+                    step = next(talks[agent])
+                else:
+                    _admit(waiting[agent], inbox)
+                    step = talks[agent].send(inbox)
             except StopIteration as stop:
                 results[agent] = stop.value
                 waiting.pop(agent, None)
@@ -95,6 +99,13 @@ class InProcess:
     def idle(self, waiting: Mapping[int, Step]) -> None:
         """Called when no agent can go on; returns when one may."""
         raise AssertionError(f"agents {sorted(waiting)} wait for messages that nobody sends")
+
+
+def _admit(step: Step, inbox: Inbox) -> None:
+    """Nothing is lost here: a message that must not be used ends the talk."""
+    if step.admit is not None:
+        for j, message in inbox.items():
+            step.admit(j, message)
 
 
 def run_all(talks: Sequence[Talk[Result]], traffic: Sequence[Traffic]) -> list[Result]:

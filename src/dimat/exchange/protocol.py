@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -23,10 +23,14 @@ class Step:
         send: A message for each agent to be told.
         hear: The agents to hear from, one message each, before going on. Where messages can be
             lost, the inbox lacks those of agents that were.
+        admit: Called by the transport with the sender and its message before that is handed over;
+            raises :class:`~dimat.errors.StructureError` for one that must not be used. Where
+            nothing may be lost, that error ends the talk; where messages can be, this one is.
     """
 
     send: Mapping[int, Message] = field(default_factory=dict)
     hear: Sequence[int] = ()
+    admit: Callable[[int, Message], None] | None = None
 
 
 Talk = Generator[Step, Inbox, Result]

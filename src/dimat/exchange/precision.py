@@ -1,0 +1,81 @@
+"""Messages at half their size: float32 travels as bfloat16, and is float32 again on arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from dimat.exchange.protocol import Message, Step, Talk
+
+Result = TypeVar("Result")
+_MARK = "/bfloat16/"  # no state has an entry of this name: modules are not named with a slash
+
+
+def in_bfloat16(talk: Talk[Result]) -> Talk[Result]:
+    """The same talk, with every float32 entry of its messages sent as bfloat16.
+
+    Rounding changes a number by up to 1 part in 256. What an agent has itself is never rounded,
+    only what it hears. Both ends have to speak like this. Entries of other types, a bfloat16 of
+    the model's own among them, travel as they are, and so does what :func:`exact` made.
+
+    Args:
+        talk: Any; it need not know.
+    """
+    try:
+        step = next(talk)
+        while True:
+            inbox = yield Step(_narrowed(step.send), step.hear, _admitting(step))
+            step = talk.send({j: widened(message) for j, message in inbox.items()})
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+
+
+def narrowed(message: Message) -> dict[str, Tensor]:
+    """A message with float32 entries as bfloat16, under marked names."""
+    return {
+        f"{_MARK}{key}" if value.dtype == torch.float32 else key: value.to(torch.bfloat16)
+        if value.dtype == torch.float32
+        else value
+        for key, value in message.items()
+    }
+
+
+def widened(message: Message) -> dict[str, Tensor]:
+    """What :func:`narrowed` was given, rounded; a marked entry of another type keeps its mark."""
+    found = {}
+    for key, value in message.items():
+        marked = key.startswith(_MARK) and value.dtype == torch.bfloat16
+        found[key.removeprefix(_MARK) if marked else key] = value.float() if marked else value
+    return found
+
+
+def exact(message: Message) -> dict[str, Tensor]:
+    """A message whose float32 entries no precision changes: their bits, as integers."""
+    return {
+        key: value.view(torch.int32) if value.dtype == torch.float32 else value
+        for key, value in message.items()
+    }
+
+
+def from_exact(message: Message) -> dict[str, Tensor]:
+    """What :func:`exact` was given, if it had no integers of 32 bits."""
+    return {
+        key: value.view(torch.float32) if value.dtype == torch.int32 else value
+        for key, value in message.items()
+    }
+
+
+def _narrowed(send: Mapping[int, Message]) -> dict[int, Message]:
+    """Messages by listener; what is said to several is narrowed once, and stays one object."""
+    once = {id(message): narrowed(message) for message in send.values()}
+    return {to: once[id(message)] for to, message in send.items()}
+
+
+def _admitting(step: Step) -> Callable[[int, Message], None] | None:
+    """What the talk can accept, of what arrived narrowed."""
+    admit = step.admit
+    return None if admit is None else lambda j, message: admit(j, widened(message))
