@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,11 @@ def in_bfloat16(talk: Talk[Result]) -> Talk[Result]:
     except StopIteration as stop:
         result: Result = stop.value
         return result
+
+
+def in_precision(talk: Talk[Result], precision: Literal["float32", "bfloat16"]) -> Talk[Result]:
+    """A talk as its messages travel: as it is, or :func:`in_bfloat16`."""
+    return in_bfloat16(talk) if precision == "bfloat16" else talk
 
 
 def narrowed(message: Message) -> dict[str, Tensor]:

@@ -97,8 +97,10 @@ class MatchingConfig:
 
     Args:
         images: Local training images that activations are measured on, >= 1.
-        gauge: tree (one unit order over the whole graph) or pairwise (the paper: every agent
-            aligns each neighbor to itself, every round).
+        gauge: tree (one unit order over the whole graph, in one round), spread (one unit order
+            that neighbors take over from each other, for agents that may miss each other), pairwise
+            (the paper: every agent aligns each neighbor to itself, every round), or auto (tree
+            where all agents run together, else spread).
         statistics: What units are compared on: local (an agent's own images) or pooled (both ends
             of an edge sum their moments, never images; a C x C matrix for every layer).
         sweeps: Refinement sweeps after the tree is composed, >= 0.
@@ -110,7 +112,7 @@ class MatchingConfig:
     """
 
     images: int = 1000
-    gauge: Literal["tree", "pairwise"] = "tree"
+    gauge: Literal["auto", "tree", "spread", "pairwise"] = "auto"
     statistics: Literal["local", "pooled"] = "local"
     sweeps: int = 3
     every: int = 0
@@ -197,6 +199,30 @@ class DiagnosticsConfig:
 
 
 @dataclass(frozen=True)
+class ExchangeConfig:
+    """How messages travel.
+
+    Args:
+        precision: float32, or bfloat16: float32 entries of messages travel as bfloat16, at half
+            the bytes; an agent's own state stays as it is.
+        timeout_s: A neighbor that gives no sign of life for so many seconds is lost, > 0.
+        patience_s: The longest that a living but silent neighbor is waited for, > 0 seconds.
+        interface: The address that other processes reach this one at; only there it listens.
+            null: loopback, or under torchrun on several machines the address that leads to the
+            rendezvous.
+        max_norm_ratio: A neighbor's state is refused if the norm of its parameters is more than
+            this many times our own, or less than our own divided by it; >= 1, null: any. For
+            dimat, wa, wm and final-merge.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    timeout_s: float = 30.0
+    patience_s: float = 600.0
+    interface: str | None = None
+    max_norm_ratio: float | None = None
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run: agents train, match, merge, recalibrate and are evaluated, round by round.
 
@@ -233,6 +259,7 @@ class RunConfig:
         consensus: How methods exchange while they train.
         outer: The outer step of diloco.
         recalibration: BatchNorm statistics after a merge.
+        exchange: How messages travel.
         checkpoint: What a stopped run goes on from.
         diagnostics: What is measured beside accuracy.
         log: Where metrics go beside the run folder: tensorboard.
@@ -266,6 +293,7 @@ class RunConfig:
     consensus: ConsensusConfig = field(default_factory=ConsensusConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)
+    exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     log: tuple[str, ...] = ()

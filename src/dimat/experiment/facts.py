@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from dimat.experiment.config import RunConfig
+from dimat.experiment.config import ExchangeConfig, RunConfig
 from dimat.experiment.settings import config_to_yaml
 from dimat.experiment.setup import Setup
 from dimat.topology import Network
@@ -49,7 +49,9 @@ def shard_facts(setup: Setup) -> dict[str, object]:
 
 def run_digest(setup: Setup, config: RunConfig) -> str:
     """Of all that a run depends on: its settings, wherever it is written to, and its data."""
-    recipe = replace(config, out=None, overwrite=False)
+    links = config.exchange  # how long they are waited for, and where, changes no result
+    exchange = ExchangeConfig(links.precision, max_norm_ratio=links.max_norm_ratio)
+    recipe = replace(config, out=None, overwrite=False, exchange=exchange)
     digest = hashlib.sha256((config_to_yaml(recipe) + pretrain_digest(setup)).encode())
     for indices in setup.parts.rounds:
         digest.update(indices.tobytes())

@@ -12,6 +12,7 @@ from dimat.agent import MATCH, RECALIBRATE, Agent
 from dimat.errors import ConfigError, StructureError, TrainingError
 from dimat.exchange import Talk
 from dimat.exchange.in_process import run_all
+from dimat.exchange.precision import in_precision
 from dimat.experiment.callbacks import Callback
 from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.config import RunConfig
@@ -24,6 +25,7 @@ from dimat.experiment.result import MethodResult, results_of
 from dimat.experiment.setup import Setup, parameter_names
 from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.summary import summarize
+from dimat.experiment.validate import gauge_of
 from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of
 from dimat.methods import METHODS, Member, Merged, Settings
@@ -81,7 +83,8 @@ class Rounds:
             self._check_finite(agent, number)
         members = [self._member(agent, number) for agent in self.agents]
         try:
-            talks = [self.method.merge(me) for me in members]
+            precision = self.setup.config.exchange.precision
+            talks = [in_precision(self.method.merge(me), precision) for me in members]
             merged = run_all(talks, [agent.traffic for agent in self.agents])
         except StructureError as error:
             raise TrainingError(f"{self.name}, round {number}, in the merge: {error}") from error
@@ -165,7 +168,8 @@ class Rounds:
         """Local steps, or steps with exchange; evaluate."""
         before = [agent.traffic.busy_s for agent in self.agents]
         try:
-            talks = [self._learn(agent) for agent in self.agents]
+            precision = self.setup.config.exchange.precision
+            talks = [in_precision(self._learn(agent), precision) for agent in self.agents]
             run_all(talks, [agent.traffic for agent in self.agents])
         except TrainingError as error:
             raise TrainingError(f"{self.name}, round {number}, {error}") from error
@@ -265,11 +269,19 @@ class Rounds:
         return MethodResult(self.name, results_of(history, rounds), summary)
 
 
-def method_settings(config: RunConfig) -> Settings:
-    """The part of a config that a method reads."""
+def method_settings(config: RunConfig, *, apart: bool = False) -> Settings:
+    """The part of a config that a method reads.
+
+    Args:
+        config: Of the run.
+        apart: Whether agents may miss each other, so that no step can need all of them.
+
+    Raises:
+        ConfigError: If it cannot be done then.
+    """
     own, steps = config.matching, config.consensus
     return Settings(
-        gauge=own.gauge,
+        gauge=gauge_of(own, apart=apart),
         statistics=own.statistics,
         sweeps=own.sweeps,
         every=own.every,
@@ -282,4 +294,5 @@ def method_settings(config: RunConfig) -> Settings:
         outer_lr=config.outer.lr,
         outer_momentum=config.outer.momentum,
         seed=config.seed,
+        max_norm_ratio=config.exchange.max_norm_ratio,
     )

@@ -15,7 +15,7 @@ from dimat.data import SOURCES, SPLITS
 from dimat.errors import ConfigError, did_you_mean
 from dimat.experiment.callbacks import LOGS
 from dimat.experiment.complaints import broken_rule, setting_types, wrong_type
-from dimat.experiment.config import OPTIMIZERS, RunConfig
+from dimat.experiment.config import OPTIMIZERS, MatchingConfig, RunConfig
 from dimat.merging import COMBINERS
 from dimat.methods import METHODS
 from dimat.models import MODELS
@@ -54,6 +54,9 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "data.alpha": ("> 0 and finite", lambda value: 0 < value < math.inf),
     "data.validation": ("in [0, 0.5]", lambda value: 0 <= value <= 0.5),
     "matching.drift": ("in (0, 1], or null", lambda value: 0 < value <= 1),
+    "exchange.timeout_s": ("> 0 and finite", lambda value: 0 < value < math.inf),
+    "exchange.patience_s": ("> 0 and finite", lambda value: 0 < value < math.inf),
+    "exchange.max_norm_ratio": (">= 1, or null", lambda value: 1 <= value < math.inf),
     "outer.lr": ("> 0 and finite", lambda value: 0 < value < math.inf),
     "outer.momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
     "optimizer.lr": ("> 0 and finite", lambda value: 0 < value < math.inf),
@@ -78,7 +81,31 @@ def validate(config: RunConfig) -> None:
     _check_names(config)
     _check_path(config)
     _check_momentum(config)
+    gauge_of(config.matching)
     _check_device(config.device)
+
+
+def gauge_of(
+    matching: MatchingConfig, *, apart: bool = False
+) -> Literal["tree", "spread", "pairwise"]:
+    """How agents come into one unit order.
+
+    Args:
+        matching: The settings, auto among them.
+        apart: Whether agents may miss each other.
+
+    Raises:
+        ConfigError: If other settings need one that all agents come into at once.
+    """
+    gauge = matching.gauge
+    if gauge == "auto":
+        gauge = "spread" if apart else "tree"
+    for name, default in (("statistics", "local"), ("every", 0), ("drift", None)):
+        value = getattr(matching, name)
+        if gauge == "spread" and value != default:
+            rule = f"{'null' if default is None else default} where agents may miss each other"
+            raise broken_rule(f"matching.{name}", value, f"{rule} (matching.gauge spread)")
+    return gauge
 
 
 def _get(config: RunConfig, name: str) -> Any:

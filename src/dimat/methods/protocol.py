@@ -23,7 +23,8 @@ class Settings:
     """How a method matches, combines and steps; each reads what concerns it.
 
     Args:
-        gauge: tree (one unit order for all) or pairwise (each aligns its neighbors to itself).
+        gauge: tree (one unit order for all, at once), spread (one that neighbors take over from
+            each other) or pairwise (each aligns its neighbors to itself).
         statistics: local, or pooled by the two ends of an edge.
         sweeps: Refinement sweeps when agents come into one gauge, >= 0.
         every: Rounds between matchings of all agents; 0: only those of different gauges match.
@@ -37,9 +38,11 @@ class Settings:
         outer_lr: Learning rate of diloco's outer step, > 0.
         outer_momentum: Its momentum, in [0, 1).
         seed: Of what agents have to draw alike, such as who meets whom.
+        max_norm_ratio: A neighbor's state whose parameters have a norm more than this many times
+            ours, or less than ours divided by it, is refused, >= 1; None: none is.
     """
 
-    gauge: Literal["tree", "pairwise"] = "tree"
+    gauge: Literal["tree", "spread", "pairwise"] = "tree"
     statistics: Literal["local", "pooled"] = "local"
     sweeps: int = 3
     every: int = 0
@@ -52,6 +55,7 @@ class Settings:
     outer_lr: float = 0.7
     outer_momentum: float = 0.9
     seed: int = 0
+    max_norm_ratio: float | None = None
 
 
 @dataclass(frozen=True)
