@@ -45,6 +45,10 @@ class TrainingError(DimatError, RuntimeError):
     """Training that cannot go on, such as a loss that is not finite."""
 
 
+class ExchangeError(DimatError, RuntimeError):
+    """Agents that cannot talk: one is lost, a message does not fit, or their settings differ."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown ``name``: the closest of ``known``, and all of them.
 

@@ -1,0 +1,263 @@
+"""One edge between two processes: it forms, carries frames, breaks, and forms again by itself.
+
+Every link has a thread that receives and, while it is up, one that sends. Where nothing else is to
+be sent a beat is, so that a slow neighbor is told from a dead one: whoever sends nothing at all for
+``timeout_s`` is lost. What a link lost it never delivers later: its frames belong to one epoch, the
+time between forming and breaking.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dimat.errors import ExchangeError, StructureError
+from dimat.exchange.gloo import Broken, Pipe
+from dimat.exchange.pool import Pool
+from dimat.exchange.terms import check_terms
+from dimat.exchange.wire import PREAMBLE, Frame, Kind, read_preamble, said
+
+_RETRY_S = 1.0  # between attempts, where the store or the other end refuses
+
+
+class Status(Enum):
+    """Whether an edge carries."""
+
+    DOWN = "down"
+    UP = "up"
+    LEFT = "left"  # the other end said goodbye
+    DIFFERS = "differs"  # the other end's settings are not ours
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What all links of a process have in common.
+
+    Args:
+        terms: What both ends must have alike, by name, each as short text; see ``terms``.
+        timeout_s: Silence after which the other end is lost, > 0.
+        limit_bytes: The largest message that is let in.
+    """
+
+    terms: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = 30.0
+    limit_bytes: int = 1 << 33
+
+    @property
+    def beat_s(self) -> float:
+        """Seconds between signs of life."""
+        return min(1.0, self.timeout_s / 5)
+
+
+class Link:
+    """Our end of an edge.
+
+    Args:
+        us: Our number: of the agent, or of the rank.
+        them: The other end's.
+        connect: Joins the other end: ``connect(us, them, wanted)`` gives a pipe, or None once it is
+            not wanted any more.
+        greeting: What we tell the other end of ourselves each time that the link forms.
+        rules: What all links have in common.
+        changed: Notified whenever there is something to look at.
+        pool: Memory to receive into.
+    """
+
+    def __init__(
+        self,
+        us: int,
+        them: int,
+        connect: Callable[[int, int, Callable[[], bool]], Pipe | None],
+        greeting: Callable[[], Mapping[str, Any]],
+        rules: Rules,
+        changed: threading.Condition,
+        pool: Pool,
+    ) -> None:
+        self.us, self.them = us, them
+        self._connect, self._greeting, self.rules = connect, greeting, rules
+        self._changed, self._pool = changed, pool
+        self.status, self.why, self.epoch = Status.DOWN, "not connected yet", 0
+        self.greeting: Mapping[str, Any] = {}
+        self._mail: dict[tuple[int, int], deque[Frame]] = {}
+        self._queue: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._closing = self._resetting = False
+        name = f"link {us}-{them}"
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._thread.start()
+
+    # --- for the thread that talks ------------------------------------------------------------
+
+    def post(self, frame: Frame, epoch: int | None = None) -> None:
+        """Send, once the link is up and all that was posted before is sent; lost if it breaks.
+
+        Args:
+            frame: What to send.
+            epoch: Not in any other: dropped if that one is over.
+        """
+        with self._changed:
+            if epoch is None or self.carries(epoch):
+                self._queue.put(frame)
+
+    def holds(self, sender: int, to: int) -> bool:
+        """Whether a frame of an agent for an agent is there; call with the condition held."""
+        return bool(self._mail.get((sender, to)))
+
+    def take(self, sender: int, to: int) -> Frame:
+        """The first of them."""
+        return self._mail[sender, to].popleft()
+
+    def carries(self, epoch: int) -> bool:
+        """Whether it is up, and has been since that epoch began."""
+        return self.status is Status.UP and self.epoch == epoch
+
+    def reset(self, why: str) -> None:
+        """Break it, to form it anew: both ends then begin with nothing on the way."""
+        with self._changed:
+            if self.status is Status.UP:
+                self.status, self.why, self._resetting = Status.DOWN, why, True
+
+    def close(self) -> None:
+        """Say goodbye and stop; :meth:`join` waits until that is done."""
+        self._closing = True
+        self.post(Frame(Kind.BYE))
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait until both threads have ended; whether they have."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # --- the thread that receives -------------------------------------------------------------
+
+    def _live(self) -> None:
+        while not self._closing:
+            try:
+                pipe = self._connect(self.us, self.them, lambda: not self._closing)
+            except ExchangeError as error:
+                if self.status is not Status.LEFT:
+                    self._turn(Status.DOWN, str(error))
+                self._rest()
+                continue
+            if pipe is None:
+                return
+            self._turn(*self._serve(pipe))
+            if self.status is Status.DIFFERS:
+                self._rest()
+
+    def _rest(self) -> None:
+        end = time.monotonic() + _RETRY_S
+        while not self._closing and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def _turn(self, status: Status, why: str) -> None:
+        with self._changed:
+            self.status, self.why = status, why
+            self._changed.notify_all()
+
+    def _serve(self, pipe: Pipe) -> tuple[Status, str]:
+        """All that happens on one pipe; how it ended."""
+        try:
+            self.greeting = self._greet(pipe)
+            check_terms(self.rules.terms, self.greeting.get("terms"), f"agent {self.them}")
+        except Broken as error:
+            pipe.close()
+            return Status.DOWN, str(error)
+        except StructureError as error:
+            pipe.close()
+            return Status.DIFFERS, str(error)
+        with self._changed:
+            mine, self._mail, self._resetting = self._queue, {}, False
+            self.epoch += 1
+            self._turn(Status.UP, "")
+        sender = threading.Thread(target=self._send_all, args=(pipe, mine), daemon=True)
+        sender.start()
+        try:
+            return self._receive_all(pipe)
+        except (Broken, StructureError) as error:
+            return Status.DOWN, str(error)
+        finally:
+            with self._changed:
+                self._queue = queue.SimpleQueue()
+            mine.put(None)
+            pipe.close()
+            sender.join()
+
+    def _greet(self, pipe: Pipe) -> Mapping[str, Any]:
+        """Tell who we are, and hear who they are."""
+        own = {"terms": dict(self.rules.terms), **self._greeting()}
+        telling = threading.Thread(
+            target=_quietly, args=(self._send, pipe, said(Kind.HELLO, self.us, self.them, own))
+        )
+        telling.start()
+        try:
+            frame = self._receive(pipe)
+        finally:
+            telling.join()
+        if frame.kind is not Kind.HELLO or not isinstance(frame.said, dict):
+            raise StructureError(f"agent {self.them} does not begin with a greeting")
+        greeting: Mapping[str, Any] = frame.said
+        return greeting
+
+    def _receive_all(self, pipe: Pipe) -> tuple[Status, str]:
+        while True:
+            frame = self._receive(pipe)
+            if self._resetting:
+                return Status.DOWN, self.why
+            if frame.kind is Kind.BYE:
+                return Status.LEFT, "it said goodbye"
+            if frame.kind is not Kind.BEAT:
+                with self._changed:
+                    self._mail.setdefault((frame.sender, frame.to), deque()).append(frame)
+                    self._changed.notify_all()
+
+    def _receive(self, pipe: Pipe) -> Frame:
+        preamble = torch.empty(PREAMBLE, dtype=torch.int64)
+        pipe.receive(preamble, self.rules.timeout_s)
+        kind, sender, to, header, payload = read_preamble(preamble, self.rules.limit_bytes)
+        words = torch.empty(header, dtype=torch.uint8)
+        if header:
+            pipe.receive(words, self.rules.timeout_s)
+        flat = self._pool.take(payload) if payload else torch.empty(0, dtype=torch.uint8)
+        if payload:
+            pipe.receive(flat, self.rules.timeout_s)
+        return Frame(kind, sender, to, bytes(words.numpy()), flat)
+
+    # --- the thread that sends ----------------------------------------------------------------
+
+    def _send_all(self, pipe: Pipe, mine: queue.SimpleQueue[Frame | None]) -> None:
+        while True:
+            try:
+                frame = mine.get(timeout=self.rules.beat_s)
+            except queue.Empty:
+                frame = Frame(Kind.BEAT)
+            if frame is None:
+                return
+            try:
+                self._send(pipe, frame)
+            except Broken:
+                return  # whoever receives notices too
+            if frame.kind is Kind.BYE:
+                return
+
+    def _send(self, pipe: Pipe, frame: Frame) -> None:
+        parts: list[Tensor] = [frame.preamble()]
+        if frame.header:
+            parts.append(torch.frombuffer(bytearray(frame.header), dtype=torch.uint8))
+        if frame.payload.numel():
+            parts.append(frame.payload)
+        for part in parts:
+            pipe.send(part, self.rules.timeout_s)
+
+
+def _quietly(send: Callable[..., None], *rest: object) -> None:
+    with contextlib.suppress(Broken):  # the thread that receives says why
+        send(*rest)

@@ -1,0 +1,79 @@
+"""All edges of this process to others."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dimat.exchange.board import Board
+from dimat.exchange.gloo import Pipe
+from dimat.exchange.link import Link, Rules
+from dimat.exchange.meeting import meet
+from dimat.exchange.pool import Pool
+
+
+class Links:
+    """Forms an edge to each process that is asked for, and says goodbye to all in the end.
+
+    Args:
+        us: The number of this process, or of its one agent.
+        board: The store where others are found.
+        address: The address of this machine where they find us; None: the one that leads to the
+            store.
+        rules: What all links have in common.
+        greeting: What each other end is told of us whenever a link to it forms.
+    """
+
+    def __init__(
+        self,
+        us: int,
+        board: Board,
+        address: str | None = None,
+        rules: Rules | None = None,
+        greeting: Callable[[int], Mapping[str, Any]] = lambda them: {},
+    ) -> None:
+        self.us, self.rules = us, rules or Rules()
+        self.changed = threading.Condition(threading.RLock())
+        self.pool = Pool()
+        self._board, self._address, self._greeting = board, address, greeting
+        self._links: dict[int, Link] = {}
+        atexit.register(self.close)
+
+    def to(self, them: int) -> Link:
+        """The edge to another process; begins to form when first asked for."""
+        if them not in self._links:
+            self._links[them] = Link(
+                self.us,
+                them,
+                self._connector(),
+                lambda: self._greeting(them),
+                self.rules,
+                self.changed,
+                self.pool,
+            )
+        return self._links[them]
+
+    def all(self) -> Mapping[int, Link]:
+        """Those asked for so far."""
+        return dict(self._links)
+
+    def close(self) -> None:
+        """Say goodbye to all, and wait until they have heard it or are lost."""
+        atexit.unregister(self.close)
+        for link in self._links.values():
+            link.close()
+        end = time.monotonic() + self.rules.timeout_s + 1
+        for link in self._links.values():
+            link.join(max(end - time.monotonic(), 0.0))
+
+    def _connector(self) -> Callable[[int, int, Callable[[], bool]], Pipe | None]:
+        board = self._board.another()
+
+        def connect(us: int, them: int, wanted: Callable[[], bool]) -> Pipe | None:
+            address = self._address or board.local_address()
+            return meet(board, us, them, address, wanted)
+
+        return connect

@@ -1,0 +1,130 @@
+"""Agents in blocks on processes that all live, or all end: the transport under ``torchrun``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dimat.errors import ExchangeError
+from dimat.exchange.in_process import InProcess
+from dimat.exchange.link import Link, Status
+from dimat.exchange.links import Links
+from dimat.exchange.protocol import Message, Result, Step, Talk, Traffic
+from dimat.exchange.wire import Frame, Kind, pack, unpack
+
+
+def block(agents: int, rank: int, size: int) -> range:
+    """The agents of one rank: contiguous blocks that differ by one agent at most.
+
+    >>> [list(block(5, rank, 3)) for rank in range(3)]
+    [[0, 1], [2, 3], [4]]
+    """
+    small, more = divmod(agents, size)
+    start = rank * small + min(rank, more)
+    return range(start, start + small + (rank < more))
+
+
+class Ranks(InProcess):
+    """One block of the agents; the others are in other processes.
+
+    Nobody may be missing: a process that is lost, or has other settings, ends the run.
+
+    Args:
+        links: To the other ranks; ``links.us`` is this one.
+        agents: Number of all agents.
+        size: Number of ranks.
+        device: Where messages are wanted.
+        patience_s: The longest to wait for a message.
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        agents: int,
+        size: int,
+        device: torch.device | str = "cpu",
+        patience_s: float = 600.0,
+    ) -> None:
+        blocks = [block(agents, rank, size) for rank in range(size)]
+        super().__init__(blocks[links.us])
+        self._home = {agent: rank for rank, own in enumerate(blocks) for agent in own}
+        self._links, self._device, self._patience_s = links, device, patience_s
+        self._packed: dict[int, tuple[Message, bytes, Tensor]] = {}
+
+    def run(
+        self, talks: Mapping[int, Talk[Result]], traffic: Mapping[int, Traffic]
+    ) -> dict[int, Result]:
+        """Run the talks of this block to their end.
+
+        Raises:
+            ExchangeError: If another process is lost, silent, or has other settings.
+        """
+        try:
+            return super().run(talks, traffic)
+        finally:
+            self._packed.clear()
+
+    def post(self, sender: int, to: int, message: Message) -> None:
+        """Hand over in memory, or send."""
+        if self._home[to] == self._links.us:
+            super().post(sender, to, message)
+            return
+        # One message for several is packed once; what is kept here cannot change its identity.
+        if id(message) not in self._packed:
+            self._packed[id(message)] = (message, *pack(message, None, self._links.pool))
+        _, header, payload = self._packed[id(message)]
+        self._link(to).post(Frame(Kind.DATA, sender, to, header, payload))
+
+    def arrived(self, sender: int, to: int) -> bool:
+        """Whether there is a message."""
+        if self._home[sender] == self._links.us:
+            return super().arrived(sender, to)
+        with self._links.changed:
+            return self._link(sender).holds(sender, to)
+
+    def fetch(self, sender: int, to: int) -> Message:
+        """The first message that arrived."""
+        if self._home[sender] == self._links.us:
+            return super().fetch(sender, to)
+        with self._links.changed:
+            frame = self._link(sender).take(sender, to)
+        return unpack(frame.header, frame.payload, self._device)
+
+    def idle(self, waiting: Mapping[int, Step]) -> None:
+        """Wait for a message from another process."""
+        self._packed.clear()
+        wanted = [
+            (self._link(j), j, agent)
+            for agent, step in waiting.items()
+            for j in step.hear
+            if not self.arrived(j, agent) and self._home[j] != self._links.us
+        ]
+        if any(all(self.arrived(j, i) for j in step.hear) for i, step in waiting.items()):
+            return  # it came in the meantime
+        if not wanted:
+            super().idle(waiting)
+        end = time.monotonic() + self._patience_s
+        with self._links.changed:
+            while not any(link.holds(j, agent) for link, j, agent in wanted):
+                _check_alive([link for link, *_ in wanted])
+                left = end - time.monotonic()
+                if left <= 0:
+                    lost = sorted({link.them for link, *_ in wanted})
+                    raise ExchangeError(
+                        f"no message from ranks {lost} for {self._patience_s:g} s "
+                        "(setting 'exchange.patience_s')"
+                    )
+                self._links.changed.wait(left)
+
+    def _link(self, agent: int) -> Link:
+        return self._links.to(self._home[agent])
+
+
+def _check_alive(links: Sequence[Link]) -> None:
+    for link in links:
+        never = link.status is Status.DOWN and link.epoch == 0
+        if not (never or link.carries(1)):
+            raise ExchangeError(f"rank {link.them} is lost: {link.why or 'it came back anew'}")
