@@ -36,6 +36,7 @@ NAMES = {
     "mixing_steps": "`consensus.mixing_steps`",
     "lr": "`outer.lr`",
     "momentum": "`outer.momentum`",
+    "max_norm_ratio": "`exchange.max_norm_ratio`",
     "mix_memory": "`optimizer.on_merge: mix`",
     "settings": "`matching`, `merging`, `optimizer.on_merge`",
     "merging": "`matching`, `merging`",

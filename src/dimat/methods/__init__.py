@@ -17,15 +17,16 @@ from dimat.methods.gradient_tracking import GradientTracking
 from dimat.methods.ldsgd import LocalDecentralized
 from dimat.methods.local import Local
 from dimat.methods.needs import check_needs
-from dimat.methods.protocol import Learner, Member, Merged, Method, Settings
+from dimat.methods.protocol import Learner, Member, Merged, Method
+from dimat.methods.settings import Settings
 from dimat.methods.sgp import StochasticGradientPush
 from dimat.methods.swarm import Swarm
 from dimat.methods.weight_matching import WeightMatching
 
 METHODS: dict[str, Callable[[Settings], Method]] = {
     "dimat": Dimat,
-    "wa": lambda own: Averaging(own.mix_memory),
-    "wm": lambda own: WeightMatching(own.mix_memory),
+    "wa": lambda own: Averaging(own.mix_memory, own.max_norm_ratio),
+    "wm": lambda own: WeightMatching(own.mix_memory, own.max_norm_ratio),
     "local": lambda own: Local(),
     "final-merge": lambda own: FinalMerge(Dimat(own)),
     "fedavg": lambda own: FedAvg(),

@@ -22,6 +22,7 @@ class Averaging(Method):
 
     Args:
         mix_memory: Whether the optimizers' memories are averaged too.
+        max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
 
     References:
         Koloskova et al., "A Unified Theory of Decentralized SGD with Changing Topology and Local
@@ -29,6 +30,7 @@ class Averaging(Method):
     """
 
     mix_memory: bool = False
+    max_norm_ratio: float | None = None
     exchanges = "rounds"
 
     @property
@@ -36,10 +38,15 @@ class Averaging(Method):
         """An average: rows that sum to 1."""
         return frozenset({"rows"})
 
+    @property
+    def tolerant(self) -> bool:
+        """An average of those that are heard is one."""
+        return True
+
     def merge(self, me: Member) -> Talk[Merged]:
         """Swap states, mix."""
-        theirs = list((yield from swap_states(me)).values())
-        memory = (yield from swap_memories(me, {})) if self.mix_memory else None
+        theirs = yield from swap_states(me, self.max_norm_ratio)
+        memory = (yield from swap_memories(me, theirs, {})) if self.mix_memory else None
         disagreement = distance_from(me, me.state, theirs)
-        merged = mix([me.state, *theirs], me.weights)
+        merged = mix([me.state, *theirs.values()], me.weights_of(theirs))
         return Merged(merged, disagreement=disagreement, memory=memory)

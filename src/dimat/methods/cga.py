@@ -12,10 +12,11 @@ from scipy.optimize import nnls
 from dimat.errors import TrainingError
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
+from dimat.methods.admit import complete, fitting, needed
 from dimat.methods.consensus import DOUBLY_STOCHASTIC
 from dimat.methods.protocol import Learner, Method, Need, row
 from dimat.methods.swap import swap
-from dimat.state import State, check_finite, check_same_structure
+from dimat.state import State, check_finite
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,8 @@ class CrossGradients(Method):
         neighbors = me.topology.neighbors(me.index)
         theirs = yield from swap(me.topology, me.index, ours)
         answers = {j: me.gradient_at(state) for j, state in theirs.items()}
-        inbox = yield Step(answers, neighbors)
-        for j in neighbors:
-            check_same_structure(own, inbox[j], f"gradient from agent {j}")
+        needed(neighbors, theirs)
+        inbox = yield from complete(Step(answers, neighbors, fitting(own, "gradient")))
         if not all(bool(torch.isfinite(value).all()) for value in own.values()):
             raise TrainingError(f"agent {me.index}: its gradient is not finite")
         for j in neighbors:

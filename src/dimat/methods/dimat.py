@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dimat.exchange import Talk
 from dimat.merging import COMBINERS, mix
-from dimat.methods.order import one_gauge, pairwise
-from dimat.methods.protocol import Member, Merged, Method, Need, Settings
+from dimat.methods.admit import needed
+from dimat.methods.order import Order, one_gauge, pairwise
+from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.settings import Settings
+from dimat.methods.spread import spread, swap_in_orders
 from dimat.methods.stopwatch import Stopwatch
 from dimat.methods.swap import distance_from, swap_memories, swap_states
 from dimat.state import State
@@ -25,6 +29,9 @@ class Dimat(Method):
     every state has the id of the order it is in. Where ids differ (at first all do) agents are
     matched along a breadth-first tree, permutations are composed down the tree and refined in
     sweeps; where they are equal, states are mixed as they are, but for an agent that has drifted.
+    With ``gauge="spread"`` an order is taken over from neighbor to neighbor: every agent moves into
+    the oldest one that it hears of, and mixes as it is with those who are in it. That needs one
+    message an edge, and nobody in particular: what is lost is left out.
 
     *Assumes* that agents compute similar features: trained on similar data, or matched early and
     often enough. *Breaks when* they have nothing in common to match (a split by class from
@@ -45,22 +52,25 @@ class Dimat(Method):
     @property
     def needs(self) -> frozenset[Need]:
         """An average; and edges both ways where both ends of one have to compare."""
-        alone = self.settings.gauge == "pairwise" and self.settings.statistics == "local"
-        return frozenset({"rows"} if alone else {"rows", "two-way"})
+        return frozenset({"rows"} if self.tolerant else {"rows", "two-way"})
+
+    @property
+    def tolerant(self) -> bool:
+        """Where an agent needs one message of a neighbor, and can do without it."""
+        own = self.settings
+        return own.gauge == "spread" or (own.gauge == "pairwise" and own.statistics == "local")
 
     def merge(self, me: Member) -> Talk[Merged]:
         """One agent's part of one round."""
-        theirs = yield from swap_states(me)
         matched, combined = Stopwatch(), Stopwatch()
-        align = pairwise if self.settings.gauge == "pairwise" else one_gauge
-        order = yield from align(me, theirs, self.settings, matched)
+        theirs, order = yield from self._meet(me, matched)
         mixes = self.settings.mix_memory
-        memory = (yield from swap_memories(me, order.moves)) if mixes else None
+        memory = (yield from swap_memories(me, theirs, order.moves)) if mixes else None
         own = _moved(me, me.state, order.moves.get(me.agent))
-        aligned = [_moved(me, state, order.moves.get(j)) for j, state in theirs.items()]
+        aligned = {j: _moved(me, state, order.moves.get(j)) for j, state in theirs.items()}
         disagreement = distance_from(me, own, aligned)
         with combined:
-            merged = self._combine(me, [own, *aligned])
+            merged = self._combine(me, own, aligned)
         return Merged(
             merged,
             order.moves.get(me.agent),
@@ -76,12 +86,25 @@ class Dimat(Method):
             margin=order.margin,
         )
 
-    def _combine(self, me: Member, states: list[State]) -> State:
-        if len(states) == 1:  # nobody to combine with
-            return mix(states, me.weights)
+    def _meet(self, me: Member, watch: Stopwatch) -> Talk[tuple[dict[int, State], Order]]:
+        """The states of those whom we hear, and how all come into one order."""
+        own = self.settings
+        if own.gauge == "spread":
+            heard = yield from swap_in_orders(me, own.max_norm_ratio)
+            return {j: state for j, (_, state) in heard.items()}, spread(me, heard, watch)
+        theirs = yield from swap_states(me, own.max_norm_ratio)
+        if not self.tolerant:
+            needed(me.neighbors, theirs)
+        align = pairwise if own.gauge == "pairwise" else one_gauge
+        return theirs, (yield from align(me, theirs, own, watch))
+
+    def _combine(self, me: Member, own: State, aligned: Mapping[int, State]) -> State:
+        states, weights = [own, *aligned.values()], me.weights_of(aligned)
+        if not aligned:  # nobody to combine with
+            return mix(states, weights)
         combiner = COMBINERS[self.settings.combine]
         batches = me.batches() if combiner.needs_batches else []
-        return combiner.combine(me.analysis(), states, me.weights, batches)
+        return combiner.combine(me.analysis(), states, weights, batches)
 
 
 def _moved(me: Member, state: State, move: Permutation | None) -> State:

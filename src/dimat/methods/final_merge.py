@@ -37,6 +37,11 @@ class FinalMerge(Method):
         """What its one merge needs."""
         return self.merging.needs
 
+    @property
+    def tolerant(self) -> bool:
+        """As its one merge is."""
+        return self.merging.tolerant
+
     def merge(self, me: Member) -> Talk[Merged]:
         """Nothing, but in the last round."""
         if me.round < me.rounds:

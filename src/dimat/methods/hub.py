@@ -7,6 +7,7 @@ import torch
 from dimat.errors import StructureError
 from dimat.exchange import Message, Step, Talk
 from dimat.merging import mix
+from dimat.methods.admit import complete
 from dimat.methods.protocol import Member
 from dimat.state import State, check_same_structure
 
@@ -28,11 +29,11 @@ def mean_of_all(me: Member, *, weighted: bool) -> Talk[State]:
     """
     if me.agent != HUB:
         count = torch.tensor([me.images if weighted else 1], dtype=torch.int64)
-        inbox = yield Step({HUB: {**me.state, _IMAGES: count}}, [HUB])
+        inbox = yield from complete(Step({HUB: {**me.state, _IMAGES: count}}, [HUB]))
         check_same_structure(me.state, inbox[HUB], f"state from agent {HUB}")
         return dict(inbox[HUB])
     others = [j for j in range(me.topology.num_agents) if j != HUB]
-    inbox = yield Step(hear=others)
+    inbox = yield from complete(Step(hear=others))
     states, counts = [me.state], [me.images if weighted else 1]
     for j in others:
         states.append({key: value for key, value in inbox[j].items() if key != _IMAGES})

@@ -13,6 +13,7 @@ from dimat.matching import Problem, Weights
 from dimat.matching.drift import drift
 from dimat.matching.gauge import decode, encode
 from dimat.merging import mix
+from dimat.methods.admit import complete
 from dimat.methods.protocol import Member
 from dimat.methods.stopwatch import Stopwatch
 from dimat.state import State
@@ -45,14 +46,14 @@ def mend(
         drifted = drift(me.analysis(), me.state, mean)
     evidence = drifted * sum(weights[1:]) if drifted > threshold else 0.0
     claim = {"evidence": torch.tensor([evidence], dtype=torch.float64)}
-    inbox = yield Step(dict.fromkeys(me.neighbors, claim), me.neighbors)
+    inbox = yield from complete(Step(dict.fromkeys(me.neighbors, claim), me.neighbors))
     rivals = [(_evidence(inbox[j], j), j) for j in me.neighbors]
     moves: dict[int, Permutation] = {}
     if evidence > 0 and (evidence, me.agent) > max(rivals):
         with watch:
             moves[me.agent] = _back(me, mean)
     said = encode(moves[me.agent]) if moves else {}
-    inbox = yield Step(dict.fromkeys(me.neighbors, said), me.neighbors)
+    inbox = yield from complete(Step(dict.fromkeys(me.neighbors, said), me.neighbors))
     moves.update({j: decode(symmetry, message) for j, message in inbox.items() if message})
     return moves, drifted
 

@@ -10,6 +10,7 @@ import networkx as nx
 from torch import Tensor
 
 from dimat.exchange import Step, Talk
+from dimat.exchange.precision import exact, from_exact
 from dimat.matching.assignment import Scores, permute_scores
 from dimat.matching.fit import fit
 from dimat.matching.gauge import (
@@ -25,8 +26,10 @@ from dimat.matching.gauge import (
 )
 from dimat.matching.plan import Plan, make_plan
 from dimat.matching.pooled import encode_moments, local_scores, measure_edges, pooled_scores
+from dimat.methods.admit import complete
 from dimat.methods.mend import mend
-from dimat.methods.protocol import Member, Settings
+from dimat.methods.protocol import Member
+from dimat.methods.settings import Settings
 from dimat.methods.stopwatch import Stopwatch
 from dimat.state import State
 from dimat.symmetry import Permutation
@@ -54,15 +57,15 @@ class Order:
 def pairwise(
     me: Member, theirs: Mapping[int, State], settings: Settings, watch: Stopwatch
 ) -> Talk[Order]:
-    """The paper's rule: every neighbor is put in our order, and we stay as we are."""
-    scores = yield from compare(me, theirs, me.neighbors, settings, watch)
+    """The paper's rule: every neighbor we heard is put in our order, and we stay as we are."""
+    scores = yield from compare(me, theirs, list(theirs), settings, watch)
     with watch:
         symmetry, pooled = me.analysis().symmetry, settings.statistics == "pooled"
         moves = {
             j: toward(symmetry, transposed(own), turned=pooled and j < me.agent)
             for j, own in scores.items()
         }
-        return Order(moves, None, None, *_fits(me, scores, moves))
+        return Order(moves, None, None, *fits(me, scores, moves))
 
 
 def one_gauge(
@@ -94,16 +97,16 @@ def one_gauge(
                 moves[me.agent] = refine(me.analysis().symmetry, scores, moves, me)
         yield from announce(me, moves, turn & plan.alone)
     with watch:
-        return Order(moves, plan.gauge, None, *_fits(me, scores, moves))
+        return Order(moves, plan.gauge, None, *fits(me, scores, moves))
 
 
-def _fits(
+def fits(
     me: Member, scores: Mapping[int, Scores], moves: Mapping[int, Permutation]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Similarity and margin by group once all have moved, in the mean over those compared with."""
     symmetry = me.analysis().symmetry
     still = symmetry.identity()
-    fits = [
+    found = [
         fit(
             symmetry,
             permute_scores(symmetry, s, moves.get(j, still), moves.get(me.agent, still)),
@@ -111,10 +114,10 @@ def _fits(
         )
         for j, s in scores.items()
     ]
-    names = fits[0].similarity if fits else {}
+    names = found[0].similarity if found else {}
     return (
-        {name: statistics.fmean(f.similarity[name] for f in fits) for name in names},
-        {name: statistics.fmean(f.margin[name] for f in fits) for name in names},
+        {name: statistics.fmean(f.similarity[name] for f in found) for name in names},
+        {name: statistics.fmean(f.margin[name] for f in found) for name in names},
     )
 
 
@@ -133,9 +136,12 @@ def compare(
         moments = measure_edges(me.analysis(), me.state, others, me.batches())
         if settings.statistics == "local":
             return {j: local_scores(own) for j, own in moments.items()}
-    inbox = yield Step({j: encode_moments(own) for j, own in moments.items()}, list(others))
+    # Both ends have to add up the same numbers: no precision of the link may round them.
+    said = {j: exact(encode_moments(own)) for j, own in moments.items()}
+    inbox = yield from complete(Step(said, list(others)))
     with watch:
-        return {j: pooled_scores(own, inbox[j], j, me.agent) for j, own in moments.items()}
+        heard = {j: from_exact(message) for j, message in inbox.items()}
+        return {j: pooled_scores(own, heard[j], j, me.agent) for j, own in moments.items()}
 
 
 def gossip(me: Member, own: GaugeId) -> Talk[dict[int, GaugeId]]:
@@ -147,7 +153,8 @@ def gossip(me: Member, own: GaugeId) -> Talk[dict[int, GaugeId]]:
     steps = 2 * max(nx.single_source_shortest_path_length(graph, min(part)).values())
     known = news = {me.agent: own}
     for _ in range(steps):
-        inbox = yield Step(dict.fromkeys(me.neighbors, encode_ids(news)), me.neighbors)
+        told = dict.fromkeys(me.neighbors, encode_ids(news))
+        inbox = yield from complete(Step(told, me.neighbors))
         news = {}
         for j, message in inbox.items():
             heard = decode_ids(message, part, f"gauge ids from agent {j}")
@@ -168,7 +175,7 @@ def compose(
     moves = {me.agent: symmetry.identity()}
     parent = plan.parents.get(me.agent)
     if parent is not None:
-        inbox = yield Step(hear=[parent])
+        inbox = yield from complete(Step(hear=[parent]))
         moves[me.agent] = moves[parent] = decode(symmetry, inbox[parent])
         if me.agent in plan.crossings:
             with watch:
@@ -176,7 +183,8 @@ def compose(
                 step = toward(symmetry, scores[parent], turned=turned)
                 moves[me.agent] = symmetry.compose(moves[parent], step)
     others = [j for j in me.neighbors if j != parent]
-    inbox = yield Step(dict.fromkeys(me.neighbors, encode(moves[me.agent])), others)
+    told = dict.fromkeys(me.neighbors, encode(moves[me.agent]))
+    inbox = yield from complete(Step(told, others))
     moves.update({j: decode(symmetry, inbox[j]) for j in others})
     return moves
 
@@ -187,6 +195,7 @@ def announce(me: Member, moves: dict[int, Permutation], turn: Collection[int]) -
     send: dict[int, Mapping[str, Tensor]] = {}
     if mine:
         send = dict.fromkeys(me.neighbors, encode(moves[me.agent]))
-    inbox = yield Step(send, [] if mine else [j for j in me.neighbors if j in turn])
+    hear = [] if mine else [j for j in me.neighbors if j in turn]
+    inbox = yield from complete(Step(send, hear))
     symmetry = me.analysis().symmetry
     moves.update({j: decode(symmetry, message) for j, message in inbox.items()})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -16,46 +17,6 @@ from dimat.symmetry import Analysis, Permutation
 from dimat.topology import Topology
 
 Need = Literal["rows", "columns", "two-way"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a method matches, combines and steps; each reads what concerns it.
-
-    Args:
-        gauge: tree (one unit order for all, at once), spread (one that neighbors take over from
-            each other) or pairwise (each aligns its neighbors to itself).
-        statistics: local, or pooled by the two ends of an edge.
-        sweeps: Refinement sweeps when agents come into one gauge, >= 0.
-        every: Rounds between matchings of all agents; 0: only those of different gauges match.
-        drift: Share of an agent's units in (0, 1] that would rather change places, above which it
-            is matched again; None: never.
-        combine: Name of a combiner, for what is aligned.
-        mix_memory: Whether the optimizers' memories are exchanged and averaged as well.
-        order: Of a consensus step: combine (then adapt) or adapt (then combine).
-        quiet_steps: Steps without exchange between two of swarm, or two spells of ldsgd, >= 0.
-        mixing_steps: Steps with exchange in a spell of ldsgd, >= 1.
-        outer_lr: Learning rate of diloco's outer step, > 0.
-        outer_momentum: Its momentum, in [0, 1).
-        seed: Of what agents have to draw alike, such as who meets whom.
-        max_norm_ratio: A neighbor's state whose parameters have a norm more than this many times
-            ours, or less than ours divided by it, is refused, >= 1; None: none is.
-    """
-
-    gauge: Literal["tree", "spread", "pairwise"] = "tree"
-    statistics: Literal["local", "pooled"] = "local"
-    sweeps: int = 3
-    every: int = 0
-    drift: float | None = None
-    combine: str = "average"
-    mix_memory: bool = False
-    order: Literal["combine", "adapt"] = "combine"
-    quiet_steps: int = 4
-    mixing_steps: int = 1
-    outer_lr: float = 0.7
-    outer_momentum: float = 0.9
-    seed: int = 0
-    max_norm_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +60,27 @@ class Member:
     def weights(self) -> list[float]:
         """Its row of the mixing matrix: for itself, then for each neighbor."""
         return row(self.topology, self.agent)
+
+    def weights_of(self, heard: Collection[int]) -> list[float]:
+        r"""Its weights where messages were lost: what is lost it takes for itself.
+
+        .. math:: \pi_{ii} + \sum_{j \text{ lost}} \pi_{ij}
+
+        Where both ends of an edge lose each other, the matrix stays doubly stochastic if it was.
+
+        Args:
+            heard: The neighbors that it heard.
+
+        Returns:
+            For itself, then for those it heard, in the order of ``neighbors``; as ``weights`` if
+            nobody was lost, and exactly 1 if everybody was.
+        """
+        own, *others = self.weights
+        pairs = list(zip(self.neighbors, others, strict=True))
+        lost = [weight for j, weight in pairs if j not in heard]
+        if lost and len(lost) == len(pairs):
+            return [1.0]
+        return [own + math.fsum(lost), *(weight for j, weight in pairs if j in heard)]
 
 
 def row(topology: Topology, agent: int) -> list[float]:
@@ -193,6 +175,8 @@ class Method:
         matches: Whether units are permuted, so that the model's symmetry must be known.
         needs: What the mixing matrix must have: rows or columns that sum to 1 (both: doubly
             stochastic), edges that carry both ways.
+        tolerant: Whether ``merge`` can be resumed with an inbox that lacks messages: then their
+            weight is the agent's own. One that cannot raises ``TrainingError`` for it.
     """
 
     exchanges: Literal["never", "rounds", "steps"] = "never"
@@ -202,6 +186,11 @@ class Method:
     def needs(self) -> frozenset[Need]:
         """What the mixing matrix must have."""
         return frozenset()
+
+    @property
+    def tolerant(self) -> bool:
+        """Whether its ``merge`` does without messages that are lost."""
+        return self.exchanges == "never"
 
     def merge(self, me: Member) -> Talk[Merged]:
         """One agent's part when a round begins, before it trains."""

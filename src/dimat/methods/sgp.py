@@ -9,6 +9,7 @@ import torch
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
+from dimat.methods.admit import complete
 from dimat.methods.protocol import Learner, Method, Need
 from dimat.state import State, check_same_structure
 
@@ -51,7 +52,8 @@ class StochasticGradientPush(Method):
         ours = me.state()
         message = {**ours, _WEIGHT: torch.tensor([weight], dtype=torch.float64)}
         neighbors = me.topology.neighbors(i)
-        inbox = yield Step(dict.fromkeys(me.topology.listeners(i), message), neighbors)
+        told = dict.fromkeys(me.topology.listeners(i), message)
+        inbox = yield from complete(Step(told, neighbors))
         states, masses = [ours], [float(pi[i, i]) * weight]
         for j in neighbors:
             state = dict(inbox[j])

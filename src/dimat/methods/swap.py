@@ -3,73 +3,81 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
-from dimat.exchange import Step, Talk
+from dimat.exchange import Message, Step, Talk
 from dimat.merging import mix
 from dimat.merging.optimizer import Memory, flat_memory, mix_memory, nested_memory
+from dimat.methods.admit import Admit, fitting, needed, sound
 from dimat.methods.protocol import Learner, Member, row
-from dimat.state import State, check_same_structure, squared_distance
+from dimat.state import State, check_finite, squared_distance
 from dimat.symmetry import Permutation
 from dimat.topology import Topology
 
 
 def swap(
-    topology: Topology, agent: int, ours: State, what: str = "state"
+    topology: Topology, agent: int, ours: State, what: str = "state", admit: Admit | None = None
 ) -> Talk[dict[int, State]]:
     """Tell whoever listens to us, hear our neighbors, in the order of ``topology.neighbors``.
+
+    Those whose message was lost are left out.
 
     Args:
         topology: Who talks to whom.
         agent: Our number.
         ours: What we say, and the structure of what we expect to hear.
         what: What that is, for messages of errors.
-
-    Raises:
-        StructureError: If what a neighbor says does not fit.
+        admit: What we can use; all that is of the structure of ``ours`` if None.
     """
-    neighbors = topology.neighbors(agent)
-    inbox = yield Step(dict.fromkeys(topology.listeners(agent), ours), neighbors)
-    for j in neighbors:
-        check_same_structure(ours, inbox[j], f"{what} from agent {j}")
-    return {j: dict(inbox[j]) for j in neighbors}
+    neighbors, told = topology.neighbors(agent), dict.fromkeys(topology.listeners(agent), ours)
+    inbox = yield Step(told, neighbors, admit or fitting(ours, what))
+    return {j: dict(inbox[j]) for j in neighbors if j in inbox}
 
 
-def swap_states(me: Member) -> Talk[dict[int, State]]:
-    """Tell our state, hear our neighbors', in the order of ``me.neighbors``."""
-    return (yield from swap(me.topology, me.agent, me.state))
+def swap_states(me: Member, max_norm_ratio: float | None = None) -> Talk[dict[int, State]]:
+    """Tell our state, hear our neighbors', in the order of ``me.neighbors``; some may be lost."""
+    admit = sound(me, max_norm_ratio)
+    return (yield from swap(me.topology, me.agent, me.state, admit=admit))
 
 
 def combined(me: Learner, ours: State, what: str = "state") -> Talk[State]:
-    """The weighted average of what we and our neighbors say in this step."""
+    """The weighted average of what we and all our neighbors say in this step."""
     theirs = yield from swap(me.topology, me.index, ours, what)
+    needed(me.topology.neighbors(me.index), theirs)
     return mix([ours, *theirs.values()], row(me.topology, me.index))
 
 
-def swap_memories(me: Member, moves: Mapping[int, Permutation]) -> Talk[dict[str, State]]:
-    """The weighted mean of all optimizer memories, each moved as its agent's units are.
+def swap_memories(
+    me: Member, heard: Collection[int], moves: Mapping[int, Permutation]
+) -> Talk[dict[str, State]]:
+    """The weighted mean of optimizer memories, each moved as its agent's units are.
 
     Args:
         me: Who we are.
+        heard: Those whose states we know: others may move in a way that we do not know.
         moves: For those whose units move, ourselves among them, how they do.
     """
     own = flat_memory(me.memory)
-    inbox = yield Step(dict.fromkeys(me.topology.listeners(me.agent), own), me.neighbors)
+    told = dict.fromkeys(me.topology.listeners(me.agent), own)
+    inbox = yield Step(told, me.neighbors, _remembering(own))
+    known = [j for j in me.neighbors if j in heard and j in inbox]
+    theirs = {j: nested_memory(inbox[j]) if own else {} for j in known}
     memories = [_moved(me, me.memory, moves.get(me.agent))]
-    for j in me.neighbors:
-        memory = _checked(own, inbox[j], f"optimizer memory from agent {j}")
-        memories.append(_moved(me, memory, moves.get(j)))
-    return mix_memory(memories, me.weights)
+    memories += [_moved(me, memory, moves.get(j)) for j, memory in theirs.items()]
+    return mix_memory(memories, me.weights_of(known))
 
 
-def _checked(own: Mapping[str, Tensor], message: Mapping[str, Tensor], who: str) -> Memory:
-    """A neighbor's memory; nothing, where one of us has none yet."""
-    if not own or not message:
-        return {}
-    check_same_structure(own, message, who)
-    return nested_memory(message)
+def _remembering(own: State) -> Admit:
+    """Refuses a memory that does not fit ours; who has none yet says nothing, which is allowed."""
+
+    def admit(j: int, message: Message) -> None:
+        if own and message:
+            fitting(own, "optimizer memory")(j, message)
+            check_finite(message, f"optimizer memory from agent {j}")
+
+    return admit
 
 
 def _moved(me: Member, memory: Memory, move: Permutation | None) -> Memory:
@@ -80,15 +88,18 @@ def _moved(me: Member, memory: Memory, move: Permutation | None) -> Memory:
 
 
 def distance_from(
-    me: Member, ours: Mapping[str, Tensor], aligned: Sequence[Mapping[str, Tensor]]
+    me: Member, ours: Mapping[str, Tensor], aligned: Mapping[int, Mapping[str, Tensor]]
 ) -> float | None:
-    r"""Root of :math:`\sum_j \pi_{ij}\lVert\theta_i - P_{ij}\theta_j\rVert^2`, or None if alone."""
+    r"""Root of :math:`\sum_j \pi_{ij}\lVert\theta_i - P_{ij}\theta_j\rVert^2` over those heard.
+
+    None if nobody was: then nothing is mixed, and there is nothing to recalibrate.
+    """
     if not aligned:
         return None
     return math.sqrt(
         math.fsum(
             weight * squared_distance(ours, theirs, me.parameters)
-            for weight, theirs in zip(me.weights[1:], aligned, strict=True)
+            for weight, theirs in zip(me.weights_of(aligned)[1:], aligned.values(), strict=True)
         )
     )
 

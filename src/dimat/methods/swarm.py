@@ -9,8 +9,8 @@ import numpy as np
 
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
+from dimat.methods.admit import complete, fitting
 from dimat.methods.protocol import Learner, Method, Need
-from dimat.state import check_same_structure
 from dimat.topology import Topology
 
 
@@ -57,8 +57,8 @@ class Swarm(Method):
         if partner is None:
             return
         ours = me.state()
-        inbox = yield Step({partner: ours}, [partner])
-        check_same_structure(ours, inbox[partner], f"state from agent {partner}")
+        met = Step({partner: ours}, [partner], fitting(ours, "state"))
+        inbox = yield from complete(met)
         me.load(mix([ours, inbox[partner]], [0.5, 0.5]))
 
 

@@ -26,12 +26,14 @@ class WeightMatching(Method):
 
     Args:
         mix_memory: Whether the optimizers' memories are averaged too, permuted alike.
+        max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
 
     References:
         Ainsworth et al., "Git Re-Basin: Merging Models modulo Permutation Symmetries", ICLR 2023.
     """
 
     mix_memory: bool = False
+    max_norm_ratio: float | None = None
     exchanges = "rounds"
     matches = True
 
@@ -40,9 +42,14 @@ class WeightMatching(Method):
         """An average: rows that sum to 1."""
         return frozenset({"rows"})
 
+    @property
+    def tolerant(self) -> bool:
+        """Those that are heard are matched one by one."""
+        return True
+
     def merge(self, me: Member) -> Talk[Merged]:
         """Swap states, align each neighbor, mix."""
-        theirs = yield from swap_states(me)
+        theirs = yield from swap_states(me, self.max_norm_ratio)
         matched, combined = Stopwatch(), Stopwatch()
         with matched:
             moves = {
@@ -50,11 +57,11 @@ class WeightMatching(Method):
                 for j, state in theirs.items()
             }
         order = {j: move.permutation for j, move in moves.items()}
-        memory = (yield from swap_memories(me, order)) if self.mix_memory else None
+        memory = (yield from swap_memories(me, theirs, order)) if self.mix_memory else None
         with combined:
             apply = me.analysis().symmetry.apply if order else None
-            aligned = [apply(order[j], state) for j, state in theirs.items()] if apply else []
-            merged = mix([me.state, *aligned], me.weights)
+            aligned = {j: apply(order[j], s) for j, s in theirs.items()} if apply else {}
+            merged = mix([me.state, *aligned.values()], me.weights_of(aligned))
         return Merged(
             merged,
             alignments=order,

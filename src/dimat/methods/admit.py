@@ -1,0 +1,80 @@
+"""Which messages a method can use, and what it does about those that it never got."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from torch import Tensor
+
+from dimat.errors import StructureError, TrainingError
+from dimat.exchange import Inbox, Message, Step, Talk
+from dimat.methods.protocol import Member
+from dimat.state import check_finite, check_same_structure
+
+Admit = Callable[[int, Message], None]
+
+
+def fitting(ours: Mapping[str, Tensor], what: str) -> Admit:
+    """Refuses a message that is not of our structure.
+
+    Args:
+        ours: What a message has to be like.
+        what: What it is, for the error: "state", "gradient".
+    """
+    return lambda j, message: check_same_structure(ours, message, f"{what} from agent {j}")
+
+
+def sound(me: Member, max_norm_ratio: float | None) -> Admit:
+    """Refuses a state that is not of our structure, not finite, or of quite another norm.
+
+    Args:
+        me: Who we are.
+        max_norm_ratio: How many times as large, or as small, the norm of its parameters may be as
+            that of ours; None: any.
+    """
+
+    def admit(j: int, message: Message) -> None:
+        who = f"state from agent {j}"
+        check_same_structure(me.state, message, who)
+        check_finite(message, who)
+        if max_norm_ratio is None:
+            return
+        ours, theirs = norm(me.state, me.parameters), norm(message, me.parameters)
+        if not ours / max_norm_ratio <= theirs <= ours * max_norm_ratio:
+            raise StructureError(
+                f"{who}: its parameters have norm {theirs:.4g}, ours {ours:.4g}: it must be at "
+                f"most {max_norm_ratio:g} times as large or as small (exchange.max_norm_ratio)"
+            )
+
+    return admit
+
+
+def norm(state: Mapping[str, Tensor], parameters: Sequence[str]) -> float:
+    """Euclidean norm of a state's parameters."""
+    return math.sqrt(math.fsum(float(state[key].double().square().sum()) for key in parameters))
+
+
+def needed(agents: Collection[int], heard: Collection[int]) -> None:
+    """Go on only if we heard everyone.
+
+    Raises:
+        TrainingError: Naming the first of those whom we did not hear.
+    """
+    lost = [j for j in agents if j not in heard]
+    if lost:
+        raise TrainingError(
+            f"nothing from agent {lost[0]}, and this method needs to hear everyone: where messages "
+            "can be lost use dimat with matching.gauge spread, wa, wm, final-merge or local"
+        )
+
+
+def complete(step: Step) -> Talk[Inbox]:
+    """One step of which no message may be missing.
+
+    Raises:
+        TrainingError: If one is.
+    """
+    inbox = yield step
+    needed(step.hear, inbox)
+    return inbox

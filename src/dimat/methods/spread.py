@@ -1,0 +1,114 @@
+"""One unit order that spreads from neighbor to neighbor; no step needs anybody in particular."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from dimat.errors import StructureError
+from dimat.exchange import Message, Step, Talk
+from dimat.matching.assignment import Scores, add_scores, assign, permute_scores
+from dimat.matching.gauge import GaugeId, toward, transposed
+from dimat.matching.pooled import local_scores, measure_edges
+from dimat.methods.admit import Admit, sound
+from dimat.methods.order import Order, fits
+from dimat.methods.protocol import Member
+from dimat.methods.stopwatch import Stopwatch
+from dimat.state import State
+from dimat.symmetry import Permutation
+
+_GAUGE = "/gauge"  # no state has an entry of this name: modules are not named with a slash
+Heard = dict[int, tuple[GaugeId, State]]
+
+
+def swap_in_orders(me: Member, max_norm_ratio: float | None) -> Talk[Heard]:
+    """Tell our state and whose order it is in, hear our neighbors'; some may be lost."""
+    own = claimed(me)
+    gauge = torch.tensor([own.root, own.generation], dtype=torch.int64)
+    message = {**me.state, _GAUGE: gauge}
+    told = dict.fromkeys(me.topology.listeners(me.agent), message)
+    inbox = yield Step(told, me.neighbors, _admit(sound(me, max_norm_ratio)))
+    return {j: _parts(j, inbox[j]) for j in me.neighbors if j in inbox}
+
+
+def claimed(me: Member) -> GaugeId:
+    """Whose order we are in: our own, as of this round, if nobody's yet."""
+    if me.gauge is None or me.gauge.generation == 0:
+        return GaugeId(me.agent, me.round)
+    return me.gauge
+
+
+def age(own: GaugeId) -> tuple[int, int]:
+    """Where two orders meet, the lower stays: the older one, of two of one round the lower root's.
+
+    So whoever comes late, or comes back without its past, does not overrule the others.
+    """
+    return own.generation, own.root
+
+
+def spread(me: Member, heard: Heard, watch: Stopwatch) -> Order:
+    r"""We take over the oldest order that we hear of, if it is not ours; the others come to us.
+
+    With :math:`B` the neighbors in that order, and :math:`C_j` the correlations of their units with
+    ours on our images, our units move by
+
+    .. math:: P_i = \arg\max_P \sum_{j \in B} \pi_{ij} \langle C_j, P \rangle
+
+    and each neighbor that is in a third order is matched to us as we are then, for this merge.
+    Where all whom we hear are in our order, which is so everywhere once the oldest has come
+    around, no model runs.
+    """
+    own = claimed(me)
+    best = min([own, *(gauge for gauge, _ in heard.values())], key=age)
+    compared = {j: state for j, (gauge, state) in heard.items() if not own == best == gauge}
+    if not compared:
+        return Order(gauge=best)
+    with watch:
+        moments = measure_edges(me.analysis(), me.state, compared, me.batches())
+        scores = {j: local_scores(seen) for j, seen in moments.items()}
+        follow = {j: scores[j] for j, (gauge, _) in heard.items() if gauge == best != own}
+        moves = _moves(me, scores, follow)
+        return Order(moves, best, None, *fits(me, scores, moves))
+
+
+def _moves(
+    me: Member, scores: Mapping[int, Scores], follow: Mapping[int, Scores]
+) -> dict[int, Permutation]:
+    """How we move, if we follow somebody; and how those whom we do not follow come to us."""
+    symmetry = me.analysis().symmetry
+    still = ours = symmetry.identity()
+    moves: dict[int, Permutation] = {}
+    if follow:
+        weights = [float(me.topology.pi[me.agent, j]) for j in follow]
+        moves[me.agent] = ours = assign(symmetry, add_scores(list(follow.values()), weights))
+    for j in scores.keys() - follow.keys():
+        moved = permute_scores(symmetry, scores[j], still, ours)
+        moves[j] = toward(symmetry, transposed(moved))
+    return moves
+
+
+def _admit(usable: Admit) -> Admit:
+    """Refuses a message without an order, or with a state that we cannot use."""
+
+    def admit(j: int, message: Message) -> None:
+        usable(j, _parts(j, message)[1])
+
+    return admit
+
+
+def _parts(j: int, message: Message) -> tuple[GaugeId, State]:
+    """The order that a message says its state is in, and the state."""
+    state = dict(message)
+    value = state.pop(_GAUGE, None)
+    if value is None or value.shape != (2,) or value.dtype != torch.int64:
+        raise StructureError(
+            f"state from agent {j} does not fit: '{_GAUGE}' must be two whole numbers"
+        )
+    root, generation = value.tolist()
+    if root < 0 or generation < 1:
+        raise StructureError(
+            f"state from agent {j} does not fit: it cannot be in the order of agent {root} of "
+            f"round {generation}"
+        )
+    return GaugeId(root, generation), state
