@@ -69,6 +69,7 @@ class Link:
             not wanted any more.
         greeting: What we tell the other end of ourselves each time that the link forms.
         rules: What all links have in common.
+        what: What the ends are: agents or ranks, for messages.
         changed: Notified whenever there is something to look at.
         pool: Memory to receive into.
     """
@@ -80,10 +81,11 @@ class Link:
         connect: Callable[[int, int, Callable[[], bool]], Pipe | None],
         greeting: Callable[[], Mapping[str, Any]],
         rules: Rules,
+        what: str,
         changed: threading.Condition,
         pool: Pool,
     ) -> None:
-        self.us, self.them = us, them
+        self.us, self.them, self.who = us, them, f"{what} {them}"
         self._connect, self._greeting, self.rules = connect, greeting, rules
         self._changed, self._pool = changed, pool
         self.status, self.why, self.epoch = Status.DOWN, "not connected yet", 0
@@ -167,7 +169,7 @@ class Link:
         """All that happens on one pipe; how it ended."""
         try:
             self.greeting = self._greet(pipe)
-            check_terms(self.rules.terms, self.greeting.get("terms"), f"agent {self.them}")
+            check_terms(self.rules.terms, self.greeting.get("terms"), self.who)
         except Broken as error:
             pipe.close()
             return Status.DOWN, str(error)
@@ -203,7 +205,7 @@ class Link:
         finally:
             telling.join()
         if frame.kind is not Kind.HELLO or not isinstance(frame.said, dict):
-            raise StructureError(f"agent {self.them} does not begin with a greeting")
+            raise StructureError(f"{self.who} does not begin with a greeting")
         greeting: Mapping[str, Any] = frame.said
         return greeting
 

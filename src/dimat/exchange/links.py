@@ -25,6 +25,7 @@ class Links:
             store.
         rules: What all links have in common.
         greeting: What each other end is told of us whenever a link to it forms.
+        what: What has numbers: agent or rank, for messages.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Links:
         address: str | None = None,
         rules: Rules | None = None,
         greeting: Callable[[int], Mapping[str, Any]] = lambda them: {},
+        what: str = "agent",
     ) -> None:
-        self.us, self.rules = us, rules or Rules()
+        self.us, self.rules, self.what = us, rules or Rules(), what
         self.changed = threading.Condition(threading.RLock())
         self.pool = Pool()
         self._board, self._address, self._greeting = board, address, greeting
@@ -51,6 +53,7 @@ class Links:
                 self._connector(),
                 lambda: self._greeting(them),
                 self.rules,
+                self.what,
                 self.changed,
                 self.pool,
             )

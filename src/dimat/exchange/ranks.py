@@ -9,22 +9,12 @@ import torch
 from torch import Tensor
 
 from dimat.errors import ExchangeError
+from dimat.exchange.crew import block
 from dimat.exchange.in_process import InProcess
 from dimat.exchange.link import Link, Status
 from dimat.exchange.links import Links
 from dimat.exchange.protocol import Message, Result, Step, Talk, Traffic
 from dimat.exchange.wire import Frame, Kind, pack, unpack
-
-
-def block(agents: int, rank: int, size: int) -> range:
-    """The agents of one rank: contiguous blocks that differ by one agent at most.
-
-    >>> [list(block(5, rank, 3)) for rank in range(3)]
-    [[0, 1], [2, 3], [4]]
-    """
-    small, more = divmod(agents, size)
-    start = rank * small + min(rank, more)
-    return range(start, start + small + (rank < more))
 
 
 class Ranks(InProcess):

@@ -1,0 +1,102 @@
+"""The processes that ``torchrun`` started, as the crew of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from dimat.errors import ConfigError
+from dimat.exchange.board import Board, serve
+from dimat.exchange.link import Rules
+from dimat.exchange.links import Links
+from dimat.exchange.protocol import Transport
+from dimat.exchange.ranks import Ranks
+
+_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is one of several that were started together."""
+    return all(name in environment for name in _NEEDED)
+
+
+def restarts(environment: Mapping[str, str] = os.environ) -> int:
+    """How often all processes were started again after one of them had died."""
+    return int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+@dataclass(frozen=True)
+class Torchrun:
+    """The processes of one ``torchrun``.
+
+    Args:
+        rank: The number of this process.
+        size: How many processes there are.
+        links: To the others.
+        device: Where messages are wanted.
+        patience_s: The longest to wait for a message.
+    """
+
+    rank: int
+    size: int
+    links: Links
+    device: torch.device | str = "cpu"
+    patience_s: float = 600.0
+
+    def transport(self, agents: int) -> Transport:
+        """Messages within a block are handed over in memory, between blocks they are sent."""
+        return Ranks(self.links, agents, self.size, self.device, self.patience_s)
+
+    def agree(self, terms: Mapping[str, str]) -> None:
+        """What all must have alike; compared before the first message to each."""
+        self.links.rules = Rules(terms, self.links.rules.timeout_s, self.links.rules.limit_bytes)
+
+    def close(self) -> None:
+        """Say goodbye to all others."""
+        self.links.close()
+
+
+def crew(
+    *,
+    interface: str | None = None,
+    timeout_s: float = 30.0,
+    patience_s: float = 600.0,
+    device: torch.device | str = "cpu",
+    environment: Mapping[str, str] = os.environ,
+) -> Torchrun:
+    """The crew that the environment describes, which ``torchrun`` made.
+
+    Args:
+        interface: The address of this machine that the other processes connect to. None: loopback
+            if all are on this machine, otherwise the one that leads to the rendezvous.
+        timeout_s: Silence after which a process is lost.
+        patience_s: The longest to wait for a message.
+        device: Where messages are wanted.
+        environment: As ``torchrun`` sets it.
+
+    Raises:
+        ConfigError: If the variables make no sense.
+    """
+    try:
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{', '.join(_NEEDED)} must be as torchrun sets them: {error}") from error
+    if not 0 <= rank < size:
+        raise ConfigError(f"RANK is {rank} and WORLD_SIZE {size}: must be 0 <= RANK < WORLD_SIZE")
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and rank == 0:
+        _held.append(serve(host, port))
+    attempt = f"{environment.get('TORCHELASTIC_RUN_ID', '')}/{restarts(environment)}"
+    if environment.get("LOCAL_WORLD_SIZE", "1") == str(size):
+        interface = interface or "127.0.0.1"
+    board = Board(host, port, f"dimat/{attempt}")
+    links = Links(rank, board, interface, Rules(timeout_s=timeout_s), what="rank")
+    return Torchrun(rank, size, links, device, patience_s)
+
+
+_held: list[object] = []  # a store that this process serves lives as long as the process
+
+__all__ = ["Torchrun", "crew", "launched", "restarts"]
