@@ -95,6 +95,9 @@ class Link:
         self._closing = self._resetting = False
         name = f"link {us}-{them}"
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to form it."""
         self._thread.start()
 
     # --- for the thread that talks ------------------------------------------------------------

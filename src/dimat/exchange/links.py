@@ -46,8 +46,10 @@ class Links:
 
     def to(self, them: int) -> Link:
         """The edge to another process; begins to form when first asked for."""
-        if them not in self._links:
-            self._links[them] = Link(
+        with self.changed:
+            if them in self._links:
+                return self._links[them]
+            self._links[them] = link = Link(
                 self.us,
                 them,
                 self._connector(),
@@ -57,7 +59,8 @@ class Links:
                 self.changed,
                 self.pool,
             )
-        return self._links[them]
+        link.start()
+        return link
 
     def all(self) -> Mapping[int, Link]:
         """Those asked for so far."""

@@ -1,0 +1,291 @@
+"""One agent among neighbors that may be dead, slow, frozen, or back: no one is waited for in vain.
+
+An exchange on an edge counts once both ends have accepted what the other said: who has only one
+half of that goes on without it, and says so. Two ends can never be sure that both know: what one
+end counted and the other did not comes out when the edge forms the next time, and is recorded.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dimat.errors import StructureError
+from dimat.exchange.board import Board
+from dimat.exchange.link import Link, Rules, Status
+from dimat.exchange.links import Links
+from dimat.exchange.protocol import Inbox, Message, Result, Step, Talk, Traffic
+from dimat.exchange.wire import Frame, Kind, pack, said, unpack
+
+
+@dataclass(frozen=True)
+class Incident:
+    """An exchange that did not count, or counted on one side only.
+
+    Args:
+        agent: The neighbor.
+        what: lost (nothing came), refused (what came was not let in), declined (it did not let in
+            what we said), unconfirmed (it may have used what we said), one-sided (it did), left (it
+            said goodbye), or quiet (it listens, and is not to be mixed yet).
+        why: In words.
+    """
+
+    agent: int
+    what: str
+    why: str
+
+
+Tamper = Callable[[int, bytes, torch.Tensor], tuple[bytes, torch.Tensor]]
+
+
+@dataclass
+class _Half:
+    """What is still open with one neighbor in one step."""
+
+    link: Link
+    epoch: int
+    awaits: set[Kind]
+    message: Message | None = None
+
+
+class Neighborhood:
+    """The transport of one agent that goes on without those of its neighbors who are missing.
+
+    Args:
+        agent: Its number.
+        board: The store where neighbors are found.
+        interface: The address of this machine where they find us; None: the one that leads to the
+            store.
+        rules: What all its edges have in common.
+        patience_s: The longest to wait for a neighbor that lives and says nothing.
+        device: Where messages are wanted.
+
+    Attributes:
+        saying: What goes along with every message and greeting, JSON by name.
+        quiet: Whether neighbors are not to mix what we say.
+        heard: What went along with what each neighbor said in the last run.
+        incidents: What did not count in the last run.
+        tamper: Changes what is sent to a neighbor: for rehearsals of faults.
+    """
+
+    def __init__(
+        self,
+        agent: int,
+        board: Board,
+        interface: str | None = None,
+        rules: Rules | None = None,
+        *,
+        patience_s: float = 600.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.agents: Sequence[int] = (agent,)
+        self.saying: Mapping[str, Any] = {}
+        self.quiet = False
+        self.heard: dict[int, Mapping[str, Any]] = {}
+        self.incidents: list[Incident] = []
+        self.tamper: Tamper | None = None
+        self._agent, self._device, self._patience_s = agent, device, patience_s
+        self._generation = uuid.uuid4().hex
+        self._counted: dict[tuple[int, str], int] = {}
+        self._epochs: dict[int, int] = {}
+        self._links = Links(agent, board, interface, rules, self._greeting)
+
+    def run(
+        self, talks: Mapping[int, Talk[Result]], traffic: Mapping[int, Traffic]
+    ) -> dict[int, Result]:
+        """Run the agent's talk to its end; inboxes lack those whose exchange did not count."""
+        self.incidents, self.heard = [], {}
+        talk, own = talks[self._agent], traffic[self._agent]
+        number, inbox = 0, None
+        while True:
+            start = time.perf_counter()
+            try:
+                step = next(talk) if inbox is None else talk.send(inbox)
+            except StopIteration as stop:
+                return {self._agent: stop.value}
+            finally:
+                own.busy_s += time.perf_counter() - start
+            inbox = self._exchange(step, number, own)
+            number += 1
+
+    def await_neighbors(self, neighbors: Collection[int], wait_s: float) -> list[int]:
+        """Wait until edges to all have formed; those that have not after so many seconds."""
+        links = [self._links.to(j) for j in neighbors]
+        end = time.monotonic() + wait_s
+        with self._links.changed:
+            while missing := [link.them for link in links if link.status is not Status.UP]:
+                left = end - time.monotonic()
+                if left <= 0:
+                    break
+                self._links.changed.wait(min(left, 1.0))
+        return missing
+
+    def close(self) -> None:
+        """Say goodbye: the neighbors go on without waiting."""
+        self._links.close()
+
+    # --- one step -----------------------------------------------------------------------------
+
+    def _exchange(self, step: Step, number: int, traffic: Traffic) -> Inbox:
+        halves = self._begin(step)
+        self._send(step, number, halves, traffic)
+        end = time.monotonic() + self._patience_s
+        while True:
+            with self._links.changed:
+                arrived = self._arrived(halves)
+                if not arrived:
+                    if not any(half.awaits for half in halves.values()):
+                        break
+                    self._links.changed.wait(max(min(end - time.monotonic(), 1.0), 0.01))
+                    if time.monotonic() > end:
+                        self._give_up(halves)
+                    continue
+            for j, frame in arrived:
+                self._take(j, halves[j], frame, step, number, traffic)
+        return self._inbox(step, halves)
+
+    def _begin(self, step: Step) -> dict[int, _Half]:
+        """For each neighbor what is to come, and from which epoch of its link."""
+        halves = {}
+        with self._links.changed:
+            for j in {*step.send, *step.hear}:
+                link = self._links.to(j)
+                self._compare_counts(j, link)
+                awaits = {Kind.DATA} if j in step.hear else set()
+                if j in step.send and j in step.hear:
+                    awaits |= {Kind.ACCEPT}  # one who only listens accepts nothing
+                halves[j] = _Half(link, link.epoch, awaits)
+        return halves
+
+    def _send(self, step: Step, number: int, halves: Mapping[int, _Half], traffic: Traffic) -> None:
+        packed: dict[int, tuple[bytes, torch.Tensor]] = {}
+        own = {"step": number, "quiet": self.quiet, **self.saying}
+        for j, message in step.send.items():
+            if not halves[j].link.carries(halves[j].epoch):
+                continue
+            if id(message) not in packed:
+                packed[id(message)] = pack(message, own, self._links.pool)
+            header, payload = packed[id(message)]
+            if self.tamper is not None:
+                header, payload = self.tamper(j, header, payload)
+            frame = Frame(Kind.DATA, self._agent, j, header, payload)
+            halves[j].link.post(frame, halves[j].epoch)
+            traffic.count_sent(message)
+
+    def _arrived(self, halves: Mapping[int, _Half]) -> list[tuple[int, Frame]]:
+        """One frame from each neighbor that has one; a broken edge has nothing more to wait for."""
+        found = []
+        for j, half in halves.items():
+            if half.awaits and half.link.epoch == half.epoch and half.link.holds(j, self._agent):
+                found.append((j, half.link.take(j, self._agent)))
+            elif half.awaits and not half.link.carries(half.epoch):
+                self._lose(j, half)
+        return found
+
+    def _lose(self, j: int, half: _Half) -> None:
+        """An edge that broke, or was down: what was to come does not come."""
+        if half.link.status is Status.LEFT:
+            what, why = "left", half.link.why
+        elif half.message is not None:
+            what, why = "unconfirmed", f"no answer to what we said: {half.link.why}"
+        else:
+            what, why = "lost", half.link.why or "the edge formed anew"
+        self.incidents.append(Incident(j, what, why))
+        half.awaits, half.message = set(), None
+
+    def _give_up(self, halves: Mapping[int, _Half]) -> None:
+        for half in halves.values():
+            if half.awaits:
+                half.link.reset(f"nothing for {self._patience_s:g} s, though it lives")
+
+    def _take(
+        self, j: int, half: _Half, frame: Frame, step: Step, number: int, traffic: Traffic
+    ) -> None:
+        """What a neighbor says, or its answer to what we said."""
+        if (frame.kind is Kind.DATA) is not (Kind.DATA in half.awaits):
+            half.link.reset("it is out of step with us")
+            self._lose(j, half)
+        elif frame.kind is Kind.DATA:
+            half.awaits -= {Kind.DATA}
+            try:
+                half.message = self._read(j, frame, step, number)
+                answer = said(Kind.ACCEPT, self._agent, j, None)
+                traffic.count_received(half.message)
+            except StructureError as error:
+                self.incidents.append(Incident(j, "refused", str(error)))
+                answer = said(Kind.REFUSE, self._agent, j, str(error))
+            if j in step.send:
+                half.link.post(answer, half.epoch)
+        else:
+            half.awaits = set()
+            if frame.kind is Kind.REFUSE:
+                half.message = None
+                self.incidents.append(Incident(j, "declined", _reason(frame)))
+
+    def _read(self, j: int, frame: Frame, step: Step, number: int) -> Message:
+        own = frame.said
+        if not isinstance(own, dict) or own.get("step") != number:
+            raise StructureError(f"what agent {j} says is of another step of the round")
+        message = unpack(frame.header, frame.payload, self._device)
+        if step.admit is not None:
+            step.admit(j, message)
+        self.heard[j] = own
+        return message
+
+    def _inbox(self, step: Step, halves: Mapping[int, _Half]) -> Inbox:
+        inbox = {}
+        for j in step.hear:
+            message = halves[j].message
+            if message is None:
+                continue
+            if self.heard[j].get("quiet"):
+                self.incidents.append(Incident(j, "quiet", "it listens, and is not mixed yet"))
+                continue
+            if not self.quiet:
+                key = j, self._generation_of(halves[j].link)
+                self._counted[key] = self._counted.get(key, 0) + 1
+            inbox[j] = message
+        return inbox
+
+    # --- one-sided exchanges, found out later ---------------------------------------------------
+
+    def _greeting(self, them: int) -> Mapping[str, Any]:
+        known = self._generation_of(self._links.to(them))
+        counted = self._counted.get((them, known), 0)
+        return {
+            **self.saying,
+            "generation": self._generation,
+            "with": known,
+            "counted": counted,
+            "quiet": self.quiet,
+        }
+
+    def _compare_counts(self, j: int, link: Link) -> None:
+        """When an edge has formed anew: what the other end counted in its last epoch."""
+        if link.epoch == self._epochs.get(j, 0):
+            return
+        self._epochs[j] = link.epoch
+        if link.greeting.get("with") != self._generation:
+            return  # it does not know this process
+        key = j, self._generation_of(link)
+        ours, theirs = self._counted.get(key, 0), link.greeting.get("counted")
+        if isinstance(theirs, int) and theirs > ours:
+            why = f"it used {theirs - ours} more of our messages than we of its"
+            self.incidents.append(Incident(j, "one-sided", why))
+            self._counted[key] = theirs
+
+    @staticmethod
+    def _generation_of(link: Link) -> str:
+        return str(link.greeting.get("generation", ""))
+
+
+def _reason(frame: Frame) -> str:
+    try:
+        return str(frame.said)[:500]
+    except StructureError as error:
+        return str(error)
