@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.methods.fleet import Fleet, fleet, irregular, merge
 import dimat
 from dimat.agent import Agent
 from dimat.data import Shard
+from dimat.exchange import Traffic
+from dimat.exchange.in_process import run_all
 from dimat.experiment.barrier import loss_barrier
 from dimat.experiment.config import DiagnosticsConfig, MatchingConfig
 from dimat.experiment.diagnostics import Sight, permuted_operator
@@ -163,12 +166,14 @@ def test_the_barrier_is_the_loss_halfway_above_the_mean_of_the_ends() -> None:
     names = [name for name, _ in agents[0].model.named_parameters()]
     sight = Sight(pair, states, [Merged(s) for s in states], names, None)
     x, y = torch.randn(30, 1, 4, 4), torch.arange(30) % 3
-    found = loss_barrier(agents, sight, (x, y), 20)
+    talks = [loss_barrier(a, pair, None if a.index else sight, (x, y), 20) for a in agents]
+    found, elsewhere = run_all(talks, [Traffic(), Traffic()])
     ends = [agent.evaluate(x[:20], y[:20])[1] for agent in agents]
     halfway = lone_agent(0)
     halfway.load({k: (states[0][k] + states[1][k]) / 2 for k in states[0]})
     expected = halfway.evaluate(x[:20], y[:20])[1] - sum(ends) / 2
     assert found == pytest.approx(expected, rel=1e-5)
+    assert math.isnan(elsewhere)  # it is the observer's to know
     assert ends[0] != pytest.approx(ends[1], rel=1e-2)
     for agent, state in zip(agents, states, strict=True):
         torch.testing.assert_close(agent.state(), state, rtol=0, atol=0)

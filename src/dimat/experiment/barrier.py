@@ -3,38 +3,73 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 
 from torch import Tensor
 
 from dimat.agent import RECALIBRATE, Agent
+from dimat.exchange import Step, Talk
+from dimat.exchange.gather import OBSERVER, gather
 from dimat.experiment.diagnostics import Sight
+from dimat.experiment.tree import as_message, tree_of
 from dimat.merging import mix, recalibrate
 from dimat.state import State
+from dimat.topology import Topology
+
+Images = tuple[Tensor, Tensor]
 
 
 def loss_barrier(
-    agents: Sequence[Agent], sight: Sight, test: tuple[Tensor, Tensor], images: int
-) -> float:
+    agent: Agent, topology: Topology, sight: Sight | None, test: Images, images: int
+) -> Talk[float]:
     """Test loss halfway between aligned neighbors, above the mean of their own: over all edges.
 
-    BatchNorm statistics halfway are recomputed on images of the lower agent. The agents' models are
-    used and put back.
+    A talk of every agent. Agent 0 sees the merge, and has the lower agent of an edge measure the
+    network halfway: BatchNorm statistics are recomputed on images of that agent, which stay there.
+    One network is under way at a time. The agents' models are used and put back.
 
     Args:
-        agents: Before they take over what the merge gave them.
-        sight: The merge.
+        agent: Before it takes over what the merge gave it.
+        topology: Of the round.
+        sight: The merge, if it is agent 0.
         test: Normalized images and labels.
         images: How many of them, >= 1.
+
+    Returns:
+        For agent 0 the mean over all edges, 0 on a graph without edges; NaN for the others.
     """
-    x, y = test[0][:images], test[1][:images]
-    own = [agent.evaluate(x, y)[1] for agent in agents]
+    seen = test[0][:images], test[1][:images]
+    loss = as_message(agent.evaluate(*seen)[1])
+    own = [tree_of(m) for m in (yield from gather(agent.index, topology.num_agents, loss))]
     barriers = []
-    for i, j in sight.topology.graph.edges:
-        agent = agents[i]
-        kept: State = agent.state()
-        agent.load(mix(list(sight.pair(i, j)), [0.5, 0.5]))
-        recalibrate(agent.model, agent.calibration(RECALIBRATE, 0, images))
-        barriers.append(agent.evaluate(x, y)[1] - (own[i] + own[j]) / 2)
-        agent.load(kept)
+    for i, j in topology.graph.edges:
+        halfway = {} if sight is None else mix(list(sight.pair(i, j)), [0.5, 0.5])
+        found = yield from _measured(agent, i, halfway, seen, images)
+        if own:
+            barriers.append(found - (own[i] + own[j]) / 2)
+    if agent.index != OBSERVER:
+        return float("nan")
     return statistics.fmean(barriers) if barriers else 0.0
+
+
+def _measured(agent: Agent, at: int, state: State, test: Images, images: int) -> Talk[float]:
+    """The loss of a network that agent 0 has, measured by the agent ``at``; NaN for the others."""
+    if agent.index == at == OBSERVER:
+        return _loss(agent, state, test, images)
+    if agent.index == OBSERVER:
+        yield Step({at: state})
+        inbox = yield Step(hear=[at])
+        return float(tree_of(inbox[at]))
+    if agent.index == at:
+        inbox = yield Step(hear=[OBSERVER])
+        yield Step({OBSERVER: as_message(_loss(agent, dict(inbox[OBSERVER]), test, images))})
+    return float("nan")
+
+
+def _loss(agent: Agent, state: State, test: Images, images: int) -> float:
+    """What a network would lose at an agent, with running statistics of its images."""
+    kept = agent.state()
+    agent.load(state)
+    recalibrate(agent.model, agent.calibration(RECALIBRATE, 0, images))
+    loss = agent.evaluate(*test)[1]
+    agent.load(kept)
+    return loss

@@ -22,7 +22,7 @@ import safetensors.torch
 from torch import Tensor
 
 from dimat.errors import StructureError
-from dimat.experiment.snapshot import Json
+from dimat.experiment.tree import Json
 from dimat.state import load_state
 
 _META, _TENSORS = "meta.json", "tensors.safetensors"

@@ -1,81 +1,89 @@
-"""What is measured in the rounds of one method, and who is told."""
+"""What is measured in the rounds of one method: at every agent, and of all of them together."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dimat.agent import Agent
+from dimat.experiment.assembly import Assembly
 from dimat.experiment.barrier import loss_barrier
-from dimat.experiment.callbacks import Callback
+from dimat.experiment.desk import Desk
 from dimat.experiment.diagnostics import Sight, of_training
-from dimat.experiment.display import Observer
-from dimat.experiment.record import Line, RunFolder
 from dimat.experiment.setup import Setup, parameter_names
-from dimat.experiment.summary import select
+from dimat.experiment.sighting import seen, shown
 from dimat.methods import Member, Merged
+from dimat.topology import Topology
 
 
 @dataclass
 class Measure:
-    """Writes metrics and diagnostics, and tells observer and callbacks.
+    """Measures this process's agents, and brings what it finds to the desk.
 
     Args:
         setup: What all methods have in common.
-        method: Name of the method.
-        folder: Where lines are written.
-        observer: Told how it goes.
-        callbacks: Told every line.
-        history: All lines of metrics so far.
+        assembly: All agents.
+        desk: Where lines are written, in agent 0's process.
     """
 
     setup: Setup
-    method: str
-    folder: RunFolder
-    observer: Observer
-    callbacks: Sequence[Callback] = ()
-    history: list[Line] = field(default_factory=list)
+    assembly: Assembly
+    desk: Desk | None = None
 
     def due(self, number: int) -> bool:
         """Whether a round is measured."""
         config = self.setup.config
         return number % config.eval_every == 0 or number == config.rounds
 
-    def met(self, number: int) -> bool:
-        """Whether a round has begun with a merge that was measured."""
-        return bool(select(self.history, number, "merged"))
+    def agents(
+        self,
+        number: int,
+        phase: str,
+        agents: Sequence[Agent],
+        measured: Sequence[Mapping[str, float | None]],
+    ) -> None:
+        """Evaluate agents, and write one line of metrics each.
 
-    def agent(self, agent: Agent, number: int, phase: str, **measured: float | None) -> None:
-        """Evaluate an agent, and write one line of metrics."""
+        Args:
+            number: The round.
+            phase: merged or trained.
+            agents: Of this process.
+            measured: What is known of each beside.
+        """
+        lines = {
+            agent.index: self._line(agent, number, phase, own)
+            for agent, own in zip(agents, measured, strict=True)
+        }
+        found = self.assembly.gather(lines)
+        if self.desk:
+            self.desk.metrics(found)
+
+    def _line(
+        self, agent: Agent, number: int, phase: str, measured: Mapping[str, float | None]
+    ) -> dict[str, object]:
         accuracy, loss = agent.evaluate(*self.setup.test)
         validation, _ = agent.evaluate(*agent.shard.validation())
         batches = agent.shard.num_batches(agent.batch_size)
-        line = self.folder.append(
-            {
-                "round": number,
-                "agent": agent.index,
-                "phase": phase,
-                "test_accuracy": accuracy,
-                "test_loss": loss,
-                "validation_accuracy": validation,
-                "train_loss": None,
-                "disagreement": None,
-                "drift": None,
-                "sent_bytes": agent.traffic.sent_bytes,
-                "received_bytes": agent.traffic.received_bytes,
-                "match_s": 0.0,
-                "merge_s": 0.0,
-                "train_s": 0.0,
-                "steps": self.setup.pretrain_steps(agent.index) + agent.steps,
-                "epochs": agent.epochs + (agent.steps % batches) / batches,
-                "busy_s": agent.traffic.busy_s,
-                **measured,
-            }
-        )
-        self.history.append(line)
-        for callback in self.callbacks:
-            callback.measured(self.method, line)
+        return {
+            "round": number,
+            "agent": agent.index,
+            "phase": phase,
+            "test_accuracy": accuracy,
+            "test_loss": loss,
+            "validation_accuracy": validation,
+            "train_loss": None,
+            "disagreement": None,
+            "drift": None,
+            "sent_bytes": agent.traffic.sent_bytes,
+            "received_bytes": agent.traffic.received_bytes,
+            "match_s": 0.0,
+            "merge_s": 0.0,
+            "train_s": 0.0,
+            "steps": self.setup.pretrain_steps(agent.index) + agent.steps,
+            "epochs": agent.epochs + (agent.steps % batches) / batches,
+            "busy_s": agent.traffic.busy_s,
+            **measured,
+        }
 
     def merge(
         self,
@@ -87,29 +95,34 @@ class Measure:
         matches: bool,
     ) -> None:
         """What an observer sees of a merge, before the agents take it over."""
-        symmetry = self.setup.analysis.symmetry if matches else None
-        states, names = [me.state for me in members], members[0].parameters
-        sight = Sight(members[0].topology, states, merged, names, symmetry)
+        trees = {me.agent: shown(me, own) for me, own in zip(members, merged, strict=True)}
+        found, topology = self.assembly.gather(trees), members[0].topology
+        sight = None
+        if self.desk:
+            symmetry = self.setup.analysis.symmetry if matches else None
+            both = [seen(tree, symmetry, self.setup.config.device) for tree in found]
+            states, results = [state for state, _ in both], [own for _, own in both]
+            sight = Sight(topology, states, results, members[0].parameters, symmetry)
+        barrier = self._barrier(agents, topology, sight)
+        if self.desk and sight:
+            self.desk.diagnostics({"round": number, **sight.describe(), "barrier": barrier})
+
+    def _barrier(
+        self, agents: Sequence[Agent], topology: Topology, sight: Sight | None
+    ) -> float | None:
+        """The loss barrier, if it is asked for."""
         images = self.setup.config.diagnostics.barrier_images
-        barrier = loss_barrier(agents, sight, self.setup.test, images) if images else None
-        self._diagnostics({"round": number, **sight.describe(), "barrier": barrier})
+        if not images:
+            return None
+        test = self.setup.test
+        talks = {a.index: loss_barrier(a, topology, sight, test, images) for a in agents}
+        return self.assembly.run(talks)[agents[0].index]
 
     def training(self, number: int, agents: Sequence[Agent]) -> None:
         """What an observer sees of agents that exchange while they train."""
-        states, names = [agent.state() for agent in agents], parameter_names(agents[0].model)
-        self._diagnostics({"round": number, **of_training(self.setup.topology, states, names)})
-
-    def _diagnostics(self, line: Mapping[str, object]) -> None:
-        read = self.folder.append(line, "diagnostics")
-        for callback in self.callbacks:
-            callback.measured(self.method, read)
-
-    def tell(self, number: int) -> None:
-        """One line of news on the round, if it was measured."""
-        parts = []
-        for phase in ("merged", "trained"):
-            found = [x["test_accuracy"] for x in select(self.history, number, phase)]
-            if found:
-                parts.append(f"{phase} {100 * statistics.fmean(found):5.1f} %")
-        if parts:
-            self.observer.note(f"{self.method:6s} round {number:3d}  {'  '.join(parts)}")
+        states = self.assembly.gather({agent.index: agent.state() for agent in agents})
+        if self.desk:
+            device, names = self.setup.config.device, parameter_names(agents[0].model)
+            there = [{k: v.to(device) for k, v in state.items()} for state in states]
+            line = of_training(self.setup.topology, there, names)
+            self.desk.diagnostics({"round": number, **line})

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from dimat.agent import Agent
 from dimat.errors import TrainingError
+from dimat.exchange import Talk
+from dimat.exchange.gather import OBSERVER, gather, scatter
+from dimat.experiment.assembly import Assembly
 from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.display import Observer
 from dimat.experiment.locks import alone
 from dimat.experiment.setup import Setup
 from dimat.experiment.snapshot import Snapshot
+from dimat.experiment.tree import Tree, as_message, pack, tree_of, unpack
 
-_BETWEEN_S = 20.0  # a killed pre-training loses no more than about this
+_BETWEEN_S = 20.0  # a killed pre-training loses no more than about this, and an epoch
 
 
 @dataclass(frozen=True)
@@ -30,73 +36,120 @@ class Pretrained:
     snapshot: Snapshot
     train_loss: float = float("nan")
 
+    def tree(self) -> Tree:
+        """As a tree."""
+        return {"snapshot": self.snapshot.tree(), "train_loss": self.train_loss}
+
+    @classmethod
+    def of_tree(cls, tree: Tree) -> Pretrained:
+        """What :meth:`tree` gave."""
+        return cls(Snapshot.of_tree(tree["snapshot"]), tree["train_loss"])
+
 
 @dataclass
 class Pretraining:
-    """Pre-trains all agents, or takes them from where an earlier run left them.
+    """Pre-trains this process's agents, or takes them from where an earlier run left them.
+
+    All processes go through the epochs together, so that agent 0's can keep what there is of all.
 
     Args:
         setup: What to start from.
+        assembly: All agents.
         observer: Told how it goes.
-        store: Where it is kept.
+        store: Where it is kept, in agent 0's process.
     """
 
     setup: Setup
+    assembly: Assembly
     observer: Observer
-    store: Store
-    done: list[Pretrained] = field(default_factory=list)
+    store: Store | None
+    done: dict[int, Pretrained] = field(default_factory=dict)
 
-    def run(self) -> Sequence[Pretrained]:
-        """All agents, pre-trained.
+    def run(self) -> Mapping[int, Pretrained]:
+        """The agents of this process, pre-trained.
 
         Raises:
             TrainingError: If a loss is not finite.
         """
-        config = self.setup.config
-        self.observer.stage("pre-training", config.agents * max(config.pretrain_epochs, 1))
-        with alone(self.store.path):
-            self._take_up()
+        here, epochs = self.assembly.transport.agents, self.setup.config.pretrain_epochs
+        self.observer.stage("pre-training", len(here) * max(epochs, 1))
+        with alone(self.store.path) if self.store else nullcontext():
+            first = self._take_up()
             self._written = time.monotonic()
-            for index in range(config.agents):
-                self._one(index)
+            agents = [self._agent(i) for i in here]
+            self.assembly.run({a.index: self._epochs(a, first) for a in agents})
         return self.done
 
-    def _one(self, index: int) -> None:
+    def _take_up(self) -> int:
+        """Hear from agent 0's process what is kept: the first epoch that is not over."""
+        kept = self._kept()
+        epochs = [int(own["snapshot"]["counters"]["epochs"]) for own in kept]
+        first = min(epochs) if len(epochs) == self.assembly.size else 0
+        known = dict(enumerate(kept))
+        heard = self.assembly.scatter(
+            {i: {"first": first, "kept": known.get(i)} for i in range(self.assembly.size)}
+        )
+        self.done = {i: Pretrained.of_tree(x["kept"]) for i, x in heard.items() if x["kept"]}
+        return int(next(iter(heard.values()))["first"])
+
+    def _kept(self) -> Sequence[Tree]:
+        found = self.store.latest(self.observer.note) if self.store else None
+        if found is None:
+            return []
+        return [
+            {**own, "snapshot": unpack(own["snapshot"], found.tensors)}
+            for own in found.meta["agents"]
+        ]
+
+    def _agent(self, index: int) -> Agent:
         agent = self.setup.new_agent(index, pretraining=True)
-        if index < len(self.done):
+        if index in self.done:
             self.done[index].snapshot.restore(agent)
         else:
-            self.done.append(Pretrained(Snapshot.of(agent)))
-        epochs = self.setup.config.pretrain_epochs
-        self.observer.advance(min(agent.epochs, epochs))
-        while agent.epochs < epochs:
-            start = time.perf_counter()
-            for _ in range(agent.shard.num_batches(agent.batch_size)):
-                agent.update(agent.gradient())
-            agent.traffic.busy_s += time.perf_counter() - start
-            try:
-                self.done[index] = Pretrained(Snapshot.of(agent), agent.loss())
-            except TrainingError as error:
-                raise TrainingError(f"round 0 (pre-training), {error}") from error
-            self.observer.advance()
-            self._keep(last=index == self.setup.config.agents - 1 and agent.epochs == epochs)
+            self.done[index] = Pretrained(Snapshot.of(agent))
+        self.observer.advance(min(agent.epochs, self.setup.config.pretrain_epochs))
+        return agent
 
-    def _keep(self, *, last: bool) -> None:
-        if not last and time.monotonic() - self._written < _BETWEEN_S:
+    def _epochs(self, agent: Agent, first: int) -> Talk[None]:
+        """One agent's part: an epoch, and whether it is time to bring together what there is."""
+        epochs = self.setup.config.pretrain_epochs
+        for epoch in range(first, epochs):
+            if agent.epochs == epoch:  # it may be ahead of others
+                self._epoch(agent)
+            due = epoch + 1 == epochs or (yield from self._due(agent.index))
+            if due:
+                own = as_message(self.done[agent.index].tree())
+                found = yield from gather(agent.index, self.assembly.size, own)
+                self._keep([tree_of(message) for message in found])
+
+    def _epoch(self, agent: Agent) -> None:
+        start = time.perf_counter()
+        for _ in range(agent.shard.num_batches(agent.batch_size)):
+            agent.update(agent.gradient())
+        agent.traffic.busy_s += time.perf_counter() - start
+        try:
+            self.done[agent.index] = Pretrained(Snapshot.of(agent), agent.loss())
+        except TrainingError as error:
+            raise TrainingError(f"round 0 (pre-training), {error}") from error
+        self.observer.advance()
+
+    def _due(self, agent: int) -> Talk[bool]:
+        """Whether the last keeping is long ago by the clock of agent 0: the others hear."""
+        size, messages = self.assembly.size, {}
+        if agent == OBSERVER:
+            due = as_message(time.monotonic() - self._written >= _BETWEEN_S)
+            messages = dict.fromkeys(range(size), due)
+        return bool(tree_of((yield from scatter(agent, size, messages))))
+
+    def _keep(self, agents: Sequence[Tree]) -> None:
+        """Write what there is of all agents, in agent 0's process."""
+        if self.store is None or not agents:
             return
         tensors: dict[str, Tensor] = {}
-        agents = [
-            {"snapshot": own.snapshot.pack(str(i), tensors), "train_loss": own.train_loss}
-            for i, own in enumerate(self.done)
+        packed = [
+            {**own, "snapshot": pack(own["snapshot"], str(i), tensors)}
+            for i, own in enumerate(agents)
         ]
-        epochs = sum(int(own.snapshot.counters["epochs"]) for own in self.done)
-        self.store.write(Checkpoint(epochs, {"agents": agents}, tensors))
+        epochs = sum(int(own["snapshot"]["counters"]["epochs"]) for own in agents)
+        self.store.write(Checkpoint(epochs, {"agents": packed}, tensors))
         self._written = time.monotonic()
-
-    def _take_up(self) -> None:
-        found = self.store.latest(self.observer.note)
-        if found:
-            self.done = [
-                Pretrained(Snapshot.unpack(own["snapshot"], found.tensors), own["train_loss"])
-                for own in found.meta["agents"]
-            ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from dimat.experiment.config import RunConfig
 from dimat.experiment.record import Line
 from dimat.experiment.summary import select
+from dimat.experiment.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class MethodResult:
     method: str
     agents: tuple[AgentResult, ...]
     summary: Mapping[str, object]
+
+    @classmethod
+    def of_tree(cls, tree: Tree) -> MethodResult:
+        """What ``dataclasses.asdict`` gave, and another process sent."""
+        agents = tuple(AgentResult(**own) for own in tree["agents"])
+        return cls(tree["method"], agents, tree["summary"])
 
 
 @dataclass(frozen=True)

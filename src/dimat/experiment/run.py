@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from dimat.errors import ConfigError
+from dimat.exchange.crew import ALONE, Crew
+from dimat.experiment.assembly import Assembly
 from dimat.experiment.callbacks import LOGS, Callback
 from dimat.experiment.checkpoint import Store
 from dimat.experiment.config import RunConfig
+from dimat.experiment.desk import Desk
 from dimat.experiment.display import Observer, Silent
 from dimat.experiment.facts import pretrain_digest
 from dimat.experiment.locks import alone
@@ -30,6 +34,7 @@ def run(
     observer: Observer | None = None,
     *,
     callbacks: Sequence[Callback] = (),
+    crew: Crew = ALONE,
 ) -> RunResult:
     """Train, match, merge and evaluate; the same as the command ``dimat run``.
 
@@ -41,6 +46,8 @@ def run(
         config: Every setting.
         observer: Told how the run goes; by default nobody.
         callbacks: Told what is measured.
+        crew: The processes that agents are spread over; by default this one alone. Every process
+            calls this with the same settings, and gets the same result; that of agent 0 writes.
 
     Returns:
         Accuracies per agent and method, and where the run folder is.
@@ -50,13 +57,17 @@ def run(
         TrainingError: If a loss is not finite; what was written until then is kept.
     """
     validate(config)
-    if config.out is not None:
+    if config.out is not None and crew.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return _Job(config, observer or Silent(), callbacks).run(fresh=True)
+    return _Job(config, observer, callbacks, crew).run(fresh=True)
 
 
 def resume(
-    folder: Path, observer: Observer | None = None, *, callbacks: Sequence[Callback] = ()
+    folder: Path,
+    observer: Observer | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    crew: Crew = ALONE,
 ) -> RunResult:
     """Go on with a run that was stopped, from its last checkpoint; the command ``dimat resume``.
 
@@ -66,6 +77,7 @@ def resume(
         folder: The run folder.
         observer: Told how the run goes.
         callbacks: Told what is measured from here on.
+        crew: As in :func:`run`; a run may go on in more or fewer processes than it was begun in.
 
     Raises:
         ConfigError: If it is no run folder, or lines of its metrics are missing.
@@ -75,7 +87,7 @@ def resume(
         raise ConfigError(f"{folder} is not a run folder: it lacks config.yaml or environment.json")
     config = dataclasses.replace(load_config(folder / "config.yaml"), out=str(folder))
     validate(config)
-    return _Job(config, observer or Silent(), callbacks).run(fresh=False)
+    return _Job(config, observer, callbacks, crew).run(fresh=False)
 
 
 def run_or_resume(
@@ -84,6 +96,7 @@ def run_or_resume(
     *,
     callbacks: Sequence[Callback] = (),
     pretrained: Path | None = None,
+    crew: Crew = ALONE,
 ) -> RunResult:
     """Go on with the run in ``config.out`` if it was begun, else begin it; nothing if it is done.
 
@@ -93,6 +106,7 @@ def run_or_resume(
         callbacks: Told what is measured.
         pretrained: A folder that runs share: agents that come out of pre-training alike are
             pre-trained once.
+        crew: As in :func:`run`.
 
     Raises:
         ConfigError: If the folder is of a run with other settings; and as :func:`run` does.
@@ -101,9 +115,9 @@ def run_or_resume(
     if config.out is None:
         raise ConfigError("setting 'out' is null: must be the folder to go on in")
     begun = is_run_folder(Path(config.out))
-    if not begun:
+    if not begun and crew.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return _Job(config, observer or Silent(), callbacks, pretrained).run(fresh=not begun)
+    return _Job(config, observer, callbacks, crew, pretrained).run(fresh=not begun)
 
 
 _TIMES = 64  # of a graph that varies at random: how many are looked at before it is trained on
@@ -111,31 +125,58 @@ _TIMES = 64  # of a graph that varies at random: how many are looked at before i
 
 @dataclasses.dataclass
 class _Job:
-    """A run, and where it is up to."""
+    """A run, and where it is up to.
+
+    Every process has one. That of agent 0 alone has the run folder, the observer and the callbacks.
+    """
 
     config: RunConfig
-    observer: Observer
+    observer: Observer | None
     callbacks: Sequence[Callback] = ()
+    crew: Crew = ALONE
     pretrained: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._watch: Observer = Silent()
+        self._assemblies: dict[int, Assembly] = {}
+        if self.crew.rank == 0:
+            self._watch = self.observer or Silent()
 
     def run(self, *, fresh: bool) -> RunResult:
         """All methods that are not done, in a new folder or in the one that was begun."""
         torch.set_num_threads(self.config.threads)
-        self.callbacks = [*self.callbacks, *(LOGS[name]() for name in self.config.log)]
+        self._check_crew()
+        if self.crew.rank == 0:
+            self.callbacks = [*self.callbacks, *(LOGS[name]() for name in self.config.log)]
         try:
-            setup = make_setup(self.config, self.observer)
+            setup = make_setup(self.config, self._watch)
             self._check_methods(setup)
-            folder = self._folder(fresh=fresh)
-            if self.config.out is None:  # whoever stops it should know where it is
-                self.observer.note(f"run folder: {folder.path}")
-            inside = folder.path / "checkpoints"
-            with (
-                alone(inside, otherwise="another process runs or resumes the run"),
-                torch.random.fork_rng(devices=[]),
-            ):
-                return self._methods(setup, folder)
+            with self._home(fresh=fresh) as home, torch.random.fork_rng(devices=[]):
+                return self._methods(setup, home)
         finally:
-            self.observer.close()
+            self._watch.close()
+
+    def _check_crew(self) -> None:
+        """Every process has an agent."""
+        size, agents = self.crew.size, self.config.agents
+        if size > agents:
+            raise ConfigError(
+                f"setting 'agents' is {agents}, and {size} processes were started: start at most "
+                f"one for each agent (torchrun --nproc-per-node {agents}), or set more agents"
+            )
+
+    @contextmanager
+    def _home(self, *, fresh: bool) -> Iterator[RunFolder | None]:
+        """The run folder, in which no other run is; only where agent 0 lives."""
+        if self.crew.rank != 0:
+            yield None
+            return
+        folder = self._folder(fresh=fresh)
+        if self.config.out is None:  # whoever stops it should know where it is
+            self._watch.note(f"run folder: {folder.path}")
+        inside = folder.path / "checkpoints"
+        with alone(inside, otherwise="another process runs or resumes the run"):
+            yield folder
 
     def _folder(self, *, fresh: bool) -> RunFolder:
         config = self.config
@@ -144,17 +185,33 @@ class _Job:
             return RunFolder.create(out, config, config.method)
         return RunFolder.open(out, config, config.method)
 
-    def _methods(self, setup: Setup, folder: RunFolder) -> RunResult:
+    def _methods(self, setup: Setup, home: RunFolder | None) -> RunResult:
         """The method and its controls, one after another."""
-        config = self.config
-        main = self._method(setup, config.method, folder, folder)
-        controls = tuple(
-            self._method(setup, name, folder.control(name), folder)
-            for name in config.controls
-            if name != config.method
-        )
-        folder.finish()
-        return RunResult(config, folder.path, main, controls)
+        main = self._method(setup, self.config.method, home, home)
+        controls = [
+            self._method(setup, name, home and home.control(name), home)
+            for name in self.config.controls
+            if name != self.config.method
+        ]
+        if home:
+            home.finish()
+        return self._everywhere(home, [main, *controls])
+
+    def _everywhere(
+        self, home: RunFolder | None, results: Sequence[MethodResult | None]
+    ) -> RunResult:
+        """The result, in every process."""
+        found = [dataclasses.asdict(own) for own in results if own] if home else []
+        told = {"folder": home and str(home.path), "results": found}
+        heard = self._assembly(self.config.agents).tell(told)
+        main, *controls = [MethodResult.of_tree(own) for own in heard["results"]]
+        return RunResult(self.config, Path(heard["folder"]), main, tuple(controls))
+
+    def _assembly(self, agents: int) -> Assembly:
+        """So many agents in this job's processes; made once."""
+        if agents not in self._assemblies:
+            self._assemblies[agents] = Assembly(self.crew.transport(agents), agents)
+        return self._assemblies[agents]
 
     def _check_methods(self, setup: Setup) -> None:
         """That graph and model suit all methods, before anything is trained."""
@@ -164,25 +221,37 @@ class _Job:
             for time in range(min(setup.topology.period or _TIMES, _TIMES)):
                 check_needs(name, method, setup.topology.at(time))
         if any(method.matches for method in methods.values()):
-            self.observer.stage("proving the model's symmetry", 1)
+            self._watch.stage("proving the model's symmetry", 1)
             _ = setup.analysis  # a model that cannot be exported ends here
-            self.observer.advance()
+            self._watch.advance()
 
-    def _method(self, setup: Setup, name: str, folder: RunFolder, home: RunFolder) -> MethodResult:
-        """One method, unless its folder says that it is done."""
-        summary = folder.summary()
-        if summary is not None:
-            return MethodResult(name, results_of(folder.lines(), self.config.rounds), summary)
+    def _method(
+        self, setup: Setup, name: str, folder: RunFolder | None, home: RunFolder | None
+    ) -> MethodResult | None:
+        """One method, unless its folder says that it is done; its result where agent 0 lives."""
         own = setup.pooled() if name == "centralized" else setup
-        result = Rounds(own, name, folder, self.observer, self.callbacks).run(
-            self._pretrain(own, home)
-        )
-        if folder is not home:  # that one's pre-training serves the controls
+        assembly = self._assembly(own.config.agents)
+        if not assembly.transport.agents:
+            return None
+        summary = None if folder is None else folder.summary()
+        if assembly.tell(summary is not None):
+            if folder is None or summary is None:
+                return None
+            lines = folder.lines()
+            return MethodResult(name, results_of(lines, self.config.rounds), summary)
+        desk = None if folder is None else Desk(own, name, folder, self._watch, self.callbacks)
+        pretrained = self._pretrain(own, assembly, home)
+        result = Rounds(own, name, assembly, self._watch, desk).run(pretrained)
+        if folder is not None and folder is not home:  # that one's pre-training serves the controls
             folder.finish()
         return result
 
-    def _pretrain(self, setup: Setup, home: RunFolder) -> Sequence[Pretrained]:
+    def _pretrain(
+        self, setup: Setup, assembly: Assembly, home: RunFolder | None
+    ) -> Mapping[int, Pretrained]:
         """Agents after pre-training: trained now, or taken from where they are kept."""
-        shared = self.pretrained or home.path / "checkpoints" / "pretrained"
-        store = Store(shared / pretrain_digest(setup)[:16], "epoch", 1)
-        return Pretraining(setup, self.observer, store).run()
+        store = None
+        if home:
+            shared = self.pretrained or home.path / "checkpoints" / "pretrained"
+            store = Store(shared / pretrain_digest(setup)[:16], "epoch", 1)
+        return Pretraining(setup, assembly, self._watch, store).run()

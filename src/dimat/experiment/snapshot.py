@@ -1,4 +1,4 @@
-"""All that an agent is at one moment, as tensors and JSON: what a checkpoint is made of."""
+"""All that an agent is at one moment, as a tree of tensors: what a checkpoint is made of."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dimat.agent import Agent
 from dimat.errors import StructureError
+from dimat.experiment.tree import Tree
 from dimat.matching.gauge import GaugeId
 from dimat.state import State, clone
-
-# Values that JSON knows, and {"tensor": name} where a tensor was.
-Json = Any
-_TENSOR = "tensor"
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,9 @@ class Snapshot:
         agent.traffic.received_bytes = int(count["received_bytes"])
         agent.traffic.busy_s = count["busy_s"]
 
-    def pack(self, prefix: str, tensors: dict[str, Tensor]) -> Json:
-        """As JSON; tensors are put into ``tensors`` under names that begin with ``prefix``."""
-        own = {
+    def tree(self) -> Tree:
+        """As dicts, lists, numbers and tensors, which are not copied."""
+        return {
             "state": self.state,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
@@ -97,19 +94,17 @@ class Snapshot:
             "kept": self.kept,
             "hidden": self.hidden,
         }
-        return pack(own, prefix, tensors)
 
     @classmethod
-    def unpack(cls, packed: Json, tensors: Mapping[str, Tensor]) -> Snapshot:
-        """What :meth:`pack` gave.
+    def of_tree(cls, tree: Tree) -> Snapshot:
+        """What :meth:`tree` gave.
 
         Raises:
             StructureError: If it is something else.
         """
         try:
-            own = unpack(packed, tensors)
-            own["gauge"] = GaugeId(*own["gauge"]) if own["gauge"] else None
-            return cls(**own)
+            gauge = GaugeId(*tree["gauge"]) if tree["gauge"] else None
+            return cls(**{**tree, "gauge": gauge})
         except (KeyError, TypeError, ValueError) as error:
             raise StructureError(f"no snapshot of an agent: {error!r}") from error
 
@@ -118,39 +113,3 @@ def _hidden(model: nn.Module) -> State:
     """Buffers that are not part of the state."""
     seen = model.state_dict()
     return {name: value for name, value in model.named_buffers() if name not in seen}
-
-
-def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
-    """A tree of dicts, lists, numbers and tensors as JSON; tensors go to ``tensors`` by name.
-
-    Dicts become lists of pairs, so that keys that are numbers stay numbers.
-
-    >>> found = {}
-    >>> pack({0: [1.5, None]}, "x", found), found
-    ({'dict': [[0, [1.5, None]]]}, {})
-    """
-    if isinstance(value, Tensor):
-        tensors[name] = value
-        return {_TENSOR: name}
-    if isinstance(value, Mapping):
-        return {"dict": [[k, pack(v, f"{name}/{k}", tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        return [pack(part, f"{name}/{k}", tensors) for k, part in enumerate(value)]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise StructureError(f"'{name}' is {type(value).__name__}: no number, text or tensor")
-
-
-def unpack(packed: Json, tensors: Mapping[str, Tensor]) -> Any:
-    """What :func:`pack` was given; tuples come back as lists.
-
-    Raises:
-        KeyError: If a tensor is missing.
-    """
-    if isinstance(packed, list):
-        return [unpack(part, tensors) for part in packed]
-    if isinstance(packed, dict):
-        if _TENSOR in packed:
-            return tensors[packed[_TENSOR]]
-        return {key: unpack(part, tensors) for key, part in packed["dict"]}
-    return packed

@@ -1,0 +1,76 @@
+"""All agents of a method, those of this process among them: what they tell agent 0, and it them.
+
+Agent 0's process observes: it alone has the run folder. What is said here is no part of a method,
+so nothing is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dimat.exchange import Talk, Traffic, Transport
+from dimat.exchange.gather import OBSERVER, gather, scatter
+from dimat.experiment.tree import Tree, as_message, tree_of
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """All agents of a method; every process calls what is here alike.
+
+    Args:
+        transport: Between all agents; it knows which live in this process.
+        size: How many there are altogether.
+    """
+
+    transport: Transport
+    size: int
+
+    @property
+    def observes(self) -> bool:
+        """Whether agent 0 lives here."""
+        return OBSERVER in self.transport.agents
+
+    def run(self, talks: Mapping[int, Talk[Result]]) -> dict[int, Result]:
+        """What the talks of this process's agents return, by agent."""
+        return self.transport.run(talks, {i: Traffic() for i in talks})
+
+    def gather(self, trees: Mapping[int, Tree]) -> list[Tree]:
+        """Bring what every agent has to agent 0's process, in order; elsewhere nothing is found.
+
+        Args:
+            trees: For each agent of this process.
+        """
+        talks = {i: gather(i, self.size, as_message(tree)) for i, tree in trees.items()}
+        return [tree_of(message) for message in self.run(talks).get(OBSERVER, [])]
+
+    def scatter(self, trees: Mapping[int, Tree]) -> dict[int, Tree]:
+        """Bring what agent 0's process has for each agent to it; of this process's, by agent.
+
+        Args:
+            trees: For each of all agents, in agent 0's process; elsewhere it is not looked at.
+        """
+        messages = {i: as_message(tree) for i, tree in trees.items()} if self.observes else {}
+        heard = self.run({i: scatter(i, self.size, messages) for i in self.transport.agents})
+        return {i: tree_of(message) for i, message in heard.items()}
+
+    def tell(self, value: Tree) -> Tree:
+        """Agent 0's process says one thing, every process hears it.
+
+        Args:
+            value: What is said; only that of agent 0's process matters.
+        """
+        heard = self.scatter(dict.fromkeys(range(self.size), value))
+        return heard[self.transport.agents[0]]
+
+    def any(self, values: Iterable[bool]) -> bool:
+        """Whether something holds for any agent of any process.
+
+        Args:
+            values: Whether it does, for each agent of this process, in order.
+        """
+        own = dict(zip(self.transport.agents, values, strict=True))
+        return bool(self.tell(any(self.gather(own))))

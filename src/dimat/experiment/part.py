@@ -1,0 +1,96 @@
+"""One agent's part of a round beside its method's: what it brings along, what it takes over."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dimat.agent import MATCH, RECALIBRATE, Agent
+from dimat.errors import StructureError, TrainingError
+from dimat.experiment.setup import Setup, parameter_names
+from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
+from dimat.merging.optimizer import load_memory, memory_of
+from dimat.methods import Member, Merged
+from dimat.state import check_finite
+
+
+@dataclass(frozen=True)
+class Part:
+    """What every agent does around the merge of a method.
+
+    Args:
+        setup: What all methods have in common.
+        name: Of the method.
+    """
+
+    setup: Setup
+    name: str
+
+    def member(self, agent: Agent, number: int) -> Member:
+        """What an agent knows when a round begins.
+
+        Raises:
+            TrainingError: If its state is not finite.
+        """
+        try:
+            check_finite(agent.model.state_dict(), f"agent {agent.index}")
+        except StructureError as error:
+            raise TrainingError(
+                f"{self.name}, round {number}, before the merge: {error}; training diverges"
+            ) from error
+        config = self.setup.config
+        mixes = config.optimizer.on_merge == "mix"
+        return Member(
+            agent.index,
+            number,
+            agent.state(),
+            self.setup.topology.at(number - 1),
+            parameter_names(agent.model),
+            lambda: self.setup.analysis,
+            lambda: _calibration(agent, MATCH, number, config.matching.images),
+            agent.gauge,
+            memory_of(agent.optimizer, agent.model) if mixes else {},
+            config.rounds,
+            len(agent.shard),
+            agent.kept,
+        )
+
+    def take_over(self, agent: Agent, result: Merged, number: int) -> dict[str, float | None]:
+        """Load the merged state, carry the optimizer along, recalibrate; what that cost."""
+        start = time.perf_counter()
+        agent.load(result.state)
+        agent.gauge = result.gauge or agent.gauge
+        agent.kept = {name: dict(own) for name, own in result.kept.items()}
+        self._carry_optimizer(agent, result)
+        agent.traffic.busy_s += time.perf_counter() - start
+        if result.disagreement is not None and not result.calibrated:
+            self.recalibrate(agent, number)  # for evaluation only: training has its own statistics
+        spent = time.perf_counter() - start
+        return {
+            "disagreement": result.disagreement,
+            "drift": result.drift,
+            "match_s": result.match_s,
+            "merge_s": result.merge_s + spent,
+        }
+
+    def _carry_optimizer(self, agent: Agent, result: Merged) -> None:
+        """Mixed, moved as the agent's units are, or forgotten."""
+        if result.disagreement is not None and self.setup.config.optimizer.on_merge == "reset":
+            reset_optimizer(agent.optimizer)
+        elif result.memory is not None:
+            load_memory(agent.optimizer, agent.model, result.memory)
+        elif result.permutation is not None:
+            symmetry, p = self.setup.analysis.symmetry, result.permutation
+            permute_optimizer(agent.optimizer, agent.model, lambda e: symmetry.apply(p, e))
+
+    def recalibrate(self, agent: Agent, number: int) -> None:
+        """BatchNorm statistics of an averaged model, from the agent's own images, if asked for."""
+        own = self.setup.config.recalibration
+        if {"all", self.name} & set(own.methods):
+            recalibrate(agent.model, _calibration(agent, RECALIBRATE, number, own.images))
+
+
+def _calibration(agent: Agent, purpose: int, number: int, images: int) -> list[Tensor]:
+    return list(agent.calibration(purpose, number, images))

@@ -1,0 +1,73 @@
+"""Trees of dicts, lists, numbers and tensors: as JSON and named tensors, and as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.exchange import Message
+from dimat.exchange.gather import json_of, with_json
+
+# Values that JSON knows, and {"tensor": name} where a tensor was.
+Json = Any
+# Dicts (keys are text or numbers), lists, numbers, text, None, and tensors.
+Tree = Any
+_TENSOR = "tensor"
+
+
+def pack(value: Tree, name: str, tensors: dict[str, Tensor]) -> Json:
+    """A tree as JSON; tensors go to ``tensors``, under names that begin with ``name``.
+
+    Dicts become lists of pairs, so that keys that are numbers stay numbers.
+
+    >>> found = {}
+    >>> pack({0: [1.5, None]}, "x", found), found
+    ({'dict': [[0, [1.5, None]]]}, {})
+
+    Raises:
+        StructureError: If something in it is neither of a tree nor a tensor.
+    """
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        return {"dict": [[k, pack(v, f"{name}/{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return [pack(part, f"{name}/{k}", tensors) for k, part in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise StructureError(f"'{name}' is {type(value).__name__}: no number, text or tensor")
+
+
+def unpack(packed: Json, tensors: Mapping[str, Tensor]) -> Tree:
+    """What :func:`pack` was given; tuples come back as lists.
+
+    Raises:
+        KeyError: If a tensor is missing.
+    """
+    if isinstance(packed, list):
+        return [unpack(part, tensors) for part in packed]
+    if isinstance(packed, dict):
+        if _TENSOR in packed:
+            return tensors[packed[_TENSOR]]
+        return {key: unpack(part, tensors) for key, part in packed["dict"]}
+    return packed
+
+
+def as_message(tree: Tree) -> Message:
+    """A tree as a message; its tensors are handed over as they are, not copied."""
+    tensors: dict[str, Tensor] = {}
+    packed = pack(tree, "", tensors)
+    return with_json(packed, tensors)
+
+
+def tree_of(message: Message) -> Tree:
+    """What :func:`as_message` was given; tuples come back as lists.
+
+    >>> tree_of(as_message({"loss": float("inf"), 3: (1, None)}))
+    {'loss': inf, 3: [1, None]}
+    """
+    return unpack(*json_of(message))
