@@ -10,13 +10,26 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from dimat.cli import align, compare, merge, report, resume, run, symmetry, topology
+from dimat.cli import (
+    agent,
+    align,
+    compare,
+    merge,
+    report,
+    resume,
+    run,
+    store,
+    symmetry,
+    topology,
+)
 from dimat.errors import ConfigError, DimatError
 from dimat.experiment.settings import Parser
 
 _COMMANDS = {
     "run": run,
     "resume": resume,
+    "agent": agent,
+    "store": store,
     "compare": compare,
     "report": report,
     "merge": merge,

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from typing import Literal
 
+from dimat.errors import ConfigError
 from dimat.experiment.settings import Parser
+
+
+def endpoint(setting: str, value: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``; an IPv6 address is written in brackets.
+
+    Raises:
+        ConfigError: If it is something else.
+
+    >>> endpoint("store", "10.0.0.1:29400"), endpoint("store", "[::1]:0")
+    (('10.0.0.1', 29400), ('::1', 0))
+    """
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(
+            f"setting '{setting}' is '{value}': must be HOST:PORT, such as 127.0.0.1:29400"
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def add_model_options(parser: Parser) -> None:

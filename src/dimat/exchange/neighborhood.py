@@ -39,6 +39,11 @@ class Incident:
     what: str
     why: str
 
+    @property
+    def uncounted(self) -> bool:
+        """Whether there was no exchange; one-sided is what came out of an earlier one."""
+        return self.what != "one-sided"
+
 
 Tamper = Callable[[int, bytes, torch.Tensor], tuple[bytes, torch.Tensor]]
 
@@ -93,6 +98,7 @@ class Neighborhood:
         self._generation = uuid.uuid4().hex
         self._counted: dict[tuple[int, str], int] = {}
         self._epochs: dict[int, int] = {}
+        self._last: dict[int, tuple[int, Mapping[str, Any]]] = {}
         self._links = Links(agent, board, interface, rules, self._greeting)
 
     def run(
@@ -124,6 +130,19 @@ class Neighborhood:
                     break
                 self._links.changed.wait(min(left, 1.0))
         return missing
+
+    def news(self) -> dict[int, Mapping[str, Any]]:
+        """The last that each neighbor within reach has said of itself."""
+        with self._links.changed:
+            up = {j: x for j, x in self._links.all().items() if x.status is Status.UP}
+            return {
+                j: self._last[j][1] if self._last.get(j, (0,))[0] == link.epoch else link.greeting
+                for j, link in up.items()
+            }
+
+    def cut(self, neighbor: int) -> None:
+        """Break an edge; it forms anew."""
+        self._links.to(neighbor).reset("it was cut")
 
     def close(self) -> None:
         """Say goodbye: the neighbors go on without waiting."""
@@ -214,6 +233,7 @@ class Neighborhood:
             half.awaits -= {Kind.DATA}
             try:
                 half.message = self._read(j, frame, step, number)
+                self._last[j] = half.epoch, self.heard[j]
                 answer = said(Kind.ACCEPT, self._agent, j, None)
                 traffic.count_received(half.message)
             except StructureError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich import box
 from rich.console import Console
@@ -20,6 +20,9 @@ from rich.progress import (
 from rich.table import Table
 
 from dimat.experiment.result import MethodResult, RunResult
+
+if TYPE_CHECKING:
+    from dimat.experiment.apart import ApartResult
 
 _MAX_AGENTS = 20
 
@@ -126,6 +129,29 @@ def results_table(result: RunResult) -> Table:
         style = "bold" if (method, phase) == (result.main.method, "merged") else ""
         table.add_column(f"{method}\n{phase}", justify="right", style=style)
     _add_rows(table, [values for _, _, values in columns])
+    return table
+
+
+def apart_table(result: ApartResult) -> Table:
+    """What one agent came to: its accuracy, and how its exchanges with each neighbor went."""
+    happened = sorted({what for own in result.incidents.values() for what in own})
+    table = Table(
+        title=f"Agent {result.agent} after {result.rounds} rounds · test accuracy "
+        f"{percent(result.merged)} % merged, {percent(result.trained)} % trained",
+        caption="exchanged = counted at both ends; the others did not count",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        min_width=74,
+    )
+    for column in ("neighbor", "exchanged", *happened):
+        table.add_column(column, justify="right")
+    for j in sorted({*result.exchanged, *result.incidents}):
+        own = result.incidents.get(j, {})
+        table.add_row(
+            str(j),
+            str(result.exchanged.get(j, 0)),
+            *(str(own.get(what, 0)) for what in happened),
+        )
     return table
 
 

@@ -51,39 +51,12 @@ class Measure:
             measured: What is known of each beside.
         """
         lines = {
-            agent.index: self._line(agent, number, phase, own)
+            agent.index: line_of(self.setup, agent, number, phase, own)
             for agent, own in zip(agents, measured, strict=True)
         }
         found = self.assembly.gather(lines)
         if self.desk:
             self.desk.metrics(found)
-
-    def _line(
-        self, agent: Agent, number: int, phase: str, measured: Mapping[str, float | None]
-    ) -> dict[str, object]:
-        accuracy, loss = agent.evaluate(*self.setup.test)
-        validation, _ = agent.evaluate(*agent.shard.validation())
-        batches = agent.shard.num_batches(agent.batch_size)
-        return {
-            "round": number,
-            "agent": agent.index,
-            "phase": phase,
-            "test_accuracy": accuracy,
-            "test_loss": loss,
-            "validation_accuracy": validation,
-            "train_loss": None,
-            "disagreement": None,
-            "drift": None,
-            "sent_bytes": agent.traffic.sent_bytes,
-            "received_bytes": agent.traffic.received_bytes,
-            "match_s": 0.0,
-            "merge_s": 0.0,
-            "train_s": 0.0,
-            "steps": self.setup.pretrain_steps(agent.index) + agent.steps,
-            "epochs": agent.epochs + (agent.steps % batches) / batches,
-            "busy_s": agent.traffic.busy_s,
-            **measured,
-        }
 
     def merge(
         self,
@@ -126,3 +99,40 @@ class Measure:
             there = [{k: v.to(device) for k, v in state.items()} for state in states]
             line = of_training(self.setup.topology, there, names)
             self.desk.diagnostics({"round": number, **line})
+
+
+def line_of(
+    setup: Setup, agent: Agent, number: int, phase: str, measured: Mapping[str, float | None]
+) -> dict[str, object]:
+    """Evaluate an agent: one line of metrics.
+
+    Args:
+        setup: What all methods have in common.
+        agent: Whom.
+        number: The round.
+        phase: merged or trained.
+        measured: What is known of it beside.
+    """
+    accuracy, loss = agent.evaluate(*setup.test)
+    validation, _ = agent.evaluate(*agent.shard.validation())
+    batches = agent.shard.num_batches(agent.batch_size)
+    return {
+        "round": number,
+        "agent": agent.index,
+        "phase": phase,
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "validation_accuracy": validation,
+        "train_loss": None,
+        "disagreement": None,
+        "drift": None,
+        "sent_bytes": agent.traffic.sent_bytes,
+        "received_bytes": agent.traffic.received_bytes,
+        "match_s": 0.0,
+        "merge_s": 0.0,
+        "train_s": 0.0,
+        "steps": setup.pretrain_steps(agent.index) + agent.steps,
+        "epochs": agent.epochs + (agent.steps % batches) / batches,
+        "busy_s": agent.traffic.busy_s,
+        **measured,
+    }

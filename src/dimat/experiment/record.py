@@ -6,6 +6,7 @@
     shards.json       images of every class at every agent
     metrics.jsonl     one line per agent, round and phase
     diagnostics.jsonl one line per round: what an observer of all agents measures
+    incidents.jsonl   one line per exchange that did not count, of an agent by itself
     states/           agent-000.safetensors, …
     summary.json      the numbers of the last round; it appears last, when all is done
     controls/NAME/    the same for every control
@@ -41,13 +42,14 @@ from dimat.state import save_state
 
 _SIGNS = ("config.yaml", "environment.json")  # what every run folder has from its first moment
 _FIRST = {name + end for name in _SIGNS for end in ("", ".partial")}
-_LINES = ("metrics.jsonl", "diagnostics.jsonl")
+_LINES = ("metrics.jsonl", "diagnostics.jsonl", "incidents.jsonl")
 _CONTENTS = (
     *_SIGNS,
     *_LINES,
     "topology.json",
     "shards.json",
     "summary.json",
+    "faults.jsonl",
     "states",
     "controls",
     "checkpoints",
@@ -165,9 +167,9 @@ class RunFolder:
                 os.truncate(self.path / name, sizes.get(name, 0))
         return self.lines()
 
-    def lines(self) -> list[Line]:
-        """All metrics."""
-        file = self.path / "metrics.jsonl"
+    def lines(self, name: str = "metrics") -> list[Line]:
+        """All metrics, or another file of lines."""
+        file = self.path / f"{name}.jsonl"
         text = file.read_text("utf-8") if file.exists() else ""
         return [json.loads(line) for line in text.splitlines()]
 

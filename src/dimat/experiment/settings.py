@@ -52,13 +52,12 @@ class Parser(ArgumentParser):
         return {name: hint for name, hint in hints.items() if hint}
 
 
-def settings_parser() -> Parser:
+def settings_parser(
+    usage: str = "dimat run [--config FILE.yaml] [--SETTING VALUE ...]",
+    description: str = "Agents train, merge with their neighbors, and are evaluated, by rounds.",
+) -> Parser:
     """The parser of ``dimat run``: every setting, ``--config`` and ``--print_config``."""
-    parser = Parser(
-        usage="dimat run [--config FILE.yaml] [--SETTING VALUE ...]",
-        description="Agents train, merge with their neighbors, and are evaluated, round by round.",
-        allow_abbrev=False,
-    )
+    parser = Parser(usage=usage, description=description, allow_abbrev=False)
     parser.add_argument(
         "--config",
         action="config",

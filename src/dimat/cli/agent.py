@@ -1,0 +1,60 @@
+"""``dimat agent``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from dimat.cli.options import endpoint
+from dimat.experiment.settings import Parser, config_of, settings_parser
+
+SUMMARY = "run one agent in a process of its own, among others that may be missing"
+_OWN = ("id", "store", "interface", "name", "faults")
+
+
+def parser() -> Parser:
+    """Every setting of a run, and where the others are."""
+    own = settings_parser(
+        usage="dimat agent --config FILE --id I --store HOST:PORT [--interface ADDRESS] "
+        "[--SETTING VALUE ...]",
+        description="Run one agent of a run, which goes on when neighbors are lost and takes them "
+        "in when they come back. The same command after a crash goes on from its last checkpoint. "
+        "For one trusted network: nothing that is sent is encrypted.",
+    )
+    add = own.add_argument
+    add("--id", type=int, required=True, help="number of this agent, from 0")
+    add("--store", type=str, required=True, help="HOST:PORT of 'dimat store'")
+    add("--interface", type=str | None, default=None, help="as --exchange.interface")
+    add("--name", type=str, default="dimat", help="of the run, where several share a store")
+    add("--faults", type=str | None, default=None, help="JSON plan of faults to rehearse")
+    return own
+
+
+def execute(settings: Namespace) -> None:
+    """Run it, and print the table and the folder."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # we say it ourselves, in one line
+    own = {name: settings.pop(name) for name in _OWN}
+    if own["interface"] is not None:
+        settings["exchange.interface"] = own["interface"]
+    config = config_of(settings)
+    host, port = endpoint("store", own["store"])
+    from dimat.cli.stop import stoppable
+    from dimat.experiment.apart import Meeting, run_agent
+    from dimat.experiment.display import LiveProgress, apart_table
+    from dimat.experiment.faults import Faults
+
+    faults = Faults.load(Path(own["faults"])) if own["faults"] else None
+    observer = LiveProgress()
+    try:
+        with stoppable():
+            result = run_agent(
+                config, own["id"], Meeting(host, port, own["name"]), observer, faults=faults
+            )
+    finally:
+        observer.close()
+    console = Console()
+    console.print(apart_table(result))
+    console.print(f"run folder: {result.folder}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,41 @@
+"""``dimat store``."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from jsonargparse import Namespace
+
+from dimat.cli.options import endpoint
+from dimat.experiment.settings import Parser
+
+SUMMARY = "host the store where agents find each other"
+
+
+def parser() -> Parser:
+    """Its options."""
+    own = Parser(
+        usage="dimat store --listen HOST:PORT",
+        description="Host the small store where agents find each other, until it is stopped. No "
+        "data and no model passes through it; agents that have found each other go on without it. "
+        "For one trusted network: it asks nobody who they are.",
+        allow_abbrev=False,
+    )
+    own.add_argument(
+        "--listen", type=str, required=True, help="HOST:PORT: an address of this machine"
+    )
+    return own
+
+
+def execute(options: Namespace) -> None:
+    """Host it, until interrupted."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    host, port = endpoint("listen", options.listen)
+    from dimat.cli.stop import stoppable
+    from dimat.exchange.board import serve
+
+    store = serve(host, port)
+    print(f"store: {host}:{store.port}", flush=True)
+    with stoppable():
+        threading.Event().wait()

@@ -1,0 +1,167 @@
+"""Faults at chosen agents in chosen rounds: rehearsals of what will happen one day.
+
+Each strikes once, and is written down before it does: a process that was killed and comes back is
+not killed again by the same one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from dimat.errors import ConfigError
+from dimat.exchange.neighborhood import Neighborhood
+
+Kind = Literal["crash", "freeze", "delay", "cut", "corrupt", "poison", "misshape", "inflate"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Args:
+        agent: Whom it strikes, when a round's exchange begins.
+        round: In which round.
+        kind: crash (SIGKILL), freeze (SIGSTOP, until someone sends SIGCONT), delay (sleep), cut
+            (the edge to a neighbor breaks), or what a neighbor is sent is spoilt: corrupt (changed
+            bytes), poison (NaN), misshape (a header of other shapes), inflate (of a huge size).
+        neighbor: The other end, for those that need one.
+        seconds: Of a delay.
+    """
+
+    agent: int
+    round: int
+    kind: Kind
+    neighbor: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Faults:
+    """A plan of faults; each method returns a longer one.
+
+    >>> plan = Faults().crash(agent=2, round=3).delay(agent=0, round=1, seconds=0.5)
+    >>> [(fault.kind, fault.agent) for fault in plan.planned]
+    [('crash', 2), ('delay', 0)]
+    """
+
+    planned: Sequence[Fault] = ()
+
+    def crash(self, *, agent: int, round: int) -> Faults:
+        """The process is killed."""
+        return self.add(Fault(agent, round, "crash"))
+
+    def freeze(self, *, agent: int, round: int) -> Faults:
+        """The process stops, until it is continued from outside."""
+        return self.add(Fault(agent, round, "freeze"))
+
+    def delay(self, *, agent: int, round: int, seconds: float) -> Faults:
+        """It answers late."""
+        return self.add(Fault(agent, round, "delay", seconds=seconds))
+
+    def cut(self, *, agent: int, round: int, neighbor: int) -> Faults:
+        """An edge breaks."""
+        return self.add(Fault(agent, round, "cut", neighbor))
+
+    def spoil(self, kind: Kind, *, agent: int, round: int, neighbor: int) -> Faults:
+        """What it sends to a neighbor in one round is corrupt, poison, misshape or inflate."""
+        return self.add(Fault(agent, round, kind, neighbor))
+
+    def add(self, fault: Fault) -> Faults:
+        """One more."""
+        return Faults([*self.planned, fault])
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps([asdict(fault) for fault in self.planned]), "utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Faults:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ConfigError: If it is something else.
+        """
+        try:
+            found = [Fault(**own) for own in json.loads(path.read_text("utf-8"))]
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"setting 'faults': {path} is no plan of faults: {error}") from error
+        for fault in found:
+            if fault.kind not in get_args(Kind):
+                raise ConfigError(
+                    f"setting 'faults': '{fault.kind}' must be one of {', '.join(get_args(Kind))}"
+                )
+        return cls(found)
+
+
+class Rehearsal:
+    """Strikes one agent with what is planned for it.
+
+    Args:
+        faults: All that is planned.
+        agent: Its number.
+        log: File of the faults that have struck, a JSON line each.
+        hood: Its neighbors.
+    """
+
+    def __init__(self, faults: Faults, agent: int, log: Path, hood: Neighborhood) -> None:
+        self._log, self._hood = log, hood
+        lines = log.read_text("utf-8").splitlines() if log.exists() else []
+        struck = [Fault(**json.loads(line)) for line in lines]
+        mine = [fault for fault in faults.planned if fault.agent == agent]
+        self._left = [fault for fault in mine if fault not in struck]
+
+    def strike(self, number: int) -> None:
+        """All that is due in a round, or was while the agent was away."""
+        due = [fault for fault in self._left if fault.round <= number]
+        self._left = [fault for fault in self._left if fault.round > number]
+        spoils: dict[int, Kind] = {}
+        for fault in due:
+            self._write_down(fault)
+            if fault.kind == "crash":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif fault.kind == "freeze":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            elif fault.kind == "delay":
+                time.sleep(fault.seconds)
+            elif fault.neighbor is not None and fault.kind == "cut":
+                self._hood.cut(fault.neighbor)
+            elif fault.neighbor is not None:
+                spoils[fault.neighbor] = fault.kind
+        self._hood.tamper = _spoiler(spoils) if spoils else None
+
+    def _write_down(self, fault: Fault) -> None:
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(fault)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _spoiler(spoils: dict[int, Kind]):  # type: ignore[no-untyped-def]
+    def spoil(to: int, header: bytes, payload: torch.Tensor) -> tuple[bytes, torch.Tensor]:
+        kind = spoils.get(to)
+        if kind is None:
+            return header, payload
+        said, payload = json.loads(header), payload.clone()
+        if kind == "corrupt":
+            payload[len(payload) // 2] ^= 255
+        elif kind == "misshape":
+            said["entries"][0][2] = [3, *said["entries"][0][2]]
+        elif kind == "inflate":
+            said["entries"][0][2] = [1 << 40]
+            said["entries"][0][3] = [1]
+        else:  # poison
+            place = payload.view(torch.float32)
+            place[len(place) // 2] = float("nan")
+            said["sum"] = int(payload.view(torch.int64).sum())
+        return json.dumps(said).encode(), payload
+
+    return spoil
