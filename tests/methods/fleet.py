@@ -31,6 +31,10 @@ class Fleet:
     model: nn.Module
     analysis: Analysis
 
+    @property
+    def parameters(self) -> list[str]:
+        return [name for name, _ in self.model.named_parameters()]
+
     def batches(self, agent: int) -> list[Tensor]:
         random = torch.Generator().manual_seed(agent)
         scale = 1 + 0.2 * agent  # no two shards are alike
@@ -47,14 +51,13 @@ class Fleet:
         memories: Sequence[Memory] | None = None,
     ) -> list[Member]:
         topology = Topology("test", graph, metropolis(graph, np.ones(len(graph))))
-        names = [name for name, _ in self.model.named_parameters()]
         return [
             Member(
                 i,
                 number,
                 s,
                 topology,
-                names,
+                self.parameters,
                 lambda: self.analysis,
                 lambda i=i: self.batches(i),  # type: ignore[misc]
                 (gauges or {}).get(i),

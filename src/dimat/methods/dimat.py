@@ -30,8 +30,9 @@ class Dimat(Method):
     matched along a breadth-first tree, permutations are composed down the tree and refined in
     sweeps; where they are equal, states are mixed as they are, but for an agent that has drifted.
     With ``gauge="spread"`` an order is taken over from neighbor to neighbor: every agent moves into
-    the oldest one that it hears of, and mixes as it is with those who are in it. That needs one
-    message an edge, and nobody in particular: what is lost is left out.
+    the oldest one that it hears of, and mixes with those who are in it, as they are. That needs one
+    message an edge, and nobody in particular: who is not heard, or is in another order still, is
+    left out.
 
     *Assumes* that agents compute similar features: trained on similar data, or matched early and
     often enough. *Breaks when* they have nothing in common to match (a split by class from
@@ -86,12 +87,12 @@ class Dimat(Method):
             margin=order.margin,
         )
 
-    def _meet(self, me: Member, watch: Stopwatch) -> Talk[tuple[dict[int, State], Order]]:
-        """The states of those whom we hear, and how all come into one order."""
+    def _meet(self, me: Member, watch: Stopwatch) -> Talk[tuple[Mapping[int, State], Order]]:
+        """The states that we mix with, and how they and we come into one order."""
         own = self.settings
         if own.gauge == "spread":
             heard = yield from swap_in_orders(me, own.max_norm_ratio)
-            return {j: state for j, (_, state) in heard.items()}, spread(me, heard, watch)
+            return spread(me, heard, watch)
         theirs = yield from swap_states(me, own.max_norm_ratio)
         if not self.tolerant:
             needed(me.neighbors, theirs)

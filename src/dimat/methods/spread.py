@@ -8,15 +8,14 @@ import torch
 
 from dimat.errors import StructureError
 from dimat.exchange import Message, Step, Talk
-from dimat.matching.assignment import Scores, add_scores, assign, permute_scores
-from dimat.matching.gauge import GaugeId, toward, transposed
+from dimat.matching.assignment import add_scores, assign
+from dimat.matching.gauge import GaugeId
 from dimat.matching.pooled import local_scores, measure_edges
 from dimat.methods.admit import Admit, sound
 from dimat.methods.order import Order, fits
 from dimat.methods.protocol import Member
 from dimat.methods.stopwatch import Stopwatch
 from dimat.state import State
-from dimat.symmetry import Permutation
 
 _GAUGE = "/gauge"  # no state has an entry of this name: modules are not named with a slash
 Heard = dict[int, tuple[GaugeId, State]]
@@ -47,54 +46,39 @@ def age(own: GaugeId) -> tuple[int, int]:
     return own.generation, own.root
 
 
-def spread(me: Member, heard: Heard, watch: Stopwatch) -> Order:
-    r"""We take over the oldest order that we hear of, if it is not ours; the others come to us.
+def spread(me: Member, heard: Heard, watch: Stopwatch) -> tuple[Mapping[int, State], Order]:
+    r"""We take over the oldest order that we hear of, if it is not ours, and mix with who is in it.
 
     With :math:`B` the neighbors in that order, and :math:`C_j` the correlations of their units with
     ours on our images, our units move by
 
     .. math:: P_i = \arg\max_P \sum_{j \in B} \pi_{ij} \langle C_j, P \rangle
 
-    and each neighbor that is in a third order is matched to us as we are then, for this merge.
-    Where all whom we hear are in our order, which is so everywhere once the oldest has come
-    around, no model runs.
+    Neighbors of other orders are left out of this merge, as if they had not been heard: they follow
+    when the order has come to them. (Aligning them to us for the time being was measured and is
+    worse, docs/gauge.md.) Where all whom we hear are in our order, which is so everywhere once the
+    oldest has come around, no model runs.
+
+    Returns:
+        The states that we mix with, as they are, and how we move.
     """
     own = claimed(me)
     best = min([own, *(gauge for gauge, _ in heard.values())], key=age)
-    compared = {j: state for j, (gauge, state) in heard.items() if not own == best == gauge}
-    if not compared:
-        return Order(gauge=best)
+    theirs = {j: state for j, (gauge, state) in heard.items() if gauge == best}
+    if best == own:
+        return theirs, Order(gauge=own)
     with watch:
-        moments = measure_edges(me.analysis(), me.state, compared, me.batches())
+        symmetry, pi = me.analysis().symmetry, me.topology.pi
+        moments = measure_edges(me.analysis(), me.state, theirs, me.batches())
         scores = {j: local_scores(seen) for j, seen in moments.items()}
-        follow = {j: scores[j] for j, (gauge, _) in heard.items() if gauge == best != own}
-        moves = _moves(me, scores, follow)
-        return Order(moves, best, None, *fits(me, scores, moves))
-
-
-def _moves(
-    me: Member, scores: Mapping[int, Scores], follow: Mapping[int, Scores]
-) -> dict[int, Permutation]:
-    """How we move, if we follow somebody; and how those whom we do not follow come to us."""
-    symmetry = me.analysis().symmetry
-    still = ours = symmetry.identity()
-    moves: dict[int, Permutation] = {}
-    if follow:
-        weights = [float(me.topology.pi[me.agent, j]) for j in follow]
-        moves[me.agent] = ours = assign(symmetry, add_scores(list(follow.values()), weights))
-    for j in scores.keys() - follow.keys():
-        moved = permute_scores(symmetry, scores[j], still, ours)
-        moves[j] = toward(symmetry, transposed(moved))
-    return moves
+        weights = [float(pi[me.agent, j]) for j in scores]
+        moves = {me.agent: assign(symmetry, add_scores(list(scores.values()), weights))}
+        return theirs, Order(moves, best, None, *fits(me, scores, moves))
 
 
 def _admit(usable: Admit) -> Admit:
     """Refuses a message without an order, or with a state that we cannot use."""
-
-    def admit(j: int, message: Message) -> None:
-        usable(j, _parts(j, message)[1])
-
-    return admit
+    return lambda j, message: usable(j, _parts(j, message)[1])
 
 
 def _parts(j: int, message: Message) -> tuple[GaugeId, State]:
@@ -105,10 +89,7 @@ def _parts(j: int, message: Message) -> tuple[GaugeId, State]:
         raise StructureError(
             f"state from agent {j} does not fit: '{_GAUGE}' must be two whole numbers"
         )
-    root, generation = value.tolist()
-    if root < 0 or generation < 1:
-        raise StructureError(
-            f"state from agent {j} does not fit: it cannot be in the order of agent {root} of "
-            f"round {generation}"
-        )
-    return GaugeId(root, generation), state
+    own = GaugeId(*value.tolist())
+    if own.root < 0 or own.generation < 1:
+        raise StructureError(f"state from agent {j} does not fit: there is no order {own}")
+    return own, state
