@@ -41,7 +41,7 @@ _COMMANDS = {
 
 _INTERRUPTED = (
     "dimat: interrupted; what was recorded so far is kept: 'dimat resume RUN', or the same "
-    "'dimat compare' again, goes on from there"
+    "'dimat compare' or 'dimat agent' again, goes on from there"
 )
 
 

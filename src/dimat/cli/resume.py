@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from dimat.cli.launch import crew_of, hush
 from dimat.cli.run import show
 from dimat.experiment.settings import Parser
 
@@ -25,13 +26,17 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Go on, and print the table and the folder."""
+    """Go on, and print the table and the folder: in the first process, if there are several."""
+    hush()
     from dimat.experiment.display import LiveProgress
-    from dimat.experiment.run import resume
+    from dimat.experiment.run import begun, resume
 
+    folder = Path(options.folder)
     observer = LiveProgress()
     try:
-        result = resume(Path(options.folder), observer)
+        with crew_of(begun(folder)) as crew:
+            result = resume(folder, observer, crew=crew)
     finally:
         observer.close()
-    show(result)
+    if crew.rank == 0:
+        show(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
@@ -37,5 +38,5 @@ def execute(options: Namespace) -> None:
 
     store = serve(host, port)
     print(f"store: {host}:{store.port}", flush=True)
-    with stoppable():
+    with stoppable(), contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()

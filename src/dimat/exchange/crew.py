@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,12 @@ class Crew(Protocol):
         than processes, some processes have none.
         """
 
+    def agree(self, terms: Mapping[str, str]) -> None:
+        """What all processes must have alike, by name; said before anything else is.
+
+        Where it differs, talks raise an ``ExchangeError`` that names it.
+        """
+
 
 @dataclass(frozen=True)
 class Alone:
@@ -38,6 +45,9 @@ class Alone:
     def transport(self, agents: int) -> Transport:
         """Messages are handed over in memory."""
         return InProcess(block(agents, self.rank, self.size))
+
+    def agree(self, terms: Mapping[str, str]) -> None:
+        """There is nobody else."""
 
 
 ALONE = Alone()

@@ -148,13 +148,13 @@ class Link:
             try:
                 pipe = self._connect(self.us, self.them, lambda: not self._closing)
             except ExchangeError as error:
-                if self.status is not Status.LEFT:
+                if self.epoch == 0:  # otherwise why it broke says more
                     self._turn(Status.DOWN, str(error))
                 self._rest()
                 continue
             if pipe is None:
                 return
-            self._turn(*self._serve(pipe))
+            self._serve(pipe)
             if self.status is Status.DIFFERS:
                 self._rest()
 
@@ -168,17 +168,17 @@ class Link:
             self.status, self.why = status, why
             self._changed.notify_all()
 
-    def _serve(self, pipe: Pipe) -> tuple[Status, str]:
-        """All that happens on one pipe; how it ended."""
+    def _serve(self, pipe: Pipe) -> None:
+        """All that happens on one pipe."""
         try:
             self.greeting = self._greet(pipe)
             check_terms(self.rules.terms, self.greeting.get("terms"), self.who)
         except Broken as error:
             pipe.close()
-            return Status.DOWN, str(error)
+            return self._turn(Status.DOWN, str(error))
         except StructureError as error:
             pipe.close()
-            return Status.DIFFERS, str(error)
+            return self._turn(Status.DIFFERS, str(error))
         with self._changed:
             mine, self._mail, self._resetting = self._queue, {}, False
             self.epoch += 1
@@ -186,15 +186,16 @@ class Link:
         sender = threading.Thread(target=self._send_all, args=(pipe, mine), daemon=True)
         sender.start()
         try:
-            return self._receive_all(pipe)
+            end = self._receive_all(pipe)
         except (Broken, StructureError) as error:
-            return Status.DOWN, str(error)
-        finally:
-            with self._changed:
-                self._queue = queue.SimpleQueue()
-            mine.put(None)
-            pipe.close()
-            sender.join()
+            end = Status.DOWN, str(error)
+        with self._changed:  # at once: nothing that was meant for this epoch goes into the next
+            self._queue = queue.SimpleQueue()
+            self._turn(*end)
+        mine.put(None)
+        pipe.close()
+        sender.join()
+        return None
 
     def _greet(self, pipe: Pipe) -> Mapping[str, Any]:
         """Tell who we are, and hear who they are."""

@@ -45,7 +45,7 @@ class Incident:
         return self.what != "one-sided"
 
 
-Tamper = Callable[[int, bytes, torch.Tensor], tuple[bytes, torch.Tensor]]
+Tamper = Callable[[bytes, torch.Tensor], tuple[bytes, torch.Tensor]]
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Neighborhood:
         quiet: Whether neighbors are not to mix what we say.
         heard: What went along with what each neighbor said in the last run.
         incidents: What did not count in the last run.
-        tamper: Changes what is sent to a neighbor: for rehearsals of faults.
+        tamper: Changes what is sent to a neighbor the next time: for rehearsals of faults.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Neighborhood:
         self.quiet = False
         self.heard: dict[int, Mapping[str, Any]] = {}
         self.incidents: list[Incident] = []
-        self.tamper: Tamper | None = None
+        self.tamper: dict[int, Tamper] = {}
         self._agent, self._device, self._patience_s = agent, device, patience_s
         self._generation = uuid.uuid4().hex
         self._counted: dict[tuple[int, str], int] = {}
@@ -179,6 +179,8 @@ class Neighborhood:
                 if j in step.send and j in step.hear:
                     awaits |= {Kind.ACCEPT}  # one who only listens accepts nothing
                 halves[j] = _Half(link, link.epoch, awaits)
+                if awaits and link.status is not Status.UP:
+                    self._lose(j, halves[j])  # what it said before it was lost is of no use
         return halves
 
     def _send(self, step: Step, number: int, halves: Mapping[int, _Half], traffic: Traffic) -> None:
@@ -190,8 +192,8 @@ class Neighborhood:
             if id(message) not in packed:
                 packed[id(message)] = pack(message, own, self._links.pool)
             header, payload = packed[id(message)]
-            if self.tamper is not None:
-                header, payload = self.tamper(j, header, payload)
+            if j in self.tamper:
+                header, payload = self.tamper.pop(j)(header, payload)
             frame = Frame(Kind.DATA, self._agent, j, header, payload)
             halves[j].link.post(frame, halves[j].epoch)
             traffic.count_sent(message)

@@ -341,18 +341,14 @@ class _Apart:
             last["trained"][-1] if last["trained"] else float("nan"),
             last["merged"][-1] if last["merged"] else None,
             dict(self.exchanged),
-            incidents,
+            {j: dict(own) for j, own in incidents.items()},
         )
-        self.folder.write_json("summary", _summary(result))
+        self.folder.write_json(
+            "summary", {**dataclasses.asdict(result), "folder": str(result.folder)}
+        )
         return result
 
 
 def _hears(graph: object, agent: int) -> list[int]:
     predecessors = getattr(graph, "predecessors", None)
     return [] if predecessors is None else list(predecessors(agent))
-
-
-def _summary(result: ApartResult) -> dict[str, object]:
-    own = dataclasses.asdict(result)
-    own["folder"] = str(result.folder)
-    return own

@@ -18,9 +18,12 @@ from typing import Literal, get_args
 import torch
 
 from dimat.errors import ConfigError
-from dimat.exchange.neighborhood import Neighborhood
+from dimat.exchange.neighborhood import Neighborhood, Tamper
+from dimat.exchange.pool import Pool
+from dimat.exchange.wire import pack, unpack
 
 Kind = Literal["crash", "freeze", "delay", "cut", "corrupt", "poison", "misshape", "inflate"]
+_SPOILS = ("corrupt", "poison", "misshape", "inflate")
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,10 @@ class Rehearsal:
         """All that is due in a round, or was while the agent was away."""
         due = [fault for fault in self._left if fault.round <= number]
         self._left = [fault for fault in self._left if fault.round > number]
-        spoils: dict[int, Kind] = {}
         for fault in due:
+            if fault.kind in _SPOILS and fault.neighbor is not None:
+                self._hood.tamper[fault.neighbor] = self._spoiler(fault)
+                continue  # written down once something was sent
             self._write_down(fault)
             if fault.kind == "crash":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -132,11 +137,15 @@ class Rehearsal:
                 os.kill(os.getpid(), signal.SIGSTOP)
             elif fault.kind == "delay":
                 time.sleep(fault.seconds)
-            elif fault.neighbor is not None and fault.kind == "cut":
-                self._hood.cut(fault.neighbor)
             elif fault.neighbor is not None:
-                spoils[fault.neighbor] = fault.kind
-        self._hood.tamper = _spoiler(spoils) if spoils else None
+                self._hood.cut(fault.neighbor)
+
+    def _spoiler(self, fault: Fault) -> Tamper:
+        def spoil(header: bytes, payload: torch.Tensor) -> tuple[bytes, torch.Tensor]:
+            self._write_down(fault)
+            return spoiled(fault.kind, header, payload)
+
+        return spoil
 
     def _write_down(self, fault: Fault) -> None:
         with self._log.open("a", encoding="utf-8") as file:
@@ -145,23 +154,17 @@ class Rehearsal:
             os.fsync(file.fileno())
 
 
-def _spoiler(spoils: dict[int, Kind]):  # type: ignore[no-untyped-def]
-    def spoil(to: int, header: bytes, payload: torch.Tensor) -> tuple[bytes, torch.Tensor]:
-        kind = spoils.get(to)
-        if kind is None:
-            return header, payload
-        said, payload = json.loads(header), payload.clone()
-        if kind == "corrupt":
-            payload[len(payload) // 2] ^= 255
-        elif kind == "misshape":
-            said["entries"][0][2] = [3, *said["entries"][0][2]]
-        elif kind == "inflate":
-            said["entries"][0][2] = [1 << 40]
-            said["entries"][0][3] = [1]
-        else:  # poison
-            place = payload.view(torch.float32)
-            place[len(place) // 2] = float("nan")
-            said["sum"] = int(payload.view(torch.int64).sum())
-        return json.dumps(said).encode(), payload
-
-    return spoil
+def spoiled(kind: Kind, header: bytes, payload: torch.Tensor) -> tuple[bytes, torch.Tensor]:
+    """A message as a broken or a hostile sender would have sent it."""
+    said, payload = json.loads(header), payload.clone()
+    if kind == "corrupt":
+        payload[len(payload) // 2] ^= 255
+    elif kind == "misshape":
+        said["entries"][0][2] = [3, *said["entries"][0][2]]
+    elif kind == "inflate":
+        said["entries"][0][2:] = [1 << 40], [1]
+    else:
+        message = {k: v.clone() for k, v in unpack(header, payload).items()}
+        next(v for v in message.values() if v.is_floating_point()).view(-1)[0] = float("nan")
+        return pack(message, said["said"], Pool(0))
+    return json.dumps(said).encode(), payload
