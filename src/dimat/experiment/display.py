@@ -166,9 +166,11 @@ def _columns(result: MethodResult) -> list[tuple[str, str, list[float | None]]]:
 
 
 def _add_rows(table: Table, columns: Sequence[Sequence[float | None]]) -> None:
-    agents = len(columns[0])
+    """A row an agent, and the mean; centralized has one agent."""
+    agents = max(len(values) for values in columns)
     for agent in range(min(agents, _MAX_AGENTS)):
-        table.add_row(str(agent), *(percent(values[agent]) for values in columns))
+        own = [values[agent] if agent < len(values) else None for values in columns]
+        table.add_row(str(agent), *map(percent, own))
     if agents > _MAX_AGENTS:
         table.add_row(*["…"] * (len(columns) + 1))
     table.add_section()

@@ -25,6 +25,7 @@ from dimat.experiment.result import MethodResult, RunResult, results_of
 from dimat.experiment.rounds import Rounds, method_settings
 from dimat.experiment.settings import load_config
 from dimat.experiment.setup import Setup, make_setup
+from dimat.experiment.terms import terms
 from dimat.experiment.validate import validate
 from dimat.methods import METHODS, check_needs
 
@@ -83,11 +84,20 @@ def resume(
         ConfigError: If it is no run folder, or lines of its metrics are missing.
         DataError, ModelError, TopologyError, TrainingError: As :func:`run` does.
     """
+    return _Job(begun(folder), observer, callbacks, crew).run(fresh=False)
+
+
+def begun(folder: Path) -> RunConfig:
+    """The settings of a run that was begun, to go on with.
+
+    Raises:
+        ConfigError: If the folder is no run folder, or its settings cannot be used.
+    """
     if not is_run_folder(folder):
         raise ConfigError(f"{folder} is not a run folder: it lacks config.yaml or environment.json")
     config = dataclasses.replace(load_config(folder / "config.yaml"), out=str(folder))
     validate(config)
-    return _Job(config, observer, callbacks, crew).run(fresh=False)
+    return config
 
 
 def run_or_resume(
@@ -114,10 +124,10 @@ def run_or_resume(
     validate(config)
     if config.out is None:
         raise ConfigError("setting 'out' is null: must be the folder to go on in")
-    begun = is_run_folder(Path(config.out))
-    if not begun and crew.rank == 0:
+    fresh = not is_run_folder(Path(config.out))
+    if fresh and crew.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return _Job(config, observer, callbacks, crew, pretrained).run(fresh=not begun)
+    return _Job(config, observer, callbacks, crew, pretrained).run(fresh=fresh)
 
 
 _TIMES = 64  # of a graph that varies at random: how many are looked at before it is trained on
@@ -151,6 +161,7 @@ class _Job:
         try:
             setup = make_setup(self.config, self._watch)
             self._check_methods(setup)
+            self.crew.agree(self._terms(setup))
             with self._home(fresh=fresh) as home, torch.random.fork_rng(devices=[]):
                 return self._methods(setup, home)
         finally:
@@ -164,6 +175,18 @@ class _Job:
                 f"setting 'agents' is {agents}, and {size} processes were started: start at most "
                 f"one for each agent (torchrun --nproc-per-node {agents}), or set more agents"
             )
+
+    def _terms(self, setup: Setup) -> Mapping[str, str]:
+        """What all processes must have alike: what decides when they talk, and about what."""
+        config, settings = self.config, method_settings(self.config)
+        names = (config.method, *config.controls)
+        return {
+            **terms(setup, matches=any(METHODS[name](settings).matches for name in names)),
+            "controls": str(config.controls),
+            "eval_every": str(config.eval_every),
+            "checkpoint.every": str(config.checkpoint.every),
+            "diagnostics.barrier_images": str(config.diagnostics.barrier_images),
+        }
 
     @contextmanager
     def _home(self, *, fresh: bool) -> Iterator[RunFolder | None]:

@@ -1,0 +1,57 @@
+"""Whether this process is one of several that ``torchrun`` started for one run, and which."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dimat.exchange.crew import Crew
+    from dimat.experiment.config import RunConfig
+
+_LONG_S = 1e9  # 31 years: as long as it lives
+
+
+@contextmanager
+def crew_of(config: RunConfig) -> Iterator[Crew]:
+    """The processes that agents are spread over: those of ``torchrun``, or this one alone.
+
+    Args:
+        config: Of the run.
+
+    Raises:
+        ConfigError: If the environment is not as ``torchrun`` sets it.
+    """
+    from dimat.exchange import torchrun
+    from dimat.exchange.crew import ALONE
+
+    if not torchrun.launched():
+        yield ALONE
+        return
+    own = config.exchange
+    # While the first process trains the one agent of centralized the others have nothing to do.
+    idle = "centralized" in (config.method, *config.controls)
+    crew = torchrun.crew(
+        interface=own.interface,
+        timeout_s=own.timeout_s,
+        patience_s=_LONG_S if idle else own.patience_s,
+        device=config.device,
+    )
+    try:
+        yield crew
+    finally:
+        crew.close()
+
+
+def restarted() -> bool:
+    """Whether ``torchrun`` started all processes again, after one of them had died."""
+    from dimat.exchange import torchrun
+
+    return torchrun.launched() and torchrun.restarts() > 0
+
+
+def hush() -> None:
+    """Have C++ say nothing of lost connections: we say it ourselves. Before PyTorch is imported."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
