@@ -79,6 +79,14 @@ def test_a_row_sums_to_1_whoever_is_lost_and_is_as_it_was_if_nobody_is(
         assert me.weights_of([]) == [1.0]
 
 
+def test_who_heard_nobody_has_a_weight_of_exactly_1_whatever_rounding_says() -> None:
+    pi = np.array([[0.8, 0.2, 0.0], [0.2, 0.1, 0.7], [0.0, 0.7, 0.3]])
+    assert pi[1, 1] + (pi[1, 0] + pi[1, 2]) < 1
+    topology = Topology("test", nx.path_graph(3), pi)
+    me = Member(1, 1, {}, topology, [], lambda: None, list)  # type: ignore[arg-type,return-value]
+    assert me.weights_of([]) == [1.0]
+
+
 @settings(max_examples=25, deadline=None)
 @given(connected_graphs(), st.integers(0, 2**32 - 1))
 def test_where_both_ends_lose_each_other_averaging_keeps_the_mean_of_all(
