@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from dimat.experiment.config import RunConfig
     from dimat.experiment.result import RunResult
     from dimat.experiment.run import resume, run
+    from dimat.loop import Agent
     from dimat.parents import Merge, match, merge
     from dimat.symmetry import Permutation, Symmetry, check_symmetry, find_symmetry
     from dimat.topology import Topology, build_topology
 
 _HOMES = {
+    "Agent": "dimat.loop",
     "DimatError": "dimat.errors",
     "Merge": "dimat.parents",
     "Permutation": "dimat.symmetry",
@@ -37,6 +39,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Agent",
     "DimatError",
     "Merge",
     "Permutation",

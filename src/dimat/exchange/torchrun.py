@@ -59,6 +59,45 @@ class Torchrun:
         self.links.close()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among those that were started together, and where it finds them.
+
+    Args:
+        rank: Its number.
+        size: How many there are.
+        board: Where they find each other.
+        interface: Where it is found: loopback if all are on this machine; None: whatever leads to
+            the store.
+    """
+
+    rank: int
+    size: int
+    board: Board
+    interface: str | None
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place:
+    """What the environment says, as ``torchrun`` made it.
+
+    Raises:
+        ConfigError: If the variables make no sense.
+    """
+    try:
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{', '.join(_NEEDED)} must be as torchrun sets them: {error}") from error
+    if not 0 <= rank < size:
+        raise ConfigError(f"RANK is {rank} and WORLD_SIZE {size}: must be 0 <= RANK < WORLD_SIZE")
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and rank == 0:
+        _held.append(serve(host, port))
+    attempt = f"{environment.get('TORCHELASTIC_RUN_ID', '')}/{restarts(environment)}"
+    together = environment.get("LOCAL_WORLD_SIZE", "1") == str(size)
+    board = Board(host, port, f"dimat/{attempt}")
+    return Place(rank, size, board, "127.0.0.1" if together else None)
+
+
 def crew(
     *,
     interface: str | None = None,
@@ -80,23 +119,10 @@ def crew(
     Raises:
         ConfigError: If the variables make no sense.
     """
-    try:
-        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"{', '.join(_NEEDED)} must be as torchrun sets them: {error}") from error
-    if not 0 <= rank < size:
-        raise ConfigError(f"RANK is {rank} and WORLD_SIZE {size}: must be 0 <= RANK < WORLD_SIZE")
-    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and rank == 0:
-        _held.append(serve(host, port))
-    attempt = f"{environment.get('TORCHELASTIC_RUN_ID', '')}/{restarts(environment)}"
-    if environment.get("LOCAL_WORLD_SIZE", "1") == str(size):
-        interface = interface or "127.0.0.1"
-    board = Board(host, port, f"dimat/{attempt}")
-    links = Links(rank, board, interface, Rules(timeout_s=timeout_s), what="rank")
-    return Torchrun(rank, size, links, device, patience_s)
+    own = place(environment)
+    rules = Rules(timeout_s=timeout_s)
+    links = Links(own.rank, own.board, interface or own.interface, rules, what="rank")
+    return Torchrun(own.rank, own.size, links, device, patience_s)
 
 
 _held: list[object] = []  # a store that this process serves lives as long as the process
-
-__all__ = ["Torchrun", "crew", "launched", "restarts"]

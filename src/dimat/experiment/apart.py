@@ -35,6 +35,7 @@ from dimat.experiment.validate import validate
 from dimat.methods import METHODS, Merged, check_needs
 from dimat.presence import Presence
 from dimat.state import State
+from dimat.topology import near
 
 _BETWEEN_S = 20.0  # a killed pre-training loses no more than about this, and an epoch
 _LOOK_S = 3.0  # how long an agent looks around, before it pre-trains, for others that are ahead
@@ -235,7 +236,7 @@ class _Apart:
             {
                 **line_of(self.setup, agent, number, phase, measured),
                 "standing": self.presence.standing.value,
-                "exchanged": sum(self.exchanged.values()),
+                "exchanged": {str(j): n for j, n in sorted(self.exchanged.items())},
             }
         )
         accuracy = 100 * (line["test_accuracy"] or float("nan"))
@@ -246,7 +247,7 @@ class _Apart:
     def _set_out(self) -> Agent:
         """As it was when it stopped; else as a neighbor is that is ahead; else pre-trained."""
         config = self.setup.config
-        near = self._near()
+        others = near(self.setup.topology, self.index)
         found = self.store.latest(self.observer.note, self._check)
         agent = self.setup.new_agent(self.index, pretraining=False)
         self.folder.rewind(found.meta["sizes"] if found else {})
@@ -256,20 +257,15 @@ class _Apart:
             self.exchanged.update({int(j): n for j, n in found.meta["exchanged"].items()})
         self.presence.speak(self.done, agent.gauge)
         if not found:
-            self.hood.await_neighbors(near, min(_LOOK_S, config.exchange.timeout_s))
+            self.hood.await_neighbors(others, min(_LOOK_S, config.exchange.timeout_s))
             self.done = self.presence.catch_up(0, None, empty_handed=True)
             if not self.done:
                 self._pretrain(agent)
-        missing = self.hood.await_neighbors(near, config.exchange.timeout_s)
+        missing = self.hood.await_neighbors(others, config.exchange.timeout_s)
         for j in missing:
             self.observer.note(f"agent {j} is not there yet; it is not waited for any longer")
         self.state = agent.state()
         return agent
-
-    def _near(self) -> list[int]:
-        """All that it ever talks to."""
-        graph = self.setup.topology.graph
-        return sorted({*graph.neighbors(self.index), *_hears(graph, self.index)})
 
     def _pretrain(self, agent: Agent) -> None:
         """Local epochs before the first merge; the agent then is as after them."""
@@ -347,8 +343,3 @@ class _Apart:
             "summary", {**dataclasses.asdict(result), "folder": str(result.folder)}
         )
         return result
-
-
-def _hears(graph: object, agent: int) -> list[int]:
-    predecessors = getattr(graph, "predecessors", None)
-    return [] if predecessors is None else list(predecessors(agent))

@@ -35,7 +35,7 @@ from dimat.topology.sequences import (
     alternating_matchings,
     one_peer_exponential,
 )
-from dimat.topology.topology import Network, Topology
+from dimat.topology.topology import Network, Topology, near
 
 __all__ = [
     "DRAWN",
@@ -63,6 +63,7 @@ __all__ = [
     "exponential",
     "full",
     "metropolis",
+    "near",
     "one_peer_exponential",
     "push",
     "random_regular",

@@ -145,3 +145,10 @@ class Topology:
         """
         edges = nx.bfs_edges(self.graph, self.root, sort_neighbors=sorted)
         return [(int(parent), int(child)) for parent, child in edges]
+
+
+def near(network: Network, agent: int) -> list[int]:
+    """All that an agent ever hears or is heard by, in order."""
+    graph = network.graph
+    hears = graph.predecessors(agent) if is_directed(graph) else ()
+    return sorted({*graph.neighbors(agent), *hears})

@@ -1,0 +1,326 @@
+"""An agent in your own training loop: any model, any data, three lines."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from dimat.errors import ConfigError, did_you_mean
+from dimat.exchange import Traffic
+from dimat.exchange.board import Board
+from dimat.exchange.link import Rules
+from dimat.exchange.neighborhood import Incident, Neighborhood
+from dimat.exchange.precision import in_precision
+from dimat.exchange.torchrun import Place, launched, place
+from dimat.matching.gauge import GaugeId
+from dimat.merging import permute_optimizer, recalibrate
+from dimat.methods import METHODS, Member, Merged, Method, Settings, check_needs
+from dimat.parents.calls import Call
+from dimat.parents.reading import read_calls
+from dimat.presence import Presence
+from dimat.state import State, check_finite, state_of
+from dimat.symmetry import Analysis
+from dimat.topology import Network, build_topology, near
+
+_TIMES = 64  # of a graph that varies at random: how many are looked at before it is used
+_LOG = logging.getLogger("dimat")
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """What came of one exchange.
+
+    Args:
+        round: Its number, from 1; rounds that the agent was away for are counted.
+        heard: The neighbors that it mixed with.
+        incidents: What did not count.
+        disagreement: Distance from the aligned neighbors before the merge; None without any.
+        match_s: Seconds spent matching.
+        merge_s: Seconds spent combining.
+    """
+
+    round: int
+    heard: Sequence[int]
+    incidents: Sequence[Incident]
+    disagreement: float | None
+    match_s: float
+    merge_s: float
+
+
+class Agent:
+    """Trains as you do, and every so often merges with its neighbors in a graph.
+
+    Every agent is a process with an ``Agent`` of the same arguments but ``id``. Under ``torchrun``
+    nothing else is needed; otherwise give ``id``, ``agents`` and the ``store`` (``dimat store``).
+    Nobody waits for an agent that is gone: use it in a ``with`` block, which says goodbye.
+
+    One that joins when others have gone on takes over the state of a neighbor; one that loads
+    :meth:`state_dict` beside its model goes on as itself.
+
+    Args:
+        model: Any exportable module; the same architecture at all agents.
+        optimizer: Of its parameters; its moments move with the units. None: it has none.
+        topology: Name of a graph, or what :func:`dimat.build_topology` gave.
+        calibration: Batches of the agent's own data, as for :func:`dimat.merge`: units are matched
+            and BatchNorm statistics recomputed on them. Read once, at most ``images`` samples.
+        every: Calls of :meth:`step` between exchanges, >= 1.
+        method: dimat, wa or wm; or a method of your own that does without lost messages.
+        id: Number of this agent, from 0; the rank under torchrun.
+        agents: Number of all agents; the world size under torchrun.
+        store: HOST:PORT of ``dimat store``; torchrun's own under torchrun.
+        interface: The address of this machine where neighbors find it; None: the one that leads to
+            the store.
+        name: Of the run: runs that share a store have different ones.
+        images: Samples to calibrate on, at most.
+        precision: What is sent: float32 or bfloat16.
+        timeout_s: Silence after which a neighbor is lost.
+        patience_s: The longest to wait for a neighbor that lives and says nothing.
+
+    Raises:
+        ConfigError: If a setting is unknown or out of its range.
+        DataError, ModelError: If the batches or the model cannot be used.
+        TopologyError: If the graph cannot be built, or the method cannot use it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        *,
+        topology: str | Network = "ring",
+        calibration: Iterable[Any],
+        every: int = 200,
+        method: str | Method = "dimat",
+        id: int | None = None,
+        agents: int | None = None,
+        store: str | None = None,
+        interface: str | None = None,
+        name: str = "dimat",
+        images: int = 1000,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        timeout_s: float = 30.0,
+        patience_s: float = 600.0,
+    ) -> None:
+        if every < 1:
+            raise ConfigError(f"'every' is {every}: must be >= 1")
+        where = _place(id, agents, store, interface, name)
+        self.id, self._size, self._every, self._precision = where.rank, where.size, every, precision
+        self.model, self._optimizer = model, optimizer
+        if isinstance(topology, str):
+            topology = build_topology(topology, self._size)
+        self.topology = topology
+        self._method = _method(method, self.topology, self._size)
+        with torch.random.fork_rng():  # a loader draws a seed; yours stays as it is
+            self._calls = read_calls(calibration, images, _device(model))
+        rules = Rules(self._terms(method), timeout_s)
+        self.neighbors = near(self.topology, self.id)
+        self._hood = Neighborhood(
+            self.id,
+            where.board,
+            where.interface,
+            rules,
+            patience_s=patience_s,
+            device=_device(model),
+        )
+        self._presence, self._timeout_s = Presence(self._hood), timeout_s
+        self.traffic = Traffic()
+        self.history: list[Exchanged] = []
+        self.rounds, self._steps, self._known = 0, 0, False
+        self._gauge: GaugeId | None = None
+        self._kept: Mapping[str, State] = {}
+        self._presence.speak(0, None)
+        self._hood.await_neighbors(self.neighbors, 0)  # begin to look for them
+
+    def __enter__(self) -> Agent:
+        """The agent."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Say goodbye."""
+        self.close()
+
+    def step(self) -> Exchanged | None:
+        """Call it after every optimizer step: at every so many calls agents exchange and merge.
+
+        Returns:
+            What came of it, if there was an exchange.
+        """
+        self._steps += 1
+        if self._steps % self._every:
+            return None
+        return self.exchange()
+
+    def exchange(self) -> Exchanged:
+        """Exchange states with the neighbors, match, merge, recalibrate, now.
+
+        Raises:
+            StructureError: If the model's own state is not finite.
+        """
+        if not self.rounds and not self.history:
+            missing = self._hood.await_neighbors(self.neighbors, self._timeout_s)
+            if missing:
+                _LOG.warning("agents %s are not there yet, and are not waited for", missing)
+        empty = not self.history and not self._known
+        self.rounds = self._presence.catch_up(self.rounds, self._gauge, empty_handed=empty) + 1
+        self._presence.speak(self.rounds - 1, self._gauge)
+        me = self._presence.member(self._member())
+        talk = in_precision(self._method.merge(me), self._precision)
+        merged = self._hood.run({self.id: talk}, {self.id: self.traffic})[self.id]
+        self._presence.after(merged)
+        self._take_over(merged)
+        incidents = tuple(self._hood.incidents)
+        for own in incidents:
+            _LOG.warning("round %d: agent %d %s: %s", self.rounds, own.agent, own.what, own.why)
+        lost = {own.agent for own in incidents if own.uncounted}
+        result = Exchanged(
+            self.rounds,
+            [j for j in me.neighbors if j not in lost],
+            incidents,
+            merged.disagreement,
+            merged.match_s,
+            merged.merge_s,
+        )
+        self.history.append(result)
+        return result
+
+    def close(self) -> None:
+        """Say goodbye: the neighbors go on without waiting. May be called twice."""
+        self._hood.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to keep beside the model's and the optimizer's: round, unit order, and the like."""
+        gauge = self._gauge
+        return {
+            "steps": self._steps,
+            "rounds": self.rounds,
+            "gauge": None if gauge is None else [gauge.root, gauge.generation],
+            "kept": {name: dict(own) for name, own in self._kept.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave, with the model and optimizer of that moment."""
+        self._steps, self.rounds = int(state["steps"]), int(state["rounds"])
+        self._gauge = GaugeId(*state["gauge"]) if state["gauge"] else None
+        self._kept, self._known = dict(state["kept"]), True
+        self._presence.speak(self.rounds, self._gauge)
+
+    # --- a round -----------------------------------------------------------------------------
+
+    def _member(self) -> Member:
+        state = state_of(self.model)
+        check_finite(state, f"agent {self.id}, round {self.rounds}, before the merge")
+        return Member(
+            self.id,
+            self.rounds,
+            state,
+            self.topology.at(self.rounds - 1),
+            [name for name, _ in self.model.named_parameters() if name in state],
+            lambda: self._analysis,
+            self._batches,
+            self._gauge,
+            kept=self._kept,
+        )
+
+    def _batches(self) -> Sequence[Any]:
+        return self._calls.pieces(self._analysis.trace.batch_size)
+
+    def _take_over(self, merged: Merged) -> None:
+        self.model.load_state_dict(merged.state)
+        self._gauge = merged.gauge or self._gauge
+        self._kept = merged.kept
+        if merged.permutation is not None and self._optimizer is not None:
+            symmetry, move = self._analysis.symmetry, merged.permutation
+            permute_optimizer(self._optimizer, self.model, lambda e: symmetry.apply(move, e))
+        if merged.disagreement is not None and not merged.calibrated:
+            recalibrate(self.model, self._calls.calls, _run(self.model))
+
+    @cached_property
+    def _analysis(self) -> Analysis:
+        with self._calls.blamed(self.model):
+            return self._calls.analyze(self.model)
+
+    def _terms(self, method: str | Method) -> dict[str, str]:
+        own = {
+            "agents": str(self._size),
+            "every": str(self._every),
+            "method": str(method),
+            "precision": self._precision,
+            "graph": f"{self.topology.name} {sorted(self.topology.graph.edges)}",
+            "pi": str(self.topology.at(0).pi.round(12).tolist()),
+            "model": _shapes(self.model),
+        }
+        if self._method.matches:
+            own["symmetry"] = self._analysis.symmetry.digest[:16]
+        return own
+
+
+def _place(
+    id: int | None, agents: int | None, store: str | None, interface: str | None, name: str
+) -> Place:
+    """Who we are, and where the others are."""
+    if store is not None:
+        host, colon, port = store.rpartition(":")
+        if id is None or agents is None:
+            raise ConfigError("with 'store' give 'id' and 'agents': who this is, and of how many")
+        if not colon or not port.isdecimal():
+            raise ConfigError(f"'store' is '{store}': must be HOST:PORT")
+        if not 0 <= id < agents:
+            raise ConfigError(f"'id' is {id}: must be in 0 … {agents - 1}")
+        board = Board(host.removeprefix("[").removesuffix("]"), int(port), f"dimat/{name}")
+        return Place(id, agents, board, interface)
+    if not launched():
+        raise ConfigError(
+            "nothing says where the other agents are: start with torchrun, or give 'id', 'agents' "
+            "and 'store' (HOST:PORT of 'dimat store')"
+        )
+    own = place()
+    board = Board(own.board.host, own.board.port, f"{own.board.prefix}/{name}")
+    return Place(own.rank, own.size, board, interface or own.interface)
+
+
+def _method(method: str | Method, topology: Network, agents: int) -> Method:
+    """The method, if it does without lost messages and can use the graph."""
+    if topology.num_agents != agents:
+        raise ConfigError(f"'topology' is of {topology.num_agents} agents, and there are {agents}")
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ConfigError(f"'method' is '{method}': {did_you_mean(method, METHODS)}")
+        method = METHODS[method](Settings(gauge="spread"))
+    if not method.tolerant or method.exchanges == "steps":
+        raise ConfigError(
+            "'method' needs every message of every agent, and agents may miss each other here: use "
+            "dimat, wa or wm"
+        )
+    for time in range(min(topology.period or _TIMES, _TIMES)):
+        check_needs("method", method, topology.at(time))
+    return method
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _run(model: nn.Module) -> Any:
+    def run(call: Call) -> Any:
+        return call.run(model)
+
+    return run
+
+
+def _shapes(model: nn.Module) -> str:
+    """A digest of names and shapes."""
+    text = str([(name, tuple(value.shape)) for name, value in model.state_dict().items()])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
