@@ -24,10 +24,12 @@ PREAMBLE = 8  # 64-bit integers
 MOST_HEADER = 1 << 24  # bytes
 _MAGIC = 0x64696D617401  # "dimat", version 1
 _WORD = 8
+_MOST_AXES = 64
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
-        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64),
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.complex128, torch.complex64),
         *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
     )
 }
@@ -99,7 +101,13 @@ def pack(message: Message, said: object, pool: Pool) -> tuple[bytes, Tensor]:
         message: Tensors by name, on any device.
         said: Any JSON that goes along.
         pool: Where the payload's memory is from.
+
+    Raises:
+        StructureError: If an entry is of a type that does not travel.
     """
+    for key, value in message.items():
+        if value.dtype not in _DTYPES.values() or value.layout is not torch.strided:
+            raise StructureError(f"'{key}' cannot be sent: it is {value.layout} {value.dtype}")
     entries = [
         (key, value.dtype, tuple(value.shape), _dense_strides(value))
         for key, value in message.items()
@@ -107,7 +115,7 @@ def pack(message: Message, said: object, pool: Pool) -> tuple[bytes, Tensor]:
     flat = pool.take(_size([(dtype, shape) for _, dtype, shape, _ in entries]))
     flat[-_WORD:] = 0  # what is beyond the last entry
     for (key, *_), view in zip(entries, _views(flat, entries), strict=True):
-        view.copy_(message[key])
+        view.copy_(message[key].detach())
     listed = [
         [key, str(dtype).removeprefix("torch."), shape, strides]
         for key, dtype, shape, strides in entries
@@ -129,7 +137,7 @@ def unpack(header: bytes, payload: Tensor, device: torch.device | str = "cpu") -
             for key, dtype, shape, strides in found["entries"]
         ]
         total = int(found["sum"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StructureError(f"the header of a message is broken: {error!r}") from error
     for _, _, shape, strides in entries:
         _check_layout(shape, strides)
@@ -154,7 +162,7 @@ _Entry = tuple[str, torch.dtype, tuple[int, ...], tuple[int, ...]]
 def _parsed(header: bytes) -> Mapping[str, Any]:
     try:
         found = json.loads(header)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested too deep
         raise StructureError(f"the header of a message is no JSON: {error}") from error
     if not isinstance(found, dict) or "said" not in found:
         raise StructureError("the header of a message is broken: it says nothing")
@@ -167,10 +175,13 @@ def _dense_strides(value: Tensor) -> tuple[int, ...]:
 
 
 def _check_layout(shape: Sequence[int], strides: Sequence[int]) -> None:
-    """Refuse strides that reach beyond the entry's own memory."""
-    reach = sum((n - 1) * s for n, s in zip(shape, strides, strict=False))
-    fits = len(shape) == len(strides) and min((*shape, *strides), default=0) >= 0
-    if not fits or (0 not in shape and reach >= math.prod(shape)):
+    """Refuse strides that are not those of a dense entry: they reach too far, or overlap."""
+    fits = len(shape) == len(strides) <= _MOST_AXES and min((*shape, *strides), default=0) >= 0
+    axes = sorted((s, n) for n, s in zip(shape, strides, strict=False) if n != 1)
+    dense = all(s == math.prod(n for _, n in axes[:k]) for k, (s, _) in enumerate(axes))
+    # What has no elements, or one along an axis, may have any stride there that is a number.
+    small = max(math.prod(max(n, 1) for n in shape), *strides, 0) < 1 << 62 if fits else False
+    if not fits or not small or not (dense or 0 in shape):
         raise StructureError(f"the header of a message is broken: {shape} with strides {strides}")
 
 
