@@ -38,12 +38,15 @@ class Pool:
 
     def _fitting(self, size: int) -> NDArray[np.uint8]:
         with self._lock:
-            fitting = [
-                k for k, own in enumerate(self._free) if size <= own.size <= 2 * size + _ROUND
-            ]
-            if fitting:
-                return self._free.pop(min(fitting, key=lambda k: self._free[k].size))
-        return np.empty(-(-max(size, 1) // _ROUND) * _ROUND, np.uint8)
+            # Out of a finalizer's sight: one may run here, in this thread, and add to the list.
+            free, self._free = self._free, []
+            fitting = [k for k, own in enumerate(free) if size <= own.size <= 2 * size + _ROUND]
+            k = min(fitting, key=lambda k: free[k].size, default=None)
+            whole = None if k is None else free.pop(k)
+            self._free[:0] = free
+        if whole is None:
+            return np.empty(-(-max(size, 1) // _ROUND) * _ROUND, np.uint8)
+        return whole
 
     def _give_back(self, whole: NDArray[np.uint8]) -> None:
         with self._lock:
