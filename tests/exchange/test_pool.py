@@ -91,8 +91,9 @@ def test_a_buffer_that_comes_back_while_another_is_looked_for_is_not_mixed_up(
     early.clear()
 
     def listed(free: list[object]) -> list[tuple[int, object]]:
+        found = [*enumerate(free)]
         late.clear()
-        return [*enumerate(free)]
+        return found
 
     monkeypatch.setattr(pools, "enumerate", listed, raising=False)
     assert pool.take(9 * PAGE).numel() == 9 * PAGE
