@@ -7,17 +7,23 @@ poison its neighbors. So it says of itself how far it is, and whether it is to b
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+import networkx as nx
+import torch
+
+from dimat.errors import StructureError
+from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.neighborhood import Neighborhood
 from dimat.matching.gauge import GaugeId
 from dimat.methods import Member, Merged
-from dimat.topology import Topology
+from dimat.topology import Network, Topology, near
 
 _BEHIND = 1  # rounds that neighbors may be apart without one of them having been away
+_ROUND = "/round"  # no state has an entry of this name: modules are not named with a slash
 _NEAR = 2.0  # times the neighbors' own disagreement
 
 
@@ -37,11 +43,37 @@ class Presence:
         hood: Its neighbors.
         standing: What it is to them.
         disagreement: How far it was from its neighbors at its last merge, if it heard any.
+        resumed: Whether it goes on from a checkpoint and has not exchanged since.
     """
 
     hood: Neighborhood
     standing: Standing = Standing.CURRENT
     disagreement: float | None = None
+    resumed: bool = False
+
+    def common_round(self, agent: int, network: Network, done: int, kept: Collection[int]) -> int:
+        """The last round that all agents have done, if all were stopped and all go on now.
+
+        Neighbors may have been stopped a round apart: one that has gone further goes back, and so
+        the run is the one that it would have been. Who goes on beside agents that were not stopped
+        keeps what it has done.
+
+        Args:
+            agent: Its number.
+            network: The graph of all.
+            done: The round that it has done.
+            kept: Rounds that it can go back to.
+        """
+        news, others = self.hood.news(), near(network, agent)
+        if not others or not all(news.get(j, {}).get("resumed") for j in others):
+            return done
+        talk = _earliest(others, done, nx.diameter(network.graph.to_undirected()))
+        common = self.hood.run({agent: talk}, {agent: Traffic()})[agent]
+        if common in kept:
+            done = common
+        self.hood.saying = {**self.hood.saying, "round": done}  # as neighbors should know it
+        self.hood.run({agent: _earliest(others, done, 1)}, {agent: Traffic()})
+        return done
 
     def catch_up(self, done: int, gauge: GaugeId | None, *, empty_handed: bool = False) -> int:
         """Find out whether others have gone on meanwhile; the round that is done then.
@@ -72,6 +104,7 @@ class Presence:
             "round": done,
             "gauge": _gauge(gauge),
             "disagreement": self.disagreement,
+            "resumed": self.resumed,
         }
 
     def member(self, me: Member) -> Member:
@@ -87,6 +120,7 @@ class Presence:
 
     def after(self, merged: Merged) -> None:
         """What it is to its neighbors after a merge."""
+        self.resumed = False
         self.disagreement = merged.disagreement
         if merged.disagreement is None:
             return  # it heard nobody
@@ -97,6 +131,24 @@ class Presence:
             known = [float(x) for x in theirs if x is not None]
             if not known or merged.disagreement <= _NEAR * statistics.median(known):
                 self.standing = Standing.CURRENT
+
+
+def _earliest(others: Sequence[int], done: int, steps: int) -> Talk[int]:
+    """The least of all agents' numbers, told on from neighbor to neighbor; ours if one is lost."""
+    known = done
+    for _ in range(steps):
+        message = {_ROUND: torch.tensor([known])}
+        inbox = yield Step(dict.fromkeys(others, message), others, _admit_round)
+        if len(inbox) < len(others):
+            return done
+        known = min(known, *(int(message[_ROUND]) for message in inbox.values()))
+    return known
+
+
+def _admit_round(other: int, message: Message) -> None:
+    value = message.get(_ROUND)
+    if value is None or value.shape != (1,) or value.dtype != torch.int64 or int(value) < 0:
+        raise StructureError(f"agent {other} is not at the beginning, as it said")
 
 
 def _listening_to(topology: Topology, agent: int, model: int) -> Topology:

@@ -32,12 +32,13 @@ from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.terms import terms
 from dimat.experiment.tree import pack, unpack
 from dimat.experiment.validate import validate
-from dimat.methods import METHODS, Merged, check_needs
+from dimat.methods import METHODS, Merged, Method, check_needs
 from dimat.presence import Presence
 from dimat.state import State
 from dimat.topology import near
 
 _BETWEEN_S = 20.0  # a killed pre-training loses no more than about this, and an epoch
+_TIMES = 64  # of a graph that varies at random: how many are looked at before it is trained on
 _LOOK_S = 3.0  # how long an agent looks around, before it pre-trains, for others that are ahead
 
 
@@ -105,13 +106,31 @@ def run_agent(
     if not 0 <= agent < config.agents:
         raise ConfigError(f"setting 'id' is {agent}: must be in 0 … {config.agents - 1}")
     torch.set_num_threads(config.threads)
+    method = _method(config)
     setup = make_setup(config, observer)
+    for time_ in range(min(setup.topology.period or _TIMES, _TIMES)):
+        check_needs(config.method, method, setup.topology.at(time_))
+    if method.matches:
+        _ = setup.analysis  # a model that cannot be exported ends here, before anything is written
     folder = _folder(config, agent)
     with (
         alone(folder.path / "checkpoints", otherwise="another process runs the agent"),
         torch.random.fork_rng(devices=[]),
     ):
-        return _Apart(setup, agent, folder, observer or Silent()).run(meeting, faults or Faults())
+        own = _Apart(setup, method, agent, folder, observer or Silent())
+        return own.run(meeting, faults or Faults())
+
+
+def _method(config: RunConfig) -> Method:
+    """The method, if it does without lost messages."""
+    method = METHODS[config.method](method_settings(config, apart=True))
+    if not method.tolerant:
+        raise ConfigError(
+            f"setting 'method' is '{config.method}', which needs every message of every agent: "
+            "agents that may miss each other can use dimat, wa, wm, final-merge or local; "
+            "torchrun runs the others"
+        )
+    return method
 
 
 def _folder(config: RunConfig, agent: int) -> RunFolder:
@@ -128,6 +147,7 @@ class _Apart:
     """One agent, and where it is up to."""
 
     setup: Setup
+    method: Method
     index: int
     folder: RunFolder
     observer: Observer
@@ -137,15 +157,6 @@ class _Apart:
 
     def __post_init__(self) -> None:
         config = self.setup.config
-        self.method = METHODS[config.method](method_settings(config, apart=True))
-        if not self.method.tolerant:
-            raise ConfigError(
-                f"setting 'method' is '{config.method}', which needs every message of every agent: "
-                "agents that may miss each other can use dimat, wa, wm, final-merge or local; "
-                "torchrun runs the others"
-            )
-        for time_ in range(min(self.setup.topology.period or 64, 64)):
-            check_needs(config.method, self.method, self.setup.topology.at(time_))
         self.terms = terms(self.setup, matches=self.method.matches)
         self.part = Part(self.setup, config.method)
         self.store = Store(self.folder.path / "checkpoints", "round", config.checkpoint.keep)
@@ -250,11 +261,11 @@ class _Apart:
         others = near(self.setup.topology, self.index)
         found = self.store.latest(self.observer.note, self._check)
         agent = self.setup.new_agent(self.index, pretraining=False)
-        self.folder.rewind(found.meta["sizes"] if found else {})
         if found:
-            Snapshot.of_tree(unpack(found.meta["agent"], found.tensors)).restore(agent)
-            self.done = found.number
-            self.exchanged.update({int(j): n for j, n in found.meta["exchanged"].items()})
+            self._restore(agent, found)
+        else:
+            self.folder.rewind({})
+        self.presence.resumed = found is not None
         self.presence.speak(self.done, agent.gauge)
         if not found:
             self.hood.await_neighbors(others, min(_LOOK_S, config.exchange.timeout_s))
@@ -262,10 +273,27 @@ class _Apart:
             if not self.done:
                 self._pretrain(agent)
         missing = self.hood.await_neighbors(others, config.exchange.timeout_s)
+        if found and not missing:
+            self._go_back(agent)
         for j in missing:
             self.observer.note(f"agent {j} is not there yet; it is not waited for any longer")
         self.state = agent.state()
         return agent
+
+    def _restore(self, agent: Agent, found: Checkpoint) -> None:
+        self.folder.rewind(found.meta["sizes"])
+        Snapshot.of_tree(unpack(found.meta["agent"], found.tensors)).restore(agent)
+        self.done = found.number
+        self.exchanged = Counter({int(j): n for j, n in found.meta["exchanged"].items()})
+
+    def _go_back(self, agent: Agent) -> None:
+        """To the last round that all have done, if all were stopped and it is still there."""
+        network, kept = self.setup.topology, self.store.numbers()
+        common = self.presence.common_round(self.index, network, self.done, kept)
+        if common < self.done:
+            self._restore(agent, self.store.read(common))
+            self.presence.speak(self.done, agent.gauge)
+            self.observer.note(f"all were stopped: on from round {common}, which all have done")
 
     def _pretrain(self, agent: Agent) -> None:
         """Local epochs before the first merge; the agent then is as after them."""
