@@ -29,7 +29,8 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def fake_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., RunResult]], None]:
     def install(run: Callable[..., RunResult]) -> None:
         module = ModuleType("dimat.experiment.run")
-        module.run = run  # type: ignore[attr-defined]
+        module.run = lambda config, observer, *, crew: run(config, observer)  # type: ignore[attr-defined]
+        module.run_or_resume = module.run  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "dimat.experiment.run", module)
 
     return install
@@ -78,7 +79,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("run ring", "unexpected 'ring': a setting is written --NAME VALUE"),
         ("run --config none.yaml", "setting 'config': File does not exist"),
         ("rn", "unknown command 'rn': did you mean 'run'?"),
-        ("", "no command: one of run, resume, compare, report, merge, align, topology, symmetry;"),
+        (
+            "",
+            "no command: one of run, resume, agent, store, compare, report, merge, ",
+        ),
         ("topology", "setting 'name' is missing: see --help"),
         ("topology rnig", "did you mean 'ring'?"),
         ("topology ring --agens 3", "unknown setting 'agens': did you mean 'agents'?"),

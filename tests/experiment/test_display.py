@@ -48,6 +48,17 @@ def test_of_many_agents_the_first_are_shown_and_the_mean_is_over_all() -> None:
     assert ["mean", "11.0", "90.0", "11.0", "90.0", "11.0"] in lines
 
 
+def test_centralized_has_one_agent_in_the_table_of_three() -> None:
+    controls = (method("centralized", 1, merges=False),)
+    result = RunResult(RunConfig(agents=3), Path("runs/x"), method("dimat", 3), controls)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(results_table(result))
+    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert ["0", "0.0", "90.0", "0.0"] in lines
+    assert ["2", "2.0", "90.0", "–"] in lines
+    assert ["mean", "1.0", "90.0", "0.0"] in lines
+
+
 def run_through(console: Console) -> str:
     progress = LiveProgress(console)
     progress.stage("pre-training", 10)

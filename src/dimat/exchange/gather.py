@@ -47,4 +47,4 @@ def with_json(value: Any, tensors: Mapping[str, Tensor] | None = None) -> dict[s
 def json_of(message: Message) -> tuple[Any, dict[str, Tensor]]:
     """What :func:`with_json` was given: the value, and the tensors."""
     tensors = dict(message)
-    return json.loads(bytes(tensors.pop(_JSON).numpy())), tensors
+    return json.loads(bytes(tensors.pop(_JSON).cpu().numpy())), tensors

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from dimat.errors import ConfigError
 from dimat.exchange.crew import ALONE, Crew
-from dimat.experiment.assembly import Assembly
-from dimat.experiment.callbacks import LOGS, Callback
-from dimat.experiment.checkpoint import Store
+from dimat.experiment.callbacks import Callback
 from dimat.experiment.config import RunConfig
-from dimat.experiment.desk import Desk
-from dimat.experiment.display import Observer, Silent
-from dimat.experiment.facts import pretrain_digest
-from dimat.experiment.locks import alone
-from dimat.experiment.pretrain import Pretrained, Pretraining
-from dimat.experiment.record import RunFolder, check_out, is_run_folder
-from dimat.experiment.result import MethodResult, RunResult, results_of
-from dimat.experiment.rounds import Rounds, method_settings
+from dimat.experiment.display import Observer
+from dimat.experiment.job import Job
+from dimat.experiment.record import check_out, is_run_folder
+from dimat.experiment.result import RunResult
 from dimat.experiment.settings import load_config
-from dimat.experiment.setup import Setup, make_setup
-from dimat.experiment.terms import terms
 from dimat.experiment.validate import validate
-from dimat.methods import METHODS, check_needs
 
 
 def run(
@@ -60,7 +48,7 @@ def run(
     validate(config)
     if config.out is not None and crew.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return _Job(config, observer, callbacks, crew).run(fresh=True)
+    return Job(config, observer, callbacks, crew).run(fresh=True)
 
 
 def resume(
@@ -84,7 +72,7 @@ def resume(
         ConfigError: If it is no run folder, or lines of its metrics are missing.
         DataError, ModelError, TopologyError, TrainingError: As :func:`run` does.
     """
-    return _Job(begun(folder), observer, callbacks, crew).run(fresh=False)
+    return Job(begun(folder), observer, callbacks, crew).run(fresh=False)
 
 
 def begun(folder: Path) -> RunConfig:
@@ -127,154 +115,4 @@ def run_or_resume(
     fresh = not is_run_folder(Path(config.out))
     if fresh and crew.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return _Job(config, observer, callbacks, crew, pretrained).run(fresh=fresh)
-
-
-_TIMES = 64  # of a graph that varies at random: how many are looked at before it is trained on
-
-
-@dataclasses.dataclass
-class _Job:
-    """A run, and where it is up to.
-
-    Every process has one. That of agent 0 alone has the run folder, the observer and the callbacks.
-    """
-
-    config: RunConfig
-    observer: Observer | None
-    callbacks: Sequence[Callback] = ()
-    crew: Crew = ALONE
-    pretrained: Path | None = None
-
-    def __post_init__(self) -> None:
-        self._watch: Observer = Silent()
-        self._assemblies: dict[int, Assembly] = {}
-        if self.crew.rank == 0:
-            self._watch = self.observer or Silent()
-
-    def run(self, *, fresh: bool) -> RunResult:
-        """All methods that are not done, in a new folder or in the one that was begun."""
-        torch.set_num_threads(self.config.threads)
-        self._check_crew()
-        if self.crew.rank == 0:
-            self.callbacks = [*self.callbacks, *(LOGS[name]() for name in self.config.log)]
-        try:
-            setup = make_setup(self.config, self._watch)
-            self._check_methods(setup)
-            self.crew.agree(self._terms(setup))
-            with self._home(fresh=fresh) as home, torch.random.fork_rng(devices=[]):
-                return self._methods(setup, home)
-        finally:
-            self._watch.close()
-
-    def _check_crew(self) -> None:
-        """Every process has an agent."""
-        size, agents = self.crew.size, self.config.agents
-        if size > agents:
-            raise ConfigError(
-                f"setting 'agents' is {agents}, and {size} processes were started: start at most "
-                f"one for each agent (torchrun --nproc-per-node {agents}), or set more agents"
-            )
-
-    def _terms(self, setup: Setup) -> Mapping[str, str]:
-        """What all processes must have alike: what decides when they talk, and about what."""
-        config, settings = self.config, method_settings(self.config)
-        names = (config.method, *config.controls)
-        return {
-            **terms(setup, matches=any(METHODS[name](settings).matches for name in names)),
-            "controls": str(config.controls),
-            "eval_every": str(config.eval_every),
-            "checkpoint.every": str(config.checkpoint.every),
-            "diagnostics.barrier_images": str(config.diagnostics.barrier_images),
-        }
-
-    @contextmanager
-    def _home(self, *, fresh: bool) -> Iterator[RunFolder | None]:
-        """The run folder, in which no other run is; only where agent 0 lives."""
-        if self.crew.rank != 0:
-            yield None
-            return
-        folder = self._folder(fresh=fresh)
-        if self.config.out is None:  # whoever stops it should know where it is
-            self._watch.note(f"run folder: {folder.path}")
-        inside = folder.path / "checkpoints"
-        with alone(inside, otherwise="another process runs or resumes the run"):
-            yield folder
-
-    def _folder(self, *, fresh: bool) -> RunFolder:
-        config = self.config
-        out = None if config.out is None else Path(config.out)
-        if fresh or out is None:
-            return RunFolder.create(out, config, config.method)
-        return RunFolder.open(out, config, config.method)
-
-    def _methods(self, setup: Setup, home: RunFolder | None) -> RunResult:
-        """The method and its controls, one after another."""
-        main = self._method(setup, self.config.method, home, home)
-        controls = [
-            self._method(setup, name, home and home.control(name), home)
-            for name in self.config.controls
-            if name != self.config.method
-        ]
-        if home:
-            home.finish()
-        return self._everywhere(home, [main, *controls])
-
-    def _everywhere(
-        self, home: RunFolder | None, results: Sequence[MethodResult | None]
-    ) -> RunResult:
-        """The result, in every process."""
-        found = [dataclasses.asdict(own) for own in results if own] if home else []
-        told = {"folder": home and str(home.path), "results": found}
-        heard = self._assembly(self.config.agents).tell(told)
-        main, *controls = [MethodResult.of_tree(own) for own in heard["results"]]
-        return RunResult(self.config, Path(heard["folder"]), main, tuple(controls))
-
-    def _assembly(self, agents: int) -> Assembly:
-        """So many agents in this job's processes; made once."""
-        if agents not in self._assemblies:
-            self._assemblies[agents] = Assembly(self.crew.transport(agents), agents)
-        return self._assemblies[agents]
-
-    def _check_methods(self, setup: Setup) -> None:
-        """That graph and model suit all methods, before anything is trained."""
-        settings = method_settings(self.config)
-        methods = {n: METHODS[n](settings) for n in (self.config.method, *self.config.controls)}
-        for name, method in methods.items():
-            for time in range(min(setup.topology.period or _TIMES, _TIMES)):
-                check_needs(name, method, setup.topology.at(time))
-        if any(method.matches for method in methods.values()):
-            self._watch.stage("proving the model's symmetry", 1)
-            _ = setup.analysis  # a model that cannot be exported ends here
-            self._watch.advance()
-
-    def _method(
-        self, setup: Setup, name: str, folder: RunFolder | None, home: RunFolder | None
-    ) -> MethodResult | None:
-        """One method, unless its folder says that it is done; its result where agent 0 lives."""
-        own = setup.pooled() if name == "centralized" else setup
-        assembly = self._assembly(own.config.agents)
-        if not assembly.transport.agents:
-            return None
-        summary = None if folder is None else folder.summary()
-        if assembly.tell(summary is not None):
-            if folder is None or summary is None:
-                return None
-            lines = folder.lines()
-            return MethodResult(name, results_of(lines, self.config.rounds), summary)
-        desk = None if folder is None else Desk(own, name, folder, self._watch, self.callbacks)
-        pretrained = self._pretrain(own, assembly, home)
-        result = Rounds(own, name, assembly, self._watch, desk).run(pretrained)
-        if folder is not None and folder is not home:  # that one's pre-training serves the controls
-            folder.finish()
-        return result
-
-    def _pretrain(
-        self, setup: Setup, assembly: Assembly, home: RunFolder | None
-    ) -> Mapping[int, Pretrained]:
-        """Agents after pre-training: trained now, or taken from where they are kept."""
-        store = None
-        if home:
-            shared = self.pretrained or home.path / "checkpoints" / "pretrained"
-            store = Store(shared / pretrain_digest(setup)[:16], "epoch", 1)
-        return Pretraining(setup, assembly, self._watch, store).run()
+    return Job(config, observer, callbacks, crew, pretrained).run(fresh=fresh)

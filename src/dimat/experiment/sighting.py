@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from dimat.experiment.tree import Tree
 from dimat.matching.gauge import decode, encode
@@ -40,8 +40,10 @@ def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, Mer
         StructureError: If a permutation does not fit the model.
     """
 
-    def moved(message: Mapping[str, Any] | None) -> Permutation | None:
-        return None if message is None or symmetry is None else decode(symmetry, message)
+    def moved(message: Mapping[str, Tensor] | None) -> Permutation | None:
+        if message is None or symmetry is None:
+            return None
+        return decode(symmetry, _on(message, "cpu"))
 
     alignments = {j: moved(message) for j, message in tree["alignments"].items()}
     merged = Merged(
@@ -55,7 +57,7 @@ def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, Mer
     return _on(tree["before"], device), merged
 
 
-def _on(state: State, device: str) -> State:
+def _on(state: Mapping[str, Tensor], device: str) -> State:
     """On the device; what is there already is not copied."""
     there = torch.device(device)
     return {name: value.to(there) for name, value in state.items()}
