@@ -55,6 +55,16 @@ def test_shuffled_agents_are_as_far_apart_as_in_order(own: Fleet, gauge: str) ->
     assert seen["consensus_before"] < 0.5 * raw  # type: ignore[operator]
 
 
+def test_agents_in_different_orders_are_not_measured_against_each_other(own: Fleet) -> None:
+    """An order that spreads has come one edge far: from agent 0 of a line of four to agent 1."""
+    graph: nx.Graph[int] = nx.path_graph(4)
+    states = own.shuffled(own.perturbed(4, by=0.02))
+    sight = see(own, Dimat(Settings("spread")), states, graph)
+    seen = sight.describe()
+    assert seen["consensus_before"] is seen["consensus_after"] is seen["contraction"] is None
+    assert [sight.together(i, i + 1) for i in range(3)] == [True, False, False]
+
+
 def test_plain_averaging_contracts_as_the_mixing_matrix_does(own: Fleet) -> None:
     states, graph = own.perturbed(6), irregular(0)
     sight = see(own, Averaging(), states, graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 from torch import Tensor
@@ -35,18 +36,23 @@ def loss_barrier(
         images: How many of them, >= 1.
 
     Returns:
-        For agent 0 the mean over all edges, 0 on a graph without edges; NaN for the others.
+        For agent 0 the mean over all edges, 0 on a graph without edges; neighbors whose units are
+        in different orders are left out, NaN if all are; NaN for the others.
     """
     seen = test[0][:images], test[1][:images]
     loss = as_message(agent.evaluate(*seen)[1])
     own = [tree_of(m) for m in (yield from gather(agent.index, topology.num_agents, loss))]
     barriers = []
     for i, j in topology.graph.edges:
-        halfway = {} if sight is None else mix(list(sight.pair(i, j)), [0.5, 0.5])
+        halfway: State = {}
+        if sight is not None and sight.together(i, j):
+            halfway = mix(list(sight.pair(i, j)), [0.5, 0.5])
         found = yield from _measured(agent, i, halfway, seen, images)
-        if own:
+        if own and not math.isnan(found):
             barriers.append(found - (own[i] + own[j]) / 2)
     if agent.index != OBSERVER:
+        return float("nan")
+    if not barriers and topology.graph.edges:
         return float("nan")
     return statistics.fmean(barriers) if barriers else 0.0
 
@@ -66,7 +72,9 @@ def _measured(agent: Agent, at: int, state: State, test: Images, images: int) ->
 
 
 def _loss(agent: Agent, state: State, test: Images, images: int) -> float:
-    """What a network would lose at an agent, with running statistics of its images."""
+    """What a network would lose at an agent, with running statistics of its images; NaN if none."""
+    if not state:
+        return float("nan")
     kept = agent.state()
     agent.load(state)
     recalibrate(agent.model, agent.calibration(RECALIBRATE, 0, images))

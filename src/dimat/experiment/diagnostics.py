@@ -55,6 +55,10 @@ class Sight:
         first, second = (self._moved(self.before[k], moves[k]) for k in (i, j))
         return first, second
 
+    def together(self, i: int, j: int) -> bool:
+        """Whether :meth:`pair` has two in one order: one that spreads may not have come to both."""
+        return self.merged[i].gauge == self.merged[j].gauge
+
     def describe(self) -> dict[str, object]:
         """The line of ``diagnostics.jsonl``, but for the round."""
         moves = self._frames if self.edges else [own.permutation for own in self.merged]
@@ -77,7 +81,8 @@ class Sight:
         self, states: Sequence[State], moves: Sequence[Permutation | None]
     ) -> float | None:
         """Consensus distance of states moved into one order; None where not all can be."""
-        if self.edges and None in moves:
+        apart = len({own.gauge for own in self.merged}) > 1
+        if apart or (self.edges and None in moves):
             return None
         gauged = [self._moved(state, move) for state, move in zip(states, moves, strict=True)]
         return consensus_distance(gauged, self.parameters)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dimat.experiment.tree import Tree
-from dimat.matching.gauge import decode, encode
+from dimat.matching.gauge import GaugeId, decode, encode
 from dimat.methods import Member, Merged
 from dimat.state import State
 from dimat.symmetry import Permutation, Symmetry
@@ -23,6 +23,7 @@ def shown(me: Member, merged: Merged) -> Tree:
         "move": None if own is None else encode(own),
         "alignments": {j: encode(move) for j, move in merged.alignments.items()},
         "disagreement": merged.disagreement,
+        "gauge": merged.gauge and [merged.gauge.root, merged.gauge.generation],
         "similarity": merged.similarity,
         "margin": merged.margin,
     }
@@ -51,6 +52,7 @@ def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, Mer
         moved(tree["move"]),
         {j: move for j, move in alignments.items() if move is not None},
         tree["disagreement"],
+        gauge=GaugeId(*tree["gauge"]) if tree["gauge"] else None,
         similarity=tree["similarity"],
         margin=tree["margin"],
     )
