@@ -417,7 +417,7 @@ def test_ctrl_c_ends_it_and_its_processes_at_once(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert len(workers) >= 2
-    assert "the same 'dimat compare' again, goes on from there" in err
+    assert "the same 'dimat compare' or 'dimat agent' again, goes on from there" in err
     assert "Traceback" not in err
     wait_for(lambda: not any(map(alive, workers)), 20)
 
