@@ -1,0 +1,284 @@
+"""An agent in one's own loop: it merges as the methods do, and nobody waits for who is gone."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import dimat
+from dimat.errors import ConfigError, StructureError
+from dimat.exchange.board import serve
+from dimat.state import State, state_of
+from dimat.topology import build_topology
+
+IMAGES = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
+ONE_AT_A_TIME = threading.Lock()  # a model is traced: that is for one thread
+BATCHES = list(IMAGES.split(20))
+
+
+def net(seed: int) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    server = serve("127.0.0.1", 0)
+    yield f"127.0.0.1:{server.port}"
+    del server
+
+
+def together(parts: list[Callable[[], Any]]) -> list[Any]:
+    """What each part returns, all run at once."""
+    results: list[Any] = [None] * len(parts)
+    errors: list[BaseException] = []
+
+    def run(k: int) -> None:
+        try:
+            results[k] = parts[k]()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(len(parts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if errors:
+        raise errors[0]
+    assert not any(thread.is_alive() for thread in threads)
+    return results
+
+
+def agent(
+    store: str, name: str, id: int, model: nn.Module, agents: int = 3, **more: Any
+) -> dimat.Agent:
+    optimizer = more.pop("optimizer", None)
+    settings: dict[str, Any] = {"every": 1, "interface": "127.0.0.1", "timeout_s": 30.0, **more}
+    with ONE_AT_A_TIME:
+        return dimat.Agent(
+            model,
+            optimizer,
+            calibration=BATCHES,
+            id=id,
+            agents=agents,
+            store=store,
+            name=name,
+            **settings,
+        )
+
+
+def parameters(model: nn.Module) -> State:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def test_plain_averaging_gives_everyone_the_weighted_mean(store: str) -> None:
+    models = [net(i) for i in range(3)]
+    before = [parameters(model) for model in models]
+    pi = build_topology("full", 3).at(0).pi
+
+    def part(i: int) -> None:
+        with agent(store, "mean", i, models[i], method="wa", topology="full") as own:
+            found = own.step()
+            assert found is not None
+            assert list(found.heard) == [j for j in range(3) if j != i]
+            assert found.incidents == ()
+
+    together([lambda i=i: part(i) for i in range(3)])
+    for i, model in enumerate(models):
+        for name, value in parameters(model).items():
+            mean = sum(pi[i, j] * before[j][name].double() for j in range(3))
+            assert_close(value.double(), mean, atol=1e-6, rtol=1e-5)
+
+
+def test_permuted_copies_of_one_network_come_into_one_order_and_stay_that_function(
+    store: str,
+) -> None:
+    models = [net(0) for _ in range(3)]
+    symmetry = dimat.find_symmetry(models[0], (IMAGES[:2],))
+    for i, model in enumerate(models):
+        order = symmetry.random(torch.Generator().manual_seed(i))
+        model.load_state_dict(symmetry.apply(order, state_of(model)))
+        model.eval()
+    # running statistics are recomputed, so that it is they that the function is compared under
+    reference = net(0)
+    dimat_recalibrate(reference)
+    expected = reference.eval()(IMAGES)
+
+    def part(i: int) -> Tensor:
+        with agent(store, "copies", i, models[i], topology="ring") as own:
+            for _ in range(3):
+                own.step()
+        out: Tensor = models[i].eval()(IMAGES)
+        return out
+
+    for out in together([lambda i=i: part(i) for i in range(3)]):
+        assert_close(out, expected, atol=1e-5, rtol=1e-4)
+    first, *others = [parameters(model) for model in models]
+    for other in others:
+        assert_close(other, first, atol=1e-5, rtol=1e-4)
+
+
+def dimat_recalibrate(model: nn.Module) -> None:
+    from dimat.merging import recalibrate
+
+    recalibrate(model, BATCHES)
+
+
+def test_the_optimizers_moments_move_with_the_units(store: str) -> None:
+    """A permuted copy that trains on is a permuted copy of what it would have been."""
+    # without BatchNorm: a bias before it has no gradient but noise, which Adam makes as large as any
+    plain = [module for module in net(0) if not isinstance(module, nn.BatchNorm1d)]
+    models = [copy.deepcopy(nn.Sequential(*plain)) for _ in range(2)]
+    symmetry = dimat.find_symmetry(models[0], (IMAGES[:2],))
+    order = symmetry.random(torch.Generator().manual_seed(1))
+    models[1].load_state_dict(symmetry.apply(order, state_of(models[1])))
+    optimizers = [torch.optim.Adam(model.parameters(), 0.1) for model in models]
+    targets = torch.randint(3, (60,), generator=torch.Generator().manual_seed(2))
+
+    def train(i: int) -> None:
+        models[i].train()
+        loss = nn.functional.cross_entropy(models[i](IMAGES), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizers[i].step()
+        optimizers[i].zero_grad()
+
+    def part(i: int) -> None:
+        with agent(
+            store, "moments", i, models[i], agents=2, topology="full", optimizer=optimizers[i]
+        ) as own:
+            for _ in range(3):
+                train(i)
+                own.step()
+            train(i)
+
+    together([lambda i=i: part(i) for i in range(2)])
+    assert_close(parameters(models[1]), parameters(models[0]), atol=1e-4, rtol=1e-3)
+
+
+def test_exchanges_are_at_every_so_many_steps(store: str) -> None:
+    models = [net(i) for i in range(2)]
+
+    def part(i: int) -> list[bool]:
+        with agent(store, "every", i, models[i], agents=2, every=3, topology="full") as own:
+            return [own.step() is not None for _ in range(7)]
+
+    assert (
+        together([lambda i=i: part(i) for i in range(2)])
+        == [[False, False, True, False, False, True, False]] * 2
+    )
+
+
+def test_who_leaves_is_not_waited_for(store: str) -> None:
+    models = [net(i) for i in range(3)]
+
+    def part(i: int) -> list[list[int]]:
+        with agent(store, "leaves", i, models[i], topology="full", timeout_s=20.0) as own:
+            for _ in range(1 if i == 1 else 4):
+                own.step()
+            return [list(found.heard) for found in own.history]
+
+    first, second, third = together([lambda i=i: part(i) for i in range(3)])
+    assert second == [[0, 2]]
+    assert first[0] == [1, 2]
+    assert first[2:] == [[2], [2]]
+    assert third[2:] == [[0], [0]]
+
+
+def test_who_joins_late_takes_over_a_neighbors_state_and_who_kept_its_own_does_not(
+    store: str,
+) -> None:
+    models = [net(i) for i in range(3)]
+    gone, back = threading.Event(), threading.Event()
+
+    def stays(i: int) -> None:
+        with agent(store, "late", i, models[i], topology="full", timeout_s=3.0) as own:
+            for k in range(9):
+                if k == 4:
+                    gone.set()
+                    assert back.wait(30)
+                    own._hood.await_neighbors([2], 10)
+                own.step()
+
+    def comes() -> tuple[State, int, int]:
+        assert gone.wait(30)
+        before = parameters(models[2])
+        with agent(store, "late", 2, models[2], topology="full", timeout_s=3.0) as own:
+            own._hood.await_neighbors([0, 1], 10)
+            back.set()
+            own.step()
+            return before, own.rounds, len(own.history)
+
+    _, _, (before, rounds, exchanges) = together([lambda: stays(0), lambda: stays(1), comes])
+    assert exchanges == 1
+    assert rounds >= 4  # it goes on where the others are
+    own, neighbor = parameters(models[2]), parameters(models[0])
+    distance = lambda a, b: sum(float((a[k] - b[k]).square().sum()) for k in a)  # noqa: E731
+    assert distance(own, neighbor) < 0.05 * distance(before, neighbor)
+
+
+def test_an_agent_goes_on_from_its_state_dict(store: str) -> None:
+    models = [net(i) for i in range(2)]
+
+    def part(i: int) -> tuple[int, Any]:
+        with agent(store, "kept", i, models[i], agents=2, topology="full") as own:
+            own.step()
+            own.step()
+            kept = own.state_dict()
+        with agent(store, "kept again", i, models[i], agents=2, topology="full") as again:
+            again.load_state_dict(kept)
+            found = again.step()
+            assert found is not None
+            return found.round, again.state_dict()["gauge"]
+
+    assert together([lambda i=i: part(i) for i in range(2)]) == [(3, [0, 1])] * 2
+
+
+def test_a_model_that_diverged_is_not_sent(store: str) -> None:
+    model = net(0)
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("nan")  # type: ignore[index]
+    with (
+        agent(store, "diverged", 0, model, agents=2, topology="full", timeout_s=0.3) as own,
+        pytest.raises(StructureError, match=r"agent 0, round 1, before the merge: '0\.weight'"),
+    ):
+        own.step()
+
+
+def test_nothing_is_drawn_from_the_users_random_numbers(store: str) -> None:
+    data = torch.utils.data.TensorDataset(IMAGES, torch.zeros(60))
+    loader = torch.utils.data.DataLoader(data, batch_size=20, shuffle=True)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    dimat.Agent(
+        net(0), None, calibration=loader, id=0, agents=1, store=store, topology="ring", name="alone"
+    ).close()
+    assert_close(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": 0}, "'every' is 0: must be >= 1"),
+        ({"store": None}, "nothing says where the other agents are: start with torchrun, or give"),
+        ({"id": None}, "with 'store' give 'id' and 'agents'"),
+        ({"id": 3}, "'id' is 3: must be in 0 … 2"),
+        ({"store": "here"}, "'store' is 'here': must be HOST:PORT"),
+        ({"method": "fedavg"}, "'method' needs every message of every agent"),
+        ({"method": "dimatt"}, "'method' is 'dimatt': did you mean 'dimat'"),
+        ({"topology": build_topology("ring", 5)}, "'topology' is of 5 agents, and there are 3"),
+    ],
+)
+def test_a_wrong_setting_is_named(store: str, settings: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"id": 0, "agents": 3, "store": store, **settings}
+    with pytest.raises(ConfigError, match=message):
+        dimat.Agent(net(0), None, calibration=BATCHES, **given)
