@@ -1,0 +1,203 @@
+"""A store and agents on this machine, each in a process of its own, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from tests.distributed.nursery import Process, ended
+from torch import Tensor
+
+from dimat.experiment.faults import Faults
+
+PAW = ((0, 1), (1, 2), (2, 0), (2, 3))  # degrees 2, 2, 3, 1
+SMALL = {
+    "rounds": 12,
+    "pretrain_epochs": 8,
+    "local_steps": 4,
+    "optimizer.lr": 0.005,
+    "batch_size": 16,
+    "threads": 1,
+    "width": 0.25,
+    "data.train_images": 300,
+    "data.split": "iid",
+    "matching.images": 100,
+    "exchange.timeout_s": 20,
+}
+Launch = Callable[[Sequence[str], Path], Process]
+
+
+class Cluster:
+    """One run of agents that may be missing, and its store.
+
+    Args:
+        folder: Of all that it writes.
+        launch: Starts a process.
+        edges: Of the graph; agents are numbered from 0.
+        host: Where the store listens.
+        settings: Of the run, by name; others are those of ``SMALL``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        launch: Launch,
+        edges: Sequence[tuple[int, int]] = PAW,
+        host: str = "127.0.0.1",
+        **settings: object,
+    ) -> None:
+        self.folder, self.launch, self.edges, self.host = folder, launch, edges, host
+        self.agents = 1 + max(max(edge) for edge in edges)
+        self.settings: dict[str, object] = {**SMALL, **_dotted(settings)}
+        self.processes: dict[int, Process] = {}
+        self.store: Process | None = None
+        self._port = 0
+        self.plan = Faults()
+        graph = folder / "edges.txt"
+        graph.write_text("".join(f"{i} {j}\n" for i, j in edges))
+        self._words = ["--agents", str(self.agents), "--topology.name", "edges"]
+        self._words += ["--topology.path", str(graph)]
+
+    # --- processes --------------------------------------------------------------------------
+
+    def open(self, launch: Launch | None = None) -> None:
+        """Start the store: the first time at a free port, then at that one again."""
+        log = self.folder / "store.log"
+        log.write_text("")
+        words = ["store", "--listen", f"{self.host}:{self._port}"]
+        self.store = (launch or self.launch)(words, log)
+        self.until(lambda: log.read_text().startswith("store: "), "the store listens")
+        self._port = int(log.read_text().split(":")[-1])
+
+    def start(
+        self, agent: int, launch: Launch | None = None, *, settings: Mapping[str, object] = {}
+    ) -> None:
+        """Start an agent, for the first time or again."""
+        plan = self.folder / f"faults-{agent}.json"
+        self.plan.save(plan)
+        own = ["agent", "--id", str(agent), "--store", f"{self.host}:{self._port}"]
+        own += ["--faults", str(plan), "--out", str(self.folder / "out")]
+        words = [*own, *self._words, *_options({**self.settings, **settings})]
+        self.processes[agent] = (launch or self.launch)(words, self.log(agent))
+
+    def start_all(self) -> None:
+        """The store, if there is none, and all agents."""
+        if self.store is None:
+            self.open()
+        for agent in range(self.agents):
+            self.start(agent)
+
+    def delay(self, seconds: float, agents: Collection[int] | None = None) -> None:
+        """Make every round last that long; before agents are started."""
+        for agent in range(self.agents) if agents is None else agents:
+            for number in range(1, int(str(self.settings["rounds"])) + 1):
+                self.plan = self.plan.delay(agent=agent, round=number, seconds=seconds)
+
+    def send(self, agent: int, number: signal.Signals) -> None:
+        """Send a signal to an agent; after SIGKILL, wait until it is gone."""
+        process = self.processes[agent]
+        os.kill(process.pid, number)
+        if number is signal.SIGKILL:
+            assert ended(process, 10) == -signal.SIGKILL
+
+    def kill_store(self) -> None:
+        """The store is gone from one moment to the next."""
+        assert self.store is not None
+        os.kill(self.store.pid, signal.SIGKILL)
+        assert ended(self.store, 10) == -signal.SIGKILL
+        self.store = None
+
+    def finish(self, agents: Collection[int] | None = None, wait_s: float = 60) -> dict[int, int]:
+        """How agents ended, all of which have to within so many seconds."""
+        end, found = time.monotonic() + wait_s, {}
+        for agent in range(self.agents) if agents is None else agents:
+            code = ended(self.processes[agent], end - time.monotonic())
+            assert code is not None, f"agent {agent} has not ended:\n{self.tail(agent)}"
+            found[agent] = code
+        return found
+
+    def close(self) -> None:
+        """Kill all that is left."""
+        for process in [*self.processes.values(), *([self.store] if self.store else [])]:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                ended(process, 10)
+
+    def until(self, holds: Callable[[], bool], what: str, wait_s: float = 60) -> float:
+        """Wait until something is so; how many seconds that took."""
+        start = time.monotonic()
+        while not holds():
+            if time.monotonic() - start > wait_s:
+                tails = "\n".join(f"{i}: {self.tail(i)}" for i in self.processes)
+                raise AssertionError(f"not within {wait_s} s: {what}\n{tails}")
+            time.sleep(0.02)
+        return time.monotonic() - start
+
+    # --- what they leave ---------------------------------------------------------------------
+
+    def path(self, agent: int) -> Path:
+        """The run folder of an agent."""
+        return self.folder / "out" / f"agent-{agent:03d}"
+
+    def log(self, agent: int) -> Path:
+        """What an agent printed."""
+        return self.folder / f"{agent}.log"
+
+    def tail(self, agent: int) -> str:
+        """The end of it."""
+        return self.log(agent).read_text()[-1500:]
+
+    def lines(self, agent: int, name: str = "metrics") -> list[dict[str, Any]]:
+        """The whole lines of a file of lines."""
+        file = self.path(agent) / f"{name}.jsonl"
+        text = file.read_text() if file.exists() else ""
+        return [json.loads(x) for x in text.splitlines(keepends=True) if x.endswith("\n")]
+
+    def merged(self, agent: int) -> dict[int, dict[str, Any]]:
+        """The metrics right after a merge, by round."""
+        return {x["round"]: x for x in self.lines(agent) if x["phase"] == "merged"}
+
+    def round(self, agent: int) -> int:
+        """The last round whose training an agent has recorded."""
+        return max((x["round"] for x in self.lines(agent) if x["phase"] == "trained"), default=-1)
+
+    def incidents(self, agent: int, neighbor: int) -> list[tuple[int, str, str]]:
+        """Round, what and why of all that did not count with a neighbor."""
+        found = self.lines(agent, "incidents")
+        return [(x["round"], x["what"], x["why"]) for x in found if x["agent"] == neighbor]
+
+    def exchanged(self, agent: int, neighbor: int) -> int:
+        """How many exchanges with a neighbor counted so far."""
+        lines = self.lines(agent)
+        return int(lines[-1]["exchanged"].get(str(neighbor), 0)) if lines else 0
+
+    def struck(self, agent: int, kind: str) -> list[int]:
+        """Rounds of the faults of a kind that struck an agent."""
+        return [x["round"] for x in self.lines(agent, "faults") if x["kind"] == kind]
+
+    def state(self, agent: int) -> dict[str, Tensor]:
+        """The final state of an agent."""
+        return load_file(self.path(agent) / "states" / f"agent-{agent:03d}.safetensors")
+
+    def reference(self, name: str = "whole", **settings: object) -> Path:
+        """``dimat run`` of the same config in one process, ended; its folder."""
+        out, own = self.folder / name, {**self.settings, "matching.gauge": "spread", "controls": []}
+        words = ["run", *self._words, *_options({**own, **_dotted(settings)}), "--out", str(out)]
+        log = self.folder / f"{name}.log"
+        assert ended(self.launch(words, log), 120) == 0, log.read_text()
+        return out
+
+
+def _dotted(settings: Mapping[str, object]) -> dict[str, object]:
+    """``exchange__timeout_s`` is how Python can write ``exchange.timeout_s``."""
+    return {name.replace("__", "."): value for name, value in settings.items()}
+
+
+def _options(settings: Mapping[str, object]) -> list[str]:
+    return [f"--{name}={value}" for name, value in settings.items()]
