@@ -135,7 +135,7 @@ def dimat_recalibrate(model: nn.Module) -> None:
 
 def test_the_optimizers_moments_move_with_the_units(store: str) -> None:
     """A permuted copy that trains on is a permuted copy of what it would have been."""
-    # without BatchNorm: a bias before it has no gradient but noise, which Adam makes as large as any
+    # without BatchNorm: a bias before it has a gradient of noise only, which Adam makes large
     plain = [module for module in net(0) if not isinstance(module, nn.BatchNorm1d)]
     models = [copy.deepcopy(nn.Sequential(*plain)) for _ in range(2)]
     symmetry = dimat.find_symmetry(models[0], (IMAGES[:2],))
