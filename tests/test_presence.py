@@ -1,0 +1,159 @@
+"""What an agent that comes late is to its neighbors, from what they say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+import torch
+
+from dimat.exchange.neighborhood import Neighborhood
+from dimat.matching.gauge import GaugeId
+from dimat.methods import Member, Merged
+from dimat.presence import Presence, Standing
+from dimat.topology import build_topology
+
+ORDER, OTHER = GaugeId(0, 1), GaugeId(3, 1)
+
+
+class Hood:
+    """Neighbors that say what a test wants."""
+
+    def __init__(self, news: Mapping[int, Mapping[str, Any]]) -> None:
+        self._news = news
+        self.heard: Mapping[int, Mapping[str, Any]] = {}
+        self.saying: Mapping[str, Any] = {}
+        self.quiet = False
+
+    def news(self) -> Mapping[int, Mapping[str, Any]]:
+        return self._news
+
+
+def presence(**news: Mapping[str, Any]) -> Presence:
+    said = {int(name[1:]): own for name, own in news.items()}
+    return Presence(cast(Neighborhood, Hood(said)))
+
+
+def at(number: int, gauge: GaugeId | None = ORDER, **more: Any) -> dict[str, Any]:
+    order = None if gauge is None else [gauge.root, gauge.generation]
+    return {"round": number, "gauge": order, **more}
+
+
+def _nothing() -> Any:
+    raise AssertionError("no units are matched here")
+
+
+def member(agent: int = 1, topology: str = "ring", agents: int = 4) -> Member:
+    network = build_topology(topology, agents)
+    return Member(agent, 1, {"w": torch.ones(2)}, network.at(0), ["w"], _nothing, list)
+
+
+@pytest.mark.parametrize("done", [7, 8, 9])
+def test_who_is_at_most_a_round_behind_goes_on_as_it_is(done: int) -> None:
+    own = presence(_0=at(8), _2=at(7, OTHER))
+    assert own.catch_up(done, GaugeId(9, 9)) == done
+    assert own.standing is Standing.CURRENT
+
+
+@pytest.mark.parametrize(
+    ("gauge", "standing"),
+    [(ORDER, Standing.CURRENT), (OTHER, Standing.STALE), (None, Standing.STALE)],
+)
+def test_who_was_away_goes_on_where_others_are_and_listens_first_if_its_order_is_another(
+    gauge: GaugeId | None, standing: Standing
+) -> None:
+    own = presence(_0=at(8), _2=at(9))
+    assert own.catch_up(3, gauge) == 9
+    assert own.standing is standing
+
+
+def test_where_no_method_keeps_orders_who_was_away_is_mixed_at_once() -> None:
+    own = presence(_0=at(8, None), _2=at(9, None))
+    assert own.catch_up(3, None) == 9
+    assert own.standing is Standing.CURRENT
+
+
+def test_who_has_nothing_is_new_where_others_have_begun() -> None:
+    own = presence(_0=at(1))
+    assert own.catch_up(0, None, empty_handed=True) == 1
+    assert own.standing is Standing.NEW
+
+
+def test_at_the_very_beginning_nobody_is_new() -> None:
+    own = presence(_0=at(0), _2=at(0))
+    assert own.catch_up(0, None, empty_handed=True) == 0
+    assert own.standing is Standing.CURRENT
+
+
+def test_who_was_pretrained_while_others_went_on_listens_first() -> None:
+    own = presence(_0=at(5, None))
+    assert own.catch_up(0, None) == 5
+    assert own.standing is Standing.STALE
+
+
+def test_those_who_listen_themselves_are_no_measure() -> None:
+    own = presence(_0=at(50, quiet=True), _2=at(3))
+    assert own.catch_up(3, ORDER) == 3
+
+
+def test_who_is_new_has_all_its_weight_on_the_neighbor_it_listens_to_most() -> None:
+    own = presence(_0=at(5, quiet=True), _2=at(5))
+    own.standing = Standing.NEW
+    me = own.member(member())
+    assert me.neighbors == [0, 2]
+    assert me.weights == [0.0, 0.0, 1.0]  # 0 listens itself
+    others = [float(x) for x in me.topology.pi[0]]
+    assert others == [float(x) for x in build_topology("ring", 4).at(0).pi[0]]
+
+
+def test_everybody_else_weighs_as_the_mixing_matrix_says() -> None:
+    own = presence(_0=at(5), _2=at(5))
+    for standing in (Standing.CURRENT, Standing.STALE):
+        own.standing = standing
+        me = member()
+        assert own.member(me) is me
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "standing"),
+    [
+        ([1.0, 3.0, 2.0], 4.0, Standing.CURRENT),  # twice the median
+        ([1.0, 3.0, 2.0], 4.1, Standing.STALE),
+        ([None, None], 9.9, Standing.CURRENT),  # nobody can say
+    ],
+)
+def test_who_listens_is_heard_again_once_it_is_near(
+    theirs: list[float | None], ours: float, standing: Standing
+) -> None:
+    own = presence()
+    own.standing = Standing.STALE
+    own.hood.heard = {j: {"disagreement": x} for j, x in enumerate(theirs)}
+    own.after(Merged({}, disagreement=ours))
+    assert own.standing is standing
+
+
+def test_who_heard_nobody_stays_what_it_was() -> None:
+    for standing in Standing:
+        own = presence()
+        own.standing = standing
+        own.after(Merged({}))
+        assert own.standing is standing
+
+
+def test_who_took_over_a_state_is_mixed_from_then_on_and_says_nothing_of_its_disagreement() -> None:
+    own = presence()
+    own.standing = Standing.NEW
+    own.after(Merged({}, disagreement=123.0))
+    own.speak(4, ORDER)
+    assert own.standing is Standing.CURRENT
+    assert not own.hood.quiet
+    assert own.hood.saying == {"round": 4, "gauge": [0, 1], "disagreement": None, "resumed": False}
+
+
+@pytest.mark.parametrize("standing", [Standing.STALE, Standing.NEW])
+def test_who_listens_says_that_it_is_not_to_be_mixed(standing: Standing) -> None:
+    own = presence()
+    own.standing = standing
+    own.speak(4, None)
+    assert own.hood.quiet
