@@ -30,6 +30,10 @@ def crew_of(config: RunConfig) -> Iterator[Crew]:
     if not torchrun.launched():
         yield ALONE
         return
+    if config.device == "cuda":  # each process of a machine has the GPU of its own number
+        import torch
+
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     own = config.exchange
     # While the first process trains the one agent of centralized the others have nothing to do.
     idle = "centralized" in (config.method, *config.controls)

@@ -162,7 +162,7 @@ def decode(symmetry: Symmetry, message: Mapping[str, Tensor]) -> Permutation:
                 f"permutation of group '{group.name}' has shape {found}, "
                 f"expected {(group.cells, group.size)}"
             )
-        rows = value.numpy().astype(np.int64)
+        rows = value.cpu().numpy().astype(np.int64)
         if not np.array_equal(np.sort(rows, 1), np.tile(np.arange(group.size), (group.cells, 1))):
             raise StructureError(f"permutation of group '{group.name}' is not one to one")
         slots[group.name] = rows
