@@ -6,6 +6,7 @@ ends as a Python process ends. Only the seconds that its imports would take are 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 ROOT = Path(__file__).parent.parent.parent
+_NETWORK = 0x40000000  # CLONE_NEWNET
 
 
 class Process(Protocol):
@@ -36,16 +38,18 @@ class Nursery:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.distributed.nursery"],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # as the commands set it themselves, where they import PyTorch
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self._one_asks = threading.Lock()
 
-    def __call__(self, words: Sequence[str], log: Path) -> Child:
-        """``dimat WORDS``, with its output added to a file."""
-        return Child(int(self._ask({"words": list(words), "log": str(log)}) or 0), self)
+    def __call__(self, words: Sequence[str], log: Path, host: str = "") -> Child:
+        """``dimat WORDS``, with its output added to a file, in a network namespace if named."""
+        question = {"words": list(words), "log": str(log), "host": host}
+        return Child(int(self._ask(question) or 0), self)
 
     def code(self, pid: int) -> int | None:
         """How a process ended, if it has: as ``Popen.returncode``."""
@@ -80,11 +84,11 @@ class Child:
         return self._code
 
 
-def popen(words: Sequence[str], log: Path, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """The same from nothing: ``BEFORE python -m dimat WORDS``."""
+def popen(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """The same from nothing: ``python -m dimat WORDS``."""
     with log.open("ab") as file:
         return subprocess.Popen(
-            [*before, sys.executable, "-m", "dimat", *words],
+            [sys.executable, "-m", "dimat", *words],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -106,7 +110,7 @@ def _serve(questions: IO[str], answers: IO[str]) -> None:
         question = json.loads(line)
         if "words" in question:
             if not (answer := os.fork()):
-                _become(question["words"], Path(question["log"]))
+                _become(question["words"], Path(question["log"]), question["host"])
             living.add(answer)
         else:
             pid, status = os.waitpid(question["pid"], os.WNOHANG)
@@ -118,9 +122,13 @@ def _serve(questions: IO[str], answers: IO[str]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _become(words: Sequence[str], log: Path) -> None:
+def _become(words: Sequence[str], log: Path, host: str) -> None:
     """What a command does; does not return."""
     from dimat.cli import main
+
+    if host:
+        namespace = os.open(f"/run/netns/{host}", os.O_RDONLY)
+        assert ctypes.CDLL(None).setns(namespace, _NETWORK) == 0
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)

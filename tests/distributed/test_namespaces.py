@@ -1,0 +1,167 @@
+"""Three network namespaces as hosts, on one bridge: an agent each, and the store in the first.
+
+What a loopback cannot show: a cable that is pulled, packets that vanish without a word, and which
+addresses are listened on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from tests.distributed.cluster import Cluster, Launch
+from tests.distributed.nursery import Nursery, Process
+
+TRIANGLE = ((0, 1), (1, 2), (2, 0))
+TIMEOUT_S = 3.0
+BRIDGE = f"dimat{os.getpid() % 100000}"
+LISTENS = "0A"  # the state of a socket in /proc/net/tcp
+
+
+def do(*words: str) -> None:
+    """Run a command."""
+    subprocess.run(words, check=True, capture_output=True, text=True)
+
+
+def address(host: int) -> str:
+    """Of a host on the bridge."""
+    return f"10.213.77.{host + 1}"
+
+
+@contextmanager
+def host(number: int) -> Iterator[str]:
+    """A namespace with a cable to the bridge; its name, and that of the cable's near end."""
+    name, near = f"{BRIDGE}h{number}", f"{BRIDGE[:12]}p{number}"
+    do("ip", "netns", "add", name)
+    try:
+        do("ip", "link", "add", near, "type", "veth", "peer", "name", "eth0", "netns", name)
+        do("ip", "link", "set", near, "master", BRIDGE, "up")
+        do("ip", "-n", name, "addr", "add", f"{address(number)}/24", "dev", "eth0")
+        do("ip", "-n", name, "link", "set", "eth0", "up")
+        do("ip", "-n", name, "link", "set", "lo", "up")
+        yield near
+    finally:
+        subprocess.run(["ip", "link", "del", near], check=False)
+        do("ip", "netns", "del", name)
+
+
+@pytest.fixture(scope="module")
+def cables() -> Iterator[list[str]]:
+    """Three hosts; the near ends of their cables."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    if shutil.which("ip") is None:
+        pytest.skip("network namespaces need the command 'ip' (iproute2)")
+    made = subprocess.run(
+        ["ip", "link", "add", BRIDGE, "type", "bridge"], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"this kernel makes no bridge: {made.stderr.strip()}")
+    try:
+        do("ip", "link", "set", BRIDGE, "up")
+        with host(0) as first, host(1) as second, host(2) as third:
+            yield [first, second, third]
+    finally:
+        do("ip", "link", "del", BRIDGE)
+
+
+def on(nursery: Nursery, number: int) -> Launch:
+    """``dimat WORDS`` on a host; an agent there says that it is reached there."""
+
+    def launch(words: Sequence[str], log: Path) -> Process:
+        own = ["--interface", address(number)] if words[0] == "agent" else []
+        return nursery([*words, *own], log, f"{BRIDGE}h{number}")
+
+    return launch
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, cables: list[str], nursery: Nursery
+) -> Iterator[Cluster]:
+    """A triangle of agents that exchange, an agent a host; every test leaves it whole."""
+    settings = {"rounds": 400, "exchange__timeout_s": TIMEOUT_S}
+    folder = tmp_path_factory.mktemp("hosts")
+    with closing(Cluster(folder, nursery, TRIANGLE, address(0), **settings)) as own:
+        own.delay(0.2)
+        own.open(on(nursery, 0))
+        for i in range(3):
+            own.start(i, on(nursery, i))
+        for i, j in TRIANGLE:
+            again(own, i, j)
+        yield own
+        for i in range(3):
+            own.send(i, signal.SIGTERM)
+        own.finish(wait_s=30)
+
+
+def again(cluster: Cluster, i: int, j: int) -> float:
+    """Wait until an exchange between two has counted at both, later than now; the seconds."""
+    before = cluster.exchanged(i, j), cluster.exchanged(j, i)
+    return cluster.until(
+        lambda: cluster.exchanged(i, j) > before[0] and cluster.exchanged(j, i) > before[1],
+        f"{i} and {j} exchange",
+    )
+
+
+def listening(number: int) -> set[str]:
+    """The addresses that are listened on in a host, of both families, as the kernel says."""
+    command = [
+        "ip",
+        "netns",
+        "exec",
+        f"{BRIDGE}h{number}",
+        "cat",
+        "/proc/net/tcp",
+        "/proc/net/tcp6",
+    ]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    sockets = [line.split() for line in text.splitlines()]
+    return {x[1].partition(":")[0] for x in sockets if len(x) > 3 and x[3] == LISTENS}
+
+
+def test_what_listens_does_so_on_the_given_address_only(cluster: Cluster) -> None:
+    for number in range(3):
+        packed = "".join(f"{int(x):02X}" for x in reversed(address(number).split(".")))
+        assert listening(number) == {packed}
+
+
+def cut(kind: str, cable: str, *, mended: bool = False) -> None:
+    """Pull a cable, or let all that should arrive through it vanish without a word."""
+    if kind == "pulled":
+        do("ip", "link", "set", cable, "up" if mended else "down")
+    else:
+        do("bridge", "link", "set", "dev", cable, "state", "3" if mended else "0")
+
+
+@pytest.mark.parametrize("kind", ["pulled", "silent"])
+def test_a_host_cut_off_is_missed_for_the_timeout_and_is_back_once_the_cable_is(
+    cluster: Cluster, cables: list[str], kind: str
+) -> None:
+    before = {edge: losses(cluster, *edge) for edge in ((0, 1), (1, 0), (2, 1), (1, 2))}
+    cut(kind, cables[1])
+    assert again(cluster, 2, 0) < TIMEOUT_S + 8  # they wait once for what does not come
+    counted = cluster.exchanged(0, 1)
+    for edge, number in before.items():
+        cluster.until(
+            lambda e=edge, n=number: losses(cluster, *e) > n, f"{edge[0]} misses {edge[1]}"
+        )
+    assert again(cluster, 2, 0) < TIMEOUT_S
+    alone = cluster.round(1)
+    cluster.until(lambda: cluster.round(1) > alone, "agent 1 goes on by itself")
+    assert cluster.exchanged(0, 1) == counted
+    cut(kind, cables[1], mended=True)
+    again(cluster, 0, 1)
+    again(cluster, 1, 2)
+    assert cluster.incidents(0, 2) == cluster.incidents(2, 0) == []
+
+
+def losses(cluster: Cluster, i: int, j: int) -> int:
+    """How often an agent has missed another so far."""
+    return [what for _, what, _ in cluster.incidents(i, j)].count("lost")
