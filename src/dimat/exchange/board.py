@@ -12,6 +12,12 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from dimat.errors import ConfigError, ExchangeError
 
 _PATIENCE = timedelta(seconds=5)
+CONNECT_S = 20.0
+"""The longest that it may take to connect.
+
+Torch asks for the name of every address that it connects to, 127.0.0.1 too. A name server that does
+not answer costs 5 s each time.
+"""
 
 
 def serve(host: str, port: int) -> TCPStore:
@@ -36,7 +42,8 @@ def serve(host: str, port: int) -> TCPStore:
             "of this machine and a free port"
         ) from error
     port = listener.getsockname()[1]
-    return TCPStore(host, port, None, True, _PATIENCE, False, master_listen_fd=listener.detach())
+    wait = timedelta(seconds=CONNECT_S)
+    return TCPStore(host, port, None, True, wait, False, master_listen_fd=listener.detach())
 
 
 class Board:
@@ -67,13 +74,23 @@ class Board:
                 # Asked first, as a TCPStore that finds nobody fills stderr.
                 with socket.create_connection((self.host, self.port), 2):
                     pass
-                client = TCPStore(self.host, self.port, None, False, _PATIENCE, False)
+                wait = timedelta(seconds=CONNECT_S)
+                client = TCPStore(self.host, self.port, None, False, wait, False)
+                client.set_timeout(_PATIENCE)
                 self._store = PrefixStore(self.prefix, client)
             except (OSError, RuntimeError) as error:
                 raise ExchangeError(
                     f"the store at {self.host}:{self.port} does not answer: {error}"
                 ) from error
         return self._store
+
+    def under(self, name: str) -> Store:
+        """The keys under a name, on the same connection.
+
+        Raises:
+            ExchangeError: If the store cannot be reached.
+        """
+        return PrefixStore(name, self.store())
 
     def put(self, key: str, value: str) -> None:
         """Write a key.

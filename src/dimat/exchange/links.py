@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dimat.exchange.board import Board
+from dimat.exchange.board import CONNECT_S, Board
 from dimat.exchange.gloo import Pipe
 from dimat.exchange.link import Link, Rules
-from dimat.exchange.meeting import meet
+from dimat.exchange.meeting import JOIN_S, meet
 from dimat.exchange.pool import Pool
 
 
@@ -71,7 +71,9 @@ class Links:
         atexit.unregister(self.close)
         for link in self._links.values():
             link.close()
-        end = time.monotonic() + self.rules.timeout_s + 1
+        # Whoever is being met at this moment is waited for: a thread that is stopped in the midst
+        # of that at the end of the process would abort it.
+        end = time.monotonic() + self.rules.timeout_s + max(JOIN_S, CONNECT_S)
         for link in self._links.values():
             link.join(max(end - time.monotonic(), 0.0))
 

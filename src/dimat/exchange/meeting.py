@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dimat.exchange.board import Board
 from dimat.exchange.gloo import Pipe
 
-_JOIN_S = 5.0
-_RENEW_S = 4 * _JOIN_S  # a token that was answered by nobody
+JOIN_S = 5.0  # seconds that who comes first waits for the other, once both have a name
+_RENEW_S = 4 * JOIN_S  # a token that was answered by nobody
+_GLOO_KEY = "0/"  # where Gloo writes the address of a side, under the name of the attempt
 _QUICK_S, _SLOW_S = 0.02, 0.25
 
 
@@ -42,12 +43,7 @@ def meet(
     name = _answer(board, edge, wanted) if own < other else _ask(board, edge, wanted)
     if name is None:
         return None
-    store = board.another()
-    store.prefix = f"{board.prefix}/{edge}/{name}"
-    pipe = Pipe(store.store(), int(own > other), address, _JOIN_S)
-    if own > other:
-        board.drop(f"{edge}/token")
-    return pipe
+    return Pipe(board.under(f"{edge}/{name}"), int(own > other), address, JOIN_S)
 
 
 def _ask(board: Board, edge: str, wanted: Callable[[], bool]) -> str | None:
@@ -64,10 +60,14 @@ def _ask(board: Board, edge: str, wanted: Callable[[], bool]) -> str | None:
 
 
 def _answer(board: Board, edge: str, wanted: Callable[[], bool]) -> str | None:
-    since, answered = time.monotonic(), (board.look(f"{edge}/name") or "").partition(".")[0]
+    since, before = time.monotonic(), board.look(f"{edge}/name")
+    answered = (before or "").partition(".")[0]
     while wanted():
         token = board.look(f"{edge}/token")
         if token is not None and token != answered:
+            # Who asks anew has given up the attempt before: an edge never has many keys.
+            for side in range(2):
+                board.drop(f"{edge}/{before}/{_GLOO_KEY}{side}")
             name = f"{token}.{uuid.uuid4().hex}"
             board.put(f"{edge}/name", name)
             return name

@@ -1,0 +1,68 @@
+"""Agents, each in a thread of its own, that meet at one store."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+from uuid import uuid4
+
+from dimat.exchange.board import Board, serve
+
+Result = TypeVar("Result")
+HOST = "127.0.0.1"
+DEADLOCK_S = 60.0
+
+# Torch asks for the name of each address that it connects to; not all name servers answer always.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:3")
+_store = None
+
+
+def board(prefix: str | None = None) -> Board:
+    """A place of its own, unless it is named, at the one store of this process."""
+    global _store
+    _store = _store or serve(HOST, 0)
+    return Board(HOST, _store.port, prefix or uuid4().hex)
+
+
+def together(works: Sequence[Callable[[], Result]], deadline_s: float = DEADLOCK_S) -> list[Result]:
+    """What each gives, all begun at once; the first error if one fails, and none may hang."""
+    results: dict[int, Result] = {}
+    errors: list[BaseException] = []
+
+    def guarded(k: int) -> None:
+        try:
+            results[k] = works[k]()
+        except BaseException as error:
+            errors.append(error)
+
+    running = [threading.Thread(target=guarded, args=(k,), daemon=True) for k in range(len(works))]
+    for thread in running:
+        thread.start()
+    end = time.monotonic() + deadline_s
+    for thread in running:
+        thread.join(max(end - time.monotonic(), 0))
+    if errors:
+        raise errors[0]
+    assert not any(thread.is_alive() for thread in running), "a deadlock"
+    return [results[k] for k in range(len(works))]
+
+
+def until(what: Callable[[], object], wait_s: float = 10.0) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + wait_s
+    while not what():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+@contextmanager
+def closing(things: Sequence[object]) -> Iterator[None]:
+    """Close all of them in the end, at once."""
+    try:
+        yield
+    finally:
+        together([thing.close for thing in things])  # type: ignore[attr-defined]
