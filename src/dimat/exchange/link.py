@@ -171,8 +171,8 @@ class Link:
     def _serve(self, pipe: Pipe) -> None:
         """All that happens on one pipe."""
         try:
-            self.greeting = self._greet(pipe)
-            check_terms(self.rules.terms, self.greeting.get("terms"), self.who)
+            greeting = self._greet(pipe)
+            check_terms(self.rules.terms, greeting.get("terms"), self.who)
         except Broken as error:
             pipe.close()
             return self._turn(Status.DOWN, str(error))
@@ -180,15 +180,15 @@ class Link:
             pipe.close()
             return self._turn(Status.DIFFERS, str(error))
         with self._changed:
-            mine, self._mail, self._resetting = self._queue, {}, False
-            self.epoch += 1
+            mine, self._resetting = self._queue, False
+            self.epoch, self.greeting = self.epoch + 1, greeting
             self._turn(Status.UP, "")
         sender = threading.Thread(target=self._send_all, args=(pipe, mine), daemon=True)
         sender.start()
         try:
             end = self._receive_all(pipe)
-        except (Broken, StructureError) as error:
-            end = Status.DOWN, str(error)
+        except Exception as error:  # any, no memory too: what nobody receives on is not up
+            end = Status.DOWN, str(error) or repr(error)
         with self._changed:  # at once: nothing that was meant for this epoch goes into the next
             self._queue = queue.SimpleQueue()
             self._turn(*end)
@@ -199,9 +199,13 @@ class Link:
 
     def _greet(self, pipe: Pipe) -> Mapping[str, Any]:
         """Tell who we are, and hear who they are."""
-        own = {"terms": dict(self.rules.terms), **self._greeting()}
+        with self._changed:
+            self._mail = {}  # what was not looked at until now is not in what we are about to tell
+            own = {"terms": dict(self.rules.terms), **self._greeting()}
         telling = threading.Thread(
-            target=_quietly, args=(self._send, pipe, said(Kind.HELLO, self.us, self.them, own))
+            target=_quietly,
+            args=(self._send, pipe, said(Kind.HELLO, self.us, self.them, own)),
+            daemon=True,
         )
         telling.start()
         try:
@@ -220,6 +224,8 @@ class Link:
                 return Status.DOWN, self.why
             if frame.kind is Kind.BYE:
                 return Status.LEFT, "it said goodbye"
+            if frame.kind is Kind.HELLO:
+                raise StructureError(f"{self.who} greets in the midst of what it says")
             if frame.kind is not Kind.BEAT:
                 with self._changed:
                     self._mail.setdefault((frame.sender, frame.to), deque()).append(frame)

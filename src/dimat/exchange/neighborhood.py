@@ -3,12 +3,14 @@
 An exchange on an edge counts once both ends have accepted what the other said: who has only one
 half of that goes on without it, and says so. Two ends can never be sure that both know: what one
 end counted and the other did not comes out when the edge forms the next time, and is recorded.
+
+Whoever has missed a neighbor in one step of a round leaves it alone for the rest of that round: both
+are at a first step when they talk again, so the steps of two agents never stay out of phase.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 
 from dimat.errors import StructureError
+from dimat.exchange.accounts import Accounts
 from dimat.exchange.board import Board
 from dimat.exchange.link import Link, Rules, Status
 from dimat.exchange.links import Links
@@ -50,10 +53,11 @@ Tamper = Callable[[bytes, torch.Tensor], tuple[bytes, torch.Tensor]]
 
 @dataclass
 class _Half:
-    """What is still open with one neighbor in one step."""
+    """What is still open with one neighbor in one step; mutual if both speak."""
 
     link: Link
     epoch: int
+    mutual: bool
     awaits: set[Kind]
     message: Message | None = None
 
@@ -95,9 +99,7 @@ class Neighborhood:
         self.incidents: list[Incident] = []
         self.tamper: dict[int, Tamper] = {}
         self._agent, self._device, self._patience_s = agent, device, patience_s
-        self._generation = uuid.uuid4().hex
-        self._counted: dict[tuple[int, str], int] = {}
-        self._epochs: dict[int, int] = {}
+        self._accounts = Accounts()
         self._last: dict[int, tuple[int, Mapping[str, Any]]] = {}
         self._links = Links(agent, board, interface, rules, self._greeting)
 
@@ -170,15 +172,17 @@ class Neighborhood:
 
     def _begin(self, step: Step) -> dict[int, _Half]:
         """For each neighbor what is to come, and from which epoch of its link."""
-        halves = {}
+        halves: dict[int, _Half] = {}
+        mutual = {*step.send} & {*step.hear}
+        missed = {own.agent for own in self.incidents if own.uncounted and own.what != "quiet"}
         with self._links.changed:
-            for j in {*step.send, *step.hear}:
+            for j in {*step.send, *step.hear} - (mutual & missed):
                 link = self._links.to(j)
                 self._compare_counts(j, link)
                 awaits = {Kind.DATA} if j in step.hear else set()
-                if j in step.send and j in step.hear:
+                if j in mutual:
                     awaits |= {Kind.ACCEPT}  # one who only listens accepts nothing
-                halves[j] = _Half(link, link.epoch, awaits)
+                halves[j] = _Half(link, link.epoch, j in mutual, awaits)
                 if awaits and link.status is not Status.UP:
                     self._lose(j, halves[j])  # what it said before it was lost is of no use
         return halves
@@ -187,7 +191,7 @@ class Neighborhood:
         packed: dict[int, tuple[bytes, torch.Tensor]] = {}
         own = {"step": number, "quiet": self.quiet, **self.saying}
         for j, message in step.send.items():
-            if not halves[j].link.carries(halves[j].epoch):
+            if j not in halves or not halves[j].link.carries(halves[j].epoch):
                 continue
             if id(message) not in packed:
                 packed[id(message)] = pack(message, own, self._links.pool)
@@ -199,11 +203,22 @@ class Neighborhood:
             traffic.count_sent(message)
 
     def _arrived(self, halves: Mapping[int, _Half]) -> list[tuple[int, Frame]]:
-        """One frame from each neighbor that has one; a broken edge has nothing more to wait for."""
+        """One message from each neighbor that has one, to be read.
+
+        A broken edge has nothing more to wait for. An answer is taken at once: what counts by it is
+        in what the other end is told when the edge forms anew.
+        """
         found = []
         for j, half in halves.items():
             if half.awaits and half.link.epoch == half.epoch and half.link.holds(j, self._agent):
-                found.append((j, half.link.take(j, self._agent)))
+                frame = half.link.take(j, self._agent)
+                if (frame.kind is Kind.DATA) is not (Kind.DATA in half.awaits):
+                    half.link.reset("it is out of step with us")
+                    self._lose(j, half)
+                elif frame.kind is Kind.DATA:
+                    found.append((j, frame))
+                else:
+                    self._take_answer(j, half, frame)
             elif half.awaits and not half.link.carries(half.epoch):
                 self._lose(j, half)
         return found
@@ -224,86 +239,64 @@ class Neighborhood:
             if half.awaits:
                 half.link.reset(f"nothing for {self._patience_s:g} s, though it lives")
 
+    def _take_answer(self, j: int, half: _Half, frame: Frame) -> None:
+        """What a neighbor made of what we said."""
+        half.awaits = set()
+        if frame.kind is Kind.REFUSE:
+            half.message = None
+            self.incidents.append(Incident(j, "declined", _reason(frame)))
+        elif half.message is not None and not self.quiet and not self.heard[j].get("quiet"):
+            self._accounts.count(half.link)
+
     def _take(
         self, j: int, half: _Half, frame: Frame, step: Step, number: int, traffic: Traffic
     ) -> None:
-        """What a neighbor says, or its answer to what we said."""
-        if (frame.kind is Kind.DATA) is not (Kind.DATA in half.awaits):
-            half.link.reset("it is out of step with us")
-            self._lose(j, half)
-        elif frame.kind is Kind.DATA:
-            half.awaits -= {Kind.DATA}
-            try:
-                half.message = self._read(j, frame, step, number)
-                self._last[j] = half.epoch, self.heard[j]
-                answer = said(Kind.ACCEPT, self._agent, j, None)
-                traffic.count_received(half.message)
-            except StructureError as error:
-                self.incidents.append(Incident(j, "refused", str(error)))
-                answer = said(Kind.REFUSE, self._agent, j, str(error))
-            if j in step.send:
-                half.link.post(answer, half.epoch)
-        else:
-            half.awaits = set()
-            if frame.kind is Kind.REFUSE:
-                half.message = None
-                self.incidents.append(Incident(j, "declined", _reason(frame)))
+        """What a neighbor says."""
+        try:
+            own = frame.said
+            if not isinstance(own, dict) or own.get("step") != number:
+                if not half.mutual:
+                    return  # it goes on without us: what we missed is still to be skipped
+                raise StructureError(f"what agent {j} says is of another step of the round")
+            half.message = self._read(j, frame, step)
+            self.heard[j], self._last[j] = own, (half.epoch, own)
+            answer = said(Kind.ACCEPT, self._agent, j, None)
+            traffic.count_received(half.message)
+        except StructureError as error:
+            self.incidents.append(Incident(j, "refused", str(error)))
+            answer = said(Kind.REFUSE, self._agent, j, str(error))
+        half.awaits -= {Kind.DATA}
+        if half.mutual:
+            half.link.post(answer, half.epoch)
 
-    def _read(self, j: int, frame: Frame, step: Step, number: int) -> Message:
-        own = frame.said
-        if not isinstance(own, dict) or own.get("step") != number:
-            raise StructureError(f"what agent {j} says is of another step of the round")
+    def _read(self, j: int, frame: Frame, step: Step) -> Message:
         message = unpack(frame.header, frame.payload, self._device)
         if step.admit is not None:
             step.admit(j, message)
-        self.heard[j] = own
         return message
 
     def _inbox(self, step: Step, halves: Mapping[int, _Half]) -> Inbox:
         inbox = {}
         for j in step.hear:
-            message = halves[j].message
+            message = halves[j].message if j in halves else None
             if message is None:
                 continue
             if self.heard[j].get("quiet"):
                 self.incidents.append(Incident(j, "quiet", "it listens, and is not mixed yet"))
                 continue
-            if not self.quiet:
-                key = j, self._generation_of(halves[j].link)
-                self._counted[key] = self._counted.get(key, 0) + 1
             inbox[j] = message
         return inbox
 
-    # --- one-sided exchanges, found out later ---------------------------------------------------
-
     def _greeting(self, them: int) -> Mapping[str, Any]:
-        known = self._generation_of(self._links.to(them))
-        counted = self._counted.get((them, known), 0)
-        return {
-            **self.saying,
-            "generation": self._generation,
-            "with": known,
-            "counted": counted,
-            "quiet": self.quiet,
-        }
+        with self._links.changed:
+            account = self._accounts.statement(self._links.to(them))
+        return {**self.saying, **account, "quiet": self.quiet}
 
     def _compare_counts(self, j: int, link: Link) -> None:
-        """When an edge has formed anew: what the other end counted in its last epoch."""
-        if link.epoch == self._epochs.get(j, 0):
-            return
-        self._epochs[j] = link.epoch
-        if link.greeting.get("with") != self._generation:
-            return  # it does not know this process
-        key = j, self._generation_of(link)
-        ours, theirs = self._counted.get(key, 0), link.greeting.get("counted")
-        if isinstance(theirs, int) and theirs > ours:
-            why = f"it used {theirs - ours} more of our messages than we of its"
+        """When an edge has formed anew: what the other end alone counted before."""
+        if more := self._accounts.alone(link):
+            why = f"it used {more} more of our messages than we of its"
             self.incidents.append(Incident(j, "one-sided", why))
-            self._counted[key] = theirs
-
-    @staticmethod
-    def _generation_of(link: Link) -> str:
-        return str(link.greeting.get("generation", ""))
 
 
 def _reason(frame: Frame) -> str:

@@ -1,0 +1,397 @@
+"""Each fault hits its own edges alone, is recorded, and is over when the edge has formed anew."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import networkx as nx
+import pytest
+import torch
+from tests.exchange.halls import HOST, board, together, until
+from tests.exchange.village import Village, Villager, edges_used, joined, play, settle, village
+from tests.laws.graphs import PAW
+
+from dimat.exchange import Message, Step, Talk, Traffic
+from dimat.exchange.board import Board, serve
+from dimat.exchange.link import Status
+from dimat.exchange.wire import Frame, Kind
+from dimat.state import check_finite
+
+ALL = {(0, 1), (0, 2), (1, 2), (2, 3)}
+WITHOUT_3 = ALL - {(2, 3)}
+WITHOUT_2 = {(0, 1)}
+PAIR: nx.Graph[int] = nx.Graph([(0, 1)])
+MESSAGE_BYTES = 24
+
+
+def check_quiet(here: Village) -> None:
+    """One more round, in which nothing is amiss."""
+    joined(here)
+    play(here)
+    assert edges_used(here) == {(i, j) for i, j in ALL if i in here and j in here}
+    assert all(own.last == {} for own in here.values())
+
+
+def test_where_nothing_fails_every_edge_carries_every_round_and_all_is_counted() -> None:
+    with village() as here:
+        for k in range(5):
+            play(here)
+            for own in here.values():
+                assert own.heard[-1] == {j: (k,) for j in own.near}
+                assert own.last == {}
+        for own in here.values():
+            size = 5 * MESSAGE_BYTES * len(own.near)
+            assert own.traffic == Traffic(size, size)
+
+
+def test_a_neighbor_that_never_came_is_not_waited_for() -> None:
+    with village(absent=[3]) as here:
+        assert here[2].hood.await_neighbors([0, 1, 3], 0.2) == [3]
+        for _ in range(2):
+            play(here)
+            assert edges_used(here) == WITHOUT_3
+            assert here[2].last == {3: "lost"}
+            assert here[2].why(3) == "not connected yet"
+            assert max(own.spent_s[-1] for own in here.values()) < 1
+
+
+def test_one_that_comes_late_is_taken_up_in_the_next_round() -> None:
+    place = board()
+    with village(absent=[3], place=place) as here:
+        play(here)
+        here[3] = settle(3, place)
+        check_quiet(here)
+        here.pop(3).hood.close()
+
+
+@pytest.mark.parametrize("dies", [2, 3])
+def test_one_that_is_killed_mid_round_is_lost_at_once_and_back_when_it_is_back(dies: int) -> None:
+    place = board()
+    with village(place=place) as here:
+        play(here)
+        rest = {i: own for i, own in here.items() if i != dies}
+        killed = threading.Timer(0.3, here.pop(dies).die)
+        killed.start()
+        play(rest)  # they wait for it when it dies
+        killed.join()
+        assert edges_used(rest) == (WITHOUT_2 if dies == 2 else WITHOUT_3)
+        for own in rest.values():
+            assert own.last == ({dies: "lost"} if dies in own.near else {})
+            assert own.spent_s[-1] < 2
+        here[dies] = settle(dies, place)
+        check_quiet(here)
+        here.pop(dies).hood.close()  # it had a past that we do not know
+
+
+def test_one_that_says_goodbye_has_left_and_nobody_waits() -> None:
+    with village() as here:
+        play(here)
+        here.pop(3).hood.close()
+        until(lambda: here[2].link(3).status is Status.LEFT)
+        play(here)
+        assert edges_used(here) == WITHOUT_3
+        assert here[2].last == {3: "left"}
+        assert here[2].spent_s[-1] < 1
+
+
+def test_what_was_said_before_a_goodbye_still_counts() -> None:
+    with village(PAIR) as here:
+
+        def last_round() -> None:
+            here[1].play()
+            here[1].hood.close()
+
+        here[0].admit = lambda j, message: time.sleep(0.3)
+        together([here[0].play, last_round])
+        assert here[0].heard == [{1: (0,)}]
+
+
+def test_one_that_is_slow_but_alive_is_waited_for_longer_than_silence_would_be() -> None:
+    with village(timeout_s=0.5, patience_s=6) as here:
+        here[2].pause = lambda step: time.sleep(2)
+        play(here)
+        assert edges_used(here) == ALL
+        assert all(own.last == {} for own in here.values())
+        assert here[0].spent_s[-1] > 1.5
+
+
+def test_one_that_lives_and_says_nothing_is_lost_when_patience_ends_and_no_longer() -> None:
+    with village(patience_s=0.8) as here:
+        play(here, without=[3])
+        assert edges_used({i: here[i] for i in (0, 1, 2)}) == WITHOUT_3
+        assert here[2].last == {3: "lost"}
+        assert here[2].why(3) == "nothing for 0.8 s, though it lives"
+        joined_again(here, 2, 3)
+        for _ in range(2):
+            check_quiet(here)
+
+
+def joined_again(here: Village, i: int, j: int, epoch: int = 2) -> None:
+    for a, b in [(i, j), (j, i)]:
+        until(lambda a=a, b=b: here[a].link(b).carries(epoch))  # type: ignore[misc]
+
+
+def test_one_that_is_frozen_is_lost_as_soon_as_its_beats_are_missed() -> None:
+    with village(timeout_s=0.6, patience_s=30) as here:
+        thawed = threading.Event()
+        for j in here[3].near:
+            link = here[3].link(j)
+            link._send = lambda pipe, frame: thawed.wait()  # type: ignore[method-assign]
+        play(here, without=[3])
+        assert here[2].last == {3: "lost"}
+        assert "Timed out" in here[2].why(3)
+        assert here[2].spent_s[-1] < 3
+        assert edges_used({i: here[i] for i in (0, 1, 2)}) == WITHOUT_3
+        for j in here[3].near:
+            del here[3].link(j)._send
+        thawed.set()
+        joined_again(here, 2, 3)
+        check_quiet(here)
+
+
+def test_what_may_not_be_used_is_refused_here_and_declined_there() -> None:
+    def admit(j: int, message: Message) -> None:
+        if j == 2:
+            check_finite({"x": message["x"] / 0.0}, f"state from agent {j}")
+
+    with village() as here:
+        play(here)
+        here[3].admit = admit
+        play(here)
+        assert edges_used(here) == WITHOUT_3
+        assert (here[3].last, here[2].last) == ({2: "refused"}, {3: "declined"})
+        reason = "state from agent 2: 'x' has 3 values that are NaN or infinite"
+        assert here[3].why(2) == here[2].why(3) == reason
+        assert here[0].last == here[1].last == {}
+        size = 2 * MESSAGE_BYTES
+        assert here[2].traffic == Traffic(3 * size, 3 * size)
+        assert here[3].traffic == Traffic(size, MESSAGE_BYTES)  # what is refused is not counted
+        here[3].admit = None
+        check_quiet(here)
+
+
+def test_what_was_changed_on_the_way_is_refused_once() -> None:
+    def spoil(header: bytes, payload: torch.Tensor) -> tuple[bytes, torch.Tensor]:
+        changed = payload.clone()
+        changed[3] ^= 1
+        return header, changed
+
+    with village() as here:
+        here[2].hood.tamper[0] = spoil
+        play(here)
+        assert edges_used(here) == ALL - {(0, 2)}
+        assert (here[0].last, here[2].last) == ({2: "refused"}, {0: "declined"})
+        assert "wrong checksum" in here[0].why(2)
+        check_quiet(here)
+
+
+@pytest.mark.parametrize("header", [b"\xff", b"[" * 99999, b'{"said": {"step": 0}}', b'{"said": 3}'])
+def test_a_broken_header_is_refused_and_nothing_else_breaks(header: bytes) -> None:
+    with village() as here:
+        here[2].hood.tamper[0] = lambda _, payload: (header, payload)
+        play(here)
+        assert edges_used(here) == ALL - {(0, 2)}
+        assert (here[0].last, here[2].last) == ({2: "refused"}, {0: "declined"})
+        check_quiet(here)
+
+
+def test_one_that_only_listens_hears_and_is_not_heard() -> None:
+    with village() as here:
+        here[3].hood.quiet = True
+        play(here)
+        assert here[3].heard[-1] == {2: (0,)}
+        assert here[2].heard[-1].keys() == {0, 1}
+        assert (here[3].last, here[2].last) == ({}, {3: "quiet"})
+        here[3].heard[-1] = {}  # it is nobody's exchange
+        here[3].hood.quiet = False
+        check_quiet(here)
+        here[2].hood.cut(3)
+        joined_again(here, 2, 3)
+        check_quiet(here)  # and so nothing was one-sided
+
+
+def test_what_goes_along_is_heard_and_so_is_what_was_said_at_the_beginning() -> None:
+    place = board()
+    with village(PAIR, place=place) as here:
+        assert here[0].hood.news().keys() == {1}
+        assert "mood" not in here[0].hood.news()[1]
+        here[1].hood.saying = {"mood": "good"}
+        play(here)
+        assert here[0].hood.heard[1]["mood"] == here[0].hood.news()[1]["mood"] == "good"
+        here[1].hood.saying = {"mood": "better"}
+        here[1].hood.cut(0)
+        joined_again(here, 0, 1)
+        assert here[0].hood.news()[1]["mood"] == "better"
+
+
+def test_whose_settings_differ_is_not_talked_to_and_both_ends_say_why() -> None:
+    terms = {i: {"rounds": "20"} for i in range(3)} | {3: {"rounds": "30"}}
+    with village(terms=terms) as here:
+        joined({i: own for i, own in here.items() if i != 3})
+        until(lambda: here[2].link(3).status is here[3].link(2).status is Status.DIFFERS)
+        play(here)
+        assert edges_used(here) == WITHOUT_3
+        assert here[2].why(3) == "agent 3 has other settings: 'rounds' is 30 there and 20 here"
+        assert here[3].why(2) == "agent 2 has other settings: 'rounds' is 20 there and 30 here"
+
+
+def swallow(own: Villager, j: int, kind: Kind) -> None:
+    """Lose what is next said of a kind to a neighbor, and cut the edge once it was."""
+    link, post = own.link(j), own.link(j).post
+
+    def lossy(frame: Frame, epoch: int | None = None) -> None:
+        if frame.kind is not kind:
+            return post(frame, epoch)
+        link.post = post  # type: ignore[method-assign]
+        return threading.Timer(0.3, own.hood.cut, [j]).start()
+
+    link.post = lossy  # type: ignore[method-assign]
+
+
+def test_what_one_end_alone_counted_is_recorded_when_the_edge_has_formed_anew() -> None:
+    with village() as here:
+        play(here)
+        swallow(here[2], 3, Kind.ACCEPT)
+        play(here)
+        assert here[2].heard[-1].keys() == {0, 1, 3}
+        assert (here[2].last, here[3].last) == ({}, {2: "unconfirmed"})
+        joined_again(here, 2, 3)
+        play(here)
+        assert edges_used(here) == ALL
+        assert (here[2].last, here[3].last) == ({}, {2: "one-sided"})
+        assert here[3].why(2) == "it used 1 more of our messages than we of its"
+        here[3].hood.cut(2)
+        joined_again(here, 2, 3, 3)
+        check_quiet(here)  # it is said once
+
+
+def test_an_end_that_was_started_again_knows_nothing_of_what_was_counted() -> None:
+    place = board()
+    with village(PAIR, place=place) as here:
+        for _ in range(3):
+            play(here)
+        here.pop(1).die()
+        until(lambda: here[0].link(1).status is Status.DOWN)
+        here[1] = settle(1, place, PAIR)
+        joined(here)
+        play(here)
+        assert here[0].last == here[1].last == {}
+        here.pop(1).hood.close()
+
+
+def test_a_counted_exchange_is_in_what_is_told_even_before_the_round_is_over() -> None:
+    """Agent 2 counts with 3 and waits for 0 while its edge to 3 breaks and forms anew."""
+    with village() as here:
+        here[0].pause = lambda step: time.sleep(2)
+        swallow(here[2], 3, Kind.ACCEPT)
+        play(here)
+        here[0].pause = lambda step: None
+        assert here[2].link(3).epoch == 2
+        assert here[3].last == {2: "unconfirmed"}
+        play(here)
+        assert here[3].last == {2: "one-sided"}
+
+
+def test_two_who_miss_each_other_at_different_steps_are_in_step_in_the_next_round() -> None:
+    with village() as here:
+        for own in here.values():
+            own.steps = 3
+        play(here)
+        here[2].hood.cut(3)  # at its first step its edge is down ...
+        here[0].pause = lambda step: time.sleep(1 if step == 0 else 0)  # ... that lasts ...
+        here[3].pause = lambda step: joined_again(here, 2, 3) if step == 0 else None
+
+        def twice() -> None:
+            here[2].play()
+            here[2].play()
+
+        together([twice, twice_of(here[0]), twice_of(here[1]), here[3].play])
+        assert here[3].heard[-1] == {2: (2, 2, 2)}  # ... and 3 begins when it is up again
+        assert 3 not in here[2].heard[1]
+        assert here[2].heard[2][3] == (1, 1, 1)
+        here[0].pause = here[3].pause = lambda step: None
+        play(here)
+        assert edges_used(here) == ALL
+        assert here[0].heard[-1] == {1: (3, 3, 3), 2: (3, 3, 3)}
+
+
+def twice_of(own: Villager) -> Any:
+    return lambda: (own.play(), own.play())
+
+
+def test_a_one_way_edge_that_broke_at_a_later_step_is_in_step_again() -> None:
+    def teller(rounds: int) -> Talk[None]:
+        for step in range(3):
+            time.sleep(0.05)
+            yield Step({1: {"x": torch.tensor([rounds, step])}})
+
+    def hearer() -> Talk[list[list[int]]]:
+        found = []
+        for _ in range(3):
+            inbox = yield Step(hear=[0])
+            found += [message["x"].tolist() for message in inbox.values()]
+        return found
+
+    with village(PAIR) as here:
+        hoods = {i: own.hood for i, own in here.items()}
+
+        def tell() -> None:
+            for k in range(4):
+                if k == 1:
+                    hoods[0].run({0: one_less(teller(k))}, {0: Traffic()})
+                else:
+                    hoods[0].run({0: teller(k)}, {0: Traffic()})
+
+        def hear() -> list[list[list[int]]]:
+            return [hoods[1].run({1: hearer()}, {1: Traffic()})[1] for _ in range(2)]
+
+        _, heard = together([tell, hear])
+        assert heard == [[[0, 0], [0, 1], [0, 2]], [[1, 0], [1, 1], [2, 2]]]
+        assert hoods[1].incidents == []
+
+
+def one_less(talk: Talk[None]) -> Talk[None]:
+    """A talk that ends before its last step."""
+    yield next(talk)
+    yield talk.send({})
+
+
+def test_a_store_that_dies_is_missed_only_by_edges_that_form() -> None:
+    store = serve(HOST, 0)
+    port = store.port
+    with village(place=Board(HOST, port, "run")) as here:
+        play(here)
+        del store
+        play(here)
+        assert edges_used(here) == ALL
+        here[2].hood.cut(3)
+        until(lambda: here[3].link(2).status is Status.DOWN)
+        time.sleep(0.3)
+        play(here)
+        assert edges_used(here) == WITHOUT_3
+        store = serve(HOST, port)
+        joined_again(here, 2, 3)
+        check_quiet(here)
+
+
+def test_an_error_of_a_talk_is_its_own_and_the_next_round_is_well() -> None:
+    def broken() -> Talk[None]:
+        yield Step()
+        raise ValueError("agent 2 lost its data")
+
+    with village() as here:
+        with pytest.raises(ValueError, match="agent 2 lost its data"):
+            here[2].hood.run({2: broken()}, {2: Traffic()})
+        check_quiet(here)
+
+
+def test_a_talk_may_refuse_with_nothing_but_a_structure_error() -> None:
+    def admit(j: int, message: Message) -> None:
+        raise KeyError("our own mistake")
+
+    with village(PAIR, patience_s=0.5) as here:
+        here[0].admit = admit
+        with pytest.raises(KeyError, match="our own mistake"):
+            together([here[0].play, here[1].play])

@@ -1,0 +1,165 @@
+"""Agents on a graph that tell each other where they are, a thread each: for tests of what fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import networkx as nx
+import torch
+from tests.exchange.halls import HOST, board, closing, together, until
+from tests.laws.graphs import PAW
+
+from dimat.exchange import Message, Step, Talk, Traffic
+from dimat.exchange.board import Board
+from dimat.exchange.link import Link, Rules
+from dimat.exchange.neighborhood import Incident, Neighborhood
+
+Admit = Callable[[int, Message], None]
+Heard = dict[int, tuple[int, ...]]
+
+
+@dataclass
+class Villager:
+    """An agent: what it heard in each of its rounds, of whom, and what did not count."""
+
+    hood: Neighborhood
+    agent: int
+    near: Sequence[int]
+    steps: int = 1
+    heard: list[Heard] = field(default_factory=list)
+    incidents: list[list[Incident]] = field(default_factory=list)
+    spent_s: list[float] = field(default_factory=list)
+    traffic: Traffic = field(default_factory=Traffic)
+    admit: Admit | None = None
+    pause: Callable[[int], object] = lambda step: None
+    """Done before each step of a round."""
+
+    def play(self) -> Heard:
+        """One round; the last of what each neighbor said of its rounds, step by step."""
+        start = time.monotonic()
+        heard = self.hood.run({self.agent: self._talk()}, {self.agent: self.traffic})[self.agent]
+        self.spent_s.append(time.monotonic() - start)
+        self.heard.append(heard)
+        self.incidents.append(self.hood.incidents)
+        return heard
+
+    def _talk(self) -> Talk[Heard]:
+        heard: Heard = {}
+        for step in range(self.steps):
+            self.pause(step)
+            own = {"x": torch.tensor([self.agent, len(self.heard), step])}
+            inbox = yield Step(dict.fromkeys(self.near, own), self.near, self.admit)
+            for j, message in inbox.items():
+                sender, number, theirs = message["x"].tolist()
+                assert (sender, theirs) == (j, step)
+                assert heard.get(j, (number,))[0] == number
+                heard[j] = (*heard.get(j, ()), number)
+        return heard
+
+    def link(self, j: int) -> Link:
+        return self.hood._links.to(j)
+
+    @property
+    def last(self) -> dict[int, str]:
+        """What did not count in the last round, by neighbor."""
+        return {own.agent: own.what for own in self.incidents[-1]}
+
+    def why(self, j: int) -> str:
+        return next(own.why for own in self.incidents[-1] if own.agent == j)
+
+    def pairs(self, j: int) -> set[tuple[int, int]]:
+        """Rounds, ours and theirs, that were exchanged with a neighbor."""
+        return {(k, heard[j][0]) for k, heard in enumerate(self.heard) if j in heard}
+
+    def die(self) -> None:
+        """Go without a goodbye: as if the process was killed."""
+        for link in self.hood._links.all().values():
+            link._closing = True
+            link.reset("killed")
+        until(lambda: not any(x._thread.is_alive() for x in self.hood._links.all().values()))
+
+
+Village = dict[int, Villager]
+
+
+def settle(
+    agent: int,
+    place: Board,
+    graph: nx.Graph[int] = PAW,
+    terms: Mapping[str, str] | None = None,
+    timeout_s: float = 1.0,
+    patience_s: float = 3.0,
+) -> Villager:
+    """One more agent."""
+    rules = Rules(terms or {}, timeout_s)
+    hood = Neighborhood(agent, place.another(), HOST, rules, patience_s=patience_s)
+    villager = Villager(hood, agent, sorted(graph.neighbors(agent)))
+    hood.await_neighbors(villager.near, 0)
+    return villager
+
+
+@contextmanager
+def village(
+    graph: nx.Graph[int] = PAW,
+    *,
+    absent: Sequence[int] = (),
+    terms: Mapping[int, Mapping[str, str]] | None = None,
+    timeout_s: float = 1.0,
+    patience_s: float = 3.0,
+    place: Board | None = None,
+) -> Iterator[Village]:
+    """All agents of a graph, joined; in the end they say goodbye."""
+    place = place or board()
+    here = {
+        i: settle(i, place, graph, (terms or {}).get(i), timeout_s, patience_s)
+        for i in sorted(graph)
+        if i not in absent
+    }
+    with closing([own.hood for own in here.values()]):
+        if not terms:
+            joined(here)
+        yield here
+        check_accounts(here)
+
+
+def joined(here: Village) -> None:
+    """Wait until all edges between those who are here have formed, at both ends."""
+    for i, own in here.items():
+        assert own.hood.await_neighbors([j for j in own.near if j in here], 10) == [], i
+
+
+def play(here: Village, *, without: Sequence[int] = ()) -> None:
+    """One round of all, at once."""
+    together([own.play for i, own in here.items() if i not in without])
+
+
+def edges_used(here: Village) -> set[tuple[int, int]]:
+    """Edges on which both ends exchanged in their last rounds, the lower first."""
+    ends = {(i, j) for i, own in here.items() for j in own.heard[-1]}
+    return {(i, j) for i, j in ends if i < j and (j, i) in ends}
+
+
+def check_accounts(here: Village) -> None:
+    """What one end exchanged the other did too, but for what was recorded as one-sided."""
+    for i, own in here.items():
+        for j in (j for j in own.near if j in here and j > i):
+            other = here[j]
+            ours = own.pairs(j)
+            theirs = {(mine, yours) for yours, mine in other.pairs(i)}
+            assert len(ours - theirs) == one_sided(other, i), (i, j, ours ^ theirs)
+            assert len(theirs - ours) == one_sided(own, j), (i, j, ours ^ theirs)
+            numbers = sorted(ours | theirs)
+            assert numbers == sorted(numbers, key=lambda pair: pair[::-1]), "out of order"
+
+
+def one_sided(own: Villager, j: int) -> int:
+    """How many exchanges a neighbor counted alone, as recorded."""
+    return sum(
+        int(x.why.split()[2])
+        for each in own.incidents
+        for x in each
+        if x.agent == j and x.what == "one-sided"
+    )
