@@ -73,8 +73,8 @@ def test_an_end_that_comes_back_with_nothing_meets_the_one_that_noticed(lost: st
     with pytest.raises(Broken):
         left.receive(torch.zeros(1), 2)
     again = Board(place.host, place.port, place.prefix)  # of a new process
-    first, second = together([lambda: met(place, seat, 5 - seat), lambda: met(again, 5 - seat, seat)])
-    check_joined(*((first, second) if seat == 1 else (second, first)))
+    place, again = (place, again) if seat == 1 else (again, place)
+    check_joined(*together([lambda: met(place, 1, 4), lambda: met(again, 4, 1)]))
 
 
 def test_a_token_that_a_dead_end_left_is_answered_once_and_then_never() -> None:

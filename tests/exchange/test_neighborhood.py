@@ -11,7 +11,6 @@ import pytest
 import torch
 from tests.exchange.halls import HOST, board, together, until
 from tests.exchange.village import Village, Villager, edges_used, joined, play, settle, village
-from tests.laws.graphs import PAW
 
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.board import Board, serve
@@ -39,7 +38,7 @@ def test_where_nothing_fails_every_edge_carries_every_round_and_all_is_counted()
         for k in range(5):
             play(here)
             for own in here.values():
-                assert own.heard[-1] == {j: (k,) for j in own.near}
+                assert own.heard[-1] == dict.fromkeys(own.near, (k,))
                 assert own.last == {}
         for own in here.values():
             size = 5 * MESSAGE_BYTES * len(own.near)
@@ -187,7 +186,9 @@ def test_what_was_changed_on_the_way_is_refused_once() -> None:
         check_quiet(here)
 
 
-@pytest.mark.parametrize("header", [b"\xff", b"[" * 99999, b'{"said": {"step": 0}}', b'{"said": 3}'])
+@pytest.mark.parametrize(
+    "header", [b"\xff", b"[" * 99999, b'{"said": {"step": 0}}', b'{"said": 3}']
+)
 def test_a_broken_header_is_refused_and_nothing_else_breaks(header: bytes) -> None:
     with village() as here:
         here[2].hood.tamper[0] = lambda _, payload: (header, payload)
@@ -359,11 +360,11 @@ def one_less(talk: Talk[None]) -> Talk[None]:
 
 
 def test_a_store_that_dies_is_missed_only_by_edges_that_form() -> None:
-    store = serve(HOST, 0)
-    port = store.port
+    stores = [serve(HOST, 0)]
+    port = stores[0].port
     with village(place=Board(HOST, port, "run")) as here:
         play(here)
-        del store
+        stores.clear()
         play(here)
         assert edges_used(here) == ALL
         here[2].hood.cut(3)
@@ -371,7 +372,7 @@ def test_a_store_that_dies_is_missed_only_by_edges_that_form() -> None:
         time.sleep(0.3)
         play(here)
         assert edges_used(here) == WITHOUT_3
-        store = serve(HOST, port)
+        stores.append(serve(HOST, port))
         joined_again(here, 2, 3)
         check_quiet(here)
 

@@ -4,8 +4,8 @@ An exchange on an edge counts once both ends have accepted what the other said: 
 half of that goes on without it, and says so. Two ends can never be sure that both know: what one
 end counted and the other did not comes out when the edge forms the next time, and is recorded.
 
-Whoever has missed a neighbor in one step of a round leaves it alone for the rest of that round: both
-are at a first step when they talk again, so the steps of two agents never stay out of phase.
+Whoever has missed a neighbor in one step of a round leaves it alone for the rest of that round:
+both are at a first step when they talk again, so the steps of two agents never stay out of phase.
 """
 
 from __future__ import annotations
