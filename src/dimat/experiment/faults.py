@@ -123,22 +123,27 @@ class Rehearsal:
         self._left = [fault for fault in mine if fault not in struck]
 
     def strike(self, number: int) -> None:
-        """All that is due in a round, or was while the agent was away."""
+        """All that is due in a round, or was while the agent was away; of delays the longest."""
         due = [fault for fault in self._left if fault.round <= number]
-        self._left = [fault for fault in self._left if fault.round > number]
+        late_s = max((fault.seconds for fault in due if fault.kind == "delay"), default=0.0)
         for fault in due:
             if fault.kind in _SPOILS and fault.neighbor is not None:
+                if fault.neighbor in self._hood.tamper:
+                    continue  # another one waits for something to be sent: this one's turn is later
                 self._hood.tamper[fault.neighbor] = self._spoiler(fault)
-                continue  # written down once something was sent
-            self._write_down(fault)
-            if fault.kind == "crash":
-                os.kill(os.getpid(), signal.SIGKILL)
-            elif fault.kind == "freeze":
-                os.kill(os.getpid(), signal.SIGSTOP)
-            elif fault.kind == "delay":
-                time.sleep(fault.seconds)
-            elif fault.neighbor is not None:
-                self._hood.cut(fault.neighbor)
+            else:
+                self._write_down(fault)  # a spoilt message is, once it was sent
+            self._left.remove(fault)
+            self._happen(fault)
+        time.sleep(late_s)
+
+    def _happen(self, fault: Fault) -> None:
+        if fault.kind == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif fault.kind == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif fault.kind == "cut" and fault.neighbor is not None:
+            self._hood.cut(fault.neighbor)
 
     def _spoiler(self, fault: Fault) -> Tamper:
         def spoil(header: bytes, payload: torch.Tensor) -> tuple[bytes, torch.Tensor]:
