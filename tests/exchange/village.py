@@ -70,9 +70,13 @@ class Villager:
     def why(self, j: int) -> str:
         return next(own.why for own in self.incidents[-1] if own.agent == j)
 
-    def pairs(self, j: int) -> set[tuple[int, int]]:
-        """Rounds, ours and theirs, that were exchanged with a neighbor."""
-        return {(k, heard[j][0]) for k, heard in enumerate(self.heard) if j in heard}
+    def pairs(self, j: int) -> set[tuple[int, int, int]]:
+        """Our round, the step, and their round of all exchanges with a neighbor."""
+        return {
+            (k, step, theirs)
+            for k, heard in enumerate(self.heard)
+            for step, theirs in enumerate(heard.get(j, ()))
+        }
 
     def die(self) -> None:
         """Go without a goodbye: as if the process was killed."""
@@ -148,11 +152,11 @@ def check_accounts(here: Village) -> None:
         for j in (j for j in own.near if j in here and j > i):
             other = here[j]
             ours = own.pairs(j)
-            theirs = {(mine, yours) for yours, mine in other.pairs(i)}
+            theirs = {pair[::-1] for pair in other.pairs(i)}
             assert len(ours - theirs) == one_sided(other, i), (i, j, ours ^ theirs)
             assert len(theirs - ours) == one_sided(own, j), (i, j, ours ^ theirs)
             numbers = sorted(ours | theirs)
-            assert numbers == sorted(numbers, key=lambda pair: pair[::-1]), "out of order"
+            assert numbers == sorted(numbers, key=lambda x: (x[2], x[1])), "out of order"
 
 
 def one_sided(own: Villager, j: int) -> int:

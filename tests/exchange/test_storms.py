@@ -1,0 +1,47 @@
+"""Edges that break at any time: nobody hangs, nothing is heard twice, and the books hold."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from tests.exchange.halls import together
+from tests.exchange.village import Village, Villager, edges_used, joined, play, village
+from tests.exchange.weather import delay_sends
+
+
+def live(here: Village, own: Villager, rounds: int, draw: random.Random) -> None:
+    """Rounds until all have had enough of them, cutting an edge now and then."""
+    while min(len(other.heard) for other in here.values()) < rounds:
+        time.sleep(draw.random() * 0.004)
+        if draw.random() < 0.05:
+            own.hood.cut(draw.choice(own.near))
+        own.play()
+
+
+def settled(here: Village) -> None:
+    """Rounds without trouble, in which all that was one-sided comes out."""
+    time.sleep(1.0)  # what was cut and has not been noticed yet
+    joined(here)
+    play(here)
+    play(here)
+    assert edges_used(here) == {(0, 1), (0, 2), (1, 2), (2, 3)}
+
+
+@pytest.mark.parametrize(("seed", "steps", "rounds"), [(1, 1, 60), (2, 1, 60), (3, 3, 25)])
+def test_in_a_storm_nobody_hangs_and_every_edge_is_accounted_for_at_both_ends(
+    monkeypatch: pytest.MonkeyPatch, seed: int, steps: int, rounds: int
+) -> None:
+    with village(patience_s=1.0) as here:
+        delay_sends(monkeypatch, seed, breaks=0.01)
+        for own in here.values():
+            own.steps = steps
+        draws = {i: random.Random(10 * seed + i) for i in here}
+        together([lambda i=i: live(here, here[i], rounds, draws[i]) for i in here])
+        monkeypatch.undo()
+        settled(here)
+        for own in here.values():
+            counted = [len(own.pairs(j)) for j in own.near]
+            assert min(counted) > 2  # edges came back, again and again
+            assert any(own.incidents)
