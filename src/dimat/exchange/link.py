@@ -93,6 +93,7 @@ class Link:
         self._mail: dict[tuple[int, int], deque[Frame]] = {}
         self._queue: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         self._closing = self._resetting = False
+        self._owes_until = 0.0
         name = f"link {us}-{them}"
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
 
@@ -132,9 +133,15 @@ class Link:
                 self.status, self.why, self._resetting = Status.DOWN, why, True
 
     def close(self) -> None:
-        """Say goodbye and stop; :meth:`join` waits until that is done."""
-        self._closing = True
-        self.post(Frame(Kind.BYE))
+        """Say goodbye and stop; :meth:`join` waits until that is done.
+
+        What was posted before the link has ever formed is still sent, if the other end comes soon.
+        """
+        with self._changed:
+            if self.epoch == 0 and not self._queue.empty() and not self._closing:
+                self._owes_until = time.monotonic() + self.rules.timeout_s
+            self._closing = True
+            self.post(Frame(Kind.BYE))
 
     def join(self, timeout_s: float) -> bool:
         """Wait until both threads have ended; whether they have."""
@@ -143,10 +150,14 @@ class Link:
 
     # --- the thread that receives -------------------------------------------------------------
 
+    def _wanted(self) -> bool:
+        owes = self.epoch == 0 and time.monotonic() < self._owes_until
+        return owes or not self._closing
+
     def _live(self) -> None:
-        while not self._closing:
+        while self._wanted():
             try:
-                pipe = self._connect(self.us, self.them, lambda: not self._closing)
+                pipe = self._connect(self.us, self.them, self._wanted)
             except ExchangeError as error:
                 if self.epoch == 0:  # otherwise why it broke says more
                     self._turn(Status.DOWN, str(error))
@@ -160,7 +171,7 @@ class Link:
 
     def _rest(self) -> None:
         end = time.monotonic() + _RETRY_S
-        while not self._closing and time.monotonic() < end:
+        while self._wanted() and time.monotonic() < end:
             time.sleep(0.05)
 
     def _turn(self, status: Status, why: str) -> None:

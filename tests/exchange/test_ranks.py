@@ -1,0 +1,73 @@
+"""Ranks lose nothing, or say whom they lost; and leave nothing behind."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from tests.exchange.halls import HOST, board, together
+from tests.exchange.test_transports import gossip, in_process, once, over_ranks
+
+from dimat.errors import ExchangeError
+from dimat.exchange import Step, Talk, Traffic
+from dimat.exchange.link import Rules
+from dimat.exchange.links import Links
+from dimat.exchange.ranks import Ranks
+
+
+def test_in_other_processes_the_error_is_that_a_rank_is_lost() -> None:
+    """Rank 0 fails; ranks 1 and 2, who wait for it and for each other, know within moments."""
+    place, errors = board(), {}
+
+    def rank(k: int) -> None:
+        links = Links(k, place.another(), HOST, Rules(timeout_s=2), what="rank")
+        transport = Ranks(links, 3, 3, patience_s=20)
+
+        def talk() -> Talk[None]:
+            others = [j for j in range(3) if j != k]
+            yield Step({j: {} for j in others}, others)
+            if k == 0:
+                raise ValueError("agent 0 lost its data")
+            yield Step({}, [k - 1])
+
+        try:
+            transport.run({k: talk()}, {k: Traffic()})
+        except (ValueError, ExchangeError) as error:
+            errors[k] = str(error)
+        links.close()
+
+    start = time.monotonic()
+    together([lambda k=k: rank(k) for k in range(3)])
+    lost = "rank {} is lost: it said goodbye"
+    assert errors == {0: "agent 0 lost its data", 1: lost.format(0), 2: lost.format(1)}
+    assert time.monotonic() - start < 5
+
+
+def test_ranks_of_unlike_settings_do_not_begin() -> None:
+    place = board()
+
+    def rank(k: int) -> None:
+        links = Links(k, place.another(), HOST, Rules({"seed": str(k)}, 2), what="rank")
+        try:
+            Ranks(links, 2, 2, patience_s=10).run({k: gossip([1 - k], k, 1, 0)}, {k: Traffic()})
+        finally:
+            links.close()
+
+    with pytest.raises(ExchangeError, match="rank . is lost: rank . has other settings: 'seed' is"):
+        together([lambda: rank(0), lambda: rank(1)])
+
+
+def test_a_rank_that_never_comes_is_waited_for_as_long_as_patience_says() -> None:
+    links = Links(0, board(), HOST, Rules(timeout_s=0.3), what="rank")
+    with pytest.raises(ExchangeError, match=r"no message from ranks \[1\] for 0.4 s .setting"):
+        Ranks(links, 2, 2, patience_s=0.4).run({0: gossip([1], 0, 1, 0)}, {0: Traffic()})
+    links.close()
+
+
+def test_agents_that_nobody_can_answer_fail_loudly_in_a_block_as_in_one_process() -> None:
+    def shy(other: int) -> Talk[None]:
+        yield Step(hear=[other])
+
+    for carry in (in_process, over_ranks(1)):
+        with pytest.raises(AssertionError, match=r"agents \[0, 1\] wait for messages that nobody"):
+            once(carry, [lambda: shy(1), lambda: shy(0)])
