@@ -138,7 +138,7 @@ def test_methods_that_step_together_take_equally_many_steps_where_shards_differ(
         ),
         ("gradient-tracking", "star-of-one-way", "needs a doubly stochastic.*'sgp'"),
         ("wa", "star-of-one-way", "needs an average, rows.*row . sums to"),
-        ("dimat", "directed-ring", "method 'dimat' needs edges that carry both ways"),
+        ("final-merge", "directed-ring", "method 'final-merge' needs edges that carry both ways"),
         ("cga", "directed-ring", "needs edges that carry both ways"),
         ("swarm", "one-peer-exponential", "needs edges that carry both ways"),
     ],

@@ -13,6 +13,7 @@ from dimat.experiment.config import ExchangeConfig, MatchingConfig, RunConfig
 from dimat.experiment.facts import run_digest
 from dimat.experiment.record import RunFolder, check_same_settings
 from dimat.experiment.setup import make_setup
+from dimat.experiment.rounds import method_settings
 from dimat.experiment.validate import validate
 
 SMALL = RunConfig(
@@ -69,6 +70,25 @@ def test_what_is_sent_and_taken_may_not(tmp_path: Path, exchange: ExchangeConfig
 def test_what_is_out_of_range_is_refused(exchange: ExchangeConfig, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         validate(replace(SMALL, exchange=exchange))
+
+
+@pytest.mark.parametrize(
+    ("matching", "apart", "gauge", "once"),
+    [
+        (MatchingConfig(), False, "spread", "tree"),
+        (MatchingConfig(), True, "spread", "pairwise"),  # one merge: an order has no time to spread
+        (MatchingConfig(statistics="pooled"), False, "tree", "tree"),
+        (MatchingConfig(every=3), False, "tree", "tree"),
+        (MatchingConfig(drift=0.5), False, "tree", "tree"),
+        (MatchingConfig(gauge="tree"), False, "tree", "tree"),
+        (MatchingConfig(gauge="pairwise"), True, "pairwise", "pairwise"),
+    ],
+)
+def test_how_agents_come_into_one_order_follows_from_what_is_asked_for(
+    matching: MatchingConfig, apart: bool, gauge: str, once: str
+) -> None:
+    own = method_settings(replace(SMALL, matching=matching), apart=apart)
+    assert (own.gauge, own.once) == (gauge, once)
 
 
 def test_a_spreading_order_with_what_takes_all_agents_at_once_is_refused() -> None:

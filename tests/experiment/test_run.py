@@ -174,7 +174,7 @@ def test_mixing_optimizer_memories_triples_the_bytes_of_adam(tmp_path: Path) -> 
 def test_pooled_statistics_cost_bytes_in_the_first_round_alone(tmp_path: Path) -> None:
     sent = {}
     for pooled in ("local", "pooled"):
-        matching = MatchingConfig(statistics=pooled)  # type: ignore[arg-type]
+        matching = MatchingConfig(gauge="tree", statistics=pooled)  # type: ignore[arg-type]
         run = replace(SMALL, controls=(), matching=matching, out=str(tmp_path / pooled))
         dimat.run(run)
         sent[pooled] = [x["sent_bytes"] for x in lines(tmp_path / pooled) if x["phase"] == "merged"]

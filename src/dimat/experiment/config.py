@@ -97,10 +97,10 @@ class MatchingConfig:
 
     Args:
         images: Local training images that activations are measured on, >= 1.
-        gauge: tree (one unit order over the whole graph, in one round), spread (one unit order
-            that neighbors take over from each other, for agents that may miss each other), pairwise
-            (the paper: every agent aligns each neighbor to itself, every round), or auto (tree
-            where all agents run together, else spread).
+        gauge: spread (one unit order that neighbors take over from each other), tree (one unit
+            order over the whole graph, in one round), pairwise (the paper: every agent aligns each
+            neighbor to itself, every round), or auto (spread; tree where pooled statistics, every,
+            drift or final-merge need all agents at once).
         statistics: What units are compared on: local (an agent's own images) or pooled (both ends
             of an edge sum their moments, never images; a C x C matrix for every layer).
         sweeps: Refinement sweeps after the tree is composed, >= 0.

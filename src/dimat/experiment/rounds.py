@@ -200,6 +200,7 @@ def method_settings(config: RunConfig, *, apart: bool = False) -> Settings:
     own, steps = config.matching, config.consensus
     return Settings(
         gauge=gauge_of(own, apart=apart),
+        once=gauge_of(own, apart=apart, once=True),
         statistics=own.statistics,
         sweeps=own.sweeps,
         every=own.every,

@@ -86,21 +86,26 @@ def validate(config: RunConfig) -> None:
 
 
 def gauge_of(
-    matching: MatchingConfig, *, apart: bool = False
+    matching: MatchingConfig, *, apart: bool = False, once: bool = False
 ) -> Literal["tree", "spread", "pairwise"]:
     """How agents come into one unit order.
 
     Args:
         matching: The settings, auto among them.
         apart: Whether agents may miss each other.
+        once: Whether there is one merge only, and an order has no rounds to spread in.
 
     Raises:
         ConfigError: If other settings need one that all agents come into at once.
     """
     gauge = matching.gauge
+    defaults = (("statistics", "local"), ("every", 0), ("drift", None))
     if gauge == "auto":
-        gauge = "spread" if apart else "tree"
-    for name, default in (("statistics", "local"), ("every", 0), ("drift", None)):
+        at_once = once or any(getattr(matching, name) != default for name, default in defaults)
+        gauge = "spread" if apart or not at_once else "tree"
+        if apart and once:
+            gauge = "pairwise"
+    for name, default in defaults:
         value = getattr(matching, name)
         if gauge == "spread" and value != default:
             rule = f"{'null' if default is None else default} where agents may miss each other"

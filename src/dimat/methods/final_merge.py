@@ -21,7 +21,7 @@ class FinalMerge(Method):
     that they cannot, or when one merge over a sparse graph does not reach everyone.
 
     Args:
-        merging: How the merge is done: as ``dimat`` does.
+        merging: How the merge is done: as ``dimat`` does, all agents in one order at once.
 
     References:
         "A single merging suffices: recovering server-based learning performance in decentralized

@@ -13,6 +13,7 @@ class Settings:
     Args:
         gauge: tree (one unit order for all, at once), spread (one that neighbors take over from
             each other) or pairwise (each aligns its neighbors to itself).
+        once: The same, where there is one merge only.
         statistics: local, or pooled by the two ends of an edge.
         sweeps: Refinement sweeps when agents come into one gauge, >= 0.
         every: Rounds between matchings of all agents; 0: only those of different gauges match.
@@ -31,6 +32,7 @@ class Settings:
     """
 
     gauge: Literal["tree", "spread", "pairwise"] = "tree"
+    once: Literal["tree", "spread", "pairwise"] = "tree"
     statistics: Literal["local", "pooled"] = "local"
     sweeps: int = 3
     every: int = 0
