@@ -12,8 +12,8 @@ from dimat.errors import ConfigError
 from dimat.experiment.config import ExchangeConfig, MatchingConfig, RunConfig
 from dimat.experiment.facts import run_digest
 from dimat.experiment.record import RunFolder, check_same_settings
-from dimat.experiment.setup import make_setup
 from dimat.experiment.rounds import method_settings
+from dimat.experiment.setup import make_setup
 from dimat.experiment.validate import validate
 
 SMALL = RunConfig(
