@@ -151,6 +151,21 @@ def test_who_took_over_a_state_is_mixed_from_then_on_and_says_nothing_of_its_dis
     assert own.hood.saying == {"round": 4, "gauge": [0, 1], "disagreement": None, "resumed": False}
 
 
+def test_who_is_new_and_hears_others_than_the_one_it_wants_to_take_over_stays_new() -> None:
+    own = presence(_0=at(5), _2=at(5))
+    own.standing = Standing.NEW
+    me = own.member(member())
+    assert me.weights_of([2]) == [1.0, 0.0]  # 0 was lost: 2 alone changes nothing
+    own.after(Merged({}, disagreement=0.0))
+    assert own.standing is Standing.NEW
+
+
+def test_who_is_new_and_finds_nobody_to_take_over_mixes_with_nobody() -> None:
+    own = presence(_0=at(5, quiet=True))
+    own.standing = Standing.NEW
+    assert own.member(member()).weights == [1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("standing", [Standing.STALE, Standing.NEW])
 def test_who_listens_says_that_it_is_not_to_be_mixed(standing: Standing) -> None:
     own = presence()

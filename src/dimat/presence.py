@@ -108,14 +108,15 @@ class Presence:
         }
 
     def member(self, me: Member) -> Member:
-        """What it brings to a merge: with nothing of its own, all its weight is on one neighbor."""
+        """What it brings to a merge: with nothing of its own, all its weight is on one neighbor.
+
+        Where there is none to take over, its weight is on itself: it waits.
+        """
         if self.standing is not Standing.NEW:
             return me
         weights = dict(zip(me.neighbors, me.weights[1:], strict=True))
         settled = [j for j, x in self.hood.news().items() if j in weights and not x.get("quiet")]
-        if not settled:
-            return me
-        model = max(settled, key=lambda j: (weights[j], -j))
+        model = max(settled, key=lambda j: (weights[j], -j), default=me.agent)
         return replace(me, topology=_listening_to(me.topology, me.agent, model))
 
     def after(self, merged: Merged) -> None:
@@ -125,7 +126,9 @@ class Presence:
         if merged.disagreement is None:
             return  # it heard nobody
         if self.standing is Standing.NEW:
-            self.standing, self.disagreement = Standing.CURRENT, None
+            if merged.disagreement > 0:  # else it did not hear the one that it wanted to take over
+                self.standing = Standing.CURRENT
+            self.disagreement = None
         elif self.standing is Standing.STALE:
             theirs = [x.get("disagreement") for x in self.hood.heard.values()]
             known = [float(x) for x in theirs if x is not None]

@@ -33,7 +33,7 @@ from dimat.experiment.terms import terms
 from dimat.experiment.tree import pack, unpack
 from dimat.experiment.validate import validate
 from dimat.methods import METHODS, Merged, Method, check_needs
-from dimat.presence import Presence
+from dimat.presence import Presence, Standing
 from dimat.state import State
 from dimat.topology import near
 
@@ -325,6 +325,8 @@ class _Apart:
     def _keep(self, agent: Agent) -> None:
         config = self.setup.config
         every = config.checkpoint.every
+        if self.presence.standing is Standing.NEW:
+            return  # it is still to take over a state: its own is not one to go on from
         if every and (self.done % every == 0 or self.done == config.rounds):
             self.folder.flush()
             self.store.write(self._checkpoint(agent, self.done))
