@@ -76,8 +76,15 @@ def check_finite(state: Mapping[str, Tensor], who: str) -> None:
     Raises:
         StructureError: Naming the first such entry.
     """
-    for key, value in state.items():
-        bad = 0 if not value.is_floating_point() else int((~torch.isfinite(value)).sum())
+    floating = {key: value for key, value in state.items() if value.is_floating_point()}
+    # A finite sum has finite terms, and is ten times as fast as a look at each: 4 ms and 41 ms for
+    # 102 MB in one thread, benchmarks/exchange.py. One that overflows is looked into.
+    wide = {key: torch.promote_types(value.dtype, torch.float32) for key, value in floating.items()}
+    sums = [value.sum(dtype=wide[key]).isfinite() for key, value in floating.items()]
+    if not sums or bool(torch.stack(sums).all()):
+        return
+    for key, value in floating.items():
+        bad = int((~torch.isfinite(value)).sum())
         if bad:
             raise StructureError(f"{who}: '{key}' has {bad} values that are NaN or infinite")
 
