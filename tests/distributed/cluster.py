@@ -58,6 +58,7 @@ class Cluster:
         self.processes: dict[int, Process] = {}
         self.store: Process | None = None
         self._port = 0
+        self._read: dict[Path, tuple[Any, list[dict[str, Any]]]] = {}
         self.plan = Faults()
         graph = folder / "edges.txt"
         graph.write_text("".join(f"{i} {j}\n" for i, j in edges))
@@ -156,12 +157,22 @@ class Cluster:
     def lines(self, agent: int, name: str = "metrics") -> list[dict[str, Any]]:
         """The whole lines of a file of lines."""
         file = self.path(agent) / f"{name}.jsonl"
-        text = file.read_text() if file.exists() else ""
-        return [json.loads(x) for x in text.splitlines(keepends=True) if x.endswith("\n")]
+        try:
+            found = file.stat()
+            if (now := (found.st_mtime_ns, found.st_size)) != self._read.get(file, (None, []))[0]:
+                whole = [x for x in file.read_text().splitlines(keepends=True) if x.endswith("\n")]
+                self._read[file] = now, [json.loads(x) for x in whole]
+        except FileNotFoundError:
+            return []
+        return list(self._read[file][1])
 
     def merged(self, agent: int) -> dict[int, dict[str, Any]]:
         """The metrics right after a merge, by round."""
         return {x["round"]: x for x in self.lines(agent) if x["phase"] == "merged"}
+
+    def ends(self) -> list[tuple[int, int]]:
+        """All edges, from either end."""
+        return [end for i, j in self.edges for end in ((i, j), (j, i))]
 
     def round(self, agent: int) -> int:
         """The last round whose training an agent has recorded."""

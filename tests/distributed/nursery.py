@@ -108,10 +108,12 @@ def _serve(questions: IO[str], answers: IO[str]) -> None:
     living: set[int] = set()
     for line in questions:
         question = json.loads(line)
+        answer: int | None
         if "words" in question:
-            if not (answer := os.fork()):
+            if not (pid := os.fork()):
                 _become(question["words"], Path(question["log"]), question["host"])
-            living.add(answer)
+            living.add(pid)
+            answer = pid
         else:
             pid, status = os.waitpid(question["pid"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None

@@ -18,6 +18,7 @@ from tests.distributed.cluster import Cluster
 from tests.distributed.nursery import ended, popen
 
 from dimat.experiment.checkpoint import Store
+from dimat.experiment.faults import Kind
 from dimat.experiment.tree import unpack
 
 Make = Callable[..., Cluster]
@@ -38,8 +39,8 @@ def running(make: Make, until: int = 4, **settings: object) -> Cluster:
 
 def all_at(cluster: Cluster, number: int) -> None:
     """Wait until every agent has done a round."""
-    for i in range(cluster.agents):
-        cluster.until(lambda i=i: cluster.round(i) >= number, f"agent {i} does round {number}")
+    everyone = range(cluster.agents)
+    cluster.until(lambda: min(map(cluster.round, everyone)) >= number, f"all do round {number}")
 
 
 def goes_on(cluster: Cluster, i: int, rounds: int = 2) -> float:
@@ -108,7 +109,7 @@ def test_a_killed_agent_is_not_waited_for_and_goes_on_from_its_checkpoint(cluste
     paw.send(1, signal.SIGKILL)
     done = paw.round(1)
     # far less than timeout_s: the connection itself says that it is gone
-    assert max(goes_on(paw, i) for i in (0, 2, 3)) < SLACK_S < paw.settings["exchange.timeout_s"]
+    assert max(goes_on(paw, i) for i in (0, 2, 3)) < SLACK_S < 20
     paw.start(1)
     exchange_again(paw, 1, 0)
     exchange_again(paw, 1, 2)
@@ -158,7 +159,8 @@ def test_an_agent_that_lost_everything_takes_over_what_a_neighbor_has(cluster: M
     paw = running(cluster, rounds=18)
     paw.send(1, signal.SIGKILL)
     shutil.rmtree(paw.path(1))
-    done = max(goes_on(paw, i, 1) and paw.round(i) for i in (0, 2))
+    goes_on(paw, 0, 1)
+    done = paw.round(0)
     paw.start(1)
     exchange_again(paw, 1, 0)
     exchange_again(paw, 1, 2)
@@ -212,7 +214,7 @@ def test_edges_outlive_the_store_and_a_new_one_lets_a_lost_agent_in_again(cluste
 
 def test_a_spoilt_message_is_refused_and_both_ends_say_so(cluster: Make) -> None:
     paw = cluster(rounds=10)
-    kinds = {2: "poison", 4: "corrupt", 6: "misshape", 8: "inflate"}
+    kinds: dict[int, Kind] = {2: "poison", 4: "corrupt", 6: "misshape", 8: "inflate"}
     for number, kind in kinds.items():
         paw.plan = paw.plan.spoil(kind, agent=3, round=number, neighbor=2)
     paw.start_all()
