@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -107,12 +108,16 @@ def test_who_is_new_has_all_its_weight_on_the_neighbor_it_listens_to_most() -> N
     assert others == [float(x) for x in build_topology("ring", 4).at(0).pi[0]]
 
 
-def test_everybody_else_weighs_as_the_mixing_matrix_says() -> None:
-    own = presence(_0=at(5), _2=at(5))
-    for standing in (Standing.CURRENT, Standing.STALE):
-        own.standing = standing
-        me = member()
-        assert own.member(me) is me
+def test_who_is_current_brings_what_it_has() -> None:
+    own, me = presence(_0=at(5), _2=at(5)), member()
+    assert own.member(me) is me
+
+
+def test_who_listens_weighs_as_the_mixing_matrix_says_and_follows_any_order() -> None:
+    """Even if its own is older: nobody hears it, so nobody would follow."""
+    own, me = presence(_0=at(5), _2=at(5)), replace(member(), gauge=GaugeId(0, 1))
+    own.standing = Standing.STALE
+    assert own.member(me) == replace(me, gauge=None)
 
 
 @pytest.mark.parametrize(

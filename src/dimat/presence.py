@@ -108,11 +108,14 @@ class Presence:
         }
 
     def member(self, me: Member) -> Member:
-        """What it brings to a merge: with nothing of its own, all its weight is on one neighbor.
+        """What it brings to a merge.
 
-        Where there is none to take over, its weight is on itself: it waits.
+        Who listens brings no order of its own, so that it follows whatever order it hears. Who has
+        nothing has all its weight on one neighbor, or on itself where there is none to take over.
         """
-        if self.standing is not Standing.NEW:
+        if self.standing is Standing.STALE:
+            return replace(me, gauge=None)
+        if self.standing is Standing.CURRENT:
             return me
         weights = dict(zip(me.neighbors, me.weights[1:], strict=True))
         settled = [j for j, x in self.hood.news().items() if j in weights and not x.get("quiet")]

@@ -15,6 +15,7 @@ from tests.exchange.village import Village, Villager, edges_used, joined, play, 
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.board import Board, serve
 from dimat.exchange.link import Status
+from dimat.exchange.neighborhood import Incident
 from dimat.exchange.wire import Frame, Kind
 from dimat.state import check_finite
 
@@ -125,6 +126,25 @@ def test_one_that_lives_and_says_nothing_is_lost_when_patience_ends_and_no_longe
         joined_again(here, 2, 3)
         for _ in range(2):
             check_quiet(here)
+
+
+def test_one_that_waits_for_another_is_not_given_up_for_that() -> None:
+    """Agent 0 of a line has waited for as long for 1 as 1 has for 2, which says nothing."""
+    line: nx.Graph[int] = nx.path_graph(3)
+    with village(line, timeout_s=1.0, patience_s=1.5) as here:
+
+        def first() -> None:
+            here[0].play()
+            here[0].play()
+
+        def second() -> None:
+            here[1].play()
+            time.sleep(0.8)  # trains
+            here[1].play()
+
+        together([first, second])
+        assert here[1].incidents[0] == [Incident(2, "lost", "nothing for 1.5 s, though it lives")]
+        assert here[0].incidents == [[], []]
 
 
 def joined_again(here: Village, i: int, j: int, epoch: int = 2) -> None:

@@ -59,6 +59,27 @@ class Rules:
         return min(1.0, self.timeout_s / 5)
 
 
+@dataclass
+class Common:
+    """What all links of a process share.
+
+    Args:
+        rules: Alike for all.
+        what: What the ends are: agents or ranks, for messages.
+        changed: Notified whenever there is something to look at.
+        pool: Memory to receive into.
+        waiting: Whether this process waits for others, and so is not what others wait for.
+    """
+
+    rules: Rules
+    what: str = "agent"
+    changed: threading.Condition = field(
+        default_factory=lambda: threading.Condition(threading.RLock())
+    )
+    pool: Pool = field(default_factory=Pool)
+    waiting: bool = False
+
+
 class Link:
     """Our end of an edge.
 
@@ -68,10 +89,7 @@ class Link:
         connect: Joins the other end: ``connect(us, them, wanted)`` gives a pipe, or None once it is
             not wanted any more.
         greeting: What we tell the other end of ourselves each time that the link forms.
-        rules: What all links have in common.
-        what: What the ends are: agents or ranks, for messages.
-        changed: Notified whenever there is something to look at.
-        pool: Memory to receive into.
+        common: What all links of the process share.
     """
 
     def __init__(
@@ -80,14 +98,12 @@ class Link:
         them: int,
         connect: Callable[[int, int, Callable[[], bool]], Pipe | None],
         greeting: Callable[[], Mapping[str, Any]],
-        rules: Rules,
-        what: str,
-        changed: threading.Condition,
-        pool: Pool,
+        common: Common,
     ) -> None:
-        self.us, self.them, self.who = us, them, f"{what} {them}"
-        self._connect, self._greeting, self.rules = connect, greeting, rules
-        self._changed, self._pool = changed, pool
+        self.us, self.them, self.who = us, them, f"{common.what} {them}"
+        self._connect, self._greeting, self._common = connect, greeting, common
+        self._changed, self.rules = common.changed, common.rules
+        self.waits = False  # for others, as the other end says
         self.status, self.why, self.epoch = Status.DOWN, "not connected yet", 0
         self.greeting: Mapping[str, Any] = {}
         self._mail: dict[tuple[int, int], deque[Frame]] = {}
@@ -237,8 +253,11 @@ class Link:
                 return Status.LEFT, "it said goodbye"
             if frame.kind is Kind.HELLO:
                 raise StructureError(f"{self.who} greets in the midst of what it says")
-            if frame.kind is not Kind.BEAT:
+            if frame.kind is Kind.BEAT:
+                self.waits = bool(frame.to)
+            else:
                 with self._changed:
+                    self.waits = False
                     self._mail.setdefault((frame.sender, frame.to), deque()).append(frame)
                     self._changed.notify_all()
 
@@ -249,7 +268,7 @@ class Link:
         words = torch.empty(header, dtype=torch.uint8)
         if header:
             pipe.receive(words, self.rules.timeout_s)
-        flat = self._pool.take(payload) if payload else torch.empty(0, dtype=torch.uint8)
+        flat = self._common.pool.take(payload) if payload else torch.empty(0, dtype=torch.uint8)
         if payload:
             pipe.receive(flat, self.rules.timeout_s)
         return Frame(kind, sender, to, bytes(words.numpy()), flat)
@@ -261,7 +280,7 @@ class Link:
             try:
                 frame = mine.get(timeout=self.rules.beat_s)
             except queue.Empty:
-                frame = Frame(Kind.BEAT)
+                frame = Frame(Kind.BEAT, to=int(self._common.waiting))
             if frame is None:
                 return
             try:

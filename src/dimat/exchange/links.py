@@ -10,7 +10,7 @@ from typing import Any
 
 from dimat.exchange.board import CONNECT_S, Board
 from dimat.exchange.gloo import Pipe
-from dimat.exchange.link import Link, Rules
+from dimat.exchange.link import Common, Link, Rules
 from dimat.exchange.meeting import JOIN_S, meet
 from dimat.exchange.pool import Pool
 
@@ -37,12 +37,26 @@ class Links:
         greeting: Callable[[int], Mapping[str, Any]] = lambda them: {},
         what: str = "agent",
     ) -> None:
-        self.us, self.rules, self.what = us, rules or Rules(), what
-        self.changed = threading.Condition(threading.RLock())
-        self.pool = Pool()
+        self.us = us
+        self.common = Common(rules or Rules(), what)
         self._board, self._address, self._greeting = board, address, greeting
         self._links: dict[int, Link] = {}
         atexit.register(self.close)
+
+    @property
+    def changed(self) -> threading.Condition:
+        """Held to look at links, notified when there is something to look at."""
+        return self.common.changed
+
+    @property
+    def pool(self) -> Pool:
+        """Memory of messages."""
+        return self.common.pool
+
+    @property
+    def rules(self) -> Rules:
+        """What all links have in common."""
+        return self.common.rules
 
     def to(self, them: int) -> Link:
         """The edge to another process; begins to form when first asked for."""
@@ -54,10 +68,7 @@ class Links:
                 them,
                 self._connector(),
                 lambda: self._greeting(them),
-                self.rules,
-                self.what,
-                self.changed,
-                self.pool,
+                self.common,
             )
         link.start()
         return link

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from dimat.exchange.link import Link, Rules, Status
 from dimat.exchange.links import Links
 from dimat.exchange.protocol import Inbox, Message, Result, Step, Talk, Traffic
 from dimat.exchange.wire import Frame, Kind, pack, said, unpack
+
+_MOST_PATIENCE = 10  # times one's own, with who waits for others
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class _Half:
     mutual: bool
     awaits: set[Kind]
     message: Message | None = None
+    since: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)
 
 
 class Neighborhood:
@@ -155,20 +159,28 @@ class Neighborhood:
     def _exchange(self, step: Step, number: int, traffic: Traffic) -> Inbox:
         halves = self._begin(step)
         self._send(step, number, halves, traffic)
-        end = time.monotonic() + self._patience_s
-        while True:
-            with self._links.changed:
-                arrived = self._arrived(halves)
-                if not arrived:
-                    if not any(half.awaits for half in halves.values()):
-                        break
-                    self._links.changed.wait(max(min(end - time.monotonic(), 1.0), 0.01))
-                    if time.monotonic() > end:
-                        self._give_up(halves)
-                    continue
-            for j, frame in arrived:
-                self._take(j, halves[j], frame, step, number, traffic)
+        self._links.common.waiting = True
+        try:
+            while any(half.awaits for half in halves.values()):
+                with self._links.changed:
+                    arrived = self._arrived(halves)
+                    if not arrived:
+                        self._wait(halves)
+                for j, frame in arrived:
+                    self._take(j, halves[j], frame, step, number, traffic)
+        finally:
+            self._links.common.waiting = False
         return self._inbox(step, halves)
+
+    def _wait(self, halves: Mapping[int, _Half]) -> None:
+        """Wait for something to happen; give up who says nothing, unless it waits for others."""
+        self._links.changed.wait(min(self._patience_s / 10, 1.0))
+        now = time.monotonic()
+        for half in halves.values():
+            if half.link.waits and now - half.began < _MOST_PATIENCE * self._patience_s:
+                half.since = now
+            if half.awaits and now - half.since > self._patience_s:
+                half.link.reset(f"nothing for {self._patience_s:g} s, though it lives")
 
     def _begin(self, step: Step) -> dict[int, _Half]:
         """For each neighbor what is to come, and from which epoch of its link."""
@@ -233,11 +245,6 @@ class Neighborhood:
             what, why = "lost", half.link.why or "the edge formed anew"
         self.incidents.append(Incident(j, what, why))
         half.awaits, half.message = set(), None
-
-    def _give_up(self, halves: Mapping[int, _Half]) -> None:
-        for half in halves.values():
-            if half.awaits:
-                half.link.reset(f"nothing for {self._patience_s:g} s, though it lives")
 
     def _take_answer(self, j: int, half: _Half, frame: Frame) -> None:
         """What a neighbor made of what we said."""

@@ -52,7 +52,8 @@ class Torchrun:
 
     def agree(self, terms: Mapping[str, str]) -> None:
         """What all must have alike; compared before the first message to each."""
-        self.links.rules = Rules(terms, self.links.rules.timeout_s, self.links.rules.limit_bytes)
+        own = self.links.common
+        own.rules = Rules(terms, own.rules.timeout_s, own.rules.limit_bytes)
 
     def close(self) -> None:
         """Say goodbye to all others."""
