@@ -284,10 +284,14 @@ def test_an_agent_is_interrupted_while_it_looks_for_a_store(cluster: Make) -> No
 
 
 def test_a_cluster_killed_as_a_whole_ends_as_if_it_had_never_been(cluster: Make) -> None:
-    paw = running(cluster, until=4, rounds=8)
-    for i in range(4):
+    paw = running(cluster, until=3, rounds=9, checkpoint__keep=6)
+    paw.send(3, signal.SIGKILL)
+    goes_on(paw, 2, 2)  # the others have done a round without it when they are killed
+    for i in (0, 1, 2):
         os.kill(paw.processes[i].pid, signal.SIGKILL)
     assert set(paw.finish().values()) == {-signal.SIGKILL}
+    assert paw.incidents(2, 3)
     paw.start_all()
     all_end_well(paw)
     same_as_in_one_process(paw)
+    nothing_lost(paw, *paw.edges)  # what was is taken back
