@@ -207,7 +207,7 @@ class Link:
             pipe.close()
             return self._turn(Status.DIFFERS, str(error))
         with self._changed:
-            mine, self._resetting = self._queue, False
+            mine, self._resetting, self.waits = self._queue, False, False
             self.epoch, self.greeting = self.epoch + 1, greeting
             self._turn(Status.UP, "")
         sender = threading.Thread(target=self._send_all, args=(pipe, mine), daemon=True)

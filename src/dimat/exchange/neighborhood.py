@@ -164,7 +164,8 @@ class Neighborhood:
             while any(half.awaits for half in halves.values()):
                 with self._links.changed:
                     arrived = self._arrived(halves)
-                    if not arrived:
+                    # An answer may have been the last that was awaited.
+                    if not arrived and any(half.awaits for half in halves.values()):
                         self._wait(halves)
                 for j, frame in arrived:
                     self._take(j, halves[j], frame, step, number, traffic)
