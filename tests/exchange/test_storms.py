@@ -29,7 +29,7 @@ def settled(here: Village) -> None:
     assert edges_used(here) == {(0, 1), (0, 2), (1, 2), (2, 3)}
 
 
-@pytest.mark.parametrize(("seed", "steps", "rounds"), [(1, 1, 60), (2, 1, 60), (3, 3, 25)])
+@pytest.mark.parametrize(("seed", "steps", "rounds"), [(1, 1, 60), (3, 3, 20)])
 def test_in_a_storm_nobody_hangs_and_every_edge_is_accounted_for_at_both_ends(
     monkeypatch: pytest.MonkeyPatch, seed: int, steps: int, rounds: int
 ) -> None:
