@@ -49,6 +49,10 @@ class ExchangeError(DimatError, RuntimeError):
     """Agents that cannot talk: one is lost, a message does not fit, or their settings differ."""
 
 
+class Stopped(DimatError, RuntimeError):
+    """A run that stopped where it can go on, as ``max_wall_s`` told it to, with more to do."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown ``name``: the closest of ``known``, and all of them.
 

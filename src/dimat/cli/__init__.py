@@ -1,7 +1,7 @@
 """The command line: parse, call, print. Errors are one line on stderr, never a traceback.
 
-Exit codes: 0 done, 1 the run went wrong, 2 bad input, 130 interrupted. What needs PyTorch is
-imported where it is used, so that ``--help`` and mistyped settings answer at once.
+What needs PyTorch is imported where it is used, so that ``--help`` and mistyped settings answer at
+once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from dimat.cli import (
     symmetry,
     topology,
 )
-from dimat.errors import ConfigError, DimatError
+from dimat.cli.launch import STOPPED
+from dimat.errors import ConfigError, DimatError, Stopped
 from dimat.experiment.settings import Parser
 
 _COMMANDS = {
@@ -39,6 +40,10 @@ _COMMANDS = {
 }
 
 
+_EXIT_CODES = (
+    f"Exit codes: 0 done, 1 it went wrong, 2 bad input, {STOPPED} stopped at max_wall_s with more "
+    "to do, 130 interrupted."
+)
 _INTERRUPTED = (
     "dimat: interrupted; what was recorded so far is kept: 'dimat resume RUN', or the same "
     "'dimat compare' or 'dimat agent' again, goes on from there"
@@ -51,8 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not words:
             raise ConfigError(f"no command: one of {', '.join(_COMMANDS)}; see 'dimat --help'")
-        arguments = _parser().parse_args(words)
+        arguments = _parser().parse_args(run.gone_on_with(words))
         _COMMANDS[arguments.command].execute(arguments[arguments.command])
+    except Stopped as stopped:
+        print("dimat:", stopped, file=sys.stderr)
+        return STOPPED
     except DimatError as error:
         print("dimat: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
@@ -67,6 +75,7 @@ def _parser() -> Parser:
         prog="dimat",
         usage="dimat [--version] COMMAND ...",
         description="Decentralized deep learning by iterative merging and training.",
+        epilog=_EXIT_CODES,
         version=importlib.metadata.version("dimat"),
         allow_abbrev=False,
     )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dimat.exchange.crew import Crew
     from dimat.experiment.config import RunConfig
 
+STOPPED = 3  # exit code of what stopped as it was told to, with more to do
 _LONG_S = 1e9  # 31 years: as long as it lives
 
 
@@ -23,7 +24,9 @@ def crew_of(config: RunConfig) -> Iterator[Crew]:
 
     Raises:
         ConfigError: If the environment is not as ``torchrun`` sets it.
+        SystemExit: Where agent 0 does not live, if the run stopped: one process says so.
     """
+    from dimat.errors import Stopped
     from dimat.exchange import torchrun
     from dimat.exchange.crew import ALONE
 
@@ -45,6 +48,10 @@ def crew_of(config: RunConfig) -> Iterator[Crew]:
     )
     try:
         yield crew
+    except Stopped:
+        if crew.rank == 0:
+            raise
+        raise SystemExit(STOPPED) from None
     finally:
         crew.close()
 

@@ -16,12 +16,18 @@ SUMMARY = "go on with a run that was stopped"
 def parser() -> Parser:
     """Its options."""
     own = Parser(
-        usage="dimat resume RUN",
+        usage="dimat resume RUN [--max_wall_s S]",
         description="Go on with a run that was stopped, from its last checkpoint: on the CPU the "
         "numbers are those of a run that was never stopped.",
+        epilog="Exit code 3 says that it stopped at max_wall_s with more to do: "
+        "'until dimat resume RUN --max_wall_s 3000; do [ $? = 3 ] || break; done'.",
         allow_abbrev=False,
     )
     own.add_argument("folder", help="the run folder")
+    limit = "stop again at the first checkpoint after so many seconds; null: go on to the end"
+    own.add_argument(
+        "--max_wall_s", "--max-wall-s", type=float | None, default=None, metavar="S", help=limit
+    )
     return own
 
 
@@ -31,11 +37,11 @@ def execute(options: Namespace) -> None:
     from dimat.experiment.display import LiveProgress
     from dimat.experiment.run import begun, resume
 
-    folder = Path(options.folder)
+    folder, limit = Path(options.folder), options.max_wall_s
     observer = LiveProgress()
     try:
-        with crew_of(begun(folder)) as crew:
-            result = resume(folder, observer, crew=crew)
+        with crew_of(begun(folder, limit)) as crew:
+            result = resume(folder, observer, crew=crew, max_wall_s=limit)
     finally:
         observer.close()
     if crew.rank == 0:

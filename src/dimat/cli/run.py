@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.launch import crew_of, hush, restarted
+from dimat.errors import ConfigError
 from dimat.experiment.settings import Parser, config_of, settings_parser
 
 if TYPE_CHECKING:
@@ -18,7 +20,33 @@ SUMMARY = "train, merge and evaluate agents"
 
 def parser() -> Parser:
     """Every setting of a run."""
-    return settings_parser()
+    return settings_parser(
+        "dimat run [--config FILE.yaml] [--SETTING VALUE ...]\n"
+        "       dimat run --resume RUN [--max_wall_s S]"
+    )
+
+
+def gone_on_with(words: Sequence[str]) -> Sequence[str]:
+    """``dimat run --resume RUN`` as ``dimat resume RUN``; any other command line as it is.
+
+    Raises:
+        ConfigError: If there is no RUN.
+
+    >>> gone_on_with(["run", "--max_wall_s", "60", "--resume", "runs/first"])
+    ['resume', 'runs/first', '--max_wall_s', '60']
+    >>> gone_on_with(["run", "--seed", "1"])
+    ['run', '--seed', '1']
+    """
+    found = [k for k, word in enumerate(words) if word.partition("=")[0] == "--resume"]
+    if not words or words[0] != "run" or not found:
+        return words
+    _, equals, folder = words[found[0]].partition("=")
+    rest = [*words[1 : found[0]], *words[found[0] + 1 :]]
+    if not equals and found[0] <= len(rest):
+        folder = rest.pop(found[0] - 1)
+    if not folder or folder.startswith("-"):
+        raise ConfigError("setting 'resume' has no value: write --resume RUN, a run folder")
+    return ["resume", folder, *rest]
 
 
 def execute(settings: Namespace) -> None:

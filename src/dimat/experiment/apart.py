@@ -19,6 +19,7 @@ from dimat.exchange.link import Rules
 from dimat.exchange.neighborhood import Neighborhood
 from dimat.exchange.precision import in_precision
 from dimat.experiment.checkpoint import Checkpoint, Store
+from dimat.experiment.complaints import broken_rule
 from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer, Silent
 from dimat.experiment.faults import Faults, Rehearsal
@@ -103,6 +104,9 @@ def run_agent(
         TrainingError: If its loss is not finite.
     """
     validate(config)
+    if config.max_wall_s is not None:
+        rule = "null: stop an agent when you like, the same command goes on"
+        raise broken_rule("max_wall_s", config.max_wall_s, rule)
     if not 0 <= agent < config.agents:
         raise ConfigError(f"setting 'id' is {agent}: must be in 0 … {config.agents - 1}")
     torch.set_num_threads(config.threads)

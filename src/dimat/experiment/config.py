@@ -251,6 +251,9 @@ class RunConfig:
         threads: Threads PyTorch may use on the CPU, >= 1; part of what makes a run repeatable.
         precision: Arithmetic of forward and backward passes: float32, or bfloat16 by autocast.
         eval_every: Evaluate every this many rounds (always in the last), >= 1.
+        max_wall_s: Stop where the run can go on, after the first round, or epoch of pre-training,
+            that ends when this many seconds, > 0, have passed since the run was begun or gone on
+            with; null: never. The exit code then is 3, and 'dimat resume RUN' goes on.
         topology: The graph and its mixing matrix.
         data: Images and how they are dealt out.
         optimizer: Local training.
@@ -285,6 +288,7 @@ class RunConfig:
     threads: int = 2
     precision: Literal["float32", "bfloat16"] = "float32"
     eval_every: int = 1
+    max_wall_s: float | None = None
     topology: TopologyConfig = field(default_factory=TopologyConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

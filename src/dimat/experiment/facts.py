@@ -51,7 +51,7 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
     """Of all that a run depends on: its settings, wherever it is written to, and its data."""
     links = config.exchange  # how long they are waited for, and where, changes no result
     exchange = ExchangeConfig(links.precision, max_norm_ratio=links.max_norm_ratio)
-    recipe = replace(config, out=None, overwrite=False, exchange=exchange)
+    recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
     digest = hashlib.sha256((config_to_yaml(recipe) + pretrain_digest(setup)).encode())
     for indices in setup.parts.rounds:
         digest.update(indices.tobytes())

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, Stopped
 from dimat.exchange.crew import ALONE, Crew
+from dimat.experiment.allowance import Allowance
 from dimat.experiment.assembly import Assembly
 from dimat.experiment.callbacks import LOGS, Callback
 from dimat.experiment.checkpoint import Store
@@ -46,6 +47,7 @@ class Job:
     def __post_init__(self) -> None:
         self._watch: Observer = Silent()
         self._assemblies: dict[int, Assembly] = {}
+        self._allowance = Allowance(self.config.max_wall_s)
         if self.crew.rank == 0:
             self._watch = self.observer or Silent()
 
@@ -107,15 +109,47 @@ class Job:
 
     def _methods(self, setup: Setup, home: RunFolder | None) -> RunResult:
         """The method and its controls, one after another."""
-        main = self._method(setup, self.config.method, home, home)
-        controls = [
-            self._method(setup, name, home and home.control(name), home)
-            for name in self.config.controls
-            if name != self.config.method
-        ]
+        own = self.config.method
+        names = [own, *(name for name in self.config.controls if name != own)]
+        found = []
+        for k, name in enumerate(names):
+            folder = home if k == 0 else home and home.control(name)
+            found.append(self._method_or_stop(setup, name, folder, home, last=name == names[-1]))
         if home:
             home.finish()
-        return self._everywhere(home, [main, *controls])
+        return self._everywhere(home, found)
+
+    def _method_or_stop(
+        self,
+        setup: Setup,
+        name: str,
+        folder: RunFolder | None,
+        home: RunFolder | None,
+        *,
+        last: bool,
+    ) -> MethodResult | None:
+        """One method. If time is up all processes stop, when agent 0's has written what it keeps.
+
+        Raises:
+            Stopped: If so; says how far the run is and how to go on.
+        """
+        before = None if folder is None else folder.summary()
+        result, reached = None, None
+        try:
+            result = self._method(setup, name, folder, home)
+            if before is None and not last and self._allowance.is_up:
+                reached = f"{name}, all rounds"  # of a method that was not done before
+        except Stopped as stopped:
+            reached = str(stopped)
+        if self._allowance.limits and (end := self._told(home, reached)):
+            raise Stopped(end)
+        return result
+
+    def _told(self, home: RunFolder | None, reached: str | None) -> str | None:
+        """What agent 0's process says of where the run stops; None if it does not."""
+        end = home and reached and self._allowance.end(reached, home.path)
+        heard = self._assembly(self.config.agents).tell(end)
+        return None if heard is None else str(heard)
 
     def _everywhere(
         self, home: RunFolder | None, results: Sequence[MethodResult | None]
@@ -161,7 +195,7 @@ class Job:
             return MethodResult(name, results_of(lines, self.config.rounds), summary)
         desk = None if folder is None else Desk(own, name, folder, self._watch, self.callbacks)
         pretrained = self._pretrain(own, assembly, home)
-        result = Rounds(own, name, assembly, self._watch, desk).run(pretrained)
+        result = Rounds(own, name, assembly, self._watch, desk, self._allowance).run(pretrained)
         if folder is not None and folder is not home:  # that one's pre-training serves the controls
             folder.finish()
         return result
@@ -174,4 +208,4 @@ class Job:
         if home:
             shared = self.pretrained or home.path / "checkpoints" / "pretrained"
             store = Store(shared / pretrain_digest(setup)[:16], "epoch", 1)
-        return Pretraining(setup, assembly, self._watch, store).run()
+        return Pretraining(setup, assembly, self._watch, store, self._allowance).run()

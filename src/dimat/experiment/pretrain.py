@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from dimat.agent import Agent
-from dimat.errors import TrainingError
+from dimat.errors import Stopped, TrainingError
 from dimat.exchange import Talk
 from dimat.exchange.gather import OBSERVER, gather, scatter
+from dimat.experiment.allowance import ENDLESS, Allowance
 from dimat.experiment.assembly import Assembly
 from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.display import Observer
@@ -57,12 +58,14 @@ class Pretraining:
         assembly: All agents.
         observer: Told how it goes.
         store: Where it is kept, in agent 0's process.
+        allowance: How long it may take; by the clock of agent 0's process.
     """
 
     setup: Setup
     assembly: Assembly
     observer: Observer
     store: Store | None
+    allowance: Allowance = ENDLESS
     done: dict[int, Pretrained] = field(default_factory=dict)
 
     def run(self) -> Mapping[int, Pretrained]:
@@ -70,6 +73,7 @@ class Pretraining:
 
         Raises:
             TrainingError: If a loss is not finite.
+            Stopped: If time is up, after an epoch of all agents that was kept.
         """
         here, epochs = self.assembly.transport.agents, self.setup.config.pretrain_epochs
         self.observer.stage("pre-training", len(here) * max(epochs, 1))
@@ -77,7 +81,10 @@ class Pretraining:
             first = self._take_up()
             self._written = time.monotonic()
             agents = [self._agent(i) for i in here]
-            self.assembly.run({a.index: self._epochs(a, first) for a in agents})
+            reached = self.assembly.run({a.index: self._epochs(a, first) for a in agents})
+        epoch, up = reached[here[0]]
+        if up:
+            raise Stopped(f"pre-training, epoch {epoch} of {epochs}")
         return self.done
 
     def _take_up(self) -> int:
@@ -110,17 +117,24 @@ class Pretraining:
         self.observer.advance(min(agent.epochs, self.setup.config.pretrain_epochs))
         return agent
 
-    def _epochs(self, agent: Agent, first: int) -> Talk[None]:
-        """One agent's part: an epoch, and whether it is time to bring together what there is."""
+    def _epochs(self, agent: Agent, first: int) -> Talk[tuple[int, bool]]:
+        """One agent's part: an epoch, and whether it is time to bring together what there is.
+
+        Returns:
+            How many epochs are over, and whether that is because time is up.
+        """
         epochs = self.setup.config.pretrain_epochs
         for epoch in range(first, epochs):
             if agent.epochs == epoch:  # it may be ahead of others
                 self._epoch(agent)
-            due = epoch + 1 == epochs or (yield from self._due(agent.index))
+            due, up = yield from self._due(agent.index, last=epoch + 1 == epochs)
             if due:
                 own = as_message(self.done[agent.index].tree())
                 found = yield from gather(agent.index, self.assembly.size, own)
                 self._keep([tree_of(message) for message in found])
+            if up:
+                return epoch + 1, True
+        return epochs, False
 
     def _epoch(self, agent: Agent) -> None:
         start = time.perf_counter()
@@ -133,13 +147,20 @@ class Pretraining:
             raise TrainingError(f"round 0 (pre-training), {error}") from error
         self.observer.advance()
 
-    def _due(self, agent: int) -> Talk[bool]:
-        """Whether the last keeping is long ago by the clock of agent 0: the others hear."""
+    def _due(self, agent: int, *, last: bool) -> Talk[tuple[bool, bool]]:
+        """Whether to keep what there is, and to stop, by the clock of agent 0: the others hear.
+
+        It is kept after the last epoch, if the last keeping is long ago, and if time is up.
+        """
         size, messages = self.assembly.size, {}
+        if self.allowance.limits:  # it looks at its clock when all have done their epoch
+            yield from gather(agent, size, as_message(None))
         if agent == OBSERVER:
-            due = as_message(time.monotonic() - self._written >= _BETWEEN_S)
-            messages = dict.fromkeys(range(size), due)
-        return bool(tree_of((yield from scatter(agent, size, messages))))
+            up = self.allowance.is_up
+            due = last or up or time.monotonic() - self._written >= _BETWEEN_S
+            messages = dict.fromkeys(range(size), as_message([due, up]))
+        due, up = tree_of((yield from scatter(agent, size, messages)))
+        return bool(due), bool(up)
 
     def _keep(self, agents: Sequence[Tree]) -> None:
         """Write what there is of all agents, in agent 0's process."""

@@ -254,8 +254,11 @@ def _new_path(method: str) -> Path:
 
 
 def _recipe(config: RunConfig) -> RunConfig:
-    """The config without where it was written to, so that running it again replaces nothing."""
-    return dataclasses.replace(config, out=None, overwrite=False)
+    """The config without where it was written to, so that running it again replaces nothing.
+
+    And without when it is to stop: whoever goes on with it says that anew.
+    """
+    return dataclasses.replace(config, out=None, overwrite=False, max_wall_s=None)
 
 
 def _clear(path: Path) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dimat.agent import Agent
-from dimat.errors import StructureError, TrainingError
+from dimat.errors import Stopped, StructureError, TrainingError
 from dimat.exchange import Talk
 from dimat.exchange.precision import in_precision
+from dimat.experiment.allowance import ENDLESS, Allowance
 from dimat.experiment.assembly import Assembly
 from dimat.experiment.config import RunConfig
 from dimat.experiment.desk import Desk
@@ -37,6 +38,7 @@ class Rounds:
         assembly: All agents.
         observer: Told how it goes.
         desk: Where all that is measured goes, in agent 0's process.
+        allowance: How long it may take; by the clock of agent 0's process.
         agents: Of this process, in order.
         states: Theirs that the accuracies of the last round are of.
     """
@@ -46,6 +48,7 @@ class Rounds:
     assembly: Assembly
     observer: Observer
     desk: Desk | None
+    allowance: Allowance = ENDLESS
     agents: list[Agent] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
 
@@ -66,6 +69,7 @@ class Rounds:
 
         Raises:
             TrainingError: If a loss or a state of an agent of this process is not finite.
+            Stopped: If time is up, after a round that was kept.
         """
         rounds = self.setup.config.rounds
         done = self._set_out(pretrained)
@@ -79,7 +83,7 @@ class Rounds:
                 self.states = [agent.state() for agent in self.agents]
             if self.desk:
                 self.desk.news(number)
-            self._keep(number)
+            self._keep_or_stop(number)
         states = self.assembly.gather(self._by_agent(self.states))
         return self.desk.close(states) if self.desk else None
 
@@ -168,12 +172,19 @@ class Rounds:
             Snapshot.of_tree(found[agent.index]).restore(agent)
         return int(number)
 
-    def _keep(self, number: int) -> None:
-        """What a stopped run goes on from. The last round is not kept: its summary follows."""
+    def _keep_or_stop(self, number: int) -> None:
+        """Keep what a stopped run goes on from, if it is time to; the last round is not kept."""
         config = self.setup.config
         every = config.checkpoint.every
-        if not every or number % every or number == config.rounds:
+        if number == config.rounds:  # its summary follows
             return
+        stop = self.allowance.limits and self.assembly.tell(self.allowance.is_up)
+        if stop or (every and number % every == 0):
+            self._keep(number)
+        if stop:
+            raise Stopped(f"{self.name}, round {number} of {config.rounds}")
+
+    def _keep(self, number: int) -> None:
         snapshots = [Snapshot.of(agent).tree() for agent in self.agents]
         found = self.assembly.gather(self._by_agent(snapshots))
         if self.desk:

@@ -44,6 +44,7 @@ def run(
     Raises:
         ConfigError, DataError, ModelError, TopologyError: If something cannot be used.
         TrainingError: If a loss is not finite; what was written until then is kept.
+        Stopped: If ``config.max_wall_s`` seconds have passed and there is more to do.
     """
     validate(config)
     if config.out is not None and crew.rank == 0:
@@ -57,6 +58,7 @@ def resume(
     *,
     callbacks: Sequence[Callback] = (),
     crew: Crew = ALONE,
+    max_wall_s: float | None = None,
 ) -> RunResult:
     """Go on with a run that was stopped, from its last checkpoint; the command ``dimat resume``.
 
@@ -67,23 +69,29 @@ def resume(
         observer: Told how the run goes.
         callbacks: Told what is measured from here on.
         crew: As in :func:`run`; a run may go on in more or fewer processes than it was begun in.
+        max_wall_s: It stops again after so many seconds; without end if None.
 
     Raises:
         ConfigError: If it is no run folder, or lines of its metrics are missing.
-        DataError, ModelError, TopologyError, TrainingError: As :func:`run` does.
+        DataError, ModelError, TopologyError, TrainingError, Stopped: As :func:`run` does.
     """
-    return Job(begun(folder), observer, callbacks, crew).run(fresh=False)
+    return Job(begun(folder, max_wall_s), observer, callbacks, crew).run(fresh=False)
 
 
-def begun(folder: Path) -> RunConfig:
+def begun(folder: Path, max_wall_s: float | None = None) -> RunConfig:
     """The settings of a run that was begun, to go on with.
+
+    Args:
+        folder: Of the run.
+        max_wall_s: After how many seconds it is to stop again; never if None.
 
     Raises:
         ConfigError: If the folder is no run folder, or its settings cannot be used.
     """
     if not is_run_folder(folder):
         raise ConfigError(f"{folder} is not a run folder: it lacks config.yaml or environment.json")
-    config = dataclasses.replace(load_config(folder / "config.yaml"), out=str(folder))
+    read = load_config(folder / "config.yaml")
+    config = dataclasses.replace(read, out=str(folder), max_wall_s=max_wall_s)
     validate(config)
     return config
 

@@ -48,6 +48,7 @@ _AT_LEAST = {
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "width": ("> 0 and finite", lambda value: 0 < value < math.inf),
     "seed": ("< 2^63", lambda value: value < 2**63),
+    "max_wall_s": ("> 0 and finite, or null", lambda value: 0 < value < math.inf),
     "topology.probability": ("in (0, 1]", lambda value: 0 < value <= 1),
     "topology.dropout": ("in [0, 1)", lambda value: 0 <= value < 1),
     "topology.seed": ("< 2^63", lambda value: value < 2**63),
@@ -81,6 +82,7 @@ def validate(config: RunConfig) -> None:
     _check_names(config)
     _check_path(config)
     _check_momentum(config)
+    _check_stop(config)
     gauge_of(config.matching)
     _check_device(config.device)
 
@@ -169,6 +171,14 @@ def _check_momentum(config: RunConfig) -> None:
         raise ConfigError(
             f"method 'cdmsgd' is momentum SGD, and setting 'optimizer.name' is '{name}': "
             "must be 'msgd' (or 'sgd', without momentum); 'cdsgd' takes any optimizer"
+        )
+
+
+def _check_stop(config: RunConfig) -> None:
+    if config.max_wall_s is not None and config.checkpoint.every == 0:
+        raise ConfigError(
+            f"setting 'max_wall_s' is {config.max_wall_s:g}, and 'checkpoint.every' is 0: what is "
+            "to stop and go on needs checkpoints, so use --checkpoint.every 1, or no max_wall_s"
         )
 
 

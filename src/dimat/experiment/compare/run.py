@@ -17,6 +17,7 @@ from dimat.experiment.compare.spec import Cell, Spec, expand
 from dimat.experiment.compare.statistics import Spread
 from dimat.experiment.compare.table import Point, as_text, percents, points_of
 from dimat.experiment.compare.trial import Trial, is_cell_finished, read_cell
+from dimat.experiment.complaints import broken_rule
 from dimat.experiment.validate import validate
 
 MOST_CELLS = 1000
@@ -80,6 +81,9 @@ def check(cells: Iterable[Cell]) -> None:
             validate(cell.config)
         except ConfigError as error:
             raise ConfigError(f"cell '{cell.name}': {error}") from None
+        if cell.config.max_wall_s is not None:
+            rule = "null: stop a comparison when you like, the same command goes on"
+            raise broken_rule("max_wall_s", cell.config.max_wall_s, rule)
 
 
 @dataclass
