@@ -134,6 +134,8 @@ class Soak:
         own, i = self.cluster, blow.agent
         if i in self.away | self.frozen or own.processes[i].poll() is not None:
             return
+        if state(own, i) == "T":
+            return
         if blow.kind == "store":
             if own.store is None:
                 return
@@ -148,7 +150,13 @@ class Soak:
         elif blow.kind == "restart":
             own.send(i, signal.SIGTERM)
             code = ended(own.processes[i], 20)
-            assert code in (130, 0), f"agent {i} was interrupted: {code}\n{own.tail(i)}"
+            if code == -signal.SIGKILL:  # a crash by plan came first: it is restarted another time
+                blow.before = None
+                return
+            # the signal itself, where it comes before the agent has set out
+            assert code in (130, 0, -signal.SIGTERM), (
+                f"agent {i} was interrupted: {code}\n{own.tail(i)}"
+            )
             self.bring_back(i)
         else:
             own.send(i, signal.SIGKILL)

@@ -95,27 +95,34 @@ def accuracy(lines: Sequence[Mapping[str, Any]]) -> float:
 
 
 def returns(soak: Soak, struck: Sequence[Blow]) -> None:
-    """Accuracy of who was away, and of its neighbors: before, on return, and a round later."""
-    print("accuracy in %: before / right after the first merge on return / a round later")
+    """Accuracy of who was away, and of its neighbors: before, on return, after the next merge."""
+    print("accuracy in %, median: before / right after the first merge on return / after the next")
     for kinds, name in RETURNS.items():
         found = [y for b in struck if b.kind in kinds.split(", ") for y in returned(soak, b)]
-        if found:
-            columns = [100 * statistics.fmean(own) for own in zip(*found, strict=True)]
-            agent, near = (" / ".join(f"{x:.1f}" for x in columns[k : k + 3]) for k in (0, 3))
-            print(f"  {name} (n={len(found)}): itself {agent}; its neighbors {near}")
+        for who, k in (("itself", 0), ("its neighbors", 3)):
+            columns = [*zip(*found, strict=True)][k : k + 3]
+            middle = " / ".join(f"{100 * statistics.median(own):.1f}" for own in columns)
+            lowest = " / ".join(f"{100 * min(own):.1f}" for own in columns)
+            print(f"  {name} (n={len(found)}): {who} {middle}, lowest {lowest}")
 
 
 def returned(soak: Soak, blow: Blow) -> list[list[float]]:
-    """The six numbers of one fault; none if another one came in between."""
-    mine = soak.merged[blow.agent]
-    first = min((n for n in mine if n > blow.seen[blow.agent]), default=0)
-    numbers = (blow.seen[blow.agent], first, first + 1)
+    """The six numbers of one fault; of a neighbor, as it was then: in that round, or last before.
+
+    None if the agent did not merge twice more.
+    """
+    mine, start = soak.merged[blow.agent], blow.seen[blow.agent]
+    numbers = [start, *sorted(n for n in mine if n > start)[:2]]
     near = [soak.merged[j] for i, j in soak.cluster.ends() if i == blow.agent]
-    whole = [own for own in near if all(n in own for n in numbers)]
-    if not whole or not all(n in mine for n in numbers):
+    if len(numbers) < 3 or not all(any(n <= start for n in own) for own in (mine, *near)):
         return []
-    theirs = [statistics.fmean(own[n] for own in whole) for n in numbers]
-    return [[*(mine[n] for n in numbers), *theirs]]
+    theirs = [statistics.fmean(at(own, n) for own in near) for n in numbers]
+    return [[*(at(mine, n) for n in numbers), *theirs]]
+
+
+def at(own: Mapping[int, float], number: int) -> float:
+    """What was measured in a round, or last before it."""
+    return own[max(n for n in own if n <= number)]
 
 
 def counted(found: Counter[Any]) -> str:

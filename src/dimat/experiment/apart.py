@@ -203,7 +203,7 @@ class _Apart:
         self.rehearsal.strike(number)
         merged = self._exchange(agent, number)
         line = self.part.take_over(agent, merged, number)
-        if merged.disagreement is not None:
+        if merged.disagreement is not None and self.presence.standing is not Standing.NEW:
             self._write(agent, number, "merged", line)
             self.state = agent.state()
         self._train(agent, number)
