@@ -123,13 +123,18 @@ def _place(images: Tensor, labels: Tensor, device: str) -> tuple[Tensor, Tensor]
     return moved, labels.to(device)
 
 
+def num_held_out(images: int, share: float, batch_size: int) -> int:
+    """How many of an agent's images are held out for validation; see :class:`Shard`."""
+    return max(0, min(round(share * images), images - batch_size))
+
+
 def _held_out(labels: Tensor, share: float, batch_size: int, seed: int) -> Tensor:
     """A stratified mask of validation images."""
     own = labels.numpy()
     random = np.random.default_rng(np.random.SeedSequence([seed, 79]))
     shuffled = random.permutation(len(own))
     order = shuffled[np.argsort(own[shuffled], kind="stable")]
-    count = max(0, min(round(share * len(own)), len(own) - batch_size))
+    count = num_held_out(len(own), share, batch_size)
     held = np.zeros(len(own), np.bool_)
     if count:
         held[order[np.floor((np.arange(count) + 0.5) * (len(own) / count)).astype(np.int64)]] = True

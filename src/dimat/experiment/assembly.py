@@ -63,8 +63,10 @@ class Assembly:
         Args:
             value: What is said; only that of agent 0's process matters.
         """
-        heard = self.scatter(dict.fromkeys(range(self.size), value))
-        return heard[self.transport.agents[0]]
+        # Encoded and decoded once: what is said of all agents is as long as there are agents.
+        messages = dict.fromkeys(range(self.size), as_message(value)) if self.observes else {}
+        heard = self.run({i: scatter(i, self.size, messages) for i in self.transport.agents})
+        return tree_of(heard[self.transport.agents[0]])
 
     def any(self, values: Iterable[bool]) -> bool:
         """Whether something holds for any agent of any process.

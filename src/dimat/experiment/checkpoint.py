@@ -63,12 +63,9 @@ class Store:
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        safetensors.torch.save_file(
-            {k: v.detach().cpu().contiguous().clone() for k, v in checkpoint.tensors.items()},
-            partial / _TENSORS,
-        )
+        safetensors.torch.save_file(_apart(checkpoint.tensors), partial / _TENSORS)
         content = json.dumps(checkpoint.meta)
-        digests = {_TENSORS: _digest((partial / _TENSORS).read_bytes())}
+        digests = {_TENSORS: _digest_of(partial / _TENSORS)}
         digests[_META] = _digest(content.encode())
         (partial / _META).write_text(json.dumps({"digests": digests, "content": content}))
         for file in (partial / _TENSORS, partial / _META, partial):
@@ -119,7 +116,7 @@ class Store:
             digests, content = outer["digests"], outer["content"]
             found = {
                 _META: _digest(content.encode()),
-                _TENSORS: _digest((path / _TENSORS).read_bytes()),
+                _TENSORS: _digest_of(path / _TENSORS),
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StructureError(f"checkpoint {path} is not whole ({error!r})") from error
@@ -128,8 +125,29 @@ class Store:
         return Checkpoint(number, json.loads(content), load_state(path / _TENSORS))
 
 
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and no two in one memory; copied only where they are not so.
+
+    A copy of all that a thousand agents are would be a third of the memory they need.
+    """
+    found: dict[str, Tensor] = {}
+    places = set()
+    for name, value in tensors.items():
+        own = value.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in places else own
+        places.add(place)
+    return found
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of(path: Path) -> str:
+    """Of a file's content, which may be too long to be read at once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

@@ -59,6 +59,7 @@ class Desk:
         path, keep = self.folder.path / "checkpoints", self.setup.config.checkpoint.keep
         self.store = Store(path, "round", keep)
         self._digest = run_digest(self.setup, self.folder.config)
+        self._fresh: list[Line] = []
 
     def open(self) -> Kept | None:
         """Begin, or go on after the last round that was kept: then what was kept.
@@ -93,6 +94,7 @@ class Desk:
         for line in lines:
             read = self.folder.append(line)
             self.history.append(read)
+            self._fresh.append(read)
             self._tell(read)
 
     def diagnostics(self, line: Mapping[str, object]) -> None:
@@ -105,9 +107,10 @@ class Desk:
 
     def news(self, number: int) -> None:
         """One line of news on the round, if it was measured."""
-        parts = []
+        parts, fresh = [], self._fresh  # not all lines so far: they are more in every round
+        self._fresh = []
         for phase in ("merged", "trained"):
-            found = [x["test_accuracy"] for x in select(self.history, number, phase)]
+            found = [x["test_accuracy"] for x in select(fresh, number, phase)]
             if found:
                 parts.append(f"{phase} {100 * statistics.fmean(found):5.1f} %")
         if parts:

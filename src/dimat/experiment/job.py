@@ -202,7 +202,7 @@ class Job:
 
     def _pretrain(
         self, setup: Setup, assembly: Assembly, home: RunFolder | None
-    ) -> Mapping[int, Pretrained]:
+    ) -> dict[int, Pretrained]:
         """Agents after pre-training: trained now, or taken from where they are kept."""
         store = None
         if home:

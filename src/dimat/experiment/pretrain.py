@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -68,7 +68,7 @@ class Pretraining:
     allowance: Allowance = ENDLESS
     done: dict[int, Pretrained] = field(default_factory=dict)
 
-    def run(self) -> Mapping[int, Pretrained]:
+    def run(self) -> dict[int, Pretrained]:
         """The agents of this process, pre-trained.
 
         Raises:
@@ -140,6 +140,7 @@ class Pretraining:
         start = time.perf_counter()
         for _ in range(agent.shard.num_batches(agent.batch_size)):
             agent.update(agent.gradient())
+        agent.optimizer.zero_grad(set_to_none=True)  # a model's memory, until the next step
         agent.traffic.busy_s += time.perf_counter() - start
         try:
             self.done[agent.index] = Pretrained(Snapshot.of(agent), agent.loss())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -40,7 +40,7 @@ class Rounds:
         desk: Where all that is measured goes, in agent 0's process.
         allowance: How long it may take; by the clock of agent 0's process.
         agents: Of this process, in order.
-        states: Theirs that the accuracies of the last round are of.
+        states: Theirs that the accuracies of the last round are of; none before that round.
     """
 
     setup: Setup
@@ -58,11 +58,12 @@ class Rounds:
         self.part = Part(self.setup, self.name)
         self.together = self.method.exchanges == "steps"
 
-    def run(self, pretrained: Mapping[int, Pretrained]) -> MethodResult | None:
+    def run(self, pretrained: MutableMapping[int, Pretrained]) -> MethodResult | None:
         """All rounds, or those that are left; the desk writes metrics, states and summary.
 
         Args:
-            pretrained: The agents of this process, after pre-training.
+            pretrained: The agents of this process, after pre-training; taken out one by one, since
+                of all together they are as large as the agents.
 
         Returns:
             What came of it, in agent 0's process.
@@ -79,7 +80,7 @@ class Rounds:
             measured = self.measure.due(number)
             met = self.method.exchanges == "rounds" and self._merge(number, measured=measured)
             self._train(number, measured=measured)
-            if measured and not met:
+            if number == rounds and not met:
                 self.states = [agent.state() for agent in self.agents]
             if self.desk:
                 self.desk.news(number)
@@ -104,6 +105,7 @@ class Rounds:
         costs = [self.part.take_over(agent, result, number) for agent, result in both]
         if met:
             self.measure.agents(number, "merged", self.agents, costs)
+        if met and number == self.setup.config.rounds:
             self.states = [agent.state() for agent in self.agents]
         return met
 
@@ -128,8 +130,10 @@ class Rounds:
     def _learn(self, agent: Agent) -> Talk[None]:
         """One agent's steps of a round."""
         for _ in range(self.setup.round_steps(agent.index, together=self.together)):
-            agent.topology = self.setup.topology.at(agent.steps)
+            if self.together:  # else nobody asks, and a graph that varies is drawn for each step
+                agent.topology = self.setup.topology.at(agent.steps)
             yield from self.method.step(agent)
+        agent.optimizer.zero_grad(set_to_none=True)  # a model's memory, until the next step
         self.observer.advance()
 
     def _exchange(self, talks: Sequence[Talk[Value]]) -> list[Value]:
@@ -142,23 +146,25 @@ class Rounds:
 
     # --- beginning, and going on ----------------------------------------------------------------
 
-    def _set_out(self, pretrained: Mapping[int, Pretrained]) -> int:
+    def _set_out(self, pretrained: MutableMapping[int, Pretrained]) -> int:
         """Agents as they are after pre-training, or after the last round that was kept: which."""
         new, together = self.setup.new_agent, self.together
         here = self.assembly.transport.agents
         self.agents = [new(i, pretraining=False, together=together) for i in here]
         done = self._go_on()
         if done is not None:
+            pretrained.clear()
             return done
         costs = []
         for agent in self.agents:
-            own = pretrained[agent.index]
+            own = pretrained.pop(agent.index)
             own.snapshot.restore(agent, new_shard=True)
             if together:
                 self.setup.set_out(agent)
             costs.append(_learned(own.train_loss, own.snapshot.counters["busy_s"]))
         self.measure.agents(0, "trained", self.agents, costs)
-        self.states = [agent.state() for agent in self.agents]
+        if self.setup.config.rounds == 0:
+            self.states = [agent.state() for agent in self.agents]
         return 0
 
     def _go_on(self) -> int | None:

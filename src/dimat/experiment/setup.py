@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dimat.agent import Agent
 from dimat.data import Dataset, Partition, Shard, load_dataset, partition, subset
 from dimat.data.dataset import Tell
+from dimat.data.shard import num_held_out
 from dimat.experiment.config import OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.display import Observer, Silent
 from dimat.models import build_model, check_output
@@ -55,7 +56,8 @@ class Setup:
         config = self.config
         number = 0 if config.init == "shared" else agent
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(
+            # torch.manual_seed seeds every device, and takes 80 us to find that there is none
+            torch.default_generator.manual_seed(
                 int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
             )
             return build_model(
@@ -131,18 +133,16 @@ class Setup:
 
     def pretrain_steps(self, agent: int, *, together: bool = False) -> int:
         """Local steps before the first merge: its own, or those of the mean agent."""
-        agents = range(self.config.agents) if together else [agent]
-        batches = statistics.fmean(self._batches(i, pretraining=True) for i in agents)
-        return self.config.pretrain_epochs * round(batches)
+        own, mean = self._batches[True]
+        return self.config.pretrain_epochs * (mean if together else own[agent])
 
     def round_steps(self, agent: int, *, together: bool = False) -> int:
         """Local steps in a round; where all step together, as many as the mean agent takes."""
         config = self.config
         if config.local_steps is not None:
             return config.local_steps
-        agents = range(config.agents) if together else [agent]
-        batches = statistics.fmean(self._batches(i, pretraining=False) for i in agents)
-        return config.local_epochs * round(batches)
+        own, mean = self._batches[False]
+        return config.local_epochs * (mean if together else own[agent])
 
     def pooled(self) -> Setup:
         """One agent that has everybody's images."""
@@ -157,9 +157,19 @@ class Setup:
         )
         return Setup(alone, self.dataset, parts, build_topology("ring", 1))
 
-    def _batches(self, agent: int, *, pretraining: bool) -> int:
-        shard = self.shard(agent, pretraining=pretraining)
-        return shard.num_batches(self.config.batch_size)
+    @cached_property
+    def _batches(self) -> Mapping[bool, tuple[Sequence[int], int]]:
+        """Batches of an epoch, of pre-training or not: of every agent, and of the mean agent.
+
+        Counted once and without a shard: every agent asks for all of them, in every round.
+        """
+        size, share = self.config.batch_size, self.config.data.validation
+        found = {}
+        for pretraining, parts in ((True, self.parts.pretrain), (False, self.parts.rounds)):
+            images = [len(part) - num_held_out(len(part), share, size) for part in parts]
+            own = [count // size for count in images]
+            found[pretraining] = own, round(statistics.fmean(own))
+        return found
 
 
 def make_setup(config: RunConfig, observer: Observer | None = None) -> Setup:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from dimat.experiment.config import RunConfig
 from dimat.experiment.record import Line
@@ -48,7 +50,9 @@ def best_round(history: Sequence[Line], phase: str) -> int:
 
     Without validation images, the last round.
     """
-    rounds: list[int] = sorted({x["round"] for x in history if x["phase"] == phase})
-    values = {r: [x["validation_accuracy"] for x in select(history, r, phase)] for r in rounds}
-    known = {r: statistics.fmean(own) for r, own in values.items() if None not in own}
-    return max(known, key=lambda r: known[r]) if known else rounds[-1]
+    values: dict[int, list[Any]] = defaultdict(list)  # of numbers, or of None
+    for x in history:
+        if x["phase"] == phase:
+            values[x["round"]].append(x["validation_accuracy"])
+    known = {r: statistics.fmean(own) for r, own in sorted(values.items()) if None not in own}
+    return max(known, key=lambda r: known[r]) if known else max(values)
