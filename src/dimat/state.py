@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dimat.errors import StructureError
 
 State = dict[str, Tensor]
+_MOST_AT_ONCE = 2**24  # numbers that a mean over agents has side by side in float64: 134 MB
 
 
 def state_of(module: nn.Module) -> State:
@@ -111,8 +112,22 @@ def consensus_distance(states: Sequence[Mapping[str, Tensor]], keys: Sequence[st
     References:
         Kong et al., "Consensus Control for Decentralized Deep Learning", ICML 2021.
     """
-    mean = {key: torch.stack([state[key].double() for state in states]).mean(0) for key in keys}
+    mean = {key: _mean([state[key] for state in states]) for key in keys}
     return math.sqrt(math.fsum(squared_distance(s, mean, keys) for s in states) / len(states))
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors of one shape, in float64; of many large ones a part at a time.
+
+    Side by side in float64 a thousand states are twice as large as they are themselves.
+    """
+    first = values[0]
+    if len(values) * first.numel() <= _MOST_AT_ONCE:
+        return torch.stack([value.double() for value in values]).mean(0)
+    size = max(1, _MOST_AT_ONCE // len(values))
+    parts = zip(*(torch.split(value.reshape(-1), size) for value in values), strict=True)
+    means = [torch.stack([own.double() for own in part]).mean(0) for part in parts]
+    return torch.cat(means).reshape(first.shape)
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:

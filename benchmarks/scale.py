@@ -1,0 +1,169 @@
+"""How time and memory grow with the number of agents in one process, as ratios to ten of them.
+
+.venv/bin/python -m benchmarks.scale            # 10, 100, 1,000 agents; about 25 minutes
+.venv/bin/python -m benchmarks.scale --small    # 10 and 100 agents, mlp: about a minute
+
+Every case is a `dimat run` in a process of its own, of 50 of scikit-learn's digits an agent (dealt
+out several times over), one epoch of pre-training and then rounds of two steps of 16 images, on a
+random graph of 3 neighbors, with one thread and a checkpoint a round. Cases of different size
+alternate. Times are CPU seconds (the machine is shared), medians over rounds and repeats:
+
+first     the first round, in which three agents of four match (dimat alone)
+round     later rounds; of wa and local, where no one matches
+start     seconds of wall clock until the first training step, imports of Python left out
+memory    of each further agent: the peak of this size less that of the size before
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import dimat
+from dimat import RunConfig
+from dimat.agent import Agent
+from dimat.data.digits import digits
+from dimat.experiment.config import DataConfig, MatchingConfig, OptimizerConfig, TopologyConfig
+from dimat.experiment.display import Silent
+
+IMAGES = 50
+BIG = {"agents": 1000, "model": "mlp", "width": 4.0, "method": "dimat", "rounds": 2}  # 0.3 M
+
+
+class Watch(Silent):
+    """Notes when every round of all agents is over, and when the first step begins."""
+
+    def __init__(self, agents: int) -> None:
+        self.agents, self.first = agents, 0.0
+        self.start = time.perf_counter()
+        self.rounds: list[float] = []
+        original = Agent.gradient
+
+        def gradient(agent: Agent) -> Any:
+            self.first = self.first or time.perf_counter() - self.start
+            return original(agent)
+
+        Agent.gradient = gradient  # type: ignore[method-assign]
+
+    def stage(self, description: str, total: int) -> None:
+        self.done, self.rounds, self.last = 0, [], time.process_time()
+
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
+        if steps and self.done % self.agents == 0:
+            now = time.process_time()
+            self.rounds.append((now - self.last) / self.agents)
+            self.last = now
+
+
+def case(agents: int, model: str, width: float, method: str, rounds: int) -> dict[str, Any]:
+    """One run in this process: seconds of each round an agent, of the start, and peak bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = digits()
+        pick = np.arange(IMAGES * agents) % len(whole.train_y)
+        arrays = {
+            "train_x": whole.train_x.numpy()[pick],
+            "train_y": whole.train_y.numpy()[pick],
+            "test_x": whole.test_x.numpy(),
+            "test_y": whole.test_y.numpy(),
+        }
+        np.savez(Path(folder, "digits.npz"), **arrays)
+        config = RunConfig(
+            agents=agents,
+            rounds=rounds,
+            pretrain_epochs=1,
+            local_steps=2,
+            batch_size=16,
+            method=method,
+            controls=(),
+            model=model,
+            width=width,
+            threads=1,
+            eval_every=rounds + 1,
+            topology=TopologyConfig("random-regular"),
+            data=DataConfig(f"npz:{folder}/digits.npz", split="iid"),
+            optimizer=OptimizerConfig("msgd", lr=0.01),
+            matching=MatchingConfig(images=32),
+            out=str(Path(folder, "run")),
+        )
+        watch = Watch(agents)
+        dimat.run(config, watch)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"rounds": watch.rounds, "start": watch.first, "peak": peak}
+
+
+def apart(**own: Any) -> dict[str, Any]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--case", json.dumps(own)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measured(sizes: list[int], kinds: list[tuple[str, str]], repeats: int) -> None:
+    """Cases in turns, and a table of each kind."""
+    found: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for _ in range(repeats):
+        for model, method in kinds:
+            for agents in sizes:
+                rounds = 4 if method == "wa" or agents < 1000 else 3
+                run = apart(agents=agents, model=model, width=1.0, method=method, rounds=rounds)
+                found[model, method, agents].append(run)
+    print("| model, method | agents | first, ms | round, ms | start, s | peak, MB | memory, MB |")
+    print("|---|---|---|---|---|---|---|")
+    for model, method in kinds:
+        rows = [summary(found[model, method, agents]) for agents in sizes]
+        for k, (agents, row) in enumerate(zip(sizes, rows, strict=True)):
+            first, later = (f"{row[n]:.2f} ({row[n] / rows[0][n]:.2f})" for n in ("first", "round"))
+            more = 0.0 if k == 0 else (row["peak"] - rows[k - 1]["peak"]) / (agents - sizes[k - 1])
+            cells = [f"{model}, {method}", agents, first, later, f"{row['start']:.1f}"]
+            cells += [f"{row['peak']:.0f}", f"{more:.2f}" if k else ""]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians: milliseconds an agent-round, seconds, and megabytes."""
+    return {
+        "first": 1e3 * statistics.median(own["rounds"][0] for own in runs),
+        "round": 1e3 * statistics.median(x for own in runs for x in own["rounds"][1:]),
+        "start": statistics.median(own["start"] for own in runs),
+        "peak": statistics.median(own["peak"] for own in runs) / 1e6,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--case", type=json.loads)
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(case(**options.case)))
+        return
+    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}\n")
+    if options.small:
+        measured([10, 100], [("mlp", "dimat"), ("mlp", "wa")], 3)
+        return
+    kinds = [(model, method) for model in ("mlp", "cnn") for method in ("dimat", "wa", "local")]
+    measured([10, 100, 1000], kinds, 3)
+    own = summary([apart(**BIG)])
+    print(
+        f"\n1,000 agents of 0.3 M parameters, momentum SGD: peak {own['peak'] / 1e3:.2f} GB, ",
+        end="",
+    )
+    print(f"start {own['start']:.1f} s, later rounds {own['round']:.1f} ms an agent")
+
+
+if __name__ == "__main__":
+    main()
