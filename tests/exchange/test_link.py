@@ -15,6 +15,7 @@ import pytest
 import torch
 from tests.exchange.halls import HOST, board, closing, together, until
 
+from dimat.errors import ConfigError
 from dimat.exchange import link as link_module
 from dimat.exchange.board import Board
 from dimat.exchange.gloo import Broken
@@ -158,6 +159,37 @@ def test_a_link_lives_through_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) 
         assert there.why == "no 8 bytes"
         monkeypatch.undo()
         until(lambda: here.carries(2) and there.carries(2))
+
+
+def test_an_edge_forms_when_the_address_is_there_that_was_not() -> None:
+    place = board()
+    one, two = links(0, place), links(1, place)
+    with closing([one, two]):
+        one._address = "203.0.113.7"  # of nobody
+        here, there = one.to(1), two.to(0)
+        until(lambda: here.why.startswith("no connection"))
+        one._address = HOST
+        until(lambda: here.status is there.status is Status.UP, 20)
+
+
+@pytest.mark.parametrize("address", ["203.0.113.7", "no such name", "x" * 99])
+def test_an_interface_that_is_not_here_is_said_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match=f"interface': {address} is not an address of this"):
+        Links(0, board(), address, RULES)
+
+
+def test_an_edge_lives_through_a_mistake_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, here, there = pair(board())
+
+    def broken() -> dict[str, object]:
+        raise ZeroDivisionError("our own mistake")
+
+    with closing([one, two]):
+        monkeypatch.setattr(here, "_greeting", broken)
+        here.reset("for a test")
+        until(lambda: here.why == "our own mistake")
+        monkeypatch.undo()
+        until(lambda: here.status is there.status is Status.UP, 20)
 
 
 def threads() -> int:

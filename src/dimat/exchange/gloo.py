@@ -6,6 +6,7 @@ that group as well. In a group of two there is only the one pair.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -16,13 +17,28 @@ from torch.distributed import (  # type: ignore[attr-defined]
     Work,
 )
 
-from dimat.errors import ExchangeError
+from dimat.errors import ConfigError, ExchangeError
 
 _CHUNK = 1 << 23  # bytes; a transfer shows life as often as one has passed
 
 
 class Broken(ExchangeError):
     """The other end is gone, or gave no sign of life in time."""
+
+
+def check_interface(address: str) -> None:
+    """Check that others can be let in at an address, or a name of one.
+
+    Raises:
+        ConfigError: If it is not of this machine.
+    """
+    try:
+        family, *_, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as own:
+            own.bind(place)
+    except (OSError, UnicodeError) as error:
+        rule = f"{address} is not an address of this machine"
+        raise ConfigError(f"setting 'exchange.interface': {rule}") from error
 
 
 class Pipe:
@@ -35,16 +51,17 @@ class Pipe:
         timeout_s: The longest to wait for the other end.
 
     Raises:
-        Broken: If the other end does not come.
+        Broken: If the other end does not come, or the address is not there.
     """
 
     def __init__(self, store: Store, side: int, address: str, timeout_s: float) -> None:
         self._other = 1 - side
         options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._devices = [ProcessGroupGloo.create_device(hostname=address, lazy_init=False)]
         options._timeout = timedelta(seconds=timeout_s)
         options._threads = 1
-        try:
+        try:  # the address too: an interface may be down for a while
+            device = ProcessGroupGloo.create_device(hostname=address, lazy_init=False)
+            options._devices = [device]
             self._group: ProcessGroupGloo | None = ProcessGroupGloo(store, side, 2, options)
         except RuntimeError as error:
             raise Broken(f"no connection: {_first_line(error)}") from error

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimat.errors import ExchangeError, StructureError
+from dimat.errors import StructureError
 from dimat.exchange.gloo import Broken, Pipe
 from dimat.exchange.pool import Pool
 from dimat.exchange.terms import check_terms
@@ -174,15 +174,14 @@ class Link:
         while self._wanted():
             try:
                 pipe = self._connect(self.us, self.them, self._wanted)
-            except ExchangeError as error:
+            except Exception as error:  # any: an edge whose thread has ended never forms again
                 if self.epoch == 0:  # otherwise why it broke says more
-                    self._turn(Status.DOWN, str(error))
+                    self._turn(Status.DOWN, _text(error))
                 self._rest()
                 continue
             if pipe is None:
                 return
-            self._serve(pipe)
-            if self.status is Status.DIFFERS:
+            if not self._serve(pipe):
                 self._rest()
 
     def _rest(self) -> None:
@@ -195,34 +194,34 @@ class Link:
             self.status, self.why = status, why
             self._changed.notify_all()
 
-    def _serve(self, pipe: Pipe) -> None:
-        """All that happens on one pipe."""
+    def _serve(self, pipe: Pipe) -> bool:
+        """All that happens on one pipe; False if the next is not to be at once."""
+        mine = self._queue
+        sender = threading.Thread(target=self._send_all, args=(pipe, mine), daemon=True)
         try:
             greeting = self._greet(pipe)
             check_terms(self.rules.terms, greeting.get("terms"), self.who)
-        except Broken as error:
+            sender.start()
+        except Exception as error:  # any, no memory and no thread too: it is tried again
             pipe.close()
-            return self._turn(Status.DOWN, str(error))
-        except StructureError as error:
-            pipe.close()
-            return self._turn(Status.DIFFERS, str(error))
+            differs = isinstance(error, StructureError)
+            self._turn(Status.DIFFERS if differs else Status.DOWN, _text(error))
+            return isinstance(error, Broken)
         with self._changed:
-            mine, self._resetting, self.waits = self._queue, False, False
+            self._resetting, self.waits = False, False
             self.epoch, self.greeting = self.epoch + 1, greeting
             self._turn(Status.UP, "")
-        sender = threading.Thread(target=self._send_all, args=(pipe, mine), daemon=True)
-        sender.start()
         try:
             end = self._receive_all(pipe)
         except Exception as error:  # any, no memory too: what nobody receives on is not up
-            end = Status.DOWN, str(error) or repr(error)
+            end = Status.DOWN, _text(error)
         with self._changed:  # at once: nothing that was meant for this epoch goes into the next
             self._queue = queue.SimpleQueue()
             self._turn(*end)
         mine.put(None)
         pipe.close()
         sender.join()
-        return None
+        return True
 
     def _greet(self, pipe: Pipe) -> Mapping[str, Any]:
         """Tell who we are, and hear who they are."""
@@ -298,6 +297,10 @@ class Link:
             parts.append(frame.payload)
         for part in parts:
             pipe.send(part, self.rules.timeout_s)
+
+
+def _text(error: Exception) -> str:
+    return str(error) or repr(error)
 
 
 def _quietly(send: Callable[..., None], *rest: object) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dimat.exchange.board import CONNECT_S, Board
-from dimat.exchange.gloo import Pipe
+from dimat.exchange.gloo import Pipe, check_interface
 from dimat.exchange.link import Common, Link, Rules
 from dimat.exchange.meeting import JOIN_S, meet
 from dimat.exchange.pool import Pool
@@ -26,6 +26,9 @@ class Links:
         rules: What all links have in common.
         greeting: What each other end is told of us whenever a link to it forms.
         what: What has numbers: agent or rank, for messages.
+
+    Raises:
+        ConfigError: If the address is not of this machine.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class Links:
         greeting: Callable[[int], Mapping[str, Any]] = lambda them: {},
         what: str = "agent",
     ) -> None:
+        if address is not None:
+            check_interface(address)
         self.us = us
         self.common = Common(rules or Rules(), what)
         self._board, self._address, self._greeting = board, address, greeting
