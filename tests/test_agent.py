@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from dimat.agent import Agent
 from dimat.data import Shard
+from dimat.experiment.config import OptimizerConfig
+from dimat.experiment.setup import make_optimizer
+from dimat.merging import permute_optimizer
 from dimat.topology import Topology, build_topology
 
 
@@ -117,3 +122,55 @@ def test_the_loss_is_the_mean_since_it_was_last_asked_for() -> None:
     other.gradient()
     other.gradient()
     assert other.loss() == pytest.approx((one + two) / 2)
+
+
+def test_no_gradient_is_kept_while_others_have_their_turn() -> None:
+    me = agent()
+    gradient = me.gradient()
+    assert all(p.grad is None for p in me.model.parameters())
+    me.update(gradient)
+    assert all(p.grad is None for p in me.model.parameters())
+    assert all(bool(g.isfinite().all()) for g in gradient.values())  # the method's to keep
+
+
+def stepped(optimizer: torch.optim.Optimizer, model: nn.Linear, *gradients: torch.Tensor) -> None:
+    for gradient in gradients:
+        model.weight.grad = gradient.clone()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_takes_the_steps_of_its_definition(name: str) -> None:
+    """The fused kernel against PyTorch's loop, in float64."""
+    random = torch.Generator().manual_seed(1)
+    ours = nn.Linear(5, 3, bias=False).double()
+    theirs = copy.deepcopy(ours)
+    gradients = torch.randn(6, 3, 5, generator=random, dtype=torch.float64)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    config = OptimizerConfig(name=name, lr=0.01, weight_decay=0.1)
+    stepped(make_optimizer(config, ours), ours, *gradients)
+    stepped(kind(theirs.parameters(), 0.01, weight_decay=0.1), theirs, *gradients)
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["sgd", "msgd", "adam", "adamw"])
+def test_who_moved_its_units_and_its_memory_takes_the_same_step_in_the_new_order(
+    name: str,
+) -> None:
+    """Kept, restored, moved: in every optimizer of a run."""
+    random = torch.Generator().manual_seed(2)
+    model = nn.Linear(5, 4, bias=False)
+    first, second = torch.randn(2, 4, 5, generator=random)
+    config = OptimizerConfig(name=name, lr=0.01, weight_decay=0.1)
+    optimizer = make_optimizer(config, model)
+    stepped(optimizer, model, first)
+    twin = copy.deepcopy(model)
+    again = make_optimizer(config, twin)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    order = torch.tensor([2, 0, 3, 1])
+    permute_optimizer(again, twin, lambda own: {k: v[order] for k, v in own.items()})
+    with torch.no_grad():
+        twin.weight.copy_(twin.weight[order])
+    stepped(optimizer, model, second)
+    stepped(again, twin, second[order])
+    torch.testing.assert_close(twin.weight, model.weight[order], rtol=1e-6, atol=1e-7)
