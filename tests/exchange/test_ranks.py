@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from tests.exchange.halls import HOST, board, together
+import torch
+from tests.exchange.halls import HOST, board, closing, together
 from tests.exchange.test_transports import gossip, in_process, once, over_ranks
 
 from dimat.errors import ExchangeError
@@ -59,9 +60,30 @@ def test_ranks_of_unlike_settings_do_not_begin() -> None:
 
 def test_a_rank_that_never_comes_is_waited_for_as_long_as_patience_says() -> None:
     links = Links(0, board(), HOST, Rules(timeout_s=0.3), what="rank")
-    with pytest.raises(ExchangeError, match=r"no message from ranks \[1\] for 0.4 s .setting"):
+    with pytest.raises(ExchangeError, match=r"ranks \[1\] have not come for 0.4 s .setting"):
         Ranks(links, 2, 2, patience_s=0.4).run({0: gossip([1], 0, 1, 0)}, {0: Traffic()})
     links.close()
+
+
+@pytest.mark.parametrize("spoke", [False, True])
+def test_a_rank_that_lives_is_waited_for_however_slow_it_is(spoke: bool) -> None:
+    place = board()
+
+    def rank(k: int) -> list[int]:
+        def talk() -> Talk[list[int]]:
+            if spoke:
+                yield Step({1 - k: {}}, [1 - k])
+            if k == 1:
+                time.sleep(2)  # more than patience, and than silence
+            inbox = yield Step({1 - k: {"x": torch.tensor([k])}}, [1 - k])
+            found: list[int] = inbox[1 - k]["x"].tolist()
+            return found
+
+        links = Links(k, place.another(), HOST, Rules(timeout_s=0.8), what="rank")
+        with closing([links]):
+            return Ranks(links, 2, 2, patience_s=1.5).run({k: talk()}, {k: Traffic()})[k]
+
+    assert together([lambda: rank(0), lambda: rank(1)]) == [[1], [0]]
 
 
 def test_agents_that_nobody_can_answer_fail_loudly_in_a_block_as_in_one_process() -> None:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from dimat.experiment.config import RunConfig
 
 STOPPED = 3  # exit code of what stopped as it was told to, with more to do
-_LONG_S = 1e9  # 31 years: as long as it lives
 
 
 @contextmanager
@@ -38,12 +37,10 @@ def crew_of(config: RunConfig) -> Iterator[Crew]:
 
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     own = config.exchange
-    # While the first process trains the one agent of centralized the others have nothing to do.
-    idle = "centralized" in (config.method, *config.controls)
     crew = torchrun.crew(
         interface=own.interface,
         timeout_s=own.timeout_s,
-        patience_s=_LONG_S if idle else own.patience_s,
+        patience_s=own.patience_s,
         device=config.device,
     )
     try:

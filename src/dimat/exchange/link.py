@@ -46,12 +46,12 @@ class Rules:
     Args:
         terms: What both ends must have alike, by name, each as short text; see ``terms``.
         timeout_s: Silence after which the other end is lost, > 0.
-        limit_bytes: The largest message that is let in.
+        limit_bytes: The largest message that is let in; better known where the model is.
     """
 
     terms: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 30.0
-    limit_bytes: int = 1 << 33
+    limit_bytes: int = 1 << 32
 
     @property
     def beat_s(self) -> float:

@@ -27,7 +27,8 @@ class Ranks(InProcess):
         agents: Number of all agents.
         size: Number of ranks.
         device: Where messages are wanted.
-        patience_s: The longest to wait for a message.
+        patience_s: The longest to wait for ranks to come. One that is there, as its beats say, is
+            waited for however slow it is: it may do what others do not, such as measure.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Ranks(InProcess):
         self._home = {agent: rank for rank, own in enumerate(blocks) for agent in own}
         self._links, self._device, self._patience_s = links, device, patience_s
         self._packed: dict[int, tuple[Message, bytes, Tensor]] = {}
+        for rank in {*range(size)} - {links.us}:
+            links.to(rank)  # now: who trains for long before it first speaks is not absent
 
     def run(
         self, talks: Mapping[int, Talk[Result]], traffic: Mapping[int, Traffic]
@@ -50,7 +53,7 @@ class Ranks(InProcess):
         """Run the talks of this block to their end.
 
         Raises:
-            ExchangeError: If another process is lost, silent, or has other settings.
+            ExchangeError: If another process is lost, never comes, or has other settings.
         """
         try:
             return super().run(talks, traffic)
@@ -99,22 +102,27 @@ class Ranks(InProcess):
         end = time.monotonic() + self._patience_s
         with self._links.changed:
             while not any(link.holds(j, agent) for link, j, agent in wanted):
-                _check_alive([link for link, *_ in wanted])
+                absent = _absent([link for link, *_ in wanted])
                 left = end - time.monotonic()
-                if left <= 0:
-                    lost = sorted({link.them for link, *_ in wanted})
+                if absent and left <= 0:
                     raise ExchangeError(
-                        f"no message from ranks {lost} for {self._patience_s:g} s "
+                        f"ranks {absent} have not come for {self._patience_s:g} s "
                         "(setting 'exchange.patience_s')"
                     )
-                self._links.changed.wait(left)
+                self._links.changed.wait(left if absent else None)
 
     def _link(self, agent: int) -> Link:
         return self._links.to(self._home[agent])
 
 
-def _check_alive(links: Sequence[Link]) -> None:
+def _absent(links: Sequence[Link]) -> list[int]:
+    """Ranks that never came.
+
+    Raises:
+        ExchangeError: If one was there and is lost.
+    """
     for link in links:
         never = link.status is Status.DOWN and link.epoch == 0
         if not (never or link.carries(1)):
             raise ExchangeError(f"rank {link.them} is lost: {link.why or 'it came back anew'}")
+    return sorted({link.them for link in links if link.epoch == 0})
