@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,10 +13,13 @@ import pytest
 from dimat.experiment.compare.read import read_spec
 from dimat.experiment.compare.run import check
 from dimat.experiment.compare.spec import expand
+from dimat.experiment.settings import load_config
 from dimat.topology import build_topology
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-FILES = sorted(path for name in ("small", "paper") for path in (CONFIGS / name).glob("*.yaml"))
+HEADLINE = CONFIGS / "paper" / "cifar100-resnet20x8-ring5-iid.yaml"  # for dimat run
+FOUND = sorted(path for name in ("small", "paper") for path in (CONFIGS / name).glob("*.yaml"))
+FILES = [path for path in FOUND if path != HEADLINE]
 CLASSES = {"digits": 10, "npz:cifar10.npz": 10, "npz:cifar100.npz": 100}
 CLASSES["npz:tiny-imagenet.npz"] = 200
 
@@ -34,7 +38,18 @@ def make() -> ModuleType:
 def test_the_papers_files_are_what_the_table_says(make: ModuleType) -> None:
     found = {path.name: path.read_text() for path in (CONFIGS / "paper").glob("*.yaml")}
     assert found == make.files(), "run configs/make.py"
-    assert len(found) == len(make.EXPERIMENTS)
+    assert len(found) == 1 + len(make.EXPERIMENTS)
+
+
+def test_the_headline_is_a_cell_of_the_papers_experiments() -> None:
+    headline = load_config(HEADLINE)
+    (cell,) = [
+        cell.config
+        for cell in expand(read_spec(HEADLINE.with_name("cifar100-resnet20-iid.yaml")))
+        if cell.seed == 0 and (cell.config.agents, cell.config.topology.name) == (5, "ring")
+    ]
+    same = replace(headline, precision="float32", eval_every=1, controls=cell.controls)
+    assert same == cell
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

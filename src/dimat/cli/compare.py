@@ -3,66 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import Namespace
 from rich.console import Console
 
-from dimat.errors import ConfigError, TrainingError
+from dimat.cli.options import SettingsLater
+from dimat.errors import TrainingError
 from dimat.experiment.compare.read import Wishes, read_out, read_spec
-from dimat.experiment.complaints import setting_types, unknown_setting
 from dimat.experiment.settings import Parser
 
 SUMMARY = "compare methods over settings and seeds"
 _OWN = ("methods", "seeds", "jobs", "out", "yes", "help")
 
 
-class _Parser(Parser):
-    """A parser that leaves ``--SETTING VALUE`` and ``--grid.SETTING VALUES`` for later."""
-
-    def parse_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
-    ) -> Namespace:
-        """Parse a command line."""
-        own: list[str] = []
-        grid: dict[str, str] = {}
-        settings: dict[str, str] = {}
-        words = iter(sys.argv[1:] if args is None else args)
-        for word in words:
-            name = word[2:].partition("=")[0]
-            if not word.startswith("--") or name in _OWN:
-                own.append(word)
-            elif name.startswith("grid."):
-                grid[_known(name.removeprefix("grid."))] = _value(name, word, words)
-            else:
-                settings[_known(name)] = _value(name, word, words)
-        options = super().parse_args(own, *rest, **kwargs)
-        options["given"] = {"grid": grid, "settings": settings}
-        return options
-
-
-def _known(name: str) -> str:
-    """The name, if there is a setting, or a group of settings, of it."""
-    known = setting_types()
-    if name not in known and not any(setting.startswith(f"{name}.") for setting in known):
-        raise unknown_setting(name, [*_OWN, *known])
-    return name
-
-
-def _value(name: str, word: str, rest: Iterator[str]) -> str:
-    """What follows ``=``, or the next word."""
-    value = word.partition("=")[2] if "=" in word else next(rest, "--")
-    if value.startswith("--"):
-        raise ConfigError(f"setting '{name}' has no value: write --{name} VALUE")
-    return value
-
-
 def parser() -> Parser:
     """Its options."""
-    own = _Parser(
+    own = SettingsLater(
+        _OWN,
         usage="dimat compare FILE.yaml [--methods A,B] [--seeds 0..4] [--grid.SETTING A,B] "
         "[--SETTING VALUE] [--OPTION VALUE ...]",
         description="Run methods at every point of a grid of settings, with every seed, and "

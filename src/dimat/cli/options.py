@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from jsonargparse import Namespace
 
 from dimat.errors import ConfigError
+from dimat.experiment.complaints import setting_types, unknown_setting
 from dimat.experiment.settings import Parser
 
 
@@ -56,3 +61,52 @@ def add_checkpoint_options(parser: Parser) -> None:
     add("--threads", type=int, default=2, help="threads PyTorch may use on the CPU")
     add("--seed", type=int, default=0, help="of the choice of images")
     add("--overwrite", action="store_true", help="replace files that exist")
+
+
+class SettingsLater(Parser):
+    """A parser that leaves ``--SETTING VALUE`` and ``--grid.SETTING VALUES`` for later.
+
+    Args:
+        own: The names of its own options that have values.
+        rest: As an ``ArgumentParser`` takes it.
+    """
+
+    def __init__(self, own: Sequence[str] = (), **rest: Any) -> None:
+        super().__init__(**rest)
+        self._own = own
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
+    ) -> Namespace:
+        """Parse a command line."""
+        own: list[str] = []
+        grid: dict[str, str] = {}
+        settings: dict[str, str] = {}
+        words = iter(sys.argv[1:] if args is None else args)
+        for word in words:
+            name = word[2:].partition("=")[0]
+            if not word.startswith("--") or name in self._own:
+                own.append(word)
+            elif name.startswith("grid."):
+                grid[_known(self._own, name.removeprefix("grid."))] = _value(name, word, words)
+            else:
+                settings[_known(self._own, name)] = _value(name, word, words)
+        options = super().parse_args(own, *rest, **kwargs)
+        options["given"] = {"grid": grid, "settings": settings}
+        return options
+
+
+def _known(own: Sequence[str], name: str) -> str:
+    """The name, if there is a setting, or a group of settings, of it."""
+    known = setting_types()
+    if name not in known and not any(setting.startswith(f"{name}.") for setting in known):
+        raise unknown_setting(name, [*own, *known])
+    return name
+
+
+def _value(name: str, word: str, rest: Iterator[str]) -> str:
+    """What follows ``=``, or the next word."""
+    value = word.partition("=")[2] if "=" in word else next(rest, "--")
+    if value.startswith("--"):
+        raise ConfigError(f"setting '{name}' has no value: write --{name} VALUE")
+    return value

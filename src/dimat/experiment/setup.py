@@ -174,17 +174,21 @@ class Setup:
         return found
 
 
-def make_setup(config: RunConfig, observer: Observer | None = None) -> Setup:
+def make_setup(
+    config: RunConfig, observer: Observer | None = None, dataset: Dataset | None = None
+) -> Setup:
     """Load, deal out and check everything; nothing is written or trained.
 
     Args:
         config: Every setting.
         observer: Told how many images are read; by default nobody.
+        dataset: Taken in place of ``config.data.source`` if given.
 
     Raises:
         DataError, ModelError, TopologyError: If a part cannot be used.
     """
-    dataset = load_dataset(config.data.source, _reading(observer or Silent()))
+    if dataset is None:
+        dataset = load_dataset(config.data.source, _reading(observer or Silent()))
     if config.data.train_images is not None:
         kept = subset(dataset.train_y, config.data.train_images, config.seed)
         dataset = dataset.only(kept)

@@ -1,0 +1,128 @@
+"""How fast this device is at what all methods do: each part is done a few times and timed."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from dimat.agent import RECALIBRATE, Agent
+from dimat.experiment.checkpoint import Checkpoint, Store
+from dimat.experiment.estimate.timing import each
+from dimat.experiment.measure import line_of
+from dimat.experiment.setup import Setup
+from dimat.experiment.snapshot import Snapshot
+from dimat.experiment.tree import pack
+from dimat.merging import recalibrate
+
+_KEPT = 4  # agents in a checkpoint: files are written and flushed once for all
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that an agent takes.
+
+    Args:
+        step: For a training step of its own.
+        evaluate: For an evaluation, validation included.
+        forward: For the forward pass of one image.
+        recalibrate: For new running statistics.
+        snapshot: For a copy of all that it is.
+        keep: To be written into a checkpoint.
+        part_s: Seconds that each of these was timed for, about.
+    """
+
+    step: float
+    evaluate: float
+    forward: float
+    recalibrate: float
+    snapshot: float
+    keep: float
+    part_s: float
+
+    def images(self, most: int, runs: float = 1.0) -> int:
+        """As many images as the time for a part is enough for, at least 8 if there are.
+
+        Args:
+            most: As many as there are at most.
+            runs: Forward passes of each.
+        """
+        return _affordable(most, runs * self.forward, self.part_s)
+
+
+def pace_of(setup: Setup, part_s: float) -> Pace:
+    """Time one agent, on its own images.
+
+    Args:
+        setup: Of the run.
+        part_s: Seconds for each part, and three times as many for training.
+    """
+    device, agent = setup.config.device, setup.new_agent(0, pretraining=False)
+    x, y = setup.test
+    forward = each(device, lambda: agent.evaluate(x[:8], y[:8]), part_s / 4, most=20) / len(y[:8])
+    stepped = _training(setup, agent, forward, part_s)
+    forward, evaluated = _evaluation(setup, agent, forward, part_s)
+    return Pace(
+        stepped,
+        evaluated,
+        forward,
+        _recalibration(setup, agent, forward, part_s),
+        each(device, lambda: Snapshot.of(agent), part_s / 4),
+        _keeping(agent, part_s / 2),
+        part_s,
+    )
+
+
+def _training(setup: Setup, agent: Agent, forward: float, part_s: float) -> float:
+    """Seconds of a step; if one is long, of a smaller batch, from which the whole is foreseen."""
+    whole = agent.batch_size
+    few = _affordable(whole, 4 * forward, 2 * part_s)
+    agent.batch_size = whole if few > whole / 2 else few
+
+    def step() -> None:
+        agent.update(agent.gradient())
+
+    spent = each(setup.config.device, step, 3 * part_s)
+    agent.loss()  # forgets the losses, and complains of them if they are not finite
+    return spent * whole / agent.batch_size
+
+
+def _evaluation(setup: Setup, agent: Agent, forward: float, part_s: float) -> tuple[float, float]:
+    """Seconds for an image in an evaluation, and of the whole of it."""
+    device, (x, y) = setup.config.device, setup.test
+    images = len(y) + len(agent.shard.validation()[1])
+    few = _affordable(images, forward, part_s)
+    if few == images:
+        whole = each(device, lambda: line_of(setup, agent, 0, "trained", {}), part_s)
+        return whole / images, whole
+    one = each(device, lambda: agent.evaluate(*_first(few, x, y)), part_s) / min(few, len(y))
+    return one, one * images
+
+
+def _first(count: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return x[:count], y[:count]
+
+
+def _recalibration(setup: Setup, agent: Agent, forward: float, part_s: float) -> float:
+    own = min(setup.config.recalibration.images, len(agent.shard))
+    few = _affordable(own, forward, part_s)
+    batches = agent.calibration(RECALIBRATE, 1, few)
+    spent = each(setup.config.device, lambda: recalibrate(agent.model, batches), part_s)
+    return spent * own / few
+
+
+def _keeping(agent: Agent, part_s: float) -> float:
+    tensors: dict[str, Tensor] = {}
+    tree = Snapshot.of(agent).tree()
+    agents = [pack(tree, str(i), tensors) for i in range(_KEPT)]
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), keep=1)
+        kept = Checkpoint(1, {"agents": agents}, tensors)
+        return each("cpu", lambda: store.write(kept), part_s) / _KEPT
+
+
+def _affordable(most: int, each_s: float, part_s: float) -> int:
+    """So many images as the seconds are enough for, at least 8, at most all."""
+    return min(most, max(8, int(part_s / max(each_s, 1e-9))))

@@ -1,0 +1,229 @@
+"""What a run will cost is what it then costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from tests.experiment.test_run import lines
+from torch.utils.flop_counter import FlopCounterMode
+
+import dimat
+from dimat import RunConfig
+from dimat.agent import Agent
+from dimat.errors import ConfigError
+from dimat.experiment.config import (
+    ConsensusConfig,
+    DataConfig,
+    ExchangeConfig,
+    MatchingConfig,
+    OptimizerConfig,
+    RecalibrationConfig,
+    TopologyConfig,
+)
+from dimat.experiment.estimate import forecast as forecasting
+from dimat.experiment.estimate.assume import assumed
+from dimat.experiment.estimate.facts import memory_entries, model_facts
+from dimat.experiment.estimate.forecast import Forecast, forecast
+from dimat.experiment.estimate.steps import STEPS
+from dimat.experiment.estimate.traffic import Wire
+from dimat.experiment.rounds import method_settings
+from dimat.experiment.settings import load_config
+from dimat.experiment.setup import make_setup
+from dimat.experiment.snapshot import Snapshot
+from dimat.merging.optimizer import flat_memory, memory_of
+from dimat.methods import METHODS
+from dimat.state import num_bytes, state_of
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+IRREGULAR = TopologyConfig("erdos-renyi", probability=0.5, seed=3)
+SMALL = RunConfig(
+    agents=6,
+    rounds=4,
+    pretrain_epochs=1,
+    batch_size=16,
+    width=0.1,
+    threads=1,
+    model="mlp",
+    controls=(),
+    topology=IRREGULAR,
+    data=DataConfig(train_images=300, split="iid"),
+    optimizer=OptimizerConfig("msgd", 0.02),
+    consensus=ConsensusConfig(quiet_steps=1),
+    eval_every=4,
+)
+MIXED = OptimizerConfig("adam", on_merge="mix")
+VARYING = TopologyConfig("ring", dropout=0.3)
+TREE, PAIRWISE = MatchingConfig(gauge="tree"), MatchingConfig(gauge="pairwise")
+CASES: dict[str, RunConfig] = {
+    **{name: replace(SMALL, method=name) for name in METHODS},
+    "one agent": replace(SMALL, agents=1, topology=TopologyConfig("ring"), method="wa"),
+    "tree": replace(SMALL, matching=replace(TREE, every=3)),
+    "tree, edges lost": replace(SMALL, matching=TREE, topology=VARYING),
+    "pooled tree": replace(SMALL, matching=MatchingConfig(statistics="pooled")),
+    "pooled pairwise": replace(SMALL, matching=replace(PAIRWISE, statistics="pooled")),
+    "edges lost": replace(SMALL, topology=VARYING),
+    "bfloat16": replace(SMALL, exchange=ExchangeConfig("bfloat16"), method="sgp"),
+    "memory mixed": replace(SMALL, optimizer=MIXED),
+    "memory mixed, none at first": replace(SMALL, optimizer=MIXED, pretrain_epochs=0, method="wa"),
+    "directed": replace(SMALL, topology=TopologyConfig("directed-exponential"), method="sgp"),
+    "one peer": replace(
+        SMALL, agents=8, topology=TopologyConfig("one-peer-exponential"), method="cdsgd"
+    ),
+}
+
+
+SOLITARY = ("local", "centralized")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_agent_sends_the_bytes_that_were_foreseen(tmp_path: Path, name: str) -> None:
+    config = CASES[name]
+    setup = make_setup(config)
+    expected = Wire(setup, model_facts(setup)).sent_bytes(config.method)
+    result = dimat.run(replace(config, out=str(tmp_path / "run")))
+    last = [x for x in lines(result.folder) if x["round"] == config.rounds]
+    found = {x["agent"]: x["sent_bytes"] for x in last if x["phase"] == "trained"}
+    assert [found[i] for i in sorted(found)] == pytest.approx(expected[: len(found)], rel=1e-12)
+
+
+def test_of_a_graph_that_varies_at_random_a_sample_of_steps_stands_for_all(tmp_path: Path) -> None:
+    topology = replace(VARYING, dropout=0.5, seed=1)
+    config = replace(SMALL, topology=topology, method="cdsgd", rounds=400, local_steps=3)
+    setup = make_setup(config)
+    facts = model_facts(setup)
+    steps = [setup.topology.at(t) for t in range(1200)]
+    expected = facts.state_bytes * sum(len(own.listeners(2)) for own in steps)
+    assert Wire(setup, facts).sent_bytes("cdsgd")[2] == pytest.approx(expected, rel=0.1)
+
+
+def foreseen(config: RunConfig) -> Forecast:
+    return forecast(make_setup(config), 0.0, calibrate=False)
+
+
+CNN = replace(SMALL, model="cnn", rounds=3, eval_every=2, agents=4, topology=TopologyConfig("star"))
+CNN = replace(CNN, recalibration=RecalibrationConfig(images=20))
+
+
+def arithmetic(config: RunConfig, out: Path) -> float:
+    """What a run did once its model had been looked at."""
+    with FlopCounterMode(display=False) as before:
+        setup = make_setup(config)
+        if METHODS[config.method](method_settings(config)).matches:
+            _ = setup.analysis
+    with FlopCounterMode(display=False) as counter:
+        dimat.run(replace(config, out=str(out)))
+    return counter.get_total_flops() - before.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["wa", "local", "fedavg", "centralized", "sgp"])
+def test_a_run_does_the_arithmetic_that_was_foreseen(tmp_path: Path, name: str) -> None:
+    config = replace(CNN, method=name, data=replace(CNN.data, validation=0.2))
+    assert arithmetic(config, tmp_path / "run") == pytest.approx(foreseen(config).flops, abs=1)
+
+
+def test_gradients_at_other_agents_are_foreseen_but_not_their_products(tmp_path: Path) -> None:
+    config = replace(CNN, method="cga")
+    done, expected = arithmetic(config, tmp_path / "run"), foreseen(config).flops
+    assert expected < done < 1.02 * expected
+
+
+@pytest.mark.parametrize("matching", [TREE, PAIRWISE, MatchingConfig()], ids=lambda own: own.gauge)
+def test_the_forward_passes_of_matching_are_foreseen(
+    tmp_path: Path, matching: MatchingConfig
+) -> None:
+    config = replace(CNN, width=0.5, matching=replace(matching, images=30))
+    own = foreseen(config)
+    matched = own.costs["dimat"].flops["matching"]
+    done = arithmetic(config, tmp_path / "run") - (own.flops - matched)
+    assert 0 < matched < done < 1.6 * matched  # the rest is products of what was seen
+
+
+def test_the_arithmetic_of_a_perceptron_is_what_one_works_out_by_hand() -> None:
+    facts = model_facts(make_setup(replace(SMALL, width=0.25)))
+    hidden = 32
+    layers = [64 * hidden, hidden * hidden, hidden * 10]
+    assert facts.parameters == sum(layers) + 2 * hidden + 10
+    assert facts.forward_flops == 2 * sum(layers)
+    # backward: the gradients of all weights, and of all inputs but the first layer's
+    assert facts.training_flops == 2 * (2 * sum(layers) + sum(layers[1:]))
+    # kept: three inputs of layers, and what the loss needs of the logits
+    assert 4 * (64 + 2 * hidden + 10) <= facts.activation_bytes <= 4 * (64 + 4 * hidden + 20) + 100
+
+
+def test_the_headline_has_the_arithmetic_that_it_is_said_to_have() -> None:
+    config = load_config(CONFIGS / "paper" / "cifar100-resnet20x8-ring5-iid.yaml")
+    found = forecast(make_setup(config, dataset=assumed("cifar100")), 0.0, calibrate=False)
+    training = sum(own.flops["training"] for own in found.costs.values())
+    assert training == pytest.approx(2.45e17, rel=0.01)
+    sent = found.costs["dimat"].sent_bytes
+    assert sum(sent) == pytest.approx(5 * 2 * 100 * 4 * found.facts.parameters, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["sgd", "msgd", "adam", "adamw"])
+def test_an_agent_takes_the_memory_that_was_foreseen(name: str) -> None:
+    config = replace(CNN, optimizer=OptimizerConfig(name, 0.01))
+    setup = make_setup(config)
+    agent, facts = setup.new_agent(0, pretraining=True), model_facts(setup)
+    gradient = agent.gradient()
+    agent.update(gradient)
+    assert facts.state_bytes == num_bytes(state_of(agent.model))
+    assert facts.gradient_bytes == num_bytes(gradient)
+    remembered = flat_memory(memory_of(agent.optimizer, agent.model))
+    assert num_bytes(memory_entries(name, facts.gradient)) == num_bytes(remembered)
+    assert len(Snapshot.of(agent).state) == len(facts.state)
+
+
+def test_without_calibration_nothing_is_trained_and_no_time_foreseen() -> None:
+    with mock.patch.object(Agent, "update", side_effect=AssertionError("it trains")):
+        found = foreseen(SMALL)
+    assert found.wall_s is None
+    assert all(not own.wall_s for own in found.costs.values())
+
+
+def test_every_method_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasting, "_CALIBRATION_S", 0.2)
+    config = replace(SMALL, controls=tuple(METHODS), optimizer=OptimizerConfig("msgd", 1e-3))
+    torch.manual_seed(7)
+    found = forecast(make_setup(config), 1.5)
+    assert torch.initial_seed() == 7
+    assert found.wall_s is not None
+    assert found.wall_s > 1.5
+    for name in METHODS:
+        own = found.costs[name].wall_s
+        assert own["training"] > 0
+        assert min(own.values()) >= 0
+        assert (own["exchange and merging"] > 0) or name in SOLITARY or name in STEPS
+    assert found.costs["pre-training, centralized"].wall_s["training"] > 0
+
+
+def test_time_is_counts_times_paces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a second for everything, the seconds of a part are how often it happens."""
+    monkeypatch.setattr(forecasting, "pace_of", lambda *_: forecasting.Pace(*[1.0] * 7))
+    monkeypatch.setattr(forecasting, "beat_of", lambda *_: forecasting.Beat(*[1.0] * 6))
+    config = replace(SMALL, topology=TopologyConfig("ring"), rounds=10, method="wa", local_steps=3)
+    own = forecast(make_setup(config), 0.0).costs["wa"].wall_s
+    assert own == {
+        "training": 6 * 10 * 3,
+        "exchange and merging": 6 * 10 * 3 * 2 + (60 + 120) + 60,  # no step is longer, really
+        "matching": 0,
+        "recalibration": 60,
+        "evaluation": 6 * (1 + 2 * 3),  # rounds 4, 8 and 10, merged and trained
+        "diagnostics": 6 * 3,
+        "checkpoints": 2 * 6 * 9,
+    }
+
+
+@pytest.mark.parametrize("what", ["cifar", "1,2,3", "0,1,2,3,4,5", "5,5,8,8,1,10", "a,b,c,d,e,f"])
+def test_what_cannot_be_assumed_is_refused(what: str) -> None:
+    with pytest.raises(ConfigError, match="'assume' is '.*': must be "):
+        assumed(what)
+
+
+def test_assumed_images_have_the_numbers_that_were_given() -> None:
+    own = assumed("50,20,8,6,3,7")
+    assert (tuple(own.train_x.shape), tuple(own.test_x.shape)) == ((50, 8, 6, 3), (20, 8, 6, 3))
+    assert own.num_classes == 7
