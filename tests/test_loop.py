@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import dimat
-from dimat.errors import ConfigError, StructureError
+from dimat.errors import ConfigError, ExchangeError, ModelError, StructureError, TopologyError
 from dimat.exchange.board import serve
 from dimat.state import State, state_of
 from dimat.topology import build_topology
@@ -239,7 +239,10 @@ def test_an_agent_goes_on_from_its_state_dict(store: str) -> None:
             assert found is not None
             return found.round, again.state_dict()["gauge"]
 
-    assert together([lambda i=i: part(i) for i in range(2)]) == [(3, [0, 1])] * 2
+    (first, ours), (second, theirs) = together([lambda i=i: part(i) for i in range(2)])
+    assert first == second == 3
+    assert ours == theirs
+    assert ours[:2] == [0, 1]  # agent 0's order, of round 1
 
 
 def test_a_model_that_diverged_is_not_sent(store: str) -> None:
@@ -265,10 +268,77 @@ def test_nothing_is_drawn_from_the_users_random_numbers(store: str) -> None:
     assert_close(torch.rand(3), expected)
 
 
+def test_two_lives_of_one_agent_are_not_taken_for_each_other(store: str) -> None:
+    """Agent 0 ends after one exchange and comes back as a random network: it is not mixed."""
+    models = [net(i) for i in range(4)]
+    gone, back = threading.Event(), threading.Event()
+
+    def stays(i: int) -> None:
+        with agent(store, "lives", i, models[i], topology="full", timeout_s=30.0) as own:
+            own.step()
+            gone.wait(30)
+            assert back.wait(30)
+            own._hood.await_neighbors([0], 20)
+            found = own.step()
+            assert found is not None
+            assert 0 not in found.heard
+            assert [x.what for x in found.incidents if x.agent == 0][-1:] == ["quiet"]
+
+    def comes() -> None:
+        with agent(store, "lives", 0, models[0], topology="full", timeout_s=30.0) as own:
+            own.step()
+        gone.set()
+        with agent(store, "lives", 0, models[3], topology="full", timeout_s=30.0) as own:
+            own._hood.await_neighbors([1, 2], 20)
+            back.set()
+            own.step()
+
+    together([comes, lambda: stays(1), lambda: stays(2)])
+
+
+def test_an_agent_that_said_goodbye_does_not_exchange(store: str) -> None:
+    own = agent(store, "goodbye", 0, net(0), agents=1)
+    own.close()
+    own.close()
+    with pytest.raises(ExchangeError, match="agent 0 has said goodbye"):
+        own.exchange()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.ReLU(), "the model's parameters are none"),
+        (nn.Linear(6, 2).bfloat16(), "the model's parameters are torch.bfloat16: they must be"),
+    ],
+)
+def test_a_model_that_cannot_be_mixed_soundly_is_refused(
+    store: str, model: nn.Module, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        agent(store, "models", 0, model)
+
+
+def test_a_state_dict_of_something_else_is_refused(store: str) -> None:
+    with (
+        agent(store, "state", 0, net(0), agents=1) as own,
+        pytest.raises(ConfigError, match="no state of an agent: it lacks 'gauge'"),
+    ):
+        own.load_state_dict({})
+
+
+def test_a_graph_that_varies_is_refused(store: str) -> None:
+    with pytest.raises(TopologyError, match="'one-peer-exponential' varies from round to round"):
+        agent(store, "varies", 0, net(0), agents=4, topology="one-peer-exponential")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"every": 0}, "'every' is 0: must be >= 1"),
+        ({"precision": "bf16"}, "'precision' is 'bf16': must be 'float32' or 'bfloat16'"),
+        ({"timeout_s": 0.0}, "'timeout_s' is 0.0: must be > 0 and finite"),
+        ({"store": ":123"}, "'store' is ':123': must be HOST:PORT"),
+        ({"store": "here:99999"}, "'store' is 'here:99999': must be HOST:PORT"),
         ({"store": None}, "nothing says where the other agents are: start with torchrun, or give"),
         ({"id": None}, "with 'store' give 'id' and 'agents'"),
         ({"id": 3}, "'id' is 3: must be in 0 … 2"),

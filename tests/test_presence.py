@@ -33,11 +33,11 @@ class Hood:
 
 def presence(**news: Mapping[str, Any]) -> Presence:
     said = {int(name[1:]): own for name, own in news.items()}
-    return Presence(cast(Neighborhood, Hood(said)))
+    return Presence(cast(Neighborhood, Hood(said)), joined=True)
 
 
 def at(number: int, gauge: GaugeId | None = ORDER, **more: Any) -> dict[str, Any]:
-    order = None if gauge is None else [gauge.root, gauge.generation]
+    order = None if gauge is None else gauge.parts
     return {"round": number, "gauge": order, **more}
 
 
@@ -75,8 +75,24 @@ def test_where_no_method_keeps_orders_who_was_away_is_mixed_at_once() -> None:
     assert own.standing is Standing.CURRENT
 
 
+def test_who_never_met_the_others_listens_first_whatever_order_it_says_it_is_in() -> None:
+    """Two lives of one agent may both have begun an order of one name."""
+    own = presence(_0=at(8))
+    own.joined = False
+    assert own.catch_up(7, ORDER) == 8
+    assert own.standing is Standing.STALE
+
+
+@pytest.mark.parametrize("value", [10**12, -1, True, "9", None, [3]])
+def test_a_round_that_makes_no_sense_is_not_believed(value: object) -> None:
+    own = presence(_0={"round": value, "gauge": None})
+    own.rounds = 20
+    assert own.catch_up(3, ORDER) == 3
+
+
 def test_who_has_nothing_is_new_where_others_have_begun() -> None:
     own = presence(_0=at(1))
+    own.joined = False
     assert own.catch_up(0, None, empty_handed=True) == 1
     assert own.standing is Standing.NEW
 
@@ -89,6 +105,7 @@ def test_at_the_very_beginning_nobody_is_new() -> None:
 
 def test_who_was_pretrained_while_others_went_on_listens_first() -> None:
     own = presence(_0=at(5, None))
+    own.joined = False
     assert own.catch_up(0, None) == 5
     assert own.standing is Standing.STALE
 
@@ -126,16 +143,36 @@ def test_who_listens_weighs_as_the_mixing_matrix_says_and_follows_any_order() ->
         ([1.0, 3.0, 2.0], 4.0, Standing.CURRENT),  # twice the median
         ([1.0, 3.0, 2.0], 4.1, Standing.STALE),
         ([None, None], 9.9, Standing.CURRENT),  # nobody can say
+        ([1.0, "x", [1], True, float("nan")], 2.1, Standing.STALE),  # that is no distance
     ],
 )
 def test_who_listens_is_heard_again_once_it_is_near(
-    theirs: list[float | None], ours: float, standing: Standing
+    theirs: list[Any], ours: float, standing: Standing
 ) -> None:
     own = presence()
     own.standing = Standing.STALE
     own.hood.heard = {j: {"disagreement": x} for j, x in enumerate(theirs)}
     own.after(Merged({}, disagreement=ours))
     assert own.standing is standing
+
+
+def test_who_listens_is_heard_again_once_listening_brings_it_no_nearer() -> None:
+    """Its being quiet may be what keeps its neighbors apart from each other."""
+    own = presence()
+    own.standing = Standing.STALE
+    own.hood.heard = {0: {"disagreement": 0.1}}
+    for distance, standing in [(9.0, "stale"), (7.0, "stale"), (6.4, "current")]:
+        own.after(Merged({}, disagreement=distance))
+        assert own.standing is Standing(standing)
+
+
+def test_what_it_is_to_its_neighbors_is_kept_through_a_restart() -> None:
+    own, again = presence(), presence()
+    own.standing, own.disagreement = Standing.STALE, 3.5
+    again.joined = False
+    again.restore(own.kept())
+    assert (again.standing, again.disagreement, again.joined) == (Standing.STALE, 3.5, True)
+    assert again.resumed
 
 
 def test_who_heard_nobody_stays_what_it_was() -> None:
@@ -153,7 +190,12 @@ def test_who_took_over_a_state_is_mixed_from_then_on_and_says_nothing_of_its_dis
     own.speak(4, ORDER)
     assert own.standing is Standing.CURRENT
     assert not own.hood.quiet
-    assert own.hood.saying == {"round": 4, "gauge": [0, 1], "disagreement": None, "resumed": False}
+    assert own.hood.saying == {
+        "round": 4,
+        "gauge": [0, 1, 0],
+        "disagreement": None,
+        "resumed": False,
+    }
 
 
 def test_who_is_new_and_hears_others_than_the_one_it_wants_to_take_over_stays_new() -> None:

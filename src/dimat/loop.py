@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from dimat.errors import ConfigError, did_you_mean
+from dimat.errors import ConfigError, ExchangeError, ModelError, did_you_mean
 from dimat.exchange import Traffic
 from dimat.exchange.board import Board
 from dimat.exchange.link import Rules
@@ -25,12 +26,11 @@ from dimat.merging import permute_optimizer, recalibrate
 from dimat.methods import METHODS, Member, Merged, Method, Settings, check_needs
 from dimat.parents.calls import Call
 from dimat.parents.reading import read_calls
-from dimat.presence import Presence
-from dimat.state import State, check_finite, state_of
+from dimat.presence import Presence, check_lasting, most_bytes
+from dimat.state import State, check_finite, num_bytes, state_of
 from dimat.symmetry import Analysis
 from dimat.topology import Network, build_topology, near
 
-_TIMES = 64  # of a graph that varies at random: how many are looked at before it is used
 _LOG = logging.getLogger("dimat")
 
 
@@ -40,7 +40,8 @@ class Exchanged:
 
     Args:
         round: Its number, from 1; rounds that the agent was away for are counted.
-        heard: The neighbors that it mixed with.
+        heard: The neighbors whose exchange counted; while a unit order spreads, some of them are
+            in another one and are not mixed yet.
         incidents: What did not count.
         disagreement: Distance from the aligned neighbors before the merge; None without any.
         match_s: Seconds spent matching.
@@ -109,8 +110,7 @@ class Agent:
         timeout_s: float = 30.0,
         patience_s: float = 600.0,
     ) -> None:
-        if every < 1:
-            raise ConfigError(f"'every' is {every}: must be >= 1")
+        _check(model, every, precision, timeout_s, patience_s)
         where = _place(id, agents, store, interface, name)
         self.id, self._size, self._every, self._precision = where.rank, where.size, every, precision
         self.model, self._optimizer = model, optimizer
@@ -120,7 +120,8 @@ class Agent:
         self._method = _method(method, self.topology, self._size)
         with torch.random.fork_rng():  # a loader draws a seed; yours stays as it is
             self._calls = read_calls(calibration, images, _device(model))
-        rules = Rules(self._terms(method), timeout_s)
+        limit = most_bytes(num_bytes(state_of(model)))
+        rules = Rules(self._terms(method), timeout_s, limit)
         self.neighbors = near(self.topology, self.id)
         self._hood = Neighborhood(
             self.id,
@@ -133,7 +134,7 @@ class Agent:
         self._presence, self._timeout_s = Presence(self._hood), timeout_s
         self.traffic = Traffic()
         self.history: list[Exchanged] = []
-        self.rounds, self._steps, self._known = 0, 0, False
+        self.rounds, self._steps, self._life, self._closed = 0, 0, secrets.randbits(62), False
         self._gauge: GaugeId | None = None
         self._kept: Mapping[str, State] = {}
         self._presence.speak(0, None)
@@ -168,12 +169,15 @@ class Agent:
 
         Raises:
             StructureError: If the model's own state is not finite.
+            ExchangeError: If it has said goodbye.
         """
+        if self._closed:
+            raise ExchangeError(f"agent {self.id} has said goodbye: make a new one")
         if not self.rounds and not self.history:
             missing = self._hood.await_neighbors(self.neighbors, self._timeout_s)
             if missing:
                 _LOG.warning("agents %s are not there yet, and are not waited for", missing)
-        empty = not self.history and not self._known
+        empty = not self.history and not self._presence.joined
         self.rounds = self._presence.catch_up(self.rounds, self._gauge, empty_handed=empty) + 1
         self._presence.speak(self.rounds - 1, self._gauge)
         me = self._presence.member(self._member())
@@ -181,6 +185,7 @@ class Agent:
         merged = self._hood.run({self.id: talk}, {self.id: self.traffic})[self.id]
         self._presence.after(merged)
         self._take_over(merged)
+        self._presence.speak(self.rounds, self._gauge)  # who comes meanwhile knows that it is late
         incidents = tuple(self._hood.incidents)
         for own in incidents:
             _LOG.warning("round %d: agent %d %s: %s", self.rounds, own.agent, own.what, own.why)
@@ -198,6 +203,7 @@ class Agent:
 
     def close(self) -> None:
         """Say goodbye: the neighbors go on without waiting. May be called twice."""
+        self._closed = True
         self._hood.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -206,15 +212,24 @@ class Agent:
         return {
             "steps": self._steps,
             "rounds": self.rounds,
-            "gauge": None if gauge is None else [gauge.root, gauge.generation],
+            "gauge": None if gauge is None else gauge.parts,
             "kept": {name: dict(own) for name, own in self._kept.items()},
+            "presence": self._presence.kept(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave, with the model and optimizer of that moment."""
+        """Go on from what :meth:`state_dict` gave, with the model and optimizer of that moment.
+
+        Raises:
+            ConfigError: If it is something else.
+        """
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise ConfigError(f"no state of an agent: it lacks '{missing[0]}'")
         self._steps, self.rounds = int(state["steps"]), int(state["rounds"])
         self._gauge = GaugeId(*state["gauge"]) if state["gauge"] else None
-        self._kept, self._known = dict(state["kept"]), True
+        self._kept = dict(state["kept"])
+        self._presence.restore(state["presence"])
         self._presence.speak(self.rounds, self._gauge)
 
     # --- a round -----------------------------------------------------------------------------
@@ -232,6 +247,7 @@ class Agent:
             self._batches,
             self._gauge,
             kept=self._kept,
+            life=self._life,
         )
 
     def _batches(self) -> Sequence[Any]:
@@ -275,7 +291,7 @@ def _place(
         host, colon, port = store.rpartition(":")
         if id is None or agents is None:
             raise ConfigError("with 'store' give 'id' and 'agents': who this is, and of how many")
-        if not colon or not port.isdecimal():
+        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ConfigError(f"'store' is '{store}': must be HOST:PORT")
         if not 0 <= id < agents:
             raise ConfigError(f"'id' is {id}: must be in 0 … {agents - 1}")
@@ -304,9 +320,27 @@ def _method(method: str | Method, topology: Network, agents: int) -> Method:
             "'method' needs every message of every agent, and agents may miss each other here: use "
             "dimat, wa or wm"
         )
-    for time in range(min(topology.period or _TIMES, _TIMES)):
-        check_needs("method", method, topology.at(time))
+    check_lasting(topology)
+    check_needs("method", method, topology.at(0))
     return method
+
+
+def _check(
+    model: nn.Module, every: int, precision: str, timeout_s: float, patience_s: float
+) -> None:
+    if every < 1:
+        raise ConfigError(f"'every' is {every}: must be >= 1")
+    if precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"'precision' is {precision!r}: must be 'float32' or 'bfloat16'")
+    for name, value in (("timeout_s", timeout_s), ("patience_s", patience_s)):
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"'{name}' is {value}: must be > 0 and finite")
+    kinds = {value.dtype for value in model.parameters()}
+    if not kinds <= {torch.float32, torch.float64} or not kinds:
+        raise ModelError(
+            f"the model's parameters are {', '.join(sorted(map(str, kinds))) or 'none'}: they must "
+            "be float32 or float64; for bfloat16 arithmetic use autocast"
+        )
 
 
 def _device(model: nn.Module) -> torch.device:

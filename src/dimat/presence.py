@@ -15,7 +15,7 @@ from typing import Any
 import networkx as nx
 import torch
 
-from dimat.errors import StructureError
+from dimat.errors import StructureError, TopologyError
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.neighborhood import Neighborhood
 from dimat.matching.gauge import GaugeId
@@ -24,7 +24,26 @@ from dimat.topology import Network, Topology, near
 
 _BEHIND = 1  # rounds that neighbors may be apart without one of them having been away
 _ROUND = "/round"  # no state has an entry of this name: modules are not named with a slash
+_STILL = 0.9  # of the disagreement before: falls less than that, and listening is of no more use
 _NEAR = 2.0  # times the neighbors' own disagreement
+
+
+def check_lasting(network: Network) -> None:
+    """Refuse a graph that varies: agents that miss each other would not agree on which it is.
+
+    Raises:
+        TopologyError: If it does.
+    """
+    if network.period != 1:
+        raise TopologyError(
+            f"topology '{network.name}' varies from round to round, and agents that may miss each "
+            "other can be rounds apart: use a fixed graph here (torchrun runs those that vary)"
+        )
+
+
+def most_bytes(state_bytes: int) -> int:
+    """The largest message that is let in, for a state of that size: one with Adam's memory fits."""
+    return 4 * state_bytes + (1 << 20)
 
 
 class Standing(Enum):
@@ -44,12 +63,30 @@ class Presence:
         standing: What it is to them.
         disagreement: How far it was from its neighbors at its last merge, if it heard any.
         resumed: Whether it goes on from a checkpoint and has not exchanged since.
+        joined: Whether it ever exchanged with somebody who was not listening.
+        rounds: The last round that there can be.
     """
 
     hood: Neighborhood
     standing: Standing = Standing.CURRENT
     disagreement: float | None = None
     resumed: bool = False
+    joined: bool = False
+    rounds: int = 2**31
+
+    def kept(self) -> dict[str, Any]:
+        """What belongs in the agent's checkpoint, as JSON."""
+        return {
+            "standing": self.standing.value,
+            "disagreement": self.disagreement,
+            "joined": self.joined,
+        }
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`kept` gave."""
+        self.standing = Standing(kept["standing"])
+        self.disagreement, self.joined = kept["disagreement"], bool(kept["joined"])
+        self.resumed = True
 
     def common_round(self, agent: int, network: Network, done: int, kept: Collection[int]) -> int:
         """The last round that all agents have done, if all were stopped and all go on now.
@@ -78,8 +115,9 @@ class Presence:
     def catch_up(self, done: int, gauge: GaugeId | None, *, empty_handed: bool = False) -> int:
         """Find out whether others have gone on meanwhile; the round that is done then.
 
-        An agent that is more than a round behind goes on where they are. If it is in the unit order
-        of one of them it is mixed as before; otherwise it listens first.
+        An agent that is more than a round behind, or behind at all and new to them, goes on where
+        they are. If it is in the unit order of one of them and known to them, it is mixed as
+        before; otherwise it listens first.
 
         Args:
             done: The round that it has done itself.
@@ -87,15 +125,19 @@ class Presence:
             empty_handed: Whether it has no state that was trained.
         """
         settled = [x for x in self.hood.news().values() if not x.get("quiet")]
-        ahead = max((_round(x) for x in settled), default=0)
-        if ahead <= done + (0 if empty_handed else _BEHIND):
+        ahead = max((self._round(x) for x in settled), default=0)
+        if ahead <= done + (_BEHIND if self.joined else 0):
             return done
-        known = [_gauge(gauge), *([None] if gauge is None else [])]
         if empty_handed:
             self.standing = Standing.NEW
-        elif done == 0 or not any(x.get("gauge") in known for x in settled):
+        elif not self.joined or not any(x.get("gauge") == _gauge(gauge) for x in settled):
             self.standing = Standing.STALE
         return ahead
+
+    def _round(self, news: Mapping[str, Any]) -> int:
+        """The round that a neighbor says it has done; 0 if it says nothing of sense."""
+        value = news.get("round")
+        return value if type(value) is int and 0 <= value <= self.rounds else 0
 
     def speak(self, done: int, gauge: GaugeId | None) -> None:
         """What goes along with all that is said from now on."""
@@ -124,18 +166,22 @@ class Presence:
 
     def after(self, merged: Merged) -> None:
         """What it is to its neighbors after a merge."""
+        before, self.disagreement = self.disagreement, merged.disagreement
         self.resumed = False
-        self.disagreement = merged.disagreement
+        self.joined |= any(not x.get("quiet") for x in self.hood.heard.values())
         if merged.disagreement is None:
-            return  # it heard nobody
+            return  # it mixed with nobody
         if self.standing is Standing.NEW:
             if merged.disagreement > 0:  # else it did not hear the one that it wanted to take over
                 self.standing = Standing.CURRENT
             self.disagreement = None
         elif self.standing is Standing.STALE:
-            theirs = [x.get("disagreement") for x in self.hood.heard.values()]
-            known = [float(x) for x in theirs if x is not None]
-            if not known or merged.disagreement <= _NEAR * statistics.median(known):
+            theirs = [_distance(x.get("disagreement")) for x in self.hood.heard.values()]
+            known = [x for x in theirs if x is not None]
+            near = not known or merged.disagreement <= _NEAR * statistics.median(known)
+            # Listening brings it no nearer: what is left is what they and it learn differently.
+            still = before is not None and merged.disagreement > _STILL * before
+            if near or still:
                 self.standing = Standing.CURRENT
 
 
@@ -166,9 +212,10 @@ def _listening_to(topology: Topology, agent: int, model: int) -> Topology:
 
 
 def _gauge(gauge: GaugeId | None) -> list[int] | None:
-    return None if gauge is None else [gauge.root, gauge.generation]
+    return None if gauge is None else gauge.parts
 
 
-def _round(news: Mapping[str, Any]) -> int:
-    value = news.get("round")
-    return value if isinstance(value, int) else 0
+def _distance(value: Any) -> float | None:
+    """A disagreement as a neighbor says it; None if it is no distance."""
+    good = type(value) in (int, float) and 0 <= value < float("inf")
+    return float(value) if good else None

@@ -32,12 +32,12 @@ def test_bfloat16_halves_the_bytes_of_a_run(tmp_path: Path, method: str) -> None
     assert sent["float32"] == 2 * sent["bfloat16"] > 0  # type: ignore[operator]
 
 
-def test_an_order_that_spreads_costs_16_bytes_a_message(tmp_path: Path) -> None:
+def test_an_order_that_spreads_costs_24_bytes_a_message(tmp_path: Path) -> None:
     sent = {}
     for name in ("wa", "dimat"):
         own = replace(SMALL, method=name, matching=MatchingConfig(gauge="spread", images=50))
         sent[name] = dimat.run(replace(own, out=str(tmp_path / name))).main.summary["sent_bytes"]
-    assert sent["dimat"] == sent["wa"] + 2 * 3 * 2 * 16  # type: ignore[operator]
+    assert sent["dimat"] == sent["wa"] + 2 * 3 * 2 * 24  # type: ignore[operator]
 
 
 def test_how_long_others_are_waited_for_may_change_when_a_run_goes_on(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_bytes_are_a_state_per_edge_and_direction_and_the_permutations_of_the_tr
         each += (1 + 2) * permutation  # down the tree, and once a sweep
         each += 12 * graph.num_agents  # everybody's gauge
     if own.gauge == "spread":
-        each += 16  # whose order it is in
+        each += 24  # whose order it is in
     if own.statistics == "pooled":
         moments = measure_edges(network[1], states[0], {1: states[1]}, them[0].batches())
         each += num_bytes(encode_moments(moments[1]))

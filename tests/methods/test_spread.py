@@ -136,7 +136,7 @@ def test_once_all_are_in_one_order_nothing_is_matched_and_the_mean_is_kept(own: 
         torch.testing.assert_close(torch.stack([m.state[key] for m in merged]).mean(0), mean)
     for me, m, count in zip(members, merged, traffic, strict=True):
         assert (m.match_s, m.permutation) == (0.0, None)
-        assert count.sent_bytes == len(me.neighbors) * (num_bytes(me.state) + 16)
+        assert count.sent_bytes == len(me.neighbors) * (num_bytes(me.state) + 24)
 
 
 @pytest.mark.parametrize("late", [1, 3])
@@ -252,7 +252,8 @@ def test_who_hears_several_of_an_order_is_matched_to_all_of_them_as_it_mixes_the
 
 
 def test_auto_is_what_all_agents_can_do_together_or_apart() -> None:
-    assert gauge_of(MatchingConfig()) == "tree"
+    assert gauge_of(MatchingConfig()) == "spread"
+    assert gauge_of(MatchingConfig(), once=True) == "tree"
     assert gauge_of(MatchingConfig(), apart=True) == "spread"
     assert gauge_of(MatchingConfig(gauge="pairwise"), apart=True) == "pairwise"
 

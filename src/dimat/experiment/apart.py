@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dimat.agent import Agent
-from dimat.errors import ConfigError, TrainingError
+from dimat.errors import ConfigError, StructureError, TrainingError
 from dimat.exchange.board import Board
 from dimat.exchange.link import Rules
 from dimat.exchange.neighborhood import Neighborhood
@@ -34,12 +36,11 @@ from dimat.experiment.terms import terms
 from dimat.experiment.tree import pack, unpack
 from dimat.experiment.validate import validate
 from dimat.methods import METHODS, Merged, Method, check_needs
-from dimat.presence import Presence, Standing
-from dimat.state import State
+from dimat.presence import Presence, Standing, check_lasting, most_bytes
+from dimat.state import State, num_bytes, state_of
 from dimat.topology import near
 
 _BETWEEN_S = 20.0  # a killed pre-training loses no more than about this, and an epoch
-_TIMES = 64  # of a graph that varies at random: how many are looked at before it is trained on
 _LOOK_S = 3.0  # how long an agent looks around, before it pre-trains, for others that are ahead
 
 
@@ -112,8 +113,8 @@ def run_agent(
     torch.set_num_threads(config.threads)
     method = _method(config)
     setup = make_setup(config, observer)
-    for time_ in range(min(setup.topology.period or _TIMES, _TIMES)):
-        check_needs(config.method, method, setup.topology.at(time_))
+    check_lasting(setup.topology)
+    check_needs(config.method, method, setup.topology.at(0))
     if method.matches:
         _ = setup.analysis  # a model that cannot be exported ends here, before anything is written
     folder = _folder(config, agent)
@@ -170,7 +171,8 @@ class _Apart:
         config = self.setup.config
         own = config.exchange
         board = Board(meeting.host, meeting.port, f"dimat/{meeting.name}")
-        rules = Rules(self.terms, own.timeout_s)
+        size = num_bytes(state_of(self.setup.new_model(self.index)))
+        rules = Rules(self.terms, own.timeout_s, limit_bytes=most_bytes(size))
         self.hood = Neighborhood(
             self.index,
             board,
@@ -181,7 +183,8 @@ class _Apart:
         )
         log = self.folder.path / "faults.jsonl"
         self.rehearsal = Rehearsal(faults, self.index, log, self.hood)
-        self.presence = Presence(self.hood)
+        self.presence = Presence(self.hood, rounds=config.rounds)
+        self.life = secrets.randbits(62)
         try:
             agent = self._set_out()
             self.observer.stage(f"agent {self.index}", config.rounds)
@@ -191,7 +194,7 @@ class _Apart:
                 self.observer.advance()
         finally:
             self.hood.close()
-        return self._finish(agent)
+        return self._finish()
 
     # --- a round -----------------------------------------------------------------------------
 
@@ -203,16 +206,23 @@ class _Apart:
         self.rehearsal.strike(number)
         merged = self._exchange(agent, number)
         line = self.part.take_over(agent, merged, number)
-        if merged.disagreement is not None and self.presence.standing is not Standing.NEW:
+        self.presence.speak(number, agent.gauge)  # whoever comes meanwhile knows that it is late
+        met = merged.disagreement is not None and self.presence.standing is not Standing.NEW
+        if met:
             self._write(agent, number, "merged", line)
             self.state = agent.state()
         self._train(agent, number)
+        if not met:
+            self.state = agent.state()
         self.done = number
+        if self.done == config.rounds:  # before the checkpoint that says that all is done
+            self.folder.write_state(self.index, self.state)
         self._keep(agent)
 
     def _exchange(self, agent: Agent, number: int) -> Merged:
         self.presence.speak(self.done, agent.gauge)
-        me = self.presence.member(self.part.member(agent, number))
+        me = replace(self.part.member(agent, number), life=self.life)
+        me = self.presence.member(me)
         talk = in_precision(self.method.merge(me), self.setup.config.exchange.precision)
         merged = self.hood.run({self.index: talk}, {self.index: agent.traffic})[self.index]
         self.presence.after(merged)
@@ -269,7 +279,6 @@ class _Apart:
             self._restore(agent, found)
         else:
             self.folder.rewind({})
-        self.presence.resumed = found is not None
         self.presence.speak(self.done, agent.gauge)
         if not found:
             self.hood.await_neighbors(others, min(_LOOK_S, config.exchange.timeout_s))
@@ -281,7 +290,8 @@ class _Apart:
             self._go_back(agent)
         for j in missing:
             self.observer.note(f"agent {j} is not there yet; it is not waited for any longer")
-        self.state = agent.state()
+        if not config.rounds:
+            self.folder.write_state(self.index, agent.state())
         return agent
 
     def _restore(self, agent: Agent, found: Checkpoint) -> None:
@@ -289,15 +299,27 @@ class _Apart:
         Snapshot.of_tree(unpack(found.meta["agent"], found.tensors)).restore(agent)
         self.done = found.number
         self.exchanged = Counter({int(j): n for j, n in found.meta["exchanged"].items()})
+        self.presence.restore(found.meta["presence"])
 
     def _go_back(self, agent: Agent) -> None:
         """To the last round that all have done, if all were stopped and it is still there."""
-        network, kept = self.setup.topology, self.store.numbers()
+        if self.method.exchanges == "never" or self.setup.config.method == "final-merge":
+            return  # it would be the same alone
+        network, kept = self.setup.topology, self._readable()
         common = self.presence.common_round(self.index, network, self.done, kept)
         if common < self.done:
             self._restore(agent, self.store.read(common))
             self.presence.speak(self.done, agent.gauge)
             self.observer.note(f"all were stopped: on from round {common}, which all have done")
+
+    def _readable(self) -> list[int]:
+        """Rounds that it can go back to."""
+        found = []
+        for number in self.store.numbers():
+            with contextlib.suppress(StructureError):
+                self._check(self.store.read(number))
+                found.append(number)
+        return found
 
     def _pretrain(self, agent: Agent) -> None:
         """Local epochs before the first merge; the agent then is as after them."""
@@ -325,6 +347,7 @@ class _Apart:
         Snapshot.of(learner).restore(agent, new_shard=True)
         spent = agent.traffic.busy_s
         self._write(agent, 0, "trained", {"train_loss": loss, "train_s": spent})
+        self._keep(agent)
 
     def _keep(self, agent: Agent) -> None:
         config = self.setup.config
@@ -343,6 +366,7 @@ class _Apart:
             "agent": packed,
             "sizes": self.folder.sizes(),
             "exchanged": {str(j): n for j, n in self.exchanged.items()},
+            "presence": self.presence.kept(),
         }
         return Checkpoint(number, meta, tensors)
 
@@ -354,8 +378,7 @@ class _Apart:
             )
         self.folder.check_lines(checkpoint.meta["sizes"])
 
-    def _finish(self, agent: Agent) -> ApartResult:
-        self.folder.write_state(self.index, self.state)
+    def _finish(self) -> ApartResult:
         lines = self.folder.lines()
         last = {
             phase: [x["test_accuracy"] for x in lines if x["phase"] == phase]

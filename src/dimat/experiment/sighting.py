@@ -23,7 +23,7 @@ def shown(me: Member, merged: Merged) -> Tree:
         "move": None if own is None else encode(own),
         "alignments": {j: encode(move) for j, move in merged.alignments.items()},
         "disagreement": merged.disagreement,
-        "gauge": merged.gauge and [merged.gauge.root, merged.gauge.generation],
+        "gauge": merged.gauge and merged.gauge.parts,
         "similarity": merged.similarity,
         "margin": merged.margin,
     }

@@ -90,7 +90,7 @@ class Snapshot:
             "optimizer": self.optimizer,
             "schedule": self.schedule,
             "counters": self.counters,
-            "gauge": self.gauge and [self.gauge.root, self.gauge.generation],
+            "gauge": self.gauge and self.gauge.parts,
             "kept": self.kept,
             "hidden": self.hidden,
         }

@@ -28,10 +28,17 @@ class GaugeId:
         root: The agent whose order it was.
         generation: The round in which others adopted it; 0 for an agent's own order, which nobody
             shares. So an agent that comes back without its past is not taken for who it was.
+        life: Of which start of that agent, where its process can be started again without its past.
     """
 
     root: int
     generation: int = 0
+    life: int = 0
+
+    @property
+    def parts(self) -> list[int]:
+        """As numbers."""
+        return [self.root, self.generation, self.life]
 
     @property
     def rank(self) -> tuple[bool, int, int]:

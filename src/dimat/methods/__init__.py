@@ -29,7 +29,7 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
     "wa": lambda own: Averaging(own.mix_memory, own.max_norm_ratio),
     "wm": lambda own: WeightMatching(own.mix_memory, own.max_norm_ratio),
     "local": lambda own: Local(),
-    "final-merge": lambda own: FinalMerge(Dimat(replace(own, gauge=own.once))),
+    "final-merge": lambda own: FinalMerge(Dimat(replace(own, gauge=own.once or own.gauge))),
     "fedavg": lambda own: FedAvg(),
     "diloco": lambda own: DiLoCo(own.outer_lr, own.outer_momentum),
     "cdsgd": lambda own: Consensus(own.order),

@@ -36,6 +36,7 @@ class Member:
         rounds: The last round.
         images: Its number of training images.
         kept: What its method kept at the last merge; empty at first.
+        life: A number that no other start of this agent has, if it can be started again.
     """
 
     agent: int
@@ -50,6 +51,7 @@ class Member:
     rounds: int = 1
     images: int = 1
     kept: Mapping[str, State] = field(default_factory=dict)
+    life: int = 0
 
     @property
     def neighbors(self) -> list[int]:

@@ -13,7 +13,6 @@ class Settings:
     Args:
         gauge: tree (one unit order for all, at once), spread (one that neighbors take over from
             each other) or pairwise (each aligns its neighbors to itself).
-        once: The same, where there is one merge only.
         statistics: local, or pooled by the two ends of an edge.
         sweeps: Refinement sweeps when agents come into one gauge, >= 0.
         every: Rounds between matchings of all agents; 0: only those of different gauges match.
@@ -29,10 +28,10 @@ class Settings:
         seed: Of what agents have to draw alike, such as who meets whom.
         max_norm_ratio: A neighbor's state whose parameters have a norm more than this many times
             ours, or less than ours divided by it, is refused, >= 1; None: none is.
+        once: The same, where there is one merge only; None: as ``gauge``.
     """
 
     gauge: Literal["tree", "spread", "pairwise"] = "tree"
-    once: Literal["tree", "spread", "pairwise"] = "tree"
     statistics: Literal["local", "pooled"] = "local"
     sweeps: int = 3
     every: int = 0
@@ -46,3 +45,4 @@ class Settings:
     outer_momentum: float = 0.9
     seed: int = 0
     max_norm_ratio: float | None = None
+    once: Literal["tree", "spread", "pairwise"] | None = None

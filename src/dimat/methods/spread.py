@@ -24,7 +24,7 @@ Heard = dict[int, tuple[GaugeId, State]]
 def swap_in_orders(me: Member, max_norm_ratio: float | None) -> Talk[Heard]:
     """Tell our state and whose order it is in, hear our neighbors'; some may be lost."""
     own = claimed(me)
-    gauge = torch.tensor([own.root, own.generation], dtype=torch.int64)
+    gauge = torch.tensor(own.parts, dtype=torch.int64)
     message = {**me.state, _GAUGE: gauge}
     told = dict.fromkeys(me.topology.listeners(me.agent), message)
     inbox = yield Step(told, me.neighbors, _admit(sound(me, max_norm_ratio)))
@@ -34,16 +34,16 @@ def swap_in_orders(me: Member, max_norm_ratio: float | None) -> Talk[Heard]:
 def claimed(me: Member) -> GaugeId:
     """Whose order we are in: our own, as of this round, if nobody's yet."""
     if me.gauge is None or me.gauge.generation == 0:
-        return GaugeId(me.agent, me.round)
+        return GaugeId(me.agent, me.round, me.life)
     return me.gauge
 
 
-def age(own: GaugeId) -> tuple[int, int]:
+def age(own: GaugeId) -> tuple[int, int, int]:
     """Where two orders meet, the lower stays: the older one, of two of one round the lower root's.
 
     So whoever comes late, or comes back without its past, does not overrule the others.
     """
-    return own.generation, own.root
+    return own.generation, own.root, own.life
 
 
 def spread(me: Member, heard: Heard, watch: Stopwatch) -> tuple[Mapping[int, State], Order]:
@@ -85,11 +85,11 @@ def _parts(j: int, message: Message) -> tuple[GaugeId, State]:
     """The order that a message says its state is in, and the state."""
     state = dict(message)
     value = state.pop(_GAUGE, None)
-    if value is None or value.shape != (2,) or value.dtype != torch.int64:
+    if value is None or value.shape != (3,) or value.dtype != torch.int64:
         raise StructureError(
-            f"state from agent {j} does not fit: '{_GAUGE}' must be two whole numbers"
+            f"state from agent {j} does not fit: '{_GAUGE}' must be three whole numbers"
         )
     own = GaugeId(*value.tolist())
-    if own.root < 0 or own.generation < 1:
+    if own.root < 0 or own.generation < 1 or own.life < 0:
         raise StructureError(f"state from agent {j} does not fit: there is no order {own}")
     return own, state
