@@ -4,8 +4,9 @@
 .venv/bin/python -m benchmarks.round --small    # 1,000 an agent, two minutes
     --data npz:PATH --precision bfloat16 --threads 1
 
-ResNet-20 of width 1, five agents in a ring, `dimat` as it is by default, two local epochs, evaluated
-every round; CIFAR-10 from /tmp/cifar10_1k.npz (`--data`) if it is there, else noise of that shape.
+ResNet-20 of width 1, five agents in a ring, `dimat` as it is by default, two local epochs, batches
+of 100, evaluated every round on the source's test images; CIFAR-10 from /tmp/cifar10_1k.npz, which
+has 1,000 of those, or from `--data`, else noise of that shape.
 Every second counts once, for the innermost of what is going on. Matching, merging, recalibration
 and evaluation look at a fixed number of images, training at all: with `--small` their share is
 larger than in the paper's setting, so the second share is computed for 10,000 images an agent from
@@ -45,7 +46,9 @@ PARTS = {
     "evaluation": [(Measure, "agents")],
     "diagnostics": [(Measure, "merge")],
     "checkpoint": [(Rounds, "_keep_or_stop")],
+    "start": [(Rounds, "_set_out")],
 }
+TOGETHER = "exchange to recalibration"
 MERGE = ("exchange", "matching", "merging", "recalibration")
 
 
@@ -80,6 +83,7 @@ class Clock:
                 self._open.pop()
                 if part == "checkpoint":  # the last of a round
                     self.rounds.append(dict(self.spent))
+                if part in ("checkpoint", "start"):
                     self.spent.clear()
 
         setattr(owner, name, timed)
@@ -129,7 +133,7 @@ def table(found: list[dict[str, float]], images: int) -> None:
     print("| part | round 1, s | share | at 10,000 | last round, s | share | at 10,000 |")
     print("|---|---|---|---|---|---|---|")
     shown = [shares(found[k], images) for k in (0, -1)]
-    for part in (*PARTS, "all but training and watching"):
+    for part in (*(p for p in PARTS if p != "start"), TOGETHER):
         cells = [f"{s:.2f} | {own:.1%} | {full:.1%}" for s, own, full in (x[part] for x in shown)]
         print(f"| {part} | {' | '.join(cells)} |")
 
@@ -140,7 +144,7 @@ def shares(spent: dict[str, float], images: int) -> dict[str, tuple[float, float
     totals = sum(spent.values()), sum(full.values())
     found = {p: (spent.get(p, 0.0), full.get(p, 0.0)) for p in PARTS}
     together = tuple(sum(found[p][k] for p in MERGE) for k in (0, 1))
-    found["all but training and watching"] = (together[0], together[1])
+    found[TOGETHER] = (together[0], together[1])
     return {p: (a, a / totals[0], b / totals[1]) for p, (a, b) in found.items()}
 
 

@@ -192,11 +192,12 @@ class Symmetry:
             StructureError: If an entry is unknown or has another shape, or ``p`` is of another
                 symmetry.
         """
-        plan = self.plan(p)
+        moves = self.moves(p)
+        memo: Memo = {}
         moved: State = {}
-        for key, value in state.items():
+        for key, value in state.items():  # not a plan of all: momenta come one by one
             self._check_entry(key, value)
-            moved[key] = take(value, plan[key])
+            moved[key] = take(value, sources(self.axes[key], moves, memo))
         return moved
 
     def plan(self, p: Permutation) -> dict[str, Sources]:
