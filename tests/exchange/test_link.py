@@ -161,6 +161,21 @@ def test_a_link_lives_through_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) 
         until(lambda: here.carries(2) and there.carries(2))
 
 
+@pytest.mark.parametrize(("sender", "to"), [(2, 0), (1, 3)])
+def test_who_speaks_for_another_is_not_listened_to(sender: int, to: int) -> None:
+    place = board()
+    us = links(0, place)
+    with closing([us]):
+        link = us.to(1)
+        other = Stranger(place)
+        other.greet()
+        until(lambda: link.status is Status.UP)
+        other.speak(Frame(Kind.DATA, sender, to))
+        until(lambda: link.status is Status.DOWN)
+        assert link.why == f"agent 1 speaks for {sender} to {to}"
+        assert not link.holds(sender, to)
+
+
 def test_an_edge_forms_when_the_address_is_there_that_was_not() -> None:
     place = board()
     one, two = links(0, place), links(1, place)

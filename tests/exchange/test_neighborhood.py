@@ -10,13 +10,13 @@ from typing import Any
 import networkx as nx
 import pytest
 import torch
-from tests.exchange.halls import HOST, board, together, until
+from tests.exchange.halls import HOST, board, closing, together, until
 from tests.exchange.village import Village, Villager, edges_used, joined, play, settle, village
 
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.board import Board, serve
-from dimat.exchange.link import Status
-from dimat.exchange.neighborhood import Incident
+from dimat.exchange.link import Rules, Status
+from dimat.exchange.neighborhood import Incident, Neighborhood
 from dimat.exchange.wire import Frame, Kind
 from dimat.state import check_finite
 
@@ -129,6 +129,43 @@ def test_one_that_lives_and_says_nothing_is_lost_when_patience_ends_and_no_longe
         joined_again(here, 2, 3)
         for _ in range(2):
             check_quiet(here)
+
+
+def test_one_that_hangs_costs_patience_once_and_is_taken_up_as_soon_as_it_speaks() -> None:
+    with village(patience_s=1.5) as here:
+        play(here, without=[3])
+        for _ in range(3):
+            joined_again(here, 2, 3)
+            play(here, without=[3])
+            assert here[2].last == {3: "lost"}
+            assert here[2].why(3) == "it has said nothing since it was given up"
+            assert max(own.spent_s[-1] for own in here.values() if own.spent_s) < 0.8
+        for _ in range(2):
+            check_quiet(here)
+
+
+def test_two_who_have_given_each_other_up_are_together_again_in_the_next_round() -> None:
+    with village(PAIR, patience_s=0.4) as here:
+        for k in (0, 1):
+            play(here, without=[1 - k])
+            joined_again(here, 0, 1, k + 2)
+        assert [own.last for own in here.values()] == [{1: "lost"}, {0: "lost"}]
+        play(here)
+        assert edges_used(here) == {(0, 1)}
+
+
+def test_a_message_beyond_the_limit_is_not_let_in_and_the_edge_forms_anew() -> None:
+    place = board()
+    rules = [Rules(timeout_s=1.0, limit_bytes=limit) for limit in (8, 1 << 20)]
+    hoods = [Neighborhood(i, place.another(), HOST, rules[i], patience_s=3) for i in (0, 1)]
+    here = {i: Villager(own, i, [1 - i]) for i, own in enumerate(hoods)}
+    with closing(hoods):
+        hoods[1].await_neighbors([0], 0)
+        joined(here)
+        play(here)
+        assert here[0].why(1) == "a message of 24 bytes is refused: at most 8"
+        assert edges_used(here) == set()
+        joined_again(here, 0, 1)
 
 
 def test_one_that_waits_for_another_is_not_given_up_for_that() -> None:

@@ -27,6 +27,7 @@ from dimat.exchange.pool import Pool
 from dimat.exchange.terms import check_terms
 from dimat.exchange.wire import PREAMBLE, Frame, Kind, read_preamble, said
 
+_STIRS = 2  # a beat of the thread that talks
 _RETRY_S = 1.0  # between attempts, where the store or the other end refuses
 
 
@@ -79,6 +80,10 @@ class Common:
     pool: Pool = field(default_factory=Pool)
     waiting: bool = False
 
+    def may_speak(self, link: Link, frame: Frame) -> bool:
+        """Whether the other end of a link may say so: an agent for itself, a rank for many."""
+        return self.what != "agent" or (frame.sender, frame.to) == (link.them, link.us)
+
 
 class Link:
     """Our end of an edge.
@@ -104,6 +109,7 @@ class Link:
         self._connect, self._greeting, self._common = connect, greeting, common
         self._changed, self.rules = common.changed, common.rules
         self.waits = False  # for others, as the other end says
+        self.stirs = False  # it came to talk, and did not as it thought that we would not
         self.status, self.why, self.epoch = Status.DOWN, "not connected yet", 0
         self.greeting: Mapping[str, Any] = {}
         self._mail: dict[tuple[int, int], deque[Frame]] = {}
@@ -147,6 +153,11 @@ class Link:
         with self._changed:
             if self.status is Status.UP:
                 self.status, self.why, self._resetting = Status.DOWN, why, True
+
+    def nudge(self) -> None:
+        """Tell the other end that we have come to talk, though not what we say."""
+        with self._changed:
+            self.post(Frame(Kind.BEAT, to=_STIRS), self.epoch)
 
     def close(self) -> None:
         """Say goodbye and stop; :meth:`join` waits until that is done.
@@ -208,7 +219,7 @@ class Link:
             self._turn(Status.DIFFERS if differs else Status.DOWN, _text(error))
             return isinstance(error, Broken)
         with self._changed:
-            self._resetting, self.waits = False, False
+            self._resetting = self.waits = self.stirs = False
             self.epoch, self.greeting = self.epoch + 1, greeting
             self._turn(Status.UP, "")
         try:
@@ -252,13 +263,22 @@ class Link:
                 return Status.LEFT, "it said goodbye"
             if frame.kind is Kind.HELLO:
                 raise StructureError(f"{self.who} greets in the midst of what it says")
-            if frame.kind is Kind.BEAT:
+            if frame.kind is Kind.BEAT and frame.to != _STIRS:
                 self.waits = bool(frame.to)
             else:
-                with self._changed:
-                    self.waits = False
-                    self._mail.setdefault((frame.sender, frame.to), deque()).append(frame)
-                    self._changed.notify_all()
+                self._keep(frame)
+
+    def _keep(self, frame: Frame) -> None:
+        """Have what was said ready for the thread that talks."""
+        if frame.kind is not Kind.BEAT and not self._common.may_speak(self, frame):
+            raise StructureError(f"{self.who} speaks for {frame.sender} to {frame.to}")
+        with self._changed:
+            self.waits = False
+            if frame.kind is Kind.BEAT:
+                self.stirs = True
+            else:
+                self._mail.setdefault((frame.sender, frame.to), deque()).append(frame)
+            self._changed.notify_all()
 
     def _receive(self, pipe: Pipe) -> Frame:
         preamble = torch.empty(PREAMBLE, dtype=torch.int64)

@@ -23,6 +23,7 @@ from dimat.exchange.board import Board
 from dimat.exchange.link import Link, Rules, Status
 from dimat.exchange.links import Links
 from dimat.exchange.protocol import Inbox, Message, Result, Step, Talk, Traffic
+from dimat.exchange.silence import Silence
 from dimat.exchange.wire import Frame, Kind, pack, said, unpack
 
 _MOST_PATIENCE = 10  # times one's own, with who waits for others
@@ -106,6 +107,7 @@ class Neighborhood:
         self._accounts = Accounts()
         self._last: dict[int, tuple[int, Mapping[str, Any]]] = {}
         self._links = Links(agent, board, interface, rules, self._greeting)
+        self._silence = Silence(self._links)
 
     def run(
         self, talks: Mapping[int, Talk[Result]], traffic: Mapping[int, Traffic]
@@ -157,7 +159,7 @@ class Neighborhood:
     # --- one step -----------------------------------------------------------------------------
 
     def _exchange(self, step: Step, number: int, traffic: Traffic) -> Inbox:
-        halves = self._begin(step)
+        halves = self._begin(step, self._silence.last(step.hear, hesitate=number == 0))
         self._send(step, number, halves, traffic)
         self._links.common.waiting = True
         try:
@@ -182,8 +184,9 @@ class Neighborhood:
                 half.since = now
             if half.awaits and now - half.since > self._patience_s:
                 half.link.reset(f"nothing for {self._patience_s:g} s, though it lives")
+                self._silence.add(half.link.them)
 
-    def _begin(self, step: Step) -> dict[int, _Half]:
+    def _begin(self, step: Step, silent: Collection[int]) -> dict[int, _Half]:
         """For each neighbor what is to come, and from which epoch of its link."""
         halves: dict[int, _Half] = {}
         mutual = {*step.send} & {*step.hear}
@@ -192,6 +195,10 @@ class Neighborhood:
             for j in {*step.send, *step.hear} - (mutual & missed):
                 link = self._links.to(j)
                 self._compare_counts(j, link)
+                if j in silent:
+                    why = "it has said nothing since it was given up"
+                    self.incidents.append(Incident(j, "lost", why))
+                    continue
                 awaits = {Kind.DATA} if j in step.hear else set()
                 if j in mutual:
                     awaits |= {Kind.ACCEPT}  # one who only listens accepts nothing
