@@ -1,0 +1,114 @@
+"""All benchmarks, one after another, each in a process of its own.
+
+.venv/bin/python -m benchmarks            # short forms; `make bench`
+.venv/bin/python -m benchmarks --long     # all of them, in full: hours
+.venv/bin/python -m benchmarks training round
+
+A benchmark is one entry below: how it is run, and what it shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dimat.experiment.environment import environment
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("--small",)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A script of this folder.
+
+    Args:
+        name: Of its module.
+        shows: What it measures.
+        short: Options of its short form; None if it has none.
+        long: Options in full.
+        needs: A file that it reads, where that is not one of ours.
+    """
+
+    name: str
+    shows: str
+    short: Sequence[str] | None = None
+    long: Sequence[str] = ()
+    needs: str | None = None
+
+
+CIFAR10 = os.environ.get("DIMAT_CIFAR10", "/tmp/cifar10.npz")
+PARENTS = os.environ.get("DIMAT_PARENTS", "../shared/data/parents")
+TABLES = ("methods", "many", "ridge", "images", "budget", "other", "margins")
+BENCHMARKS = (
+    Benchmark("training", "images/s against a plain PyTorch loop", SMALL),
+    Benchmark("round", "where the time of a round goes", SMALL),
+    Benchmark("scale", "time and memory of 10 to 1,000 agents", SMALL),
+    Benchmark("estimate", "expected time of runs against what they take", SMALL),
+    Benchmark("exchange", "states exchanged against bare Gloo", SMALL),
+    Benchmark("cluster", "a round on several processes", SMALL),
+    Benchmark("soak", "faults without end: what is lost", ("--short",)),
+    Benchmark("symmetry", "finding and applying symmetries against a forward pass"),
+    Benchmark("merging_speed", "matching and merging against forward passes"),
+    Benchmark("gauge", "the table of docs/gauge.md"),
+    Benchmark("claims", "the numbers of the README"),
+    Benchmark("combine", "average against regression in rounds", needs=CIFAR10),
+    Benchmark("merging", "the tables of docs/matching.md", None, TABLES, needs=PARENTS),
+)
+
+
+def machine() -> str:
+    """One line on where this is measured, and with what."""
+    own = environment()
+    changed = " and changes" if own["git_dirty"] else ""
+    return (
+        f"{own['cpu']}, {own['cores']} cores, GPU: {own['gpu'] or 'none'}; {own['platform']}; "
+        f"Python {platform.python_version()}, torch {own['torch']}, numpy {own['numpy']}; "
+        f"commit {str(own['git_commit'])[:10]}{changed}; load {os.getloadavg()[0]:.1f}"
+    )
+
+
+def measure(own: Benchmark, *, long: bool) -> bool:
+    """Run one, print what it prints; whether it went well."""
+    options = own.long if long or own.short is None else own.short
+    print(f"\n=== {own.name}: {own.shows}", flush=True)
+    if own.needs and not (ROOT / own.needs).exists():
+        print(f"left out: {own.needs} is not there", flush=True)
+        return True
+    start = time.monotonic()
+    command = [sys.executable, "-m", f"benchmarks.{own.name}", *options]
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    state = "" if code == 0 else f"; FAILED with exit code {code}"
+    load = os.getloadavg()[0]
+    print(f"({own.name}: {time.monotonic() - start:.0f} s, load {load:.1f}{state})", flush=True)
+    return code == 0
+
+
+def main() -> int:
+    names = [own.name for own in BENCHMARKS]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="All benchmarks.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument("--long", action="store_true", help="all of them, in full: hours")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(names):
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}: one of {', '.join(names)}")
+    chosen = [own for own in BENCHMARKS if own.short is not None or options.long]
+    if options.names:
+        chosen = [own for own in BENCHMARKS if own.name in options.names]
+    print(machine(), flush=True)
+    start = time.monotonic()
+    failed = [own.name for own in chosen if not measure(own, long=options.long)]
+    print(f"\n{len(chosen)} benchmarks in {(time.monotonic() - start) / 60:.1f} minutes", end="")
+    print(f"; failed: {', '.join(failed)}" if failed else "")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
