@@ -7,11 +7,11 @@
 ResNet-20 of width 1, five agents in a ring, `dimat` as it is by default, two local epochs, batches
 of 100, evaluated every round on the source's test images; CIFAR-10 from /tmp/cifar10_1k.npz, which
 has 1,000 of those, or from `--data`, else noise of that shape.
-Every second counts once, for the innermost of what is going on. Matching, merging, recalibration
-and evaluation look at a fixed number of images, training at all: with `--small` their share is
-larger than in the paper's setting, so the second share is computed for 10,000 images an agent from
-the same seconds, training taken as proportional to images. In round 1 agents match; later, once
-one order has come around, they do not.
+Every second counts once, for the innermost of what is going on. Matching and recalibration look at
+1,000 and 2,000 images, if there are so many, training at all: with `--small` their share is larger
+than in the paper's setting, so the second share is computed for 10,000 images an agent from the
+same seconds, these three taken as proportional to the images they see. In round 1 agents match;
+later, once one order has come around, they do not.
 """
 
 from __future__ import annotations
@@ -140,7 +140,13 @@ def table(found: list[dict[str, float]], images: int) -> None:
 
 def shares(spent: dict[str, float], images: int) -> dict[str, tuple[float, float, float]]:
     """By part: seconds, share of the round, and that with 10,000 training images an agent."""
-    full = {**spent, "training": spent["training"] * FULL / images}
+    kept = images * (1 - DataConfig().validation)
+    full = dict(spent) | {"training": spent["training"] * FULL / images}
+    for part, looked_at in (
+        ("matching", RunConfig().matching.images),
+        ("recalibration", RunConfig().recalibration.images),
+    ):
+        full[part] = spent.get(part, 0.0) * looked_at / min(looked_at, kept)
     totals = sum(spent.values()), sum(full.values())
     found = {p: (spent.get(p, 0.0), full.get(p, 0.0)) for p in PARTS}
     together = tuple(sum(found[p][k] for p in MERGE) for k in (0, 1))
