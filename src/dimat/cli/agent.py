@@ -5,12 +5,16 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.options import endpoint
+from dimat.errors import DimatError
 from dimat.experiment.settings import Parser, config_of, settings_parser
 
 SUMMARY = "run one agent in a process of its own, among others that may be missing"
@@ -51,13 +55,42 @@ def execute(settings: Namespace) -> None:
 
     faults = Faults.load(Path(own["faults"])) if own["faults"] else None
     observer = LiveProgress()
+    with _ending():
+        try:
+            with stoppable():
+                result = run_agent(
+                    config, own["id"], Meeting(host, port, own["name"]), observer, faults=faults
+                )
+        finally:
+            observer.close()
+        console = Console()
+        console.print(apart_table(result))
+        folder = f"run folder: {result.folder}"
+        console.print(folder, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """After what is inside, the process ends with its exit code though a link hangs."""
+    code = 1
     try:
-        with stoppable():
-            result = run_agent(
-                config, own["id"], Meeting(host, port, own["name"]), observer, faults=faults
-            )
+        yield
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+        raise
+    except DimatError as error:
+        code = 2 if isinstance(error, ValueError) else 1
+        raise
     finally:
-        observer.close()
-    console = Console()
-    console.print(apart_table(result))
-    console.print(f"run folder: {result.folder}", markup=False, highlight=False, soft_wrap=True)
+        atexit.register(_leave, code)  # when all is said
+
+
+def _leave(code: int) -> None:
+    """Do not wait for a store that does not answer: the wait would end in an abort."""
+    from dimat.exchange.links import lingering
+
+    if lingering():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

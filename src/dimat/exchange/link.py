@@ -159,8 +159,8 @@ class Link:
         with self._changed:
             self.post(Frame(Kind.BEAT, to=_STIRS), self.epoch)
 
-    def close(self) -> None:
-        """Say goodbye and stop; :meth:`join` waits until that is done.
+    def close(self) -> bool:
+        """Say goodbye and stop, if there is somebody to hear it; :meth:`join` waits for the end.
 
         What was posted before the link has ever formed is still sent, if the other end comes soon.
         """
@@ -169,11 +169,16 @@ class Link:
                 self._owes_until = time.monotonic() + self.rules.timeout_s
             self._closing = True
             self.post(Frame(Kind.BYE))
+            return self.status is Status.UP or self._wanted()
 
-    def join(self, timeout_s: float) -> bool:
-        """Wait until both threads have ended; whether they have."""
+    def join(self, timeout_s: float) -> None:
+        """Wait until both threads have ended, for so long at most."""
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+
+    @property
+    def lives(self) -> bool:
+        """Whether they have not."""
+        return self._thread.is_alive()
 
     # --- the thread that receives -------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from dimat.exchange.gloo import Pipe, check_interface
 from dimat.exchange.link import Common, Link, Rules
 from dimat.exchange.meeting import JOIN_S, meet
 from dimat.exchange.pool import Pool
+
+_MORE_S = 1.0  # beyond silence: for a thread to see that it is not wanted any more
 
 
 class Links:
@@ -46,7 +49,8 @@ class Links:
         self.common = Common(rules or Rules(), what)
         self._board, self._address, self._greeting = board, address, greeting
         self._links: dict[int, Link] = {}
-        atexit.register(self.close)
+        atexit.register(self._end)
+        _all.add(self)
 
     @property
     def changed(self) -> threading.Condition:
@@ -82,13 +86,27 @@ class Links:
         """Those asked for so far."""
         return dict(self._links)
 
+    @property
+    def lingering(self) -> bool:
+        """Whether a thread still lives; after :meth:`close`, one that waits for the store."""
+        return any(link.lives for link in self.all().values())
+
     def close(self) -> None:
-        """Say goodbye to all, and wait until they have heard it or are lost."""
-        atexit.unregister(self.close)
-        for link in self._links.values():
-            link.close()
-        # Whoever is being met at this moment is waited for: a thread that is stopped in the midst
-        # of that at the end of the process would abort it.
+        """Say goodbye to all, and wait until they have heard it or are lost.
+
+        A link that has nobody to say it to, as the store does not answer, is left to itself.
+        """
+        owed = {link: link.close() for link in self._links.values()}
+        begun, silence = time.monotonic(), self.rules.timeout_s
+        for link, owes in owed.items():
+            end = begun + _MORE_S + (silence if owes else 0)
+            link.join(max(end - time.monotonic(), 0.0))
+        if not self.lingering:
+            atexit.unregister(self._end)
+
+    def _end(self) -> None:
+        """Before the process ends: it would be aborted if a thread was in the midst of meeting."""
+        self.close()
         end = time.monotonic() + self.rules.timeout_s + max(JOIN_S, CONNECT_S)
         for link in self._links.values():
             link.join(max(end - time.monotonic(), 0.0))
@@ -101,3 +119,11 @@ class Links:
             return meet(board, us, them, address, wanted)
 
         return connect
+
+
+_all: weakref.WeakSet[Links] = weakref.WeakSet()
+
+
+def lingering() -> bool:
+    """Whether any links of this process linger; see :attr:`Links.lingering`."""
+    return any(own.lingering for own in _all)
