@@ -176,6 +176,24 @@ def test_who_speaks_for_another_is_not_listened_to(sender: int, to: int) -> None
         assert not link.holds(sender, to)
 
 
+@pytest.mark.parametrize(("what", "dropped"), [("agent", 4), ("rank", 0)])
+def test_of_an_agent_that_is_far_ahead_the_newest_are_kept_and_of_a_rank_all(
+    what: str, dropped: int
+) -> None:
+    place = board()
+    one, two = (Links(k, place.another(), HOST, RULES, what=what) for k in (0, 1))
+    with closing([one, two]):
+        here, there = one.to(1), two.to(0)
+        until(lambda: here.status is there.status is Status.UP)
+        for k in range(20):
+            here.post(Frame(Kind.DATA, 0, 1, b"%d" % k))
+        here.close()
+        until(lambda: there.status is Status.LEFT)
+        kept = [there.take(0, 1).header for _ in range(20 - dropped)]
+        assert kept == [b"%d" % k for k in range(dropped, 20)]
+        assert not there.holds(0, 1)
+
+
 def test_an_edge_forms_when_the_address_is_there_that_was_not() -> None:
     place = board()
     one, two = links(0, place), links(1, place)

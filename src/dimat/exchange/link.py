@@ -28,6 +28,7 @@ from dimat.exchange.terms import check_terms
 from dimat.exchange.wire import PREAMBLE, Frame, Kind, read_preamble, said
 
 _STIRS = 2  # a beat of the thread that talks
+_MOST_MAIL = 16  # of an agent; only one that does not listen to us can be so far ahead
 _RETRY_S = 1.0  # between attempts, where the store or the other end refuses
 
 
@@ -282,7 +283,9 @@ class Link:
             if frame.kind is Kind.BEAT:
                 self.stirs = True
             else:
-                self._mail.setdefault((frame.sender, frame.to), deque()).append(frame)
+                most = _MOST_MAIL if self._common.what == "agent" else None
+                mail = self._mail.setdefault((frame.sender, frame.to), deque(maxlen=most))
+                mail.append(frame)  # the oldest goes where there are too many
             self._changed.notify_all()
 
     def _receive(self, pipe: Pipe) -> Frame:
