@@ -37,7 +37,7 @@ class Torchrun:
         size: How many processes there are.
         links: To the others.
         device: Where messages are wanted.
-        patience_s: The longest to wait for a message.
+        patience_s: The longest to wait for a process that never comes.
     """
 
     rank: int
@@ -113,7 +113,7 @@ def crew(
         interface: The address of this machine that the other processes connect to. None: loopback
             if all are on this machine, otherwise the one that leads to the rendezvous.
         timeout_s: Silence after which a process is lost.
-        patience_s: The longest to wait for a message.
+        patience_s: The longest to wait for a process that never comes.
         device: Where messages are wanted.
         environment: As ``torchrun`` sets it.
 

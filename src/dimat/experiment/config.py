@@ -206,7 +206,8 @@ class ExchangeConfig:
         precision: float32, or bfloat16: float32 entries of messages travel as bfloat16, at half
             the bytes; an agent's own state stays as it is.
         timeout_s: A neighbor that gives no sign of life for so many seconds is lost, > 0.
-        patience_s: The longest that a living but silent neighbor is waited for, > 0 seconds.
+        patience_s: The longest that a living but silent neighbor is waited for, > 0 seconds; under
+            torchrun, a process that never comes.
         interface: The address that other processes reach this one at; only there it listens.
             null: loopback, or under torchrun on several machines the address that leads to the
             rendezvous.
