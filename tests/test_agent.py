@@ -141,7 +141,7 @@ def stepped(optimizer: torch.optim.Optimizer, model: nn.Linear, *gradients: torc
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_adam_takes_the_steps_of_its_definition(name: str) -> None:
-    """The fused kernel against PyTorch's loop, in float64."""
+    """Rate and weight decay are those of the settings."""
     random = torch.Generator().manual_seed(1)
     ours = nn.Linear(5, 3, bias=False).double()
     theirs = copy.deepcopy(ours)

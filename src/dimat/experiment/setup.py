@@ -250,9 +250,9 @@ def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Opt
     if config.name == "msgd":
         return torch.optim.SGD(parameters, config.lr, config.momentum, weight_decay=decay)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    # On a CPU fused Adam takes half the time for small tensors and no more for large ones; fused
-    # SGD takes 3 times as long for VGG's (docs/performance.md).
-    return kind(parameters, config.lr, weight_decay=decay, fused=True)
+    # Not fused: its bits depend on how its memory lies, and a run that goes on would differ
+    # (docs/performance.md).
+    return kind(parameters, config.lr, weight_decay=decay)
 
 
 def parameter_names(model: nn.Module) -> Sequence[str]:
