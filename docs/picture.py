@@ -20,15 +20,20 @@ class Notes(Silent):
         self.lines.append(text)
 
 
-notes = Notes()
-with tempfile.TemporaryDirectory() as folder:
-    result = dimat.run(dimat.RunConfig(out=f"{folder}/demo"), notes)
-console = Console(record=True, width=80, force_terminal=True, highlight=False)
-console.print("[bold]$ make demo[/]")
-rounds = len(notes.lines) // 3
-for method in range(3):
-    own = notes.lines[method * rounds : (method + 1) * rounds]
-    console.print("\n".join([*own[:3], "…", own[-1]]))
-console.print(results_table(result))
-console.print("run folder: runs/2026-11-24-131500-dimat")
-console.save_svg(str(Path(__file__).with_name("demo.svg")), title="dimat")
+def main() -> None:
+    notes = Notes()
+    with tempfile.TemporaryDirectory() as folder:
+        result = dimat.run(dimat.RunConfig(out=f"{folder}/demo"), notes)
+    console = Console(record=True, width=80, force_terminal=True, highlight=False)
+    console.print("[bold]$ make demo[/]")
+    rounds = len(notes.lines) // 3
+    for method in range(3):
+        own = notes.lines[method * rounds : (method + 1) * rounds]
+        console.print("\n".join([*own[:3], "…", own[-1]]))
+    console.print(results_table(result))
+    console.print("run folder: runs/2026-11-24-131500-dimat")
+    console.save_svg(str(Path(__file__).with_name("demo.svg")), title="dimat")
+
+
+if __name__ == "__main__":
+    main()
