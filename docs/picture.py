@@ -21,6 +21,7 @@ class Notes(Silent):
 
 
 def main() -> None:
+    """Run the demo, and draw it."""
     notes = Notes()
     with tempfile.TemporaryDirectory() as folder:
         result = dimat.run(dimat.RunConfig(out=f"{folder}/demo"), notes)
