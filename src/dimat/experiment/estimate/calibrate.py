@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dimat.agent import RECALIBRATE, Agent
-from dimat.experiment.checkpoint import Checkpoint, Store
+from dimat.experiment.checkpoint import Checkpoint, Store, flush
 from dimat.experiment.estimate.timing import each
 from dimat.experiment.measure import line_of
 from dimat.experiment.setup import Setup
@@ -118,9 +119,16 @@ def _keeping(agent: Agent, part_s: float) -> float:
     tree = Snapshot.of(agent).tree()
     agents = [pack(tree, str(i), tensors) for i in range(_KEPT)]
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder), keep=1)
-        kept = Checkpoint(1, {"agents": agents}, tensors)
-        return each("cpu", lambda: store.write(kept), part_s) / _KEPT
+        store, numbers = Store(Path(folder)), itertools.count()
+        lines = [Path(folder, name) for name in ("metrics.jsonl", "diagnostics.jsonl")]
+
+        def keep() -> None:
+            for file in lines:  # which are to be on disk before it
+                file.write_text("{}\n")
+                flush(file)
+            store.write(Checkpoint(next(numbers), {"agents": agents}, tensors))
+
+        return each("cpu", keep, part_s) / _KEPT
 
 
 def _affordable(most: int, each_s: float, part_s: float) -> int:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.flop_counter import FlopCounterMode
 
 from dimat.experiment.setup import Setup
 from dimat.state import State, num_bytes
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 _BATCH = 2
 
@@ -76,8 +78,14 @@ def model_facts(setup: Setup) -> ModelFacts:
     )
 
 
+def _counter() -> FlopCounterMode:
+    from torch.utils.flop_counter import FlopCounterMode  # half a second
+
+    return FlopCounterMode(display=False)
+
+
 def _forward(model: nn.Module, inputs: Tensor) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _counter() as counter:
         model.eval()(inputs)
     return int(counter.get_total_flops())
 
@@ -96,7 +104,7 @@ def _training(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[int, in
     def given(value: Any) -> Any:
         return value
 
-    with FlopCounterMode(display=False) as counter:
+    with _counter() as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, given):
             loss = functional.cross_entropy(model.train()(inputs), labels)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -84,10 +84,10 @@ def forecast(
     config = setup.config
     names = [config.method, *(name for name in config.controls if name != config.method)]
     torch.set_num_threads(config.threads)
-    facts, began = model_facts(setup), time.perf_counter()
-    works = {name: _work(setup, name) for name in names}
-    with torch.random.fork_rng(devices=[]):
+    works, began = {name: _work(setup, name) for name in names}, time.perf_counter()
+    with torch.random.fork_rng(devices=[]):  # first: a run imports what this does, too
         timed = _Timed(setup, works, observer or Silent()) if calibrate else None
+    facts, ended = model_facts(setup), time.perf_counter()
     wire = Wire(setup, facts)
     costs = _pretraining(setup, works, facts, timed)
     for name, work in works.items():
@@ -95,7 +95,7 @@ def forecast(
         costs[name] = Cost(work.flops(facts), tuple(wire.sent_bytes(name)), spent)
     memory = memory_of_run(setup, facts, names)
     start_s = read_s + timed.analysis_s if timed else None
-    return Forecast(config, facts, costs, memory, start_s, time.perf_counter() - began)
+    return Forecast(config, facts, costs, memory, start_s, ended - began)
 
 
 def _work(setup: Setup, name: str) -> Work:

@@ -88,7 +88,7 @@ def _parts(own: Forecast) -> Table:
     title = f"What for, on this {device}, {own.config.threads} threads"
     table = _table(title, ("", "FLOP", "time"))
     if own.start_s is not None:
-        table.add_row("reading images, finding symmetry", "", duration(own.start_s))
+        table.add_row("to begin with", "", duration(own.start_s))
     for name in names:
         table.add_row(
             name,
