@@ -1,0 +1,58 @@
+"""What one agent by itself refuses, before it looks for others or writes anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dimat.errors import ConfigError, DimatError, TopologyError
+from dimat.experiment.apart import Meeting, run_agent
+from dimat.experiment.config import ExchangeConfig, MatchingConfig, RunConfig, TopologyConfig
+
+SMALL = RunConfig(agents=4, rounds=2, pretrain_epochs=0, local_steps=1, controls=(), threads=1)
+NOWHERE = Meeting("127.0.0.1", 9)
+
+
+@pytest.mark.parametrize(
+    ("config", "agent", "kind", "message"),
+    [
+        (SMALL, 4, ConfigError, "setting 'id' is 4: must be in 0 … 3"),
+        (SMALL, -1, ConfigError, "setting 'id' is -1"),
+        (replace(SMALL, method="cdsgd"), 0, ConfigError, "'cdsgd', which needs every message"),
+        (replace(SMALL, method="fedavg"), 0, ConfigError, "torchrun runs the others"),
+        (
+            replace(SMALL, matching=MatchingConfig(gauge="tree")),
+            0,
+            ConfigError,
+            "setting 'method' is 'dimat'",
+        ),
+        (
+            replace(SMALL, topology=TopologyConfig("one-peer-exponential")),
+            0,
+            TopologyError,
+            "'one-peer-exponential' varies from round to round",
+        ),
+        (
+            replace(SMALL, topology=TopologyConfig("ring", dropout=0.5)),
+            0,
+            TopologyError,
+            "varies from round to round.*use a fixed graph here",
+        ),
+    ],
+)
+def test_what_agents_that_may_miss_each_other_cannot_do_is_refused(
+    tmp_path: Path, config: RunConfig, agent: int, kind: type[DimatError], message: str
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(kind, match=message):
+        run_agent(replace(config, out=str(out)), agent, NOWHERE)
+    assert not out.exists()
+
+
+def test_an_address_that_is_not_of_this_machine_is_refused(tmp_path: Path) -> None:
+    exchange = ExchangeConfig(interface="192.0.2.1")  # of no machine, by RFC 5737
+    config = replace(SMALL, exchange=exchange, out=str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"'exchange.interface': 192\.0\.2\.1 is not an address"):
+        run_agent(config, 0, NOWHERE)
