@@ -104,6 +104,32 @@ def test_agents_that_miss_nobody_end_as_a_run_in_one_process(cluster: Make, meth
     same_as_in_one_process(apart)
 
 
+def test_agents_that_never_merge_end_as_a_run_too_and_the_same_command_again_changes_nothing(
+    cluster: Make,
+) -> None:
+    apart = cluster(rounds=3, method="local")
+    apart.start_all()
+    assert set(apart.finish().values()) == {0}
+    same_as_in_one_process(apart)
+    before = [apart.state(i) for i in range(apart.agents)]
+    apart.start_all()
+    assert set(apart.finish().values()) == {0}
+    torch.testing.assert_close(
+        [apart.state(i) for i in range(apart.agents)], before, rtol=0, atol=0
+    )
+
+
+def test_what_was_reported_merged_stays_the_final_state_when_started_again(cluster: Make) -> None:
+    apart = cluster(((0, 1),), rounds=2)
+    apart.start_all()
+    all_end_well(apart)
+    same_as_in_one_process(apart)
+    before = [apart.state(i) for i in range(2)]
+    apart.start_all()
+    assert set(apart.finish().values()) == {0}
+    torch.testing.assert_close([apart.state(i) for i in range(2)], before, rtol=0, atol=0)
+
+
 def test_a_killed_agent_is_not_waited_for_and_goes_on_from_its_checkpoint(cluster: Make) -> None:
     paw = running(cluster, rounds=20)
     paw.send(1, signal.SIGKILL)
@@ -295,3 +321,17 @@ def test_a_cluster_killed_as_a_whole_ends_as_if_it_had_never_been(cluster: Make)
     all_end_well(paw)
     same_as_in_one_process(paw)
     nothing_lost(paw, *paw.edges)  # what was is taken back
+
+
+def test_a_cluster_killed_in_its_first_round_does_not_pretrain_again(cluster: Make) -> None:
+    """One has done a round, the others have only been pre-trained: all go on from there."""
+    pair = cluster(((0, 1),), rounds=6, checkpoint__keep=8)
+    pair.delay(ROUND_S)
+    pair.plan = pair.plan.crash(agent=1, round=1)
+    pair.start_all()
+    pair.finish([1])
+    pair.until(lambda: pair.round(0) >= 1, "agent 0 does a round alone")
+    pair.send(0, signal.SIGKILL)
+    pair.start_all()
+    all_end_well(pair)
+    same_as_in_one_process(pair)

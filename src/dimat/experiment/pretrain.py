@@ -137,11 +137,7 @@ class Pretraining:
         return epochs, False
 
     def _epoch(self, agent: Agent) -> None:
-        start = time.perf_counter()
-        for _ in range(agent.shard.num_batches(agent.batch_size)):
-            agent.update(agent.gradient())
-        agent.optimizer.zero_grad(set_to_none=True)  # a model's memory, until the next step
-        agent.traffic.busy_s += time.perf_counter() - start
+        one_epoch(agent)
         try:
             self.done[agent.index] = Pretrained(Snapshot.of(agent), agent.loss())
         except TrainingError as error:
@@ -175,3 +171,12 @@ class Pretraining:
         epochs = sum(int(own["snapshot"]["counters"]["epochs"]) for own in agents)
         self.store.write(Checkpoint(epochs, {"agents": packed}, tensors))
         self._written = time.monotonic()
+
+
+def one_epoch(agent: Agent) -> None:
+    """One pass of an agent over its own images, by itself."""
+    start = time.perf_counter()
+    for _ in range(agent.shard.num_batches(agent.batch_size)):
+        agent.update(agent.gradient())
+    agent.optimizer.zero_grad(set_to_none=True)  # a model's memory, until the next step
+    agent.traffic.busy_s += time.perf_counter() - start
