@@ -148,7 +148,7 @@ def test_adam_takes_the_steps_of_its_definition(name: str) -> None:
     gradients = torch.randn(6, 3, 5, generator=random, dtype=torch.float64)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     config = OptimizerConfig(name=name, lr=0.01, weight_decay=0.1)
-    stepped(make_optimizer(config, ours), ours, *gradients)
+    stepped(make_optimizer(config, list(ours.parameters())), ours, *gradients)
     stepped(kind(theirs.parameters(), 0.01, weight_decay=0.1), theirs, *gradients)
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-12, atol=1e-14)
 
@@ -162,10 +162,10 @@ def test_who_moved_its_units_and_its_memory_takes_the_same_step_in_the_new_order
     model = nn.Linear(5, 4, bias=False)
     first, second = torch.randn(2, 4, 5, generator=random)
     config = OptimizerConfig(name=name, lr=0.01, weight_decay=0.1)
-    optimizer = make_optimizer(config, model)
+    optimizer = make_optimizer(config, list(model.parameters()))
     stepped(optimizer, model, first)
     twin = copy.deepcopy(model)
-    again = make_optimizer(config, twin)
+    again = make_optimizer(config, list(twin.parameters()))
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     order = torch.tensor([2, 0, 3, 1])
     permute_optimizer(again, twin, lambda own: {k: v[order] for k, v in own.items()})

@@ -63,7 +63,7 @@ class Agent:
 
     def __post_init__(self) -> None:
         # Looked up once: a walk over all modules costs as much as a small model's step.
-        self._parameters = dict(self.model.named_parameters())
+        self.parameters = dict(self.model.named_parameters())
         self._stream = self._batches()
         self._batch: tuple[Tensor, Tensor] | None = None
         self._losses: list[Tensor] = []
@@ -71,7 +71,7 @@ class Agent:
     @property
     def device(self) -> torch.device:
         """Where its model lives."""
-        return next(iter(self._parameters.values())).device
+        return next(iter(self.parameters.values())).device
 
     @property
     def lr(self) -> float:
@@ -92,32 +92,36 @@ class Agent:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Images and labels of the next training step; that step counts as taken."""
+        self._batch = next(self._stream)
+        return self._batch
+
     def gradient(self) -> State:
         """Gradient of the loss on the next batch, by parameter; running statistics follow."""
-        self._batch = next(self._stream)
+        inputs, labels = self.batch()
         self.model.train()
         self._draw_noise()
-        inputs, labels = self._batch
         with self.autocast():
             loss = functional.cross_entropy(self.model(inputs).float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self._losses.append(loss.detach())
-        gradient = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         self._drop_gradient()
         return gradient
 
     def _drop_gradient(self) -> None:
         """No gradient is kept while other agents have their turn."""
-        for parameter in self._parameters.values():
+        for parameter in self.parameters.values():
             parameter.grad = None
 
     def gradient_at(self, state: Mapping[str, Tensor]) -> State:
         """Gradient on the batch of the last :meth:`gradient` at another state, by parameter."""
         assert self._batch is not None, "gradient() draws the batch"
         inputs, labels = self._batch
-        names = [name for name, p in self._parameters.items() if p.requires_grad]
+        names = [name for name, p in self.parameters.items() if p.requires_grad]
         buffers = [name for name, _ in self.model.named_buffers() if name in state]
-        frozen = [name for name, p in self._parameters.items() if not p.requires_grad]
+        frozen = [name for name, p in self.parameters.items() if not p.requires_grad]
         # A forward pass writes running statistics; tied weights are given once.
         there = clone({name: state[name] for name in (*names, *frozen, *buffers)})
         wanted = [there[name].requires_grad_() for name in names]
@@ -139,7 +143,7 @@ class Agent:
 
     def update(self, gradient: Mapping[str, Tensor], scale: float = 1.0) -> None:
         """One optimizer step along a gradient, at ``scale`` times the learning rate."""
-        for name, parameter in self._parameters.items():
+        for name, parameter in self.parameters.items():
             parameter.grad = gradient.get(name)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
@@ -149,6 +153,18 @@ class Agent:
             group["lr"] = rate
         self._drop_gradient()
         self.schedule.step()
+
+    def schedule_at(self, place: int) -> None:
+        """Put the learning rate where it is after so many steps."""
+        schedule = self.schedule
+        schedule.last_epoch = place
+        rates = [b * f(place) for b, f in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def note_losses(self, losses: Tensor) -> None:
+        """Count (steps,) losses of steps that were taken elsewhere."""
+        self._losses.extend(losses)
 
     def loss(self) -> float:
         """Mean training loss since it was last asked for; NaN if there was no step.

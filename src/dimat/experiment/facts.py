@@ -17,7 +17,7 @@ _MOST_MATRICES = 16
 # The settings that pre-training depends on; with a cosine schedule on the length of the run too.
 _PRETRAIN = (
     *("agents", "pretrain_epochs", "batch_size", "seed", "data", "optimizer"),
-    *("model", "width", "shortcut", "norm", "init", "device", "threads", "precision"),
+    *("model", "width", "shortcut", "norm", "init", "device", "threads", "precision", "vectorize"),
 )
 _LENGTH = ("rounds", "local_epochs", "local_steps")
 

@@ -89,7 +89,9 @@ class Part:
         """BatchNorm statistics of an averaged model, from the agent's own images, if asked for."""
         own = self.setup.config.recalibration
         if {"all", self.name} & set(own.methods):
-            recalibrate(agent.model, _calibration(agent, RECALIBRATE, number, own.images))
+            images = _calibration(agent, RECALIBRATE, number, own.images)
+            with agent.autocast():  # as it is evaluated
+                recalibrate(agent.model, images)
 
 
 def _calibration(agent: Agent, purpose: int, number: int, images: int) -> list[Tensor]:

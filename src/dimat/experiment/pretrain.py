@@ -21,6 +21,7 @@ from dimat.experiment.locks import alone
 from dimat.experiment.setup import Setup
 from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.tree import Tree, as_message, pack, tree_of, unpack
+from dimat.experiment.vectorized import train_all
 
 _BETWEEN_S = 20.0  # a killed pre-training loses no more than about this, and an epoch
 
@@ -67,6 +68,7 @@ class Pretraining:
     store: Store | None
     allowance: Allowance = ENDLESS
     done: dict[int, Pretrained] = field(default_factory=dict)
+    agents: Sequence[Agent] = ()
 
     def run(self) -> dict[int, Pretrained]:
         """The agents of this process, pre-trained.
@@ -80,8 +82,8 @@ class Pretraining:
         with alone(self.store.path) if self.store else nullcontext():
             first = self._take_up()
             self._written = time.monotonic()
-            agents = [self._agent(i) for i in here]
-            reached = self.assembly.run({a.index: self._epochs(a, first) for a in agents})
+            self.agents = [self._agent(i) for i in here]
+            reached = self.assembly.run({a.index: self._epochs(a, first) for a in self.agents})
         epoch, up = reached[here[0]]
         if up:
             raise Stopped(f"pre-training, epoch {epoch} of {epochs}")
@@ -137,7 +139,19 @@ class Pretraining:
         return epochs, False
 
     def _epoch(self, agent: Agent) -> None:
-        one_epoch(agent)
+        """One epoch of an agent; where several train at once, of all who are as far as it is."""
+        if self.setup.config.vectorize == 1:
+            one_epoch(agent)
+            self._note(agent)
+            return
+        group = [own for own in self.agents if own.epochs == agent.epochs]
+        steps = [own.shard.num_batches(own.batch_size) for own in group]
+        train_all(self.setup, group, steps, lambda _: None)
+        for own in group:
+            self._note(own)
+
+    def _note(self, agent: Agent) -> None:
+        """An agent after an epoch."""
         try:
             self.done[agent.index] = Pretrained(Snapshot.of(agent), agent.loss())
         except TrainingError as error:

@@ -22,7 +22,8 @@ from dimat.experiment.result import MethodResult
 from dimat.experiment.setup import Setup
 from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.validate import gauge_of
-from dimat.methods import METHODS, Settings
+from dimat.experiment.vectorized import train_all
+from dimat.methods import METHODS, Method, Settings
 from dimat.state import State
 
 Value = TypeVar("Value")
@@ -113,7 +114,7 @@ class Rounds:
         """Local steps, or steps with exchange; evaluate."""
         before = [agent.traffic.busy_s for agent in self.agents]
         try:
-            self._exchange([self._learn(agent) for agent in self.agents])
+            self._learn_all()
             losses = [agent.loss() for agent in self.agents]
         except TrainingError as error:
             raise TrainingError(f"{self.name}, round {number}, {error}") from error
@@ -126,6 +127,14 @@ class Rounds:
         spent = [a.traffic.busy_s - b for a, b in zip(self.agents, before, strict=True)]
         costs = [_learned(loss, s) for loss, s in zip(losses, spent, strict=True)]
         self.measure.agents(number, "trained", self.agents, costs)
+
+    def _learn_all(self) -> None:
+        """All steps of a round: in turns, or several agents at once where nobody talks."""
+        if self.setup.config.vectorize == 1 or type(self.method).step is not Method.step:
+            self._exchange([self._learn(agent) for agent in self.agents])
+            return
+        steps = [self.setup.round_steps(agent.index) for agent in self.agents]
+        train_all(self.setup, self.agents, steps, self.observer.advance)
 
     def _learn(self, agent: Agent) -> Talk[None]:
         """One agent's steps of a round."""

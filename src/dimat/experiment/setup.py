@@ -98,7 +98,7 @@ class Setup:
         model = self.new_model(agent).to(config.device)
         if any(p.dim() == 4 for p in model.parameters()):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = make_optimizer(config.optimizer, model)
+        optimizer = make_optimizer(config.optimizer, list(model.parameters()))
         return Agent(
             agent,
             model,
@@ -126,12 +126,7 @@ class Setup:
 
     def set_out(self, agent: Agent) -> None:
         """Put the schedules of agents that step together at the same place, after pre-training."""
-        place = self.pretrain_steps(agent.index, together=True)
-        schedule = agent.schedule
-        schedule.last_epoch = place
-        rates = [b * f(place) for b, f in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
-        for group, rate in zip(agent.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        agent.schedule_at(self.pretrain_steps(agent.index, together=True))
 
     def pretrain_steps(self, agent: int, *, together: bool = False) -> int:
         """Local steps before the first merge: its own, or those of the mean agent."""
@@ -241,9 +236,8 @@ def _reading(observer: Observer) -> Tell:
     return tell
 
 
-def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(config: OptimizerConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
     """The optimizer of local training."""
-    parameters = list(model.parameters())
     decay = config.weight_decay
     if config.name == "sgd":
         return torch.optim.SGD(parameters, config.lr, weight_decay=decay)

@@ -30,6 +30,7 @@ _AT_LEAST = {
     "batch_size": 1,
     "seed": 0,
     "threads": 1,
+    "vectorize": 1,
     "eval_every": 1,
     "topology.degree": 1,
     "topology.seed": 0,

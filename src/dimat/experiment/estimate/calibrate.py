@@ -110,7 +110,8 @@ def _recalibration(setup: Setup, agent: Agent, forward: float, part_s: float) ->
     own = min(setup.config.recalibration.images, len(agent.shard))
     few = _affordable(own, forward, part_s)
     batches = agent.calibration(RECALIBRATE, 1, few)
-    spent = each(setup.config.device, lambda: recalibrate(agent.model, batches), part_s)
+    with agent.autocast():
+        spent = each(setup.config.device, lambda: recalibrate(agent.model, batches), part_s)
     return spent * own / few
 
 

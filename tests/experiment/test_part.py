@@ -1,0 +1,35 @@
+"""What an agent does around a merge."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import pytest
+import torch
+
+from dimat import RunConfig
+from dimat.agent import RECALIBRATE
+from dimat.experiment.part import Part
+from dimat.experiment.setup import make_setup
+from dimat.merging import recalibrate
+
+NORM = "blocks.0.norm1.running_var"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_statistics_are_those_of_the_arithmetic_it_is_evaluated_in(
+    precision: Literal["float32", "bfloat16"],
+) -> None:
+    setup = make_setup(
+        RunConfig(agents=2, model="resnet20", width=0.25, precision=precision, threads=1)
+    )
+    agent = setup.new_agent(0, pretraining=False)
+    expected, other = copy.deepcopy(agent.model), copy.deepcopy(agent.model)
+    batches = agent.calibration(RECALIBRATE, 1, setup.config.recalibration.images)
+    for model, half in ((expected, precision == "bfloat16"), (other, precision != "bfloat16")):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            recalibrate(model, batches)
+    Part(setup, "wa").recalibrate(agent, 1)
+    assert torch.equal(agent.state()[NORM], expected.state_dict()[NORM])
+    assert not torch.equal(agent.state()[NORM], other.state_dict()[NORM])
