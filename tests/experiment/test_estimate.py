@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -24,6 +26,7 @@ from dimat.experiment.config import (
     RecalibrationConfig,
     TopologyConfig,
 )
+from dimat.experiment.estimate import calibrate
 from dimat.experiment.estimate import forecast as forecasting
 from dimat.experiment.estimate.assume import assumed
 from dimat.experiment.estimate.facts import memory_entries, model_facts
@@ -182,6 +185,30 @@ def test_without_calibration_nothing_is_trained_and_no_time_foreseen() -> None:
         found = foreseen(SMALL)
     assert found.wall_s is None
     assert all(not own.wall_s for own in found.costs.values())
+
+
+def test_agents_that_train_at_once_are_timed_and_counted_in_a_stack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the six never more than four; and of each all that a step changes, beside itself."""
+    monkeypatch.setattr(forecasting, "_CALIBRATION_S", 0.2)
+    sizes: list[int] = []
+    original = calibrate.train_at_once
+
+    def watched(agents: Sequence[Agent], *rest: Any) -> None:
+        sizes.append(len(agents))
+        original(agents, *rest)
+
+    monkeypatch.setattr(calibrate, "train_at_once", watched)
+    found = forecast(make_setup(replace(SMALL, vectorize=4)), 0.0)
+    assert set(sizes) == {4}
+    assert found.costs["dimat"].wall_s["training"] > 0
+    facts = found.facts
+    own = facts.state_bytes + num_bytes(memory_entries("msgd", facts.gradient))
+    assert found.memory.shared["agents at once"] == 4 * own
+    alone = foreseen(SMALL).memory.shared
+    assert found.memory.shared["gradients"] == 4 * alone["gradients"]
+    assert found.memory.shared["a training step"] == 4 * alone["a training step"]
 
 
 def test_every_method_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

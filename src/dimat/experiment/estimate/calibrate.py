@@ -16,8 +16,10 @@ from dimat.experiment.measure import line_of
 from dimat.experiment.setup import Setup
 from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.tree import pack
+from dimat.experiment.vectorized import train_at_once
 from dimat.merging import recalibrate
 
+_STACKED = 5  # steps of agents that train at once, between two looks at the clock
 _KEPT = 4  # agents in a checkpoint: files are written and flushed once for all
 
 
@@ -81,12 +83,18 @@ def _training(setup: Setup, agent: Agent, forward: float, part_s: float) -> floa
     whole = agent.batch_size
     few = _affordable(whole, 4 * forward, 2 * part_s)
     agent.batch_size = whole if few > whole / 2 else few
+    at_once = min(setup.config.vectorize, setup.config.agents)
+    others = [setup.new_agent(i, pretraining=False) for i in range(1, at_once)]
+    for other in others:
+        other.batch_size = agent.batch_size
+    steps = 1 if at_once == 1 else _STACKED  # a stack is made once for many
 
-    def step() -> None:
-        agent.update(agent.gradient())
+    def train() -> None:
+        train_at_once([agent, *others], steps, setup.config.optimizer)
 
-    spent = each(setup.config.device, step, 3 * part_s)
-    agent.loss()  # forgets the losses, and complains of them if they are not finite
+    spent = each(setup.config.device, train, 3 * part_s) / steps / at_once
+    for own in (agent, *others):
+        own.loss()  # forgets the losses, and complains of them if they are not finite
     return spent * whole / agent.batch_size
 
 

@@ -59,15 +59,19 @@ def memory_of_run(setup: Setup, facts: ModelFacts, names: Collection[str]) -> Me
     }
     narrow = 0.5 if config.precision == "bfloat16" else 1.0
     methods = [METHODS[name](method_settings(config)) for name in names]
+    at_once = min(config.vectorize, config.agents)
+    stacked = at_once * (facts.state_bytes + remembered) if at_once > 1 else 0
     moved = any(own.matches for own in methods) * config.agents * facts.state_bytes
     shared = {
         "data": float(stored * (len(data.train_y) + len(data.test_y))),
         "test images": float(_PIXEL_BYTES * image * len(data.test_y)),
-        "gradients": float(facts.gradient_bytes),  # of whoever trains
-        "a training step": narrow * config.batch_size * facts.activation_bytes,
+        "gradients": float(at_once * facts.gradient_bytes),  # of whoever trains
+        "a training step": at_once * narrow * config.batch_size * facts.activation_bytes,
         # all states in one order, and their mean in double precision
         "an observer": moved + 2.0 * facts.gradient_bytes,
     }
+    if stacked:
+        shared["agents at once"] = float(stacked)
     return Memory(agent, shared, config.agents)
 
 
