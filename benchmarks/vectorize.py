@@ -2,7 +2,7 @@
 
 .venv/bin/python -m benchmarks.vectorize            # 16 agents, five models
 .venv/bin/python -m benchmarks.vectorize --small    # without ResNet-20; half a minute
-    --agents 16 --device cuda --precision bfloat16 --threads 1
+    --agents 16 --threads 1 --device cuda --precision bfloat16 (which is for a GPU)
 
 Local steps of a round as `dimat run` takes them, with Adam, on digits for mlp and cnn (8x8, batches
 of 32) and on noise of CIFAR's shape for ResNet-20 (batches of 100, flipped and cropped). The two
@@ -93,6 +93,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     own = parser.parse_args()
+    if own.precision != "float32" and own.device == "cpu":
+        parser.error("on a CPU PyTorch leaves the convolutions of a stack in float32")
     torch.set_num_threads(own.threads)
     print(f"torch {torch.__version__}, {platform.machine()}, {own.device}, {own.threads} threads, ",
           f"{own.precision}, {own.agents} agents\n", sep="")  # fmt: skip

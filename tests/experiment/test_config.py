@@ -50,6 +50,7 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("seed", -1, "must be >= 0"),
     ("seed", 2**63, "must be < 2^63"),
     ("threads", 0, "must be >= 1"),
+    ("vectorize", 0, "must be >= 1"),
     ("eval_every", 0, "must be >= 1"),
     ("width", 0.0, "must be > 0 and finite"),
     ("data.alpha", 0.0, "must be > 0 and finite"),
@@ -139,6 +140,13 @@ def test_a_method_named_twice_is_refused() -> None:
 def test_a_path_belongs_to_an_edge_list(topology: TopologyConfig) -> None:
     with pytest.raises(ConfigError, match=r"'topology.path' is .*: must be a file if"):
         validate(RunConfig(topology=topology))
+
+
+def test_on_a_cpu_a_stack_is_no_place_for_bfloat16() -> None:
+    validate(RunConfig(vectorize=2))
+    validate(RunConfig(precision="bfloat16"))
+    with pytest.raises(ConfigError, match=r"'vectorize' is 2: must be 1 with precision bfloat16"):
+        validate(RunConfig(vectorize=2, precision="bfloat16"))
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU"])

@@ -14,7 +14,7 @@ from torch import nn
 import dimat
 from dimat import RunConfig
 from dimat.agent import Agent
-from dimat.errors import ConfigError, Stopped
+from dimat.errors import ConfigError, Stopped, TrainingError
 from dimat.experiment import vectorized
 from dimat.experiment.config import DataConfig, MatchingConfig, OptimizerConfig, TopologyConfig
 from dimat.experiment.setup import make_setup
@@ -29,14 +29,16 @@ CONFIG = RunConfig(
 TIMES = ("match_s", "merge_s", "train_s", "wall_s", "busy_s")
 
 
-def trained(config: RunConfig, steps: list[int]) -> tuple[list[Agent], list[int]]:
+def trained(
+    config: RunConfig, steps: list[int], *, double: bool = True
+) -> tuple[list[Agent], list[int]]:
     """Agents after so many steps each; and of how many it was told, each time.
 
     In float64: Adam turns the rounding of a gradient that is zero into a step.
     """
     setup = make_setup(config)
     agents = [setup.new_agent(i, pretraining=False) for i in range(config.agents)]
-    for agent in agents:
+    for agent in agents if double else ():
         agent.model.double()
         stream = agent._stream
         agent._stream = ((x.double(), y) for x, y in stream)
@@ -71,6 +73,52 @@ def test_every_agent_comes_to_where_it_would_have_come_alone(model: str, optimiz
     for ours, theirs in zip(at_once, alone, strict=True):
         assert ours.steps == 5
         check_alike(ours, theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="refused on a CPU")
+def test_in_bfloat16_too() -> None:
+    """As near as its rounding lets a step be: the loss, BatchNorm's statistics, the direction."""
+    config = replace(CONFIG, model="resnet20", width=0.25, precision="bfloat16", device="cuda")
+    config = replace(config, optimizer=OptimizerConfig("sgd", lr=0.01))
+    setup = make_setup(config)
+    start = [setup.new_agent(i, pretraining=False).state() for i in range(4)]
+    (at_once, _), (alone, _) = (
+        trained(replace(config, vectorize=k), [1] * 4, double=False) for k in (4, 1)
+    )  # fmt: skip
+    for ours, theirs, before in zip(at_once, alone, start, strict=True):
+        assert ours.loss() == pytest.approx(theirs.loss(), rel=0.02)
+        ends = ours.state(), theirs.state()
+        for key in before:
+            if "running" in key:
+                torch.testing.assert_close(ends[0][key], ends[1][key], rtol=0.02, atol=2e-3)
+        steps = [
+            torch.cat([(end[key] - before[key]).flatten() for key in ours.parameters])
+            for end in ends
+        ]
+        assert 0.9 < float(torch.cosine_similarity(*steps, dim=0)) < 0.999  # in float32 it is 1
+
+
+def test_tied_and_frozen_parameters_stay_tied_and_frozen() -> None:
+    config = replace(CONFIG, model=f"{__name__}:Tied", width=1.0)
+    (at_once, _), (alone, _) = (trained(replace(config, vectorize=k), [4] * 4) for k in (4, 1))
+    for ours, theirs in zip(at_once, alone, strict=True):
+        check_alike(ours, theirs)
+        state = ours.state()
+        assert torch.equal(state["first.weight"], state["second.weight"])
+        assert torch.equal(state["first.bias"], torch.ones(64, dtype=torch.float64))
+
+
+def test_one_agent_that_diverges_leaves_the_others_as_they_are() -> None:
+    setup = make_setup(replace(CONFIG, vectorize=4))
+    agents, twins = ([setup.new_agent(i, pretraining=False) for i in range(4)] for _ in range(2))
+    with torch.no_grad():
+        next(iter(agents[2].parameters.values())).fill_(float("nan"))
+    for own in (agents, twins):
+        train_all(setup, own, [3] * 4, lambda _: None)
+    for i in (0, 1, 3):
+        assert all(torch.equal(v, twins[i].state()[k]) for k, v in agents[i].state().items())
+    with pytest.raises(TrainingError, match="agent 2: the training loss is not finite"):
+        agents[2].loss()
 
 
 def test_agents_with_unequal_shards_each_take_their_own_steps() -> None:
@@ -154,6 +202,22 @@ def test_agents_that_talk_while_they_train_take_their_turns(tmp_path: Path, meth
     assert found[0] == found[1]
 
 
+class Tied(nn.Module):
+    """One weight in two layers, and a bias that is not trained."""
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        size = in_channels * image_size[0] * image_size[1]
+        self.first, self.second = nn.Linear(size, size), nn.Linear(size, size, bias=False)
+        self.second.weight = self.first.weight
+        self.last = nn.Linear(size, num_classes)
+        nn.init.ones_(self.first.bias).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.second(self.first(x.flatten(1)).relu()).relu())
+        return out
+
+
 class Dropping(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -174,11 +238,6 @@ def test_a_model_with_dropout_is_refused_and_told_the_way_out(tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"vectorize is .* random .*Set vectorize to 1"):
         run(own, tmp_path / "run")
     run(replace(own, vectorize=1), tmp_path / "alone")
-
-
-def test_none_is_no_number_of_agents() -> None:
-    with pytest.raises(ConfigError, match="vectorize"):
-        dimat.run(replace(CONFIG, vectorize=0))
 
 
 def test_a_method_of_ones_own_that_steps_otherwise_takes_its_turns(

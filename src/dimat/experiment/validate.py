@@ -84,6 +84,7 @@ def validate(config: RunConfig) -> None:
     _check_path(config)
     _check_momentum(config)
     _check_stop(config)
+    _check_stack(config)
     gauge_of(config.matching)
     _check_device(config.device)
 
@@ -181,6 +182,13 @@ def _check_stop(config: RunConfig) -> None:
             f"setting 'max_wall_s' is {config.max_wall_s:g}, and 'checkpoint.every' is 0: what is "
             "to stop and go on needs checkpoints, so use --checkpoint.every 1, or no max_wall_s"
         )
+
+
+def _check_stack(config: RunConfig) -> None:
+    """Autocast passes the convolutions of a stack by on a CPU: its arithmetic would be another."""
+    if config.vectorize > 1 and config.precision == "bfloat16" and config.device == "cpu":
+        rule = "1 with precision bfloat16 on a CPU, where PyTorch leaves a stack in float32"
+        raise broken_rule("vectorize", config.vectorize, f"{rule}; or use --precision float32")
 
 
 def _check_name(setting: str, name: str, known: Collection[str]) -> None:

@@ -162,11 +162,12 @@ class _Stack:
             for name, own in agent.parameters.items():
                 stacked = self.parameters[name]
                 own.copy_(stacked[k])
-                memory = self.optimizer.state.get(stacked, {})
-                agent.optimizer.state[own] = {
-                    kind: value[k].clone() if _of_weights(value, stacked) else _copy(value)
-                    for kind, value in memory.items()
-                }
+                memory = self.optimizer.state.get(stacked)
+                if memory:
+                    agent.optimizer.state[own] = {
+                        kind: value[k].clone() if _of_weights(value, stacked) else _copy(value)
+                        for kind, value in memory.items()
+                    }
             for name, buffer in self._buffers[k].items():
                 buffer.copy_(self.buffers[name][k])
 
