@@ -17,12 +17,14 @@ from torch.func import functional_call
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
+from dimat.matching.gauge import GaugeId
 from dimat.matching.pooled import encode_moments, measure_edges
 from dimat.merging import recalibrate
 from dimat.methods import METHODS, Member, Merged, Method, Settings
 from dimat.methods.diloco import DiLoCo
 from dimat.methods.fedavg import FedAvg
 from dimat.methods.final_merge import FinalMerge
+from dimat.methods.spread import age
 from dimat.models import build_model
 from dimat.state import State, num_bytes
 from dimat.symmetry import Analysis, analyze
@@ -137,7 +139,8 @@ def test_permuted_copies_merge_to_one_function_on_any_graph(
             functional_call(network[0], result.state, x), network[0](x), rtol=1e-9, atol=1e-9
         )
         assert (result.disagreement or 0.0) == pytest.approx(0, abs=1e-9)
-        leader = min([i, *graph.neighbors(i)]) if own == "spread" else i
+        near = [GaugeId(j, 1) for j in (i, *graph.neighbors(i))]
+        leader = min(near, key=age).root if own == "spread" else i
         order = states[graph.root if SETTINGS[own].gauge == "tree" else leader]
         torch.testing.assert_close(result.state, order)
 

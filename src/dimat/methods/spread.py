@@ -18,6 +18,7 @@ from dimat.methods.stopwatch import Stopwatch
 from dimat.state import State
 
 _GAUGE = "/gauge"  # no state has an entry of this name: modules are not named with a slash
+_SCATTER = 0x9E3779B1  # 2^32 by the golden ratio, and odd: its multiples lie apart (Knuth)
 Heard = dict[int, tuple[GaugeId, State]]
 
 
@@ -38,12 +39,15 @@ def claimed(me: Member) -> GaugeId:
     return me.gauge
 
 
-def age(own: GaugeId) -> tuple[int, int, int]:
-    """Where two orders meet, the lower stays: the older one, of two of one round the lower root's.
+def age(own: GaugeId) -> tuple[int, int, int, int]:
+    """Where two orders meet, the lower stays: the older one, and of two of one round either.
 
-    So whoever comes late, or comes back without its past, does not overrule the others.
+    So whoever comes late, or comes back without its past, does not overrule the others. Of one
+    round it must not be the lower root's: along agents in the order of their numbers each would
+    hear of another one in every round, until that of the first has come around. With numbers
+    scattered an agent of such a ring of n changes its order O(log n) times, not n / 2 times.
     """
-    return own.generation, own.root, own.life
+    return own.generation, own.root * _SCATTER % 2**32, own.root, own.life
 
 
 def spread(me: Member, heard: Heard, watch: Stopwatch) -> tuple[Mapping[int, State], Order]:
