@@ -115,7 +115,7 @@ def case(agents: int, model: str, width: float, method: str, rounds: int) -> dic
 
 
 def apart(**own: Any) -> dict[str, Any]:
-    """The same in a process of its own."""
+    """The same in a process of its own; its peak of memory is at least ours, so we stay small."""
     command = [sys.executable, "-m", "benchmarks.scale", "--case", json.dumps(own)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -152,7 +152,14 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def mixing(width: float, agents: int = 1000, repeats: int = 7) -> str:
+def mixing(width: float) -> str:
+    """A line on mixing, from a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--mixing", str(width)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+def mixed(width: float, agents: int = 1000, repeats: int = 7) -> str:
     """A line: mixing at every agent against one sparse product, in turns."""
     torch.set_num_threads(1)
     graph = build_topology("random-regular", agents).at(0)
@@ -190,7 +197,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--case", type=json.loads)
+    parser.add_argument("--mixing", type=float)
     options = parser.parse_args()
+    if options.mixing:
+        print(mixed(options.mixing))
+        return
     if options.case:
         print(json.dumps(case(**options.case)))
         return
