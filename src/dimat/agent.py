@@ -43,6 +43,9 @@ class Agent:
         epochs: Passes over a shard that were begun and are over, pre-training included.
         kept: What its method keeps, by name.
         traffic: Bytes sent and received.
+
+    Attributes:
+        parameters: The model's, by name; what is tied once.
     """
 
     index: int
@@ -60,6 +63,7 @@ class Agent:
     epochs: int = 0
     kept: dict[str, State] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
+    parameters: dict[str, nn.Parameter] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Looked up once: a walk over all modules costs as much as a small model's step.
@@ -161,6 +165,8 @@ class Agent:
         rates = [b * f(place) for b, f in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+        schedule._last_lr = rates
+        schedule._step_count = place + 1
 
     def note_losses(self, losses: Tensor) -> None:
         """Count (steps,) losses of steps that were taken elsewhere."""

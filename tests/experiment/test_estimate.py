@@ -191,7 +191,7 @@ def test_agents_that_train_at_once_are_timed_and_counted_in_a_stack(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the six never more than four; and of each all that a step changes, beside itself."""
-    monkeypatch.setattr(forecasting, "_CALIBRATION_S", 0.2)
+    monkeypatch.setattr(forecasting, "_CALIBRATION_S", 0.5)
     sizes: list[int] = []
     original = calibrate.train_at_once
 
@@ -202,13 +202,37 @@ def test_agents_that_train_at_once_are_timed_and_counted_in_a_stack(
     monkeypatch.setattr(calibrate, "train_at_once", watched)
     found = forecast(make_setup(replace(SMALL, vectorize=4)), 0.0)
     assert set(sizes) == {4}
-    assert found.costs["dimat"].wall_s["training"] > 0
     facts = found.facts
     own = facts.state_bytes + num_bytes(memory_entries("msgd", facts.gradient))
     assert found.memory.shared["agents at once"] == 4 * own
     alone = foreseen(SMALL).memory.shared
     assert found.memory.shared["gradients"] == 4 * alone["gradients"]
     assert found.memory.shared["a training step"] == 4 * alone["a training step"]
+
+
+def test_a_step_is_that_of_a_stack_only_where_agents_are_stacked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not where they talk while they train, and not of one agent that has all images."""
+    pace = forecasting.Pace(*[1.0] * 8)
+    monkeypatch.setattr(forecasting, "pace_of", lambda *_: replace(pace, stacked=0.25))
+    monkeypatch.setattr(forecasting, "beat_of", lambda *_: forecasting.Beat(*[1.0] * 6))
+    controls = ("cdsgd", "local", "centralized")
+    config = replace(SMALL, controls=controls, local_steps=3, vectorize=4)
+    ours, theirs = (
+        forecast(make_setup(own), 0.0).costs for own in (config, replace(config, vectorize=1))
+    )
+    ratios = {
+        name: own.wall_s["training"] / theirs[name].wall_s["training"] for name, own in ours.items()
+    }
+    assert ratios == {
+        "pre-training": 0.25,
+        "pre-training, centralized": 1,
+        "dimat": 0.25,
+        "cdsgd": 1,
+        "local": 0.25,
+        "centralized": 1,
+    }
 
 
 def test_every_method_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +253,7 @@ def test_every_method_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_time_is_counts_times_paces(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a second for everything, the seconds of a part are how often it happens."""
-    monkeypatch.setattr(forecasting, "pace_of", lambda *_: forecasting.Pace(*[1.0] * 7))
+    monkeypatch.setattr(forecasting, "pace_of", lambda *_: forecasting.Pace(*[1.0] * 8))
     monkeypatch.setattr(forecasting, "beat_of", lambda *_: forecasting.Beat(*[1.0] * 6))
     config = replace(SMALL, topology=TopologyConfig("ring"), rounds=10, method="wa", local_steps=3)
     own = forecast(make_setup(config), 0.0).costs["wa"].wall_s

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ import dimat
 from dimat import RunConfig
 from dimat.agent import Agent
 from dimat.errors import ConfigError, Stopped, TrainingError
-from dimat.experiment import vectorized
+from dimat.experiment import pretrain, rounds
 from dimat.experiment.config import DataConfig, MatchingConfig, OptimizerConfig, TopologyConfig
-from dimat.experiment.setup import make_setup
+from dimat.experiment.setup import Setup, make_setup
 from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.vectorized import train_all
 from dimat.merging.optimizer import memory_of
@@ -42,21 +43,30 @@ def trained(
         agent.model.double()
         stream = agent._stream
         agent._stream = ((x.double(), y) for x, y in stream)
+    return agents, told_of(setup, agents, steps)
+
+
+def told_of(setup: Setup, agents: list[Agent], steps: list[int]) -> list[int]:
+    """Train; of how many agents it was told, each time that there were any."""
     told: list[int] = []
-    train_all(setup, agents, steps, told.append)
-    return agents, [count for count in told if count]
+    train_all(setup, agents, steps, lambda own: told.append(len(own)))
+    return [count for count in told if count]
 
 
 def check_alike(ours: Agent, theirs: Agent, tolerance: float = 2e-6) -> None:
     assert (ours.steps, ours.epochs, ours.lr) == (theirs.steps, theirs.epochs, theirs.lr)
-    assert ours.schedule.last_epoch == theirs.schedule.last_epoch
+    schedules = [own.schedule.state_dict() for own in (ours, theirs)]
+    assert {**schedules[0], "lr_lambdas": 0} == {**schedules[1], "lr_lambdas": 0}
     for key, value in theirs.state().items():
         torch.testing.assert_close(ours.state()[key], value, rtol=1e-4, atol=tolerance)
     memories = [memory_of(own.optimizer, own.model) for own in (ours, theirs)]
     assert memories[0].keys() == memories[1].keys()
     for kind, own in memories[1].items():
         for key, value in own.items():
-            torch.testing.assert_close(memories[0][kind][key], value, rtol=1e-4, atol=tolerance)
+            found = memories[0][kind][key]
+            torch.testing.assert_close(found, value, rtol=1e-4, atol=tolerance)
+            layouts = [torch.empty_like(own).stride() for own in (found, value)]
+            assert layouts[0] == layouts[1] or 1 in value.shape[1:2]  # whose stride says nothing
     assert ours.loss() == pytest.approx(theirs.loss(), rel=1e-4)
 
 
@@ -108,13 +118,24 @@ def test_tied_and_frozen_parameters_stay_tied_and_frozen() -> None:
         assert torch.equal(state["first.bias"], torch.ones(64, dtype=torch.float64))
 
 
+def test_buffers_that_a_model_replaces_and_numbers_that_it_learns_are_each_agents_own() -> None:
+    config = replace(CONFIG, model=f"{__name__}:Averaging", width=1.0, vectorize=4)
+    (at_once, told), (alone, _) = (trained(replace(config, vectorize=k), [4] * 4) for k in (4, 1))
+    assert told == [4]
+    for ours, theirs in zip(at_once, alone, strict=True):
+        check_alike(ours, theirs)
+        assert float(ours.state()["count"]) == 4
+        assert float(ours.state()["seen"].abs().sum()) > 0.01
+    assert told_of(make_setup(config), at_once, [1] * 4) == [4]
+
+
 def test_one_agent_that_diverges_leaves_the_others_as_they_are() -> None:
     setup = make_setup(replace(CONFIG, vectorize=4))
     agents, twins = ([setup.new_agent(i, pretraining=False) for i in range(4)] for _ in range(2))
     with torch.no_grad():
         next(iter(agents[2].parameters.values())).fill_(float("nan"))
     for own in (agents, twins):
-        train_all(setup, own, [3] * 4, lambda _: None)
+        told_of(setup, own, [3] * 4)
     for i in (0, 1, 3):
         assert all(torch.equal(v, twins[i].state()[k]) for k, v in agents[i].state().items())
     with pytest.raises(TrainingError, match="agent 2: the training loss is not finite"):
@@ -134,22 +155,49 @@ def test_agents_with_unequal_shards_each_take_their_own_steps() -> None:
             check_alike(ours, theirs)
 
 
-def test_who_forgot_its_memory_is_not_stacked_with_those_who_kept_theirs() -> None:
-    """Adam corrects for the steps it has taken: one number for a stack."""
-    setup = make_setup(CONFIG)
+@pytest.mark.parametrize("name", ["adam", "msgd"])
+@pytest.mark.parametrize("who", [0, 2])
+def test_who_forgot_its_memory_is_not_stacked_with_those_who_kept_theirs(
+    name: str, who: int
+) -> None:
+    """Adam corrects for the steps it has taken: one number for a stack; momenta are all or none."""
+    config = replace(CONFIG, vectorize=4, optimizer=OptimizerConfig(name, lr=1e-3))
+    setup, alone = make_setup(config), make_setup(replace(config, vectorize=1))
     agents = [setup.new_agent(i, pretraining=False) for i in range(4)]
-    train_all(setup, agents, [2] * 4, lambda _: None)
-    agents[1].optimizer.state.clear()
-    expected = setup.new_agent(1, pretraining=False)
-    Snapshot.of(agents[1]).restore(expected)
-    told: list[int] = []
-    train_all(setup, agents, [3] * 4, told.append)
-    train_all(replace(setup, config=replace(CONFIG, vectorize=1)), [expected], [3], told.append)
-    assert sorted(count for count in told[:-1] if count) == [1, 3]
-    for agent in (agents[1], expected):
+    told_of(setup, agents, [2] * 4)
+    agents[who].optimizer.state.clear()
+    expected = [setup.new_agent(i, pretraining=False) for i in range(4)]
+    for agent, twin in zip(agents, expected, strict=True):
         agent.loss()
-        agent._losses = [torch.zeros(())]
-    check_alike(agents[1], expected, 3e-4)
+        Snapshot.of(agent).restore(twin)
+    assert sorted(told_of(setup, agents, [3] * 4)) == [1, 3]
+    told_of(alone, expected, [3] * 4)
+    for agent, twin in zip(agents, expected, strict=True):
+        check_alike(agent, twin, 3e-4)
+
+
+def test_with_adam_who_has_taken_other_numbers_of_steps_trains_apart() -> None:
+    """With momenta alone all go on together."""
+    for name, sizes in (("adam", [1, 1, 2]), ("msgd", [4])):
+        config = replace(CONFIG, vectorize=4, optimizer=OptimizerConfig(name, lr=1e-3))
+        setup = make_setup(config)
+        agents = [setup.new_agent(i, pretraining=False) for i in range(4)]
+        told_of(setup, agents, [1, 1, 2, 3])
+        assert sorted(told_of(setup, agents, [2] * 4)) == sizes
+
+
+@pytest.mark.parametrize("on_merge", ["reset", "mix", "keep"])
+def test_agents_that_met_nobody_and_agents_that_did_go_on_as_they_would_alone(
+    tmp_path: Path, on_merge: Literal["reset", "mix", "keep"]
+) -> None:
+    """With reset an agent forgets only if it met somebody."""
+    optimizer = OptimizerConfig("msgd", lr=0.01, on_merge=on_merge)
+    own = small(method="wa", rounds=3, optimizer=optimizer, data=DataConfig(split="dirichlet"))
+    own = replace(own, agents=4, topology=TopologyConfig("ring", dropout=0.6))
+    found = [run(replace(own, vectorize=k), tmp_path / str(k)) for k in (1, 4)]
+    trained = [[x for x in own if x["phase"] == "trained"] for own in found]
+    for theirs, ours in zip(*trained, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.02)
 
 
 def run(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
@@ -179,6 +227,35 @@ def test_a_run_trains_all_its_agents_at_once_in_pretraining_and_in_rounds(
         assert [ours[k] for k in exact] == [theirs[k] for k in exact]
         assert ours["test_accuracy"] == pytest.approx(theirs["test_accuracy"], abs=0.05)
     assert run(small(vectorize=4), tmp_path / "again") == found
+
+
+def test_what_is_kept_of_pretraining_is_of_one_epoch_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else agents would be stacked otherwise when it goes on, and round otherwise."""
+    kept: list[set[int]] = []
+    original = pretrain.Pretraining._keep
+
+    def watched(self: pretrain.Pretraining, agents: Any) -> None:
+        if agents:
+            kept.append({int(own["snapshot"]["counters"]["epochs"]) for own in agents})
+        original(self, agents)
+
+    monkeypatch.setattr(pretrain.Pretraining, "_keep", watched)
+    monkeypatch.setattr(pretrain, "_BETWEEN_S", 0.0)
+    run(small(pretrain_epochs=4), tmp_path / "run")
+    assert kept == [{1}, {2}, {3}, {4}]
+
+
+def test_seconds_are_shared_out_among_those_who_trained_at_once() -> None:
+    setup = make_setup(replace(CONFIG, vectorize=4))
+    agents = [setup.new_agent(i, pretraining=False) for i in range(4)]
+    start = time.perf_counter()
+    told_of(setup, agents, [3, 3, 3, 6])
+    whole = time.perf_counter() - start
+    spent = [agent.traffic.busy_s for agent in agents]
+    assert 0.5 * whole < sum(spent) <= whole
+    assert spent[0] == spent[1] == spent[2] < spent[3]
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
@@ -218,6 +295,24 @@ class Tied(nn.Module):
         return out
 
 
+class Averaging(nn.Module):
+    """One buffer is changed in place, another one replaced; and a parameter is one number."""
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.last = nn.Linear(in_channels * image_size[0] * image_size[1], num_classes)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("count", torch.zeros(1))
+        self.register_buffer("seen", torch.zeros(num_classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.scale * self.last(x.flatten(1))
+        if self.training:
+            self.count.add_(1)
+            self.seen = 0.9 * self.seen + 0.1 * out.detach().mean(0)
+        return out
+
+
 class Dropping(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -235,8 +330,9 @@ class Dropping(nn.Module):
 
 def test_a_model_with_dropout_is_refused_and_told_the_way_out(tmp_path: Path) -> None:
     own = small(model=f"{__name__}:Dropping", matching=MatchingConfig(images=50), width=1.0)
-    with pytest.raises(ConfigError, match=r"vectorize is .* random .*Set vectorize to 1"):
+    with pytest.raises(ConfigError, match=r"'vectorize' is .* use --vectorize 1 .*random"):
         run(own, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     run(replace(own, vectorize=1), tmp_path / "alone")
 
 
@@ -256,5 +352,5 @@ def test_a_method_of_ones_own_that_steps_otherwise_takes_its_turns(
         raise AssertionError("trained at once")
 
     own = small(method="local", pretrain_epochs=0)
-    monkeypatch.setattr(vectorized, "train_at_once", never)
+    monkeypatch.setattr(rounds, "train_all", never)
     run(own, tmp_path / "run")

@@ -252,9 +252,9 @@ class RunConfig:
         threads: Threads PyTorch may use on the CPU, >= 1; part of what makes a run repeatable.
         precision: Arithmetic of forward and backward passes: float32, or bfloat16 by autocast.
         vectorize: How many agents of a process train at once, side by side in one stack (vmap),
-            where they do not talk meanwhile; >= 1, 1: one after another. Worth it where one
-            agent's step is too small for the device; another number gives other roundings. 1 in
-            bfloat16 on a CPU.
+            where they do not talk meanwhile and have taken equally many steps (Adam, cosine); >= 1,
+            1: one after another. On a CPU it pays for the smallest networks only, and is refused
+            with bfloat16. Another number, or more processes, give other roundings.
         eval_every: Evaluate every this many rounds (always in the last), >= 1.
         max_wall_s: Stop where the run can go on, after the first round, or epoch of pre-training,
             that ends when this many seconds, > 0, have passed since the run was begun or gone on

@@ -58,6 +58,16 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
     return digest.hexdigest()
 
 
+def data_digest(setup: Setup) -> str:
+    """Of all training images, and whose they are."""
+    digest = hashlib.sha256()
+    for part in (setup.dataset.train_x, setup.dataset.train_y):
+        digest.update(part.contiguous().numpy().tobytes())
+    for indices in (*setup.parts.pretrain, *setup.parts.rounds):
+        digest.update(len(indices).to_bytes(8, "big") + indices.tobytes())
+    return digest.hexdigest()
+
+
 def pretrain_digest(setup: Setup) -> str:
     """Of all that pre-training depends on: where it is equal, agents come out equal."""
     constant = setup.config.optimizer.schedule == "constant"

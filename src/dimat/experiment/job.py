@@ -26,6 +26,7 @@ from dimat.experiment.result import MethodResult, RunResult, results_of
 from dimat.experiment.rounds import Rounds, method_settings
 from dimat.experiment.setup import Setup, make_setup
 from dimat.experiment.terms import terms
+from dimat.experiment.vectorized import check_trains_at_once
 from dimat.methods import METHODS, check_needs
 
 _TIMES = 64  # of a graph that varies at random: how many are looked at before it is trained on
@@ -178,6 +179,7 @@ class Job:
             self._watch.stage("proving the model's symmetry", 1)
             _ = setup.analysis  # a model that cannot be exported ends here
             self._watch.advance()
+        check_trains_at_once(setup)
 
     def _method(
         self, setup: Setup, name: str, folder: RunFolder | None, home: RunFolder | None

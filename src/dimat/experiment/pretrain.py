@@ -21,7 +21,7 @@ from dimat.experiment.locks import alone
 from dimat.experiment.setup import Setup
 from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.tree import Tree, as_message, pack, tree_of, unpack
-from dimat.experiment.vectorized import train_all
+from dimat.experiment.vectorized import train_all, trains_at_once
 
 _BETWEEN_S = 20.0  # a killed pre-training loses no more than about this, and an epoch
 
@@ -68,7 +68,7 @@ class Pretraining:
     store: Store | None
     allowance: Allowance = ENDLESS
     done: dict[int, Pretrained] = field(default_factory=dict)
-    agents: Sequence[Agent] = ()
+    agents: Sequence[Agent] = field(init=False, default=())
 
     def run(self) -> dict[int, Pretrained]:
         """The agents of this process, pre-trained.
@@ -129,10 +129,11 @@ class Pretraining:
         for epoch in range(first, epochs):
             if agent.epochs == epoch:  # it may be ahead of others
                 self._epoch(agent)
+            own = self.done[agent.index]  # before others train it on, who train it with them
             due, up = yield from self._due(agent.index, last=epoch + 1 == epochs)
             if due:
-                own = as_message(self.done[agent.index].tree())
-                found = yield from gather(agent.index, self.assembly.size, own)
+                message = as_message(own.tree())
+                found = yield from gather(agent.index, self.assembly.size, message)
                 self._keep([tree_of(message) for message in found])
             if up:
                 return epoch + 1, True
@@ -140,23 +141,22 @@ class Pretraining:
 
     def _epoch(self, agent: Agent) -> None:
         """One epoch of an agent; where several train at once, of all who are as far as it is."""
-        if self.setup.config.vectorize == 1:
+        if not trains_at_once(self.setup):
             one_epoch(agent)
-            self._note(agent)
+            self._note([agent])
             return
         group = [own for own in self.agents if own.epochs == agent.epochs]
         steps = [own.shard.num_batches(own.batch_size) for own in group]
-        train_all(self.setup, group, steps, lambda _: None)
-        for own in group:
-            self._note(own)
+        train_all(self.setup, group, steps, self._note)
 
-    def _note(self, agent: Agent) -> None:
-        """An agent after an epoch."""
-        try:
-            self.done[agent.index] = Pretrained(Snapshot.of(agent), agent.loss())
-        except TrainingError as error:
-            raise TrainingError(f"round 0 (pre-training), {error}") from error
-        self.observer.advance()
+    def _note(self, agents: Sequence[Agent]) -> None:
+        """Agents after an epoch."""
+        for agent in agents:
+            try:
+                self.done[agent.index] = Pretrained(Snapshot.of(agent), agent.loss())
+            except TrainingError as error:
+                raise TrainingError(f"round 0 (pre-training), {error}") from error
+            self.observer.advance()
 
     def _due(self, agent: int, *, last: bool) -> Talk[tuple[bool, bool]]:
         """Whether to keep what there is, and to stop, by the clock of agent 0: the others hear.

@@ -22,8 +22,8 @@ from dimat.experiment.result import MethodResult
 from dimat.experiment.setup import Setup
 from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.validate import gauge_of
-from dimat.experiment.vectorized import train_all
-from dimat.methods import METHODS, Method, Settings
+from dimat.experiment.vectorized import train_all, trains_at_once
+from dimat.methods import METHODS, Settings
 from dimat.state import State
 
 Value = TypeVar("Value")
@@ -130,11 +130,11 @@ class Rounds:
 
     def _learn_all(self) -> None:
         """All steps of a round: in turns, or several agents at once where nobody talks."""
-        if self.setup.config.vectorize == 1 or type(self.method).step is not Method.step:
+        if not trains_at_once(self.setup, self.method):
             self._exchange([self._learn(agent) for agent in self.agents])
             return
         steps = [self.setup.round_steps(agent.index) for agent in self.agents]
-        train_all(self.setup, self.agents, steps, self.observer.advance)
+        train_all(self.setup, self.agents, steps, lambda own: self.observer.advance(len(own)))
 
     def _learn(self, agent: Agent) -> Talk[None]:
         """One agent's steps of a round."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import reduce
 
 from dimat.experiment.complaints import setting_types
-from dimat.experiment.facts import pretrain_digest, topology_facts
+from dimat.experiment.facts import data_digest, topology_facts
 from dimat.experiment.setup import Setup
 
 # What each machine may have its own of: it changes no number, or only that machine's.
@@ -33,7 +33,7 @@ def terms(setup: Setup, *, matches: bool) -> Mapping[str, str]:
     }
     graph = json.dumps(topology_facts(setup.topology), sort_keys=True)
     found["graph"] = hashlib.sha256(graph.encode()).hexdigest()[:16]
-    found["data"] = pretrain_digest(setup)[:16]
+    found["data"] = data_digest(setup)[:16]
     if matches:
         found["symmetry"] = setup.analysis.symmetry.digest[:16]
     return found

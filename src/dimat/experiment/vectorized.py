@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,74 +16,95 @@ from dimat.agent import Agent
 from dimat.errors import ConfigError
 from dimat.experiment.config import OptimizerConfig
 from dimat.experiment.setup import Setup, make_optimizer
+from dimat.methods import Method
+
+Done = Callable[[Sequence[Agent]], None]
 
 
-def train_all(
-    setup: Setup, agents: Sequence[Agent], steps: Sequence[int], done: Callable[[int], None]
-) -> None:
+def trains_at_once(setup: Setup, method: Method | None = None) -> bool:
+    """Whether agents are stacked: where several live that do not talk while they train.
+
+    Args:
+        setup: Of the agents.
+        method: Whose local steps they take; None: pre-training.
+    """
+    own_step = method is not None and type(method).step is not Method.step
+    return setup.config.vectorize > 1 and setup.config.agents > 1 and not own_step
+
+
+def train_all(setup: Setup, agents: Sequence[Agent], steps: Sequence[int], done: Done) -> None:
     """Train agents that do not talk meanwhile, as many at once as ``setup.config.vectorize`` says.
 
     Args:
         setup: Of the agents.
         agents: Of this process.
         steps: How many each takes; where one has taken its own, the others of its stack go on.
-        done: Told how many agents have theirs behind them, each time.
+        done: Told which agents have theirs behind them, each time.
 
     Raises:
         ConfigError: If the model cannot be run for several states at once.
     """
-    done(sum(count == 0 for count in steps))
-    for stack, count in _stacks(setup, agents, steps):
-        start = time.perf_counter()
-        train_at_once([a for a, _ in stack], count, setup.config.optimizer)
-        for agent, _ in stack:
-            agent.traffic.busy_s += (time.perf_counter() - start) / len(stack)
-        done(sum(left == count for _, left in stack))
+    done([agent for agent, count in zip(agents, steps, strict=True) if count == 0])
+    for group in _alike(setup, agents, steps):
+        for k in range(0, len(group), setup.config.vectorize):
+            for stack, count, last in _shrinking(group[k : k + setup.config.vectorize]):
+                start = time.perf_counter()
+                train_at_once(stack, count, setup.config.optimizer)
+                each_s = (time.perf_counter() - start) / len(stack)
+                for agent in stack:
+                    agent.traffic.busy_s += each_s
+                done(last)
 
 
-def _stacks(
+def _alike(
     setup: Setup, agents: Sequence[Agent], steps: Sequence[int]
-) -> Iterator[tuple[list[tuple[Agent, int]], int]]:
-    """Agents at the same pace, with the steps that are left to them; and how many to take now.
+) -> list[list[tuple[Agent, int]]]:
+    """Agents, with their steps, by what a stack has in common.
 
-    The same pace: learning rates that are and stay alike, optimizers that have taken as many steps.
+    Their learning rates are and stay alike, and their optimizers remember the same: as many steps,
+    for Adam, and momenta or none.
     """
-    alike: dict[Any, list[tuple[Agent, int]]] = {}
+    groups: dict[Any, list[tuple[Agent, int]]] = {}
     for agent, count in zip(agents, steps, strict=True):
         length = setup.pretrain_steps(agent.index), setup.round_steps(agent.index)
-        schedule = (*length, agent.schedule.last_epoch)
-        pace = schedule if setup.config.optimizer.schedule != "constant" else ()
-        alike.setdefault((pace, tuple(_counters(agent))), []).append((agent, count))
-    for group in alike.values():
-        group.sort(key=lambda own: own[1])
-        for k in range(0, len(group), setup.config.vectorize):
-            stack, taken = group[k : k + setup.config.vectorize], 0
-            while stack := [(a, count) for a, count in stack if count > taken]:
-                now = stack[0][1] - taken
-                yield [(a, count - taken) for a, count in stack], now
-                taken += now
+        place = (*length, agent.schedule.last_epoch)
+        rates = place if setup.config.optimizer.schedule != "constant" else None
+        groups.setdefault((rates, tuple(_remembered(agent))), []).append((agent, count))
+    return list(groups.values())
 
 
-def _counters(agent: Agent) -> Iterator[tuple[str, float]]:
-    """What the optimizer remembers that is not of single weights: how many steps it has taken."""
-    for parameter in agent.parameters.values():
+def _remembered(agent: Agent) -> Iterator[tuple[str, str, float | None]]:
+    """What the optimizer remembers, by parameter and kind; of step counters their value."""
+    for name, parameter in agent.parameters.items():
         for kind, value in agent.optimizer.state.get(parameter, {}).items():
-            if not _of_weights(value, parameter):
-                yield kind, float(value)
+            yield name, kind, float(value) if kind == "step" else None
 
 
-def _of_weights(value: Any, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0 and value.shape == parameter.shape
+def _of_weights(kind: str, value: Any) -> bool:
+    return isinstance(value, Tensor) and kind != "step"
+
+
+def _shrinking(
+    group: Sequence[tuple[Agent, int]],
+) -> Iterator[tuple[list[Agent], int, list[Agent]]]:
+    """Who trains on together for how many steps, and for whom these are the last."""
+    taken = 0
+    for end in sorted({count for _, count in group if count}):
+        stack = [agent for agent, count in group if count >= end]
+        yield stack, end - taken, [agent for agent, count in group if count == end]
+        taken = end
 
 
 def train_at_once(agents: Sequence[Agent], steps: int, optimizer: OptimizerConfig) -> None:
     """Take ``steps`` training steps with every agent, each on its own batches, in one go.
 
     Every agent comes to where it would have come alone, but for rounding: sums over a stack are
-    taken in another order.
+    taken in another order. What the model keeps that is neither parameter nor buffer is not each
+    agent's own here.
 
     Args:
-        agents: Of one architecture and pace; changed in place.
+        agents: Of one architecture, alike in learning rate and in what the optimizer remembers;
+            changed in place.
         steps: >= 0.
         optimizer: Settings of the agents' optimizers, which update element by element.
 
@@ -101,59 +123,78 @@ def train_at_once(agents: Sequence[Agent], steps: int, optimizer: OptimizerConfi
             agent.note_losses(own)
 
 
+def check_trains_at_once(setup: Setup) -> None:
+    """Let two agents that are not used take one step together, if agents are to train at once.
+
+    Raises:
+        ConfigError: If their model cannot be run for several states at once.
+    """
+    if trains_at_once(setup):
+        pair = [setup.new_agent(i, pretraining=False) for i in (0, 1)]
+        train_at_once(pair, 1, setup.config.optimizer)
+
+
 class _Stack:
     """Parameters, buffers and optimizer memory of several agents, the agents as a first axis."""
 
     def __init__(self, agents: Sequence[Agent], optimizer: OptimizerConfig) -> None:
         self.agents, self.first = agents, agents[0]
         self.parameters = {
-            name: torch.stack([a.parameters[name].detach() for a in agents])
+            name: torch.stack([agent.parameters[name].detach() for agent in agents])
             for name in self.first.parameters
         }
         for name, own in self.first.parameters.items():
             self.parameters[name].requires_grad_(own.requires_grad)
-        self._buffers = [dict(a.model.named_buffers()) for a in agents]
-        self.buffers = {
-            name: torch.stack([own[name] for own in self._buffers]) for name in self._buffers[0]
-        }
+        buffers = [dict(agent.model.named_buffers()) for agent in agents]
+        self.buffers = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]}
         self.optimizer = make_optimizer(optimizer, list(self.parameters.values()))
         for name, stacked in self.parameters.items():
-            owns = [a.optimizer.state.get(a.parameters[name], {}) for a in agents]
+            owns = [agent.optimizer.state.get(agent.parameters[name], {}) for agent in agents]
             for kind, value in owns[0].items():
-                of_weights = _of_weights(value, self.first.parameters[name])
-                every = torch.stack([own[kind] for own in owns]) if of_weights else _copy(value)
-                self.optimizer.state[stacked][kind] = every
+                self.optimizer.state[stacked][kind] = (
+                    torch.stack([own[kind] for own in owns])
+                    if _of_weights(kind, value)
+                    else copy.deepcopy(value)
+                )
 
     def step(self) -> Tensor:
         """The loss of every agent on its next batch, after which all take a step."""
         batches = [agent.batch() for agent in self.agents]
         inputs, labels = (torch.stack(own) for own in zip(*batches, strict=True))
         self.first.model.train()
-        try:
-            with self.first.autocast():
-                losses: Tensor = vmap(self._loss, randomness="error")(
-                    self.parameters, self.buffers, inputs, labels
-                )
-        except RuntimeError as error:
-            raise ConfigError(
-                "vectorize is more than 1, but this model cannot train several "
-                f"agents at once: {str(error).splitlines()[0]} Set vectorize to 1. (Dropout and "
-                "the like draw from a stream of each agent's own.)"
-            ) from error
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses = self._backward(inputs, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = self.first.lr
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for agent in self.agents:
             agent.schedule_at(agent.schedule.last_epoch + 1)
+        return losses
+
+    def _backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        try:
+            with self.first.autocast():
+                losses, buffers = vmap(self._loss, randomness="error")(
+                    self.parameters, self.buffers, inputs, labels
+                )
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ConfigError(
+                "setting 'vectorize' is more than 1, but this model cannot train several agents at "
+                f"once: use --vectorize 1 (vmap: {str(error).splitlines()[0]} Dropout and the like "
+                "draw from a stream of each agent's own)"
+            ) from error
+        self.buffers = {name: value.detach() for name, value in buffers.items()}
         return losses.detach()
 
     def _loss(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
-    ) -> Tensor:
-        logits = functional_call(self.first.model, (parameters, buffers), (x,))
-        return functional.cross_entropy(logits.float(), y)
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        own = {**parameters, **buffers}  # where a model puts another tensor in a buffer's place
+        logits = functional_call(self.first.model, own, (x,))
+        return functional.cross_entropy(logits.float(), y), {name: own[name] for name in buffers}
 
     @torch.no_grad()
     def hand_back(self) -> None:
@@ -165,12 +206,10 @@ class _Stack:
                 memory = self.optimizer.state.get(stacked)
                 if memory:
                     agent.optimizer.state[own] = {
-                        kind: value[k].clone() if _of_weights(value, stacked) else _copy(value)
+                        kind: torch.empty_like(own).copy_(value[k])
+                        if _of_weights(kind, value)
+                        else copy.deepcopy(value)
                         for kind, value in memory.items()
                     }
-            for name, buffer in self._buffers[k].items():
+            for name, buffer in agent.model.named_buffers():
                 buffer.copy_(self.buffers[name][k])
-
-
-def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value

@@ -98,5 +98,6 @@ def _entries(
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     for parameter, memory in optimizer.state.items():
         for kind, value in memory.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0:
+            of_weights = isinstance(value, Tensor) and value.shape == parameter.shape
+            if of_weights and kind != "step":  # which has a scalar parameter's shape, too
                 yield kind, names[parameter], value

@@ -40,12 +40,11 @@ def claimed(me: Member) -> GaugeId:
 
 
 def age(own: GaugeId) -> tuple[int, int, int, int]:
-    """Where two orders meet, the lower stays: the older one, and of two of one round either.
+    """Where two orders meet, the lower stays: the older one, and of one round by scattered numbers.
 
-    So whoever comes late, or comes back without its past, does not overrule the others. Of one
-    round it must not be the lower root's: along agents in the order of their numbers each would
-    hear of another one in every round, until that of the first has come around. With numbers
-    scattered an agent of such a ring of n changes its order O(log n) times, not n / 2 times.
+    So whoever comes late, or comes back without its past, does not overrule the others. By the
+    lower root each agent of a ring of n in the order of its numbers would hear of another order in
+    every round, n / 2 times; by scattered ones it changes its order O(log n) times.
     """
     return own.generation, own.root * _SCATTER % 2**32, own.root, own.life
 

@@ -16,10 +16,10 @@ from dimat.experiment.measure import line_of
 from dimat.experiment.setup import Setup
 from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.tree import pack
-from dimat.experiment.vectorized import train_at_once
+from dimat.experiment.vectorized import train_at_once, trains_at_once
 from dimat.merging import recalibrate
 
-_STACKED = 5  # steps of agents that train at once, between two looks at the clock
+_STACKED, _STEPS = 32, 10  # agents that train at once, and their steps in one go, at most
 _KEPT = 4  # agents in a checkpoint: files are written and flushed once for all
 
 
@@ -29,6 +29,7 @@ class Pace:
 
     Args:
         step: For a training step of its own.
+        stacked: For the same where several train at once.
         evaluate: For an evaluation, validation included.
         forward: For the forward pass of one image.
         recalibrate: For new running statistics.
@@ -38,6 +39,7 @@ class Pace:
     """
 
     step: float
+    stacked: float
     evaluate: float
     forward: float
     recalibrate: float
@@ -65,10 +67,11 @@ def pace_of(setup: Setup, part_s: float) -> Pace:
     device, agent = setup.config.device, setup.new_agent(0, pretraining=False)
     x, y = setup.test
     forward = each(device, lambda: agent.evaluate(x[:8], y[:8]), part_s / 4, most=20) / len(y[:8])
-    stepped = _training(setup, agent, forward, part_s)
+    step, stacked = _training(setup, agent, forward, part_s)
     forward, evaluated = _evaluation(setup, agent, forward, part_s)
     return Pace(
-        stepped,
+        step,
+        stacked,
         evaluated,
         forward,
         _recalibration(setup, agent, forward, part_s),
@@ -78,24 +81,42 @@ def pace_of(setup: Setup, part_s: float) -> Pace:
     )
 
 
-def _training(setup: Setup, agent: Agent, forward: float, part_s: float) -> float:
-    """Seconds of a step; if one is long, of a smaller batch, from which the whole is foreseen."""
+def _training(setup: Setup, agent: Agent, forward: float, part_s: float) -> tuple[float, float]:
+    """Seconds of a step: alone, and where several agents train at once.
+
+    If one is long it is of a smaller batch, from which the whole is foreseen.
+    """
     whole = agent.batch_size
     few = _affordable(whole, 4 * forward, 2 * part_s)
     agent.batch_size = whole if few > whole / 2 else few
-    at_once = min(setup.config.vectorize, setup.config.agents)
-    others = [setup.new_agent(i, pretraining=False) for i in range(1, at_once)]
-    for other in others:
-        other.batch_size = agent.batch_size
-    steps = 1 if at_once == 1 else _STACKED  # a stack is made once for many
+
+    def step() -> None:
+        agent.update(agent.gradient())
+
+    spent = each(setup.config.device, step, 3 * part_s)
+    agent.loss()  # forgets the losses, and complains of them if they are not finite
+    larger = whole / agent.batch_size
+    if not trains_at_once(setup):
+        return spent * larger, spent * larger
+    return spent * larger, _stacked(setup, agent.batch_size, spent, part_s) * larger
+
+
+def _stacked(setup: Setup, batch_size: int, alone_s: float, part_s: float) -> float:
+    """Seconds of a step of one of several agents at once: as many as there is time for, or 2."""
+    affordable = max(2, int(part_s / alone_s))
+    size = min(setup.config.vectorize, setup.config.agents, _STACKED, affordable)
+    agents = [setup.new_agent(i, pretraining=False) for i in range(size)]
+    for agent in agents:
+        agent.batch_size = batch_size
+    steps = max(1, min(_STEPS, affordable // size))  # a stack is made once for all of them
 
     def train() -> None:
-        train_at_once([agent, *others], steps, setup.config.optimizer)
+        train_at_once(agents, steps, setup.config.optimizer)
 
-    spent = each(setup.config.device, train, 3 * part_s) / steps / at_once
-    for own in (agent, *others):
-        own.loss()  # forgets the losses, and complains of them if they are not finite
-    return spent * whole / agent.batch_size
+    spent = each(setup.config.device, train, 2 * part_s) / steps / size
+    for agent in agents:
+        agent.loss()
+    return spent
 
 
 def _evaluation(setup: Setup, agent: Agent, forward: float, part_s: float) -> tuple[float, float]:

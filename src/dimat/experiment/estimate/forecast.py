@@ -17,6 +17,7 @@ from dimat.experiment.estimate.memory import Memory, memory_of_run
 from dimat.experiment.estimate.traffic import Wire
 from dimat.experiment.estimate.work import Work, pretraining_steps, shards_of
 from dimat.experiment.setup import Setup
+from dimat.experiment.vectorized import trains_at_once
 
 _CALIBRATION_S = 15.0
 
@@ -139,9 +140,9 @@ class _Timed:
     def pretraining(self, setup: Setup) -> dict[str, float]:
         """Seconds of pre-training."""
         own = setup.config
-        training = sum(pretraining_steps(setup)) * self.pace.step
+        step = self.pace.stacked if trains_at_once(setup) else self.pace.step
         return {
-            "training": training,
+            "training": sum(pretraining_steps(setup)) * step,
             "checkpoints": own.agents * (own.pretrain_epochs * self.pace.snapshot + self.pace.keep),
         }
 
@@ -149,8 +150,9 @@ class _Timed:
         """Seconds of a method, by what they are for."""
         own, beat, pace = work.counts, self.beats[work.name], self.pace
         neighbors = 1.0 if work.name == "swarm" else work.neighbors
+        step = pace.stacked if trains_at_once(work.setup, work.method) else pace.step
         return {
-            "training": own.steps * pace.step,
+            "training": own.steps * step,
             "exchange and merging": own.steps * beat.exchange * neighbors
             + (own.merges + own.mixed) * beat.merge
             + own.merges * beat.take_over,
