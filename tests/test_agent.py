@@ -45,7 +45,7 @@ def agent(index: int = 0, seed: int = 0) -> Agent:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     alone = build_topology("ring", 1)
     assert isinstance(alone, Topology)
-    shard = Shard(images, labels, num_classes=3)
+    shard = Shard(images, labels)
     return Agent(index, model, optimizer, schedule, shard, alone, seed, 8)
 
 

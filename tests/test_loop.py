@@ -14,7 +14,10 @@ from torch.testing import assert_close
 
 import dimat
 from dimat.errors import ConfigError, ExchangeError, ModelError, StructureError, TopologyError
+from dimat.exchange import Step, Talk
 from dimat.exchange.board import serve
+from dimat.merging import mix
+from dimat.methods import Member, Merged, Method
 from dimat.state import State, state_of
 from dimat.topology import build_topology
 
@@ -344,6 +347,9 @@ def test_a_graph_that_varies_is_refused(store: str) -> None:
         ({"id": 3}, "'id' is 3: must be in 0 … 2"),
         ({"store": "here"}, "'store' is 'here': must be HOST:PORT"),
         ({"method": "fedavg"}, "'method' needs every message of every agent"),
+        ({"method": "final-merge"}, "'method' does not exchange every so many steps"),
+        ({"method": "local"}, "'method' does not exchange every so many steps"),
+        ({"agents": 0}, "'agents' is 0: must be >= 1"),
         ({"method": "dimatt"}, "'method' is 'dimatt': did you mean 'dimat'"),
         ({"topology": build_topology("ring", 5)}, "'topology' is of 5 agents, and there are 3"),
     ],
@@ -352,3 +358,50 @@ def test_a_wrong_setting_is_named(store: str, settings: dict[str, Any], message:
     given: dict[str, Any] = {"id": 0, "agents": 3, "store": store, **settings}
     with pytest.raises(ConfigError, match=message):
         dimat.Agent(net(0), None, calibration=BATCHES, **given)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"id": 3}, "'id' is 3, and torchrun says 0: leave it away, or give 'store'"),
+        ({"agents": 9}, "'agents' is 9, and torchrun says 1: leave it away, or give 'store'"),
+    ],
+)
+def test_who_this_is_cannot_be_said_against_torchrun(
+    store: str, own: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port = store.rsplit(":", 1)
+    where = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": host, "MASTER_PORT": port}
+    where["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        dimat.Agent(net(0), None, calibration=BATCHES, **own)
+    with dimat.Agent(net(0), None, calibration=BATCHES, id=0, agents=1) as alone:
+        assert alone.neighbors == []
+
+
+class Own(Method):
+    """No dataclass, as a method of one's own need not be."""
+
+    exchanges = "rounds"
+
+    @property
+    def tolerant(self) -> bool:
+        return True
+
+    def merge(self, me: Member) -> Talk[Merged]:
+        inbox = yield Step(dict.fromkeys(me.neighbors, me.state), me.neighbors)
+        states, weights = [me.state, *inbox.values()], me.weights_of(inbox)
+        return Merged(mix(states, weights), disagreement=0.0 if inbox else None)
+
+
+def test_agents_with_a_method_of_their_own_know_each_other_by_its_name(store: str) -> None:
+    """Not by where it lies in memory, which differs between them."""
+    pair = [
+        agent(store, "own-method", i, net(i), agents=2, every=1, method=Own()) for i in range(2)
+    ]
+    own = [a._terms()["method"] for a in pair]
+    assert own == ["Own", "Own"]
+    for a in pair:
+        a.close()

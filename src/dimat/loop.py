@@ -6,7 +6,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from dimat.exchange.precision import in_precision
 from dimat.exchange.torchrun import Place, launched, place
 from dimat.matching.gauge import GaugeId
 from dimat.merging import permute_optimizer, recalibrate
-from dimat.methods import METHODS, Member, Merged, Method, Settings, check_needs
+from dimat.methods import METHODS, FinalMerge, Member, Merged, Method, Settings, check_needs
 from dimat.parents.calls import Call
 from dimat.parents.reading import read_calls
 from dimat.presence import Presence, check_lasting, most_bytes
@@ -121,7 +121,7 @@ class Agent:
         with torch.random.fork_rng():  # a loader draws a seed; yours stays as it is
             self._calls = read_calls(calibration, images, _device(model))
         limit = most_bytes(num_bytes(state_of(model)))
-        rules = Rules(self._terms(method), timeout_s, limit)
+        rules = Rules(self._terms(), timeout_s, limit)
         self.neighbors = near(self.topology, self.id)
         self._hood = Neighborhood(
             self.id,
@@ -225,7 +225,9 @@ class Agent:
         """
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
-            raise ConfigError(f"no state of an agent: it lacks '{missing[0]}'")
+            raise ConfigError(
+                f"no state of an agent: it lacks '{missing[0]}'; give what state_dict() returned"
+            )
         self._steps, self.rounds = int(state["steps"]), int(state["rounds"])
         self._gauge = GaugeId(*state["gauge"]) if state["gauge"] else None
         self._kept = dict(state["kept"])
@@ -268,11 +270,12 @@ class Agent:
         with self._calls.blamed(self.model):
             return self._calls.analyze(self.model)
 
-    def _terms(self, method: str | Method) -> dict[str, str]:
+    def _terms(self) -> dict[str, str]:
+        method = self._method
         own = {
             "agents": str(self._size),
             "every": str(self._every),
-            "method": str(method),
+            "method": repr(method) if is_dataclass(method) else type(method).__qualname__,
             "precision": self._precision,
             "graph": f"{self.topology.name} {sorted(self.topology.graph.edges)}",
             "pi": str(self.topology.at(0).pi.round(12).tolist()),
@@ -291,6 +294,8 @@ def _place(
         host, colon, port = store.rpartition(":")
         if id is None or agents is None:
             raise ConfigError("with 'store' give 'id' and 'agents': who this is, and of how many")
+        if agents < 1:
+            raise ConfigError(f"'agents' is {agents}: must be >= 1")
         if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ConfigError(f"'store' is '{store}': must be HOST:PORT")
         if not 0 <= id < agents:
@@ -303,6 +308,11 @@ def _place(
             "and 'store' (HOST:PORT of 'dimat store')"
         )
     own = place()
+    for setting, given, found in (("id", id, own.rank), ("agents", agents, own.size)):
+        if given not in (None, found):
+            raise ConfigError(
+                f"'{setting}' is {given}, and torchrun says {found}: leave it away, or give 'store'"
+            )
     board = Board(own.board.host, own.board.port, f"{own.board.prefix}/{name}")
     return Place(own.rank, own.size, board, interface or own.interface)
 
@@ -318,6 +328,11 @@ def _method(method: str | Method, topology: Network, agents: int) -> Method:
     if not method.tolerant or method.exchanges == "steps":
         raise ConfigError(
             "'method' needs every message of every agent, and agents may miss each other here: use "
+            "dimat, wa or wm"
+        )
+    if method.exchanges == "never" or isinstance(method, FinalMerge):
+        raise ConfigError(
+            "'method' does not exchange every so many steps, which is what an agent does here: use "
             "dimat, wa or wm"
         )
     check_lasting(topology)

@@ -161,8 +161,8 @@ class Presence:
             return me
         weights = dict(zip(me.neighbors, me.weights[1:], strict=True))
         settled = [j for j, x in self.hood.news().items() if j in weights and not x.get("quiet")]
-        model = max(settled, key=lambda j: (weights[j], -j), default=me.agent)
-        return replace(me, topology=_listening_to(me.topology, me.agent, model))
+        leader = max(settled, key=lambda j: (weights[j], -j), default=me.agent)
+        return replace(me, topology=_listening_to(me.topology, me.agent, leader))
 
     def after(self, merged: Merged) -> None:
         """What it is to its neighbors after a merge."""
@@ -178,10 +178,10 @@ class Presence:
         elif self.standing is Standing.STALE:
             theirs = [_distance(x.get("disagreement")) for x in self.hood.heard.values()]
             known = [x for x in theirs if x is not None]
-            near = not known or merged.disagreement <= _NEAR * statistics.median(known)
+            close = not known or merged.disagreement <= _NEAR * statistics.median(known)
             # Listening brings it no nearer: what is left is what they and it learn differently.
             still = before is not None and merged.disagreement > _STILL * before
-            if near or still:
+            if close or still:
                 self.standing = Standing.CURRENT
 
 
@@ -200,14 +200,16 @@ def _earliest(others: Sequence[int], done: int, steps: int) -> Talk[int]:
 def _admit_round(other: int, message: Message) -> None:
     value = message.get(_ROUND)
     if value is None or value.shape != (1,) or value.dtype != torch.int64 or int(value) < 0:
-        raise StructureError(f"agent {other} is not at the beginning, as it said")
+        raise StructureError(
+            f"message from agent {other} does not fit: '{_ROUND}' must be one whole number >= 0"
+        )
 
 
-def _listening_to(topology: Topology, agent: int, model: int) -> Topology:
+def _listening_to(topology: Topology, agent: int, leader: int) -> Topology:
     """The same, but an agent has all its weight on one other."""
     pi = topology.pi.copy()
     pi[agent] = 0.0
-    pi[agent, model] = 1.0
+    pi[agent, leader] = 1.0
     return replace(topology, pi=pi)
 
 

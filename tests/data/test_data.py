@@ -147,7 +147,7 @@ def test_a_subset_is_stratified() -> None:
 def make_shard(n: int = 50, **settings: Any) -> Shard:
     """Images whose every pixel is their own number."""
     images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 4, 4, 3)
-    return Shard(images, torch.arange(n) % 5, num_classes=5, **settings)
+    return Shard(images, torch.arange(n) % 5, **settings)
 
 
 def numbers(batch: torch.Tensor) -> list[int]:

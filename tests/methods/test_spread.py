@@ -159,7 +159,7 @@ def test_once_all_are_in_one_order_nothing_is_matched_and_the_mean_is_kept(own: 
 
 
 @pytest.mark.parametrize("late", [1, 3])
-def test_when_a_partition_heals_the_older_order_wins_and_of_two_of_one_age_the_lower_by_scattered_numbers(
+def test_when_a_partition_heals_the_older_order_wins_and_of_one_age_that_of_lower_scatter(
     own: Fleet, late: int
 ) -> None:
     """Agents 0 to 3 are a part that came together in round 1, or later than the other, in 3."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 
 from jsonargparse import Namespace
 
+from dimat.cli.launch import hush
 from dimat.cli.options import endpoint
 from dimat.experiment.settings import Parser
 
@@ -31,7 +31,7 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Host it, until interrupted."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    hush()
     host, port = endpoint("listen", options.listen)
     from dimat.cli.stop import stoppable
     from dimat.exchange.board import serve

@@ -39,7 +39,6 @@ class Shard:
     Args:
         images: (n, height, width, channels), uint8 or float in [0, 1].
         labels: (n,) int64.
-        num_classes: Of the task.
         validation: Share held out, in [0, 0.5], stratified; a full batch is always left to train.
         batch_size: Images a training step.
         seed: Of the choice of validation images.
@@ -51,14 +50,12 @@ class Shard:
         images: Tensor,
         labels: Tensor,
         *,
-        num_classes: int,
         validation: float = 0.0,
         batch_size: int = 1,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         held = _held_out(labels, validation, batch_size, seed)
-        self.num_classes = num_classes
         self._train = _place(images[~held], labels[~held], device)
         self._validation = _place(images[held], labels[held], device)
 
@@ -71,11 +68,6 @@ class Shard:
     def __len__(self) -> int:
         """Number of training images."""
         return len(self._train[1])
-
-    @property
-    def class_counts(self) -> list[int]:
-        """Training images per class."""
-        return torch.bincount(self._train[1].cpu(), minlength=self.num_classes).tolist()
 
     def num_batches(self, batch_size: int) -> int:
         """Full batches in an epoch."""

@@ -77,7 +77,9 @@ def _loss(agent: Agent, state: State, test: Images, images: int) -> float:
         return float("nan")
     kept = agent.state()
     agent.load(state)
-    recalibrate(agent.model, agent.calibration(RECALIBRATE, 0, images))
-    loss = agent.evaluate(*test)[1]
-    agent.load(kept)
-    return loss
+    try:
+        with agent.autocast():  # as it is evaluated
+            recalibrate(agent.model, agent.calibration(RECALIBRATE, 0, images))
+        return agent.evaluate(*test)[1]
+    finally:
+        agent.load(kept)

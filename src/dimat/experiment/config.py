@@ -124,7 +124,7 @@ class MergingConfig:
     """How dimat combines states once they are aligned.
 
     Args:
-        combine: A combiner by its name: average (the paper's), regression, …
+        combine: average (the paper's), repair or regression.
     """
 
     combine: str = "average"

@@ -1,4 +1,4 @@
-"""Everything a run starts from: data dealt out, graph, agents, and their pre-training."""
+"""Everything a run starts from: data dealt out, graph, agents."""
 
 from __future__ import annotations
 
@@ -78,7 +78,6 @@ class Setup:
         return Shard(
             data.train_x[mine],
             data.train_y[mine],
-            num_classes=data.num_classes,
             validation=config.data.validation,
             batch_size=config.batch_size,
             seed=config.seed,

@@ -11,7 +11,7 @@ from dimat.methods.swap import combined
 from dimat.state import State
 
 DOUBLY_STOCHASTIC: frozenset[Need] = frozenset({"rows", "columns"})
-Order = Literal["combine", "adapt"]
+StepOrder = Literal["combine", "adapt"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class InEitherOrder(Method):
         order: combine (then adapt) or adapt (then combine).
     """
 
-    order: Order = "combine"
+    order: StepOrder = "combine"
     exchanges = "steps"
 
     @property

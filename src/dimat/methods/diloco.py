@@ -8,7 +8,6 @@ from dimat.exchange import Talk
 from dimat.methods.hub import mean_of_all
 from dimat.methods.protocol import Member, Merged, Method
 from dimat.methods.swap import distance
-from dimat.state import State
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class DiLoCo(Method):
 
     def merge(self, me: Member) -> Talk[Merged]:
         """The mean of all, and the outer step."""
-        mean = yield from self._mean(me)
+        mean = yield from mean_of_all(me, weighted=False)
         alone = me.topology.num_agents == 1
         apart = None if alone else distance(me.state, mean, me.parameters)
         if not me.kept:
@@ -57,8 +56,3 @@ class DiLoCo(Method):
         }
         kept = {"outer": outer, "velocity": velocity}
         return Merged({**mean, **outer}, disagreement=apart, kept=kept)
-
-    def _mean(self, me: Member) -> Talk[State]:
-        if me.topology.num_agents == 1:
-            return {key: value.clone() for key, value in me.state.items()}
-        return (yield from mean_of_all(me, weighted=False))

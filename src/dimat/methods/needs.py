@@ -27,9 +27,8 @@ def check_needs(name: str, method: Method, topology: Topology) -> None:
     for need in sorted(method.needs):
         wrong = _CHECKS[need](topology)
         if wrong:
-            rule = _RULES["doubly" if {"rows", "columns"} <= method.needs else need]
-            if need == "two-way":
-                rule = _RULES[need]
+            doubly = need != "two-way" and {"rows", "columns"} <= method.needs
+            rule = _RULES["doubly" if doubly else need]
             raise TopologyError(f"method '{name}' needs {rule}, but of '{topology.name}' {wrong}")
 
 

@@ -98,8 +98,8 @@ class Merged:
         state: Its merged state.
         permutation: How its own units moved, if they did: its optimizer follows.
         alignments: For each neighbor that was permuted how its units moved before they were mixed.
-        disagreement: Weighted distance from its aligned neighbors before the merge (method.md);
-            None if it heard nobody: then there is nothing to recalibrate or to measure.
+        disagreement: Weighted distance from its aligned neighbors before the merge (swap.py); None
+            if it heard nobody: then there is nothing to recalibrate or to measure.
         drift: Share of its units that would rather have changed places; None if not measured.
         match_s: Seconds spent matching.
         merge_s: Seconds spent combining.

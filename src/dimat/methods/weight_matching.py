@@ -59,8 +59,7 @@ class WeightMatching(Method):
         order = {j: move.permutation for j, move in moves.items()}
         memory = (yield from swap_memories(me, theirs, order)) if self.mix_memory else None
         with combined:
-            apply = me.analysis().symmetry.apply if order else None
-            aligned = {j: apply(order[j], s) for j, s in theirs.items()} if apply else {}
+            aligned = {j: me.analysis().symmetry.apply(order[j], s) for j, s in theirs.items()}
             merged = mix([me.state, *aligned.values()], me.weights_of(aligned))
         return Merged(
             merged,

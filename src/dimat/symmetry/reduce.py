@@ -36,7 +36,6 @@ def reduce_solution(
     solution: Solution, labeling: Labeling, state: Mapping[str, Tensor], aliases: Mapping[str, str]
 ) -> tuple[Symmetry, dict[str, Labels]]:
     """The symmetry, and the labels of the eval graph's nodes in its unit numbers."""
-    structure = solution.structure
     axes = {key: numbered(labeling.states[aliases.get(key, key)], solution) for key in state}
     keep = _needed(solution, axes)
     renumber, families = _restrict(solution, keep)
@@ -58,7 +57,7 @@ def reduce_solution(
         )
         for f in group_families
     )
-    pinned, reasons = _reasons(solution, axes, structure.count)
+    pinned, reasons = _reasons(solution, axes)
     symmetry = Symmetry(
         reduced,
         tuple(group_families),
@@ -161,7 +160,7 @@ def _owning_groups(families: list[Family], number: int) -> list[int]:
 
 
 def _reasons(
-    solution: Solution, axes: Mapping[str, Labels], count: int
+    solution: Solution, axes: Mapping[str, Labels]
 ) -> tuple[tuple[Pin, ...], dict[str, tuple[str, ...]]]:
     """The pins that hold state axes, and a sentence for every pinned axis."""
     pins: dict[Pin, None] = {}

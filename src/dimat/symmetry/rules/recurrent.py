@@ -42,7 +42,7 @@ def recurrent(call: Call) -> tuple[Labels, ...]:
         if directions == 2:
             (features,) = call.units.join([(h,) for h in outputs], [(size,), (size,)], 0)
         width = size * directions
-    return _results(call, features, hidden, states)
+    return _results(call, features, hidden)
 
 
 def _vector(call: Call, x: Operand, axis: int) -> Label:
@@ -105,7 +105,7 @@ def _cell(
 
 
 def _results(
-    call: Call, features: Label, hidden: Sequence[tuple[Label, ...]], states: Sequence[Operand]
+    call: Call, features: Label, hidden: Sequence[tuple[Label, ...]]
 ) -> tuple[Labels, ...]:
     output, *finals = call.result
     letters = list(range(output.dim()))
