@@ -1,7 +1,7 @@
 """How well ``dimat estimate`` foresees the time that runs then take.
 
 .venv/bin/python -m benchmarks.estimate            # six runs, some 8 minutes
-.venv/bin/python -m benchmarks.estimate --small    # three of them, a minute
+.venv/bin/python -m benchmarks.estimate --small    # three of them, once: a minute and a half
 
 Each run is estimated and then made, in processes of their own, with one thread, from reading the
 images to the last summary, controls included. Ratios are expected / taken, medians over repeats
@@ -87,7 +87,7 @@ def spread(values: list[float]) -> str:
 
 def main() -> None:
     small = "--small" in sys.argv
-    repeats = 2 if small else 3
+    repeats = 1 if small else 3
     print(f"torch {torch.__version__}, {os.cpu_count()} cores, 1 thread, n = {repeats}")
     print("| run | expected | taken | by the clock | of processor time | load |")
     for name in cases(small):

@@ -1,7 +1,7 @@
 """How time and memory grow with the number of agents in one process, as ratios to ten of them.
 
 .venv/bin/python -m benchmarks.scale            # 10, 100, 1,000 agents; about 25 minutes
-.venv/bin/python -m benchmarks.scale --small    # 10 and 100 agents, mlp: about a minute
+.venv/bin/python -m benchmarks.scale --small    # the mlp only, with dimat and wa: three minutes
 
 Every case is a `dimat run` in a process of its own, of 50 of scikit-learn's digits an agent (dealt
 out several times over), one epoch of pre-training and then rounds of two steps of 16 images, on a
@@ -212,10 +212,10 @@ def main() -> None:
         print(mixing(width), flush=True)
     print()
     if options.small:
-        measured([10, 100], [("mlp", "dimat"), ("mlp", "wa")], 3)
-        return
-    kinds = [(model, method) for model in ("mlp", "cnn") for method in ("dimat", "wa", "local")]
-    measured([10, 100, 1000], kinds, 3)
+        measured([10, 100, 1000], [("mlp", "dimat"), ("mlp", "wa")], 1)
+    else:
+        kinds = [(model, method) for model in ("mlp", "cnn") for method in ("dimat", "wa", "local")]
+        measured([10, 100, 1000], kinds, 3)
     own = summary([apart(**BIG)])
     print(
         f"\n1,000 agents of 0.3 M parameters, momentum SGD: peak {own['peak'] / 1e3:.2f} GB, ",
