@@ -350,7 +350,7 @@ def test_a_graph_that_varies_is_refused(store: str) -> None:
         ({"method": "final-merge"}, "'method' does not exchange every so many steps"),
         ({"method": "local"}, "'method' does not exchange every so many steps"),
         ({"agents": 0}, "'agents' is 0: must be >= 1"),
-        ({"method": "dimatt"}, "'method' is 'dimatt': did you mean 'dimat'"),
+        ({"method": "dimatt"}, "'method' is 'dimatt', which is unknown: did you mean 'dimat'"),
         ({"topology": build_topology("ring", 5)}, "'topology' is of 5 agents, and there are 3"),
     ],
 )

@@ -7,7 +7,7 @@ A message says where, what was found, what the rule is, and the way out.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 _Value = TypeVar("_Value")
@@ -67,6 +67,28 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(names)}"
 
 
+def check_known(setting: str, name: str, known: Collection[str]) -> None:
+    """Refuse an unknown name.
+
+    Args:
+        setting: What the name was given for, for the message.
+        name: The name.
+        known: All names that there are.
+
+    Raises:
+        ConfigError: Naming the closest one, and all.
+
+    >>> check_known("model", "b", ["mlp"])
+    Traceback (most recent call last):
+        ...
+    dimat.errors.ConfigError: setting 'model' is 'b', which is unknown: known: mlp
+    """
+    if name not in known:
+        raise ConfigError(
+            f"setting '{setting}' is '{name}', which is unknown: {did_you_mean(name, known)}"
+        )
+
+
 def look_up(setting: str, name: str, registry: Mapping[str, _Value]) -> _Value:
     """What a registry has under a name.
 
@@ -81,8 +103,5 @@ def look_up(setting: str, name: str, registry: Mapping[str, _Value]) -> _Value:
     >>> look_up("method", "b", {"a": 1, "b": 2})
     2
     """
-    if name not in registry:
-        raise ConfigError(
-            f"setting '{setting}' is '{name}', which is unknown: {did_you_mean(name, registry)}"
-        )
+    check_known(setting, name, registry)
     return registry[name]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from dimat.errors import ConfigError, ExchangeError, ModelError, did_you_mean
+from dimat.errors import ConfigError, ExchangeError, ModelError, look_up
 from dimat.exchange import Traffic
 from dimat.exchange.board import Board
 from dimat.exchange.link import Rules
@@ -240,14 +240,14 @@ class Agent:
         state = state_of(self.model)
         check_finite(state, f"agent {self.id}, round {self.rounds}, before the merge")
         return Member(
-            self.id,
-            self.rounds,
-            state,
-            self.topology.at(self.rounds - 1),
-            [name for name, _ in self.model.named_parameters() if name in state],
-            lambda: self._analysis,
-            self._batches,
-            self._gauge,
+            agent=self.id,
+            round=self.rounds,
+            state=state,
+            topology=self.topology.at(self.rounds - 1),
+            parameters=[name for name, _ in self.model.named_parameters() if name in state],
+            analysis=lambda: self._analysis,
+            batches=self._batches,
+            gauge=self._gauge,
             kept=self._kept,
             life=self._life,
         )
@@ -322,9 +322,7 @@ def _method(method: str | Method, topology: Network, agents: int) -> Method:
     if topology.num_agents != agents:
         raise ConfigError(f"'topology' is of {topology.num_agents} agents, and there are {agents}")
     if isinstance(method, str):
-        if method not in METHODS:
-            raise ConfigError(f"'method' is '{method}': {did_you_mean(method, METHODS)}")
-        method = METHODS[method](Settings(gauge="spread"))
+        method = look_up("method", method, METHODS)(Settings(gauge="spread"))
     if not method.tolerant or method.exchanges == "steps":
         raise ConfigError(
             "'method' needs every message of every agent, and agents may miss each other here: use "

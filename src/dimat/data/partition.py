@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dimat.errors import ConfigError, DataError, did_you_mean
+from dimat.errors import DataError, check_known
 
 Indices = NDArray[np.int64]
 
@@ -44,10 +44,7 @@ def partition(
         ConfigError: If no such split is known.
         DataError: If an agent gets less than a batch: which agent, how many, the way out.
     """
-    if name not in SPLITS:
-        raise ConfigError(
-            f"setting 'data.split' is '{name}': no such split; {did_you_mean(name, SPLITS)}"
-        )
+    check_known("data.split", name, SPLITS)
     random = np.random.default_rng(np.random.SeedSequence([seed, 77]))
     dealt = SPLITS[name](labels.numpy(), agents, alpha, random)
     for parts in (dealt.pretrain, dealt.rounds):

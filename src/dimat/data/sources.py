@@ -11,7 +11,7 @@ from dimat.data.digits import digits
 from dimat.data.folder import folder
 from dimat.data.huggingface import huggingface
 from dimat.data.npz import npz, npz_images
-from dimat.errors import ConfigError, did_you_mean
+from dimat.errors import look_up
 
 __all__ = ["SOURCES", "Dataset", "load_dataset", "load_images"]
 
@@ -36,11 +36,7 @@ def load_dataset(source: str, tell: Tell = quiet) -> Dataset:
         DataError: If the images or labels cannot be used; names file, array and rule.
     """
     name, _, path = source.partition(":")
-    if name not in SOURCES:
-        raise ConfigError(
-            f"setting 'data.source' is '{source}': no such source; {did_you_mean(name, SOURCES)}"
-        )
-    return SOURCES[name](path, tell)
+    return look_up("data.source", name, SOURCES)(path, tell)
 
 
 def load_images(source: str) -> Tensor:

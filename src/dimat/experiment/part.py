@@ -43,18 +43,18 @@ class Part:
         config = self.setup.config
         mixes = config.optimizer.on_merge == "mix"
         return Member(
-            agent.index,
-            number,
-            agent.state(),
-            self.setup.topology.at(number - 1),
-            parameter_names(agent.model),
-            lambda: self.setup.analysis,
-            lambda: _calibration(agent, MATCH, number, config.matching.images),
-            agent.gauge,
-            memory_of(agent.optimizer, agent.model) if mixes else {},
-            config.rounds,
-            len(agent.shard),
-            agent.kept,
+            agent=agent.index,
+            round=number,
+            state=agent.state(),
+            topology=self.setup.topology.at(number - 1),
+            parameters=parameter_names(agent.model),
+            analysis=lambda: self.setup.analysis,
+            batches=lambda: _calibration(agent, MATCH, number, config.matching.images),
+            gauge=agent.gauge,
+            memory=memory_of(agent.optimizer, agent.model) if mixes else {},
+            rounds=config.rounds,
+            images=len(agent.shard),
+            kept=agent.kept,
         )
 
     def take_over(self, agent: Agent, result: Merged, number: int) -> dict[str, float | None]:

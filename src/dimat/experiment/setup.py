@@ -99,16 +99,16 @@ class Setup:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = make_optimizer(config.optimizer, list(model.parameters()))
         return Agent(
-            agent,
-            model,
-            optimizer,
-            self._schedule(agent, optimizer, together=together),
-            self.shard(agent, pretraining=pretraining),
-            self.topology.at(0),
-            config.seed,
-            config.batch_size,
-            config.data.augment,
-            config.precision,
+            index=agent,
+            model=model,
+            optimizer=optimizer,
+            schedule=self._schedule(agent, optimizer, together=together),
+            shard=self.shard(agent, pretraining=pretraining),
+            topology=self.topology.at(0),
+            seed=config.seed,
+            batch_size=config.batch_size,
+            augment=config.data.augment,
+            precision=config.precision,
         )
 
     def _schedule(

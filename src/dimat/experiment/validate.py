@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 
 from dimat.data import SOURCES, SPLITS
-from dimat.errors import ConfigError, did_you_mean
+from dimat.errors import ConfigError, check_known
 from dimat.experiment.callbacks import LOGS
 from dimat.experiment.complaints import broken_rule, setting_types, wrong_type
 from dimat.experiment.config import OPTIMIZERS, MatchingConfig, RunConfig
@@ -146,22 +146,22 @@ def _check_ranges(config: RunConfig) -> None:
 
 
 def _check_names(config: RunConfig) -> None:
-    _check_name("method", config.method, METHODS)
+    check_known("method", config.method, METHODS)
     _check_list("controls", config.controls, METHODS)
     _check_list("recalibration.methods", config.recalibration.methods, ["all", *METHODS])
     _check_list("log", config.log, LOGS)
-    _check_name("topology.name", config.topology.name, NETWORKS)
-    _check_name("data.split", config.data.split, SPLITS)
-    _check_name("optimizer.name", config.optimizer.name, OPTIMIZERS)
-    _check_name("merging.combine", config.merging.combine, COMBINERS)
-    _check_name("data.source", config.data.source.partition(":")[0], SOURCES)
+    check_known("topology.name", config.topology.name, NETWORKS)
+    check_known("data.split", config.data.split, SPLITS)
+    check_known("optimizer.name", config.optimizer.name, OPTIMIZERS)
+    check_known("merging.combine", config.merging.combine, COMBINERS)
+    check_known("data.source", config.data.source.partition(":")[0], SOURCES)
     if ":" not in config.model:
-        _check_name("model", config.model, MODELS)
+        check_known("model", config.model, MODELS)
 
 
 def _check_list(setting: str, names: tuple[str, ...], known: Collection[str]) -> None:
     for name in names:
-        _check_name(setting, name, known)
+        check_known(setting, name, known)
         if names.count(name) > 1:
             raise ConfigError(f"setting '{setting}' has '{name}' twice: must name each once")
 
@@ -189,13 +189,6 @@ def _check_stack(config: RunConfig) -> None:
     if config.vectorize > 1 and config.precision == "bfloat16" and config.device == "cpu":
         rule = "1 with precision bfloat16 on a CPU, where PyTorch leaves a stack in float32"
         raise broken_rule("vectorize", config.vectorize, f"{rule}; or use --precision float32")
-
-
-def _check_name(setting: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        raise ConfigError(
-            f"setting '{setting}' is '{name}', which is unknown: {did_you_mean(name, known)}"
-        )
 
 
 def _check_path(config: RunConfig) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from dimat.errors import ConfigError, ModelError, did_you_mean
+from dimat.errors import ModelError, check_known
 from dimat.models.cnn import CNN
 from dimat.models.mlp import MLP
 from dimat.models.resnet import ResNet
@@ -47,10 +47,7 @@ def build_model(
         return _made_by(
             name, in_channels=in_channels, num_classes=num_classes, image_size=image_size
         )
-    if name not in MODELS:
-        raise ConfigError(
-            f"setting 'model' is '{name}': no such model; {did_you_mean(name, MODELS)}"
-        )
+    check_known("model", name, MODELS)
     smallest = min_image_size(name)
     if min(image_size) < smallest:
         raise ModelError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import networkx as nx
 import numpy as np
 
-from dimat.errors import ConfigError, TopologyError, did_you_mean
+from dimat.errors import TopologyError, check_known
 from dimat.topology.directed import DIRECTED
 from dimat.topology.drawn import DRAWN
 from dimat.topology.dropout import Dropout
@@ -59,17 +59,14 @@ def build_topology(
 
 def _graphs(name: str, agents: int, options: GraphOptions) -> Sequence[nx.Graph[int]]:
     """The graphs of a network that take turns; one, if it never changes."""
+    check_known("topology.name", name, NETWORKS)
     if name in TOPOLOGIES:
         return [TOPOLOGIES[name](agents)]
     if name in DRAWN:
         return [DRAWN[name](agents, options)]
     if name in SEQUENCES:
         return SEQUENCES[name](agents)
-    if name == "edges":
-        return [read_edges(options.path, agents, directed=options.directed)]
-    raise ConfigError(
-        f"setting 'topology.name' is '{name}': no such topology; {did_you_mean(name, NETWORKS)}"
-    )
+    return [read_edges(options.path, agents, directed=options.directed)]
 
 
 def _weights(agents: int, sizes: Sequence[int] | Matrix | None) -> Matrix:

@@ -8,7 +8,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from dimat.errors import ConfigError, TopologyError, did_you_mean
+from dimat.errors import ConfigError, TopologyError, check_known
 
 Matrix = NDArray[np.float64]
 TOLERANCE = 1e-9
@@ -82,9 +82,7 @@ def mixing_matrix(graph: nx.Graph[int], rule: str, weights: Matrix) -> Matrix:
         TopologyError: For a matrix that breaks its rules.
     """
     rule = definite(rule, directed=graph.is_directed())
-    if rule not in MIXING:
-        hint = did_you_mean(rule, ["auto", *MIXING])
-        raise ConfigError(f"setting 'topology.mixing' is '{rule}': no such rule; {hint}")
+    check_known("topology.mixing", rule, ["auto", *MIXING])
     if graph.is_directed() and rule != "push":
         raise ConfigError(
             f"setting 'topology.mixing' is '{rule}', which is for undirected graphs: use push or "
