@@ -76,6 +76,7 @@ def test_every_agent_comes_to_where_it_would_have_come_alone(model: str, optimiz
     """The fourth of four is left over in stacks of three."""
     own = OptimizerConfig(optimizer, lr=1e-3, weight_decay=0.01, schedule="cosine")
     config = replace(CONFIG, model=model, width=0.25, optimizer=own)
+    config = replace(config, pretrain_epochs=0, rounds=1, local_steps=6)  # the rate falls to 0
     (at_once, told), (alone, _) = (
         trained(replace(config, vectorize=k), [5] * 4) for k in (3, 1)
     )  # fmt: skip
@@ -174,6 +175,19 @@ def test_who_forgot_its_memory_is_not_stacked_with_those_who_kept_theirs(
     told_of(alone, expected, [3] * 4)
     for agent, twin in zip(agents, expected, strict=True):
         check_alike(agent, twin, 3e-4)
+
+
+def test_whose_learning_rates_fall_at_another_pace_train_apart() -> None:
+    data = DataConfig(split="dirichlet", alpha=0.3)
+    own = OptimizerConfig("msgd", lr=0.01, schedule="cosine")
+    config = replace(CONFIG, data=data, optimizer=own, rounds=1, pretrain_epochs=0)
+    setup = make_setup(replace(config, vectorize=4))
+    lengths = [setup.round_steps(i) for i in range(4)]
+    assert len(set(lengths)) > 1
+    (at_once, told), (alone, _) = (trained(replace(config, vectorize=k), [3] * 4) for k in (4, 1))
+    assert sorted(told) == sorted(lengths.count(n) for n in set(lengths))
+    for ours, theirs in zip(at_once, alone, strict=True):
+        check_alike(ours, theirs)
 
 
 def test_with_adam_who_has_taken_other_numbers_of_steps_trains_apart() -> None:
