@@ -21,6 +21,7 @@ from dimat.topology import Topology
 
 # What a stream of random numbers is for: one number each, so that streams never meet.
 TRAIN, MATCH, RECALIBRATE, NOISE = 1, 2, 3, 4
+_CALIBRATED = 250  # images of a forward pass without training, about
 
 
 @dataclass
@@ -200,7 +201,7 @@ class Agent:
     def calibration(self, purpose: int, round_number: int, images: int) -> Sequence[Tensor]:
         """Inputs from its own training images, the same for every method of one seed."""
         random = generator(self.seed, self.index, purpose, round_number, device=self.device)
-        return self.shard.calibration(images, 250, random)
+        return self.shard.calibration(images, _CALIBRATED, random)
 
     def evaluate(
         self, inputs: Tensor, labels: Tensor, batch_size: int = 1000

@@ -56,6 +56,9 @@ def assign(symmetry: Symmetry, scores: Scores, only: Collection[str] | None = No
             groups, or stays.
         only: Names of the groups that may move; all if None. The others keep their order, inside
             cells that may move.
+
+    Raises:
+        StructureError: If a score is not finite.
     """
     solver = _Solver(symmetry, scores, only)
     slots = solver.solve_plain()

@@ -64,7 +64,11 @@ def flat_memory(memory: Memory) -> State:
 
 
 def nested_memory(message: Mapping[str, Tensor]) -> dict[str, State]:
-    """What :func:`flat_memory` gave."""
+    """What :func:`flat_memory` gave.
+
+    Raises:
+        StructureError: If a key is no ``kind/name``.
+    """
     found: dict[str, State] = {}
     for key, value in message.items():
         kind, slash, name = key.partition("/")

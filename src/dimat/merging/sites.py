@@ -31,6 +31,7 @@ class Site:
 
     Args:
         op: The operator.
+        end: The node whose value is fitted: the operator, its norm, or the residual sum after it.
         weight: State key of its weight; None for a norm without one.
         bias: State key of its bias, if it has one.
         norm: The BatchNorm that alone reads the operator's result, or the operator itself if it is
@@ -39,20 +40,19 @@ class Site:
         shift: State key of the norm's bias, likewise.
         mean: State key of the BatchNorm's running mean.
         variance: State key of its running variance.
-        end: The node whose value is fitted: the operator, its norm, or the residual sum after it.
         other: The other operand of that sum, which is known before the operator runs.
     """
 
     op: fx.Node
+    end: fx.Node
     weight: str | None
     bias: str | None
-    norm: fx.Node | None
-    scale: str | None
-    shift: str | None
-    mean: str | None
-    variance: str | None
-    end: fx.Node
-    other: fx.Node | None
+    norm: fx.Node | None = None
+    scale: str | None = None
+    shift: str | None = None
+    mean: str | None = None
+    variance: str | None = None
+    other: fx.Node | None = None
 
     @property
     def input(self) -> fx.Node:
@@ -129,19 +129,23 @@ class _Own:
         weight, bias = argument(node, "weight", 1), argument(node, "bias", 2)
         if self.key(weight) is None or (bias is not None and self.key(bias) is None):
             return None
-        plain = Site(
-            node, self.key(weight), self.key(bias), None, None, None, None, None, node, None
-        )
+        plain = Site(node, node, self.key(weight), self.key(bias))
         norm = self._batch_norm_after(node)
         if norm is None:
             return plain
         scale, shift = (self.key(argument(norm, n, i)) for n, i in (("weight", 1), ("bias", 2)))
         if scale is None or shift is None:
             return plain
-        return Site(
-            node, plain.weight, plain.bias, norm, scale, shift, *self._statistics(norm),
-            result_of(norm), None,
-        )  # fmt: skip
+        mean, variance = self._statistics(norm)
+        return replace(
+            plain,
+            end=result_of(norm),
+            norm=norm,
+            scale=scale,
+            shift=shift,
+            mean=mean,
+            variance=variance,
+        )
 
     def normed(self, node: fx.Node) -> Site | None:
         """A norm that stands alone: its scale and shift are fitted unit by unit."""
@@ -149,12 +153,11 @@ class _Own:
         if name not in NORMS and name not in BATCH_NORMS:
             return None
         weight, bias = (self.key(argument(node, n, i)) for n, i in (("weight", 1), ("bias", 2)))
-        statistics = self._statistics(node) if name in BATCH_NORMS else (None, None)
-        if weight is None and statistics[0] is None:
+        mean, variance = self._statistics(node) if name in BATCH_NORMS else (None, None)
+        if weight is None and mean is None:
             return None
-        return Site(
-            node, weight, bias, node, None, None, *statistics, result_of(node), None
-        )  # fmt: skip
+        end = result_of(node)
+        return Site(node, end, weight, bias, norm=node, mean=mean, variance=variance)
 
     def _statistics(self, norm: fx.Node) -> tuple[str | None, str | None]:
         mean, variance = argument(norm, "running_mean", 3), argument(norm, "running_var", 4)

@@ -26,6 +26,7 @@ def mean_of_all(me: Member, *, weighted: bool) -> Talk[State]:
 
     Raises:
         StructureError: If a message does not fit.
+        TrainingError: If one is lost.
     """
     if me.agent != HUB:
         count = torch.tensor([me.images if weighted else 1], dtype=torch.int64)

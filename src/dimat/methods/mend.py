@@ -39,6 +39,7 @@ def mend(
 
     Raises:
         StructureError: If a neighbor's message does not fit.
+        TrainingError: If one is lost.
     """
     weights, symmetry = me.weights, me.analysis().symmetry
     with watch:

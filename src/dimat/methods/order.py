@@ -128,7 +128,11 @@ def compare(
     settings: Settings,
     watch: Stopwatch,
 ) -> Talk[dict[int, Scores]]:
-    """For some neighbors the scores (their units, our units), on our images or on both ends'."""
+    """For some neighbors the scores (their units, our units), on our images or on both ends'.
+
+    Raises:
+        TrainingError: If a message that is needed is lost.
+    """
     if not neighbors:
         return {}
     with watch:
@@ -145,7 +149,11 @@ def compare(
 
 
 def gossip(me: Member, own: GaugeId) -> Talk[dict[int, GaugeId]]:
-    """The gauges of all whom we can reach, told on from neighbor to neighbor."""
+    """The gauges of all whom we can reach, told on from neighbor to neighbor.
+
+    Raises:
+        TrainingError: If a message that is needed is lost.
+    """
     graph = me.topology.graph
     part = nx.node_connected_component(graph, me.agent)
     # News has crossed the graph after as many steps as it is wide; this is an upper bound of it,
@@ -170,7 +178,11 @@ def compose(
     settings: Settings,
     watch: Stopwatch,
 ) -> Talk[dict[int, Permutation]]:
-    """For ourselves and our neighbors the permutation into the new order, down the tree."""
+    """For ourselves and our neighbors the permutation into the new order, down the tree.
+
+    Raises:
+        TrainingError: If a message that is needed is lost.
+    """
     symmetry = me.analysis().symmetry
     moves = {me.agent: symmetry.identity()}
     parent = plan.parents.get(me.agent)
@@ -190,7 +202,11 @@ def compose(
 
 
 def announce(me: Member, moves: dict[int, Permutation], turn: Collection[int]) -> Talk[None]:
-    """Those whose turn it is tell their neighbors; the others listen to them."""
+    """Those whose turn it is tell their neighbors; the others listen to them.
+
+    Raises:
+        TrainingError: If a message that is needed is lost.
+    """
     mine = me.agent in turn
     send: dict[int, Mapping[str, Tensor]] = {}
     if mine:

@@ -43,7 +43,11 @@ def swap_states(me: Member, max_norm_ratio: float | None = None) -> Talk[dict[in
 
 
 def combined(me: Learner, ours: State, what: str = "state") -> Talk[State]:
-    """The weighted average of what we and all our neighbors say in this step."""
+    """The weighted average of what we and all our neighbors say in this step.
+
+    Raises:
+        TrainingError: If a message that is needed is lost.
+    """
     theirs = yield from swap(me.topology, me.index, ours, what)
     needed(me.topology.neighbors(me.index), theirs)
     return mix([ours, *theirs.values()], row(me.topology, me.index))
