@@ -10,6 +10,7 @@ import torch
 
 from dimat import RunConfig
 from dimat.agent import RECALIBRATE
+from dimat.experiment import barrier
 from dimat.experiment.part import Part
 from dimat.experiment.setup import make_setup
 from dimat.merging import recalibrate
@@ -33,3 +34,25 @@ def test_statistics_are_those_of_the_arithmetic_it_is_evaluated_in(
     Part(setup, "wa").recalibrate(agent, 1)
     assert torch.equal(agent.state()[NORM], expected.state_dict()[NORM])
     assert not torch.equal(agent.state()[NORM], other.state_dict()[NORM])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_so_are_those_of_a_network_halfway_between_neighbors(
+    precision: Literal["float32", "bfloat16"],
+) -> None:
+    """And the agent is afterwards what it was, whatever happened."""
+    setup = make_setup(
+        RunConfig(agents=2, model="resnet20", width=0.25, precision=precision, threads=1)
+    )
+    agent, other = (setup.new_agent(i, pretraining=False) for i in (0, 1))
+    before, state = agent.state(), other.state()
+    found = barrier._loss(agent, state, setup.test, 500)
+    assert all(torch.equal(value, before[key]) for key, value in agent.state().items())
+    agent.load(state)
+    with agent.autocast():
+        recalibrate(agent.model, agent.calibration(RECALIBRATE, 0, 500))
+    assert found == agent.evaluate(*setup.test)[1]
+    agent.load(before)
+    with pytest.raises(RuntimeError):
+        barrier._loss(agent, state, (torch.zeros(1), torch.zeros(1)), 500)
+    assert all(torch.equal(value, before[key]) for key, value in agent.state().items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,11 @@ import dimat
 from dimat import RunConfig
 from dimat.agent import Agent
 from dimat.errors import ConfigError, Stopped, TrainingError
+from dimat.exchange.in_process import InProcess
 from dimat.experiment import pretrain, rounds
+from dimat.experiment.assembly import Assembly
 from dimat.experiment.config import DataConfig, MatchingConfig, OptimizerConfig, TopologyConfig
+from dimat.experiment.display import Silent
 from dimat.experiment.setup import Setup, make_setup
 from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.vectorized import train_all
@@ -259,6 +263,39 @@ def test_what_is_kept_of_pretraining_is_of_one_epoch_of_all(
     monkeypatch.setattr(pretrain, "_BETWEEN_S", 0.0)
     run(small(pretrain_epochs=4), tmp_path / "run")
     assert kept == [{1}, {2}, {3}, {4}]
+
+
+def test_what_is_kept_is_of_one_epoch_though_another_agent_has_trained_all_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under torchrun mail comes in any order: here agent 1 goes on before 2 has said how it is."""
+    monkeypatch.setattr(pretrain, "_BETWEEN_S", 0.0)
+    setup = make_setup(small(agents=3, pretrain_epochs=3, vectorize=3))
+    every = Assembly(InProcess(range(3)), 3)
+    own = pretrain.Pretraining(setup, every, Silent(), None)
+    own.agents, own._written = [own._agent(i) for i in range(3)], 0.0
+    kept: list[list[int]] = []
+    monkeypatch.setattr(
+        own,
+        "_keep",
+        lambda agents: kept.append([x["snapshot"]["counters"]["epochs"] for x in agents]),
+    )
+    talks = {i: own._epochs(agent, 0) for i, agent in enumerate(own.agents)}
+    waiting, mail = {i: next(talk) for i, talk in talks.items()}, defaultdict[Any, list[Any]](list)
+    for i, step in waiting.items():
+        for to, message in step.send.items():
+            mail[i, to].append(message)
+    while waiting:
+        ready = [i for i in (1, 0, 2) if i in waiting and all(mail[j, i] for j in waiting[i].hear)]
+        inbox = {j: mail[j, ready[0]].pop(0) for j in waiting[ready[0]].hear}
+        try:
+            waiting[ready[0]] = talks[ready[0]].send(inbox)
+        except StopIteration:
+            del waiting[ready[0]]
+            continue
+        for to, message in waiting[ready[0]].send.items():
+            mail[ready[0], to].append(message)
+    assert [own for own in kept if own] == [[1, 1, 1], [2, 2, 2], [3, 3, 3]]
 
 
 def test_seconds_are_shared_out_among_those_who_trained_at_once() -> None:

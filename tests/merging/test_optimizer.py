@@ -186,3 +186,19 @@ def test_who_has_no_memory_yet_is_left_out_and_stays_without() -> None:
 def test_a_message_that_is_no_memory_is_refused() -> None:
     with pytest.raises(StructureError, match="'w' is no entry of an optimizer's memory"):
         nested_memory({"w": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_of_a_parameter_that_is_one_number_the_memory_is_kept_and_no_step_counter(
+    kind: Callable[..., torch.optim.Optimizer],
+) -> None:
+    """A counter has that parameter's shape, too."""
+    model = nn.ParameterDict({"scale": nn.Parameter(torch.tensor(2.0))})
+    settings = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    optimizer = kind(model.parameters(), lr=0.1, **settings)
+    (3 * model["scale"]).backward()
+    optimizer.step()
+    found = memory_of(optimizer, model)
+    names = {"momentum_buffer"} if settings else {"exp_avg", "exp_avg_sq"}
+    assert found.keys() == names
+    assert all(own.keys() == {"scale"} for own in found.values())

@@ -69,6 +69,7 @@ class Pretraining:
     allowance: Allowance = ENDLESS
     done: dict[int, Pretrained] = field(default_factory=dict)
     agents: Sequence[Agent] = field(init=False, default=())
+    _noted: dict[tuple[int, int], Pretrained] = field(init=False, default_factory=dict)
 
     def run(self) -> dict[int, Pretrained]:
         """The agents of this process, pre-trained.
@@ -129,7 +130,8 @@ class Pretraining:
         for epoch in range(first, epochs):
             if agent.epochs == epoch:  # it may be ahead of others
                 self._epoch(agent)
-            own = self.done[agent.index]  # before others train it on, who train it with them
+            # Another one may have trained it on by now, with all of its stack.
+            own = self._noted.pop((agent.index, epoch + 1), self.done[agent.index])
             due, up = yield from self._due(agent.index, last=epoch + 1 == epochs)
             if due:
                 message = as_message(own.tree())
@@ -153,9 +155,10 @@ class Pretraining:
         """Agents after an epoch."""
         for agent in agents:
             try:
-                self.done[agent.index] = Pretrained(Snapshot.of(agent), agent.loss())
+                own = Pretrained(Snapshot.of(agent), agent.loss())
             except TrainingError as error:
                 raise TrainingError(f"round 0 (pre-training), {error}") from error
+            self.done[agent.index] = self._noted[agent.index, agent.epochs] = own
             self.observer.advance()
 
     def _due(self, agent: int, *, last: bool) -> Talk[tuple[bool, bool]]:
