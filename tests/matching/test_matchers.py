@@ -22,7 +22,7 @@ from dimat.matching.assignment import assign
 from dimat.matching.consistent import Gauge
 from dimat.matching.descent import Descent, Field
 from dimat.symmetry import Analysis, Symmetry, analyze
-from dimat.symmetry.verify import redraw
+from dimat.symmetry.redraw import redraw
 
 State = dict[str, Tensor]
 FINDING = [name for name in MATCHERS if name != "identity"]

@@ -16,7 +16,7 @@ from dimat.matching import activation_scores, matching, permute_scores, solve_as
 from dimat.matching.statistics import CrossMoments
 from dimat.models import build_model
 from dimat.symmetry import analyze
-from dimat.symmetry.verify import redraw
+from dimat.symmetry.redraw import redraw
 
 
 def correlation(x: torch.Tensor, y: torch.Tensor, batches: int = 3) -> torch.Tensor:

@@ -19,8 +19,9 @@ from dimat.matching import MATCHERS, Matching, Problem
 from dimat.matching.assignment import unit_order
 from dimat.matching.seats import outer_groups
 from dimat.symmetry import Analysis, Symmetry, analyze
+from dimat.symmetry.check import without_dropout
+from dimat.symmetry.redraw import redraw
 from dimat.symmetry.trace import flatten_inputs
-from dimat.symmetry.verify import redraw, without_dropout
 
 CASES = (*BUILT_IN, *LAYERS, *ATTENTIONS, *OTHERS, *MODELS)
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 
 def every_activation(m: Any, x: Tensor) -> Tensor:
-    y = m.a(x)
+    z = y = m.a(x)
     for act in (
         functional.relu, functional.relu6, functional.elu, functional.selu, functional.celu,
         functional.leaky_relu, functional.gelu, functional.silu, functional.mish, torch.tanh,
@@ -20,8 +20,8 @@ def every_activation(m: Any, x: Tensor) -> Tensor:
         functional.softsign, functional.tanhshrink, functional.logsigmoid, functional.softshrink,
         functional.hardshrink, torch.sin, torch.erf, torch.sigmoid, torch.exp, torch.log1p,
     ):  # fmt: skip
-        y = y + act(y)
-    y = torch.where(y > 0.1, y, -y).clamp(-3, 3).masked_fill(y > 2.5, 0.5)
+        z = z + act(y) / 8
+    y = torch.where(y > 0.1, z, -z).clamp(-3, 3).masked_fill(y > 1.5, 0.5)
     y = functional.threshold(y, 0.01, 0.02).rsqrt().nan_to_num().square()
     return m.b(torch.lerp(y, y.maximum(y * 0.5), 0.3).addcmul(y, y))  # type: ignore[no-any-return]
 

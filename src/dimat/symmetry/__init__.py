@@ -1,8 +1,8 @@
 """What may be permuted in a model, found from its graph and proved by execution."""
 
+from dimat.symmetry.check import check_symmetry
 from dimat.symmetry.find import Analysis, analyze, find_symmetry
 from dimat.symmetry.symmetry import Group, Permutation, Symmetry
-from dimat.symmetry.verify import check_symmetry
 
 __all__ = [
     "Analysis",

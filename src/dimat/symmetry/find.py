@@ -12,13 +12,14 @@ from torch import Tensor, fx, nn
 
 from dimat.errors import ModelError
 from dimat.symmetry.call import Call, Operand, Result, as_tuple, tensors_in, value_labels
+from dimat.symmetry.redraw import LEVELS
 from dimat.symmetry.reduce import reduce_solution
 from dimat.symmetry.rules import rule_for
 from dimat.symmetry.solve import solve
 from dimat.symmetry.symmetry import Symmetry
-from dimat.symmetry.trace import Trace, operator_name, trace
+from dimat.symmetry.trace import Trace, first_line, flatten_inputs, operator_name, trace
 from dimat.symmetry.units import FIXED, Ints, Labels, Pin, Special, Units, along
-from dimat.symmetry.verify import Example, first_mismatch, make_examples
+from dimat.symmetry.verify import Example, Proof
 
 _CACHE: dict[tuple[str, ...], Analysis] = {}
 
@@ -87,25 +88,37 @@ def _prove(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None,
 ) -> Analysis:
+    inputs = flatten_inputs(args, kwargs)
+    errors: list[Exception] = []
+    for level in LEVELS:  # what inputs may be is known by what the model can be run on
+        try:
+            return _prove_on(Proof(traces, model.state_dict(), inputs, level), traces, model)
+        except (RuntimeError, IndexError, ValueError) as error:
+            errors.append(error)
+    raise ModelError(
+        f"{type(model).__name__} cannot be run on redrawn inputs, not even on the example's own "
+        f"values in another order: {first_line(errors[-1])}"
+    ) from errors[-1]
+
+
+def _prove_on(proof: Proof, traces: Sequence[Trace], model: nn.Module) -> Analysis:
     state = model.state_dict()
-    examples = make_examples(traces, state, args, kwargs)
     distrusted: dict[str, str] = {}
     blamed: list[Pin] = []
     while True:
-        labeling = label_graphs(traces, examples, state, distrusted)
+        labeling = label_graphs(traces, proof.examples, state, distrusted)
         solution = solve(labeling.units, labeling.used())
-        mismatch = first_mismatch(traces, examples, labeling.nodes, labeling.states, solution)
-        if mismatch is None:
+        fault = proof.first_fault(labeling.nodes, labeling.states, solution)
+        if fault is None:
             break
-        if mismatch.node in distrusted:
+        if fault.node in distrusted:
             raise ModelError(
-                f"no sound symmetry found: '{mismatch.node}' ({mismatch.operator}) changes under "
+                f"no sound symmetry found: '{fault.node}' ({fault.operator}) changes under "
                 "permutations although everything it touches is pinned; please report this model"
             )
-        distrusted[mismatch.node] = "its rule failed verification"
-        blamed.append(Pin(mismatch.operator, mismatch.node, distrusted[mismatch.node]))
-    aliases = traces[0].aliases
-    symmetry, labels = reduce_solution(solution, labeling, state, aliases)
+        distrusted[fault.node] = fault.why
+        blamed.append(Pin(fault.operator, fault.node, fault.why))
+    symmetry, labels = reduce_solution(solution, labeling, state, traces[0].aliases)
     return Analysis(traces[0], labels, symmetry, tuple(blamed))
 
 

@@ -138,7 +138,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         shapes = ", ".join(_describe(x) for x in (*args, *kwargs.values()))
         raise ModelError(
             f"the example inputs ({shapes}) do not fit {type(model).__name__}.forward: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     failures: list[str] = []
     for dynamic in (True, False):
@@ -151,7 +151,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                 functional: ExportedProgram = program.run_decompositions({})
             return functional
         except Exception as error:  # torch.export raises a zoo of types, all meaning "cannot"
-            failures.append(_first_line(error))
+            failures.append(first_line(error))
     raise ModelError(
         f"torch.export cannot capture {type(model).__name__}: {failures[-1]} (remove "
         "data-dependent Python control flow from its forward, or give the symmetry by hand: "
@@ -173,7 +173,8 @@ def _describe(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type's name if it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
@@ -245,18 +246,15 @@ def tied_keys(model: nn.Module) -> dict[str, str]:
 
 
 class Recorder(fx.Interpreter):
-    """Runs a graph in float64 and keeps the value of every node; dropout is left out."""
+    """Runs a graph's nodes in double precision; dropout is left out.
 
-    def __init__(self, trace: Trace) -> None:
-        super().__init__(trace.module, garbage_collect_values=False)
-        self.trace = trace
+    Args:
+        trace: The graph.
+        keep: Whether values are kept when nothing reads them any more.
+    """
 
-    def record(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The value of every node, by name."""
-        values = [arguments[n.name] for n in self.trace.graph.nodes if n.op == "placeholder"]
-        with torch.no_grad():
-            self.run(*values)
-        return {node.name: value for node, value in self.env.items()}
+    def __init__(self, trace: Trace, *, keep: bool = True) -> None:
+        super().__init__(trace.module, garbage_collect_values=not keep)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operator; dropout passes its input through, casts go to float64."""
@@ -275,10 +273,13 @@ class Recorder(fx.Interpreter):
 def _in_float64(
     target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with every floating dtype made float64, and dropout probabilities zero."""
+    """The arguments with every dtype made double precision, and dropout probabilities zero."""
 
     def widen(x: Any) -> Any:
-        return torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x
+        if not isinstance(x, torch.dtype):
+            return x
+        double = torch.complex128 if x.is_complex else torch.float64
+        return double if x.is_complex or x.is_floating_point else x
 
     names = [a.name for a in target._schema.arguments] if hasattr(target, "_schema") else []
     given: list[Any] = [widen(x) for x in args]

@@ -106,6 +106,23 @@ def uniform(call: Call) -> Result:
     return (ANY,) * len(call.shape)
 
 
+@rule("aten.isnan", "aten.isinf", "aten.isposinf", "aten.isneginf", "aten.isfinite")
+def finiteness(call: Call) -> Result:
+    """The same for all finite values."""
+    return (ANY,) * len(call.shape)
+
+
+@rule("aten.mul")
+def product(call: Call) -> Result:
+    """Like :func:`pointwise`; times zero, as softshrink is exported, it is zero everywhere."""
+    return (ANY,) * len(call.shape) if is_zero(call.get("other")) else pointwise(call)
+
+
+def is_zero(x: Any) -> bool:
+    """Whether an argument is the number zero."""
+    return isinstance(x, (int, float)) and x == 0
+
+
 @rule("aten.bernoulli", "aten.new_empty", "aten.empty", "aten.empty_like")
 def noise(call: Call) -> Result:
     """Dropout's mask is left out (all ones): it is the same everywhere."""
@@ -114,5 +131,5 @@ def noise(call: Call) -> Result:
 
 @rule("aten.native_dropout")
 def native_dropout(call: Call) -> Result:
-    """Dropout is left out: the result and its mask are labeled as the input."""
-    return (call["input"].labels, call["input"].labels)
+    """Dropout is left out: the mask is the same everywhere."""
+    return call["input"].labels, (ANY,) * len(call.shape)

@@ -1,0 +1,157 @@
+"""Proof of a symmetry given by hand, on the model as it runs, without its graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dimat.errors import ModelError, StructureError
+from dimat.symmetry.redraw import DRAWS, LEAST_DRAWS, LEVELS, draw
+from dimat.symmetry.structure import cycles
+from dimat.symmetry.symmetry import Permutation, Symmetry
+from dimat.symmetry.trace import first_line, tied_keys
+from dimat.symmetry.units import Special
+from dimat.symmetry.verify import close_to, differing
+
+TOLERANCE = 1e-5  # relative to an output's largest value: a model may cast to float32 inside
+
+
+def check_symmetry(
+    symmetry: Symmetry,
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+) -> None:
+    """Prove a symmetry on the model as it runs, without its graph: outputs must not change.
+
+    Every floating entry is redrawn in float64, near its value and at random, random elements are
+    applied, and all output tensors compared, in eval and in training mode with dropout off. An
+    entry that may move must have an influence on the outputs: where nothing can be seen, nothing
+    is proved. For symmetries given by hand.
+
+    Args:
+        symmetry: Of this model.
+        model: Not changed.
+        args: Example inputs.
+        kwargs: Example keyword inputs.
+
+    Raises:
+        ModelError: If the model cannot be run on redrawn inputs.
+        StructureError: If outputs change: the groups whose elements alone change them; or if it
+            cannot be seen whether they do: the first entry that has no influence on them.
+    """
+    twin = without_dropout(copy.deepcopy(model).double())
+    unseen = [key for key in symmetry.axes if _may_move(symmetry, key)]
+    aliases = tied_keys(twin)
+    unseen = [key for key in unseen if key not in aliases]
+    number = 0
+    while number < LEAST_DRAWS or (unseen and number < len(DRAWS)):
+        for training in (False, True):
+            twin.train(training)
+            trial = _Trial(symmetry, twin, number, args, dict(kwargs or {}))
+            trial.check()
+            unseen = [key for key in unseen if not trial.reacts(key)]
+        number += 1
+    if unseen:
+        raise StructureError(
+            f"nothing can be proved of '{unseen[0]}': it has no influence on finite outputs of "
+            f"{type(model).__name__} in any of {len(DRAWS)} draws; give it no axes, or example "
+            "inputs on which it matters"
+        )
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The model itself, with the dropout of PyTorch's own layers set to zero."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+            module.dropout = 0.0
+    return model
+
+
+def _may_move(symmetry: Symmetry, key: str) -> bool:
+    return any(
+        not isinstance(label, Special) and bool(symmetry.movable[label].any())
+        for label in symmetry.axes[key]
+    )
+
+
+class _Trial:
+    """One draw of state and inputs, and the model's outputs on it.
+
+    Raises:
+        ModelError: If the model cannot be run on it, whatever may stand for the inputs.
+    """
+
+    def __init__(
+        self,
+        symmetry: Symmetry,
+        twin: nn.Module,
+        number: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.symmetry, self.twin, self.random = symmetry, twin, np.random.default_rng(number)
+        given = {key: value.detach() for key, value in twin.state_dict().items()}
+        flat, spec = torch.utils._pytree.tree_flatten((args, kwargs))
+        errors: list[Exception] = []
+        for level in LEVELS:
+            state, inputs = draw(number, given, flat, level)
+            state.update({key: state[first] for key, first in tied_keys(twin).items()})
+            self.state, self.call = state, torch.utils._pytree.tree_unflatten(inputs, spec)
+            try:
+                self.outputs = self._outputs(state)
+                return
+            except (RuntimeError, IndexError, ValueError) as error:
+                errors.append(error)
+        raise ModelError(
+            f"{type(twin).__name__} cannot be run on redrawn inputs, not even on the example's own "
+            f"values in another order: {first_line(errors[-1])}"
+        ) from errors[-1]
+
+    def check(self) -> None:
+        """Refuse the symmetry if outputs change."""
+        if not self._changes(self._moving(self.symmetry.names)):
+            return
+        alone = [n for n in self.symmetry.names if self._changes(self._moving([n]))]
+        mode = "training" if self.twin.training else "eval"
+        raise StructureError(
+            f"outputs change in {mode} mode: not a symmetry of {type(self.twin).__name__}; "
+            f"wrong by themselves: {', '.join(alone) or 'none, only together'}"
+        )
+
+    def reacts(self, key: str) -> bool:
+        """Whether outputs, where they are finite, depend on an entry."""
+        aliases = tied_keys(self.twin)
+        same = [key, *(alias for alias, first in aliases.items() if first == key)]
+        other = self.state[key] * 0.7 + 0.3 * self.state[key].roll(1)
+        changed = self._outputs({**self.state, **dict.fromkeys(same, other)})
+        return bool(differing(self.outputs, changed))
+
+    def _outputs(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        copied = {key: value.clone() for key, value in state.items()}
+        args, kwargs = self.call
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            result = torch.func.functional_call(self.twin, copied, args, kwargs, tie_weights=False)
+        return [x for x in torch.utils._pytree.tree_leaves(result) if isinstance(x, Tensor)]
+
+    def _moving(self, names: Sequence[str]) -> Permutation:
+        """A random element of these groups that moves all their units."""
+        still = self.symmetry.identity()
+        slots = {
+            name: cycles(own.shape, self.random) if name in names else own
+            for name, own in still.slots.items()
+        }
+        return Permutation(slots, still.digest)
+
+    def _changes(self, p: Permutation) -> bool:
+        moved = self._outputs(self.symmetry.apply(p, self.state))
+        pairs = zip(self.outputs, moved, strict=True)
+        return not all(close_to(a, b, TOLERANCE) for a, b in pairs)

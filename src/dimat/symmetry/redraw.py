@@ -1,0 +1,118 @@
+"""Random states and inputs that the proof runs on: near the given ones, and generic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+# Near the given values an operator is where it is used: a logarithm sees what is positive. Generic
+# values hide nothing by a zero or a one. Small and large ones leave what is flat around both.
+Kind = Literal["near", "generic"]
+DRAWS: tuple[tuple[Kind, float], ...] = (
+    ("near", 1.0), ("generic", 1.0), ("near", 1.0), ("generic", 0.1), ("near", 10.0),
+    ("near", 0.1), ("generic", 10.0), ("near", 100.0), ("generic", 100.0), ("near", 1e4),
+)  # fmt: skip
+LEAST_DRAWS = 2
+# What may stand for a float input: any number; in columns of whole numbers only their own, as they
+# may be looked up (calendar marks, categories in a table); in every column only its own.
+LEVELS: tuple[str, ...] = ("any number", "whole numbers kept", "own values")
+
+
+def draw(
+    number: int, state: Mapping[str, Tensor], inputs: Sequence[Any], level: str = LEVELS[0]
+) -> tuple[dict[str, Tensor], list[Any]]:
+    """The redrawn state and inputs of one draw, in float64; the same for the same number.
+
+    Args:
+        number: Index into :data:`DRAWS`.
+        state: The given state.
+        inputs: Flattened user inputs; integers and what is no tensor stay as they are.
+        level: One of :data:`LEVELS`.
+    """
+    kind, scale = DRAWS[number]
+    random = torch.Generator().manual_seed(number)
+    own = {key: value.detach().cpu() for key, value in state.items()}
+    drawn = redraw(own, random, scale) if kind == "generic" else near(own, random, scale)
+    return drawn, [_redraw_input(x, random, kind, scale, level) for x in inputs]
+
+
+def redraw(
+    state: Mapping[str, Tensor], generator: torch.Generator, scale: float = 1.0
+) -> dict[str, Tensor]:
+    """Every floating entry drawn anew in float64, so that no zero or one hides a wrong rule.
+
+    Matrices get a scale that keeps activations of order one; entries that are nowhere negative and
+    not all zero (variances, scales) stay positive.
+    """
+    return {key: _generic(value, generator, scale) for key, value in state.items()}
+
+
+def near(
+    state: Mapping[str, Tensor], generator: torch.Generator, scale: float = 1.0
+) -> dict[str, Tensor]:
+    """Every floating entry times a random factor in [1/2, 2], in float64: its sign is kept.
+
+    Zeros become small numbers, positive among entries that are nowhere negative; entries that are
+    all zero are drawn like generic ones, and infinite ones (masks) stay.
+    """
+    return {key: _near(value, generator, scale) for key, value in state.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _positive(value: Tensor) -> bool:
+    """Whether entries are nowhere negative and not all zero."""
+    if value.is_complex() or not value.numel():
+        return False
+    return bool((value >= 0).all()) and bool((value > 0).any())
+
+
+def _normal(value: Tensor, generator: torch.Generator) -> Tensor:
+    wide = torch.complex128 if value.is_complex() else torch.float64
+    return torch.randn(value.shape, generator=generator, dtype=wide)
+
+
+def _generic(value: Tensor, generator: torch.Generator, scale: float) -> Tensor:
+    if not _is_number(value):
+        return value
+    noise = _normal(value, generator)
+    if _positive(value):
+        return scale * (0.5 + noise.abs())
+    return scale * (noise / max(value[0].numel(), 1) ** 0.5 if value.dim() > 1 else noise)
+
+
+def _near(value: Tensor, generator: torch.Generator, scale: float) -> Tensor:
+    if not _is_number(value):
+        return value
+    noise = _normal(value, generator)
+    finite = value[value.isfinite() & (value != 0)]
+    if not finite.numel():
+        return torch.where(value == 0, _generic(value, generator, scale), value.to(noise.dtype))
+    factor = 2.0 ** (2.0 * torch.rand(value.shape, generator=generator, dtype=torch.float64) - 1.0)
+    small = 0.1 * finite.abs().double().mean() * (noise.abs() if _positive(value) else noise)
+    return scale * torch.where(value == 0, small.to(noise.dtype), value * factor)
+
+
+def _redraw_input(
+    value: Any, generator: torch.Generator, kind: Kind, scale: float, level: str
+) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    if not _is_number(value):
+        return value
+    drawn = (
+        scale * _normal(value, generator) if kind == "generic" else _near(value, generator, scale)
+    )
+    if level == LEVELS[0] or value.is_complex() or not value.numel():
+        return drawn
+    columns = value.double().reshape(-1, value.shape[-1] if value.dim() > 1 else 1)
+    picked = torch.randint(len(columns), columns.shape, generator=generator)
+    own = columns.gather(0, picked)
+    whole = (columns == columns.round()).all(0) | (level == LEVELS[2])
+    return torch.where(whole, own, drawn.reshape(columns.shape)).reshape(value.shape)

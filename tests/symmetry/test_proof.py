@@ -1,0 +1,218 @@
+"""A comparison in which nothing could be seen proves nothing: what stays unproved is pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.symmetry.zoo import Lambda
+from tests.symmetry.zoo_layers import lin, net
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dimat.errors import ModelError, StructureError
+from dimat.symmetry import Symmetry, analyze, check_symmetry, find, find_symmetry
+from dimat.symmetry.redraw import DRAWS, LEVELS, draw, near, redraw
+from dimat.symmetry.rules import RULES
+from dimat.symmetry.rules.registry import pointwise
+from dimat.symmetry.verify import close_to
+
+
+class HandMadeNorm(nn.Module):
+    """Normalizes by a variance that is kept as (1, C, 1, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("variance", torch.ones(1, 5, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / self.variance.sqrt()  # type: ignore[operator, no-any-return]
+
+
+def rolled(before: Callable[[Any, Tensor], Tensor], **layers: Any) -> nn.Module:
+    """A model whose units have an order, which shows only behind ``before``."""
+    own = {"a": lin(3, 5), "b": lin(5, 4), **layers}
+    return net(lambda m, x: m.b(torch.roll(before(m, x), 1, -1)), **own)()
+
+
+HIDDEN: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "log": lambda m, x: m.a(torch.log(x)),
+    "sqrt": lambda m, x: m.a(torch.sqrt(x)).relu(),
+    "pow": lambda m, x: m.a(x**0.3),
+    "clamp": lambda m, x: m.a(x).clamp(1e9, 2e9),
+    "saturated sigmoid": lambda m, x: torch.sigmoid(m.a(x) + 1e9),
+    "dead relu": lambda m, x: (m.a(x) - 1e9).relu(),
+    "hard threshold": lambda m, x: (m.a(x) > 1e9).to(x.dtype),
+    "integer cast": lambda m, x: (m.a(x) * 1e-9).long().to(x.dtype),
+    "equal logits": lambda m, x: (m.a(x) * 1e-30).softmax(-1),
+    "never chosen": lambda m, x: torch.where(x.sum() < 1e9, x.mean(), m.a(x)),
+    "norm": lambda m, x: m.norm(m.a(x)[..., None, None])[..., 0, 0],
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_wrong_rule_behind_what_hides_it_is_caught_or_pinned(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RULES, "aten.roll", pointwise)
+    monkeypatch.setattr(find, "_CACHE", {})
+    model = rolled(HIDDEN[name], **({"norm": HandMadeNorm} if name == "norm" else {}))
+    analysis = analyze(model, (torch.rand(3, 3) + 0.5,))
+    assert analysis.symmetry.groups == ()
+    assert analysis.distrusted
+
+
+@pytest.mark.parametrize("name", ["log", "sqrt", "pow", "norm"])
+def test_what_takes_positive_values_is_proved_on_positive_values(name: str) -> None:
+    layers = {"norm": HandMadeNorm} if name == "norm" else {}
+    model = net(lambda m, x: m.b(HIDDEN[name](m, x)), a=lin(3, 5), b=lin(5, 4), **layers)()
+    analysis = analyze(model, (torch.rand(3, 3) + 0.5,))
+    assert [(g.cells, g.size) for g in analysis.symmetry.groups] == [(1, 5)]
+    assert analysis.distrusted == ()
+
+
+def test_what_is_unproved_is_pinned_and_said() -> None:
+    model = net(lambda m, x: m.b((m.a(x) - 1e9).relu()), a=lin(3, 5), b=lin(5, 4))()
+    symmetry = find_symmetry(model, (torch.rand(3, 3),))
+    (pin,) = symmetry.pinned
+    assert (pin.operator, pin.why) == (
+        "aten.relu",
+        "unproved: it has the same finite values in every draw",
+    )
+    assert "unproved" in symmetry.explain("a.weight")
+
+
+def test_what_cannot_be_otherwise_needs_no_draw() -> None:
+    """Shrinking is exported with a product by zero, and a guard against NaN with a test for it."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = functional.hardshrink(m.a(x), 0.1)
+        return m.b(torch.where(y.isnan(), 0.0, y))  # type: ignore[no-any-return]
+
+    analysis = analyze(net(forward, a=lin(3, 5), b=lin(5, 4))(), (torch.rand(3, 3),))
+    assert [g.size for g in analysis.symmetry.groups] == [5]
+    assert analysis.distrusted == ()
+
+
+def test_a_mask_of_huge_numbers_hides_nothing_beside_it() -> None:
+    expected = torch.tensor([1.0, 2.0, torch.finfo(torch.float32).min], dtype=torch.float64)
+    found = torch.tensor([2.0, 1.0, torch.finfo(torch.float32).min], dtype=torch.float64)
+    assert not close_to(expected, found)
+    assert close_to(expected, expected * (1 + 1e-12))
+
+
+# --- redrawing ----------------------------------------------------------------------------------
+
+
+def test_near_values_keep_their_signs_and_infinities(random: torch.Generator) -> None:
+    given = {
+        "signed": torch.tensor([[1.0, -2.0], [0.0, 3.0]]),
+        "positive": torch.tensor([[0.5, 0.0, 2.0]]),
+        "zero": torch.zeros(2, 2),
+        "mask": torch.tensor([0.0, -torch.inf]),
+        "complex": torch.tensor([1 + 2j, -3j]),
+        "count": torch.tensor(3),
+    }
+    found = near(given, random)
+    known = given["signed"] != 0
+    assert (found["signed"].sign() == given["signed"].sign())[known].all()
+    assert ((found["signed"] / given["signed"])[known] - 1.25).abs().max() <= 0.75
+    assert (found["positive"] > 0).all()
+    assert (found["zero"] != 0).all()
+    assert found["mask"][1] == -torch.inf
+    assert found["mask"][0].isfinite()
+    assert found["complex"].dtype == torch.complex128
+    assert found["count"] == 3
+
+
+def test_variances_stay_positive_in_every_shape(random: torch.Generator) -> None:
+    found = redraw({"variance": torch.ones(1, 5, 1, 1), "weight": torch.randn(9, 9)}, random)
+    assert (found["variance"] > 0).all()
+    assert (found["weight"] < 0).any()
+
+
+def test_a_draw_is_the_same_again_and_another_one_differs() -> None:
+    state, inputs = {"w": torch.randn(3, 3)}, [torch.randn(2, 3), 4]
+    draws = [draw(number, state, inputs) for number in (0, 0, 1)]
+    torch.testing.assert_close(draws[0], draws[1], rtol=0, atol=0)
+    assert not torch.equal(draws[0][0]["w"], draws[2][0]["w"])
+    assert draws[2][1][1] == 4
+
+
+def test_whole_numbers_are_redrawn_among_the_examples_own() -> None:
+    table = torch.tensor([[0.0, 0.3], [2.0, 0.1], [5.0, -0.2]])
+    for number in range(len(DRAWS)):
+        ((drawn,),) = [draw(number, {}, [table], LEVELS[1])[1]]
+        assert set(drawn[:, 0].tolist()) <= {0.0, 2.0, 5.0}
+        assert not set(drawn[:, 1].tolist()) & set(table[:, 1].double().tolist())
+        ((own,),) = [draw(number, {}, [table], LEVELS[2])[1]]
+        assert set(own[:, 1].tolist()) <= set(table[:, 1].double().tolist())
+
+
+def test_float_inputs_may_be_looked_up() -> None:
+    """Calendar marks, as forecasting models take them: hour and weekday as numbers in a table."""
+
+    def forward(m: Any, x: Tensor, marks: Tensor) -> Tensor:
+        marks = marks.long()
+        return m.b((m.a(x) + m.hour(marks[..., 0]) + m.day(marks[..., 1])).relu())  # type: ignore[no-any-return]
+
+    model = net(
+        forward, a=lin(3, 5), b=lin(5, 4), hour=lambda: nn.Embedding(24, 5),
+        day=lambda: nn.Embedding(7, 5),
+    )()  # fmt: skip
+    marks = torch.stack([torch.randint(24, (3, 6)), torch.randint(7, (3, 6))], -1).float()
+    analysis = analyze(model, (torch.randn(3, 6, 3), marks))
+    assert [g.size for g in analysis.symmetry.groups] == [5]
+    assert analysis.distrusted == ()
+
+
+def test_a_model_that_takes_no_other_inputs_is_refused_in_words() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        row = 5 * (x[0] != 0).sum()  # 0 for the example alone
+        return m.b(m.a(x) + m.table(row))  # type: ignore[no-any-return]
+
+    model = net(forward, a=lin(3, 5), b=lin(5, 4), table=lambda: nn.Embedding(2, 5))()
+    with pytest.raises(ModelError, match="cannot be run on redrawn inputs"):
+        find_symmetry(model, (torch.tensor([[0.0], [9.0], [9.0]]).expand(3, 3),))
+
+
+# --- symmetries given by hand -------------------------------------------------------------------
+
+
+def by_hand(model: nn.Module, *, bias: bool) -> Symmetry:
+    axes = {"a.weight": ("hidden", None), "b.weight": (None, "hidden")}
+    own = {**axes, **({"a.bias": ("hidden",)} if bias else {})}
+    return Symmetry.from_axes(own, model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["log", "sqrt", "pow"])
+def test_a_wrong_symmetry_given_by_hand_is_seen_where_values_are_positive(name: str) -> None:
+    model = net(lambda m, x: m.b(HIDDEN[name](m, x)), a=lin(3, 5), b=lin(5, 4))()
+    inputs = (torch.rand(3, 3) + 0.5,)
+    check_symmetry(by_hand(model, bias=True), model, inputs)
+    with pytest.raises(StructureError, match="outputs change in eval mode"):
+        check_symmetry(by_hand(model, bias=False), model, inputs)
+
+
+@pytest.mark.parametrize("name", ["clamp", "saturated sigmoid", "dead relu", "hard threshold"])
+def test_a_symmetry_given_by_hand_of_what_has_no_influence_is_refused(name: str) -> None:
+    model = net(lambda m, x: m.b(HIDDEN[name](m, x)), a=lin(3, 5), b=lin(5, 4))()
+    with pytest.raises(StructureError, match="nothing can be proved of 'a.weight'"):
+        check_symmetry(by_hand(model, bias=False), model, (torch.rand(3, 3) + 0.5,))
+
+
+def test_looked_up_inputs_do_not_stop_a_proof_by_hand() -> None:
+    model = Lambda(
+        lambda m, x: m.b(m.a(m.table(x.long())).relu()),
+        table=nn.Embedding(4, 3), a=nn.Linear(3, 5), b=nn.Linear(5, 4),
+    )  # fmt: skip
+    check_symmetry(by_hand(model, bias=True), model, (torch.tensor([[0.0], [3.0], [2.0]]),))
+    with pytest.raises(StructureError, match="outputs change"):
+        check_symmetry(by_hand(model, bias=False), model, (torch.tensor([[0.0], [3.0]]),))
+
+
+@pytest.fixture
+def random() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
