@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from dimat.errors import ModelError, StructureError
 from dimat.symmetry import Symmetry, analyze, check_symmetry, find, find_symmetry
+from dimat.symmetry.evidence import close_to
 from dimat.symmetry.redraw import DRAWS, LEVELS, draw, near, redraw
 from dimat.symmetry.rules import RULES
 from dimat.symmetry.rules.registry import pointwise
-from dimat.symmetry.verify import close_to
 
 
 class HandMadeNorm(nn.Module):

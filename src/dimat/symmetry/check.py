@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import ModelError, StructureError
+from dimat.symmetry.evidence import close_to, differing
 from dimat.symmetry.redraw import DRAWS, LEAST_DRAWS, LEVELS, draw
 from dimat.symmetry.structure import cycles
 from dimat.symmetry.symmetry import Permutation, Symmetry
 from dimat.symmetry.trace import first_line, tied_keys
 from dimat.symmetry.units import Special
-from dimat.symmetry.verify import close_to, differing
 
 TOLERANCE = 1e-5  # relative to an output's largest value: a model may cast to float32 inside
 

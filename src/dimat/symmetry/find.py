@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from dimat.errors import ModelError
 from dimat.symmetry.call import Call, Operand, Result, as_tuple, tensors_in, value_labels
+from dimat.symmetry.execute import Example
 from dimat.symmetry.redraw import LEVELS
 from dimat.symmetry.reduce import reduce_solution
 from dimat.symmetry.rules import rule_for
@@ -19,7 +20,7 @@ from dimat.symmetry.solve import solve
 from dimat.symmetry.symmetry import Symmetry
 from dimat.symmetry.trace import Trace, first_line, flatten_inputs, operator_name, trace
 from dimat.symmetry.units import FIXED, Ints, Labels, Pin, Special, Units, along
-from dimat.symmetry.verify import Example, Proof
+from dimat.symmetry.verify import Proof
 
 _CACHE: dict[tuple[str, ...], Analysis] = {}
 

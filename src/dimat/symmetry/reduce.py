@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from dimat.symmetry.evidence import numbered
 from dimat.symmetry.solve import Solution
 from dimat.symmetry.structure import Family, structure_of
 from dimat.symmetry.symmetry import Group, Symmetry
 from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special
-from dimat.symmetry.verify import numbered
 
 if TYPE_CHECKING:
     from dimat.symmetry.find import Labeling
