@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -66,6 +67,16 @@ def fixed_order(rule: Rule) -> Rule:
         return (FIXED,) * len(call.shape)
 
     return still
+
+
+def unpinned(rule: Rule) -> Rule:
+    """The rule, without a word of what must stay."""
+
+    def loose(call: Call) -> Result:
+        with mock.patch.object(call.units, "pin", return_value=None):
+            return rule(call)
+
+    return loose
 
 
 def first_operand(rule: Rule) -> Rule:
@@ -167,6 +178,12 @@ MUTATIONS = [
         "aten._native_batch_norm_legit_functional",
     ),
     Mutation("aten.layer_norm", without("weight"), "layer-norm"),
+    Mutation(
+        "aten.instance_norm",
+        without("running_mean", "running_var"),
+        "instance-norm-with-statistics",
+    ),
+    Mutation("aten.embedding_renorm", unpinned, "embedding-with-a-maximal-norm", "aten.embedding"),
     Mutation("aten.group_norm", one_group, "group-norm"),
     Mutation("aten.linear", without("bias"), "glu"),
     Mutation("aten.conv2d", without("bias"), "squeeze-excite"),

@@ -122,6 +122,14 @@ LAYERS = (
          vectors(3), ((1, 6),), 4),
     Case("instance-norm", seq(conv(3, 5), lambda: nn.InstanceNorm2d(5, affine=True), nn.ReLU,
                               conv(5, 4)), images(size=4), ((1, 5),), 4),
+    # Its statistics are written in place, by the operator itself; the counter stays.
+    Case("instance-norm-with-statistics",
+         seq(lambda: nn.Conv1d(3, 5, 1),
+             lambda: nn.InstanceNorm1d(5, affine=True, track_running_stats=True), nn.ReLU,
+             lambda: nn.Conv1d(5, 4, 1)), vectors(3, 6), ((1, 5),), 4 + 1),
+    # The forward pass writes the parameter.
+    Case("embedding-with-a-maximal-norm", seq(lambda: nn.Embedding(11, 6, max_norm=0.5), lin(6, 4)),
+         tokens(2), ((1, 6),), 4),
     Case("group-norm", seq(conv(3, 8), lambda: nn.GroupNorm(2, 8), nn.ReLU, conv(8, 4)),
          images(size=4), ((1, 2), (2, 4)), 4),
     Case("prelu-per-channel", seq(conv(3, 5), lambda: nn.PReLU(5), conv(5, 4)),

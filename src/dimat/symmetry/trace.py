@@ -34,7 +34,7 @@ class Trace:
         states: State key of each placeholder that is a parameter or persistent buffer.
         constants: Value of each placeholder that is a constant.
         inputs: Names of the placeholders that are user inputs, in the order of ``flat_args``.
-        mutated: (node name, state key) of buffers that the forward pass writes.
+        mutated: (node name, state key) of entries that the forward pass writes.
         aliases: State keys that share storage with an earlier one, and that one.
         training: Whether the model was in training mode.
         parameters: State keys that are parameters, not buffers.
@@ -118,7 +118,7 @@ def trace(
 @contextmanager
 def _mode(model: nn.Module, training: bool) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    before = {name: value.detach().clone() for name, value in _entries(model)}
     model.train(training)
     try:
         yield
@@ -126,8 +126,15 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
         for module, mode in modes.items():
             module.training = mode
         with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
+            for name, value in _entries(model):
+                if not torch.equal(value, before[name]):
+                    value.copy_(before[name])
+
+
+def _entries(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name: a forward pass may write both."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
@@ -197,7 +204,7 @@ def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
     mutated, outputs = [], []
     for out in signature.output_specs:
         name = getattr(out.arg, "name", None)
-        if out.kind == OutputKind.BUFFER_MUTATION and name and out.target in own_keys:
+        if out.kind in STATE_WRITES and name and out.target in own_keys:
             mutated.append((name, aliases.get(out.target, out.target)))
         elif name:
             outputs.append(name)
@@ -205,6 +212,7 @@ def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
     for node in list(module.graph.nodes):  # they only assert the dtype that was exported
         if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
             module.graph.erase_node(node)
+    mutated.extend(_write_into_copies(module.graph, states).items())
     module.recompile()
     parameters = frozenset(own_keys & {name for name, _ in model.named_parameters()})
     return Trace(
@@ -218,6 +226,39 @@ def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
         training,
         parameters,
     )
+
+
+def _write_into_copies(graph: fx.Graph, states: Mapping[str, str]) -> dict[str, str]:
+    """Every operand that an operator writes in place, made a copy that later operators read.
+
+    Then a run of the graph changes nothing that it is given, and the update is a node's value.
+
+    Returns:
+        The state key of each copy of a state entry as it is in the end.
+    """
+    keys: dict[str, str] = {}
+    for node in list(graph.nodes):
+        for operand in _written(node):
+            with graph.inserting_before(node):
+                copy = graph.call_function(torch.ops.aten.clone.default, (operand,))
+            copy.meta = dict(operand.meta)
+            operand.replace_all_uses_with(copy, delete_user_cb=node.__le__)
+            key = keys.pop(operand.name, states.get(operand.name))
+            if key is not None:
+                keys[copy.name] = key
+    return keys
+
+
+def _written(node: fx.Node) -> list[fx.Node]:
+    """The operands that an operator changes."""
+    unsaid = WRITES_UNSAID.get(operator_name(node.target), ())
+    found = []
+    for i, argument in enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ())):
+        alias = argument.alias_info
+        if argument.name in unsaid or (alias is not None and alias.is_write):
+            value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+            found += [value] if isinstance(value, fx.Node) else []
+    return found
 
 
 def _constant(program: ExportedProgram, target: str) -> Tensor:
@@ -290,6 +331,11 @@ def _in_float64(
     return tuple(given), named
 
 
+STATE_WRITES = frozenset(
+    kind for kind in OutputKind if kind.name in ("BUFFER_MUTATION", "PARAMETER_MUTATION")
+)
+# Operands that PyTorch's schema does not say are written.
+WRITES_UNSAID = {"aten.instance_norm": ("running_mean", "running_var")}
 EMPTY = frozenset({"aten.new_empty", "aten.empty", "aten.empty_like"})
 DROPOUT = frozenset(
     {"aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout"}

@@ -77,6 +77,15 @@ def embedding(call: Call) -> Labels:
     return call.einsum([(call["weight"], ["v", "e"])], [*rows, "e"])
 
 
+@rule("aten.embedding_renorm")
+def embedding_renorm(call: Call) -> Labels:
+    """Rows that are looked up are scaled to a norm: rows stay, the embedding axis is free."""
+    call.pin(call["self"], [0], "looked up by index")
+    call.pin(call["indices"], range(call["indices"].rank), "used as an index")
+    labels: Labels = call["self"].labels
+    return labels
+
+
 @rule(
     "aten.conv1d",
     "aten.conv2d",
