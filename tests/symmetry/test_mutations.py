@@ -59,6 +59,22 @@ def elementwise_pair(rule: Rule) -> Rule:
     return lambda call: (call["self"].labels, call["self"].labels)
 
 
+def elementwise_value(rule: Rule) -> Rule:
+    """Values along an axis labeled as the operand, though they have an order of their own."""
+    return lambda call: (call["self"].labels,)
+
+
+def other_pieces(rule: Rule) -> Rule:
+    """A slice taken for the first of its length."""
+
+    def first(call: Call) -> Result:
+        end = call["src"].shape[-1]
+        seen = {**call.arguments, "start": 0, "end": end, "step": 1}
+        return rule(replace(call, arguments=seen))
+
+    return first
+
+
 def fixed_order(rule: Rule) -> Rule:
     """Claims that the result does not move at all."""
 
@@ -197,7 +213,13 @@ MUTATIONS = [
     Mutation("aten.lstm", loose_gates, "lstm-projected"),
     Mutation("aten.pixel_shuffle", fixed_order, "pixel-shuffle"),
     Mutation("aten._weight_norm", first_operand, "weight-norm"),
-    Mutation("aten.sort", elementwise_pair, "sort"),
+    Mutation("aten.sort", elementwise_pair, "sorted-positions"),
+    Mutation("aten.sort", unpinned, "sorted-positions"),
+    Mutation("aten.sort", elementwise_value, "sort"),
+    Mutation("aten.max_unpool2d", fixed_order, "max-unpool"),
+    Mutation("aten.index_put", fixed_order, "index-put"),
+    Mutation("aten.slice_scatter", other_pieces, "written-into-strides"),
+    Mutation("aten.copy", fixed_order, "written-into-strides"),
     Mutation("aten.index_add", first_operand, "message-passing"),
     Mutation("aten.gru_cell", without("b_ih", "b_hh"), "cells"),
     Mutation("aten.im2col", free_places, "patches"),

@@ -79,6 +79,12 @@ def overwrite(m: Any, x: Tensor) -> Tensor:
     return m.b(y)  # type: ignore[no-any-return]
 
 
+def interleaved(m: Any, x: Tensor) -> Tensor:
+    y = x.new_zeros(3, 10)
+    y[:, ::2], y[:, 1::2] = m.a(x), m.b(x)
+    return m.c(y)  # type: ignore[no-any-return]
+
+
 def experts(m: Any, x: Tensor) -> Tensor:
     gate = m.gate(x).softmax(-1)
     return gate[:, :1] * m.one(x) + gate[:, 1:] * m.two(x)  # type: ignore[no-any-return]
@@ -160,6 +166,8 @@ LAYERS = (
     # Unit 0 is added to every output by itself: its 3 weights and its bias stay.
     Case("slice-and-select", net(lambda m, x: m.b(m.a(x)[:, 1:]) + m.a(x)[:, :1],
                                  a=lin(3, 6), b=lin(5, 4)), vectors(3), ((1, 5),), 8),
+    Case("written-into-strides", net(interleaved, a=lin(3, 5), b=lin(3, 5), c=lin(10, 4)),
+         vectors(3), ((1, 5), (1, 5)), 4),
     Case("stack", net(lambda m, x: m.c(torch.stack([m.a(x), m.b(x)], 1).flatten(1)),
                       a=lin(3, 5), b=lin(3, 5), c=lin(10, 4)), vectors(3), ((1, 5), (1, 5)), 4),
     Case("einsum",
@@ -229,7 +237,14 @@ LAYERS = (
     Case("fixed-index",
          net(lambda m, x: m.b(m.a(x)[:, [4, 0, 1, 3, 2]]), a=lin(3, 5), b=lin(5, 4)),
          vectors(3), (), 44),
+    # Sorted values have an order of their own; that of the units is free.
     Case("sort", net(lambda m, x: m.b(m.a(x).sort(-1)[0]), a=lin(3, 5), b=lin(5, 4)),
+         vectors(3), ((1, 5),), 24),
+    Case("sorted-positions",
+         net(lambda m, x: m.b(m.a(x).sort(-1)[0] + m.a(x).sort(-1)[1]), a=lin(3, 5), b=lin(5, 4)),
          vectors(3), (), 44),
-    Case("overwritten-slice", net(overwrite, a=lin(3, 5), b=lin(5, 4)), vectors(3), (), 44),
+    # Units 0 and 1 are read by nobody; 2 and 3 are read twice, in the places of 0 and 1 too. Unit 4
+    # is alone: its 3 + 1 + 4 entries stay.
+    Case("overwritten-slice", net(overwrite, a=lin(3, 5), b=lin(5, 4)), vectors(3),
+         ((1, 2), (1, 2)), 4 + 8),
 )  # fmt: skip

@@ -118,6 +118,28 @@ def quantized(m: Any, x: Tensor) -> Tensor:
     return m.b(m.codes(torch.cdist(z, m.codes.weight).argmin(-1)))  # type: ignore[no-any-return]
 
 
+def segment(m: Any, x: Tensor) -> Tensor:
+    y, where = functional.max_pool2d(m.a(x).relu(), 2, return_indices=True)
+    return m.c(functional.max_unpool2d(m.b(y), where, 2))  # type: ignore[no-any-return]
+
+
+def winners(m: Any, x: Tensor) -> Tensor:
+    """The two strongest units, the median and the extremes; only values are read."""
+    y = m.a(x)
+    y = y * (y >= y.topk(2, -1).values[..., -1:]) - y.median(-1, keepdim=True).values
+    low, high = y.aminmax(dim=-1, keepdim=True)
+    return m.b(y + low * high + y.max(-1, keepdim=True).values)  # type: ignore[no-any-return]
+
+
+def put(m: Any, x: Tensor) -> Tensor:
+    """At fixed times, other units under a mask, and at times under a mask."""
+    y = torch.zeros(3, 4, 5, dtype=x.dtype)
+    y[:, torch.tensor([2, 0])] = m.a(x)[:, :2]
+    y[y < -0.5] = 0.5
+    y[x[..., 0] < 0] = 0.25
+    return m.b(y)  # type: ignore[no-any-return]
+
+
 def patches(m: Any, x: Tensor) -> Tensor:
     return m.c(m.b(functional.unfold(m.a(x), 3).mT).relu())  # type: ignore[no-any-return]
 
@@ -163,6 +185,8 @@ PINNED = 3 * 5 + 5 + 5 * 4 + 4  # every entry of two linear layers, 3 to 5 to 4
 OTHERS = (
     Case("every-activation", net(every_activation, a=lin(3, 5), b=lin(5, 4)),
          vectors(3), ((1, 5),), 4),
+    Case("random-slopes", seq(lin(3, 5), nn.RReLU, nn.AlphaDropout, lin(5, 4)), vectors(3),
+         ((1, 5),), 4),
     Case("low-rank", net(lambda m, x: m.b((m.a(x) + m.up(m.down(x))).relu()),
                          a=lin(3, 5), down=lin(3, 2), up=lin(2, 5), b=lin(5, 4)),
          vectors(3), ((1, 2), (1, 5)), 4),
@@ -214,6 +238,10 @@ OTHERS = (
     # Codes are looked up by index: their order stays, their dimensions move.
     Case("quantized", net(quantized, a=lin(3, 5), codes=lambda: nn.Embedding(7, 5), b=lin(5, 4)),
          vectors(6, 3), ((1, 5),), 4),
+    Case("max-unpool", net(segment, a=conv(3, 5), b=conv(5, 5), c=conv(5, 4)), images(size=4),
+         ((1, 5),), 4),
+    Case("winners", net(winners, a=lin(3, 6), b=lin(6, 4)), vectors(3), ((1, 6),), 4),
+    Case("index-put", net(put, a=lin(3, 5), b=lin(5, 4)), vectors(4, 3), ((1, 5),), 4),
     Case("patches", net(patches, a=conv(3, 4), b=lin(36, 5), c=lin(5, 4)), images(size=5),
          ((1, 4), (1, 5)), 4),
     Case("folded", net(lambda m, x: m.c(functional.fold(m.b(m.a(x)).flatten(2), (4, 4), 2,

@@ -62,8 +62,7 @@ def steps(
         key: wide(value) if isinstance(value, Tensor) else value
         for key, value in t.arguments(state, inputs).items()
     }
-    recorder = Recorder(t, keep=keep)
-    recorder.args_iter = iter(arguments[n.name] for n in t.graph.nodes if n.op == "placeholder")
+    recorder = Recorder(t, arguments, keep=keep)
     for position, node in enumerate(t.graph.nodes):
         if node.op == "output":
             return

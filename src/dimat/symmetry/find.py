@@ -90,10 +90,12 @@ def _prove(
     kwargs: Mapping[str, Any] | None,
 ) -> Analysis:
     inputs = flatten_inputs(args, kwargs)
+    draws = [t.example_draws() for t in traces]
+    entries = {**model.state_dict(), **draws[0], **draws[1]}
     errors: list[Exception] = []
     for level in LEVELS:  # what inputs may be is known by what the model can be run on
         try:
-            return _prove_on(Proof(traces, model.state_dict(), inputs, level), traces, model)
+            return _prove_on(Proof(traces, entries, inputs, level), traces, model, entries)
         except (RuntimeError, IndexError, ValueError) as error:
             errors.append(error)
     raise ModelError(
@@ -102,12 +104,14 @@ def _prove(
     ) from errors[-1]
 
 
-def _prove_on(proof: Proof, traces: Sequence[Trace], model: nn.Module) -> Analysis:
+def _prove_on(
+    proof: Proof, traces: Sequence[Trace], model: nn.Module, entries: Mapping[str, Tensor]
+) -> Analysis:
     state = model.state_dict()
     distrusted: dict[str, str] = {}
     blamed: list[Pin] = []
     while True:
-        labeling = label_graphs(traces, proof.examples, state, distrusted)
+        labeling = label_graphs(traces, proof.examples, entries, distrusted)
         solution = solve(labeling.units, labeling.used())
         fault = proof.first_fault(labeling.nodes, labeling.states, solution)
         if fault is None:
@@ -184,7 +188,7 @@ def _state_labels(
     traces: Sequence[Trace],
 ) -> Labels:
     """Fresh units for every axis of a floating entry; axes of other entries are fixed."""
-    used = any(key in t.states.values() for t in traces)
+    used = any(key in (*t.states.values(), *t.draws.values()) for t in traces)
     if not value.is_floating_point() or not used:
         return (FIXED,) * value.dim()
     labels: list[Any] = [
@@ -215,6 +219,10 @@ def _label_graph(
             labels[node.name] = _placeholder(labeling, t, node, value)
         elif node.op == "call_function":
             labels[node.name] = _apply_rule(units, node, labels, example.values, distrusted)
+        if node.name in t.draws:  # the units of the draw itself
+            drawn = labeling.states[t.draws[node.name]]
+            pairs = zip(as_tuple(labels[node.name])[0], drawn, strict=True)
+            labels[node.name] = tuple(units.same(a, b, "", i) for i, (a, b) in enumerate(pairs))
         if node.name in labels:
             _check_rank(node, labels[node.name], value)
     units.context = Pin("output", "", "an output of the model")
@@ -262,16 +270,11 @@ def _apply_rule(
     call = Call(node, _bind(node, labels, values), result, units)
     rule = rule_for(node.target)
     operands = call.tensors()
-    if rule is not None and node.name not in distrusted:
-        if not operands and isinstance(result, Tensor):
-            return value_labels(result)
-        return rule(call)
-    if (
-        not operands
-        and isinstance(result, Tensor)
-        and torch.Tag.nondeterministic_seeded not in (getattr(node.target, "tags", ()))
-    ):
+    random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    if not operands and isinstance(result, Tensor) and not random:
         return value_labels(result)
+    if rule is not None and node.name not in distrusted:
+        return rule(call)
     why = distrusted.get(node.name, "no rule for this operator")
     for operand in operands:
         call.pin(operand, range(operand.rank), why)

@@ -13,7 +13,7 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
@@ -35,6 +35,8 @@ class Trace:
         constants: Value of each placeholder that is a constant.
         inputs: Names of the placeholders that are user inputs, in the order of ``flat_args``.
         mutated: (node name, state key) of entries that the forward pass writes.
+        draws: For each node of independent random numbers a key: in a proof they are entries of
+            the state, since moving them changes no distribution.
         aliases: State keys that share storage with an earlier one, and that one.
         training: Whether the model was in training mode.
         parameters: State keys that are parameters, not buffers.
@@ -49,6 +51,7 @@ class Trace:
     aliases: Mapping[str, str]
     training: bool
     parameters: frozenset[str] = frozenset()
+    draws: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def batch_size(self) -> int | None:
@@ -70,7 +73,18 @@ class Trace:
         device = next((value.device for value in state.values()), torch.device("cpu"))
         values.update({name: value.to(device) for name, value in self.constants.items()})
         values.update(zip(self.inputs, flat_args, strict=True))
+        values.update({name: state[key] for name, key in self.draws.items() if key in state})
         return values
+
+    def example_draws(self) -> dict[str, Tensor]:
+        """Random numbers as the graph draws them for the example inputs, by their key."""
+        found, generator = {}, torch.Generator().manual_seed(0)
+        for node in self.graph.nodes:
+            if node.name in self.draws:
+                draw = torch.randn if operator_name(node.target) in NORMAL else torch.rand
+                shape = [n if isinstance(n, int) else n.node.hint for n in node.meta["val"].shape]
+                found[self.draws[node.name]] = draw(shape, generator=generator)
+        return found
 
     def digest(self) -> str:
         """A hash of the operators, shapes and names: equal for one architecture."""
@@ -215,6 +229,8 @@ def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
     mutated.extend(_write_into_copies(module.graph, states).items())
     module.recompile()
     parameters = frozenset(own_keys & {name for name, _ in model.named_parameters()})
+    drawing = [n.name for n in module.graph.nodes if operator_name(n.target) in DRAWN]
+    mode = "training" if training else "eval"
     return Trace(
         module,
         states,
@@ -225,6 +241,7 @@ def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
         aliases,
         training,
         parameters,
+        {name: f"{name} (drawn in {mode})" for name in drawing},
     )
 
 
@@ -289,13 +306,29 @@ def tied_keys(model: nn.Module) -> dict[str, str]:
 class Recorder(fx.Interpreter):
     """Runs a graph's nodes in double precision; dropout is left out.
 
+    What is drawn at random can be given; positions that nobody reads are left out.
+
     Args:
         trace: The graph.
+        given: Values of placeholders, and of random operators, by name.
         keep: Whether values are kept when nothing reads them any more.
     """
 
-    def __init__(self, trace: Trace, *, keep: bool = True) -> None:
+    def __init__(self, trace: Trace, given: Mapping[str, Any], *, keep: bool = True) -> None:
         super().__init__(trace.module, garbage_collect_values=not keep)
+        self.trace, self.given = trace, given
+        names = [n.name for n in trace.graph.nodes if n.op == "placeholder"]
+        self.args_iter = iter([given[name] for name in names])
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node, or take the value that it is given."""
+        if n.name in self.trace.draws and n.name in self.given:
+            return self.given[n.name]
+        value = super().run_node(n)
+        if operator_name(n.target) not in RANKED or not isinstance(value, tuple):
+            return value
+        read = {user.args[1] for user in n.users if user.users}
+        return value if 1 in read else (value[0], None)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operator; dropout passes its input through, casts go to float64."""
@@ -305,8 +338,8 @@ class Recorder(fx.Interpreter):
             return args[0]
         if name == "aten.native_dropout":
             return args[0], torch.ones_like(args[0], dtype=torch.bool)
-        if name == "aten.bernoulli":
-            return torch.ones_like(args[0])
+        if name == "aten.rrelu":  # of the mean slope, as in eval mode
+            return torch.nn.functional.rrelu(*args[:3])
         value = super().call_function(target, args, kwargs)
         return torch.zeros_like(value) if name in EMPTY else value
 
@@ -331,6 +364,15 @@ def _in_float64(
     return tuple(given), named
 
 
+# Independent draws: of a distribution around zero, and of positive numbers.
+NORMAL = ("aten.randn", "aten.randn_like", "aten.normal_functional", "aten.cauchy")
+POSITIVE = ("aten.rand", "aten.rand_like", "aten.uniform", "aten.exponential", "aten.log_normal")
+DRAWN = (*NORMAL, *POSITIVE, "aten.bernoulli")
+# Values along an axis in their own order, and the position of each.
+RANKED = frozenset(
+    {"aten.sort", "aten.topk", "aten.kthvalue", "aten.median", "aten.nanmedian", "aten.mode",
+     "aten.max", "aten.min"}
+)  # fmt: skip
 STATE_WRITES = frozenset(
     kind for kind in OutputKind if kind.name in ("BUFFER_MUTATION", "PARAMETER_MUTATION")
 )

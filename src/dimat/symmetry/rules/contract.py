@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from dimat.symmetry.call import Call, Operand
 from dimat.symmetry.rules.registry import rule
 from dimat.symmetry.units import FIXED, Labels
+
+_MASKS = (torch.bool, torch.uint8)
 
 
 def _with_bias(call: Call, labels: Labels, axis: int) -> Labels:
@@ -155,17 +158,53 @@ def index(call: Call) -> Labels:
         given = [None] * call.axis("dim", x.rank) + [call["index"]]
     else:
         given = list(call["indices"])
-    indexed = [i for i, own in enumerate(given) if own is not None]
-    call.pin(x, indexed, "indexed by a tensor")
+    indexed = _indexed(call, x, given)
+    out = _picked(x, indexed, len(call.shape) - (x.rank - len(indexed)))
+    return call.einsum([(x, list(range(x.rank)))], out)
+
+
+def _indexed(call: Call, x: Operand, given: Sequence[Operand | None]) -> list[int]:
+    """The axes that are indexed by a tensor, pinned; a mask covers as many as it has."""
+    axis = 0
+    indexed: list[int] = []
     for own in given:
+        width = own.rank if own is not None and own.value.dtype in _MASKS else 1
         if own is not None:
+            indexed += range(axis, axis + width)
             call.pin(own, range(own.rank), "used as an index")
+        axis += width
+    call.pin(x, indexed, "indexed by a tensor")
+    return indexed
+
+
+def _picked(x: Operand, indexed: Sequence[int], count: int) -> list[Any]:
+    """A letter for every axis of what an index of ``count`` axes picks."""
     letters = [i for i in range(x.rank) if i not in indexed]
-    count = len(call.shape) - len(letters)
     adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
     at = sum(1 for i in letters if i < indexed[0]) if adjacent else 0
-    out = [*letters[:at], *(f"index{k}" for k in range(count)), *letters[at:]]
-    return call.einsum([(x, list(range(x.rank)))], out)
+    return [*letters[:at], *(f"index{k}" for k in range(count)), *letters[at:]]
+
+
+@rule("aten.index_put", "aten._unsafe_index_put")
+def index_put(call: Call) -> Labels:
+    """Like ``index``, the values tied to what they replace; one under a mask: element-wise."""
+    x: Operand = call["self"]
+    value: Operand = call["values"]
+    given: list[Operand | None] = list(call["indices"])
+    letters: list[Any] = list(range(x.rank))
+    masks = [own for own in given if own is not None and own.value.dtype in _MASKS]
+    if masks and len(given) == 1 and value.value.numel() == 1:
+        return call.einsum([(x, letters), (masks[0], letters[: masks[0].rank])], letters)
+    if masks:
+        for operand in call.tensors():
+            call.pin(operand, range(operand.rank), "as many values as the mask has entries")
+        return (FIXED,) * x.rank
+    indexed = _indexed(call, x, given)
+    out = _picked(x, indexed, max(own.rank for own in given if own is not None))
+    aligned = out[len(out) - value.rank :]
+    call.pin(value, [i for i, a in enumerate(aligned) if a not in letters], "a place of its own")
+    kept = [f"indexed{i}" if i in indexed else i for i in letters]
+    return call.einsum([(x, kept), (value, aligned)], letters)
 
 
 @rule("aten.einsum")

@@ -48,7 +48,7 @@ def _reduced(call: Call) -> Labels:
     return call.einsum([(labels, kept)], list(range(x.rank)), sizes=[sizes])
 
 
-@rule("aten.var_mean", "aten.std_mean")
+@rule("aten.var_mean", "aten.std_mean", "aten.aminmax")
 def two_moments(call: Call) -> Result:
     """Both results are labeled alike."""
     return _reduced(call), _reduced(call)
@@ -56,41 +56,50 @@ def two_moments(call: Call) -> Result:
 
 @rule("aten.max", "aten.min")
 def extremum(call: Call) -> Result:
-    """Along an axis the position of the extremum moves with the units: that result pins them."""
+    """Along an axis the position of the extremum moves with the units: it pins them, if read."""
     if isinstance(call.result, Tensor):
         return reduction(call) if call.get("other") is None else call.broadcast(*call.tensors())
+    if call.result[1] is None:
+        return (_reduced(call),)
     x = _first(call)
     call.pin(x, call.axes("dim", x.rank), "indices into it are returned")
     labels = _reduced(call)
     return labels, labels
 
 
-@rule(
-    "aten.sort",
-    "aten.argsort",
-    "aten.topk",
-    "aten.kthvalue",
-    "aten.median",
-    "aten.mode",
-    "aten.argmax",
-    "aten.argmin",
-    "aten.cummax",
-    "aten.cummin",
-    "aten.aminmax",
-)
+@rule("aten.sort", "aten.topk", "aten.kthvalue", "aten.median", "aten.nanmedian", "aten.mode")
 def order_statistics(call: Call) -> Result:
+    """Values in their own order, whatever that of the axis, which is pinned if positions are read.
+
+    The others keep their units.
+    """
+    if isinstance(call.result, Tensor):
+        return ()  # of all entries
+    if call.result[1] is None and call.get("sorted") is not False:
+        return (_along(call),)
+    return positions(call)
+
+
+@rule("aten.argsort", "aten.argmax", "aten.argmin", "aten.cummax", "aten.cummin")
+def positions(call: Call) -> Result:
     """Positions along an axis are told apart: it is pinned, the others keep their units."""
     x = _first(call)
-    given = call.get("dim")
-    axes = list(range(x.rank)) if given is None else [int(given) % x.rank]
+    axes = call.axes("dim", x.rank)
     call.pin(x, axes, "positions along this axis are told apart")
-    letters = list(range(x.rank))
+    labels = _along(call)
+    return labels if isinstance(call.result, Tensor) else tuple(labels for _ in call.result)
+
+
+def _along(call: Call) -> Labels:
+    """Labels of what is computed along an axis, which has an order of its own afterwards."""
+    x = _first(call)
+    axes, letters = call.axes("dim", x.rank), list(range(x.rank))
     free = [i for i in letters if i not in axes]
     labels = call.einsum([(x, letters)], free)
     if len(call.shape) == x.rank:
         sizes = tuple(x.shape[i] for i in free)
         labels = call.einsum([(labels, free)], letters, sizes=[sizes])
-    return labels if isinstance(call.result, Tensor) else tuple(labels for _ in call.result)
+    return labels
 
 
 @rule("aten.tril", "aten.triu")
@@ -193,3 +202,13 @@ def spatial_with_indices(call: Call) -> tuple[Labels, ...]:
     """Like :func:`spatial`; the returned indices are places within a channel."""
     labels = _on_places(call)
     return labels, labels
+
+
+@rule("aten.max_unpool2d", "aten.max_unpool3d")
+def unpool(call: Call) -> Labels:
+    """Each channel's values go to places of that channel, which its indices name."""
+    x, where = call["self"], call["indices"]
+    for operand in (x, where):
+        call.pin(operand, range(2, x.rank), "a spatial axis")
+    labels = call.broadcast(x, where)
+    return (*labels[:2], *(FIXED for _ in labels[2:]))

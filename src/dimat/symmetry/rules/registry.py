@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dimat.symmetry.call import Call, Operand, Result
-from dimat.symmetry.trace import operator_name
+from dimat.symmetry.trace import NORMAL, POSITIVE, operator_name
 from dimat.symmetry.units import ANY
 
 Rule = Callable[[Call], Result]
@@ -76,7 +76,6 @@ def rule_for(target: Any) -> Rule | None:
     "aten.to",
     "aten.dropout",
     "aten.feature_dropout",
-    "aten.copy",
     *UNTAGGED,
 )
 def pointwise(call: Call) -> Result:
@@ -123,10 +122,23 @@ def is_zero(x: Any) -> bool:
     return isinstance(x, (int, float)) and x == 0
 
 
-@rule("aten.bernoulli", "aten.new_empty", "aten.empty", "aten.empty_like")
-def noise(call: Call) -> Result:
-    """Dropout's mask is left out (all ones): it is the same everywhere."""
+@rule("aten.new_empty", "aten.empty", "aten.empty_like")
+def empty(call: Call) -> Result:
+    """Taken for zeros: only the shape is read."""
     return (ANY,) * len(call.shape)
+
+
+@rule(*NORMAL, *POSITIVE)
+def noise(call: Call) -> Result:
+    """Independent draws: they have units of their own, which move with what they are added to."""
+    return (ANY,) * len(call.shape)
+
+
+@rule("aten.bernoulli")
+def coins(call: Call) -> Result:
+    """Independent draws, too, which move with their probabilities."""
+    own: Operand = call["self"]
+    return own.labels
 
 
 @rule("aten.native_dropout")

@@ -9,7 +9,7 @@ import numpy as np
 
 from dimat.symmetry.call import Call, Operand, indices
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.units import ANY, FIXED, Label, Labels, Special
+from dimat.symmetry.units import ANY, FIXED, Ints, Label, Labels, Special
 
 
 def relabel_axes(labels: Labels, order: Sequence[int]) -> Labels:
@@ -152,6 +152,12 @@ def expand(call: Call) -> Labels:
     return _expanded(call, call["self"])
 
 
+@rule("aten.copy")
+def copy(call: Call) -> Labels:
+    """Of what is overwritten only the shape is read."""
+    return _expanded(call, call["src"])
+
+
 def _expanded(call: Call, x: Operand) -> Labels:
     shape = call.shape
     lead = len(shape) - x.rank
@@ -211,9 +217,13 @@ def slice_(call: Call) -> Labels:
     """The units picked belong to new ones."""
     x = call["self"]
     axis = call.axis("dim", x.rank)
+    return call.units.take(x.labels, axis, _sliced(call, x.shape[axis]))
+
+
+def _sliced(call: Call, size: int) -> Ints:
+    """The indices that a slice picks of an axis."""
     start, stop, step = call.get("start"), call.get("end"), int(call.get("step") or 1)
-    picked = indices(*slice(start, stop, step).indices(x.shape[axis]))
-    return call.units.take(x.labels, axis, picked)
+    return indices(*slice(start, stop, step).indices(size))
 
 
 @rule("aten.narrow")
@@ -334,22 +344,24 @@ def _padded(
 
 @rule("aten.slice_scatter", "aten.select_scatter")
 def scatter(call: Call) -> Labels:
-    """A piece is replaced: the axis is pinned, the others are tied."""
+    """A piece is replaced: a concatenation of the rest and the piece, put in order."""
     x, source = call["self"], call["src"]
-    axis = call.axis("dim", x.rank)
-    call.pin(x, [axis], "part of it is overwritten")
-    letters = list(range(x.rank))
-    inner = [i for i in letters if source.rank == x.rank or i != axis]
-    if source.rank == x.rank:
-        call.pin(source, [axis], "it overwrites a part")
-    operands = [(x, letters), (source, inner)]
-    if source.rank == x.rank and source.shape[axis] != x.shape[axis]:
-        reduced = call.einsum([(source, inner)], [i for i in inner if i != axis])
-        rest = [i for i in inner if i != axis]
-        shape = tuple(n for i, n in enumerate(source.shape) if i != axis)
-        labels = call.einsum([(x, letters), (reduced, rest)], letters, sizes=[shape])
-        return _as_fixed(labels, axis)
-    return _as_fixed(call.einsum(operands, letters), axis)
+    axis, size = call.axis("dim", x.rank), x.shape[call.axis("dim", x.rank)]
+    labels: Labels = source.labels
+    shape = list(source.shape)
+    if source.rank < x.rank:
+        picked = np.asarray([int(call["index"]) % size])
+        labels = _as_fixed(_insert_axis(labels, axis), axis)
+        shape.insert(axis, 1)
+    else:
+        picked = _sliced(call, size)
+    rest = np.setdiff1d(np.arange(size), picked)
+    if not len(rest):
+        return labels
+    kept = [*x.shape[:axis], len(rest), *x.shape[axis + 1 :]]
+    parts = [call.units.take(x.labels, axis, rest), labels]
+    joined = call.units.join(parts, [kept, shape], axis)
+    return call.units.take(joined, axis, np.argsort(np.concatenate([rest, picked])))
 
 
 @rule("aten.pixel_shuffle")
