@@ -37,7 +37,13 @@ def by_gumbel(m: Any, x: Tensor) -> Tensor:
     return m.d(soft * m.log_variance(h))  # type: ignore[no-any-return]
 
 
-FORWARDS = [latent, by_shape, by_distribution, by_gumbel]
+def by_slopes(m: Any, x: Tensor) -> Tensor:
+    h = m.e(x).relu()
+    slope = torch.nn.functional.rrelu(m.mean(h), training=True)
+    return m.d(slope * m.log_variance(h))  # type: ignore[no-any-return]
+
+
+FORWARDS = [latent, by_shape, by_distribution, by_gumbel, by_slopes]
 
 
 def model_of(forward: Callable[..., Any]) -> torch.nn.Module:

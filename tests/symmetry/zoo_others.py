@@ -140,6 +140,13 @@ def put(m: Any, x: Tensor) -> Tensor:
     return m.b(y)  # type: ignore[no-any-return]
 
 
+def complex_numbers(m: Any, x: Tensor) -> Tensor:
+    z = torch.complex(x @ m.a, x @ m.b)
+    z = z.conj() * torch.polar(m.r.exp(), m.t) + z / z.abs()
+    y = z @ torch.complex(m.c, m.d).mT.conj().mT
+    return torch.cat([y.real, y.imag, y.angle()], -1)
+
+
 def patches(m: Any, x: Tensor) -> Tensor:
     return m.c(m.b(functional.unfold(m.a(x), 3).mT).relu())  # type: ignore[no-any-return]
 
@@ -185,8 +192,6 @@ PINNED = 3 * 5 + 5 + 5 * 4 + 4  # every entry of two linear layers, 3 to 5 to 4
 OTHERS = (
     Case("every-activation", net(every_activation, a=lin(3, 5), b=lin(5, 4)),
          vectors(3), ((1, 5),), 4),
-    Case("random-slopes", seq(lin(3, 5), nn.RReLU, nn.AlphaDropout, lin(5, 4)), vectors(3),
-         ((1, 5),), 4),
     Case("low-rank", net(lambda m, x: m.b((m.a(x) + m.up(m.down(x))).relu()),
                          a=lin(3, 5), down=lin(3, 2), up=lin(2, 5), b=lin(5, 4)),
          vectors(3), ((1, 2), (1, 5)), 4),
@@ -238,6 +243,9 @@ OTHERS = (
     # Codes are looked up by index: their order stays, their dimensions move.
     Case("quantized", net(quantized, a=lin(3, 5), codes=lambda: nn.Embedding(7, 5), b=lin(5, 4)),
          vectors(6, 3), ((1, 5),), 4),
+    Case("complex-numbers",
+         lambda: Functional(complex_numbers, a=(3, 5), b=(3, 5), r=(5,), t=(5,), c=(5, 2),
+                            d=(5, 2)), vectors(3), ((1, 5),), 0),
     Case("max-unpool", net(segment, a=conv(3, 5), b=conv(5, 5), c=conv(5, 4)), images(size=4),
          ((1, 5),), 4),
     Case("winners", net(winners, a=lin(3, 6), b=lin(6, 4)), vectors(3), ((1, 6),), 4),

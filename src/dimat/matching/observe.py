@@ -72,6 +72,8 @@ class Observation:
             per_sample: At most about this many places of every sample, in even strides that visit
                 all places over the samples; all if None.
         """
+        if value.is_complex():  # both parts are seen, as of two places
+            value = torch.view_as_real(value.resolve_conj())
         if self.blurred:
             value = value.float().square()
         if self.among:

@@ -341,6 +341,8 @@ class Recorder(fx.Interpreter):
         if name == "aten.rrelu":  # of the mean slope, as in eval mode
             return torch.nn.functional.rrelu(*args[:3])
         value = super().call_function(target, args, kwargs)
+        if isinstance(value, Tensor):
+            value = value.resolve_conj()  # a lazy conjugate cannot be compared
         return torch.zeros_like(value) if name in EMPTY else value
 
 

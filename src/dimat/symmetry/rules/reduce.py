@@ -130,6 +130,8 @@ _FOURIER = [
     "aten.roll",
     "aten.rot90",
     "aten.logcumsumexp",
+    "aten.fft_fftshift",
+    "aten.fft_ifftshift",
     *_FOURIER,
 )
 def ordered(call: Call) -> Labels:

@@ -16,6 +16,8 @@ RULES: dict[str, Rule] = {}
 
 # Pointwise, but not tagged so, or not in every overload.
 UNTAGGED = (
+    "aten._conj",
+    "aten._neg_view",
     "aten.absolute",
     "aten.arccos",
     "aten.arccosh",
@@ -25,6 +27,7 @@ UNTAGGED = (
     "aten.arctan2",
     "aten.arctanh",
     "aten.complex",
+    "aten.conj",
     "aten.divide",
     "aten.floor_divide",
     "aten.greater",
@@ -40,6 +43,8 @@ UNTAGGED = (
     "aten.not_equal",
     "aten.polar",
     "aten.real",
+    "aten.resolve_conj",
+    "aten.resolve_neg",
     "aten.rsub",
     "aten.subtract",
     "aten.true_divide",
