@@ -128,7 +128,7 @@ def lacking(
     results = [_moving(x, s, moves) for x in as_tuple(labels.get(node.name, ()))]
     used = _used(node, len(results))
     operands = [n for n in _read(node) if any(_moving(as_tuple(labels[n.name])[0], s, moves))]
-    if not operands and not any(results[k] for k in used):
+    if not used or not (operands or any(results[k] for k in used)):
         return None
     for k in used:
         if k not in own.varies and (operands or results[k]):
@@ -149,8 +149,10 @@ def _moving(labels: Labels, s: Solution, moves: Ints) -> list[int]:
 def _used(node: fx.Node, results: int) -> list[int]:
     """Numbers of the results that something reads."""
     picked = [n.args[1] for n in node.users if n.target is operator.getitem]
-    several = isinstance(node.meta.get("val"), (tuple, list))
-    return sorted({k for k in picked if isinstance(k, int)}) if several else list(range(results))
+    if isinstance(node.meta.get("val"), (tuple, list)):
+        return sorted({k for k in picked if isinstance(k, int)})
+    read = any(not computes(user) or node in _read(user) for user in node.users)
+    return list(range(results)) if read else []
 
 
 def _read(node: fx.Node) -> list[fx.Node]:
