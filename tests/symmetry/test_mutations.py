@@ -18,10 +18,10 @@ from tests.symmetry.zoo_others import OTHERS
 from torch import nn
 
 from dimat.symmetry import analyze, check_symmetry, find
-from dimat.symmetry.call import Call, Result
+from dimat.symmetry.call import Call, Result, as_tuple
 from dimat.symmetry.rules import RULES, Rule
 from dimat.symmetry.rules.registry import pointwise
-from dimat.symmetry.units import FIXED, Label
+from dimat.symmetry.units import FIXED, Label, Special
 
 CASES = {case.name: case for case in (*LAYERS, *ATTENTIONS, *OTHERS)}
 CASES["batch-norm"] = Case(
@@ -91,6 +91,20 @@ def unpinned(rule: Rule) -> Rule:
     def loose(call: Call) -> Result:
         with mock.patch.object(call.units, "pin", return_value=None):
             return rule(call)
+
+    return loose
+
+
+def forgetful(rule: Rule) -> Rule:
+    """The result has units of its own, tied to nothing."""
+
+    def loose(call: Call) -> Result:
+        result = rule(call)
+        own = [
+            tuple(x if isinstance(x, Special) else call.units.fresh(x.shape) for x in labels)
+            for labels in as_tuple(result)
+        ]
+        return tuple(own) if isinstance(result[0], tuple) else own[0]
 
     return loose
 

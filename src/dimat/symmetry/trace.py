@@ -323,7 +323,9 @@ class Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, or take the value that it is given."""
         if n.name in self.trace.draws and n.name in self.given:
-            return self.given[n.name]
+            drawn = self.given[n.name]
+            by_entry = n.target is torch.ops.aten.bernoulli.default  # probabilities are read
+            return drawn * self.fetch_args_kwargs_from_env(n)[0][0] if by_entry else drawn
         value = super().run_node(n)
         if operator_name(n.target) not in RANKED or not isinstance(value, tuple):
             return value
