@@ -11,6 +11,8 @@ from tests.symmetry.zoo_layers import lin, net
 from torch import Tensor
 
 import dimat
+from dimat.matching import MATCHERS, Problem
+from dimat.symmetry import analyze
 
 
 def latent(m: Any, x: Tensor) -> Tensor:
@@ -90,6 +92,18 @@ def test_units_under_one_and_the_same_noise_move_together(draw: Callable[[Tensor
     model = net(shared, a=lin(3, 5), b=lin(3, 5), c=lin(5, 2), d=lin(5, 2))()
     (group,) = dimat.find_symmetry(model, (torch.zeros(3, 3),)).groups
     assert {key for key, _ in group.members} >= {"a.weight", "b.weight", "c.weight", "d.weight"}
+
+
+def test_a_permuted_copy_matches_back_through_its_noise() -> None:
+    torch.manual_seed(0)
+    model = model_of(latent)
+    analysis = analyze(model, (torch.zeros(3, 3),))
+    state, symmetry = model.state_dict(), analysis.symmetry
+    theirs = symmetry.apply(symmetry.random(torch.Generator().manual_seed(1)), state)
+    problem = Problem(analysis, [state, theirs], (0.5, 0.5), [(torch.randn(200, 3),)])
+    _, found = MATCHERS["activations"].match(problem)
+    back = symmetry.apply(found.permutation, theirs)
+    torch.testing.assert_close(back, dict(state), rtol=0, atol=0)
 
 
 def test_noise_on_the_model_s_outputs_moves_nothing() -> None:

@@ -19,7 +19,8 @@ _IN_ANY_LAYOUT: dict[object, Any] = {torch.ops.aten.view.default: torch.ops.aten
 class Run:
     """One state's run on one batch, as far as it has got.
 
-    A value is kept only until its last reader has run.
+    A value is kept only until its last reader has run. Of random draws all entries are their mean:
+    what is random in one model says nothing of another.
 
     Args:
         trace: The graph.
@@ -32,7 +33,7 @@ class Run:
         self.state = state
         self.done = 0
         self._nodes, self._position, self._last = _order(trace.graph)
-        self._keys = trace.states
+        self._keys, self._draws = trace.states, trace.draws
         device = next((value.device for value in state.values()), torch.device("cpu"))
         self._given = {name: value.to(device) for name, value in trace.constants.items()}
         call = flatten_inputs(inputs if isinstance(inputs, tuple) else (inputs,))
@@ -65,7 +66,10 @@ class Run:
 
         args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
         with torch.no_grad():
-            return _IN_ANY_LAYOUT.get(node.target, node.target)(*args, **kwargs)
+            result = _IN_ANY_LAYOUT.get(node.target, node.target)(*args, **kwargs)
+        if node.name in self._draws:
+            return result.mean().expand_as(result).contiguous()
+        return result
 
     def _step(self, node: fx.Node) -> None:
         self.done += 1
