@@ -159,6 +159,12 @@ class Agent:
         self._drop_gradient()
         self.schedule.step()
 
+    def scale_momentum(self, factor: float) -> None:
+        """Multiply the momenta of momentum SGD by a factor."""
+        for memory in self.optimizer.state.values():
+            if memory.get("momentum_buffer") is not None:
+                memory["momentum_buffer"].mul_(factor)
+
     def schedule_at(self, place: int) -> None:
         """Put the learning rate where it is after so many steps."""
         schedule = self.schedule

@@ -23,7 +23,6 @@ from dimat.methods import (
     GradientTracking,
     LocalDecentralized,
     Method,
-    MomentumConsensus,
     Settings,
     StochasticGradientPush,
     Swarm,
@@ -74,6 +73,9 @@ class Quadratic:
     def update(self, gradient: Mapping[str, Tensor], scale: float = 1.0) -> None:
         self.velocity = self.momentum * self.velocity + gradient["x"].numpy()
         self.x = self.x - self.lr * scale * self.velocity
+
+    def scale_momentum(self, factor: float) -> None:
+        self.velocity = factor * self.velocity
 
 
 def agents(network: Network, seed: int = 0, momentum: float = 0.0) -> list[Quadratic]:
@@ -128,25 +130,33 @@ def test_consensus_follows_the_closed_form_in_both_orders(order: str, seed: int)
     np.testing.assert_allclose(stacked(them), x, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_momentum_consensus_is_a_heavy_ball_on_agreement_and_descent(seed: int) -> None:
-    network = irregular_topology(seed)
-    them = agents(network, seed, momentum=0.6)
-    x, pi = stacked(them), network.pi
-    v = np.zeros_like(x)
-    run(MomentumConsensus(), them, 20)
-    for _ in range(20):
-        v = 0.6 * v + (pi @ x - x) - LR * gradients(them, x)
-        x = x + v
-    np.testing.assert_allclose(stacked(them), x, rtol=1e-9, atol=1e-11)
-
-
-def test_momentum_consensus_that_adapts_first_has_momentum_of_gradients_alone() -> None:
-    network = irregular_topology()
+@pytest.mark.parametrize("order", ["combine", "adapt"])
+def test_momentum_consensus_at_a_constant_rate_is_consensus_with_momentum_sgd(order: str) -> None:
+    network, own = irregular_topology(), Settings(order=order)  # type: ignore[arg-type]
     ours, theirs = agents(network, momentum=0.6), agents(network, momentum=0.6)
-    run(MomentumConsensus("adapt"), ours, 7)
-    run(Consensus("adapt"), theirs, 7)
+    run(METHODS["cdmsgd"](own), ours, 7)
+    run(METHODS["cdsgd"](own), theirs, 7)
     np.testing.assert_array_equal(stacked(ours), stacked(theirs))
+
+
+@pytest.mark.parametrize("order", ["combine", "adapt"])
+@pytest.mark.parametrize("name", ["cdsgd", "cdmsgd"])
+def test_disagreement_without_gradients_shrinks_by_the_second_eigenvalue(
+    name: str, order: str
+) -> None:
+    """However large the momentum, which has nothing to go along; on the ring of five by .539."""
+    network = build_topology("ring", 5)
+    values, vectors = np.linalg.eigh(network.pi)
+    assert values[-2] == pytest.approx(0.5393, abs=1e-4)
+    them = agents(network, momentum=0.9)
+    for me in them:
+        me.curvature = np.zeros((D, D))
+        me.x = vectors[me.index, -2:] @ np.arange(1.0, 1 + 2 * D).reshape(2, D)
+    for _ in range(12):
+        before = stacked(them) - stacked(them).mean(0)
+        run(METHODS[name](Settings(order=order)), them, 1)  # type: ignore[arg-type]
+        after = stacked(them) - stacked(them).mean(0)
+        np.testing.assert_allclose(after, values[-2] * before, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("order", ["combine", "adapt"])

@@ -167,7 +167,7 @@ def _check_list(setting: str, names: tuple[str, ...], known: Collection[str]) ->
 
 
 def _check_momentum(config: RunConfig) -> None:
-    """Cdmsgd is momentum SGD itself; an adaptive optimizer would rescale its consensus."""
+    """Cdmsgd is momentum SGD itself; an adaptive optimizer has no velocity of its kind."""
     name = config.optimizer.name
     if "cdmsgd" in (config.method, *config.controls) and name not in ("sgd", "msgd"):
         raise ConfigError(

@@ -1,46 +1,47 @@
-"""``cdmsgd``: consensus with momentum that remembers the consensus as well."""
+"""``cdmsgd``: average with the neighbors at every step, then along a velocity of gradients."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from dimat.exchange import Talk
 from dimat.methods.consensus import InEitherOrder
 from dimat.methods.protocol import Learner
-from dimat.methods.swap import combined
 
 
 @dataclass(frozen=True)
 class MomentumConsensus(InEitherOrder):
-    r"""Polyak momentum over the whole displacement, agreement and descent together.
+    r"""Consensus SGD with a velocity of each agent's own gradients, which is never averaged.
 
     .. math::
-        v_i \leftarrow \mu v_i + \Bigl(\sum_j \pi_{ij}\theta_j - \theta_i\Bigr)
-        - \alpha g_i(\theta_i), \qquad \theta_i \leftarrow \theta_i + v_i
+        v_i \leftarrow \mu v_i - \alpha g_i(\theta_i), \qquad
+        \theta_i \leftarrow \sum_j \pi_{ij}\theta_j + v_i
+        \quad\text{or}\quad \sum_j \pi_{ij}(\theta_j + v_j)
 
-    It is the optimizer's momentum that does this: the displacement to the average is handed to it
-    as part of the gradient, :math:`g_i + (\theta_i - \sum_j\pi_{ij}\theta_j)/\alpha`. In the
-    order adapt, then combine, momentum is of the gradients alone, and the method is ``cdsgd`` with
-    momentum SGD.
+    The learning rate is part of the velocity: a step taken at a high rate is carried on at full
+    length when the rate has gone down. PyTorch's momentum SGD leaves it out,
+    :math:`b_i \leftarrow \mu b_i + g_i` and :math:`\Delta = -\alpha b_i`, so that ``cdsgd`` with
+    that optimizer is this method while :math:`\alpha` is constant, and another one under a
+    schedule.
 
-    *Assumes* what ``cdsgd`` does, and momentum SGD as the optimizer: an adaptive one would rescale
-    the displacement. *Breaks when* :math:`\mu` is large and the graph dense: momentum overshoots
-    the average, and agents swing around it.
+    *Assumes* what ``cdsgd`` does, and momentum SGD as the optimizer: an adaptive one has no such
+    velocity. *Breaks when* shards differ: every agent's velocity runs along its own gradients, so
+    momentum multiplies the bias of ``cdsgd``.
 
     Args:
         order: combine (then adapt) or adapt (then combine).
 
     References:
-        Jiang et al., "Collaborative Deep Learning in Fixed Topology Networks", NeurIPS 2017.
+        Jiang et al., "Collaborative Deep Learning in Fixed Topology Networks", NeurIPS 2017,
+        Algorithm 2.
     """
 
     def step(self, me: Learner) -> Talk[None]:
-        """Gradient, displacement to the average, momentum step."""
-        if self.order == "adapt":
-            yield from self.along(me, me.gradient())
-            return
-        gradient, ours = me.gradient(), me.state()
-        average = yield from combined(me, ours)
-        away = {key: (ours[key] - average[key]) / me.lr for key in gradient}
-        me.load({**average, **{key: ours[key] for key in gradient}})
-        me.update({key: value + away[key] for key, value in gradient.items()})
+        """Gradient, average, velocity step."""
+        gradient, rate = me.gradient(), me.lr
+        if me.kept and rate:  # b is -v / alpha: it follows alpha, so that v stays what it was
+            me.scale_momentum(float(me.kept["step"]["lr"]) / rate)
+        me.kept["step"] = {"lr": torch.tensor(rate, dtype=torch.float64)}
+        yield from self.along(me, gradient)

@@ -52,8 +52,9 @@ class Consensus(InEitherOrder):
         \text{adapt, then combine:}\quad
         \theta_i \leftarrow \sum_j \pi_{ij}\bigl(\theta_j + \Delta(g_j(\theta_j))\bigr)
 
-    Gradients are always taken at the agent's own parameters, before they are averaged. Running
-    statistics are averaged with them.
+    Gradients are always taken at the agent's own parameters, before they are averaged; weight decay
+    is the optimizer's, at the parameters that it steps from. Momenta are not averaged, running
+    statistics are.
 
     *Assumes* a doubly stochastic mixing matrix, units in one order (one shared init, or so many
     steps that they meet), and a step size that is small against the spectral gap. *Breaks when*

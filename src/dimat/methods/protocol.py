@@ -164,6 +164,9 @@ class Learner(Protocol):
     def update(self, gradient: Mapping[str, Tensor], scale: float = 1.0) -> None:
         """One step of its optimizer along a gradient, at ``scale`` times its learning rate."""
 
+    def scale_momentum(self, factor: float) -> None:
+        """Multiply what its optimizer, if that is momentum SGD, has summed of gradients."""
+
 
 class Method:
     """One way of learning together. As it stands: every agent alone.
