@@ -16,34 +16,35 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import dimat.methods
 from dimat import RunConfig, run
-from dimat.data import SPLITS
-from dimat.data.partition import Partition, iid_then_by_class
 from dimat.exchange import Talk
-from dimat.experiment.config import DataConfig, MatchingConfig, OptimizerConfig
+from dimat.exchange.crew import ALONE
+from dimat.experiment.assembly import Assembly
+from dimat.experiment.config import MatchingConfig, OptimizerConfig
+from dimat.experiment.desk import Desk
 from dimat.experiment.display import Silent
+from dimat.experiment.pretrain import Pretraining
 from dimat.experiment.record import RunFolder
 from dimat.experiment.rounds import Rounds
-from dimat.experiment.setup import Setup, make_setup, pretrain
+from dimat.experiment.setup import Setup, make_setup
 from dimat.matching import activation_scores
 from dimat.matching.drift import drift
 from dimat.matching.gauge import cycle_error
-from dimat.methods import Dimat, Member, Merged, Settings
+from dimat.methods import Dimat, Member, Merged, Method, Settings
 from dimat.models import build_model
 from dimat.symmetry import analyze
 
 SEEDS = range(3)
 AGENTS = (5, 10, 20)
-SPLIT = "iid-then-class-mod-10"
-BASE = RunConfig(batch_size=16, controls=(), threads=1, eval_every=20, data=DataConfig(split=SPLIT))
+TREE = MatchingConfig(gauge="tree")
+BASE = RunConfig(batch_size=16, controls=(), threads=1, eval_every=20, matching=TREE)
 
 
 def matching(**settings: Any) -> RunConfig:
-    return replace(BASE, matching=MatchingConfig(**settings))
+    return replace(BASE, matching=replace(TREE, **settings))
 
 
 def memory(on_merge: Any, config: RunConfig = BASE) -> RunConfig:
@@ -73,23 +74,13 @@ CASES = {
 }
 
 
-def iid_then_class_mod_10(labels: Any, agents: int, alpha: float, random: Any) -> Partition:
-    """As iid-then-by-class; beyond 10 agents, those of one class share its images."""
-    few = min(agents, 10)
-    dealt = iid_then_by_class(labels, few, alpha, random)
-    share = agents // few
-    rounds = [dealt.rounds[a % few][a // few :: share] for a in range(agents)]
-    first = np.concatenate(dealt.pretrain)
-    order = random.permutation(first)
-    order = order[np.argsort(labels[order], kind="stable")]
-    return Partition([np.sort(order[a::agents]) for a in range(agents)], rounds)
-
-
 @dataclass
-class Watched:
+class Watched(Method):
     """``dimat``, and what it found."""
 
     settings: Settings
+    exchanges = "rounds"
+    matches = True
     fault: bool = False
     seconds: list[float] = field(default_factory=list)
     edges: dict[int, dict[tuple[int, int], Any]] = field(default_factory=dict)
@@ -112,7 +103,12 @@ class Watched:
 
 def prepared(agents: int, seed: int) -> tuple[Setup, Any]:
     setup = make_setup(replace(BASE, agents=agents, seed=seed))
-    return setup, pretrain(setup, Silent())
+    return setup, Pretraining(setup, everybody(setup), Silent(), None).run()
+
+
+def everybody(setup: Setup) -> Assembly:
+    agents = setup.config.agents
+    return Assembly(ALONE.transport(agents), agents)
 
 
 def measured(setup: Setup, snapshots: Any, name: str, case: RunConfig) -> dict[str, float]:
@@ -129,7 +125,11 @@ def measured(setup: Setup, snapshots: Any, name: str, case: RunConfig) -> dict[s
     dimat.methods.METHODS["dimat"] = watched
     with tempfile.TemporaryDirectory() as folder:
         record = RunFolder.create(Path(folder) / "run", config, config.method)
-        found = Rounds(twin, config.method, record, Silent()).run(snapshots).summary
+        desk = Desk(twin, config.method, record, Silent())
+        rounds = Rounds(twin, config.method, everybody(twin), Silent(), desk)
+        result = rounds.run(dict(snapshots))
+    assert result is not None, "agent 0 lives here"
+    found = result.summary
     numbers = {
         "accuracy": 100 * float(str(found["test_accuracy_mean"])),
         "kB": float(str(found["sent_bytes"])) / 1e3 / config.rounds / config.agents,
@@ -152,7 +152,6 @@ def shown(rows: list[dict[str, float]]) -> Iterator[str]:
 
 def table() -> None:
     torch.set_num_threads(1)
-    SPLITS[SPLIT] = iid_then_class_mod_10
     for agents in AGENTS:
         started = time.perf_counter()
         starts = [prepared(agents, seed) for seed in SEEDS]

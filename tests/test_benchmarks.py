@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -15,6 +16,11 @@ HELPERS = {"__main__", "parents", "results", "soak_report", "vit"}  # that the o
 def test_every_script_is_a_benchmark_or_a_helper() -> None:
     names = [own.name for own in BENCHMARKS]
     assert sorted(names) == sorted({path.stem for path in FOLDER.glob("*.py")} - HELPERS)
+
+
+@pytest.mark.parametrize("own", BENCHMARKS, ids=lambda own: own.name)
+def test_a_benchmark_finds_all_that_it_imports(own: Benchmark) -> None:
+    importlib.import_module(f"benchmarks.{own.name}")
 
 
 def test_a_script_that_has_a_short_form_is_run_in_short() -> None:

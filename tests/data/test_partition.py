@@ -54,6 +54,31 @@ def test_pretraining_and_rounds_share_no_image_and_miss_none(agents: int, seed: 
         assert set((y[own] % agents).tolist()) <= {agent}
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(["by-class", "iid-then-by-class"]), st.integers(8, 30), st.integers(0, 1000))
+def test_more_agents_than_classes_share_their_classes_evenly(
+    name: str, agents: int, seed: int
+) -> None:
+    """Agent i has class i mod C; who have the same have no image in common, and miss none."""
+    y = labels(seed)
+    dealt = deal(name, y, agents, seed=seed).rounds
+    halves = partition("iid-then-by-class", y, 1, seed=seed, alpha=1.0, batch_size=1)
+    all_of_them = halves.rounds[0] if name != "by-class" else np.arange(300)
+    np.testing.assert_array_equal(np.sort(np.concatenate(dealt)), all_of_them)
+    for agent, own in enumerate(dealt):
+        assert set(y[own].tolist()) == {agent % CLASSES}
+        assert (np.diff(own) > 0).all()
+    for c in range(CLASSES):
+        assert np.ptp([len(own) for own in dealt[c::CLASSES]]) <= 1
+
+
+@pytest.mark.parametrize("name", ["by-class", "iid-then-by-class"])
+def test_who_gets_what_of_a_shared_class_is_drawn(name: str) -> None:
+    y = labels(2)
+    first, again, other = (deal(name, y, 14, seed=seed).rounds[0].tolist() for seed in (5, 5, 6))
+    assert first == again != other
+
+
 def test_a_large_alpha_is_nearly_iid_and_a_small_one_nearly_one_agent_a_class() -> None:
     y = labels(0, 7000)
 

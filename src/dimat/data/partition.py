@@ -74,8 +74,18 @@ def _deal_iid(labels: Indices, agents: int, random: np.random.Generator) -> list
     return [np.sort(order[agent::agents]) for agent in range(agents)]
 
 
-def _deal_by_class(labels: Indices, agents: int) -> list[Indices]:
-    return [np.flatnonzero(labels % agents == agent).astype(np.int64) for agent in range(agents)]
+def _deal_by_class(labels: Indices, agents: int, random: np.random.Generator) -> list[Indices]:
+    """Whole classes; of more agents than classes, those of one class share it evenly."""
+    classes = int(labels.max()) + 1
+    if agents <= classes:  # nothing is drawn
+        owner = labels % agents
+        return [np.flatnonzero(owner == agent).astype(np.int64) for agent in range(agents)]
+    dealt = [np.empty(0, np.int64)] * agents
+    for c, images in enumerate(_by_label(labels, random)):
+        sharing = range(c, agents, classes)
+        for k, agent in enumerate(sharing):
+            dealt[agent] = np.sort(images[k :: len(sharing)])
+    return dealt
 
 
 def iid(labels: Indices, agents: int, alpha: float, random: np.random.Generator) -> Partition:
@@ -85,8 +95,8 @@ def iid(labels: Indices, agents: int, alpha: float, random: np.random.Generator)
 
 
 def by_class(labels: Indices, agents: int, alpha: float, random: np.random.Generator) -> Partition:
-    """Class c goes whole to agent c mod N."""
-    parts = _deal_by_class(labels, agents)
+    """Class c goes whole to agent c mod N; of N > C agents, i has a share of class i mod C."""
+    parts = _deal_by_class(labels, agents, random)
     return Partition(parts, parts)
 
 
@@ -109,7 +119,7 @@ def iid_then_by_class(
     first, second = _deal_iid(labels, 2, random)
     return Partition(
         [first[part] for part in _deal_iid(labels[first], agents, random)],
-        [second[part] for part in _deal_by_class(labels[second], agents)],
+        [second[part] for part in _deal_by_class(labels[second], agents, random)],
     )
 
 

@@ -51,8 +51,9 @@ class DataConfig:
         source: digits; npz:PATH with train_x, train_y, test_x, test_y (NHWC images, int labels);
             folder:PATH with train/CLASS/*.png or *.jpg and the same in test or val; or hf:NAME of
             the Hugging Face Hub.
-        split: iid, by-class, dirichlet, or iid-then-by-class (pre-train on an IID half, continue
-            by class on the other).
+        split: iid, by-class (class c to agent c mod N; of more agents than classes, those of one
+            class share it), dirichlet, or iid-then-by-class (pre-train on an IID half, continue by
+            class on the other).
         alpha: Concentration of the dirichlet split, > 0; smaller is more skewed.
         validation: Share of every shard held out for validation, in [0, 0.5].
         augment: Random flip and crop of training images; off where mirrored images mean another
