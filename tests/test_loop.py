@@ -102,6 +102,26 @@ def test_plain_averaging_gives_everyone_the_weighted_mean(store: str) -> None:
             assert_close(value.double(), mean, atol=1e-6, rtol=1e-5)
 
 
+def test_the_time_of_recalibration_is_time_of_the_merge(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_time, original = threading.local(), dimat.loop.recalibrate
+
+    def slow(*args: Any) -> bool:  # nothing else takes time
+        own_time.now = getattr(own_time, "now", 0.0) + 5.0
+        return original(*args)
+
+    monkeypatch.setattr(dimat.loop, "recalibrate", slow)
+    monkeypatch.setattr("time.perf_counter", lambda: getattr(own_time, "now", 0.0))
+
+    def part(i: int) -> None:
+        with agent(store, "busy", i, net(i), method="wa", topology="full") as own:
+            found = own.exchange()
+            assert (found.merge_s, own.traffic.busy_s) == (5.0, 5.0)
+
+    together([lambda i=i: part(i) for i in range(3)])
+
+
 def test_permuted_copies_of_one_network_come_into_one_order_and_stay_that_function(
     store: str,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cached_property
@@ -45,7 +46,7 @@ class Exchanged:
         incidents: What did not count.
         disagreement: Distance from the aligned neighbors before the merge; None without any.
         match_s: Seconds spent matching.
-        merge_s: Seconds spent combining.
+        merge_s: Seconds spent combining, taking the result over and recalibrating.
     """
 
     round: int
@@ -184,7 +185,10 @@ class Agent:
         talk = in_precision(self._method.merge(me), self._precision)
         merged = self._hood.run({self.id: talk}, {self.id: self.traffic})[self.id]
         self._presence.after(merged)
+        start = time.perf_counter()
         self._take_over(merged)
+        taken_s = time.perf_counter() - start
+        self.traffic.busy_s += taken_s
         self._presence.speak(self.rounds, self._gauge)  # who comes meanwhile knows that it is late
         incidents = tuple(self._hood.incidents)
         for own in incidents:
@@ -196,7 +200,7 @@ class Agent:
             incidents,
             merged.disagreement,
             merged.match_s,
-            merged.merge_s,
+            merged.merge_s + taken_s,
         )
         self.history.append(result)
         return result

@@ -163,7 +163,10 @@ class OuterConfig:
 
 @dataclass(frozen=True)
 class RecalibrationConfig:
-    """BatchNorm statistics after a merge (or before evaluation), from the agent's own shard.
+    """BatchNorm statistics after a merge, from the agent's own shard.
+
+    A step of every round whether that is evaluated or not, after the merge; of methods that
+    exchange while they train, after the training. Its time counts.
 
     Args:
         methods: Methods whose averaged models are recalibrated; all: every one that averages.

@@ -66,7 +66,7 @@ class Part:
         self._carry_optimizer(agent, result)
         agent.traffic.busy_s += time.perf_counter() - start
         if result.disagreement is not None and not result.calibrated:
-            self.recalibrate(agent, number)  # for evaluation only: training has its own statistics
+            self.recalibrate(agent, number)
         spent = time.perf_counter() - start
         return {
             "disagreement": result.disagreement,
@@ -85,13 +85,23 @@ class Part:
             symmetry, p = self.setup.analysis.symmetry, result.permutation
             permute_optimizer(agent.optimizer, agent.model, lambda e: symmetry.apply(p, e))
 
-    def recalibrate(self, agent: Agent, number: int) -> None:
-        """BatchNorm statistics of an averaged model, from the agent's own images, if asked for."""
-        own = self.setup.config.recalibration
+    def recalibrate(self, agent: Agent, number: int) -> float:
+        """BatchNorm statistics of an averaged model, from the agent's own images, if asked for.
+
+        A step of the round, whether that is measured or not: the next merge matches units by what
+        these statistics make of them, and mixes them.
+
+        Returns:
+            Seconds that it took; the agent was busy for as long.
+        """
+        own, start = self.setup.config.recalibration, time.perf_counter()
         if {"all", self.name} & set(own.methods):
             images = _calibration(agent, RECALIBRATE, number, own.images)
             with agent.autocast():  # as it is evaluated
                 recalibrate(agent.model, images)
+        spent = time.perf_counter() - start
+        agent.traffic.busy_s += spent
+        return spent
 
 
 def _calibration(agent: Agent, purpose: int, number: int, images: int) -> list[Tensor]:

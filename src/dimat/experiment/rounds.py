@@ -111,21 +111,23 @@ class Rounds:
         return met
 
     def _train(self, number: int, *, measured: bool) -> None:
-        """Local steps, or steps with exchange; evaluate."""
+        """Local steps, or steps with exchange and then recalibration; evaluate."""
         before = [agent.traffic.busy_s for agent in self.agents]
         try:
             self._learn_all()
             losses = [agent.loss() for agent in self.agents]
         except TrainingError as error:
             raise TrainingError(f"{self.name}, round {number}, {error}") from error
-        if not measured:
-            return
-        if self.together and self.assembly.size > 1:
-            for agent in self.agents:
-                self.part.recalibrate(agent, number)
-            self.measure.training(number, self.agents)
         spent = [a.traffic.busy_s - b for a, b in zip(self.agents, before, strict=True)]
         costs = [_learned(loss, s) for loss, s in zip(losses, spent, strict=True)]
+        mixed = self.together and self.assembly.size > 1
+        if mixed:
+            for agent, cost in zip(self.agents, costs, strict=True):
+                cost["merge_s"] = self.part.recalibrate(agent, number)
+        if not measured:
+            return
+        if mixed:
+            self.measure.training(number, self.agents)
         self.measure.agents(number, "trained", self.agents, costs)
 
     def _learn_all(self) -> None:

@@ -100,8 +100,8 @@ class Work:
         if self.together:
             looked = n * len(self.measured) if n > 1 else 0
             crossed = steps * self.neighbors if self.name == "cga" else 0.0
-            recalibrated = looked if self._recalibrates else 0
-            seen = {"recalibrated": recalibrated, "looked_at": looked}
+            anew = n * config.rounds if n > 1 and self._recalibrates else 0
+            seen = {"recalibrated": anew, "looked_at": looked}
             return Counts(evaluated=trained, gradients=crossed, **seen, **common)
         if self.name in ("fedavg", "diloco") and n > 1:
             return self._of_rounds([n] * config.rounds, trained, n * config.rounds, **common)
