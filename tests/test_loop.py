@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import dimat
+from dimat import loop
 from dimat.errors import ConfigError, ExchangeError, ModelError, StructureError, TopologyError
 from dimat.exchange import Step, Talk
 from dimat.exchange.board import serve
@@ -105,13 +106,13 @@ def test_plain_averaging_gives_everyone_the_weighted_mean(store: str) -> None:
 def test_the_time_of_recalibration_is_time_of_the_merge(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own_time, original = threading.local(), dimat.loop.recalibrate
+    own_time, original = threading.local(), loop.recalibrate
 
     def slow(*args: Any) -> bool:  # nothing else takes time
         own_time.now = getattr(own_time, "now", 0.0) + 5.0
         return original(*args)
 
-    monkeypatch.setattr(dimat.loop, "recalibrate", slow)
+    monkeypatch.setattr(loop, "recalibrate", slow)
     monkeypatch.setattr("time.perf_counter", lambda: getattr(own_time, "now", 0.0))
 
     def part(i: int) -> None:
