@@ -24,8 +24,7 @@ class Moment:
         round: Its number, from 0.
         accuracy: Mean test accuracy over the agents, a fraction in [0, 1]; None if not a number.
         used: What had been used of each resource when it was measured: bytes and steps of all
-            agents together; seconds, of the slowest agent in every phase of every round, since
-            the others wait for it; None if not recorded.
+            agents together; seconds of a run in step (busy.py); None if not recorded.
     """
 
     round: int

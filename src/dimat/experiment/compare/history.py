@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dimat.errors import RecordError
+from dimat.experiment.busy import busy_s
 from dimat.experiment.compare.budget import Curve, Moment
 
 _Line = dict[str, Any]
@@ -65,31 +66,12 @@ def curve_of(lines: Sequence[_Line]) -> Curve:
     used: dict[int, dict[str, float | None]] = {}
     accuracy: dict[int, float | None] = {}
     total: dict[str, float | None] = {}
-    seconds = _Seconds()
-    for (number, _), own in phases.items():
-        total = {**_used(own), "busy_s": seconds.after(own)}
+    seconds = busy_s({x["agent"]: x.get("busy_s") for x in own} for own in phases.values())
+    for ((number, _), own), spent in zip(phases.items(), seconds, strict=True):
+        total = {**_used(own), "busy_s": spent}
         used.setdefault(number, total)
         accuracy.setdefault(number, _mean(own, "test_accuracy"))
     return Curve(tuple(Moment(r, accuracy[r], used[r]) for r in accuracy), total)
-
-
-class _Seconds:
-    """Time of a run in step: a phase lasts as long as its slowest agent computes."""
-
-    def __init__(self) -> None:
-        self._total: float | None = 0.0
-        self._before: dict[int, float] = {}
-
-    def after(self, lines: Sequence[_Line]) -> float | None:
-        """Seconds until the end of the next phase; None once an agent has no record of them."""
-        busy = {int(line["agent"]): line.get("busy_s") for line in lines}
-        if self._total is None or None in busy.values():
-            self._total = None
-            return None
-        own = {agent: float(value) for agent, value in busy.items() if value is not None}
-        self._total += max(value - self._before.get(agent, 0.0) for agent, value in own.items())
-        self._before.update(own)
-        return self._total
 
 
 def _line(text: str, where: str) -> _Line:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dimat.experiment.busy import busy_s
 from dimat.experiment.report.values import Line, Run
 
 
@@ -19,7 +20,7 @@ class Measured:
         accuracies: Test accuracy of every agent by its number, a fraction.
         sent_bytes: By all agents together until then; None if not recorded.
         epochs: Passes over the own shard until then, mean over agents; None if not recorded.
-        busy_s: Seconds computed until then, mean over agents; None if not recorded.
+        busy_s: Seconds of a run in step until then (busy.py); None if not recorded.
     """
 
     round: int
@@ -42,26 +43,42 @@ def curve(run: Run) -> tuple[Measured, ...]:
     A round that a killed run did not come through is left out: its mean would be of some agents.
     """
     agents = {line.agent for line in run.lines}
-    found: dict[int, dict[str, dict[int, Line]]] = {}
-    for line in run.lines:  # of lines that a resumed run wrote twice the last counts
-        found.setdefault(line.round, {}).setdefault(line.phase, {})[line.agent] = line
-    measured = []
-    for number, phases in sorted(found.items()):
-        phase = "merged" if "merged" in phases else "trained"
-        lines = [phases[phase][agent] for agent in sorted(phases[phase])]
-        if {line.agent for line in lines if line.test_accuracy is not None} == agents:
-            measured.append(_measured(number, phase, lines))
-    return tuple(measured)
+    phases = _phases(run)
+    measured: dict[int, Measured | None] = {}
+    for ((number, phase), lines), spent in zip(phases.items(), _busy(phases), strict=True):
+        if number not in measured:  # merged comes before trained
+            whole = {line.agent for line in lines if line.test_accuracy is not None} == agents
+            measured[number] = _measured(number, phase, lines, spent) if whole else None
+    return tuple(own for own in measured.values() if own)
 
 
-def _measured(number: int, phase: str, lines: Sequence[Line]) -> Measured:
+def total_busy_s(run: Run) -> float | None:
+    """Seconds of a run in step until its last line (busy.py); None if not recorded."""
+    found = _busy(_phases(run))
+    return found[-1] if found else None
+
+
+def _phases(run: Run) -> dict[tuple[int, str], list[Line]]:
+    """All lines by round and phase, in order; of lines that a resumed run wrote twice the last."""
+    latest = {(line.round, line.phase, line.agent): line for line in run.lines}
+    found: dict[tuple[int, str], list[Line]] = {}
+    for (number, phase, _), line in sorted(latest.items(), key=lambda item: item[0]):
+        found.setdefault((number, phase), []).append(line)
+    return found
+
+
+def _busy(phases: Mapping[tuple[int, str], Sequence[Line]]) -> list[float | None]:
+    return busy_s({line.agent: line.busy_s for line in lines} for lines in phases.values())
+
+
+def _measured(number: int, phase: str, lines: Sequence[Line], spent: float | None) -> Measured:
     return Measured(
         number,
         phase,
         {line.agent: line.test_accuracy for line in lines if line.test_accuracy is not None},
         _all(sum, (line.sent_bytes for line in lines)),
         _all(statistics.fmean, (line.epochs for line in lines)),
-        _all(statistics.fmean, (line.busy_s for line in lines)),
+        spent,
     )
 
 

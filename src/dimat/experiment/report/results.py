@@ -73,7 +73,8 @@ def results(compared: Compared) -> Html:
     caption = (
         "Final test accuracy, mean over the agents: mean ± sample standard deviation over n "
         "finished seeds. Worst agent: that of every seed, averaged. Bytes: sent by all agents "
-        "together. Busy: time that an agent computed, mean over agents. Every round is in "
+        "together. Busy: time of the slowest agent in every phase, for whom the others wait. Every "
+        "round is in "
     )
     return tag(
         "section",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dimat.experiment.report.compared import Series
-from dimat.experiment.report.curve import curve, last_lines
+from dimat.experiment.report.curve import curve, last_lines, total_busy_s
 from dimat.experiment.report.values import Run
 
 PHASES = ("match_s", "merge_s", "train_s")
@@ -22,7 +22,7 @@ class Total:
         accuracies: Final test accuracy of every finished run, mean over agents, a fraction.
         worst: Mean over the runs of their worst agent's accuracy; None if not recorded.
         sent_bytes: By all agents together, mean over the runs; None if not recorded.
-        busy_s: Seconds that an agent computed, mean over agents and runs; None if not recorded.
+        busy_s: Seconds of a run in step (busy.py), mean over the runs; None if not recorded.
     """
 
     of: int
@@ -56,7 +56,7 @@ def total(series: Series) -> Total:
         tuple(finals),
         _mean([_worst(run) for run in runs]),
         _mean([_sent(run) for run in runs]),
-        _mean([_mean([line.busy_s for line in last_lines(run)]) for run in runs]),
+        _mean([total_busy_s(run) for run in runs]),
     )
 
 

@@ -46,7 +46,12 @@ def by_cost(compared: Compared) -> Panel | None:
     """Accuracy over bytes, seconds and epochs: those that were recorded."""
     found = [
         _by_bytes(compared),
-        _by(compared, "seconds computed", "Seconds computed, mean over agents", lambda x: x.busy_s),
+        _by(
+            compared,
+            "seconds computed",
+            "Seconds computed, by the slowest agent of every phase",
+            lambda x: x.busy_s,
+        ),
         _by(
             compared,
             "epochs",

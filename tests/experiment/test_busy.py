@@ -1,0 +1,50 @@
+"""Busy time has one definition, and whoever reads a run folder finds the same."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.experiment.report_folders import AGENTS, make_run, metrics, write_lines
+
+from dimat.experiment.busy import busy_s
+from dimat.experiment.compare.history import read_curve
+from dimat.experiment.report.compared import compare
+from dimat.experiment.report.curve import curve
+from dimat.experiment.report.read import read_sources
+from dimat.experiment.report.totals import total
+
+
+def test_a_phase_lasts_as_long_as_its_slowest_agent() -> None:
+    assert busy_s([{0: 2.0, 1: 3.0}, {0: 6.0, 1: 4.0}, {0: 6.5, 1: 8.0}]) == [3.0, 7.0, 11.0]
+    assert busy_s([]) == []
+
+
+def test_alone_an_agent_is_busy_for_as_long_as_it_says() -> None:
+    assert busy_s([{0: 2.0}, {0: 2.5}, {0: 7.0}]) == [2.0, 2.5, 7.0]
+
+
+def test_what_one_agent_did_not_record_is_not_known_from_then_on() -> None:
+    assert busy_s([{0: 1.0, 1: 1.0}, {0: 2.0, 1: None}, {0: 3.0, 1: 3.0}]) == [1.0, None, None]
+
+
+@pytest.mark.parametrize("method", ["dimat", "cdsgd"])
+def test_compare_and_report_call_the_same_number_busy(tmp_path: Path, method: str) -> None:
+    folder, rng = make_run(tmp_path / "run", method), random.Random(0)
+    lines, now = metrics(method, 0, 4), 0.0
+    for line in lines:  # who is slowest changes
+        now += rng.uniform(0.1, 2.0)
+        line["busy_s"] = now
+    write_lines(folder / "metrics.jsonl", [*lines[-3:], *lines])  # a resumed run writes some twice
+    compared, read = compare(read_sources([str(folder)])), read_curve(folder)
+    [series] = compared.series
+    found = curve(series.runs[0])
+    assert [(x.round, x.busy_s) for x in found] == [
+        (moment.round, moment.used["busy_s"]) for moment in read.moments
+    ]
+    assert total(series).busy_s == read.total["busy_s"]
+    by_phase = np.array([line["busy_s"] for line in lines], float).reshape(-1, AGENTS)
+    expected = np.diff(by_phase, axis=0, prepend=0).max(1).sum()
+    assert read.total["busy_s"] == pytest.approx(expected)
