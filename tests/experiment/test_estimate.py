@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from dimat.experiment.estimate import forecast as forecasting
 from dimat.experiment.estimate.assume import assumed
 from dimat.experiment.estimate.facts import memory_entries, model_facts
 from dimat.experiment.estimate.forecast import Forecast, forecast
+from dimat.experiment.estimate.known import KNOWN
 from dimat.experiment.estimate.steps import STEPS
 from dimat.experiment.estimate.traffic import Wire
 from dimat.experiment.rounds import method_settings
@@ -38,7 +39,7 @@ from dimat.experiment.settings import load_config
 from dimat.experiment.setup import make_setup
 from dimat.experiment.snapshot import Snapshot
 from dimat.merging.optimizer import flat_memory, memory_of
-from dimat.methods import METHODS
+from dimat.methods import METHODS, Averaging, Method, Settings
 from dimat.state import num_bytes, state_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -80,6 +81,39 @@ CASES: dict[str, RunConfig] = {
 
 
 SOLITARY = ("local", "centralized")
+
+
+class Pairs(Method):
+    """Registered as docs/methods/own.md says."""
+
+    exchanges = "rounds"
+
+
+class Steps(Method):
+    exchanges = "steps"
+
+
+@pytest.mark.parametrize("made", [Pairs, Steps, Method, lambda: Averaging()])
+@pytest.mark.parametrize("role", ["method", "controls"])
+def test_a_method_of_ones_own_is_refused_with_the_way_to_measure_it(
+    monkeypatch: pytest.MonkeyPatch, made: Callable[[], Method], role: str
+) -> None:
+    monkeypatch.setitem(METHODS, "own", lambda settings: made())
+    config = replace(SMALL, method="own") if role == "method" else replace(SMALL, controls=("own",))
+    with pytest.raises(ConfigError, match="'own' is not one of dimat's own.*run it for two rounds"):
+        foreseen(config)
+
+
+def test_a_method_of_ones_own_under_a_known_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(METHODS, "wa", lambda settings: Pairs())
+    with pytest.raises(ConfigError, match="'wa' is not one of dimat's own"):
+        foreseen(replace(SMALL, method="wa"))
+
+
+def test_all_methods_of_dimat_are_foreseen() -> None:
+    assert {name: type(make(Settings())) for name, make in METHODS.items()} == KNOWN
 
 
 @pytest.mark.parametrize("name", CASES)

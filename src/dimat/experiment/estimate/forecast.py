@@ -81,6 +81,9 @@ def forecast(
         read_s: Seconds that making it took.
         observer: Told how it goes.
         calibrate: Whether to time this device; about 15 s.
+
+    Raises:
+        ConfigError: If a method is a user's own: its cost cannot be foreseen.
     """
     config = setup.config
     names = [config.method, *(name for name in config.controls if name != config.method)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from dimat.experiment.estimate.facts import ModelFacts
+from dimat.experiment.estimate.known import check_known
 from dimat.experiment.estimate.meetings import Meeting, meetings
 from dimat.experiment.rounds import method_settings
 from dimat.experiment.setup import Setup
@@ -51,6 +52,9 @@ class Work:
         setup: Of the method: that of ``centralized`` has one agent.
         name: Of the method.
         shards: For each agent its numbers of training and of validation images, in the rounds.
+
+    Raises:
+        ConfigError: If the method's cost cannot be foreseen.
     """
 
     setup: Setup
@@ -60,6 +64,7 @@ class Work:
 
     def __post_init__(self) -> None:
         made = METHODS[self.name](method_settings(self.setup.config))
+        check_known(self.name, made)
         object.__setattr__(self, "method", made)
 
     @property
