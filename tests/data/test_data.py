@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dimat.data import Shard, flip_and_crop, generator, load_dataset, normalize, partition, subset
+from dimat.data.partition import held_out
 from dimat.errors import ConfigError, DataError
 
 
@@ -144,10 +145,12 @@ def test_a_subset_is_stratified() -> None:
         subset(LABELS, 501, seed=0)
 
 
-def make_shard(n: int = 50, **settings: Any) -> Shard:
+def make_shard(n: int = 50, validation: float = 0.0, batch_size: int = 1) -> Shard:
     """Images whose every pixel is their own number."""
     images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 4, 4, 3)
-    return Shard(images, torch.arange(n) % 5, **settings)
+    labels = torch.arange(n) % 5
+    held = held_out(labels.numpy(), validation, batch_size, 0)
+    return Shard(images, labels, held=torch.from_numpy(held))
 
 
 def numbers(batch: torch.Tensor) -> list[int]:

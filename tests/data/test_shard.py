@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dimat.data import Shard, generator, normalize, partition
+from dimat.data import Shard, generator, hold_out, normalize, partition
+from dimat.data.partition import held_out
 
 CLASSES = 5
 
@@ -25,18 +25,22 @@ def numbers(batch: Tensor) -> list[int]:
     return ((batch[:, 0, 1, 1] * 0.25 + 0.5) * 1000).round().int().tolist()
 
 
-def make(n: int, **settings: Any) -> Shard:
+def make(n: int, validation: float = 0.0, batch_size: int = 1, seed: int = 0) -> Shard:
     images, labels = numbered(n)
-    return Shard(images, labels, **settings)
+    held = held_out(labels.numpy(), validation, batch_size, seed)
+    return Shard(images, labels, held=torch.from_numpy(held))
 
 
 @pytest.mark.parametrize("split", ["iid", "by-class", "dirichlet", "iid-then-by-class"])
 def test_an_agent_never_sees_an_image_that_is_not_its_own(split: str) -> None:
     images, labels = numbered(400)
     dealt = partition(split, labels, 3, seed=1, alpha=1.0, batch_size=8)
-    for own in (*dealt.pretrain, *dealt.rounds):
-        shard = Shard(images[own], labels[own], validation=0.2, batch_size=8, seed=1)
+    out = hold_out(dealt, labels, 0.2, batch_size=8, seed=1)
+    owns, helds = (*dealt.pretrain, *dealt.rounds), (*out.pretrain, *out.rounds)
+    for own, other in zip(owns, helds, strict=True):
+        shard = Shard(images[own], labels[own], held=torch.from_numpy(np.isin(own, other)))
         held = set(numbers(shard.validation()[0]))
+        assert held == set(other.tolist())
         trained = {i for x, _ in shard.epoch(1, generator(0)) for i in numbers(x)}
         assert held | trained == set(own.tolist())
         assert not held & trained

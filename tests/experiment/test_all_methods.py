@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.experiment.test_run import lines, timeless
 
 import dimat
 from dimat import RunConfig
+from dimat.data import SPLITS, Shard, generator
 from dimat.errors import ConfigError, TopologyError, TrainingError
 from dimat.exchange import Talk
 from dimat.experiment.config import (
@@ -22,6 +24,7 @@ from dimat.experiment.config import (
     OptimizerConfig,
     TopologyConfig,
 )
+from dimat.experiment.setup import make_setup
 from dimat.methods import METHODS, Consensus, Learner, Method, Settings, order
 from dimat.symmetry import Permutation, Symmetry
 
@@ -59,8 +62,10 @@ def test_with_one_agent_every_method_but_diloco_is_centralized(
 
 
 def test_centralized_is_the_run_of_one_agent_with_all_images(tmp_path: Path) -> None:
-    pooled = dimat.run(replace(SMALL, method="centralized", out=str(tmp_path / "a"))).folder
-    alone = dimat.run(replace(ALONE, rounds=2, method="local", out=str(tmp_path / "b"))).folder
+    data = replace(SMALL.data, validation=0.0)  # one agent would hold out others
+    many, one = replace(SMALL, method="centralized", data=data), replace(ALONE, rounds=2, data=data)
+    pooled = dimat.run(replace(many, out=str(tmp_path / "a"))).folder
+    alone = dimat.run(replace(one, method="local", out=str(tmp_path / "b"))).folder
     assert timeless(pooled) == timeless(alone)
 
 
@@ -201,6 +206,29 @@ def test_centralized_sees_as_many_images_as_all_agents(tmp_path: Path) -> None:
         return sum(x["steps"] for x in last) - sum(x["steps"] for x in first)
 
     assert steps(folder) == steps(folder / "controls" / "centralized") == 2 * 4 * 3
+
+
+@pytest.mark.parametrize("split", sorted(SPLITS))
+@pytest.mark.parametrize("pretraining", [True, False])
+def test_centralized_trains_on_what_agents_train_on_and_on_nothing_that_one_holds_out(
+    split: str, pretraining: bool
+) -> None:
+    setup = make_setup(replace(SMALL, data=DataConfig(split=split, validation=0.2, alpha=2.0)))
+    shards = [setup.shard(i, pretraining=pretraining) for i in range(SMALL.agents)]
+    alone = setup.pooled().shard(0, pretraining=pretraining)
+
+    def trained(shard: Shard) -> list[bytes]:
+        return [x.numpy().tobytes() for x, _ in shard.epoch(1, generator(0))]
+
+    def validated(shard: Shard) -> list[bytes]:
+        return [x.numpy().tobytes() for x in shard.validation()[0]]
+
+    for images in (trained, validated):
+        everybody = [own for shard in shards for own in images(shard)]
+        assert everybody
+        assert Counter(images(alone)) == Counter(everybody)
+    counted = setup.pooled().pretrain_steps(0) if pretraining else setup.pooled().round_steps(0)
+    assert counted == alone.num_batches(SMALL.batch_size)  # one epoch
 
 
 @pytest.mark.parametrize("method", ["wm", "dimat", "wa"])

@@ -1,7 +1,7 @@
 """Images: where they come from, and who gets which."""
 
 from dimat.data.augment import flip_and_crop
-from dimat.data.partition import SPLITS, Partition, partition, subset
+from dimat.data.partition import SPLITS, Partition, hold_out, partition, subset
 from dimat.data.seeding import generator
 from dimat.data.shard import Shard, normalize, sample_batches
 from dimat.data.sources import SOURCES, Dataset, load_dataset, load_images
@@ -14,6 +14,7 @@ __all__ = [
     "Shard",
     "flip_and_crop",
     "generator",
+    "hold_out",
     "load_dataset",
     "load_images",
     "normalize",

@@ -131,6 +131,40 @@ SPLITS: dict[str, Callable[[Indices, int, float, np.random.Generator], Partition
 }
 
 
+def hold_out(
+    dealt: Partition, labels: Tensor, share: float, *, batch_size: int, seed: int
+) -> Partition:
+    """Of every agent's images those that it validates on, and does not train on.
+
+    Args:
+        dealt: Whose images are whose.
+        labels: (n,) labels of the training images.
+        share: Of an agent's images, in [0, 0.5], stratified; a full batch is always left to train.
+        batch_size: Images a training step.
+        seed: Of the choice.
+    """
+    own = labels.numpy()
+
+    def held(parts: Sequence[Indices]) -> list[Indices]:
+        return [part[held_out(own[part], share, batch_size, seed)] for part in parts]
+
+    pretrain = held(dealt.pretrain)
+    return Partition(pretrain, pretrain if dealt.rounds is dealt.pretrain else held(dealt.rounds))
+
+
+def held_out(labels: Indices, share: float, batch_size: int, seed: int) -> NDArray[np.bool_]:
+    """A stratified mask of one agent's validation images; see :func:`hold_out`."""
+    random = np.random.default_rng(np.random.SeedSequence([seed, 79]))
+    shuffled = random.permutation(len(labels))
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    count = max(0, min(round(share * len(labels)), len(labels) - batch_size))
+    held = np.zeros(len(labels), np.bool_)
+    if count:
+        picked = np.floor((np.arange(count) + 0.5) * (len(labels) / count)).astype(np.int64)
+        held[order[picked]] = True
+    return held
+
+
 def subset(labels: Tensor, num: int, seed: int) -> Indices:
     """``num`` indices, stratified by class.
 

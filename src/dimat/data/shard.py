@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,9 +38,7 @@ class Shard:
     Args:
         images: (n, height, width, channels), uint8 or float in [0, 1].
         labels: (n,) int64.
-        validation: Share held out, in [0, 0.5], stratified; a full batch is always left to train.
-        batch_size: Images a training step.
-        seed: Of the choice of validation images.
+        held: (n,) bool, which are held out; None: none are.
         device: Where the images are kept.
     """
 
@@ -50,12 +47,11 @@ class Shard:
         images: Tensor,
         labels: Tensor,
         *,
-        validation: float = 0.0,
-        batch_size: int = 1,
-        seed: int = 0,
+        held: Tensor | None = None,
         device: str = "cpu",
     ) -> None:
-        held = _held_out(labels, validation, batch_size, seed)
+        if held is None:
+            held = torch.zeros(len(labels), dtype=torch.bool)
         self._train = _place(images[~held], labels[~held], device)
         self._validation = _place(images[held], labels[held], device)
 
@@ -113,21 +109,3 @@ class Shard:
 def _place(images: Tensor, labels: Tensor, device: str) -> tuple[Tensor, Tensor]:
     moved = images.permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
     return moved, labels.to(device)
-
-
-def num_held_out(images: int, share: float, batch_size: int) -> int:
-    """How many of an agent's images are held out for validation; see :class:`Shard`."""
-    return max(0, min(round(share * images), images - batch_size))
-
-
-def _held_out(labels: Tensor, share: float, batch_size: int, seed: int) -> Tensor:
-    """A stratified mask of validation images."""
-    own = labels.numpy()
-    random = np.random.default_rng(np.random.SeedSequence([seed, 79]))
-    shuffled = random.permutation(len(own))
-    order = shuffled[np.argsort(own[shuffled], kind="stable")]
-    count = num_held_out(len(own), share, batch_size)
-    held = np.zeros(len(own), np.bool_)
-    if count:
-        held[order[np.floor((np.arange(count) + 0.5) * (len(own) / count)).astype(np.int64)]] = True
-    return torch.from_numpy(held)

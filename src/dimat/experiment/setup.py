@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dimat.agent import Agent
-from dimat.data import Dataset, Partition, Shard, load_dataset, partition, subset
+from dimat.data import Dataset, Partition, Shard, hold_out, load_dataset, partition, subset
 from dimat.data.dataset import Tell
-from dimat.data.shard import num_held_out
 from dimat.experiment.allocator import keep_freed_memory
 from dimat.experiment.config import OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.display import Observer, Silent
@@ -33,12 +32,23 @@ class Setup:
         dataset: All images; agents see their shards, evaluation the test part.
         parts: Which training images are whose.
         topology: Graph and mixing matrix at every time.
+        held: Which of them are held out for validation; None: a share of every agent's.
     """
 
     config: RunConfig
     dataset: Dataset
     parts: Partition
     topology: Network
+    held: Partition | None = None
+
+    @cached_property
+    def held_out(self) -> Partition:
+        """Of every agent's images those that it does not train on."""
+        if self.held is not None:
+            return self.held
+        labels, config = self.dataset.train_y, self.config
+        size, share = config.batch_size, config.data.validation
+        return hold_out(self.parts, labels, share, batch_size=size, seed=config.seed)
 
     @cached_property
     def analysis(self) -> Analysis:
@@ -73,16 +83,13 @@ class Setup:
 
     def shard(self, agent: int, *, pretraining: bool) -> Shard:
         """The images of one agent."""
-        config, data = self.config, self.dataset
-        mine = (self.parts.pretrain if pretraining else self.parts.rounds)[agent]
-        return Shard(
-            data.train_x[mine],
-            data.train_y[mine],
-            validation=config.data.validation,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            device=config.device,
+        data = self.dataset
+        mine, held = (
+            (own.pretrain if pretraining else own.rounds)[agent]
+            for own in (self.parts, self.held_out)
         )
+        mask = torch.from_numpy(np.isin(mine, held))
+        return Shard(data.train_x[mine], data.train_y[mine], held=mask, device=self.config.device)
 
     def new_agent(self, agent: int, *, pretraining: bool, together: bool = False) -> Agent:
         """An agent with a new model, before any training.
@@ -141,17 +148,19 @@ class Setup:
         return config.local_epochs * (mean if together else own[agent])
 
     def pooled(self) -> Setup:
-        """One agent that has everybody's images."""
+        """One agent that has everybody's images: it trains on those that any agent trains on."""
         steps = self.config.local_steps  # of everybody: as many images as all agents see
         together = None if steps is None else steps * self.config.agents
         alone = replace(
             self.config, agents=1, topology=TopologyConfig("ring"), local_steps=together
         )
-        parts = Partition(
-            [np.unique(np.concatenate(self.parts.pretrain))],
-            [np.unique(np.concatenate(self.parts.rounds))],
+        parts, held = (
+            Partition(
+                [np.unique(np.concatenate(own.pretrain))], [np.unique(np.concatenate(own.rounds))]
+            )
+            for own in (self.parts, self.held_out)
         )
-        return Setup(alone, self.dataset, parts, build_topology("ring", 1))
+        return Setup(alone, self.dataset, parts, build_topology("ring", 1), held)
 
     @cached_property
     def _batches(self) -> Mapping[bool, tuple[Sequence[int], int]]:
@@ -159,10 +168,13 @@ class Setup:
 
         Counted once and without a shard: every agent asks for all of them, in every round.
         """
-        size, share = self.config.batch_size, self.config.data.validation
+        size, held = self.config.batch_size, self.held_out
         found = {}
-        for pretraining, parts in ((True, self.parts.pretrain), (False, self.parts.rounds)):
-            images = [len(part) - num_held_out(len(part), share, size) for part in parts]
+        for pretraining, parts, less in (
+            (True, self.parts.pretrain, held.pretrain),
+            (False, self.parts.rounds, held.rounds),
+        ):
+            images = [len(part) - len(own) for part, own in zip(parts, less, strict=True)]
             own = [count // size for count in images]
             found[pretraining] = own, round(statistics.fmean(own))
         return found

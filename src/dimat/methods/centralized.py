@@ -13,7 +13,8 @@ class Centralized(Method):
 
     .. math:: \theta \leftarrow \theta + \Delta(g(\theta))
 
-    At the same batch size an epoch has N times the steps of an agent's.
+    At the same batch size an epoch has N times the steps of an agent's. What an agent holds out for
+    validation it does not train on either.
 
     *Assumes* that data may be brought together: it is what the other methods do without, so it is
     no competitor but the measure of what they lose. *Breaks when* taken for a bound: a
