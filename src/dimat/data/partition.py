@@ -134,7 +134,7 @@ SPLITS: dict[str, Callable[[Indices, int, float, np.random.Generator], Partition
 def hold_out(
     dealt: Partition, labels: Tensor, share: float, *, batch_size: int, seed: int
 ) -> Partition:
-    """Of every agent's images those that it validates on, and does not train on.
+    """Validation images of every agent, which it does not train on.
 
     Args:
         dealt: Whose images are whose.

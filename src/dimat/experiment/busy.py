@@ -20,13 +20,13 @@ def busy_s(phases: Iterable[Mapping[int, float | None]]) -> list[float | None]:
     """
     found: list[float | None] = []
     before: dict[int, float] = {}
-    total = 0.0
+    total: float | None = 0.0
     for phase in phases:
         own = {agent: value for agent, value in phase.items() if value is not None}
-        if len(own) < len(phase) or None in found:
-            found.append(None)
-            continue
-        total += max(value - before.get(agent, 0.0) for agent, value in own.items())
-        before.update(own)
+        if total is None or len(own) < len(phase):
+            total = None
+        else:
+            total += max(value - before.get(agent, 0.0) for agent, value in own.items())
+            before.update(own)
         found.append(total)
     return found

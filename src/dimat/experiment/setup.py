@@ -32,7 +32,7 @@ class Setup:
         dataset: All images; agents see their shards, evaluation the test part.
         parts: Which training images are whose.
         topology: Graph and mixing matrix at every time.
-        held: Which of them are held out for validation; None: a share of every agent's.
+        held: Validation images, of those in ``parts``; None: a share of every agent's own.
     """
 
     config: RunConfig
@@ -43,7 +43,7 @@ class Setup:
 
     @cached_property
     def held_out(self) -> Partition:
-        """Of every agent's images those that it does not train on."""
+        """Validation images of every agent, which it does not train on."""
         if self.held is not None:
             return self.held
         labels, config = self.dataset.train_y, self.config
