@@ -56,8 +56,8 @@ def pages() -> dict[str, str]:
 
 One page each: the update rule, what it assumes, when it breaks, where it is from. All are given the
 same optimizer, schedule, batches in the same order, augmentation, BatchNorm in training mode, and
-(by `recalibration.methods`) the same recalibration in every round in which they average. They are run by
-`dimat run --method NAME --controls NAME,NAME`, or compared by `dimat compare`
+(by `recalibration.methods`) the same recalibration in every round in which they average. They are
+run by `dimat run --method NAME --controls NAME,NAME`, or compared by `dimat compare`
 ([compare.md](../compare.md)).
 
 | method | in a sentence | when |
