@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dimat.matching import Activations, Problem, matching, solve_assignment
+from dimat.matching import Activations, Problem, assign, solve_assignment
+from dimat.matching.fit import fit
 from dimat.merging import Regression, mix, recalibrate
 from dimat.models import build_model
 from dimat.state import State, num_bytes, state_of
@@ -115,7 +116,7 @@ def assignment() -> None:
         hard[str(i)] = (noise + strength[:, None] * np.eye(n)[random.permutation(n)]).clip(-1, 1)
         easy[str(i)] = noise / 10 + np.eye(n)
     assert not all(len(set(s.argmax(1))) == len(s) for s in hard.values())
-    times = {k: [_seconds(lambda s=s: matching(symmetry, s)) for _ in range(5)]  # type: ignore[misc]
+    times = {k: [_seconds(lambda s=s: fit(symmetry, s, assign(symmetry, s))) for _ in range(5)]  # type: ignore[misc]
              for k, s in (("solved", hard), ("settled by the certificate", easy))}  # fmt: skip
     alone = [_seconds(lambda: [solve_assignment(s) for s in hard.values()]) for _ in range(3)]
     for name, found in times.items():

@@ -26,7 +26,7 @@ from dimat.experiment.config import (
 )
 from dimat.experiment.setup import make_setup
 from dimat.methods import METHODS, Consensus, Learner, Method, Settings, order
-from dimat.symmetry import Permutation, Symmetry
+from dimat.symmetry import Analysis, Permutation
 
 SMALL = RunConfig(
     agents=4,
@@ -103,8 +103,8 @@ def test_all_methods_set_out_from_the_same_agents(tmp_path: Path) -> None:
 def test_with_identity_matching_and_without_batchnorm_dimat_is_plain_averaging(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gauge: str
 ) -> None:
-    def identity(symmetry: Symmetry, scores: object, *, turned: bool = False) -> Permutation:
-        return symmetry.identity()
+    def identity(analysis: Analysis, *states: object, turned: bool = False) -> Permutation:
+        return analysis.symmetry.identity()
 
     monkeypatch.setattr(order, "toward", identity)
     config = replace(SMALL, model="mlp", rounds=3, matching=MatchingConfig(gauge=gauge, sweeps=0))  # type: ignore[arg-type]

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from tests.laws.graphs import connected_graphs
 from torch import Tensor, nn
 
-from dimat import find_symmetry
 from dimat.errors import StructureError
 from dimat.matching.gauge import (
     GaugeId,
@@ -21,13 +20,21 @@ from dimat.matching.gauge import (
     transposed,
 )
 from dimat.state import num_bytes
-from dimat.symmetry import Symmetry
+from dimat.symmetry import Analysis, Symmetry, analyze
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 2))
 
 
 @pytest.fixture(scope="module")
-def symmetry() -> Symmetry:
-    net = nn.Sequential(nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 2))
-    return find_symmetry(net, (torch.zeros(2, 3),))
+def analysis() -> Analysis:
+    return analyze(net(), (torch.zeros(2, 3),))
+
+
+@pytest.fixture(scope="module")
+def symmetry(analysis: Analysis) -> Symmetry:
+    return analysis.symmetry
 
 
 def test_ids_survive_the_message_at_12_bytes_an_agent() -> None:
@@ -82,15 +89,16 @@ def test_permutations_that_come_from_one_order_have_no_error_around_any_cycle(
 
 @pytest.mark.parametrize("turned", [True, False])
 def test_two_ends_that_solve_from_one_side_find_inverse_permutations_whatever_ties(
-    symmetry: Symmetry, turned: bool
+    analysis: Analysis, turned: bool
 ) -> None:
     """Scores of 0 and 1 are full of ties; solved each from its own side, they disagree."""
-    random = np.random.default_rng(0)
+    random, symmetry = np.random.default_rng(0), analysis.symmetry
+    states = net().state_dict(), net().state_dict()
     agree = []
     for _ in range(40):
         scores = {g.name: random.integers(2, size=(g.size, g.size)) * 1.0 for g in symmetry.groups}
-        there = toward(symmetry, scores)
-        back = toward(symmetry, transposed(scores), turned=turned)
+        there = toward(analysis, scores, *states)
+        back = toward(analysis, transposed(scores), *states[::-1], turned=turned)
         agree.append(symmetry.compose(there, back).moved == 0.0)
     assert all(agree) == turned
 

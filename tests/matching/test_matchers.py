@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from dimat.matching import MATCHERS, Activations, Consistent, Matcher, Matching, Problem
 from dimat.matching.assignment import assign
-from dimat.matching.consistent import Gauge
+from dimat.matching.consistent import Gauge, Pairs
 from dimat.matching.descent import Descent, Field
 from dimat.symmetry import Analysis, Symmetry, analyze
 from dimat.symmetry.redraw import redraw
@@ -317,7 +317,13 @@ def gauge(setting: Setting, count: int) -> Gauge:
     states = [setting.draw() for _ in range(count)]
     moments = how.measure_pairs(setting.analysis, states, setting.batches)
     weights = np.random.default_rng(0).dirichlet(np.ones(count)).tolist()
-    return Gauge(setting.symmetry, {k: how.scores(m) for k, m in moments.items()}, weights)
+    return pairwise_gauge(setting, {k: how.scores(m) for k, m in moments.items()}, weights)
+
+
+def pairwise_gauge(setting: Setting, pairs: Pairs, weights: list[float]) -> Gauge:
+    """Set out from every state in the order of the first."""
+    start = [assign(setting.symmetry, pairs[0, j]) for j in range(1, len(weights))]
+    return Gauge(setting.symmetry, pairs, weights, start)
 
 
 def test_what_is_returned_agrees_as_well_though_it_is_in_the_order_of_the_first(
@@ -325,7 +331,7 @@ def test_what_is_returned_agrees_as_well_though_it_is_in_the_order_of_the_first(
 ) -> None:
     how, states = Activations(), [setting.draw() for _ in range(8)]
     moments = how.measure_pairs(setting.analysis, states, setting.batches)
-    own = Gauge(setting.symmetry, {k: how.scores(m) for k, m in moments.items()}, [1 / 8] * 8)
+    own = pairwise_gauge(setting, {k: how.scores(m) for k, m in moments.items()}, [1 / 8] * 8)
     *_, total = own.sweeps()
     alone = len(setting.symmetry.groups) == 1  # all were matched to the first: it need not move
     assert alone or own.orders[0].moved > 0  # so it has to be undone

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dimat.matching.activations import Activations, activation_scores
 from dimat.matching.assignment import add_scores, assign, permute_scores, solve_assignment
 from dimat.matching.consistent import Consistent
-from dimat.matching.fit import Matching, matching, matching_of
+from dimat.matching.fit import Matching, matching_of
 from dimat.matching.identity import Identity
 from dimat.matching.protocol import Matcher, Problem
+from dimat.matching.ties import match_units
 from dimat.matching.weights import Weights
 
 # The matchers, by name: a matcher is a value.
@@ -32,7 +33,7 @@ __all__ = [
     "activation_scores",
     "add_scores",
     "assign",
-    "matching",
+    "match_units",
     "matching_of",
     "permute_scores",
     "solve_assignment",

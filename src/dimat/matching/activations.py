@@ -11,14 +11,17 @@ import numpy as np
 from torch import Tensor
 
 from dimat.matching.assignment import Floats, Scores
-from dimat.matching.fit import Matching, matching, matching_of
+from dimat.matching.fit import Matching, fit, matching_of
 from dimat.matching.observe import Layers, Observer, observations
 from dimat.matching.protocol import Problem
 from dimat.matching.statistics import CrossMoments, Statistic
+from dimat.matching.ties import leveled, match_units
 from dimat.symmetry import Analysis
 
 # Places (pixels, tokens) of every sample that are compared: see docs/matching.md.
 PER_SAMPLE = 16
+# What constant units of one value score: they find each other, and override nothing that varies.
+CONSTANT = 1e-3
 
 # What two models have in common, for every place where a group is observed.
 Moments = dict[tuple[str, str], CrossMoments]
@@ -33,6 +36,8 @@ class Activations:
 
     over all observations: samples of the calibration batches, and places in them. A group is
     observed wherever it enters a contracting operator; its correlations are averaged over those.
+    Units that do not vary there score up to 0.001 with each other, by how near their values are;
+    where units score alike, weights decide (:func:`dimat.matching.ties.match_units`).
 
     *Assumes* that both networks compute similar features on these inputs. *Breaks when* the inputs
     are not what the networks were trained on, or too few (below some 100 images).
@@ -54,11 +59,13 @@ class Activations:
 
     def match(self, problem: Problem) -> list[Matching]:
         """Every state to the first, pair by pair, from one pass over the batches."""
-        symmetry = problem.analysis.symmetry
+        analysis, symmetry = problem.analysis, problem.analysis.symmetry
         first, *others = problem.states
         found = [matching_of(symmetry.identity())]
-        for moments in self.measure(problem.analysis, [first], others, problem.batches):
-            found.append(matching(symmetry, self.scores(moments)))
+        measured = self.measure(analysis, [first], others, problem.batches)
+        for moments, other in zip(measured, others, strict=True):
+            scores = self.scores(moments)
+            found.append(fit(symmetry, scores, match_units(analysis, scores, first, other)))
         return found
 
     def measure(
@@ -118,8 +125,10 @@ class Activations:
         found: dict[str, list[Floats]] = {}
         for (group, _), own in moments.items():
             score: Floats = own.scores(self.statistic).cpu().numpy()
-            found.setdefault(group, []).append(score / _scale(score, self.statistic))
-        return {group: np.mean(parts, axis=0) for group, parts in found.items()}
+            score = score / _scale(score, self.statistic)
+            still: Floats = own.closeness().cpu().numpy()
+            found.setdefault(group, []).append(score + CONSTANT * still)
+        return {group: leveled(np.mean(parts, axis=0)) for group, parts in found.items()}
 
 
 def _scale(score: Floats, statistic: Statistic) -> float:

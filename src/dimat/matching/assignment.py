@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,14 @@ NEVER = -1e9  # a score that no assignment can afford
 TIE = 1e-9  # what staying in place is worth, so that ties and dead units do not move
 
 
-def solve_assignment(score: Floats) -> Ints:
+def solve_assignment(score: Floats, tie: float = TIE) -> Ints:
     """The assignment of columns to rows with the largest total score; ties go to the identity.
 
     If every row's best column is a different one, that is the optimum and no solver is needed.
+
+    Args:
+        score: (rows, columns), as many of both.
+        tie: What a row's own column is worth.
 
     Raises:
         StructureError: If a score is not finite.
@@ -34,7 +39,7 @@ def solve_assignment(score: Floats) -> Ints:
             "out of range"
         )
     score = score.copy()
-    np.fill_diagonal(score, score.diagonal() + TIE)
+    np.fill_diagonal(score, score.diagonal() + tie)
     best = score.argmax(1)
     if (np.bincount(best, minlength=len(best)) == 1).all():
         return np.asarray(best, np.int64)
@@ -42,7 +47,9 @@ def solve_assignment(score: Floats) -> Ints:
     return columns
 
 
-def assign(symmetry: Symmetry, scores: Scores, only: Collection[str] | None = None) -> Permutation:
+def assign(
+    symmetry: Symmetry, scores: Scores, only: Collection[str] | None = None, tie: float = TIE
+) -> Permutation:
     """The element of the symmetry with (nearly) the largest total score.
 
     Plain groups are solved exactly. A group with groups inside (attention heads, convolution
@@ -56,11 +63,12 @@ def assign(symmetry: Symmetry, scores: Scores, only: Collection[str] | None = No
             groups, or stays.
         only: Names of the groups that may move; all if None. The others keep their order, inside
             cells that may move.
+        tie: What it is worth to a unit to stay in its place.
 
     Raises:
         StructureError: If a score is not finite.
     """
-    solver = _Solver(symmetry, scores, only)
+    solver = _Solver(symmetry, scores, only, tie)
     slots = solver.solve_plain()
     for number, group in solver.numbered:
         if number in slots:
@@ -70,7 +78,7 @@ def assign(symmetry: Symmetry, scores: Scores, only: Collection[str] | None = No
         rows = []
         for cell in range(group.cells):
             target = symmetry.structure.cell_of[moves[family.cells[cell, 0]]]
-            rows.append(solve_assignment(solver.pair_scores(number, cell, int(target))))
+            rows.append(solver.best(solver.pair_scores(number, cell, int(target))))
         slots[number] = np.stack(rows)
     still = symmetry.identity().slots if only is not None else {}
     names = dict(zip(symmetry.group_families, symmetry.names, strict=True))
@@ -79,9 +87,10 @@ def assign(symmetry: Symmetry, scores: Scores, only: Collection[str] | None = No
 
 class _Solver:
     def __init__(
-        self, symmetry: Symmetry, scores: Scores, only: Collection[str] | None = None
+        self, symmetry: Symmetry, scores: Scores, only: Collection[str] | None, tie: float
     ) -> None:
         self.structure = symmetry.structure
+        self.best = partial(solve_assignment, tie=tie)
         pairs = zip(symmetry.group_families, symmetry.groups, strict=True)
         free = [pair for pair in pairs if only is None or pair[1].name in only]
         self.numbered = sorted(free, key=lambda pair: pair[0])
@@ -108,7 +117,7 @@ class _Solver:
             if number in self.scores and group.cells == 1 and not self.inner[number]
         }
         with ThreadPoolExecutor() as pool:
-            solved = pool.map(solve_assignment, plain.values())
+            solved = pool.map(self.best, plain.values())
         return {number: own[None, :] for number, own in zip(plain, solved, strict=True)}
 
     def _inner_cells(self, outer: int) -> dict[int, list[list[int]]]:
@@ -166,14 +175,14 @@ class _Solver:
         value = np.full(may.shape, NEVER)
         for i, j in np.argwhere(may):
             value[i, j] = self._value(inner, ours[i], theirs[j])
-        return float(value[np.arange(len(ours)), solve_assignment(value)].sum())
+        return float(value[np.arange(len(ours)), self.best(value)].sum())
 
     def _value(self, number: int, cell: int, target: int) -> float:
         """The best total score of a pair of cells."""
         key = (number, cell, target)
         if key not in self._values:
             score = self.pair_scores(number, cell, target)
-            chosen = solve_assignment(score)
+            chosen = self.best(score)
             self._values[key] = float(score[np.arange(len(score)), chosen].sum())
         return self._values[key]
 

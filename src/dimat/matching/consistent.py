@@ -11,6 +11,7 @@ from dimat.matching.activations import Activations
 from dimat.matching.assignment import Scores, add_scores, assign, permute_scores
 from dimat.matching.fit import Matching, fit, matching_of
 from dimat.matching.protocol import Problem
+from dimat.matching.ties import match_units
 from dimat.symmetry import Permutation, Symmetry
 
 MAX_SWEEPS = 100  # a bound, not a budget: every step gains, so the sweeps end by themselves
@@ -48,7 +49,11 @@ class Consistent:
         states = problem.states
         moments = self.activations.measure_pairs(problem.analysis, states, problem.batches)
         pairs = {pair: self.activations.scores(own) for pair, own in moments.items()}
-        gauge = Gauge(symmetry, pairs, problem.weights)
+        start = [
+            match_units(problem.analysis, pairs[0, j], states[0], states[j])
+            for j in range(1, len(states))
+        ]
+        gauge = Gauge(symmetry, pairs, problem.weights, start)
         for _ in gauge.sweeps():
             pass
         back = symmetry.inverse(gauge.orders[0])
@@ -64,13 +69,18 @@ class Gauge:
         symmetry: Of their model.
         pairs: The scores of every two of the states as they are.
         weights: How much each state counts.
+        start: The orders, but for the first's, to set out from.
     """
 
-    def __init__(self, symmetry: Symmetry, pairs: Pairs, weights: Sequence[float]) -> None:
+    def __init__(
+        self,
+        symmetry: Symmetry,
+        pairs: Pairs,
+        weights: Sequence[float],
+        start: Sequence[Permutation],
+    ) -> None:
         self.symmetry, self.pairs, self.weights = symmetry, pairs, weights
-        first = symmetry.identity()
-        others = [assign(symmetry, pairs[0, j]) for j in range(1, len(weights))]
-        self.orders: list[Permutation] = [first, *others]
+        self.orders: list[Permutation] = [symmetry.identity(), *start]
 
     @property
     def total(self) -> float:

@@ -104,8 +104,7 @@ class Descent:
             group = max(waiting, key=lambda name: share[name])
             together = self._together(group, [n for n in waiting if share[n] > 0], settled)
             usable = [t for t in self.field.of(together) if t.others <= settled]
-            step = assign(self.field.symmetry, self.scores(usable), together)
-            self._take(step, self._moved(step, together))
+            self.move(assign(self.field.symmetry, self.scores(usable), together), together)
             settled |= together
 
     def _share(self, name: str, settled: set[str]) -> float:
@@ -154,7 +153,14 @@ class Descent:
         return gained
 
     def _step(self, terms: Sequence[Term], only: frozenset[str]) -> bool:
-        step = assign(self.field.symmetry, self.scores(terms), only)
+        return self.gain(assign(self.field.symmetry, self.scores(terms), only), only)
+
+    def move(self, step: Permutation, only: Collection[str]) -> None:
+        """Take a step in which only these groups move."""
+        self._take(step, self._moved(step, only))
+
+    def gain(self, step: Permutation, only: Collection[str]) -> bool:
+        """Take the step if the total gains by it; whether it did."""
         if step.moved == 0:
             return False
         moved = self._moved(step, only)
@@ -182,6 +188,19 @@ class Descent:
                 score = (t.rows(self.ours[t.key]) @ t.rows(self.theirs[t.key]).T).double()
                 found[t.group] = found[t.group] + score if t.group in found else score
         return {name: score.cpu().numpy() for name, score in found.items()}
+
+    def distances(self, terms: Sequence[Term]) -> dict[str, Floats]:
+        """For each group of the terms the squares of (our units, their units as they stand)."""
+        found: dict[str, Tensor] = {}
+        for t in terms:
+            if t.key in self.ours:
+                x, y = t.rows(self.ours[t.key]), t.rows(self.theirs[t.key])
+                mean = x.mean(0)  # what all have in common would drown the rest
+                x, y = x - mean, y - mean
+                square = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
+                own = square.clamp_min(0).double()
+                found[t.group] = found[t.group] + own if t.group in found else own
+        return {name: square.cpu().numpy() for name, square in found.items()}
 
     def cosines(self) -> dict[str, Floats]:
         """For each group the cosines of (our units, their units as they stand), over all terms."""

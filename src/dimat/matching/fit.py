@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dimat.matching.assignment import Floats, Scores, assign, unit_order
+from dimat.matching.assignment import Floats, Scores, unit_order
 from dimat.symmetry import Permutation, Symmetry
 
 
@@ -41,11 +41,6 @@ class Matching:
 def matching_of(permutation: Permutation) -> Matching:
     """A permutation of which nothing was measured."""
     return Matching(permutation)
-
-
-def matching(symmetry: Symmetry, scores: Scores) -> Matching:
-    """Assign, and measure the fit."""
-    return fit(symmetry, scores, assign(symmetry, scores))
 
 
 def fit(symmetry: Symmetry, scores: Scores, permutation: Permutation) -> Matching:

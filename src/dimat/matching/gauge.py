@@ -17,7 +17,8 @@ from torch import Tensor
 
 from dimat.errors import StructureError
 from dimat.matching.assignment import Floats, Scores, add_scores, assign, permute_scores
-from dimat.symmetry import Permutation, Symmetry
+from dimat.matching.ties import match_units
+from dimat.symmetry import Analysis, Permutation, Symmetry
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,29 @@ class Listener(Protocol):
         ...
 
 
-def toward(symmetry: Symmetry, scores: Scores, *, turned: bool = False) -> Permutation:
+def toward(
+    analysis: Analysis,
+    scores: Scores,
+    into: Mapping[str, Tensor],
+    moved: Mapping[str, Tensor],
+    *,
+    turned: bool = False,
+) -> Permutation:
     """Units put in another's order, from the scores (units in that order, units to be moved).
 
     Args:
-        symmetry: Of the model.
+        analysis: Of the model.
         scores: For each group.
+        into: The state in that order.
+        moved: The state whose units move.
         turned: Solve with rows and columns exchanged, and invert. Two agents who have the same
-            scores and agree on whose units are the rows find permutations that are inverse to each
-            other, whatever ties and dead units there are.
+            scores and states, and agree on whose units are the rows, find permutations that are
+            inverse to each other, whatever ties there are.
     """
     if not turned:
-        return assign(symmetry, scores)
-    return symmetry.inverse(assign(symmetry, transposed(scores)))
+        return match_units(analysis, scores, into, moved)
+    back = match_units(analysis, transposed(scores), moved, into)
+    return analysis.symmetry.inverse(back)
 
 
 def transposed(scores: Scores) -> dict[str, Floats]:

@@ -70,11 +70,22 @@ class CrossMoments:
         if statistic == "cosine":
             return self._cosine()
         covariance, variance_x, variance_y = self._central()
-        alive = torch.outer(_alive(variance_x), _alive(variance_y))
+        alive = torch.outer(*self._alive())
         if statistic == "covariance":
             return torch.where(alive, covariance, 0.0)
         scale = (variance_x[:, None] * variance_y).clamp_min(1e-300).rsqrt()
         return torch.where(alive, covariance * scale, 0.0).clamp(-1.0, 1.0)
+
+    def closeness(self) -> Tensor:
+        """(our units, their units) float64: of units that do not vary, how near their values are.
+
+        In [0, 1]: 1 where they are equal; 0 where one of both varies.
+        """
+        x, y = self._means()
+        still_x, still_y = (~alive for alive in self._alive())
+        largest = torch.cat([x[still_x], y[still_y], x.new_zeros(1)]).abs().max()
+        apart = (x[:, None] - y).abs() / (2 * largest).clamp_min(1e-300)
+        return torch.where(torch.outer(still_x, still_y), 1 - apart, 0.0)
 
     def correlation(self) -> Tensor:
         """(our units, their units) float64 in [-1, 1]; 0 for units that do not vary."""
@@ -88,12 +99,22 @@ class CrossMoments:
         variance_y = (square_y / n - (sum_y / n).square()).clamp_min(0)
         return covariance, variance_x, variance_y
 
+    def _means(self) -> tuple[Tensor, Tensor]:
+        assert self._shift is not None
+        sums = self._sums[1:3]
+        x, y = (s / self.count + v.double() for s, v in zip(sums, self._shift, strict=True))
+        return x, y
+
+    def _alive(self) -> tuple[Tensor, Tensor]:
+        _, variance_x, variance_y = self._central()
+        x, y = self._means()
+        return _alive(variance_x, x), _alive(variance_y, y)
+
     def _cosine(self) -> Tensor:
         assert self._shift is not None
         zero = torch.zeros_like(self._shift[0]), torch.zeros_like(self._shift[1])
         cross, _, _, square_x, square_y = self._shifted_to(zero)
-        _, variance_x, variance_y = self._central()
-        alive = torch.outer(_alive(variance_x), _alive(variance_y))
+        alive = torch.outer(*self._alive())
         scale = (square_x[:, None] * square_y).clamp_min(1e-300).rsqrt()
         return torch.where(alive, cross * scale, 0.0).clamp(-1.0, 1.0)
 
@@ -118,6 +139,7 @@ class CrossMoments:
         return moments
 
 
-def _alive(variance: Tensor) -> Tensor:
-    """Units that vary; the others correlate with nothing."""
-    return variance > 1e-12 * variance.max().clamp_min(1e-30)
+def _alive(variance: Tensor, mean: Tensor) -> Tensor:
+    """Units that vary by more than float32 rounds; the others correlate with nothing."""
+    least = (1e-12 * variance.max().clamp_min(1e-30)).maximum(1e-12 * mean.square())
+    return variance > least

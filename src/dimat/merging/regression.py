@@ -6,10 +6,13 @@ weighted mean of the aligned parents' outputs there, on the same unlabeled input
 
 .. math:: W^* = \arg\min_W \lVert W Z - T \rVert^2 / n + \lVert (W - \bar W) D^{1/2} \rVert^2
     = \bar W + (T - \bar W Z) Z^\top / n \; (Z Z^\top / n + D)^{-1},
-    \quad D = \lambda\, \mathrm{diag}(Z Z^\top / n)
+    \quad D = \lambda\, \mathrm{diag}(Z Z^\top / n) + \varepsilon I
 
-then run the merged network on through :math:`W^*`. At a residual sum T is the mean of the parents'
-sums less the merged network's own other operand, so that errors of the past are made good.
+where Z and T are taken without their means if a bias is fitted too, and ε is 10⁻⁶ of the mean of
+the diagonal, plus 10⁻¹²: some inputs are always zero, or constant. Where rounding leaves a matrix
+that is not positive, ε is ten times that, or more. Then run the merged network on through
+:math:`W^*`. At a residual sum T is the mean of the parents' sums less the merged network's own
+other operand, so that errors of the past are made good.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dimat.errors import StructureError
 from dimat.merging.goal import LEAST_ROWS, Lockstep, average
 from dimat.merging.layer import layer_of
 from dimat.merging.mix import mix
@@ -84,7 +88,12 @@ class Regression:
         moments = Moments(start, intercept=site.bias is not None or site.norm is not None)
         for z, target in goal.rows(layer, quota):
             moments.update(z, target)
-        matrix, intercept = (x.to(start.dtype) for x in moments.solve(self.ridge))
+        try:
+            matrix, intercept = (x.to(start.dtype) for x in moments.solve(self.ridge))
+        except StructureError as error:
+            raise StructureError(
+                f"'{site.weight}' cannot be fitted on these inputs: {error}; combine by 'average'"
+            ) from error
         if site.norm is not None:
             unfold(site, layer, merged, goal.ours, (matrix, intercept))
             return
@@ -95,6 +104,9 @@ class Regression:
 
 class Moments:
     """What a ridge regression needs of its observations, accumulated in float64.
+
+    Where a constant is fitted too, inputs are shifted by the first batch's mean: of a mean that is
+    large against the deviation, float32 leaves a covariance that none is.
 
     Args:
         start: (groups, outputs, inputs), the matrix that it is drawn to.
@@ -107,11 +119,15 @@ class Moments:
         zeros = partial(torch.zeros, dtype=torch.float64, device=start.device)
         self.gram, self.cross = zeros(groups, inputs, inputs), zeros(groups, outputs, inputs)
         self.sum_z, self.sum_rest = zeros(groups, inputs), zeros(groups, outputs)
+        self.shift = torch.zeros(groups, 1, inputs, dtype=start.dtype, device=start.device)
 
     def update(self, z: Tensor, target: Tensor) -> None:
         """Add observations: (rows, groups, inputs) and (rows, groups, outputs)."""
         z = z.transpose(0, 1)
         rest = target.transpose(0, 1) - z @ self.start.mT
+        if self.intercept and not self.count:
+            self.shift = z.mean(1, keepdim=True)
+        z = z - self.shift
         self.gram += z.mT @ z
         self.cross += rest.mT @ z
         self.sum_z += z.sum(1)
@@ -119,17 +135,32 @@ class Moments:
         self.count += z.shape[1]
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
-        """The matrix, and the (channels,) intercept of its outputs (zero if none is fitted)."""
+        """The matrix, and the (channels,) intercept of its outputs (zero if none is fitted).
+
+        Raises:
+            StructureError: If an observation is not finite.
+        """
         n = self.count
         gram, cross = self.gram / n, self.cross / n
         mean_z, mean_rest = self.sum_z / n, self.sum_rest / n
         if self.intercept:
             gram = gram - mean_z[:, :, None] * mean_z[:, None, :]
             cross = cross - mean_rest[:, :, None] * mean_z[:, None, :]
-        diagonal = gram.diagonal(dim1=1, dim2=2)
-        floor = 1e-6 * diagonal.mean(1, keepdim=True) + 1e-12  # inputs that are always zero
-        diagonal += ridge * diagonal.clone() + floor
-        change = torch.cholesky_solve(cross.mT, torch.linalg.cholesky(gram)).mT
+        if not bool(gram.isfinite().all() and cross.isfinite().all()):
+            raise StructureError("what goes in or comes out is not finite, or out of range")
+        change = torch.cholesky_solve(cross.mT, _factor(gram, ridge)).mT
         matrix = self.start.double() + change
+        mean_z = mean_z + self.shift[:, 0].double()
         shift = mean_rest - (change @ mean_z[:, :, None])[:, :, 0]
         return matrix, shift.flatten() if self.intercept else torch.zeros_like(shift.flatten())
+
+
+def _factor(gram: Tensor, ridge: float) -> Tensor:
+    """The Cholesky factor of a finite Gram matrix with its ridge; rounding may raise the floor."""
+    diagonal = gram.diagonal(dim1=1, dim2=2).clamp_min(0)
+    floor = 1e-6 * diagonal.mean(1, keepdim=True) + 1e-12
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge * diagonal + floor))
+        if not bool(failed.any()):
+            return factor
+        floor = 10 * floor

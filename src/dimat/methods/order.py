@@ -60,9 +60,15 @@ def pairwise(
     """The paper's rule: every neighbor we heard is put in our order, and we stay as we are."""
     scores = yield from compare(me, theirs, list(theirs), settings, watch)
     with watch:
-        symmetry, pooled = me.analysis().symmetry, settings.statistics == "pooled"
+        pooled = settings.statistics == "pooled"
         moves = {
-            j: toward(symmetry, transposed(own), turned=pooled and j < me.agent)
+            j: toward(
+                me.analysis(),
+                transposed(own),
+                me.state,
+                theirs[j],
+                turned=pooled and j < me.agent,
+            )
             for j, own in scores.items()
         }
         return Order(moves, None, None, *fits(me, scores, moves))
@@ -90,7 +96,7 @@ def one_gauge(
     if settings.statistics == "pooled":
         compared = plan.compares(me.agent, me.neighbors, me.topology.graph)
     scores = yield from compare(me, theirs, compared, settings, watch)
-    moves = yield from compose(me, plan, scores, settings, watch)
+    moves = yield from compose(me, theirs, plan, scores, settings, watch)
     for turn in colors(me.topology.graph) * settings.sweeps:
         with watch:
             if me.agent in turn & plan.alone:
@@ -173,6 +179,7 @@ def gossip(me: Member, own: GaugeId) -> Talk[dict[int, GaugeId]]:
 
 def compose(
     me: Member,
+    theirs: Mapping[int, State],
     plan: Plan,
     scores: Mapping[int, Scores],
     settings: Settings,
@@ -192,7 +199,8 @@ def compose(
         if me.agent in plan.crossings:
             with watch:
                 turned = settings.statistics == "pooled" and me.agent < parent
-                step = toward(symmetry, scores[parent], turned=turned)
+                own = scores[parent]
+                step = toward(me.analysis(), own, theirs[parent], me.state, turned=turned)
                 moves[me.agent] = symmetry.compose(moves[parent], step)
     others = [j for j in me.neighbors if j != parent]
     told = dict.fromkeys(me.neighbors, encode(moves[me.agent]))

@@ -8,9 +8,11 @@ import torch
 
 from dimat.errors import StructureError
 from dimat.exchange import Message, Step, Talk
-from dimat.matching.assignment import add_scores, assign
+from dimat.matching.assignment import add_scores
 from dimat.matching.gauge import GaugeId
 from dimat.matching.pooled import local_scores, measure_edges
+from dimat.matching.ties import match_units
+from dimat.merging import mix
 from dimat.methods.admit import Admit, sound
 from dimat.methods.order import Order, fits
 from dimat.methods.protocol import Member
@@ -71,11 +73,14 @@ def spread(me: Member, heard: Heard, watch: Stopwatch) -> tuple[Mapping[int, Sta
     if best == own:
         return theirs, Order(gauge=own)
     with watch:
-        symmetry, pi = me.analysis().symmetry, me.topology.pi
+        pi = me.topology.pi
         moments = measure_edges(me.analysis(), me.state, theirs, me.batches())
         scores = {j: local_scores(seen) for j, seen in moments.items()}
         weights = [float(pi[me.agent, j]) for j in scores]
-        moves = {me.agent: assign(symmetry, add_scores(list(scores.values()), weights))}
+        shares = [weight / sum(weights) for weight in weights]
+        mean = mix(list(theirs.values()), shares)  # they are in one order
+        total = add_scores(list(scores.values()), weights)
+        moves = {me.agent: match_units(me.analysis(), total, mean, me.state)}
         return theirs, Order(moves, best, None, *fits(me, scores, moves))
 
 
