@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import dimat
 from dimat.errors import ConfigError, DataError, ModelError, StructureError
+from dimat.parents.calls import Call
+from dimat.parents.mixing import mixed
 from dimat.state import State, state_of
 
 
@@ -182,7 +184,7 @@ def test_dead_units_stay_and_measure_nothing() -> None:
     assert np.isfinite(margins).all()
     both = dimat.merge(perceptron(), [a, a], [randn(64, 3)])
     assert both.matchings[1].permutation.moved == 0.0
-    assert both.matchings[1].similarities["0"][2:4].tolist() == [0.0, 0.0]
+    assert (both.matchings[1].similarities["0"][2:4] <= 1e-3).all()
 
 
 # --- states ----------------------------------------------------------------
@@ -324,12 +326,45 @@ def test_no_more_batches_are_asked_for_than_images_are_wanted() -> None:
     np.testing.assert_array_equal(first.similarities["0"], same.similarities["0"])
 
 
-def test_a_small_last_batch_is_left_out() -> None:
-    batches = [randn(32, 1, 8, 8, seed=1), randn(32, 1, 8, 8, seed=2)]
-    state = state_of(cnn())
-    whole = dimat.merge(cnn(), [state], batches).state
-    torch.testing.assert_close(dimat.merge(cnn(), [state], [*batches, batches[0][:1]]).state, whole)
-    torch.testing.assert_close(dimat.merge(cnn(), [state], batches * 2, images=65).state, whole)
+def test_batches_sorted_by_class_and_short_ones_give_the_statistics_of_all_samples() -> None:
+    """Of both layers, as one pass over all at once in training mode has them."""
+    random = torch.Generator().manual_seed(0)
+    level = torch.arange(10).repeat_interleave(60)[:, None, None, None] / 5 - 1
+    x = level + 0.5 * torch.randn(600, 1, 8, 8, generator=random)  # ten classes, one after another
+    def deep() -> nn.Module:
+        torch.manual_seed(0)
+        first = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        return nn.Sequential(first, nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5), nn.ReLU(),
+                             nn.Flatten(), nn.Linear(80, 3))  # fmt: skip
+
+    state, net = state_of(deep()), deep().train()
+    for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    net(x)
+    expected = {k: v for k, v in state_of(net).items() if "running" in k}
+    assert len(expected) == 4
+    for batches in (x.split(60), x.split(130), x[torch.randperm(600)].split(30)):
+        found = dimat.merge(deep(), [state], batches).state
+        for key, value in expected.items():
+            scale = 1.0 if "var" in key else float(value.abs().max())
+            torch.testing.assert_close(found[key], value, rtol=0.04, atol=0.02 * scale)
+
+
+def test_mixed_batches_hold_every_sample_once_with_all_that_belongs_to_it() -> None:
+    numbers = torch.arange(25)
+    calls = [Call((part,), {"twice": 2 * part}) for part in numbers.split(7)]
+    found = mixed(calls)
+    assert [call.samples for call in found] == [7, 7, 7, 4]
+    args = torch.cat([call.args[0] for call in found])
+    assert args.sort().values.tolist() == numbers.tolist()
+    torch.testing.assert_close(torch.cat([c.kwargs["twice"] for c in found]), 2 * args)
+    assert all(call.args[0].float().std() > 3 for call in found)  # none is a run of numbers
+
+
+@pytest.mark.parametrize("other", [torch.zeros(3, 2), torch.eye(7), torch.tensor(1.0), "a word"])
+def test_batches_that_cannot_be_taken_apart_stay_as_they_are(other: object) -> None:
+    calls = [Call((part, other), {}) for part in torch.arange(21).split(7)]
+    assert mixed(calls) == tuple(calls)
 
 
 def test_keyword_arguments_may_come_in_any_order() -> None:
@@ -408,12 +443,15 @@ def test_a_second_input_taken_for_labels_is_explained() -> None:
         dimat.merge(Two(), [state, state], [(randn(8, 3), randn(8, 4))])
 
 
-def test_batches_of_one_have_no_statistics() -> None:
+def test_one_sample_has_no_statistics_but_batches_of_one_have() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     state, batches = state_of(model), [randn(1, 3, seed=s) for s in range(4)]
-    with pytest.raises(DataError, match="a batch of one sample has no statistics"):
-        dimat.merge(model, [state, state], batches)
-    assert dimat.merge(model, [state, state], batches, recalibration="none").state.keys()
+    with pytest.raises(DataError, match="one value a channel, which has no variance"):
+        dimat.merge(model, [state, state], batches[:1])
+    found = dimat.merge(model, [state, state], batches).state
+    with torch.no_grad():
+        seen = model[0](torch.cat(batches))
+    torch.testing.assert_close(found["1.running_var"], seen.var(0))
 
 
 # --- settings ----------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -51,6 +52,34 @@ def test_the_result_depends_on_the_batches_and_not_on_the_past() -> None:
         if "running" in key:
             torch.testing.assert_close(other.state_dict()[key], value, rtol=0, atol=0)
     assert all(int(count) == 1 for count in before)
+
+
+@pytest.mark.parametrize("sizes", [[90], [30, 30, 30], [80, 8, 2], [1, 89]])
+def test_the_statistics_are_those_of_all_batches_together(sizes: list[int]) -> None:
+    """What lies between the batches counts, and a short one counts for less: as NumPy has it."""
+    net = nn.Sequential(nn.BatchNorm2d(3)).double()
+    x = torch.cat([5 * i + (i + 1) * x for i, x in enumerate(batches(9))])
+    recalibrate(net, x.split(sizes))
+    values = x.movedim(1, 0).flatten(1).numpy()
+    np.testing.assert_allclose(net[0].running_mean.numpy(), values.mean(1))
+    np.testing.assert_allclose(net[0].running_var.numpy(), values.var(1, ddof=1))
+
+
+def test_a_graph_compiled_before_is_recalibrated_all_the_same() -> None:
+    net, other = model("cnn").eval(), model("cnn").eval()
+    compiled = torch.compile(net, backend="eager")
+    compiled(batches(1)[0])
+    recalibrate(compiled, batches())
+    recalibrate(other, batches())
+    torch.testing.assert_close(dict(net.state_dict()), dict(other.state_dict()))
+
+
+def test_a_norm_that_no_batch_reaches_stays_as_it_was() -> None:
+    net = nn.ModuleDict({"used": nn.BatchNorm2d(3), "left": nn.BatchNorm2d(3)}).double()
+    net["left"].running_var.fill_(7.0)
+    assert recalibrate(net, batches(), net["used"])
+    assert net["left"].running_var.tolist() == [7.0] * 3
+    assert float(net["used"].running_var[0]) != 1.0
 
 
 def test_only_running_statistics_change() -> None:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dimat.errors import DataError
+
 
 def recalibrate(
     model: nn.Module, batches: Iterable[Any], run: Callable[[Any], Any] | None = None
 ) -> bool:
-    """Set the BatchNorm running statistics of ``model`` to those of ``batches``.
+    r"""Set the BatchNorm running statistics of ``model`` to those of all ``batches`` together.
 
-    The statistics become the equal-weighted mean over the batches; ``momentum``, the batch counters
-    and every module's mode are as before. Other layers (dropout) run in eval mode.
+    .. math:: \mu = \sum_b \tfrac{n_b}{n} \mu_b, \qquad
+        \sigma^2 = \tfrac{1}{n - 1} \sum_b n_b \left(\sigma_b^2 + (\mu_b - \mu)^2\right)
+
+    for the :math:`n_b` values of a channel in batch b: the variance between batches counts, and a
+    short batch counts for less. A layer sees what the layers before it put out when they normalize
+    by the statistics of the batches so far: of one batch as in training mode, of many with an error
+    that goes down as statistics settle. So batches should be alike, each a mixture of all data.
+
+    ``momentum``, the batch counters and every module's mode are as before. Other layers (dropout)
+    run in eval mode.
 
     Args:
         model: The agent's own model; its running statistics are changed, nothing else.
@@ -25,31 +37,70 @@ def recalibrate(
 
     Returns:
         Whether there was anything to recalibrate.
+
+    Raises:
+        DataError: If a BatchNorm sees one value a channel only, which has no variance.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return False
     modes = {m: m.training for m in model.modules()}
-    kept = [(m.momentum, _counter(m)) for m in norms]
+    pools = [_Pool(norm) for norm in norms]
     model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _eager():
             for inputs in batches:
                 (run or model)(inputs)
+        for pool in pools:
+            pool.finish()
     finally:
-        for norm, (momentum, counter) in zip(norms, kept, strict=True):
-            norm.momentum = momentum
-            if counter is not None and norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.copy_(counter)
+        for pool in pools:
+            pool.hook.remove()
         for module, mode in modes.items():
             module.training = mode
     return True
 
 
-def _counter(norm: _BatchNorm) -> Tensor | None:
-    counter = norm.num_batches_tracked
-    return None if counter is None else counter.clone()
+def _eager() -> AbstractContextManager[Any]:
+    """A graph that was compiled before would leave the hooks out."""
+    compiled = "torch._dynamo" in sys.modules  # which takes seconds to import
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+class _Pool:
+    """The moments of all that went into one norm, which normalizes by them as they grow."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        self.mean, self.variance = norm.running_mean, norm.running_var
+        self.count, self.moments = 0, torch.zeros(2, len(self.mean), dtype=torch.float64)
+        self.hook = norm.register_forward_pre_hook(lambda _, inputs: self.add(inputs[0]))
+
+    def add(self, x: Tensor) -> None:
+        """Pool one batch more: (samples, channels, places …)."""
+        if not x.numel():
+            return
+        wide = x if x.dtype == torch.float64 else x.float()
+        own = torch.stack(torch.var_mean(wide, [0, *range(2, x.dim())], correction=0)).double()
+        self.moments = self.moments.to(x.device)
+        share = x.numel() // x.shape[1]
+        self.count += share
+        apart = own[1] - self.moments[1]
+        part = share / self.count
+        self.moments = self.moments.lerp(own, part)
+        self.moments[0] += part * (1 - part) * apart.square()
+        self._write(1.0)
+
+    def finish(self) -> None:
+        """Write the unbiased variance; where no batch came by, all is as it was."""
+        if self.count == 1:
+            raise DataError(
+                "a BatchNorm sees one value a channel, which has no variance: give more samples"
+            )
+        if self.count:
+            self._write(self.count / (self.count - 1))
+
+    def _write(self, correction: float) -> None:
+        self.variance.copy_(self.moments[0] * correction)
+        self.mean.copy_(self.moments[1])

@@ -67,10 +67,12 @@ class Calls:
     """Alike batches, at least one.
 
     Args:
-        calls: In the order they came.
+        calls: As they are used.
+        given: As they came, if that was otherwise; errors name these.
     """
 
     calls: tuple[Call, ...]
+    given: tuple[Call, ...] = ()
 
     def analyze(self, model: nn.Module) -> Analysis:
         """The model's symmetry, traced on two samples; on a batch if the model takes no fewer.
@@ -111,7 +113,7 @@ class Calls:
         try:
             yield
         except _ERRORS:
-            for index, call in enumerate(self.calls):
+            for index, call in enumerate(self.given or self.calls):
                 if (error := _error(model, call)) is not None:
                     raise ModelError(
                         f"batch {index} ({call.shapes}) breaks the model: {_said(error)}"

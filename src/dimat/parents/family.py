@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import DataError
 from dimat.matching import Matcher, Matching, Problem
 from dimat.merging import Combiner, expected_statistics, recalibrate
 from dimat.parents.calls import Call, Calls
@@ -102,15 +101,7 @@ class Family:
         """
         self.model.load_state_dict(state)
         with self._blamed() as model:
-            try:
-                found = recalibrate(self.model, self.calls.calls, lambda c: _run(c, model))
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise DataError(
-                    "a batch of one sample has no statistics: give larger batches, or "
-                    "recalibration='none'"
-                ) from error
+            found = recalibrate(self.model, self.calls.calls, lambda c: _run(c, model))
         return state_of(self.model) if found else None
 
     def expect(self, merged: State, aligned: Sequence[State], weights: Sequence[float]) -> State:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from dimat.errors import ConfigError, DataError, ModelError
 from dimat.parents.calls import Call, Calls
+from dimat.parents.mixing import mixed
 
 
 def read_calls(batches: Iterable[Any], images: int, device: torch.device | str) -> Calls:
     """Read batches until ``images`` samples are there; no further one is asked for.
 
-    A last batch of less than half the first one's samples is left out, unless it is the only
-    one: BatchNorm statistics are averaged over batches, and those of a few samples are noise.
+    Samples are mixed over the batches where that can be done (:func:`dimat.parents.mixing.mixed`).
 
     Args:
         batches: As in :func:`dimat.merge`.
@@ -46,9 +46,7 @@ def read_calls(batches: Iterable[Any], images: int, device: torch.device | str) 
             "no batches: give at least one, on which the model's graph is traced and units are "
             "compared (a method that needs no data still needs an example input)"
         )
-    if len(found) > 1 and 2 * found[-1].samples < found[0].samples:
-        found.pop()
-    return Calls(tuple(found))
+    return Calls(mixed(found), tuple(found))
 
 
 def _check_kind(batches: Iterable[Any]) -> None:
