@@ -331,6 +331,7 @@ def test_batches_sorted_by_class_and_short_ones_give_the_statistics_of_all_sampl
     random = torch.Generator().manual_seed(0)
     level = torch.arange(10).repeat_interleave(60)[:, None, None, None] / 5 - 1
     x = level + 0.5 * torch.randn(600, 1, 8, 8, generator=random)  # ten classes, one after another
+
     def deep() -> nn.Module:
         torch.manual_seed(0)
         first = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU())

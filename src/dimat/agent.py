@@ -16,7 +16,7 @@ from dimat.data import Shard, generator
 from dimat.errors import TrainingError
 from dimat.exchange import Traffic
 from dimat.matching.gauge import GaugeId
-from dimat.state import State, clone, state_of
+from dimat.state import State, clone, put_into, state_of
 from dimat.topology import Topology
 
 # What a stream of random numbers is for: one number each, so that streams never meet.
@@ -89,7 +89,7 @@ class Agent:
 
     def load(self, state: State) -> None:
         """Take over a state, in place of its own."""
-        self.model.load_state_dict(state)
+        put_into(self.model, state)
 
     def autocast(self) -> AbstractContextManager[None]:
         """The arithmetic of forward passes."""

@@ -28,7 +28,7 @@ from dimat.methods import METHODS, FinalMerge, Member, Merged, Method, Settings,
 from dimat.parents.calls import Call
 from dimat.parents.reading import read_calls
 from dimat.presence import Presence, check_lasting, most_bytes
-from dimat.state import State, check_finite, num_bytes, state_of
+from dimat.state import State, check_finite, num_bytes, put_into, state_of, tensors_of
 from dimat.symmetry import Analysis
 from dimat.topology import Network, build_topology, near
 
@@ -260,7 +260,7 @@ class Agent:
         return self._calls.pieces(self._analysis.trace.batch_size)
 
     def _take_over(self, merged: Merged) -> None:
-        self.model.load_state_dict(merged.state)
+        put_into(self.model, merged.state)
         self._gauge = merged.gauge or self._gauge
         self._kept = merged.kept
         if merged.permutation is not None and self._optimizer is not None:
@@ -373,5 +373,7 @@ def _run(model: nn.Module) -> Any:
 
 def _shapes(model: nn.Module) -> str:
     """A digest of names and shapes."""
-    text = str([(name, tuple(value.shape)) for name, value in model.state_dict().items()])
+    text = str(
+        [(name, tuple(value.shape)) for name, value in tensors_of(model.state_dict()).items()]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -22,7 +23,36 @@ _MOST_AT_ONCE = 2**24  # numbers that a mean over agents has side by side in flo
 
 def state_of(module: nn.Module) -> State:
     """A copy of the module's parameters and persistent buffers, detached."""
-    return {key: value.detach().clone() for key, value in module.state_dict().items()}
+    return {key: x.detach().clone() for key, x in tensors_of(module.state_dict()).items()}
+
+
+def tensors_of(entries: Mapping[str, Any]) -> State:
+    """What of a ``state_dict`` is a state: all but :func:`extras_of`; not copied."""
+    return {key: value for key, value in entries.items() if not _is_extra(key, value)}
+
+
+def extras_of(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """What modules add by ``get_extra_state``, of any type: it stays with whom it is from."""
+    return {key: value for key, value in entries.items() if _is_extra(key, value)}
+
+
+def _is_extra(key: str, value: object) -> bool:
+    return not isinstance(value, Tensor) or key.rpartition(".")[2] == "_extra_state"
+
+
+def put_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state; what the module has beside it stays."""
+    module.load_state_dict({**extras_of(module.state_dict()), **state})
+
+
+def is_number(value: Tensor) -> bool:
+    """Whether entries are real or complex numbers, which can be averaged; others count."""
+    return value.is_floating_point() or value.is_complex()
+
+
+def as_real(value: Tensor) -> Tensor:
+    """Complex numbers as pairs along a new last axis; others as they are."""
+    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
 
 
 def clone(state: Mapping[str, Tensor]) -> State:
@@ -31,10 +61,10 @@ def clone(state: Mapping[str, Tensor]) -> State:
 
 
 def widened(state: Mapping[str, Tensor]) -> State:
-    """The same in at least float32; entries that are not floating stay."""
+    """The same in at least float32 or complex64; entries that are no such numbers stay."""
     return {
         key: value.to(torch.promote_types(value.dtype, torch.float32))
-        if value.is_floating_point()
+        if is_number(value)
         else value
         for key, value in state.items()
     }
@@ -77,7 +107,7 @@ def check_finite(state: Mapping[str, Tensor], who: str) -> None:
     Raises:
         StructureError: Naming the first such entry.
     """
-    floating = {key: value for key, value in state.items() if value.is_floating_point()}
+    floating = {key: value for key, value in state.items() if is_number(value)}
     # A finite sum has finite terms, and is ten times as fast as a look at each: 4 ms and 41 ms for
     # 102 MB in one thread, benchmarks/exchange.py. One that overflows is looked into.
     wide = {key: torch.promote_types(value.dtype, torch.float32) for key, value in floating.items()}
@@ -94,7 +124,9 @@ def squared_distance(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], keys: Sequence[str]
 ) -> float:
     r"""Squared Euclidean distance :math:`\sum_k \lVert a_k - b_k \rVert^2` over ``keys``."""
-    return math.fsum(float((a[key].double() - b[key].double()).square().sum()) for key in keys)
+    return math.fsum(
+        float((as_real(a[key]).double() - as_real(b[key]).double()).square().sum()) for key in keys
+    )
 
 
 def consensus_distance(states: Sequence[Mapping[str, Tensor]], keys: Sequence[str]) -> float:
@@ -117,11 +149,13 @@ def consensus_distance(states: Sequence[Mapping[str, Tensor]], keys: Sequence[st
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
-    """The mean of tensors of one shape, in float64; of many large ones a part at a time.
+    """The mean of tensors of one shape, in 64 bits; of many large ones a part at a time.
 
     Side by side in float64 a thousand states are twice as large as they are themselves.
     """
     first = values[0]
+    if first.is_complex():
+        return torch.view_as_complex(_mean([as_real(value) for value in values]))
     if len(values) * first.numel() <= _MOST_AT_ONCE:
         return torch.stack([value.double() for value in values]).mean(0)
     size = max(1, _MOST_AT_ONCE // len(values))
@@ -131,7 +165,16 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write as safetensors, under another name first: no half-written file is ever seen."""
+    """Write as safetensors, under another name first: no half-written file is ever seen.
+
+    Raises:
+        StructureError: If an entry is of a type that safetensors has not.
+    """
+    for key, value in state.items():
+        if value.dtype in (torch.complex128, torch.complex32):
+            raise StructureError(
+                f"'{key}' is {value.dtype}, which safetensors files cannot hold: make it complex64"
+            )
     temporary = path.with_name(path.name + ".partial")
     safetensors.torch.save_file(
         {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, temporary

@@ -15,7 +15,7 @@ from dimat.matching import MATCHERS, Activations, Problem
 from dimat.matching.assignment import assign
 from dimat.matching.statistics import CrossMoments
 from dimat.matching.ties import SAME, leveled, match_units, twins
-from dimat.symmetry import Analysis, analyze
+from dimat.symmetry import analyze
 
 State = dict[str, Tensor]
 FINDING = [name for name in MATCHERS if name != "identity"]
@@ -139,9 +139,9 @@ def test_dead_units_change_no_match_of_units_that_the_images_tell_apart() -> Non
     model, x = net(), images()
     analysis = analyze(model, (x[:2],))
     states = [
-        {k: torch.randn_like(v) if "weight" in k else v.clone() for k, v in model.state_dict().items()}
-        for _ in range(2)
-    ]  # fmt: skip
+        {k: torch.randn_like(v) if "weight" in k else v.clone() for k, v in own.items()}
+        for own in (model.state_dict(), model.state_dict())
+    ]
     for state in states:
         dead(state)
     (moments,) = Activations().measure(analysis, states[:1], states[1:], [x])

@@ -7,6 +7,7 @@ import torch
 from tests.methods.fleet import Fleet, fleet, irregular, merge
 from torch.func import functional_call
 
+from dimat.matching.gauge import GaugeId
 from dimat.methods import Dimat, Settings
 from dimat.state import State
 
@@ -40,9 +41,9 @@ def test_agents_with_copies_of_one_state_have_it_still_after_they_merged(
 ) -> None:
     state, graph = spoilt(own.model.state_dict()), irregular(0)
     states = own.shuffled([state] * len(graph))
+    ids: dict[int, GaugeId | None] = dict.fromkeys(graph)
     for number in (1, 2, 3):
-        gauges = {i: None for i in graph} if number == 1 else ids
-        merged, _ = merge(Dimat(WAYS[way]), own.members(states, graph, number, gauges))
+        merged, _ = merge(Dimat(WAYS[way]), own.members(states, graph, number, ids))
         states, ids = [m.state for m in merged], {i: m.gauge for i, m in enumerate(merged)}
     for scale in (1, 1e5):  # where nothing is dead
         x = scale * torch.randn(16, 2, 6, 6, dtype=torch.float64)

@@ -13,7 +13,7 @@ from dimat.experiment.setup import Setup, parameter_names
 from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of
 from dimat.methods import Member, Merged
-from dimat.state import check_finite
+from dimat.state import check_finite, tensors_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Part:
             TrainingError: If its state is not finite.
         """
         try:
-            check_finite(agent.model.state_dict(), f"agent {agent.index}")
+            check_finite(tensors_of(agent.model.state_dict()), f"agent {agent.index}")
         except StructureError as error:
             raise TrainingError(
                 f"{self.name}, round {number}, before the merge: {error}; training diverges"

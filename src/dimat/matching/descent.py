@@ -12,6 +12,7 @@ from torch import Tensor
 from dimat.matching.assignment import Floats, assign
 from dimat.matching.seats import outer_groups
 from dimat.matching.terms import Term, parameter_keys, terms_of
+from dimat.state import as_real, is_number
 from dimat.symmetry import Analysis, Permutation
 from dimat.symmetry.positions import Memo, sources, take
 
@@ -78,7 +79,7 @@ class Descent:
     ) -> None:
         self.field = field
         keys = sorted(field.touched(field.symmetry.names))
-        self.ours = {key: ours[key] for key in keys if ours[key].is_floating_point()}
+        self.ours = {key: ours[key] for key in keys if is_number(ours[key])}
         self.theirs = {key: theirs[key] for key in self.ours}
         self.permutation = field.symmetry.identity()
         norms = [sum(_dot(x, x) for x in s.values()) for s in (self.ours, self.theirs)]
@@ -217,4 +218,5 @@ class Descent:
 
 
 def _dot(x: Tensor, y: Tensor) -> float:
-    return float(torch.dot(x.detach().double().flatten(), y.detach().double().flatten()))
+    flat = [as_real(v.detach()).double().flatten() for v in (x, y)]
+    return float(torch.dot(*flat))

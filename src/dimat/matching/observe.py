@@ -75,7 +75,9 @@ class Observation:
         if value.is_complex():  # both parts are seen, as of two places
             value = torch.view_as_real(value.resolve_conj())
         if self.blurred:
-            value = value.float().square()
+            value = value.abs().float().square()
+        elif value.is_complex():  # two observations: what is real, and what is not
+            return torch.cat([self.units(x, per_sample) for x in (value.real, value.imag)])
         if self.among:
             value = value.mean(self.among, keepdim=True)
         moved = value.movedim(self.axes, tuple(range(-len(self.axes), 0)))

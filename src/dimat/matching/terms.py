@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dimat.matching.seats import Seat, seats
+from dimat.state import as_real
 from dimat.symmetry import Analysis
 
 
@@ -39,14 +40,14 @@ class Term:
         return self.seat.others
 
     def rows(self, value: Tensor) -> Tensor:
-        """(units, places x rest) from the parameter's value, in float32 at least."""
+        """(units, places x rest) from the parameter's value, in float32 at least, complex as pairs."""
         index, axes = self.seat.index, self.seat.axes
         wide = value.detach().to(torch.promote_types(value.dtype, torch.float32))
         front = wide.movedim(axes, tuple(range(len(axes))))
         flat = front.reshape(math.prod(front.shape[: len(axes)]), -1)
         if len(flat) != index.size or not self._in_order:
             flat = flat[torch.from_numpy(index.ravel()).to(flat.device)]
-        return flat.reshape(len(index), -1)
+        return as_real(flat).reshape(len(index), -1)
 
     @cached_property
     def _in_order(self) -> bool:

@@ -112,7 +112,8 @@ class _Untying:
             waiting.remove(block)
             settled |= block
         for _ in range(MAX_SWEEPS):
-            if not any([self._improve(block) for block in blocks]):
+            gained = [self._improve(block) for block in blocks]
+            if not any(gained):
                 return
 
     def _improve(self, block: frozenset[str]) -> bool:

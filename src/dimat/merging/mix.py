@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from dimat.errors import StructureError
-from dimat.state import State, check_same_structure
+from dimat.state import State, check_same_structure, is_number
 
 
 def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> State:
     r"""The weighted average :math:`\sum_j w_j \theta_j`.
 
-    Floating entries are summed in at least float32 and returned in their own dtype; entries that
-    count (integers, booleans) are not averages of anything and are taken from the first state, the
-    agent's own.
+    Real and complex entries are summed in at least float32 or complex64 and returned in their own
+    dtype; entries that count (integers, booleans) are not averages of anything and are taken from
+    the first state, the agent's own.
 
     Args:
         states: ``n >= 1`` states of one structure, in one unit order; not changed.
@@ -39,7 +39,7 @@ def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Sta
 
 def _average(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     first = values[0]
-    if not first.is_floating_point():
+    if not is_number(first):
         return first.clone()
     wide = torch.promote_types(first.dtype, torch.float32)
     total = first.to(wide) * weights[0]

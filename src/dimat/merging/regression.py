@@ -71,6 +71,8 @@ class Regression:
         merged = mix(wide, weights)
         lockstep = Lockstep(trace, wide, merged, weights, batches)
         for site in sites(trace, sums=True):
+            if site.weight is not None and merged[site.weight].is_complex():
+                continue  # averaged
             if site.norm is site.op:
                 fit_norm(lockstep.at(site, LEAST_ROWS), merged, self.ridge)
             else:
@@ -160,6 +162,7 @@ def _factor(gram: Tensor, ridge: float) -> Tensor:
     diagonal = gram.diagonal(dim1=1, dim2=2).clamp_min(0)
     floor = 1e-6 * diagonal.mean(1, keepdim=True) + 1e-12
     while True:
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge * diagonal + floor))
         if not bool(failed.any()):
             return factor

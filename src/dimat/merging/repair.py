@@ -50,6 +50,8 @@ class Repair:
         merged = mix(wide, weights)
         lockstep = Lockstep(trace, wide, merged, weights, batches)
         for site in sites(trace, sums=False):
+            if site.weight is not None and merged[site.weight].is_complex():
+                continue  # averaged
             goal = lockstep.at(site, LEAST_ROWS)
             if site.norm is not site.op:
                 _rescale(goal, merged)

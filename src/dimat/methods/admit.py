@@ -10,7 +10,7 @@ from torch import Tensor
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Inbox, Message, Step, Talk
 from dimat.methods.protocol import Member
-from dimat.state import check_finite, check_same_structure
+from dimat.state import as_real, check_finite, check_same_structure
 
 Admit = Callable[[int, Message], None]
 
@@ -52,7 +52,9 @@ def sound(me: Member, max_norm_ratio: float | None) -> Admit:
 
 def norm(state: Mapping[str, Tensor], parameters: Sequence[str]) -> float:
     """Euclidean norm of a state's parameters."""
-    return math.sqrt(math.fsum(float(state[key].double().square().sum()) for key in parameters))
+    return math.sqrt(
+        math.fsum(float(as_real(state[key]).double().square().sum()) for key in parameters)
+    )
 
 
 def needed(agents: Collection[int], heard: Collection[int]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import nnls
+from torch import Tensor
 
 from dimat.errors import TrainingError
 from dimat.exchange import Step, Talk
@@ -16,7 +17,7 @@ from dimat.methods.admit import complete, fitting, needed
 from dimat.methods.consensus import DOUBLY_STOCHASTIC
 from dimat.methods.protocol import Learner, Method, Need, row
 from dimat.methods.swap import swap
-from dimat.state import State, check_finite
+from dimat.state import State, as_real, check_finite
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def project(own: State, cross: Sequence[State]) -> State:
     rows = [*cross, own]
     gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
     for key in own:
-        flat = torch.stack([state[key].double().flatten() for state in rows]).cpu()
+        flat = torch.stack([as_real(state[key]).double().flatten() for state in rows]).cpu()
         gram += flat @ flat.T
     if bool((gram[:-1, -1] >= 0).all()):
         return own
@@ -88,8 +89,12 @@ def project(own: State, cross: Sequence[State]) -> State:
     values, vectors = np.linalg.eigh(gram.numpy())
     root = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
     weights, _ = nnls(root[:, :-1], -root[:, -1])
-    total = {key: value.double() for key, value in own.items()}
+    total = {key: _double(value) for key, value in own.items()}
     for weight, state in zip(weights, cross, strict=True):
         if weight > 0:
-            total = {key: value + weight * state[key].double() for key, value in total.items()}
+            total = {key: value + weight * _double(state[key]) for key, value in total.items()}
     return {key: value.to(own[key].dtype) for key, value in total.items()}
+
+
+def _double(value: Tensor) -> Tensor:
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)

@@ -17,7 +17,7 @@ from dimat.parents.calls import Call, Calls
 from dimat.parents.forward import Forward, bound
 from dimat.parents.reading import read_calls
 from dimat.parents.states import as_in, completed, fitting, working_copy
-from dimat.state import State, state_of
+from dimat.state import State, extras_of, put_into, state_of
 from dimat.symmetry import Analysis
 
 
@@ -29,6 +29,7 @@ class Family:
         model: A working copy of the model.
         forward: In place of its own, if not None.
         originals: The parents as they were given, completed.
+        extras: What they hold beside tensors, which stays as it is.
         states: The same in at least float32, on the model's device.
         calls: The inputs.
     """
@@ -36,6 +37,7 @@ class Family:
     model: nn.Module
     forward: Forward | None
     originals: tuple[State, ...]
+    extras: tuple[Mapping[str, Any], ...]
     states: tuple[State, ...]
     calls: Calls
 
@@ -59,7 +61,8 @@ class Family:
         originals = tuple(completed(model, state) for state in states)
         wide = tuple(fitting(twin, s, who) for s, who in zip(originals, names, strict=True))
         device = next((x.device for x in twin.state_dict().values()), torch.device("cpu"))
-        return Family(twin, forward, originals, wide, read_calls(batches, images, device))
+        extras = tuple(extras_of(state) for state in states)
+        return Family(twin, forward, originals, extras, wide, read_calls(batches, images, device))
 
     @cached_property
     def analysis(self) -> Analysis:
@@ -99,7 +102,7 @@ class Family:
         Raises:
             DataError: If a BatchNorm sees one value a channel only, which has no variance.
         """
-        self.model.load_state_dict(state)
+        put_into(self.model, state)
         with self._blamed() as model:
             found = recalibrate(self.model, self.calls.calls, lambda c: _run(c, model))
         return state_of(self.model) if found else None
@@ -109,8 +112,8 @@ class Family:
         return expected_statistics(self.analysis, aligned, weights, merged)
 
     def rounded(self, state: State, parent: int = 0) -> State:
-        """The state in the dtypes and on the devices of a parent, as it was given."""
-        return as_in(state, self.originals[parent])
+        """The state in the dtypes and on the devices of a parent, with what else it held."""
+        return {**as_in(state, self.originals[parent]), **self.extras[parent]}
 
     @contextmanager
     def _blamed(self) -> Iterator[nn.Module]:

@@ -35,7 +35,7 @@ def mixed(calls: Sequence[Call]) -> tuple[Call, ...]:
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
     return tuple(
         Call(*tree_unflatten([x[part.to(x.device)] for x in joined if x is not None], leaves[0][1]))
-        for part in order.split(size)
+        for part in torch.split(order, size)
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from dimat.errors import ConfigError, DataError, ModelError
 from dimat.parents.calls import Call, Calls
 from dimat.parents.mixing import mixed
+from dimat.state import is_number
 
 
 def read_calls(batches: Iterable[Any], images: int, device: torch.device | str) -> Calls:
@@ -75,7 +76,7 @@ def _call(batch: Any, index: int) -> Call:
 
 def _check_values(call: Call, index: int) -> None:
     for value in call.tensors:
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if is_number(value) and not bool(torch.isfinite(value).all()):
             raise DataError(f"batch {index} holds values that are not finite")
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import StructureError
-from dimat.state import State, check_finite, check_same_structure
+from dimat.state import State, check_finite, check_same_structure, is_number, tensors_of
 from dimat.symmetry.trace import tied_keys
 
 
 def working_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose floating entries are at least float32; what is tied stays tied."""
+    """A copy in eval mode, of at least float32 or complex64; what is tied stays tied."""
     twin = copy.deepcopy(model).eval()
     for value in (*twin.parameters(), *twin.buffers()):
         value.data = _wide(value.data)
@@ -22,12 +22,12 @@ def working_copy(model: nn.Module) -> nn.Module:
 
 
 def completed(model: nn.Module, state: Mapping[str, Tensor]) -> State:
-    """The state with what checkpoints leave out.
+    """The state with what checkpoints leave out, and without what is no tensor.
 
-    That is the second name of a tied tensor (safetensors keeps one), and BatchNorm's batch counters
-    (unknown before PyTorch 0.4.1), which count nothing that matters here.
+    Left out is the second name of a tied tensor (safetensors keeps one), and BatchNorm's batch
+    counters (unknown before PyTorch 0.4.1), which count nothing that matters here.
     """
-    whole = dict(state)
+    whole = tensors_of(state)
     for alias, first in tied_keys(model).items():
         for missing, present in ((alias, first), (first, alias)):
             if missing not in whole and present in whole:
@@ -50,7 +50,7 @@ def fitting(model: nn.Module, state: Mapping[str, Tensor], who: str) -> State:
         StructureError: If it lacks an entry, has one too many or of another shape, holds NaN or
             infinity, or if entries that are one tensor in the model differ.
     """
-    expected = model.state_dict()
+    expected = tensors_of(model.state_dict())
     own = {key: _cast(value, expected.get(key)) for key, value in state.items()}
     check_same_structure(expected, own, who)
     check_finite(state, who)
@@ -72,7 +72,7 @@ def as_in(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State:
 
 
 def _wide(value: Tensor) -> Tensor:
-    if not value.is_floating_point():
+    if not is_number(value):
         return value
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
@@ -81,6 +81,6 @@ def _cast(value: Tensor, expected: Tensor | None) -> Tensor:
     """Floating numbers in the expected precision; a count for a number is a mistake, and stays."""
     if expected is None:
         return value.detach()
-    if value.is_floating_point() and expected.is_floating_point():
+    if is_number(value) and value.is_complex() == expected.is_complex() and is_number(expected):
         return value.detach().to(expected.device, expected.dtype)
     return value.detach().to(expected.device)

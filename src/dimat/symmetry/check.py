@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import ModelError, StructureError
+from dimat.state import tensors_of
 from dimat.symmetry.evidence import close_to, differing
 from dimat.symmetry.redraw import DRAWS, LEAST_DRAWS, LEVELS, draw
 from dimat.symmetry.structure import cycles
@@ -98,7 +99,7 @@ class _Trial:
         kwargs: dict[str, Any],
     ) -> None:
         self.symmetry, self.twin, self.random = symmetry, twin, np.random.default_rng(number)
-        given = {key: value.detach() for key, value in twin.state_dict().items()}
+        given = {key: value.detach() for key, value in tensors_of(twin.state_dict()).items()}
         flat, spec = torch.utils._pytree.tree_flatten((args, kwargs))
         errors: list[Exception] = []
         for level in LEVELS:

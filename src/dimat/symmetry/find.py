@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dimat.errors import ModelError
+from dimat.state import is_number, tensors_of
 from dimat.symmetry.call import Call, Operand, Result, as_tuple, tensors_in, value_labels
 from dimat.symmetry.execute import Example
 from dimat.symmetry.redraw import LEVELS
@@ -91,7 +92,7 @@ def _prove(
 ) -> Analysis:
     inputs = flatten_inputs(args, kwargs)
     draws = [t.example_draws() for t in traces]
-    entries = {**model.state_dict(), **draws[0], **draws[1]}
+    entries = {**tensors_of(model.state_dict()), **draws[0], **draws[1]}
     errors: list[Exception] = []
     for level in LEVELS:  # what inputs may be is known by what the model can be run on
         try:
@@ -107,7 +108,7 @@ def _prove(
 def _prove_on(
     proof: Proof, traces: Sequence[Trace], model: nn.Module, entries: Mapping[str, Tensor]
 ) -> Analysis:
-    state = model.state_dict()
+    state = tensors_of(model.state_dict())
     distrusted: dict[str, str] = {}
     blamed: list[Pin] = []
     while True:
@@ -187,9 +188,9 @@ def _state_labels(
     dependent: set[tuple[str, int, int]],
     traces: Sequence[Trace],
 ) -> Labels:
-    """Fresh units for every axis of a floating entry; axes of other entries are fixed."""
+    """Fresh units for every axis of real and complex entries; axes of other entries are fixed."""
     used = any(key in (*t.states.values(), *t.draws.values()) for t in traces)
-    if not value.is_floating_point() or not used:
+    if not is_number(value) or not used:
         return (FIXED,) * value.dim()
     labels: list[Any] = [
         units.fresh(along(i, value.dim(), n)) if n > 1 else FIXED for i, n in enumerate(value.shape)

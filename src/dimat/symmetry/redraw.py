@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dimat.state import is_number
+
 # Near the given values an operator is where it is used: a logarithm sees what is positive. Generic
 # values hide nothing by a zero or a one. Small and large ones leave what is flat around both.
 Kind = Literal["near", "generic"]
@@ -61,10 +63,6 @@ def near(
     return {key: _near(value, generator, scale) for key, value in state.items()}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
-
-
 def _positive(value: Tensor) -> bool:
     """Whether entries are nowhere negative and not all zero."""
     if value.is_complex() or not value.numel():
@@ -78,7 +76,7 @@ def _normal(value: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _generic(value: Tensor, generator: torch.Generator, scale: float) -> Tensor:
-    if not _is_number(value):
+    if not is_number(value):
         return value
     noise = _normal(value, generator)
     if _positive(value):
@@ -87,7 +85,7 @@ def _generic(value: Tensor, generator: torch.Generator, scale: float) -> Tensor:
 
 
 def _near(value: Tensor, generator: torch.Generator, scale: float) -> Tensor:
-    if not _is_number(value):
+    if not is_number(value):
         return value
     noise = _normal(value, generator)
     finite = value[value.isfinite() & (value != 0)]
@@ -104,7 +102,7 @@ def _redraw_input(
     if not isinstance(value, Tensor):
         return value
     value = value.detach().cpu()
-    if not _is_number(value):
+    if not is_number(value):
         return value
     drawn = (
         scale * _normal(value, generator) if kind == "generic" else _near(value, generator, scale)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dimat.experiment.setup import Setup
-from dimat.state import State, num_bytes
+from dimat.state import State, num_bytes, tensors_of
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -69,7 +69,7 @@ def model_facts(setup: Setup) -> ModelFacts:
     wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return ModelFacts(
         sum(p.numel() for p in model.parameters()),
-        dict(model.state_dict()),
+        tensors_of(model.state_dict()),
         {name: p.detach() for name, p in wanted.items()},
         forward / _BATCH,
         training / _BATCH,

@@ -21,7 +21,7 @@ from dimat.matching.gauge import GaugeId, encode
 from dimat.matching.pooled import encode_moments, measure_edges
 from dimat.methods import METHODS, Member
 from dimat.methods.order import gossip
-from dimat.state import num_bytes
+from dimat.state import num_bytes, state_of
 from dimat.symmetry import Analysis
 from dimat.topology import Topology
 
@@ -91,7 +91,7 @@ class Wire:
     @cached_property
     def moments(self) -> int:
         """Of what is compared on the images of both ends of an edge; it is never rounded."""
-        state = self.setup.new_model(0).state_dict()
+        state = state_of(self.setup.new_model(0))
         data = self.setup.dataset
         images = torch.randn(4, data.in_channels, *data.image_size)
         found = measure_edges(self.setup.analysis, state, {0: state}, [images])

@@ -15,7 +15,7 @@ from dimat.experiment.merge.images import Images
 from dimat.experiment.merge.result import Comparison, Path, Row, Score
 from dimat.merging import mix
 from dimat.parents import Family
-from dimat.state import State
+from dimat.state import State, put_into
 
 WORTH_A_NOTE_S = 2.0  # a user who sees no progress bar waits that long without a word
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -75,7 +75,7 @@ class Judge:
     def logits(self, name: str, state: State) -> Tensor:
         """(n, classes) float32 on the CPU; the observer is told, with a note if it took long."""
         start, model = time.perf_counter(), self.family.model
-        model.load_state_dict(state)
+        put_into(model, state)
         model.eval()
         with torch.no_grad():
             found = torch.cat([model(x).float().cpu() for x in self.images.batches()])

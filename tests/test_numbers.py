@@ -1,0 +1,144 @@
+"""Complex parameters are averaged like real ones; what is no tensor stays where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import dimat
+from dimat.agent import Agent
+from dimat.errors import StructureError
+from dimat.matching import MATCHERS
+from dimat.merging import COMBINERS, mix
+from dimat.methods.admit import norm
+from dimat.methods.cga import project
+from dimat.state import (
+    check_finite,
+    consensus_distance,
+    extras_of,
+    load_state,
+    put_into,
+    save_state,
+    squared_distance,
+    state_of,
+    widened,
+)
+
+
+class Fourier(nn.Module):
+    """Complex weights on both sides of its units, whose order is free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Parameter(torch.randn(3, 6, dtype=torch.complex64))
+        self.out = nn.Parameter(torch.randn(6, 4, dtype=torch.complex64))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.complex(x, 0.5 * x.flip(1)) @ self.into
+        return self.head((hidden * torch.sigmoid(hidden.abs()) @ self.out).abs())
+
+
+def fourier(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return Fourier()
+
+
+@pytest.mark.parametrize("method", [m for m in MATCHERS if m != "identity"])
+@pytest.mark.parametrize("combine", COMBINERS)
+def test_a_permuted_copy_of_a_complex_model_merges_to_it(method: str, combine: str) -> None:
+    model, x = fourier(), torch.randn(200, 3, generator=torch.Generator().manual_seed(1))
+    state, symmetry = state_of(model), dimat.find_symmetry(model, (x[:3],))
+    assert next((g.size, g.members) for g in symmetry.groups) == (6, (("into", 1), ("out", 0)))
+    copy = symmetry.apply(symmetry.random(torch.Generator().manual_seed(2)), state)
+    merged = dimat.merge(model, [state, copy], [x], method=method, combine=combine)
+    torch.testing.assert_close(
+        functional_call(model, merged.state, x), functional_call(model, state, x),
+        rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+    torch.testing.assert_close(merged.aligned[1], state)
+
+
+def test_complex_numbers_are_averaged_and_measured_as_pairs_of_real_ones() -> None:
+    a, b = (torch.randn(5, dtype=torch.complex64) for _ in range(2))
+    states = [{"w": a}, {"w": b}]
+    torch.testing.assert_close(mix(states, [0.25, 0.75])["w"], 0.25 * a + 0.75 * b)
+    apart = float((a - b).abs().square().sum())
+    assert squared_distance(*states, ["w"]) == pytest.approx(apart)
+    assert consensus_distance(states, ["w"]) == pytest.approx(apart**0.5 / 2)
+    assert norm(states[0], ["w"]) == pytest.approx(float(a.norm()))
+    assert widened({"w": a, "n": torch.zeros(2, dtype=torch.bfloat16)})["w"].dtype == a.dtype
+    for bad in (complex(float("nan"), 0), complex(0, float("inf"))):
+        with pytest.raises(StructureError, match="'w' has 1 values that are NaN or infinite"):
+            check_finite({"w": torch.cat([a, torch.tensor([bad])])}, "state 1")
+    turned = project({"w": a}, [{"w": -a + b}])["w"]
+    assert float((turned.conj() * (b - a)).real.sum()) >= -1e-4
+
+
+def test_complex_states_are_saved_and_those_that_files_cannot_hold_are_refused(
+    tmp_path: Path,
+) -> None:
+    state = state_of(fourier())
+    save_state(state, tmp_path / "own.safetensors")
+    torch.testing.assert_close(load_state(tmp_path / "own.safetensors"), state, rtol=0, atol=0)
+    with pytest.raises(StructureError, match=r"'w' is torch.complex128, which .* complex64"):
+        save_state({"w": torch.zeros(2, dtype=torch.complex128)}, tmp_path / "own.safetensors")
+
+
+# --- what is no tensor ----------------------------------------------------------------------------
+
+
+class Counting(nn.Linear):
+    """Has a state of its own that is no tensor, or is one of no fixed size."""
+
+    own: Any = None
+
+    def get_extra_state(self) -> Any:
+        return self.own
+
+    def set_extra_state(self, state: Any) -> None:
+        self.own = state
+
+
+def counting(seed: int, own: Any) -> nn.Module:
+    torch.manual_seed(seed)
+    net = nn.Sequential(Counting(4, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    net[0].own = own
+    return net
+
+
+@pytest.mark.parametrize("values", [({"version": 1}, [2, 3]), (torch.ones(2), torch.zeros(5))])
+def test_what_modules_keep_beside_tensors_is_the_first_parents_and_each_ones_own(
+    values: tuple[Any, Any],
+) -> None:
+    nets = [counting(seed, own) for seed, own in enumerate(values)]
+    states = [net.state_dict() for net in nets]
+    merged = dimat.merge(nets[0], states, [torch.randn(30, 4)])
+    assert merged.state["0._extra_state"] is values[0]
+    assert [own["0._extra_state"] for own in merged.aligned] == list(values)
+    nets[1].load_state_dict(merged.state)
+    assert nets[1][0].own is values[0]
+    found = dimat.match(nets[0], *states, [torch.randn(30, 4)])
+    assert found.permutation.slots["0"].shape == (1, 8)
+
+
+def test_a_state_that_agents_send_holds_nothing_but_tensors_and_what_is_beside_stays() -> None:
+    net = counting(0, {"version": 1})
+    state = state_of(net)
+    assert "0._extra_state" not in state
+    assert extras_of(net.state_dict()) == {"0._extra_state": {"version": 1}}
+    state["3.bias"] = torch.full((2,), 5.0)
+    for load in (put_into, lambda net, state: Agent.load(_holder(net), state)):
+        net[3].bias.data.zero_()
+        load(net, state)
+        assert net[3].bias.tolist() == [5.0, 5.0]
+        assert net[0].own == {"version": 1}
+
+
+def _holder(model: nn.Module) -> Any:
+    return type("Holder", (), {"model": model})()
