@@ -55,7 +55,7 @@ class Setup:
         """The symmetry of the model, found once."""
         model = self.new_model(0)
         example = torch.zeros(2, self.dataset.in_channels, *self.dataset.image_size)
-        return analyze(model, (example,))
+        return analyze(model, (example,), constants=dict(model.named_buffers()))
 
     @cached_property
     def test(self) -> tuple[Tensor, Tensor]:

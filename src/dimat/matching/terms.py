@@ -40,7 +40,7 @@ class Term:
         return self.seat.others
 
     def rows(self, value: Tensor) -> Tensor:
-        """(units, places x rest) from the parameter's value, in float32 at least, complex as pairs."""
+        """(units, places x rest) from the parameter's value, at least float32, complex as pairs."""
         index, axes = self.seat.index, self.seat.axes
         wide = value.detach().to(torch.promote_types(value.dtype, torch.float32))
         front = wide.movedim(axes, tuple(range(len(axes))))

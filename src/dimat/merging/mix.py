@@ -39,8 +39,8 @@ def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Sta
 
 def _average(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     first = values[0]
-    if not is_number(first):
-        return first.clone()
+    if not is_number(first) or all(torch.equal(first, value) for value in values[1:]):
+        return first.clone()  # a sum of equal numbers would round
     wide = torch.promote_types(first.dtype, torch.float32)
     total = first.to(wide) * weights[0]
     for value, weight in zip(values[1:], weights[1:], strict=True):

@@ -74,8 +74,12 @@ class Calls:
     calls: tuple[Call, ...]
     given: tuple[Call, ...] = ()
 
-    def analyze(self, model: nn.Module) -> Analysis:
+    def analyze(self, model: nn.Module, constants: Mapping[str, Tensor] | None = None) -> Analysis:
         """The model's symmetry, traced on two samples; on a batch if the model takes no fewer.
+
+        Args:
+            model: The model.
+            constants: Entries that all states have in common; its own buffers if None.
 
         Raises:
             ModelError: If the model fails on the first batch, or cannot be captured.
@@ -84,7 +88,8 @@ class Calls:
         two = example.pick(torch.arange(2) % example.samples)
         if _error(model, two) is None:
             example = two
-        return analyze(model, example.args, example.kwargs)
+        shared = dict(model.named_buffers()) if constants is None else constants
+        return analyze(model, example.args, example.kwargs, shared)
 
     def pieces(self, size: int | None) -> list[tuple[Any, ...]]:
         """Every batch as the graph takes it.

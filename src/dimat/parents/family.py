@@ -68,7 +68,13 @@ class Family:
     def analysis(self) -> Analysis:
         """The model's graph and symmetry."""
         with self._blamed() as model:
-            return self.calls.analyze(model)
+            first, *others = self.states
+            shared = {
+                key: value
+                for key, value in first.items()
+                if all(torch.equal(value, state[key]) for state in others)
+            }
+            return self.calls.analyze(model, shared)
 
     @cached_property
     def batches(self) -> list[tuple[Any, ...]]:

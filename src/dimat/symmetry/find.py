@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from dimat.errors import ModelError
 from dimat.state import is_number, tensors_of
 from dimat.symmetry.call import Call, Operand, Result, as_tuple, tensors_in, value_labels
+from dimat.symmetry.constants import constant_labels, digest_of, unwritten
 from dimat.symmetry.execute import Example
 from dimat.symmetry.redraw import LEVELS
 from dimat.symmetry.reduce import reduce_solution
@@ -71,16 +72,27 @@ def find_symmetry(
 
 
 def analyze(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    constants: Mapping[str, Tensor] | None = None,
 ) -> Analysis:
     """Like :func:`find_symmetry`, with the graph and the labels that matching needs.
 
     Cached in memory by the digest of the graphs: a second call on one architecture only exports.
+
+    Args:
+        model: As there.
+        args: As there.
+        kwargs: As there.
+        constants: Entries that all states have in common; of these, buffers that no forward pass
+            writes must stay as they are: units are free as far as that leaves them so.
     """
     traces = [trace(model, args, kwargs, training=mode) for mode in (False, True)]
-    key = tuple(t.digest() for t in traces)
+    kept = unwritten(traces, constants or {})
+    key = (*(t.digest() for t in traces), digest_of(kept))
     if key not in _CACHE:
-        _CACHE[key] = _prove(model, traces, args, kwargs)
+        _CACHE[key] = _prove(model, traces, args, kwargs, kept)
     return replace(_CACHE[key], trace=traces[0])
 
 
@@ -89,14 +101,16 @@ def _prove(
     traces: Sequence[Trace],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None,
+    constants: Mapping[str, Tensor],
 ) -> Analysis:
     inputs = flatten_inputs(args, kwargs)
     draws = [t.example_draws() for t in traces]
-    entries = {**tensors_of(model.state_dict()), **draws[0], **draws[1]}
+    entries = {**tensors_of(model.state_dict()), **constants, **draws[0], **draws[1]}
     errors: list[Exception] = []
     for level in LEVELS:  # what inputs may be is known by what the model can be run on
         try:
-            return _prove_on(Proof(traces, entries, inputs, level), traces, model, entries)
+            proof = Proof(traces, entries, inputs, level, constants.keys())
+            return _prove_on(proof, traces, entries, constants)
         except (RuntimeError, IndexError, ValueError) as error:
             errors.append(error)
     raise ModelError(
@@ -106,13 +120,17 @@ def _prove(
 
 
 def _prove_on(
-    proof: Proof, traces: Sequence[Trace], model: nn.Module, entries: Mapping[str, Tensor]
+    proof: Proof,
+    traces: Sequence[Trace],
+    entries: Mapping[str, Tensor],
+    constants: Mapping[str, Tensor],
 ) -> Analysis:
-    state = tensors_of(model.state_dict())
+    drawn = {key for t in traces for key in t.draws.values()}
+    state = {key: value for key, value in entries.items() if key not in drawn}
     distrusted: dict[str, str] = {}
     blamed: list[Pin] = []
     while True:
-        labeling = label_graphs(traces, proof.examples, entries, distrusted)
+        labeling = label_graphs(traces, proof.examples, entries, distrusted, constants)
         solution = solve(labeling.units, labeling.used())
         fault = proof.first_fault(labeling.nodes, labeling.states, solution)
         if fault is None:
@@ -162,13 +180,16 @@ def label_graphs(
     examples: Sequence[Example],
     state: Mapping[str, Tensor],
     distrusted: Mapping[str, str],
+    constants: Mapping[str, Tensor],
 ) -> Labeling:
     """Apply the rules to all graphs; again, if a parameter's axis should depend on another."""
     dependent: set[tuple[str, int, int]] = set()
     while True:
         labeling = Labeling(Units())
         labeling.states = {
-            key: _state_labels(labeling.units, key, value, dependent, traces)
+            key: constant_labels(labeling.units, constants[key])
+            if key in constants
+            else _state_labels(labeling.units, key, value, dependent, traces)
             for key, value in state.items()
         }
         for t, example in zip(traces, examples, strict=True):

@@ -6,7 +6,7 @@ that does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from dimat.errors import StructureError
 from dimat.symmetry.call import Result, as_tuple, tensors_in
+from dimat.symmetry.constants import redrawn_alike
 from dimat.symmetry.evidence import (
     Evidence,
     add_draw,
@@ -56,6 +57,7 @@ class Proof:
         state: The given state.
         inputs: Flattened user inputs.
         level: What may stand for an input: :data:`dimat.symmetry.redraw.LEVELS`.
+        constants: Keys of entries in which what is equal stays equal.
 
     Attributes:
         examples: Each graph's values in the first draw, near the given ones.
@@ -67,8 +69,10 @@ class Proof:
         state: Mapping[str, Tensor],
         inputs: Sequence[Any],
         level: str,
+        constants: Collection[str] = (),
     ) -> None:
         self.traces, self._given, self._level = traces, (state, inputs), level
+        self._constants = constants
         drawn, fed = self._draw(0)
         self.examples = [Example(drawn, fed, run(t, drawn, fed)) for t in traces]
         self._evidence: list[dict[fx.Node, Evidence]] = [{} for _ in traces]
@@ -105,7 +109,9 @@ class Proof:
 
     def _draw(self, number: int) -> tuple[Mapping[str, Tensor], Sequence[Any]]:
         state, inputs = draw(number, *self._given, self._level)
-        return state, inputs
+        given = {key: self._given[0][key].detach().cpu() for key in self._constants}
+        alike = {key: redrawn_alike(value, state[key]) for key, value in given.items()}
+        return {**state, **alike}, inputs
 
     def _unproved(
         self, labels: Sequence[Mapping[str, Result]], s: Solution, moves: Ints

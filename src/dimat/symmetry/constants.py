@@ -1,0 +1,68 @@
+"""Buffers that are the same in all states, such as fixed scales: units move only as they allow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dimat.state import as_real, is_number
+from dimat.symmetry.trace import Trace
+from dimat.symmetry.units import ANY, FIXED, Label, Labels, Units, along
+
+
+def unwritten(traces: Sequence[Trace], entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the entries that are buffers of numbers, and that no graph writes.
+
+    Args:
+        traces: The graphs of one model.
+        entries: Values by state key.
+    """
+    read = {key for t in traces for key in t.states.values()}
+    written = {key for t in traces for _, key in t.mutated} | traces[0].parameters
+    return {
+        key: value.detach().cpu()
+        for key, value in entries.items()
+        if key in read - written and is_number(value)
+    }
+
+
+def digest_of(entries: Mapping[str, Tensor]) -> str:
+    """A hash of names and values."""
+    text = hashlib.sha256()
+    for key, value in sorted(entries.items()):
+        text.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+        text.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return text.hexdigest()
+
+
+def constant_labels(units: Units, value: Tensor) -> Labels:
+    """Labels of a constant: indices along an axis may change places where their slices are equal.
+
+    So an axis along which it does not vary is ANY, and one whose slices all differ is FIXED.
+    """
+    labels: list[Label] = []
+    for axis, n in enumerate(value.shape):
+        slices = as_real(value).movedim(axis, 0).reshape(n, -1)
+        first, kind = torch.unique(slices, dim=0, return_inverse=True) if n > 1 else (slices, None)
+        if kind is None or len(first) == n:
+            labels.append(FIXED)
+        elif len(first) == 1:
+            labels.append(ANY)
+        else:
+            shape = along(axis, value.dim(), n)
+            own = units.fresh(shape)
+            units.belong(own, units.places(len(first))[kind.numpy()].reshape(shape))
+            labels.append(own)
+    return tuple(labels)
+
+
+def redrawn_alike(value: Tensor, drawn: Tensor) -> Tensor:
+    """A constant redrawn: entries that are equal in ``value`` are equal again."""
+    flat = as_real(value).reshape(value.numel(), -1).numpy()
+    _, first, kind = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+    picked = torch.from_numpy(first[kind.ravel()])
+    return drawn.reshape(-1)[picked].reshape(drawn.shape)
