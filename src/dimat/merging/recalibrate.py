@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -48,7 +46,7 @@ def recalibrate(
     pools = [_Pool(norm) for norm in norms]
     model.eval()
     try:
-        with torch.no_grad(), _eager():
+        with torch.no_grad():
             for inputs in batches:
                 (run or model)(inputs)
         for pool in pools:
@@ -59,12 +57,6 @@ def recalibrate(
         for module, mode in modes.items():
             module.training = mode
     return True
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """A graph that was compiled before would leave the hooks out."""
-    compiled = "torch._dynamo" in sys.modules  # which takes seconds to import
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 class _Pool:
