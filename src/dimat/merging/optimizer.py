@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+import weakref
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dimat.errors import StructureError
 from dimat.merging.mix import mix
+from dimat.merging.remembered import MemoryMove, Move, memory_entries, new_memory
 from dimat.state import State
 
-Move = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+_LOG = logging.getLogger("dimat")
+_TOLD: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 # Kind of memory (momentum_buffer, exp_avg, …) -> name of the parameter -> its value.
 Memory = Mapping[str, State]
 
@@ -20,19 +24,35 @@ def memory_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, S
     """A copy of all momenta and moments; step counters are not among them.
 
     Args:
-        optimizer: Of the parameters of ``model``.
+        optimizer: Of the parameters of ``model``; what it remembers of others is left out.
         model: Names the parameters.
+
+    Raises:
+        StructureError: If it remembers what is neither, such as factored moments.
     """
     found: dict[str, State] = {}
-    for kind, name, value in _entries(optimizer, model):
-        found.setdefault(kind, {})[name] = value.detach().clone()
+    for own in memory_entries(optimizer, model):
+        found.setdefault(own.kind, {})[own.name] = own.value.detach().clone()
     return found
 
 
 def load_memory(optimizer: torch.optim.Optimizer, model: nn.Module, memory: Memory) -> None:
-    """Take over momenta and moments that :func:`memory_of` gave; step counters stay."""
-    for kind, name, value in _entries(optimizer, model):
-        value.copy_(memory[kind][name])
+    """Take over momenta and moments that :func:`memory_of` gave; step counters stay.
+
+    Raises:
+        StructureError: If it is not what this optimizer remembers; nothing is changed then.
+    """
+    own = memory_entries(optimizer, model)
+    for entry in own:
+        given = memory.get(entry.kind, {}).get(entry.name)
+        if given is None or given.shape != entry.value.shape:
+            found = "missing" if given is None else f"of shape {tuple(given.shape)}"
+            raise StructureError(
+                f"a memory does not fit {type(optimizer).__name__}: '{entry.kind}' of "
+                f"'{entry.name}' is {found}, expected shape {tuple(entry.value.shape)}"
+            )
+    for entry in own:
+        entry.value.copy_(memory[entry.kind][entry.name])
 
 
 def mix_memory(memories: Sequence[Memory], weights: Sequence[float]) -> dict[str, State]:
@@ -51,6 +71,12 @@ def mix_memory(memories: Sequence[Memory], weights: Sequence[float]) -> dict[str
     if not memories[0]:
         return {}
     known = [(m, w) for m, w in zip(memories, weights, strict=True) if m]
+    for j, (other, _) in enumerate(known[1:], start=1):
+        if differ := sorted(other.keys() ^ memories[0].keys()):
+            raise StructureError(
+                f"memory {j} does not fit: '{differ[0]}' is remembered by one optimizer and not by "
+                "the other: give all agents the same kind"
+            )
     total = sum(w for _, w in known)
     if total <= 0:  # all weight is on agents that have none
         return {kind: {k: v.clone() for k, v in own.items()} for kind, own in memories[0].items()}
@@ -81,27 +107,42 @@ def nested_memory(message: Mapping[str, Tensor]) -> dict[str, State]:
 def permute_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, move: Move) -> None:
     """Move momenta and moments as their parameters' units move; step counters stay.
 
+    What cannot be moved is forgotten, with a warning, together with all else that is remembered of
+    that parameter: it then is as in a new optimizer. What is remembered of parameters outside the
+    model stays.
+
     Args:
-        optimizer: Of the parameters of ``model``; changed in place, it is the agent's own.
+        optimizer: Of the parameters of ``model``, and maybe of others; changed in place, it is the
+            agent's own.
         model: Names the parameters.
         move: Takes entries by state key and returns them moved, as ``Symmetry.apply`` does.
+
+    Raises:
+        StructureError: If a memory can be neither moved nor forgotten; nothing is changed then.
     """
-    for _, name, value in _entries(optimizer, model):
-        value.copy_(move({name: value})[name])
+    plan_memory(optimizer, model, move).swap()
+
+
+def plan_memory(optimizer: torch.optim.Optimizer, model: nn.Module, move: Move) -> MemoryMove:
+    """The memory that :func:`permute_optimizer` puts in place, beside the one that is there."""
+    plan = MemoryMove(optimizer, model, move)
+    if plan.forgotten and optimizer not in _TOLD:
+        _TOLD.add(optimizer)
+        names = {own.name for own in plan.forgotten}
+        first = plan.forgotten[0]
+        _LOG.warning(
+            "%s: '%s' of '%s' cannot be moved with the units; what it remembers of %s is "
+            "forgotten at every merge in which units move",
+            type(optimizer).__name__,
+            first.kind,
+            first.name,
+            f"'{first.name}'" if len(names) == 1 else f"{len(names)} parameters",
+        )
+    return plan
 
 
 def reset_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Forget all momenta and moments."""
+    """Forget all momenta and moments, as in a new optimizer."""
+    new = new_memory(optimizer)
     optimizer.state.clear()
-
-
-def _entries(
-    optimizer: torch.optim.Optimizer, model: nn.Module
-) -> Iterator[tuple[str, str, Tensor]]:
-    """(kind, parameter, value) of all that is remembered of single weights."""
-    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    for parameter, memory in optimizer.state.items():
-        for kind, value in memory.items():
-            of_weights = isinstance(value, Tensor) and value.shape == parameter.shape
-            if of_weights and kind != "step":  # which has a scalar parameter's shape, too
-                yield kind, names[parameter], value
+    optimizer.state.update(new)
