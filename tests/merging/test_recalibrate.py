@@ -94,7 +94,7 @@ def test_only_running_statistics_change() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_every_module_is_in_its_mode_again(training: bool) -> None:
     net = model("cnn").train(training)
-    net.features[1].train(not training)  # a frozen layer, say
+    net.features[1].train(not training)
     modes = [m.training for m in net.modules()]
     recalibrate(net, batches())
     assert [m.training for m in net.modules()] == modes
@@ -128,3 +128,34 @@ def test_batches_of_any_iterable_are_used_once() -> None:
     recalibrate(net, iter(batches()))
     recalibrate(other, batches())
     torch.testing.assert_close(dict(net.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
+
+
+class Frozen(nn.Sequential):
+    """Its first norm stays in eval mode, as for fine-tuning on small batches."""
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self[0].eval()
+        return self
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_norm_that_stays_in_eval_mode_keeps_its_statistics(training: bool) -> None:
+    net = Frozen(nn.BatchNorm2d(3), nn.BatchNorm2d(3)).double().train(training)
+    modes = [m.training for m in net.modules()]
+    assert recalibrate(net, batches())
+    assert [m.training for m in net.modules()] == modes
+    frozen, free = net[0], net[1]
+    torch.testing.assert_close(frozen.running_mean, torch.zeros(3).double(), rtol=0, atol=0)
+    torch.testing.assert_close(frozen.running_var, torch.ones(3).double(), rtol=0, atol=0)
+    mean = frozen(torch.cat(batches())).mean((0, 2, 3))
+    torch.testing.assert_close(free.running_mean, mean)
+    assert not recalibrate(Frozen(nn.BatchNorm2d(3)), batches())
+
+
+def test_a_norm_in_eval_mode_within_a_model_in_training_mode_keeps_its_statistics() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3)).double().train()
+    net[0].eval()
+    assert recalibrate(net, batches())
+    torch.testing.assert_close(net[0].running_mean, torch.zeros(3).double(), rtol=0, atol=0)
+    assert bool((net[1].running_mean != 0).all())

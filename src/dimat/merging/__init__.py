@@ -6,7 +6,7 @@ from dimat.merging.expected import expected_statistics
 from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
 from dimat.merging.protocol import Average, Combiner
-from dimat.merging.recalibrate import recalibrate
+from dimat.merging.recalibrate import calibrated_norms, recalibrate
 from dimat.merging.regression import Regression
 from dimat.merging.repair import Repair
 
@@ -23,6 +23,7 @@ __all__ = [
     "Combiner",
     "Regression",
     "Repair",
+    "calibrated_norms",
     "expected_statistics",
     "mix",
     "permute_optimizer",

@@ -34,12 +34,12 @@ def recalibrate(
         run: Runs the model on one of them, where that is not ``model(inputs)``.
 
     Returns:
-        Whether there was anything to recalibrate.
+        Whether there was anything to recalibrate: statistics that are not frozen.
 
     Raises:
         DataError: If a BatchNorm sees one value a channel only, which has no variance.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = calibrated_norms(model)
     if not norms:
         return False
     modes = {m: m.training for m in model.modules()}
@@ -96,3 +96,22 @@ class _Pool:
     def _write(self, correction: float) -> None:
         self.variance.copy_(self.moments[0] * correction)
         self.mean.copy_(self.moments[1])
+
+
+def calibrated_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorm modules whose running statistics are not frozen.
+
+    Frozen are those that stay in eval mode when the model is put in training mode, by a ``train``
+    of its own, and those that are in eval mode while the model is in training mode.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return []
+    modes = {m: m.training for m in model.modules()}
+    frozen = {m for m in norms if modes[model] and not modes[m]}
+    try:
+        model.train()
+        return [m for m in norms if m.training and m not in frozen]
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
