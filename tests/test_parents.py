@@ -455,6 +455,75 @@ def test_one_sample_has_no_statistics_but_batches_of_one_have() -> None:
     torch.testing.assert_close(found["1.running_var"], seen.var(0))
 
 
+class Convolution(nn.Module):
+    """Two layers on a graph: features of nodes, and edges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        out: Tensor = self.b(torch.zeros_like(h).index_add(0, edges[1], h[edges[0]]))
+        return out
+
+
+def graphs(*sizes: tuple[int, int]) -> list[Any]:
+    random = torch.Generator().manual_seed(0)
+    return [
+        ((randn(nodes, 5, seed=nodes), torch.randint(0, nodes, (2, edges), generator=random)),)
+        for nodes, edges in sizes
+    ]
+
+
+@pytest.mark.parametrize("images", [2000, 50, 7])
+@pytest.mark.parametrize("sizes", [[(40, 90)], [(40, 90), (30, 70), (9, 20)], [(4, 9), (60, 80)]])
+def test_graphs_of_any_size_are_taken_whole(sizes: list[tuple[int, int]], images: int) -> None:
+    model, batches = Convolution(), graphs(*sizes)
+    state, moved, symmetry = planted(model, batches[0][0])
+    assert [group.size for group in symmetry.groups] == [8]
+    result = dimat.merge(model, [state, moved], batches, images=images)
+    torch.testing.assert_close(result.state, state)
+
+
+def test_a_graph_beside_the_wrong_thing_and_sizes_that_the_model_fixes_are_refused() -> None:
+    class Fixed(Convolution):
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            return super().forward(x * float(len(x)) / float(len(x)), edges)
+
+    state = state_of(Convolution())
+    with pytest.raises(ModelError, match=r"batch 1 \(\(30, 5\), \(2, 90\)\) does not fit the mod"):
+        dimat.merge(Fixed(), [state, state], graphs((40, 90), (30, 90)))
+    wrong = [((randn(30, 5, 1), torch.zeros(2, 9, dtype=torch.int64)),)]
+    with pytest.raises(
+        ModelError, match="batch 1 does not fit batch 0: it has 3 axes torch.float3"
+    ):
+        dimat.merge(Convolution(), [state, state], graphs((40, 90)) + wrong)
+
+
+class Frozen(nn.Sequential):
+    """Its norm stays in eval mode, as for fine-tuning on small batches."""
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+@pytest.mark.parametrize("recalibration", ["auto", "batchnorm", "expected", "none"])
+def test_frozen_statistics_are_averaged_and_not_recomputed(recalibration: Any) -> None:
+    model = Frozen(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    states = [state_of(model), state_of(model)]
+    for number, state in enumerate(states):
+        state["0.weight"] = randn(6, 3, seed=number)
+        state["1.running_mean"], state["1.running_var"] = randn(6, seed=1), randn(6, seed=2) ** 2
+    result = dimat.merge(
+        model, states, [randn(32, 3)], recalibration=recalibration, method="identity"
+    )
+    for key in ("1.running_mean", "1.running_var"):
+        torch.testing.assert_close(result.state[key], states[0][key])
+
+
 # --- settings ----------------------------------------------------------------
 
 

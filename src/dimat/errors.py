@@ -7,7 +7,8 @@ A message says where, what was found, what the rule is, and the way out.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 _Value = TypeVar("_Value")
@@ -51,6 +52,33 @@ class ExchangeError(DimatError, RuntimeError):
 
 class Stopped(DimatError, RuntimeError):
     """A run that stopped where it can go on, as ``max_wall_s`` told it to, with more to do."""
+
+
+@contextmanager
+def in_words(what: str, kind: type[DimatError] = ModelError, after: str = "") -> Iterator[None]:
+    """Turn whatever is raised inside into an error of ours, which names what failed.
+
+    Errors that are ours already, and those that only stop a program, go through as they are.
+
+    Args:
+        what: What is being done, for the message.
+        kind: The class of the error.
+        after: Said in the end, such as a way out.
+
+    >>> with in_words("the merge"):
+    ...     {}["w"]
+    Traceback (most recent call last):
+        ...
+    dimat.errors.ModelError: the merge failed: KeyError: 'w'
+    """
+    try:
+        yield
+    except DimatError:
+        raise
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        said = f"{type(error).__name__}: {first.strip()}".removesuffix(": ")
+        raise kind(f"{what} failed: {said}{after}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -257,7 +257,7 @@ class Agent:
         )
 
     def _batches(self) -> Sequence[Any]:
-        return self._calls.pieces(self._analysis.trace.batch_size)
+        return self._calls.pieces(self._analysis.trace)
 
     def _take_over(self, merged: Merged) -> None:
         put_into(self.model, merged.state)

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import ModelError
+from dimat.errors import DataError, ModelError
+from dimat.merging import recalibrate
 from dimat.symmetry import Analysis, analyze
-from dimat.symmetry.trace import flatten_inputs
-
-# What PyTorch and a model's own code raise for inputs they cannot take.
-_ERRORS = (RuntimeError, IndexError, KeyError, TypeError, ValueError, AttributeError)
+from dimat.symmetry.capture import in_mode
+from dimat.symmetry.trace import Trace, flatten_inputs
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,14 @@ class Call:
         return next((len(x) for x in self.tensors if x.dim()), 0)
 
     @property
+    def splits(self) -> bool:
+        """Whether its samples can be told apart: all its tensors lead with their number.
+
+        A graph, given as features of nodes and a list of edges, is one whole.
+        """
+        return len({len(x) for x in self.tensors if x.dim()}) == 1
+
+    @property
     def shapes(self) -> str:
         """The shapes of its tensors, for messages."""
         return ", ".join(str(tuple(x.shape)) for x in self.tensors)
@@ -53,9 +60,8 @@ class Call:
         return Call(args, kwargs)
 
     def pick(self, index: Tensor) -> Call:
-        """Some of the samples: of every tensor that has as many entries as there are samples."""
-        count = self.samples
-        return self.map(lambda x: x[index.to(x.device)] if x.dim() and len(x) == count else x)
+        """Some of the samples of a call that :attr:`splits`."""
+        return self.map(lambda x: x[index.to(x.device)] if x.dim() else x)
 
     def run(self, model: nn.Module) -> Any:
         """What the model gives."""
@@ -75,7 +81,7 @@ class Calls:
     given: tuple[Call, ...] = ()
 
     def analyze(self, model: nn.Module, constants: Mapping[str, Tensor] | None = None) -> Analysis:
-        """The model's symmetry, traced on two samples; on a batch if the model takes no fewer.
+        """The model's symmetry, traced on two samples; on a batch if it is whole or takes no fewer.
 
         Args:
             model: The model.
@@ -85,28 +91,57 @@ class Calls:
             ModelError: If the model fails on the first batch, or cannot be captured.
         """
         example = self.calls[0]
-        two = example.pick(torch.arange(2) % example.samples)
-        if _error(model, two) is None:
-            example = two
+        if example.splits:
+            two = example.pick(torch.arange(2) % example.samples)
+            if _error(model, two) is None:
+                example = two
         shared = dict(model.named_buffers()) if constants is None else constants
         return analyze(model, example.args, example.kwargs, shared)
 
-    def pieces(self, size: int | None) -> list[tuple[Any, ...]]:
-        """Every batch as the graph takes it.
+    def pieces(self, trace: Trace) -> list[tuple[Any, ...]]:
+        """Every batch as a graph takes it.
 
         Args:
-            size: Samples that the graph is bound to, None if it takes any: a batch then comes in
-                pieces, the last filled up with its first samples.
+            trace: The graph. If it is bound to a number of samples, a batch comes in pieces, the
+                last filled up with its first samples.
+
+        Raises:
+            ModelError: If a batch has to be taken whole, and the graph is bound to other sizes.
         """
-        pieces = []
-        for call in self.calls:
-            step = size or call.samples
+        size, pieces = trace.batch_size, []
+        for index, call in enumerate(self.calls):
+            if not call.splits:
+                _check_sizes(call, index, trace)
+            step = size if size and call.splits else call.samples
             for start in range(0, call.samples, step):
                 part = call
                 if step != call.samples:
                     part = call.pick(torch.arange(start, start + step) % call.samples)
                 pieces.append(tuple(flatten_inputs(part.args, part.kwargs)))
         return pieces
+
+    def recalibrate(self, model: nn.Module, run: nn.Module | None = None) -> bool:
+        """Recompute the BatchNorm statistics of a model on the batches, but for frozen ones.
+
+        Args:
+            model: Its running statistics are changed, nothing else.
+            run: What is run, where that is the model under another forward.
+
+        Returns:
+            Whether it has any.
+
+        Raises:
+            DataError: If a BatchNorm sees one value a channel only, which has no variance.
+        """
+        try:
+            return recalibrate(model, self.calls, lambda call: call.run(run or model))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise DataError(
+                "a batch of one sample has no statistics: give larger batches, or "
+                "recalibration='none'"
+            ) from error
 
     @contextmanager
     def blamed(self, model: nn.Module) -> Iterator[None]:
@@ -117,7 +152,7 @@ class Calls:
         """
         try:
             yield
-        except _ERRORS:
+        except Exception:  # a model's own code may raise anything
             for index, call in enumerate(self.given or self.calls):
                 if (error := _error(model, call)) is not None:
                     raise ModelError(
@@ -126,11 +161,23 @@ class Calls:
             raise
 
 
+def _check_sizes(call: Call, index: int, trace: Trace) -> None:
+    for value, sizes in zip(call.tensors, trace.sizes, strict=True):
+        if any(n is not None and n != m for n, m in zip(sizes, value.shape, strict=True)):
+            bound = ", ".join("any" if n is None else str(n) for n in sizes)
+            raise ModelError(
+                f"batch {index} ({call.shapes}) does not fit the model's graph, in which an input "
+                f"has the sizes ({bound}): its tensors lead with different sizes, so it is taken "
+                "whole (a graph, say); give batches of one shape, padded if need be"
+            )
+
+
 def _error(model: nn.Module, call: Call) -> Exception | None:
+    """What the model says to a call, in eval mode; nothing of it is changed."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_mode(model, training=False):
             call.run(model)
-    except _ERRORS as error:
+    except Exception as error:
         return error
     return None
 

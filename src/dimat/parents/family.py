@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dimat.matching import Matcher, Matching, Problem
-from dimat.merging import Combiner, expected_statistics, recalibrate
-from dimat.parents.calls import Call, Calls
+from dimat.merging import Combiner, calibrated_norms, expected_statistics
+from dimat.parents.calls import Calls
 from dimat.parents.forward import Forward, bound
 from dimat.parents.reading import read_calls
 from dimat.parents.states import as_in, completed, fitting, working_copy
@@ -79,7 +80,7 @@ class Family:
     @cached_property
     def batches(self) -> list[tuple[Any, ...]]:
         """The inputs as the graph takes them."""
-        return self.calls.pieces(self.analysis.trace.batch_size)
+        return self.calls.pieces(self.analysis.trace)
 
     def match(self, matcher: Matcher, weights: Sequence[float]) -> list[Matching]:
         """For every state its permutation into the first one's unit order."""
@@ -110,12 +111,17 @@ class Family:
         """
         put_into(self.model, state)
         with self._blamed() as model:
-            found = recalibrate(self.model, self.calls.calls, lambda c: _run(c, model))
+            found = self.calls.recalibrate(self.model, model)
         return state_of(self.model) if found else None
 
     def expect(self, merged: State, aligned: Sequence[State], weights: Sequence[float]) -> State:
         """The state with the BatchNorm statistics that its parents' let one expect."""
-        return expected_statistics(self.analysis, aligned, weights, merged)
+        expected = expected_statistics(self.analysis, aligned, weights, merged)
+        free = set(calibrated_norms(self.model))
+        for prefix, module in self.model.named_modules():  # frozen ones stay as they are
+            if isinstance(module, _BatchNorm) and module not in free:
+                own = {f"{prefix}.{name}".removeprefix(".") for name, _ in module.named_buffers()}
+        return expected
 
     def rounded(self, state: State, parent: int = 0) -> State:
         """The state in the dtypes and on the devices of a parent, with what else it held."""
@@ -126,7 +132,3 @@ class Family:
         model = bound(self.model, self.forward)
         with self.calls.blamed(model):
             yield model
-
-
-def _run(call: Call, model: nn.Module) -> Any:
-    return call.run(model)

@@ -18,6 +18,8 @@ def read_calls(batches: Iterable[Any], images: int, device: torch.device | str) 
     """Read batches until ``images`` samples are there; no further one is asked for.
 
     Samples are mixed over the batches where that can be done (:func:`dimat.parents.mixing.mixed`).
+    A batch whose tensors lead with different sizes, such as a graph of nodes and edges, is taken
+    whole, and counts for as many samples as its first tensor is long.
 
     Args:
         batches: As in :func:`dimat.merge`.
@@ -83,18 +85,22 @@ def _check_values(call: Call, index: int) -> None:
 def _like(first: Call, call: Call, index: int) -> Call:
     """The call with its arguments in the order of the first one's: the graph is traced on that.
 
-    The number of samples may differ, nothing else.
+    The number of samples may differ, nothing else; of a call taken whole any size may.
     """
     if first.kwargs.keys() != call.kwargs.keys():
         raise ModelError(
             f"batch {index} does not fit batch 0: it has {_named(call)}, expected {_named(first)}"
         )
     call = Call(call.args, {name: call.kwargs[name] for name in first.kwargs})
-    expected, found = _kinds(first), _kinds(call)
+    whole = not (first.splits and call.splits)
+    expected, found = _kinds(first, whole=whole), _kinds(call, whole=whole)
     if expected != found:
+        what, hint = (
+            ("it", "") if whole else ("a sample", " (crop or pad all samples to one shape)")
+        )
         raise ModelError(
-            f"batch {index} does not fit batch 0: a sample has {', '.join(found)}, expected "
-            f"{', '.join(expected)} (crop or pad all samples to one shape)"
+            f"batch {index} does not fit batch 0: {what} has {', '.join(found)}, expected "
+            f"{', '.join(expected)}{hint}"
         )
     return call
 
@@ -103,7 +109,9 @@ def _named(call: Call) -> str:
     return ", ".join(f"'{name}'" for name in call.kwargs) or "no keyword arguments"
 
 
-def _kinds(call: Call) -> list[str]:
+def _kinds(call: Call, *, whole: bool) -> list[str]:
+    if whole:
+        return [f"{x.dim()} axes {_wide_type(x)}" for x in call.tensors]
     return [f"{tuple(x.shape[1:])} {_wide_type(x)}" for x in call.tensors]
 
 
@@ -117,4 +125,4 @@ def _wide(value: Tensor, device: torch.device | str) -> Tensor:
 
 
 def _cut(call: Call, samples: int) -> Call:
-    return call if samples >= call.samples else call.pick(torch.arange(samples))
+    return call if samples >= call.samples or not call.splits else call.pick(torch.arange(samples))

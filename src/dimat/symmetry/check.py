@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from dimat.errors import ModelError, StructureError
 from dimat.state import tensors_of
+from dimat.symmetry.capture import first_line
 from dimat.symmetry.evidence import close_to, differing
 from dimat.symmetry.redraw import DRAWS, LEAST_DRAWS, LEVELS, draw
 from dimat.symmetry.structure import cycles
 from dimat.symmetry.symmetry import Permutation, Symmetry
-from dimat.symmetry.trace import first_line, tied_keys
+from dimat.symmetry.trace import tied_keys
 from dimat.symmetry.units import Special
 
 TOLERANCE = 1e-5  # relative to an output's largest value: a model may cast to float32 inside

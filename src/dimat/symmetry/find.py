@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from dimat.errors import ModelError
 from dimat.state import is_number, tensors_of
 from dimat.symmetry.call import Call, Operand, Result, as_tuple, tensors_in, value_labels
+from dimat.symmetry.capture import first_line
 from dimat.symmetry.constants import constant_labels, digest_of, unwritten
 from dimat.symmetry.execute import Example
 from dimat.symmetry.redraw import LEVELS
@@ -20,7 +21,7 @@ from dimat.symmetry.reduce import reduce_solution
 from dimat.symmetry.rules import rule_for
 from dimat.symmetry.solve import solve
 from dimat.symmetry.symmetry import Symmetry
-from dimat.symmetry.trace import Trace, first_line, flatten_inputs, operator_name, trace
+from dimat.symmetry.trace import Trace, flatten_inputs, operator_name, trace
 from dimat.symmetry.units import FIXED, Ints, Labels, Pin, Special, Units, along
 from dimat.symmetry.verify import Proof
 

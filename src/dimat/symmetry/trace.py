@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import operator
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from dimat.errors import ModelError
+from dimat.symmetry.capture import capture
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,16 @@ class Trace:
             if node.name in self.inputs and isinstance(value, Tensor) and value.dim() > 0:
                 return value.shape[0] if isinstance(value.shape[0], int) else None
         return None
+
+    @property
+    def sizes(self) -> list[tuple[int | None, ...]]:
+        """For each input that is a tensor the sizes that the graph is bound to; None: any."""
+        values = [n.meta.get("val") for n in self.graph.nodes if n.name in self.inputs]
+        return [
+            tuple(int(n) if str(n).isdecimal() else None for n in value.shape)  # no symbol
+            for value in values
+            if isinstance(value, Tensor)
+        ]
 
     @property
     def graph(self) -> fx.Graph:
@@ -118,86 +126,13 @@ def trace(
 ) -> Trace:
     """Export the model in eval or training mode, the batch dimension free if the model allows it.
 
-    The model's own mode is restored, and nothing of it is changed.
+    The model's own mode is restored, and nothing of it is changed. Outputs are the tensors that are
+    returned, alone or in lists, tuples, dicts and dataclasses; of other objects nothing is known.
 
     Raises:
         ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
     """
-    with _mode(model, training), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = _export(model, args, dict(kwargs or {}))
-    return _read(program, model, training)
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    before = {name: value.detach().clone() for name, value in _entries(model)}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        with torch.no_grad():
-            for name, value in _entries(model):
-                if not torch.equal(value, before[name]):
-                    value.copy_(before[name])
-
-
-def _entries(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by name: a forward pass may write both."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
-
-
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    try:
-        with torch.no_grad():
-            model(*args, **kwargs)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        shapes = ", ".join(_describe(x) for x in (*args, *kwargs.values()))
-        raise ModelError(
-            f"the example inputs ({shapes}) do not fit {type(model).__name__}.forward: "
-            f"{first_line(error)}"
-        ) from error
-    failures: list[str] = []
-    for dynamic in (True, False):
-        try:
-            spec = _dynamic(args, kwargs) if dynamic else None
-            with redirect_stderr(StringIO()):  # where it fails it prints its graph
-                program = torch.export.export(
-                    model, args, kwargs, dynamic_shapes=spec, strict=False
-                )
-                functional: ExportedProgram = program.run_decompositions({})
-            return functional
-        except Exception as error:  # torch.export raises a zoo of types, all meaning "cannot"
-            failures.append(first_line(error))
-    raise ModelError(
-        f"torch.export cannot capture {type(model).__name__}: {failures[-1]} (remove "
-        "data-dependent Python control flow from its forward, or give the symmetry by hand: "
-        "dimat.Symmetry.from_axes({'fc1.weight': ('hidden', None), …}, model.state_dict()))"
-    )
-
-
-def _dynamic(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    batch = Dim("batch", min=2)
-
-    def spec(x: Any) -> Any:
-        return {0: batch} if isinstance(x, Tensor) and x.dim() > 0 else None
-
-    tree = torch.utils._pytree.tree_map(spec, (args, kwargs))
-    return (*tree[0], *tree[1].values()) if kwargs else tree[0]
-
-
-def _describe(value: Any) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type's name if it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return _read(capture(model, args, kwargs or {}, training=training), model, training)
 
 
 def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:

@@ -1,0 +1,224 @@
+"""A model handed to ``torch.export``: in one mode, in silence, and left as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from dimat.errors import ModelError
+
+_NUMBERS = (type(None), bool, int, float, str)  # and the like, which outputs may be as they are
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Run a model in eval or training mode; its modes, entries and random numbers come back."""
+    modes = {module: module.training for module in model.modules()}
+    before = {name: value.detach().clone() for name, value in _entries(model)}
+    devices = {x.device for x in (*model.parameters(), *model.buffers()) if x.is_cuda}
+    with torch.random.fork_rng(devices=list(devices)):
+        model.train(training)
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            with torch.no_grad():
+                for name, value in _entries(model):
+                    if not torch.equal(value, before[name]):
+                        value.copy_(before[name])
+
+
+def _entries(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name: a forward pass may write both."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def capture(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool
+) -> ExportedProgram:
+    """Export a model, its batch dimension free if it allows that; only tensors are outputs.
+
+    Where the inputs differ in their leading sizes there is no batch dimension: then every size is
+    free that the model does not fix.
+
+    Raises:
+        ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
+    """
+    with in_mode(model, training), _silence():
+        outputs = _outputs(model, args, kwargs, training=training)
+        dropped: list[str] = []
+        if not list(_tensors(outputs, dropped)):
+            raise ModelError(
+                f"{type(model).__name__}.forward returns no tensor, alone or in a list, tuple, "
+                f"dict or dataclass, but a {type(outputs).__name__}"
+            )
+        own = _TensorsOnly(model) if dropped or not _plain(outputs) else model
+        return _export(model, own, args, dict(kwargs), dropped)
+
+
+def _outputs(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool
+) -> Any:
+    try:
+        with torch.no_grad():
+            return model(*args, **kwargs)
+    except Exception as error:  # the model's own code may raise anything
+        shapes = ", ".join(_describe(x) for x in (*args, *kwargs.values()))
+        mode = " in training mode" if training else ""
+        hint = (
+            " (the graph of training is looked at too, as what holds in eval mode alone would not "
+            "survive it: give what forward takes there, such as targets, as further inputs)"
+        )
+        raise ModelError(
+            f"the example inputs ({shapes}) do not fit {type(model).__name__}.forward{mode}: "
+            f"{first_line(error)}{hint if training else ''}"
+        ) from error
+
+
+def _export(
+    model: nn.Module,
+    own: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dropped: Sequence[str],
+) -> ExportedProgram:
+    failures: list[str] = []
+    for spec in (_free_sizes(args, kwargs), None):
+        try:
+            with redirect_stderr(StringIO()):  # where it fails it prints its graph
+                program = torch.export.export(own, args, kwargs, dynamic_shapes=spec, strict=False)
+                functional: ExportedProgram = program.run_decompositions({})
+            return functional
+        except Exception as error:  # torch.export raises a zoo of types, all meaning "cannot"
+            failures.append(first_line(error))
+    cache = (
+        f"let its forward make no {dropped[0]} (use_cache=False, if that is a cache), "
+        if dropped
+        else ""
+    )
+    raise ModelError(
+        f"torch.export cannot capture {type(model).__name__}: {failures[-1]} ({cache}remove "
+        "data-dependent Python control flow from its forward, or give the symmetry by hand: "
+        "symmetry=dimat.Symmetry.from_axes({'fc1.weight': ('hidden', None), …}, "
+        "model.state_dict()))"
+    )
+
+
+def _free_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What may vary: the batch that all inputs lead with; any size, if they do not lead alike."""
+    leading = {len(x) for x in torch.utils._pytree.tree_leaves((args, kwargs)) if _has_axes(x)}
+    batch = Dim("batch", min=2)
+
+    def spec(x: Any) -> Any:
+        if not _has_axes(x):
+            return None
+        return {0: batch} if len(leading) == 1 else dict.fromkeys(range(x.dim()), Dim.AUTO)
+
+    tree = torch.utils._pytree.tree_map(spec, (args, kwargs))
+    return (*tree[0], *tree[1].values()) if kwargs else tree[0]
+
+
+def _has_axes(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _describe(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+# --- outputs ------------------------------------------------------------------------------------
+
+
+class _TensorsOnly(nn.Module):
+    """A model whose outputs are the tensors among its outputs; its entries keep their names.
+
+    Tensors are looked for in lists, tuples, dicts and dataclasses. Anything else, such as a cache,
+    is left out: nothing is promised of it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._modules, self._parameters = model._modules, model._parameters
+        self._buffers = model._buffers
+        self._non_persistent_buffers_set = model._non_persistent_buffers_set
+        self.training = model.training
+
+        def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+            return tuple(_tensors(model(*args, **kwargs), []))
+
+        # no submodule, which would rename the entries; and the inputs keep their names
+        forward.__signature__ = inspect.signature(model.forward)  # type: ignore[attr-defined]
+        self.__dict__["forward"] = forward
+
+
+def _tensors(value: Any, dropped: list[str]) -> Iterator[Tensor]:
+    """The tensors in usual containers; types of objects that are left out go to ``dropped``."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for own in value.values():
+            yield from _tensors(own, dropped)
+    elif isinstance(value, (list, tuple)):
+        for own in value:
+            yield from _tensors(own, dropped)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name), dropped)
+    elif not isinstance(value, _NUMBERS):
+        dropped.append(type(value).__name__)
+
+
+def _plain(value: Any) -> bool:
+    """Whether torch.export takes such outputs as they are."""
+    if type(value) in (list, tuple):
+        return all(map(_plain, value))
+    if type(value) is dict:
+        return all(map(_plain, value.values()))
+    return isinstance(value, (Tensor, *_NUMBERS))
+
+
+# --- silence ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep PyTorch's warnings and logs of an export from the user's terminal, in this thread."""
+    thread = threading.get_ident()
+
+    def spoken(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.name.split(".")[0] != "torch"
+
+    with ExitStack() as undo:
+        undo.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for handler in _handlers():
+            handler.addFilter(spoken)
+            undo.callback(handler.removeFilter, spoken)
+        yield
+
+
+def _handlers() -> set[logging.Handler]:
+    """All that write what PyTorch logs: its own, the root's, and that of last resort."""
+    known = [x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger)]
+    own = [x for x in known if x.name.split(".")[0] == "torch"]
+    found = {handler for logger in (logging.root, *own) for handler in logger.handlers}
+    return found | ({logging.lastResort} if logging.lastResort else set())
