@@ -563,3 +563,115 @@ def test_statistics_can_be_expected_from_the_parents_without_data() -> None:
     torch.testing.assert_close(
         {k: found.state[k] for k in rest}, {k: plain.state[k] for k in rest}, rtol=0, atol=0
     )
+
+
+# --- models in a wrapper, symmetries by hand ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, torch.compile, lambda m: torch.compile(nn.DataParallel(m))]
+)
+def test_a_wrapped_model_and_its_states_are_taken_out_of_the_wrapper(wrap: Any) -> None:
+    inputs = [randn(64, 3)]
+    plain = [perceptron(seed) for seed in (1, 2)]
+    expected = dimat.merge(perceptron(), [state_of(m) for m in plain], inputs)
+    wrapped = [state_of(wrap(m)) for m in plain]
+    assert not wrapped[0].keys() & expected.state.keys()
+    result = dimat.merge(wrap(perceptron()), wrapped, inputs)
+    torch.testing.assert_close(result.state, expected.state)
+    found = dimat.match(wrap(perceptron()), *wrapped, inputs)
+    np.testing.assert_array_equal(
+        found.permutation.slots["0"], expected.matchings[1].permutation.slots["0"]
+    )
+
+
+class Halting(nn.Module):
+    """No graph can be made of it: what it does depends on what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.norm, self.fc2 = nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.fc1(x)).relu()
+        out: Tensor = self.fc2(hidden if hidden.sum() > 1 else 2 * hidden)
+        return out
+
+
+def halting(**more: Any) -> dimat.Symmetry:
+    norm = [f"norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+    axes = dict.fromkeys(("fc1.bias", *norm), ("h",))
+    own = {"fc1.weight": ("h", None), "fc2.weight": (None, "h"), **axes, **more}
+    return dimat.Symmetry.from_axes(own, Halting().state_dict())
+
+
+@pytest.mark.parametrize("batches", [[randn(32, 3)], []])
+def test_with_a_symmetry_by_hand_a_model_needs_no_graph(batches: list[Tensor]) -> None:
+    model, symmetry = Halting(), halting()
+    state = state_of(model)
+    moved = symmetry.apply(symmetry.random(torch.Generator().manual_seed(1)), state)
+    settings: Any = {"method": "weights", "symmetry": symmetry, "recalibration": "none"}
+    with pytest.raises(ModelError, match=r"or give the symmetry by hand: symmetry=dimat\.Symm"):
+        dimat.merge(model, [state, moved], [randn(32, 3)])
+    result = dimat.merge(model, [state, moved], batches, **settings)
+    torch.testing.assert_close(result.state, state)
+    assert result.matchings[1].permutation.moved > 0
+    assert result.symmetry is symmetry
+    found = dimat.match(model, state, moved, batches, method="weights", symmetry=symmetry)
+    torch.testing.assert_close(symmetry.apply(found.permutation, moved), state)
+
+
+def test_with_a_symmetry_by_hand_statistics_are_recomputed_on_the_model_itself() -> None:
+    model, batch = Halting(), randn(32, 3)
+    state = state_of(model)
+    result = dimat.merge(model, [state], [batch], method="weights", symmetry=halting())
+    mean = (batch @ state["fc1.weight"].T + state["fc1.bias"]).mean(0)
+    torch.testing.assert_close(result.state["norm.running_mean"], mean)
+    with pytest.raises(DataError, match="no batches to recompute BatchNorm statistics on"):
+        dimat.merge(model, [state], method="weights", symmetry=halting())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "activations"},
+        {"method": "consistent"},
+        {"combine": "regression"},
+        {"combine": "repair"},
+        {"recalibration": "expected"},
+    ],
+)
+def test_what_needs_the_graph_is_refused_where_there_is_none(settings: Any) -> None:
+    states = [state_of(Halting()), state_of(Halting()), state_of(Halting())]
+    given = {"method": "weights", "symmetry": halting(), **settings}
+    with pytest.raises(ConfigError, match="comes without the model's graph, .* match by weights"):
+        dimat.merge(Halting(), states, [randn(32, 3)], **given)
+
+
+def test_a_symmetry_by_hand_that_is_none_of_the_model_is_refused() -> None:
+
+    def merged(symmetry: dimat.Symmetry, model: nn.Module, batches: Any) -> None:
+        own = [state_of(model)] * 2
+        dimat.merge(model, own, batches, method="weights", symmetry=symmetry)
+
+    wrong = halting(**{"fc2.weight": (None, None)})
+    with pytest.raises(StructureError, match="outputs change in eval mode: not a symmetry of Halt"):
+        merged(wrong, Halting(), [randn(32, 3)])
+    with pytest.raises(StructureError, match=r"of another model: '0\.weight' has shape none there"):
+        merged(halting(), perceptron(), [randn(32, 3)])
+    axes = {"embed.weight": (None, "h"), "mix.weight": (None, "h")}
+    untied = dimat.Symmetry.from_axes(axes, Tied().state_dict())
+    with pytest.raises(StructureError, match="'head.weight' and 'embed.weight' are one tensor in"):
+        merged(untied, Tied(), tokens())
+
+
+def test_whatever_fails_is_told_in_our_words() -> None:
+    def batches() -> Iterator[Tensor]:
+        yield randn(4, 3)
+        raise OSError("disk is gone")
+
+    state = state_of(perceptron())
+    with pytest.raises(ModelError, match="merging failed: OSError: disk is gone"):
+        dimat.merge(perceptron(), [state, state], batches())
+    with pytest.raises(ModelError, match="matching failed: OSError: disk is gone"):
+        dimat.match(perceptron(), state, state, batches())

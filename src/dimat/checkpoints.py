@@ -39,7 +39,7 @@ def read_checkpoint(path: Path) -> State:
             f"{path}: a checkpoint is .safetensors, or {', '.join(PICKLED)} as torch.save wrote "
             "it: rename it if it is one of these"
         )
-    return _without_prefix(_unwrapped(found, path))
+    return without_prefix(_unwrapped(found, path))
 
 
 def file_digest(path: Path) -> str:
@@ -85,7 +85,8 @@ def _kind(value: object) -> str:
     return f"of type {type(value).__name__}"
 
 
-def _without_prefix(state: Mapping[str, Tensor]) -> State:
+def without_prefix(state: Mapping[str, Tensor]) -> State:
+    """A state without what ``DataParallel`` and ``torch.compile`` put before every key."""
     own = dict(state)
     for prefix in (*_PREFIXES, *_PREFIXES):
         if all(key.startswith(prefix) for key in own):

@@ -12,6 +12,7 @@ from dimat.parents.merging import (
     merge,
     recalibrates,
 )
+from dimat.parents.unwrapped import unwrapped
 
 __all__ = [
     "IMAGES",
@@ -24,4 +25,5 @@ __all__ = [
     "match",
     "merge",
     "recalibrates",
+    "unwrapped",
 ]

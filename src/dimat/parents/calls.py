@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import DataError, ModelError
-from dimat.merging import recalibrate
-from dimat.symmetry import Analysis, analyze
+from dimat.merging import calibrated_norms, recalibrate
+from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.symmetry.capture import in_mode
+from dimat.symmetry.given import NoGraph
 from dimat.symmetry.trace import Trace, flatten_inputs
 
 
@@ -70,7 +71,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Calls:
-    """Alike batches, at least one.
+    """Alike batches; none, where a symmetry is given by hand and nothing is looked at.
 
     Args:
         calls: As they are used.
@@ -81,7 +82,7 @@ class Calls:
     given: tuple[Call, ...] = ()
 
     def analyze(self, model: nn.Module, constants: Mapping[str, Tensor] | None = None) -> Analysis:
-        """The model's symmetry, traced on two samples; on a batch if it is whole or takes no fewer.
+        """The model's graph and symmetry.
 
         Args:
             model: The model.
@@ -90,13 +91,28 @@ class Calls:
         Raises:
             ModelError: If the model fails on the first batch, or cannot be captured.
         """
-        example = self.calls[0]
-        if example.splits:
-            two = example.pick(torch.arange(2) % example.samples)
-            if _error(model, two) is None:
-                example = two
+        example = self._example(model)
         shared = dict(model.named_buffers()) if constants is None else constants
         return analyze(model, example.args, example.kwargs, shared)
+
+    def by_hand(self, symmetry: Symmetry, model: nn.Module) -> Analysis:
+        """A symmetry by hand, proved on the model where there are batches.
+
+        Raises:
+            StructureError: If it is not of this model, or changes what that computes.
+        """
+        if not self.calls:
+            return given_analysis(symmetry, model)
+        example = self._example(model)
+        return given_analysis(symmetry, model, example.args, example.kwargs)
+
+    def _example(self, model: nn.Module) -> Call:
+        """Two samples; a batch, if the model takes no fewer or the batch is one whole."""
+        example = self.calls[0]
+        if not example.splits:
+            return example
+        two = example.pick(torch.arange(2) % example.samples)
+        return example if _error(model, two) else two
 
     def pieces(self, trace: Trace) -> list[tuple[Any, ...]]:
         """Every batch as a graph takes it.
@@ -110,7 +126,7 @@ class Calls:
         """
         size, pieces = trace.batch_size, []
         for index, call in enumerate(self.calls):
-            if not call.splits:
+            if not call.splits and not isinstance(trace, NoGraph):
                 _check_sizes(call, index, trace)
             step = size if size and call.splits else call.samples
             for start in range(0, call.samples, step):
@@ -131,8 +147,14 @@ class Calls:
             Whether it has any.
 
         Raises:
-            DataError: If a BatchNorm sees one value a channel only, which has no variance.
+            DataError: If a BatchNorm sees one value a channel only, which has no variance; if there
+                are no batches.
         """
+        if not self.calls and calibrated_norms(model):
+            raise DataError(
+                "no batches to recompute BatchNorm statistics on: give at least one, or "
+                "recalibration='none'"
+            )
         try:
             return recalibrate(model, self.calls, lambda call: call.run(run or model))
         except ValueError as error:

@@ -18,8 +18,9 @@ from dimat.parents.calls import Calls
 from dimat.parents.forward import Forward, bound
 from dimat.parents.reading import read_calls
 from dimat.parents.states import as_in, completed, fitting, working_copy
+from dimat.parents.unwrapped import unprefixed, unwrapped
 from dimat.state import State, extras_of, put_into, state_of
-from dimat.symmetry import Analysis
+from dimat.symmetry import Analysis, Symmetry
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Family:
         extras: What they hold beside tensors, which stays as it is.
         states: The same in at least float32, on the model's device.
         calls: The inputs.
+        symmetry: Given by hand, if not None.
     """
 
     model: nn.Module
@@ -41,6 +43,7 @@ class Family:
     extras: tuple[Mapping[str, Any], ...]
     states: tuple[State, ...]
     calls: Calls
+    symmetry: Symmetry | None = None
 
     @staticmethod
     def of(
@@ -51,24 +54,29 @@ class Family:
         forward: Forward | None,
         images: int,
         names: Sequence[str] = (),
+        symmetry: Symmetry | None = None,
     ) -> Family:
         """Check and prepare what :func:`dimat.merge` is given; ``names`` are for messages.
 
         Raises:
             ConfigError, DataError, ModelError, StructureError: As :func:`dimat.merge`.
         """
+        model = unwrapped(model)
         twin = working_copy(model)
         names = names or [f"state {number}" for number in range(len(states))]
         originals = tuple(completed(model, state) for state in states)
         wide = tuple(fitting(twin, s, who) for s, who in zip(originals, names, strict=True))
         device = next((x.device for x in twin.state_dict().values()), torch.device("cpu"))
-        extras = tuple(extras_of(state) for state in states)
-        return Family(twin, forward, originals, extras, wide, read_calls(batches, images, device))
+        extras = tuple(extras_of(unprefixed(model, state)) for state in states)
+        calls = read_calls(batches, images, device, needed=symmetry is None)
+        return Family(twin, forward, originals, extras, wide, calls, symmetry)
 
     @cached_property
     def analysis(self) -> Analysis:
         """The model's graph and symmetry."""
         with self._blamed() as model:
+            if self.symmetry is not None:
+                return self.calls.by_hand(self.symmetry, model)
             first, *others = self.states
             shared = {
                 key: value
@@ -121,6 +129,7 @@ class Family:
         for prefix, module in self.model.named_modules():  # frozen ones stay as they are
             if isinstance(module, _BatchNorm) and module not in free:
                 own = {f"{prefix}.{name}".removeprefix(".") for name, _ in module.named_buffers()}
+                expected.update({key: merged[key] for key in own if key in merged})
         return expected
 
     def rounded(self, state: State, parent: int = 0) -> State:

@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from dimat.errors import StructureError, look_up
-from dimat.matching import MATCHERS, Matching
+from dimat.errors import StructureError, check_known, in_words, look_up
+from dimat.matching import MATCHERS, Matcher, Matching
 from dimat.merging import COMBINERS
 from dimat.parents.family import Family
 from dimat.parents.forward import Forward
@@ -48,6 +48,7 @@ def match(
     method: str = "activations",
     forward: Forward | None = None,
     images: int = IMAGES,
+    symmetry: Symmetry | None = None,
 ) -> Matching:
     """The permutation that puts the units of ``theirs`` in the order of ``ours``.
 
@@ -59,13 +60,17 @@ def match(
         method: A matcher's name: ``dimat.matching.MATCHERS``.
         forward: As in :func:`merge`.
         images: At most this many samples of the batches are looked at.
+        symmetry: As in :func:`merge`.
 
     Raises:
         ConfigError, DataError, ModelError, StructureError: As in :func:`merge`.
     """
     matcher = look_up("method", method, MATCHERS)
-    family = Family.of(model, [ours, theirs], batches, forward=forward, images=images)
-    return family.match(matcher, (0.5, 0.5))[1]
+    with in_words("matching"):
+        family = Family.of(
+            model, [ours, theirs], batches, forward=forward, images=images, symmetry=symmetry
+        )
+        return family.match(matcher, (0.5, 0.5))[1]
 
 
 def merge(
@@ -79,6 +84,7 @@ def merge(
     recalibration: Recalibration = "auto",
     forward: Forward | None = None,
     images: int = IMAGES,
+    symmetry: Symmetry | None = None,
 ) -> Merge:
     r"""Align several trained states of one model to the first, and combine them into one.
 
@@ -88,7 +94,8 @@ def merge(
     average of theirs. All is computed in at least float32, on the device of the model.
 
     Args:
-        model: The architecture; its own weights and mode do not matter and are not changed.
+        model: The architecture; its own weights and mode do not matter and are not changed. One in
+            ``DistributedDataParallel``, ``DataParallel`` or ``torch.compile`` is taken out of it.
         states: ``n >= 1`` states of it. The result is in the unit order of the first. A second name
             of a tied tensor and BatchNorm's batch counters may be left out.
         batches: Unlabeled inputs: any iterable of tensors, of tuples or lists whose first element
@@ -103,12 +110,16 @@ def merge(
         forward: Called as ``forward(model, *inputs)`` instead of the model, where its outputs are
             made in another way.
         images: At most this many samples of the batches are looked at.
+        symmetry: Given by hand (``Symmetry.from_axes``) for a model that cannot be exported. It is
+            proved on the model if there are batches, which it does without otherwise. Nothing can
+            be compared or fitted inside the model then: it needs ``method="weights"``.
 
     Returns:
         The merged state, in the dtypes of the first, and how the parents were matched.
 
     Raises:
-        ConfigError: If a name is unknown, or ``images`` is not positive.
+        ConfigError: If a name is unknown, ``images`` is not positive, or a symmetry is given by
+            hand and something needs the model's graph.
         DataError: If there are no batches, or they hold nothing to compare units on.
         ModelError: If a batch does not fit the model, or the model cannot be captured.
         StructureError: If a state lacks a key, has another shape, or holds NaN or infinity, or
@@ -118,13 +129,26 @@ def merge(
         Saadati et al., "DIMAT", CVPR 2024; Jordan et al., "REPAIR", ICLR 2023.
     """
     matcher = look_up("method", method, MATCHERS)
-    combiner = look_up("combine", combine, COMBINERS)
+    check_known("combine", combine, COMBINERS)
     look_up("recalibration", recalibration, dict.fromkeys(RECALIBRATIONS))
     weights = fair_weights(weights, len(states))
-    family = Family.of(model, states, batches, forward=forward, images=images)
+    with in_words("merging"):
+        family = Family.of(
+            model, states, batches, forward=forward, images=images, symmetry=symmetry
+        )
+        return _merge(family, matcher, combine, recalibration, weights)
+
+
+def _merge(
+    family: Family,
+    matcher: Matcher,
+    combine: str,
+    recalibration: Recalibration,
+    weights: Sequence[float],
+) -> Merge:
     matchings = family.match(matcher, weights)
     aligned = family.align(matchings)
-    merged = family.combine(combiner, aligned, weights)
+    merged = family.combine(COMBINERS[combine], aligned, weights)
     if recalibration == "expected":
         merged = family.expect(merged, aligned, weights)
     elif recalibrates(recalibration, combine):

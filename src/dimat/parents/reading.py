@@ -14,7 +14,9 @@ from dimat.parents.mixing import mixed
 from dimat.state import is_number
 
 
-def read_calls(batches: Iterable[Any], images: int, device: torch.device | str) -> Calls:
+def read_calls(
+    batches: Iterable[Any], images: int, device: torch.device | str, *, needed: bool = True
+) -> Calls:
     """Read batches until ``images`` samples are there; no further one is asked for.
 
     Samples are mixed over the batches where that can be done (:func:`dimat.parents.mixing.mixed`).
@@ -25,6 +27,7 @@ def read_calls(batches: Iterable[Any], images: int, device: torch.device | str) 
         batches: As in :func:`dimat.merge`.
         images: At most this many samples are kept, >= 1.
         device: Where they are put. Half-precision inputs become float32, as states do.
+        needed: Whether there have to be any.
 
     Raises:
         ConfigError: If ``images`` is not positive.
@@ -44,7 +47,7 @@ def read_calls(batches: Iterable[Any], images: int, device: torch.device | str) 
         left -= call.samples
         if left <= 0:
             break
-    if not found:
+    if not found and needed:
         raise DataError(
             "no batches: give at least one, on which the model's graph is traced and units are "
             "compared (a method that needs no data still needs an example input)"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import StructureError
+from dimat.parents.unwrapped import unprefixed
 from dimat.state import State, check_finite, check_same_structure, is_number, tensors_of
 from dimat.symmetry.trace import tied_keys
 
@@ -24,10 +25,11 @@ def working_copy(model: nn.Module) -> nn.Module:
 def completed(model: nn.Module, state: Mapping[str, Tensor]) -> State:
     """The state with what checkpoints leave out, and without what is no tensor.
 
-    Left out is the second name of a tied tensor (safetensors keeps one), and BatchNorm's batch
-    counters (unknown before PyTorch 0.4.1), which count nothing that matters here.
+    Names that a wrapped model has lose their prefix. What is left out is the second name of a tied
+    tensor (safetensors keeps one), and BatchNorm's batch counters (unknown before PyTorch 0.4.1),
+    which count nothing that matters here.
     """
-    whole = tensors_of(state)
+    whole = tensors_of(unprefixed(model, state))
     for alias, first in tied_keys(model).items():
         for missing, present in ((alias, first), (first, alias)):
             if missing not in whole and present in whole:

@@ -2,6 +2,7 @@
 
 from dimat.symmetry.check import check_symmetry
 from dimat.symmetry.find import Analysis, analyze, find_symmetry
+from dimat.symmetry.given import given_analysis
 from dimat.symmetry.symmetry import Group, Permutation, Symmetry
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "analyze",
     "check_symmetry",
     "find_symmetry",
+    "given_analysis",
 ]
