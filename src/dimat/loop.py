@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dimat.errors import ConfigError, ExchangeError, ModelError, look_up
+from dimat.errors import ConfigError, ExchangeError, ModelError, in_words, look_up
 from dimat.exchange import Traffic
 from dimat.exchange.board import Board
 from dimat.exchange.link import Rules
 from dimat.exchange.neighborhood import Incident, Neighborhood
 from dimat.exchange.precision import in_precision
 from dimat.exchange.torchrun import Place, launched, place
+from dimat.following import Followers
 from dimat.matching.gauge import GaugeId
-from dimat.merging import permute_optimizer, recalibrate
 from dimat.methods import METHODS, FinalMerge, Member, Merged, Method, Settings, check_needs
-from dimat.parents.calls import Call
+from dimat.parents import unwrapped
 from dimat.parents.reading import read_calls
 from dimat.presence import Presence, check_lasting, most_bytes
-from dimat.state import State, check_finite, num_bytes, put_into, state_of, tensors_of
-from dimat.symmetry import Analysis
+from dimat.state import State, check_finite, num_bytes, state_of, tensors_of
+from dimat.symmetry import Analysis, Permutation, Symmetry
 from dimat.topology import Network, build_topology, near
 
 _LOG = logging.getLogger("dimat")
@@ -47,6 +46,9 @@ class Exchanged:
         disagreement: Distance from the aligned neighbors before the merge; None without any.
         match_s: Seconds spent matching.
         merge_s: Seconds spent combining, taking the result over and recalibrating.
+        permutation: How this agent's units moved; None if they stayed where they were.
+        symmetry: Of the model, to apply it with: ``symmetry.apply(permutation, entries)`` moves
+            entries by parameter name; None where no units moved. See :meth:`Agent.register`.
     """
 
     round: int
@@ -55,6 +57,8 @@ class Exchanged:
     disagreement: float | None
     match_s: float
     merge_s: float
+    permutation: Permutation | None = None
+    symmetry: Symmetry | None = None
 
 
 class Agent:
@@ -67,9 +71,15 @@ class Agent:
     One that joins when others have gone on takes over the state of a neighbor; one that loads
     :meth:`state_dict` beside its model goes on as itself.
 
+    An exchange that fails changes nothing here: model, optimizer, what was registered and the
+    agent are as before, and neighbors go on. Those that had what they needed have merged this
+    agent's state; the others are not kept waiting.
+
     Args:
-        model: Any exportable module; the same architecture at all agents.
-        optimizer: Of its parameters; its moments move with the units. None: it has none.
+        model: Any exportable module; the same architecture at all agents. One in
+            ``DistributedDataParallel``, ``DataParallel`` or ``torch.compile`` is taken out of it.
+        optimizer: Of its parameters, and maybe of others; its moments move with the units, and
+            what cannot be moved is forgotten, with a warning. None: it has none.
         topology: Name of a graph, or what :func:`dimat.build_topology` gave.
         calibration: Batches of the agent's own data, as for :func:`dimat.merge`: units are matched
             and BatchNorm statistics recomputed on them. Read once, at most ``images`` samples.
@@ -82,6 +92,12 @@ class Agent:
             the store.
         name: Of the run: runs that share a store have different ones.
         images: Samples to calibrate on, at most.
+        recalibration: batchnorm: recompute running statistics on the batches after each merge;
+            none: leave them as averaged; auto: batchnorm, unless the method fits statistics itself.
+            BatchNorm that stays in eval mode when the model is in training mode is frozen, and is
+            left alone.
+        symmetry: Given by hand (``Symmetry.from_axes``) for a model that cannot be exported; it is
+            proved on the batches. The method then has to do without the model's graph: wm, wa.
         precision: What is sent: float32 or bfloat16.
         timeout_s: Silence after which a neighbor is lost.
         patience_s: The longest to wait for a neighbor that lives and says nothing.
@@ -107,20 +123,32 @@ class Agent:
         interface: str | None = None,
         name: str = "dimat",
         images: int = 1000,
+        recalibration: Literal["auto", "batchnorm", "none"] = "auto",
+        symmetry: Symmetry | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
         timeout_s: float = 30.0,
         patience_s: float = 600.0,
     ) -> None:
+        model = unwrapped(model)
         _check(model, every, precision, timeout_s, patience_s)
+        look_up("recalibration", recalibration, dict.fromkeys(("auto", "batchnorm", "none")))
         where = _place(id, agents, store, interface, name)
         self.id, self._size, self._every, self._precision = where.rank, where.size, every, precision
-        self.model, self._optimizer = model, optimizer
+        self.model, self._by_hand = model, symmetry
         if isinstance(topology, str):
             topology = build_topology(topology, self._size)
         self.topology = topology
         self._method = _method(method, self.topology, self._size)
+        if symmetry is not None and self._method.needs_graph:
+            raise ConfigError(
+                "'symmetry' is given by hand, which comes without the model's graph, and 'method' "
+                "compares what units compute on that: use wm or wa"
+            )
         with torch.random.fork_rng():  # a loader draws a seed; yours stays as it is
             self._calls = read_calls(calibration, images, _device(model))
+        self._followers = Followers(
+            model, optimizer, self._calls, recalibration, lambda: self._analysis.symmetry
+        )
         limit = most_bytes(num_bytes(state_of(model)))
         rules = Rules(self._terms(), timeout_s, limit)
         self.neighbors = near(self.topology, self.id)
@@ -168,8 +196,13 @@ class Agent:
     def exchange(self) -> Exchanged:
         """Exchange states with the neighbors, match, merge, recalibrate, now.
 
+        If it fails, nothing here has changed and no round is counted.
+
         Raises:
-            StructureError: If the model's own state is not finite.
+            StructureError: If the model's own state is not finite, or the optimizer's memory can
+                be neither moved nor forgotten.
+            DataError: If the calibration batches have no statistics.
+            ModelError: If anything else fails; says what.
             ExchangeError: If it has said goodbye.
         """
         if self._closed:
@@ -178,32 +211,46 @@ class Agent:
             missing = self._hood.await_neighbors(self.neighbors, self._timeout_s)
             if missing:
                 _LOG.warning("agents %s are not there yet, and are not waited for", missing)
-        empty = not self.history and not self._presence.joined
-        self.rounds = self._presence.catch_up(self.rounds, self._gauge, empty_handed=empty) + 1
-        self._presence.speak(self.rounds - 1, self._gauge)
-        me = self._presence.member(self._member())
-        talk = in_precision(self._method.merge(me), self._precision)
-        merged = self._hood.run({self.id: talk}, {self.id: self.traffic})[self.id]
-        self._presence.after(merged)
-        start = time.perf_counter()
-        self._take_over(merged)
-        taken_s = time.perf_counter() - start
-        self.traffic.busy_s += taken_s
-        self._presence.speak(self.rounds, self._gauge)  # who comes meanwhile knows that it is late
-        incidents = tuple(self._hood.incidents)
-        for own in incidents:
-            _LOG.warning("round %d: agent %d %s: %s", self.rounds, own.agent, own.what, own.why)
-        lost = {own.agent for own in incidents if own.uncounted}
-        result = Exchanged(
-            self.rounds,
-            [j for j in me.neighbors if j not in lost],
-            incidents,
-            merged.disagreement,
-            merged.match_s,
-            merged.merge_s + taken_s,
-        )
+        presence = replace(self._presence)
+        try:
+            with in_words(
+                f"agent {self.id}, the exchange after round {self.rounds}",
+                after="; model, optimizer and agent are as before it",
+            ):
+                result = self._exchange()
+        except BaseException:
+            self._presence = presence
+            self._presence.noticed()
+            self._hood.take_back()
+            self._presence.speak(self.rounds, self._gauge)
+            raise
         self.history.append(result)
         return result
+
+    def register(
+        self,
+        name: str,
+        get: Callable[[], Mapping[str, Tensor]],
+        set: Callable[[Mapping[str, Tensor]], object],
+    ) -> None:
+        """Have state of your own follow the units, such as an average of weights or gradients.
+
+        At each exchange in which this agent's units move, ``set`` is called with what ``get`` gave,
+        moved alike. It is not averaged with the neighbors'.
+
+        Args:
+            name: For messages.
+            get: Gives entries by the names of the model's parameters (and buffers) that they belong
+                to, in their shapes.
+            set: Takes them over.
+
+        Raises:
+            ConfigError: If the name is taken, or an entry is none of the model's.
+
+        Example:
+            ``agent.register("ema", ema.module.state_dict, ema.module.load_state_dict)``
+        """
+        self._followers.register(name, get, set)
 
     def close(self) -> None:
         """Say goodbye: the neighbors go on without waiting. May be called twice."""
@@ -240,14 +287,55 @@ class Agent:
 
     # --- a round -----------------------------------------------------------------------------
 
-    def _member(self) -> Member:
+    def _exchange(self) -> Exchanged:
+        """One round; nothing of the agent's is changed before all that can fail is done."""
+        empty = not self.history and not self._presence.joined
+        done = self._presence.catch_up(self.rounds, self._gauge, empty_handed=empty)
+        self._presence.speak(done, self._gauge)
+        me = self._presence.member(self._member(done + 1))
+        merged = self._talk(me)
+        incidents = tuple(self._hood.incidents)
+        for own in incidents:
+            _LOG.warning("round %d: agent %d %s: %s", me.round, own.agent, own.what, own.why)
+        self._presence.after(merged)
+        start = time.perf_counter()
+        self._followers.take_over(merged, me.state)
+        taken_s = time.perf_counter() - start
+        self.traffic.busy_s += taken_s
+        self.rounds, self._gauge = me.round, merged.gauge or self._gauge
+        self._kept = merged.kept
+        self._presence.speak(self.rounds, self._gauge)  # who comes meanwhile knows that it is late
+        lost = {own.agent for own in incidents if own.uncounted}
+        return Exchanged(
+            self.rounds,
+            [j for j in me.neighbors if j not in lost],
+            incidents,
+            merged.disagreement,
+            merged.match_s,
+            merged.merge_s + taken_s,
+            merged.permutation,
+            None if merged.permutation is None else self._analysis.symmetry,
+        )
+
+    def _talk(self, me: Member) -> Merged:
+        """Run the method's part; nobody waits for the rest of one that fails in the midst of it."""
+        talk = in_precision(self._method.merge(me), self._precision)
+        try:
+            return self._hood.run({self.id: talk}, {self.id: self.traffic})[self.id]
+        except BaseException:
+            self._hood.take_back()
+            for j in self.neighbors:
+                self._hood.cut(j)
+            raise
+
+    def _member(self, number: int) -> Member:
         state = state_of(self.model)
-        check_finite(state, f"agent {self.id}, round {self.rounds}, before the merge")
+        check_finite(state, f"agent {self.id}, round {number}, before the merge")
         return Member(
             agent=self.id,
-            round=self.rounds,
+            round=number,
             state=state,
-            topology=self.topology.at(self.rounds - 1),
+            topology=self.topology.at(number - 1),
             parameters=[name for name, _ in self.model.named_parameters() if name in state],
             analysis=lambda: self._analysis,
             batches=self._batches,
@@ -259,19 +347,11 @@ class Agent:
     def _batches(self) -> Sequence[Any]:
         return self._calls.pieces(self._analysis.trace)
 
-    def _take_over(self, merged: Merged) -> None:
-        put_into(self.model, merged.state)
-        self._gauge = merged.gauge or self._gauge
-        self._kept = merged.kept
-        if merged.permutation is not None and self._optimizer is not None:
-            symmetry, move = self._analysis.symmetry, merged.permutation
-            permute_optimizer(self._optimizer, self.model, lambda e: symmetry.apply(move, e))
-        if merged.disagreement is not None and not merged.calibrated:
-            recalibrate(self.model, self._calls.calls, _run(self.model))
-
     @cached_property
     def _analysis(self) -> Analysis:
-        with self._calls.blamed(self.model):
+        with in_words("finding the model's symmetry"), self._calls.blamed(self.model):
+            if self._by_hand is not None:
+                return self._calls.by_hand(self._by_hand, self.model)
             return self._calls.analyze(self.model)
 
     def _terms(self) -> dict[str, str]:
@@ -364,16 +444,7 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _run(model: nn.Module) -> Any:
-    def run(call: Call) -> Any:
-        return call.run(model)
-
-    return run
-
-
 def _shapes(model: nn.Module) -> str:
-    """A digest of names and shapes."""
-    text = str(
-        [(name, tuple(value.shape)) for name, value in tensors_of(model.state_dict()).items()]
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Names and shapes, one entry a line, so that two agents can say where they differ."""
+    entries = {**dict(model.named_parameters()), **tensors_of(model.state_dict())}
+    return "\n".join(f"{name} {tuple(value.shape)}" for name, value in entries.items())

@@ -164,11 +164,15 @@ class Presence:
         leader = max(settled, key=lambda j: (weights[j], -j), default=me.agent)
         return replace(me, topology=_listening_to(me.topology, me.agent, leader))
 
+    def noticed(self) -> None:
+        """Those that it exchanged with in the last run know it, whatever comes of the merge."""
+        self.joined |= any(not x.get("quiet") for x in self.hood.heard.values())
+
     def after(self, merged: Merged) -> None:
         """What it is to its neighbors after a merge."""
         before, self.disagreement = self.disagreement, merged.disagreement
         self.resumed = False
-        self.joined |= any(not x.get("quiet") for x in self.hood.heard.values())
+        self.noticed()
         if merged.disagreement is None:
             return  # it mixed with nobody
         if self.standing is Standing.NEW:

@@ -21,10 +21,10 @@ class Accounts:
         self._counted: dict[tuple[int, str], int] = {}
         self._compared: dict[int, int] = {}
 
-    def count(self, link: Link) -> None:
-        """One more exchange with the other end of a link."""
+    def count(self, link: Link, more: int = 1) -> None:
+        """One more exchange with the other end of a link, or one less."""
         key = _key(link)
-        self._counted[key] = self._counted.get(key, 0) + 1
+        self._counted[key] = self._counted.get(key, 0) + more
 
     def statement(self, link: Link) -> Mapping[str, Any]:
         """What the other end is told when the link forms; ``link.greeting`` is its last one."""

@@ -105,6 +105,7 @@ class Neighborhood:
         self.tamper: dict[int, Tamper] = {}
         self._agent, self._device, self._patience_s = agent, device, patience_s
         self._accounts = Accounts()
+        self._counted: list[Link] = []
         self._last: dict[int, tuple[int, Mapping[str, Any]]] = {}
         self._links = Links(agent, board, interface, rules, self._greeting)
         self._silence = Silence(self._links)
@@ -113,7 +114,7 @@ class Neighborhood:
         self, talks: Mapping[int, Talk[Result]], traffic: Mapping[int, Traffic]
     ) -> dict[int, Result]:
         """Run the agent's talk to its end; inboxes lack those whose exchange did not count."""
-        self.incidents, self.heard = [], {}
+        self.incidents, self.heard, self._counted = [], {}, []
         talk, own = talks[self._agent], traffic[self._agent]
         number, inbox = 0, None
         while True:
@@ -151,6 +152,16 @@ class Neighborhood:
     def cut(self, neighbor: int) -> None:
         """Break an edge; it forms anew."""
         self._links.to(neighbor).reset("it was cut")
+
+    def take_back(self) -> None:
+        """What counted in the last run was not used after all: neighbors alone have.
+
+        That comes out when the edges form the next time.
+        """
+        with self._links.changed:
+            for link in self._counted:
+                self._accounts.count(link, -1)
+            self._counted = []
 
     def close(self) -> None:
         """Say goodbye: the neighbors go on without waiting."""
@@ -262,6 +273,7 @@ class Neighborhood:
             self.incidents.append(Incident(j, "declined", _reason(frame)))
         elif half.message is not None and not self.quiet and not self.heard[j].get("quiet"):
             self._accounts.count(half.link)
+            self._counted.append(half.link)
 
     def _take(
         self, j: int, half: _Half, frame: Frame, step: Step, number: int, traffic: Traffic

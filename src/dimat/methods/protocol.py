@@ -193,6 +193,11 @@ class Method:
         return frozenset()
 
     @property
+    def needs_graph(self) -> bool:
+        """Whether it looks into the model: a symmetry by hand comes without the model's graph."""
+        return self.matches
+
+    @property
     def tolerant(self) -> bool:
         """Whether its ``merge`` does without messages that are lost."""
         return self.exchanges == "never"

@@ -43,6 +43,11 @@ class WeightMatching(Method):
         return frozenset({"rows"})
 
     @property
+    def needs_graph(self) -> bool:
+        """Weights are compared, nothing else."""
+        return False
+
+    @property
     def tolerant(self) -> bool:
         """Those that are heard are matched one by one."""
         return True
