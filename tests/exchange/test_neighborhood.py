@@ -456,3 +456,15 @@ def test_a_talk_may_refuse_with_nothing_but_a_structure_error() -> None:
         here[0].admit = admit
         with pytest.raises(KeyError, match="our own mistake"):
             together([here[0].play, here[1].play])
+
+
+def test_what_was_counted_and_not_used_after_all_comes_out_when_the_edge_has_formed_anew() -> None:
+    with village() as here:
+        play(here)
+        here[2].hood.take_back()
+        del here[2].heard[-1][3]
+        here[2].hood.cut(3)
+        joined_again(here, 2, 3)
+        play(here)
+        assert edges_used(here) == ALL
+        assert (here[2].last, here[3].last) == ({3: "one-sided"}, {})

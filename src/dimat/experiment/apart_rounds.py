@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dimat.agent import Agent
-from dimat.errors import ConfigError, StructureError, TrainingError
+from dimat.errors import ConfigError, StructureError, TrainingError, in_words
 from dimat.exchange.board import Board
 from dimat.exchange.link import Rules
 from dimat.exchange.neighborhood import Neighborhood
@@ -145,8 +145,9 @@ class Apart:
         self.observer.advance(self.done - before)
         number = min(self.done + 1, config.rounds)
         self.rehearsal.strike(number)
-        merged = self._exchange(agent, number)
-        line = self.part.take_over(agent, merged, number)
+        with in_words(f"{config.method}, round {number}: the merge", TrainingError):
+            merged = self._exchange(agent, number)
+            line = self.part.take_over(agent, merged, number)
         self.presence.speak(number, agent.gauge)  # whoever comes meanwhile knows that it is late
         met = merged.disagreement is not None and self.presence.standing is not Standing.NEW
         if met:

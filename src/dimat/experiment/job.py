@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from dimat.experiment.setup import Setup, make_setup
 from dimat.experiment.terms import terms
 from dimat.experiment.vectorized import check_trains_at_once
 from dimat.methods import METHODS, check_needs
+from dimat.symmetry import Symmetry
 
 _TIMES = 64  # of a graph that varies at random: how many are looked at before it is trained on
 
@@ -44,6 +45,7 @@ class Job:
     callbacks: Sequence[Callback] = ()
     crew: Crew = ALONE
     pretrained: Path | None = None
+    symmetry: Symmetry | None = None
 
     def __post_init__(self) -> None:
         self._watch: Observer = Silent()
@@ -59,7 +61,7 @@ class Job:
         if self.crew.rank == 0:
             self.callbacks = [*self.callbacks, *(LOGS[name]() for name in self.config.log)]
         try:
-            setup = make_setup(self.config, self._watch)
+            setup = replace(make_setup(self.config, self._watch), symmetry=self.symmetry)
             self._check_methods(setup)
             self.crew.agree(self._terms(setup))
             with self._home(fresh=fresh) as home, torch.random.fork_rng(devices=[]):
@@ -175,6 +177,13 @@ class Job:
         for name, method in methods.items():
             for time in range(min(setup.topology.period or _TIMES, _TIMES)):
                 check_needs(name, method, setup.topology.at(time))
+        blind = [name for name, method in methods.items() if method.needs_graph]
+        if self.symmetry is not None and blind:
+            raise ConfigError(
+                f"'symmetry' is given by hand, which comes without the model's graph, and method "
+                f"'{blind[0]}' compares what units compute on that: use wm (and controls that do "
+                "without it)"
+            )
         if any(method.matches for method in methods.values()):
             self._watch.stage("proving the model's symmetry", 1)
             _ = setup.analysis  # a model that cannot be exported ends here

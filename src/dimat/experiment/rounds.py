@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dimat.agent import Agent
-from dimat.errors import Stopped, StructureError, TrainingError
+from dimat.errors import Stopped, StructureError, TrainingError, in_words
 from dimat.exchange import Talk
 from dimat.exchange.precision import in_precision
 from dimat.experiment.allowance import ENDLESS, Allowance
@@ -94,16 +94,19 @@ class Rounds:
     def _merge(self, number: int, *, measured: bool) -> bool:
         """Exchange, match, merge; recalibrate; evaluate. Whether any met, if it is measured."""
         members = [self.part.member(agent, number) for agent in self.agents]
+        where = f"{self.name}, round {number}, in the merge"
         try:
-            merged = self._exchange([self.method.merge(me) for me in members])
+            with in_words(f"{where}: a method's part", TrainingError):
+                merged = self._exchange([self.method.merge(me) for me in members])
         except StructureError as error:
-            raise TrainingError(f"{self.name}, round {number}, in the merge: {error}") from error
+            raise TrainingError(f"{where}: {error}") from error
         met = measured and self.assembly.any(own.disagreement is not None for own in merged)
         if met:
             matches = self.method.matches
             self.measure.merge(number, self.agents, members, merged, matches=matches)
         both = zip(self.agents, merged, strict=True)
-        costs = [self.part.take_over(agent, result, number) for agent, result in both]
+        with in_words(f"{where}: taking it over", TrainingError):
+            costs = [self.part.take_over(agent, result, number) for agent, result in both]
         if met:
             self.measure.agents(number, "merged", self.agents, costs)
         if met and number == self.setup.config.rounds:

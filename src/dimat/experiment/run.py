@@ -16,6 +16,7 @@ from dimat.experiment.record import check_out, is_run_folder
 from dimat.experiment.result import RunResult
 from dimat.experiment.settings import load_config
 from dimat.experiment.validate import validate
+from dimat.symmetry import Symmetry
 
 
 def run(
@@ -24,6 +25,7 @@ def run(
     *,
     callbacks: Sequence[Callback] = (),
     crew: Crew = ALONE,
+    symmetry: Symmetry | None = None,
 ) -> RunResult:
     """Train, match, merge and evaluate; the same as the command ``dimat run``.
 
@@ -37,6 +39,9 @@ def run(
         callbacks: Told what is measured.
         crew: The processes that agents are spread over; by default this one alone. Every process
             calls this with the same settings, and gets the same result; that of agent 0 writes.
+        symmetry: Of the model, given by hand (``Symmetry.from_axes``) where it cannot be exported;
+            it is proved by running the model. Method and controls then have to do without the
+            model's graph: wm, wa.
 
     Returns:
         Accuracies per agent and method, and where the run folder is.
@@ -49,7 +54,7 @@ def run(
     validate(config)
     if config.out is not None and crew.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return Job(config, observer, callbacks, crew).run(fresh=True)
+    return Job(config, observer, callbacks, crew, symmetry=symmetry).run(fresh=True)
 
 
 def resume(
@@ -59,6 +64,7 @@ def resume(
     callbacks: Sequence[Callback] = (),
     crew: Crew = ALONE,
     max_wall_s: float | None = None,
+    symmetry: Symmetry | None = None,
 ) -> RunResult:
     """Go on with a run that was stopped, from its last checkpoint; the command ``dimat resume``.
 
@@ -70,12 +76,14 @@ def resume(
         callbacks: Told what is measured from here on.
         crew: As in :func:`run`; a run may go on in more or fewer processes than it was begun in.
         max_wall_s: It stops again after so many seconds; without end if None.
+        symmetry: As :func:`run` was given it.
 
     Raises:
         ConfigError: If it is no run folder, or lines of its metrics are missing.
         DataError, ModelError, TopologyError, TrainingError, Stopped: As :func:`run` does.
     """
-    return Job(begun(folder, max_wall_s), observer, callbacks, crew).run(fresh=False)
+    job = Job(begun(folder, max_wall_s), observer, callbacks, crew, symmetry=symmetry)
+    return job.run(fresh=False)
 
 
 def begun(folder: Path, max_wall_s: float | None = None) -> RunConfig:

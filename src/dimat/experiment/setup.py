@@ -19,7 +19,7 @@ from dimat.experiment.allocator import keep_freed_memory
 from dimat.experiment.config import OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.display import Observer, Silent
 from dimat.models import build_model, check_output
-from dimat.symmetry import Analysis, analyze
+from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.topology import GraphOptions, Network, build_topology
 
 
@@ -33,12 +33,14 @@ class Setup:
         parts: Which training images are whose.
         topology: Graph and mixing matrix at every time.
         held: Validation images, of those in ``parts``; None: a share of every agent's own.
+        symmetry: Of the model, given by hand; found if None.
     """
 
     config: RunConfig
     dataset: Dataset
     parts: Partition
     topology: Network
+    symmetry: Symmetry | None = None
     held: Partition | None = None
 
     @cached_property
@@ -52,9 +54,11 @@ class Setup:
 
     @cached_property
     def analysis(self) -> Analysis:
-        """The symmetry of the model, found once."""
+        """The symmetry of the model, found once; or the one given by hand, proved."""
         model = self.new_model(0)
         example = torch.zeros(2, self.dataset.in_channels, *self.dataset.image_size)
+        if self.symmetry is not None:
+            return given_analysis(self.symmetry, model, (example,))
         return analyze(model, (example,), constants=dict(model.named_buffers()))
 
     @cached_property
