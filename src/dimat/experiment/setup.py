@@ -40,8 +40,8 @@ class Setup:
     dataset: Dataset
     parts: Partition
     topology: Network
-    symmetry: Symmetry | None = None
     held: Partition | None = None
+    symmetry: Symmetry | None = None
 
     @cached_property
     def held_out(self) -> Partition:
