@@ -10,11 +10,11 @@ import numpy as np
 from torch import fx, nn
 
 from dimat.errors import ConfigError, StructureError
+from dimat.symmetry.check import check_symmetry
 from dimat.symmetry.find import Analysis
 from dimat.symmetry.symmetry import Symmetry
 from dimat.symmetry.trace import Trace, tied_keys
 from dimat.symmetry.units import Label, Labels, Special
-from dimat.symmetry.verify import check_symmetry
 
 
 @dataclass(frozen=True)
