@@ -433,10 +433,10 @@ def _check(
         if not 0 < value < float("inf"):
             raise ConfigError(f"'{name}' is {value}: must be > 0 and finite")
     kinds = {value.dtype for value in model.parameters()}
-    if not kinds <= {torch.float32, torch.float64} or not kinds:
+    if not kinds <= {torch.float32, torch.float64, torch.complex64, torch.complex128} or not kinds:
         raise ModelError(
             f"the model's parameters are {', '.join(sorted(map(str, kinds))) or 'none'}: they must "
-            "be float32 or float64; for bfloat16 arithmetic use autocast"
+            "be float32, float64 or complex; for bfloat16 arithmetic use autocast"
         )
 
 
