@@ -23,7 +23,7 @@ from dimat.cli import (
     symmetry,
     topology,
 )
-from dimat.cli.launch import STOPPED
+from dimat.cli.launch import STOPPED, settle
 from dimat.errors import ConfigError, DimatError, Stopped
 from dimat.experiment.settings import Parser
 
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words:
             raise ConfigError(f"no command: one of {', '.join(_COMMANDS)}; see 'dimat --help'")
         arguments = _parser().parse_args(run.gone_on_with(words))
+        settle()
         _COMMANDS[arguments.command].execute(arguments[arguments.command])
     except Stopped as stopped:
         print("dimat:", stopped, file=sys.stderr)

@@ -13,7 +13,6 @@ from pathlib import Path
 from jsonargparse import Namespace
 from rich.console import Console
 
-from dimat.cli.launch import hush
 from dimat.cli.options import endpoint
 from dimat.errors import DimatError
 from dimat.experiment.settings import Parser, config_of, settings_parser
@@ -42,7 +41,6 @@ def parser() -> Parser:
 
 def execute(settings: Namespace) -> None:
     """Run it, and print the table and the folder."""
-    hush()
     atexit.register(gc.freeze)  # else all of PyTorch is looked through in the end: 1.3 s of CPU
     own = {name: settings.pop(name) for name in _OWN}
     if own["interface"] is not None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dimat.experiment.allocator import keep_freed_memory
+
 if TYPE_CHECKING:
     from dimat.exchange.crew import Crew
     from dimat.experiment.config import RunConfig
@@ -60,6 +62,11 @@ def restarted() -> bool:
     return torchrun.launched() and torchrun.restarts() > 0
 
 
-def hush() -> None:
-    """Have C++ say nothing of lost connections: we say it ourselves. Before PyTorch is imported."""
+def settle() -> None:
+    """What a command sets for its whole process, which is its own; before PyTorch is imported.
+
+    C++ says nothing of lost connections, as we say it ourselves. Memory that a step frees is kept
+    for the next.
+    """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    keep_freed_memory()

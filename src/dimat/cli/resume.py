@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from dimat.cli.launch import crew_of, hush
+from dimat.cli.launch import crew_of
 from dimat.cli.run import show
 from dimat.experiment.settings import Parser
 
@@ -33,7 +33,6 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Go on, and print the table and the folder: in the first process, if there are several."""
-    hush()
     from dimat.experiment.display import LiveProgress
     from dimat.experiment.run import begun, resume
 

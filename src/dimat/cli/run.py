@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 from rich.console import Console
 
-from dimat.cli.launch import crew_of, hush, restarted
+from dimat.cli.launch import crew_of, restarted
 from dimat.errors import ConfigError
 from dimat.experiment.settings import Parser, config_of, settings_parser
 
@@ -54,7 +54,6 @@ def execute(settings: Namespace) -> None:
 
     What ``torchrun`` starts again goes on from its last checkpoint, where ``out`` says which it is.
     """
-    hush()
     from dimat.experiment.validate import validate
 
     config = config_of(settings)

@@ -7,7 +7,6 @@ import threading
 
 from jsonargparse import Namespace
 
-from dimat.cli.launch import hush
 from dimat.cli.options import endpoint
 from dimat.experiment.settings import Parser
 
@@ -31,7 +30,6 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Host it, until interrupted."""
-    hush()
     host, port = endpoint("listen", options.listen)
     from dimat.cli.stop import stoppable
     from dimat.exchange.board import serve

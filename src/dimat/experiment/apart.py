@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import torch
-
 from dimat.errors import ConfigError
 from dimat.experiment.apart_rounds import Apart, ApartResult, Meeting
 from dimat.experiment.complaints import broken_rule
@@ -14,6 +12,7 @@ from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer, Silent
 from dimat.experiment.faults import Faults
 from dimat.experiment.locks import alone
+from dimat.experiment.process import borrowed
 from dimat.experiment.record import RunFolder, check_out, is_run_folder
 from dimat.experiment.rounds import method_settings
 from dimat.experiment.setup import make_setup
@@ -52,20 +51,27 @@ def run_agent(
         raise broken_rule("max_wall_s", config.max_wall_s, rule)
     if not 0 <= agent < config.agents:
         raise ConfigError(f"setting 'id' is {agent}: must be in 0 … {config.agents - 1}")
-    torch.set_num_threads(config.threads)
     method = _method(config)
+    with borrowed(config.threads, config.device):
+        return _run(config, method, agent, meeting, observer or Silent(), faults or Faults())
+
+
+def _run(
+    config: RunConfig,
+    method: Method,
+    agent: int,
+    meeting: Meeting,
+    observer: Observer,
+    faults: Faults,
+) -> ApartResult:
     setup = make_setup(config, observer)
     check_lasting(setup.topology)
     check_needs(config.method, method, setup.topology.at(0))
     if method.matches:
         _ = setup.analysis  # a model that cannot be exported ends here, before anything is written
     folder = _folder(config, agent)
-    with (
-        alone(folder.path / "checkpoints", otherwise="another process runs the agent"),
-        torch.random.fork_rng(devices=[]),
-    ):
-        own = Apart(setup, method, agent, folder, observer or Silent())
-        return own.run(meeting, faults or Faults())
+    with alone(folder.path / "checkpoints", otherwise="another process runs the agent"):
+        return Apart(setup, method, agent, folder, observer).run(meeting, faults)
 
 
 def _method(config: RunConfig) -> Method:

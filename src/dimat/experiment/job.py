@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
 from dimat.errors import ConfigError, Stopped
 from dimat.exchange.crew import ALONE, Crew
 from dimat.experiment.allowance import Allowance
@@ -21,6 +19,7 @@ from dimat.experiment.display import Observer, Silent
 from dimat.experiment.facts import pretrain_digest
 from dimat.experiment.locks import alone
 from dimat.experiment.pretrain import Pretrained, Pretraining
+from dimat.experiment.process import borrowed
 from dimat.experiment.record import RunFolder
 from dimat.experiment.result import MethodResult, RunResult, results_of
 from dimat.experiment.rounds import Rounds, method_settings
@@ -56,16 +55,16 @@ class Job:
 
     def run(self, *, fresh: bool) -> RunResult:
         """All methods that are not done, in a new folder or in the one that was begun."""
-        torch.set_num_threads(self.config.threads)
         self._check_crew()
         if self.crew.rank == 0:
             self.callbacks = [*self.callbacks, *(LOGS[name]() for name in self.config.log)]
         try:
-            setup = replace(make_setup(self.config, self._watch), symmetry=self.symmetry)
-            self._check_methods(setup)
-            self.crew.agree(self._terms(setup))
-            with self._home(fresh=fresh) as home, torch.random.fork_rng(devices=[]):
-                return self._methods(setup, home)
+            with borrowed(self.config.threads, self.config.device):
+                setup = replace(make_setup(self.config, self._watch), symmetry=self.symmetry)
+                self._check_methods(setup)
+                self.crew.agree(self._terms(setup))
+                with self._home(fresh=fresh) as home:
+                    return self._methods(setup, home)
         finally:
             self._watch.close()
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from dimat.agent import Agent
 from dimat.data import Dataset, Partition, Shard, hold_out, load_dataset, partition, subset
 from dimat.data.dataset import Tell
-from dimat.experiment.allocator import keep_freed_memory
 from dimat.experiment.config import OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.display import Observer, Silent
 from dimat.models import build_model, check_output
@@ -104,7 +103,6 @@ class Setup:
             together: Whether all agents take their steps at the same time.
         """
         config = self.config
-        keep_freed_memory()
         model = self.new_model(agent).to(config.device)
         if any(p.dim() == 4 for p in model.parameters()):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

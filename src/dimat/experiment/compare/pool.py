@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dimat.errors import DimatError
+from dimat.experiment.allocator import keep_freed_memory
 from dimat.experiment.compare.progress import Watcher, Within
 from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer
@@ -122,6 +123,7 @@ def _worker() -> Executor:
 
 
 def _begin_worker() -> None:
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -6,8 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer, Silent
 from dimat.experiment.estimate.beat import Beat, beat_of
@@ -16,6 +14,7 @@ from dimat.experiment.estimate.facts import ModelFacts, model_facts
 from dimat.experiment.estimate.memory import Memory, memory_of_run
 from dimat.experiment.estimate.traffic import Wire
 from dimat.experiment.estimate.work import Work, pretraining_steps, shards_of
+from dimat.experiment.process import borrowed
 from dimat.experiment.setup import Setup
 from dimat.experiment.vectorized import trains_at_once
 
@@ -87,11 +86,11 @@ def forecast(
     """
     config = setup.config
     names = [config.method, *(name for name in config.controls if name != config.method)]
-    torch.set_num_threads(config.threads)
     works, began = {name: _work(setup, name) for name in names}, time.perf_counter()
-    with torch.random.fork_rng(devices=[]):  # first: a run imports what this does, too
+    with borrowed(config.threads, config.device):
+        # first: a run imports what this does, too
         timed = _Timed(setup, works, observer or Silent()) if calibrate else None
-    facts, ended = model_facts(setup), time.perf_counter()
+        facts, ended = model_facts(setup), time.perf_counter()
     wire = Wire(setup, facts)
     costs = _pretraining(setup, works, facts, timed)
     for name, work in works.items():

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
-
 from dimat.experiment.display import Observer, Silent
 from dimat.experiment.merge.checks import check
 from dimat.experiment.merge.config import AlignConfig, MergeConfig
@@ -16,6 +14,7 @@ from dimat.experiment.merge.fits import parent_fits
 from dimat.experiment.merge.inputs import Inputs, read_inputs
 from dimat.experiment.merge.judge import WORTH_A_NOTE_S, Judge
 from dimat.experiment.merge.result import AlignResult, Comparison, MergeResult
+from dimat.experiment.process import borrowed
 from dimat.matching import MATCHERS, Matching
 from dimat.merging import COMBINERS
 from dimat.parents import Family, fair_weights, recalibrates
@@ -38,6 +37,14 @@ class _Watch:
         if self.seconds[name] > WORTH_A_NOTE_S:
             self.observer.note(f"{name}: {self.seconds[name]:.1f} s")
 
+    @contextmanager
+    def until_closed(self) -> Iterator[None]:
+        """Close the observer when what is inside has ended, well or not."""
+        try:
+            yield
+        finally:
+            self.observer.close()
+
 
 def align_checkpoints(config: AlignConfig, observer: Observer | None = None) -> AlignResult:
     """Put the units of the second checkpoint in the order of the first.
@@ -51,11 +58,9 @@ def align_checkpoints(config: AlignConfig, observer: Observer | None = None) -> 
     """
     check(config)
     watch = _Watch(observer or Silent())
-    try:
+    with watch.until_closed(), borrowed(config.threads, config.device):
         _, family, matchings = _matched(config, (0.5, 0.5), watch)
         aligned = family.align(matchings)[1]
-    finally:
-        watch.observer.close()
     symmetry = family.analysis.symmetry
     fits = parent_fits(symmetry, matchings)
     return AlignResult(config, family.rounded(aligned, 1), symmetry.digest, fits)
@@ -74,7 +79,7 @@ def merge_checkpoints(config: MergeConfig, observer: Observer | None = None) -> 
     check(config)
     watch = _Watch(observer or Silent())
     weights = fair_weights(config.weights or None, len(config.parents))
-    try:
+    with watch.until_closed(), borrowed(config.threads, config.device):
         inputs, family, matchings = _matched(config, weights, watch)
         aligned = family.align(matchings)
         with watch.stage(f"combining ({config.combine})"):
@@ -84,8 +89,6 @@ def merge_checkpoints(config: MergeConfig, observer: Observer | None = None) -> 
         if judge is not None:
             with watch.stage("testing"):
                 comparison = judge.compare(aligned, weights, {"merged": (plain, again)})
-    finally:
-        watch.observer.close()
     chosen = again if recalibrates(config.recalibration, config.combine) else None
     symmetry = family.analysis.symmetry
     return MergeResult(
@@ -102,7 +105,6 @@ def merge_checkpoints(config: MergeConfig, observer: Observer | None = None) -> 
 def _matched(
     config: AlignConfig, weights: Sequence[float], watch: _Watch
 ) -> tuple[Inputs, Family, list[Matching]]:
-    torch.set_num_threads(config.threads)
     with watch.stage("reading"):
         inputs = read_inputs(config)
         family = inputs.family(config)

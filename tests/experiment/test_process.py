@@ -1,0 +1,173 @@
+"""Whoever calls from Python finds the process as it was, whether the call went well or not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dimat
+from dimat import RunConfig
+from dimat.errors import ConfigError, DimatError, TrainingError
+from dimat.experiment.apart import Meeting, run_agent
+from dimat.experiment.config import DataConfig, ExchangeConfig, OptimizerConfig
+from dimat.experiment.estimate.forecast import forecast
+from dimat.experiment.merge.config import AlignConfig, MergeConfig
+from dimat.experiment.merge.run import align_checkpoints, merge_checkpoints
+from dimat.experiment.process import borrowed
+from dimat.experiment.setup import make_setup
+from dimat.models import build_model
+from dimat.state import save_state, state_of
+
+ON_IMPORT = "KMP_", "TORCHINDUCTOR_"  # scikit-learn and PyTorch set these when first imported
+OURS, THEIRS = 3, 1  # threads before the call, and in it
+SMALL = RunConfig(
+    agents=2,
+    rounds=1,
+    pretrain_epochs=0,
+    local_steps=1,
+    width=0.1,
+    threads=THEIRS,
+    controls=(),
+    data=DataConfig(split="iid", train_images=100),
+)
+
+
+def shape() -> dict[str, object]:
+    """All that is one for a whole process and can be looked at."""
+    return {
+        "threads": torch.get_num_threads(),
+        "interop": torch.get_num_interop_threads(),
+        "draws": torch.random.get_rng_state().tolist(),
+        "numpy": [str(part) for part in np.random.get_state()],
+        "random": random.getstate(),
+        "folder": Path.cwd(),
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith(ON_IMPORT)},
+        "path": list(sys.path),
+        "dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "precision": torch.get_float32_matmul_precision(),
+        "warnings": list(warnings.filters),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+    }
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_two_parents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        model = build_model("mlp", in_channels=1, num_classes=10, image_size=(8, 8), width=0.1)
+        save_state(state_of(model), Path(f"{name}.safetensors"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(OURS)
+    yield
+    torch.set_num_threads(before)
+
+
+def diverging() -> None:
+    steep = OptimizerConfig("sgd", 1e30)
+    with pytest.raises(TrainingError):
+        dimat.run(replace(SMALL, optimizer=steep, local_steps=20))
+
+
+def resumed() -> None:
+    dimat.run(replace(SMALL, out="again"))
+    dimat.resume(Path("again"))
+
+
+def alone() -> None:
+    nowhere = ExchangeConfig(interface="192.0.2.1")  # of no machine, by RFC 5737
+    with pytest.raises(ConfigError):
+        run_agent(replace(SMALL, exchange=nowhere), 0, Meeting("127.0.0.1", 9))
+
+
+def merged(**settings: int | str) -> None:
+    own = {"width": 0.1, "images": 50, "threads": THEIRS, **settings}
+    merge_checkpoints(MergeConfig(("a.safetensors", "b.safetensors"), "m.safetensors", **own))  # type: ignore[arg-type]
+
+
+CALLS: dict[str, Callable[[], object]] = {
+    "a run": lambda: dimat.run(replace(SMALL, device="cpu")),
+    "a run that diverges": diverging,
+    "a run that goes on": resumed,
+    "an agent by itself": alone,
+    "an estimate": lambda: forecast(make_setup(SMALL), 0.0, calibrate=False),
+    "a merge": lambda: merged(model="mlp", data="digits"),
+    "a merge of what does not fit": lambda: merged(model="cnn", data="digits"),
+    "an alignment": lambda: align_checkpoints(
+        AlignConfig(
+            ("a.safetensors", "b.safetensors"),
+            "m.safetensors",
+            model="mlp",
+            data="digits",
+            width=0.1,
+            threads=THEIRS,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_the_process_is_left_as_it_was_found(call: Callable[[], object]) -> None:
+    before = shape()
+    with suppress(DimatError):
+        call()
+    assert shape() == before
+
+
+def test_what_is_drawn_inside_is_drawn_again_outside() -> None:
+    with borrowed(THEIRS):
+        inside = torch.rand(1).item(), np.random.rand(), random.random()
+        assert torch.get_num_threads() == THEIRS
+    assert inside == (torch.rand(1).item(), np.random.rand(), random.random())
+
+
+TAKEN = """
+import ctypes
+import sys
+import dimat
+from dimat.experiment.allocator import keep_freed_memory
+
+class Info(ctypes.Structure):
+    _fields_ = [(x, ctypes.c_size_t) for x in "arena ord small hblks hblkhd u f o k l".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+libc.malloc.restype = ctypes.c_void_p
+
+def returned():
+    "Whether a block of 64 MB is the system's own, which it gets back when it is freed."
+    before = libc.mallinfo2().hblks
+    libc.malloc(ctypes.c_size_t(2**26))
+    return libc.mallinfo2().hblks > before
+
+if sys.argv[1] == "run":
+    config = dimat.RunConfig(agents=2, rounds=1, pretrain_epochs=0, local_steps=1, controls=())
+    dimat.run(config)
+else:
+    keep_freed_memory()
+print(returned())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+@pytest.mark.parametrize(("what", "told"), [("run", "True"), ("keep", "False")])
+def test_memory_is_kept_as_before_by_a_run_from_python(what: str, told: str) -> None:
+    """In a process of its own, and shown to be seen where the command line asks for it."""
+    command = [sys.executable, "-c", TAKEN, what]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == f"{told}\n"
