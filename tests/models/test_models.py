@@ -65,7 +65,7 @@ def too_wide(in_channels: int, num_classes: int, image_size: tuple[int, int]) ->
         ("no.such.package:build", "cannot be imported: No module named"),
         ("torch.nn:Nope", "cannot be imported.*Nope"),
         ("torch:pi", "is float, not something to call"),
-        ("torch.nn:ReLU", "cannot be called with in_channels"),
+        ("torch.nn:Linear", "cannot be called: missing a required argument: .in_features"),
         ("builtins:dict", "returned dict, not an nn.Module"),
     ],
 )

@@ -247,7 +247,7 @@ class RunConfig:
         out: Run folder; a new one under runs/, named after the time, if null.
         overwrite: Replace an existing run folder.
         model: mlp, cnn, resnet20|32|44|56, vgg11|13|16, or package.module:factory of your own
-            (called as factory(in_channels=…, num_classes=…, image_size=…)).
+            (called with those of in_channels, num_classes and image_size that it asks for).
         width: Multiplier of the built-in models' channels, > 0.
         shortcut: Shortcuts of ResNets where the shape changes: conv3, conv1 or pad.
         norm: Normalization of ResNets: batch or group.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -12,6 +10,7 @@ from torch import nn
 
 from dimat.errors import ModelError, check_known
 from dimat.models.cnn import CNN
+from dimat.models.factory import made_by
 from dimat.models.mlp import MLP
 from dimat.models.resnet import ResNet
 from dimat.models.vgg import VGG
@@ -31,7 +30,7 @@ def build_model(
 
     Args:
         name: One of :data:`MODELS`, or ``package.module:factory``: then the factory is called with
-            in_channels, num_classes and image_size and returns the module.
+            those of in_channels, num_classes and image_size that it asks for, by name.
         in_channels: Channels of an image.
         num_classes: Width of the output.
         image_size: Height and width of an image.
@@ -44,9 +43,12 @@ def build_model(
         ModelError: If a factory cannot be imported or called, or the images are too small.
     """
     if ":" in name:
-        return _made_by(
-            name, in_channels=in_channels, num_classes=num_classes, image_size=image_size
-        )
+        offered = {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "image_size": image_size,
+        }
+        return made_by(name, offered)
     check_known("model", name, MODELS)
     smallest = min_image_size(name)
     if min(image_size) < smallest:
@@ -68,11 +70,11 @@ def build_for_input(
 ) -> nn.Module:
     """A model for inputs of ``shape`` (batch first).
 
-    A factory that takes no ``in_channels`` is called without arguments; built-in models take
-    images.
+    Built-in models take images; a factory may take anything, and is then called without
+    ``in_channels`` and ``image_size``.
     """
-    if ":" in name and not _takes_images(_import(name)):
-        return _made_by(name)
+    if ":" in name and len(shape) != 4:
+        return made_by(name, {"num_classes": num_classes})
     if len(shape) != 4:
         raise ModelError(
             f"model '{name}' takes images: give the shape batch,channels,height,width, not {shape}"
@@ -86,25 +88,6 @@ def build_for_input(
         shortcut=shortcut,
         norm=norm,
     )
-
-
-def _takes_images(factory: Callable[..., object]) -> bool:
-    try:
-        return "in_channels" in inspect.signature(factory).parameters
-    except ValueError:  # built in, without a signature
-        return False
-
-
-def _made_by(name: str, **given: object) -> nn.Module:
-    """What the factory of that name returns."""
-    try:
-        model = _import(name)(**given)
-    except TypeError as error:
-        arguments = ", ".join(given) or "no arguments"
-        raise ModelError(f"model '{name}' cannot be called with {arguments}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"model '{name}' returned {type(model).__name__}, not an nn.Module")
-    return model
 
 
 Builder = Callable[[int, int, tuple[int, int], float, str, str], nn.Module]
@@ -149,20 +132,6 @@ def min_image_size(name: str) -> int:
     if name.startswith("vgg"):
         return 32
     return 4 if name == "cnn" or name.startswith("resnet") else 1
-
-
-def _import(name: str) -> Callable[..., object]:
-    module_name, _, attribute = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ModelError(
-            f"model '{name}' cannot be imported: {error} (write package.module:factory, and have "
-            "the package installed or on PYTHONPATH)"
-        ) from error
-    if not callable(factory):
-        raise ModelError(f"model '{name}' is {type(factory).__name__}, not something to call")
-    return factory  # type: ignore[no-any-return]
 
 
 def check_output(
