@@ -50,6 +50,7 @@ TABLES = ("methods", "many", "ridge", "images", "budget", "other", "margins")
 BENCHMARKS = (
     Benchmark("training", "images/s against a plain PyTorch loop", SMALL),
     Benchmark("vectorize", "agents trained at once against one after another", SMALL),
+    Benchmark("threads", "one thread or two, on quiet and on busy cores", SMALL),
     Benchmark("round", "where the time of a round goes", SMALL),
     Benchmark("scale", "time and memory of 10 to 1,000 agents", SMALL),
     Benchmark("estimate", "expected time of runs against what they take", SMALL),

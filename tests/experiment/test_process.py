@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -171,3 +172,16 @@ def test_memory_is_kept_as_before_by_a_run_from_python(what: str, told: str) -> 
     """In a process of its own, and shown to be seen where the command line asks for it."""
     command = [sys.executable, "-c", TAKEN, what]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == f"{told}\n"
+
+
+@pytest.mark.parametrize(("given", "told"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_threads_of_a_command_sleep_while_they_wait_unless_the_user_says_otherwise(
+    given: str | None, told: str
+) -> None:
+    """As OpenMP itself reports it: it looks once, when PyTorch is loaded."""
+    fixed = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    shown = fixed | {"OMP_DISPLAY_ENV": "true"} | ({"OMP_WAIT_POLICY": given} if given else {})
+    command = [sys.executable, "-m", "dimat", "topology", "ring", "--model", "mlp"]
+    err = subprocess.run(command, env=shown, check=True, capture_output=True, text=True).stderr
+    found = re.findall(r"OMP_WAIT_POLICY\s*=\s*'(\w+)'", err)
+    assert set(found) == {told} or "OMP_WAIT_POLICY" not in err

@@ -66,7 +66,9 @@ def settle() -> None:
     """What a command sets for its whole process, which is its own; before PyTorch is imported.
 
     C++ says nothing of lost connections, as we say it ourselves. Memory that a step frees is kept
-    for the next.
+    for the next. Threads that wait for work sleep, where OpenMP would have them compute: on cores
+    that are shared with others two of those took 4 times the time of one (docs/performance.md).
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     keep_freed_memory()

@@ -253,7 +253,8 @@ class RunConfig:
         norm: Normalization of ResNets: batch or group.
         init: per-agent (independent random inits) or shared.
         device: cpu, cuda, or cuda:N.
-        threads: Threads PyTorch may use on the CPU, >= 1; part of what makes a run repeatable.
+        threads: Threads PyTorch may use on the CPU, >= 1; part of what makes a run repeatable, as
+            another number gives other roundings.
         precision: Arithmetic of forward and backward passes: float32, or bfloat16 by autocast.
         vectorize: How many agents of a process train at once, side by side in one stack (vmap),
             where they do not talk meanwhile and have taken equally many steps (Adam, cosine); >= 1,
