@@ -6,7 +6,7 @@
 Each line is a `dimat run` in a process of its own, wall clock / processor time in seconds: the
 demo in short, also with a cnn, and two rounds of a ResNet-20 on random images of 32x32. Busy means
 that every core has one other process that computes without end. OpenMP's threads wait for work
-actively (they compute; the standard) or passively (they sleep; OMP_WAIT_POLICY, as `dimat` sets it).
+actively (they compute; the standard) or passively (they sleep; OMP_WAIT_POLICY, as `dimat` sets).
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ({"agens": 3}, "unknown setting 'agens': did you mean 'agents'?"),
         ({"topology": {"nam": "x"}}, "unknown setting 'topology.nam': did you mean 'topology.name"),
         ({"agents": "five"}, "setting 'agents' is 'five': must be a whole number"),
-        ({"topology": "ring"}, "setting 'topology' is 'ring': must be set by its parts"),
+        ({"matching": "x"}, "setting 'matching' is 'x': must be set by its parts"),
         ({"compare": {"sedes": 1}}, "unknown setting 'compare.sedes': did you mean 'seeds'?"),
         ({"compare": 3}, "setting 'compare' is 3: must be set by its parts: methods, seeds, grid"),
         ({"compare": {"methods": 3}}, "setting 'methods' is 3: must be names of methods"),

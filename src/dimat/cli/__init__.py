@@ -54,8 +54,10 @@ _INTERRUPTED = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (that of the process if None) and return the exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words[:1] == ["help"]:  # "help run" is "run --help"
+            words = [*words[1:2], "--help"]
         if not words:
             raise ConfigError(f"no command: one of {', '.join(_COMMANDS)}; see 'dimat --help'")
         arguments = _parser().parse_args(run.gone_on_with(words))
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="dimat",
-        usage="dimat [--version] COMMAND ...",
+        usage="dimat [--version] COMMAND ...\n       dimat help [COMMAND]",
         description="Decentralized deep learning by iterative merging and training.",
         epilog=_EXIT_CODES,
         version=importlib.metadata.version("dimat"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dimat.experiment.setup import Setup
 
 SUMMARY = "foresee what a run costs: FLOP, bytes, memory, time"
-_OWN = ("config", "assume", "json", "no-calibrate", "no_calibrate", "help")
+_OWN = ("config", "assume", "json", "no-calibrate", "help")
 
 
 def parser() -> Parser:
@@ -43,7 +43,7 @@ def parser() -> Parser:
     known = "cifar10, cifar100, tiny-imagenet, or TRAIN,TEST,HEIGHT,WIDTH,CHANNELS,CLASSES"
     add("--assume", type=str | None, default=None, help=f"images as if they were there: {known}")
     timed = "do not time this device, about 15 s; expected times are left out then"
-    add("--no-calibrate", "--no_calibrate", action="store_true", help=timed)
+    add("--no-calibrate", action="store_true", help=timed)
     add("--json", action="store_true", help="print all of it as JSON, for programs")
     add("--given", type=dict, default={}, help=argparse.SUPPRESS)
     return own

@@ -32,8 +32,8 @@ def parser() -> Parser:
     add(
         "--report", type=str | None, default=None, help="JSON file to write; --out as .json if null"
     )
-    evaluate = "--no-evaluate", "--no_evaluate"
-    add(*evaluate, action="store_true", help="do not test; the data then need no labels")
+    untested = "do not test; the data then need no labels"
+    add("--no-evaluate", action="store_true", help=untested)
     return own
 
 

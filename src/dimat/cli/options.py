@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from dimat.errors import ConfigError
 from dimat.experiment.complaints import setting_types, unknown_setting
 from dimat.experiment.settings import Parser
+from dimat.experiment.spelling import spelled
 
 
 def endpoint(setting: str, value: str) -> tuple[str, int]:
@@ -56,7 +57,7 @@ def add_checkpoint_options(parser: Parser) -> None:
     add("--normalize", type=str | None, default=None, help=f"{normalize}; 0.5/0.25 if null")
     add("--method", type=str, default="activations", help="how units are matched")
     add("--images", type=int, default=2000, help="training images looked at, at most")
-    add("--batch-size", "--batch_size", type=int, default=250, help="images a forward pass")
+    add("--batch-size", type=int, default=250, help="images a forward pass")
     add("--device", type=str, default="cpu", help="cpu, cuda or cuda:N")
     add("--threads", type=int, default=2, help="threads PyTorch may use on the CPU")
     add("--seed", type=int, default=0, help="of the choice of images")
@@ -84,7 +85,7 @@ class SettingsLater(Parser):
         settings: dict[str, str] = {}
         words = iter(sys.argv[1:] if args is None else args)
         for word in words:
-            name = word[2:].partition("=")[0]
+            name = _spelled(word[2:].partition("=")[0], self._own)
             if not word.startswith("--") or name in self._own:
                 own.append(word)
             elif name.startswith("grid."):
@@ -94,6 +95,12 @@ class SettingsLater(Parser):
         options = super().parse_args(own, *rest, **kwargs)
         options["given"] = {"grid": grid, "settings": settings}
         return options
+
+
+def _spelled(name: str, own: Sequence[str]) -> str:
+    """One of its own options, a setting, or ``grid.`` and a setting."""
+    grid, dot, setting = name.partition("grid.") if name.startswith("grid.") else ("", "", name)
+    return f"{grid}{dot}{spelled(spelled(setting, own), setting_types())}"
 
 
 def _known(own: Sequence[str], name: str) -> str:

@@ -25,9 +25,7 @@ def parser() -> Parser:
     )
     own.add_argument("folder", help="the run folder")
     limit = "stop again at the first checkpoint after so many seconds; null: go on to the end"
-    own.add_argument(
-        "--max_wall_s", "--max-wall-s", type=float | None, default=None, metavar="S", help=limit
-    )
+    own.add_argument("--max_wall_s", type=float | None, default=None, metavar="S", help=limit)
     return own
 
 

@@ -80,7 +80,7 @@ def unknown_setting(name: str, known: Iterable[str]) -> ConfigError:
 
 
 def not_a_group(name: str, value: object) -> ConfigError:
-    """The error for a value given to a group of settings, such as ``--topology ring``."""
+    """The error for a value given to a group of settings, such as ``--matching pairwise``."""
     parts = [setting for setting in setting_types() if setting.startswith(f"{name}.")]
     return broken_rule(name, value, f"set by its parts: {', '.join(parts)}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -15,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from dimat.errors import ConfigError
 from dimat.experiment.complaints import explain, not_a_group, setting_types, unknown_setting
 from dimat.experiment.config import RunConfig
+from dimat.experiment.spelling import spelled_tree, spelled_words
 
 _GROUPS: dict[str, Any] = {
     name: kind for name, kind in get_type_hints(RunConfig).items() if dataclasses.is_dataclass(kind)
@@ -31,8 +33,8 @@ class Parser(ArgumentParser):
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a YAML file; an error names the file, and the line if the YAML is broken."""
         try:
-            read_yaml(Path(path))
-            parsed: Namespace = super().parse_path(path, *args, **kwargs)
+            content = yaml.safe_dump(spelled_tree(read_yaml(Path(path)), setting_types()))
+            parsed: Namespace = self.parse_string(content, *args, **kwargs)
             for name in sorted(set(parsed.keys()) - set(setting_types()) - set(_GROUPS)):
                 raise unknown_setting(name, setting_types())
         except ConfigError as error:
@@ -42,9 +44,14 @@ class Parser(ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
     ) -> Namespace:
-        """Parse a command line; ``--controls wa,local`` is short for ``--controls [wa,local]``."""
+        """Parse a command line; ``--controls wa,local`` is short for ``--controls [wa,local]``.
+
+        Dashes and underscores are one; ``--topology ring`` is short for ``--topology.name ring``.
+        """
+        known = [s[2:] for a in self._actions for s in a.option_strings if s.startswith("--")]
         lists = {s for a in self._actions if isinstance(a.default, tuple) for s in a.option_strings}
-        return super().parse_args(None if args is None else _bracket(args, lists), *rest, **kwargs)
+        words = spelled_words(sys.argv[1:] if args is None else args, known)
+        return super().parse_args(_bracket(words, lists), *rest, **kwargs)
 
     def _types(self) -> dict[str, object]:
         """The type of every option, by its name."""

@@ -26,6 +26,7 @@ from dimat.experiment.compare.values import check_name, typed, with_setting
 from dimat.experiment.complaints import broken_rule, setting_types, unknown_setting
 from dimat.experiment.config import RunConfig
 from dimat.experiment.settings import config_of, read_yaml, settings_parser
+from dimat.experiment.spelling import spelled, spelled_tree
 
 _PARTS = ("methods", "seeds", "grid")
 _SEEDS = "such as 0..4, or 0,2,5, or one number"
@@ -132,8 +133,9 @@ def _read(path: Path) -> tuple[RunConfig, dict[str, object]]:
     return _config(content), {str(name): value for name, value in group.items()}
 
 
-def _config(content: Mapping[str, object]) -> RunConfig:
+def _config(given: Mapping[str, object]) -> RunConfig:
     known = setting_types()
+    content = spelled_tree(given, known)
     for name in _leaves(content):
         if name not in known and not any(setting.startswith(f"{name}.") for setting in known):
             raise unknown_setting(name, known)
@@ -166,9 +168,10 @@ def _grid(given: object) -> dict[str, tuple[object, ...]]:
     if not isinstance(given, Mapping):
         raise broken_rule("grid", given, "settings with their values, such as agents: [5, 10]")
     grid: dict[str, tuple[object, ...]] = {}
-    for name, values in given.items():
-        refuse_elsewhere(str(name), f"grid.{name}")
-        grid[str(name)] = tuple(typed(str(name), value) for value in _values(values))
+    for word, values in given.items():
+        name = str(word) if isinstance(values, Mapping) else spelled(str(word), setting_types())
+        refuse_elsewhere(name, f"grid.{word}")
+        grid[name] = tuple(typed(name, value) for value in _values(values))
     return grid
 
 
