@@ -17,7 +17,7 @@ from dimat import RunConfig
 from dimat.errors import RecordError
 from dimat.experiment.compare.budget import Curve, Moment, at_equal, budget, reached
 from dimat.experiment.compare.history import curve_of, read_curve, read_summary
-from dimat.experiment.compare.rows import to_csv
+from dimat.experiment.compare.rows import numbers_of, to_csv
 from dimat.experiment.compare.spec import Spec, expand
 from dimat.experiment.compare.statistics import paired, spread
 from dimat.experiment.compare.table import as_text, points_of
@@ -168,9 +168,19 @@ def trials(*names: str) -> dict[str, list[Trial]]:
             best = 0.8 + cell.seed / 100
             found[cell.name] = [
                 Trial(
-                    cell, m, {"test_accuracy_mean": a, "rounds": 3}, CURVES[m], at_equal(CURVES)[m]
+                    cell,
+                    m,
+                    {
+                        "test_accuracy_mean": a,
+                        "rounds": 3,
+                        "start_accuracy_mean": 0.9,
+                        "merged_accuracy_mean": merged,
+                        "trained_accuracy_mean": best / 2 if m == "local" else 0.45,
+                    },
+                    CURVES[m],
+                    at_equal(CURVES)[m],
                 )
-                for m, a in (("dimat", best), ("local", best / 2))
+                for m, a, merged in (("dimat", best, best), ("local", best / 2, None))
             ]
     return found
 
@@ -182,17 +192,34 @@ def test_an_unfinished_cell_is_left_out_of_the_means_and_said(tmp_path: Path) ->
     assert "topology.name=ring · n = 2 of 3 seeds · unfinished: seed 2" in first
     assert " · n = 1 of 3 seeds · unfinished: seed 1, 2" in second
     row = next(x for x in first.splitlines() if x.lstrip().startswith("dimat"))
-    assert row.split()[1:4] == ["80.5", "±", "0.7"]
+    assert row.split()[1:5] == ["merging", "80.5", "±", "0.7"]
     row = next(x for x in second.splitlines() if x.lstrip().startswith("local"))
-    assert row.split() == ["local", "40.0", "–", "20.0", "20.0", "–", "0", "B", "–"]
+    assert row.split() == ["local", "training", "40.0", "–", "20.0", "20.0", "–", "0", "B", "–"]
+
+
+def test_both_phases_and_the_start_are_shown_and_like_is_compared_with_like() -> None:
+    """What trains alone is not set beside what has just merged, but what has trained as long."""
+    text = as_text(points_of(SPEC, CELLS, trials(*(c.name for c in CELLS))))
+    rows = [x.split() for x in text.splitlines()]
+    at = next(i for i, row in enumerate(rows) if row[:1] == ["dimat"])
+    assert rows[at - 1] == ["(all)", "pre-training", "90.0", "±", "0.0"]
+    assert rows[at][:5] == ["dimat", "merging", "81.0", "±", "1.0"]
+    assert rows[at + 1] == ["training", "45.0", "±", "0.0", "–"]
+    assert rows[at + 2][:6] == ["local", "training", "40.5", "±", "0.5", "-4.5"]
+
+
+def test_a_run_of_an_older_version_is_shown_after_the_phase_that_it_reports() -> None:
+    old = {"test_accuracy_mean": 0.7, "phase": "merged"}
+    found = numbers_of(Trial(CELLS[0], "dimat", old, CURVES["dimat"], {}))
+    assert (found["merged_accuracy_mean"], found["trained_accuracy_mean"]) == (0.7, None)
 
 
 def test_differences_are_paired_by_seed_and_to_the_first_method() -> None:
     text = as_text(points_of(SPEC, CELLS, trials(*(c.name for c in CELLS))))
     rows = [x.split() for x in text.splitlines() if x.lstrip().startswith("local")]
     interval = stats.t.ppf(0.975, 2) * 0.005 / 3**0.5
-    low, high = 100 * (-0.405 - interval), 100 * (-0.405 + interval)
-    assert rows[0][4:7] == ["-40.5", f"[{low:.1f},", f"{high:.1f}]"]
+    low, high = 100 * (-0.045 - interval), 100 * (-0.045 + interval)
+    assert rows[0][5:8] == ["-4.5", f"[{low:.1f},", f"{high:.1f}]"]
     assert max(map(len, text.splitlines())) <= 100
 
 

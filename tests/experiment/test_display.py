@@ -1,6 +1,7 @@
 """What a user sees: a table that fits 80 columns, and progress that suits the terminal."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -89,3 +90,11 @@ def test_the_silent_observer_takes_every_call() -> None:
     silent.advance()
     silent.note("news")
     silent.close()
+
+
+def test_what_the_agents_knew_before_round_1_is_said() -> None:
+    main = replace(method("dimat", 3), summary={"start_accuracy_mean": 0.926})
+    result = RunResult(RunConfig(agents=3), Path("runs/x"), main, ())
+    console = Console(file=io.StringIO(), width=80)
+    console.print(results_table(result))
+    assert "before round 1: 92.6 % on average" in console.file.getvalue()  # type: ignore[attr-defined]

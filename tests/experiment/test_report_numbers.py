@@ -123,6 +123,13 @@ def test_a_total_is_of_the_finished_runs(tmp_path: Path) -> None:
     assert (found.n, found.of) == (2, 3)
     assert found.mean == pytest.approx(statistics.fmean(x.accuracy for x in finals))
     assert found.sd == pytest.approx(statistics.stdev(x.accuracy for x in finals))
+    when = {"began": (0, "trained"), "merged": (finals[0].round, "merged")}
+    for name, at in (when | {"trained": (finals[0].round, "trained")}).items():
+        own = [
+            statistics.fmean(x.test_accuracy for x in run.lines if (x.round, x.phase) == at)
+            for run in series.finished
+        ]
+        assert getattr(found, name) == pytest.approx(statistics.fmean(own)), name
     worst = statistics.fmean(min(x.accuracies.values()) for x in finals)
     assert found.worst == pytest.approx(worst)
     assert found.sent_bytes == 4 * AGENTS * 2 * STATE_BYTES

@@ -78,6 +78,10 @@ def test_a_run_folder_is_complete(tmp_path: Path) -> None:
     ]
     assert summary["test_accuracy_mean"] == pytest.approx(sum(merged) / 4)
     assert summary["test_accuracy_min"] == min(merged)
+    phases = {"start": (0, "trained"), "merged": (2, "merged"), "trained": (2, "trained")}
+    for name, when in phases.items():
+        own = [x["test_accuracy"] for x in lines(folder) if (x["round"], x["phase"]) == when]
+        assert summary[f"{name}_accuracy_mean"] == pytest.approx(sum(own) / 4)
 
 
 def test_every_agent_has_a_line_per_round_and_phase(tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ def results_table(result: RunResult) -> Table:
     table = Table(
         title=f"Test accuracy in % after {config.rounds} rounds · {config.agents} agents, "
         f"{config.topology.name}, {config.data.split}",
-        caption="last round: trained = after local training, merged = right after merging",
+        caption="last round: trained = after local training, merged = right after merging"
+        + _began(result.main),
         title_style="bold",
         box=box.SIMPLE_HEAD,
         min_width=74,
@@ -130,6 +131,12 @@ def results_table(result: RunResult) -> Table:
         table.add_column(f"{method}\n{phase}", justify="right", style=style)
     _add_rows(table, [values for _, _, values in columns])
     return table
+
+
+def _began(result: MethodResult) -> str:
+    """How well the agents did before round 1, if that was measured."""
+    found = result.summary.get("start_accuracy_mean")
+    return f"\nbefore round 1: {percent(found)} % on average" if isinstance(found, float) else ""
 
 
 def apart_table(result: ApartResult) -> Table:

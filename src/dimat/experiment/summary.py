@@ -19,7 +19,8 @@ def summarize(
     Args:
         config: The settings.
         method: The method that was run.
-        phase: merged or trained: after which the accuracies are reported.
+        phase: merged or trained: after which ``test_accuracy_…`` are reported; the means of both
+            phases, and of the agents before round 1, are there as well.
         history: All lines of metrics.
         wall_s: Seconds that it took.
     """
@@ -31,6 +32,9 @@ def summarize(
         "test_accuracy_mean": statistics.fmean(last),
         "test_accuracy_min": min(last),
         "test_accuracy_std": statistics.pstdev(last),
+        "start_accuracy_mean": _mean(history, 0, "trained"),
+        "merged_accuracy_mean": _mean(history, config.rounds, "merged"),
+        "trained_accuracy_mean": _mean(history, config.rounds, "trained"),
         "best_round": best_round(history, phase),
         "rounds": config.rounds,
         "agents": len(final),
@@ -43,6 +47,12 @@ def summarize(
 def select(history: Sequence[Line], number: int, phase: str) -> list[Line]:
     """The lines of one round and phase, by agent."""
     return [x for x in history if x["round"] == number and x["phase"] == phase]
+
+
+def _mean(history: Sequence[Line], number: int, phase: str) -> float | None:
+    """Test accuracy over the agents; None if there was no such phase."""
+    found = [x["test_accuracy"] for x in select(history, number, phase)]
+    return statistics.fmean(found) if found and None not in found else None
 
 
 def best_round(history: Sequence[Line], phase: str) -> int:

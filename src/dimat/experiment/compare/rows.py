@@ -12,8 +12,10 @@ from dimat.experiment.compare.values import shown
 
 _AT_EQUAL = {"sent_bytes": "bytes", "steps": "epochs", "busy_s": "time"}
 _SUMMARY = ("rounds", "test_accuracy_mean", "test_accuracy_min", "test_accuracy_std", "best_round")
+PHASES: tuple[str, ...] = ("start_accuracy_mean", "merged_accuracy_mean", "trained_accuracy_mean")
 NUMBERS: tuple[str, ...] = (
     *_SUMMARY,
+    *PHASES,
     "sent_bytes",
     "steps",
     "busy_s",
@@ -48,9 +50,17 @@ def numbers_of(trial: Trial) -> dict[str, float | None]:
     """All numbers of a trial by their columns; None where something was not recorded."""
     return {
         **{name: trial.number(name) for name in (*_SUMMARY, "wall_s")},
+        **_phases(trial),
         **trial.curve.total,
         **{f"at_equal_{name}": trial.at_equal.get(use) for use, name in _AT_EQUAL.items()},
     }
+
+
+def _phases(trial: Trial) -> dict[str, float | None]:
+    """Accuracy after each phase; of runs of older versions after the one that they report."""
+    found = {name: trial.number(name) for name in PHASES}
+    told = f"{trial.summary.get('phase', 'trained')}_accuracy_mean"
+    return found if found.get(told) is not None else found | {told: trial.accuracy}
 
 
 def _text(value: float | None) -> str:

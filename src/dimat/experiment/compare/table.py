@@ -21,8 +21,10 @@ from dimat.experiment.describe import human_bytes
 WIDTH = 100
 _EQUAL = {"bytes": "at_equal_bytes", "epochs": "at_equal_epochs", "time": "at_equal_time"}
 _LEGEND = """\
-Accuracy: test accuracy in % in the last round, mean over agents; mean ± sample standard deviation
-over seeds. Difference: of the same seeds, with its 95 % confidence interval (Student's, paired).
+Accuracy: test accuracy in %, mean over agents; mean ± sample standard deviation over seeds; right
+after the merge that begins the last round, and after the training that ends it; before round 1 of
+the first method's agents. Difference: of the same seeds after the same phase, with its 95 %
+confidence interval (Student's, paired).
 Equal bytes, epochs, time: accuracy in the last measured round by which a method had used no more
 than the thriftiest (of those that use any, same seed) in all: bytes sent, training images seen,
 seconds computed by the slowest agent of every round."""
@@ -103,30 +105,48 @@ def _table(point: Point) -> Table:
     first = next(iter(point.numbers), "")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("\nmethod")
+    table.add_column("\nafter")
     table.add_column("\naccuracy", justify="right")
     table.add_column(f"difference\nto {escape(first)}", justify="right")
     for name in _EQUAL:
         table.add_column(f"equal\n{name}", justify="right")
     table.add_column("\nsent", justify="right")
     table.add_column("\nbusy s", justify="right")
+    began = spread(point.numbers.get(first, {}).get("start_accuracy_mean", ()))
+    if began is not None:
+        table.add_row("(all)", "pre-training", percents(began))
     for method, numbers in point.numbers.items():
         other = None if method == first else point.numbers[first]
-        table.add_row(escape(method), *_cells(numbers, other))
+        head, costs = [escape(method)], _costs(numbers)
+        for phase in _phases(numbers):
+            table.add_row(*head, *_accuracies(phase, numbers, other), *costs)
+            head, costs = [""], []
     return table
 
 
-def _cells(
-    numbers: Mapping[str, Sequence[float | None]],
-    first: Mapping[str, Sequence[float | None]] | None,
-) -> list[str]:
-    accuracy = numbers.get("test_accuracy_mean", ())
-    versus = None if first is None else paired(accuracy, first.get("test_accuracy_mean", ()))
+_Numbers = Mapping[str, Sequence[float | None]]
+_COLUMNS = {"merging": "merged_accuracy_mean", "training": "trained_accuracy_mean"}
+
+
+def _phases(numbers: _Numbers) -> list[str]:
+    """The phases that a method has, in their order; training if nothing is finished."""
+    return [name for name, own in _COLUMNS.items() if spread(numbers.get(own, ()))] or ["training"]
+
+
+def _accuracies(phase: str, numbers: _Numbers, first: _Numbers | None) -> list[str]:
+    """After which phase, how well, and how much better than the first method after the same."""
+    own, other = (one.get(_COLUMNS[phase], ()) for one in (numbers, first or {}))
+    versus = paired(own, other) if first is not None and own and other else None
+    return [phase, percents(spread(own)), interval(versus)]
+
+
+def _costs(numbers: _Numbers) -> list[str]:
+    """Accuracy for equal costs, and what was used."""
+    n = len(numbers.get("test_accuracy_mean", ()))
     equal = [spread(numbers.get(column, ())) for column in _EQUAL.values()]
     sent, busy = (spread(numbers.get(name, ())) for name in ("sent_bytes", "busy_s"))
     return [
-        percents(spread(accuracy)),
-        interval(versus),
-        *(_some(one, len(accuracy)) for one in equal),
+        *(_some(one, n) for one in equal),
         "–" if sent is None else human_bytes(round(sent.mean)),
         "–" if busy is None else f"{busy.mean:.3g}",
     ]

@@ -70,9 +70,12 @@ def _badges(runs: Sequence[Run]) -> list[Html]:
 def results(compared: Compared) -> Html:
     """The table of results, and the runs it leaves out."""
     heads = ["Method", *compared.differing, "Test accuracy (%)", "n", "Worst agent (%)"]
+    heads += ["Pre-trained (%)", "Merged (%)", "Trained (%)"]
     caption = (
         "Final test accuracy, mean over the agents: mean ± sample standard deviation over n "
-        "finished seeds. Worst agent: that of every seed, averaged. Bytes: sent by all agents "
+        "finished seeds: right after the last merge where one begins a round, else after training. "
+        "Pre-trained, merged, trained: means before round 1, after the last merge, and after the "
+        "last training. Worst agent: that of every seed, averaged. Bytes: sent by all agents "
         "together. Busy: time of the slowest agent in every phase, for whom the others wait. Every "
         "round is in "
     )
@@ -91,16 +94,20 @@ def results(compared: Compared) -> Html:
 
 def _row(series: Series, compared: Compared) -> list[str]:
     found = total(series)
-    worst = NOTHING if found.worst is None else f"{100 * found.worst:.1f}"
     return [
         join([swatch(series, compared), " ", series.method, *_badge(series, found)]),
         *(shown(value) for value in series.point.values()),
         tag("strong", accuracy(found)),
         counted(found),
-        worst,
+        _percent(found.worst),
+        *(_percent(x) for x in (found.began, found.merged, found.trained)),
         human_bytes(found.sent_bytes),
         human_seconds(found.busy_s),
     ]
+
+
+def _percent(fraction: float | None) -> str:
+    return NOTHING if fraction is None else f"{100 * fraction:.1f}"
 
 
 def _badge(series: Series, found: Total) -> list[Html]:

@@ -23,6 +23,9 @@ class Total:
         worst: Mean over the runs of their worst agent's accuracy; None if not recorded.
         sent_bytes: By all agents together, mean over the runs; None if not recorded.
         busy_s: Seconds of a run in step (busy.py), mean over the runs; None if not recorded.
+        began: Accuracy before round 1, mean over agents and runs; None if not recorded.
+        merged: The same right after the last merge; None where a round begins with none.
+        trained: The same after the last training.
     """
 
     of: int
@@ -30,6 +33,9 @@ class Total:
     worst: float | None
     sent_bytes: float | None
     busy_s: float | None
+    began: float | None
+    merged: float | None
+    trained: float | None
 
     @property
     def n(self) -> int:
@@ -57,6 +63,9 @@ def total(series: Series) -> Total:
         _mean([_worst(run) for run in runs]),
         _mean([_sent(run) for run in runs]),
         _mean([total_busy_s(run) for run in runs]),
+        _mean([accuracy_after(run, "trained", 0) for run in runs]),
+        _mean([accuracy_after(run, "merged") for run in runs]),
+        _mean([accuracy_after(run, "trained") for run in runs]),
     )
 
 
@@ -72,6 +81,13 @@ def _worst(run: Run) -> float | None:
     recorded = _number(run.summary or {}, "test_accuracy_min")
     measured = curve(run)
     return min(measured[-1].accuracies.values()) if recorded is None and measured else recorded
+
+
+def accuracy_after(run: Run, phase: str, number: int | None = None) -> float | None:
+    """Mean over the agents of a finished run after a phase of a round; the last if none is told."""
+    lines = [x for x in run.lines if x.phase == phase and x.test_accuracy is not None]
+    last = max((x.round for x in lines), default=0) if number is None else number
+    return _mean([x.test_accuracy for x in lines if x.round == last])
 
 
 def seconds(runs: Sequence[Run]) -> dict[str, float | None]:
