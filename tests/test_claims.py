@@ -1,0 +1,79 @@
+"""Numbers in README and docs that say which command and commit they are of."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+from benchmarks.claims import PAGES, ROOT, argv, blocks, renewed
+
+from dimat.cli import compare
+from dimat.experiment.compare.read import read_spec
+
+BLOCKS = [block for page in PAGES for block in blocks(page.read_text())]
+PAGE = """before
+<!-- claims: python -m benchmarks.digits @ 0000000 -->
+
+| old | 1.0 |
+
+<!-- /claims -->
+between
+<!-- claims: dimat compare a.yaml @ 0000000 -->
+```text
+old
+```
+<!-- /claims -->
+after
+"""
+
+
+def test_a_marked_block_is_what_its_command_prints_and_nothing_else_changes() -> None:
+    def stub(command: str) -> str:
+        return f"\n| {command} |  \n\ncomparison: /tmp/x/runs/a\n"
+
+    once = renewed(PAGE, "abc1234", stub)
+    assert once == (
+        "before\n<!-- claims: python -m benchmarks.digits @ abc1234 -->\n\n"
+        "| python -m benchmarks.digits |\n\n<!-- /claims -->\nbetween\n"
+        "<!-- claims: dimat compare a.yaml @ abc1234 -->\n```text\n| dimat compare a.yaml |\n```\n"
+        "<!-- /claims -->\nafter\n"
+    )
+    assert renewed(once, "abc1234", stub) == once
+
+
+def test_a_page_without_marks_stays() -> None:
+    assert renewed("<!-- a comment -->\n", "abc1234", lambda command: "never") == (
+        "<!-- a comment -->\n"
+    )
+
+
+def test_there_are_claims_and_every_mark_is_whole() -> None:
+    assert len(BLOCKS) >= 3
+    marks = [re.findall(r"<!-- /?claims\b", page.read_text()) for page in PAGES]
+    assert sum(map(len, marks)) == 2 * len(BLOCKS)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.command)
+def test_the_command_of_a_marked_block_is_one_that_can_be_run(block: object) -> None:
+    words = argv(block.command)[2:]  # type: ignore[attr-defined]
+    if words[0] == "dimat":
+        options = {"compare": compare}[words[1]].parser().parse_args(words[2:])
+        assert read_spec(ROOT / options["base"]).num_cells > 0
+        return
+    assert find_spec(words[0]) is not None
+    command = [sys.executable, "-m", words[0], "--help"]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert all(word in told for word in words[1:] if word.startswith("--"))
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.command)
+def test_a_marked_block_names_a_commit(block: object) -> None:
+    assert re.fullmatch(r"[0-9a-f]{7,40}", block.commit)  # type: ignore[attr-defined]
+
+
+def test_another_program_is_refused() -> None:
+    with pytest.raises(ValueError, match="not by 'rm -r x'"):
+        argv("rm -r x")
