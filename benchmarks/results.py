@@ -14,25 +14,26 @@ from pathlib import Path
 Curve = dict[int, float]
 
 
-def curve(folder: Path) -> Curve:
-    """By round the mean accuracy in %: after the merge, where there was one."""
+def curve(folder: Path, phase: str) -> Curve:
+    """By round the mean accuracy in % after a phase; rounds that have none of it are left out."""
     found: dict[tuple[int, str], list[float]] = defaultdict(list)
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         own = json.loads(line)
         found[own["round"], own["phase"]].append(100 * own["test_accuracy"])
-    rounds = {number for number, _ in found}
-    return {r: statistics.fmean(found[r, "merged"] or found[r, "trained"]) for r in sorted(rounds)}
+    return {r: statistics.fmean(own) for (r, after), own in sorted(found.items()) if after == phase}
 
 
-def curves(comparison: Path) -> dict[tuple[str, str], list[Curve]]:
-    """For each grid point and method the curves of all finished seeds."""
-    found: dict[tuple[str, str], list[Curve]] = defaultdict(list)
+def curves(comparison: Path) -> dict[tuple[str, str, str], list[Curve]]:
+    """For each grid point, method and phase the curves of all finished seeds."""
+    found: dict[tuple[str, str, str], list[Curve]] = defaultdict(list)
     for cell in sorted((comparison / "cells").iterdir()):
         point = ", ".join(p for p in cell.name.split(",") if not p.startswith("seed="))
         for folder in (cell, *sorted((cell / "controls").glob("*"))):
             if (folder / "summary.json").exists():
                 method = json.loads((folder / "summary.json").read_text())["method"]
-                found[point, method].append(curve(folder))
+                for phase in ("merged", "trained"):
+                    if own := curve(folder, phase):
+                        found[point, method, phase].append(own)
     return found
 
 
@@ -50,8 +51,11 @@ def row(own: list[Curve]) -> list[str]:
 def main(runs: Path) -> None:
     for comparison in sorted(runs.glob("compare-*")):
         print(f"\n### {comparison.name}\n")
-        for (point, method), own in curves(comparison).items():
-            print(f"| {point} {method} (n={len(own)}) | {' | '.join(row(own))} |")
+        for (point, method, phase), own in curves(comparison).items():
+            rounds = f"{min(own[0])} … {max(own[0])}"
+            print(
+                f"| {point} {method}, {phase} (n={len(own)}; {rounds}) | {' | '.join(row(own))} |"
+            )
 
 
 if __name__ == "__main__":
