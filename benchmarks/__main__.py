@@ -86,7 +86,8 @@ def measure(own: Benchmark, *, long: bool) -> bool:
         return True
     start = time.monotonic()
     command = [sys.executable, "-m", f"benchmarks.{own.name}", *options]
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    waiting = {"OMP_WAIT_POLICY": "passive", **os.environ}  # as `dimat` has it
+    code = subprocess.run(command, cwd=ROOT, env=waiting, check=False).returncode
     state = "" if code == 0 else f"; FAILED with exit code {code}"
     load = os.getloadavg()[0]
     print(f"({own.name}: {time.monotonic() - start:.0f} s, load {load:.1f}{state})", flush=True)
