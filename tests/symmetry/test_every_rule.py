@@ -66,6 +66,9 @@ HERE: dict[str, Callable[[], nn.Module]] = {
     "aten.t": lambda: Functional(
         lambda m, x: x @ m.into.t() @ m.out, into=(6, 3), out=(6, 2)
     ),
+    "aten.mul": lambda: Functional(
+        lambda m, x: (x @ m.into * m.scale) @ m.out, into=(3, 6), scale=(6,), out=(6, 2)
+    ),
     "aten.tensordot": lambda: Functional(
         lambda m, x: torch.tensordot(x, m.into, 1) @ m.out, into=(3, 6), out=(6, 2)
     ),
@@ -93,7 +96,7 @@ ZOO = {
     "aten.col2im": "folded",
 }
 # Constants may be labeled as one likes; the units of draws are the draws' own (test_noise.py).
-HARMLESS = {"aten.zeros_like", "aten.empty", "aten.randn"}
+HARMLESS = {"aten.zeros_like", "aten.isnan", "aten.empty", "aten.randn"}
 # torch.export writes them as others: transpose, slice.
 UNSEEN = {"aten.mT", "aten.narrow"}
 

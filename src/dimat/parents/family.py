@@ -19,7 +19,7 @@ from dimat.parents.forward import Forward, bound
 from dimat.parents.reading import read_calls
 from dimat.parents.states import as_in, completed, fitting, working_copy
 from dimat.parents.unwrapped import unprefixed, unwrapped
-from dimat.state import State, extras_of, put_into, state_of
+from dimat.state import State, extras_of, put_into, state_of, tensors_of
 from dimat.symmetry import Analysis, Symmetry
 
 
@@ -66,7 +66,9 @@ class Family:
         names = names or [f"state {number}" for number in range(len(states))]
         originals = tuple(completed(model, state) for state in states)
         wide = tuple(fitting(twin, s, who) for s, who in zip(originals, names, strict=True))
-        device = next((x.device for x in twin.state_dict().values()), torch.device("cpu"))
+        device = next(
+            (x.device for x in tensors_of(twin.state_dict()).values()), torch.device("cpu")
+        )
         extras = tuple(extras_of(unprefixed(model, state)) for state in states)
         calls = read_calls(batches, images, device, needed=symmetry is None)
         return Family(twin, forward, originals, extras, wide, calls, symmetry)

@@ -10,6 +10,7 @@ import numpy as np
 from torch import fx, nn
 
 from dimat.errors import ConfigError, StructureError
+from dimat.state import tensors_of
 from dimat.symmetry.check import check_symmetry
 from dimat.symmetry.find import Analysis
 from dimat.symmetry.symmetry import Symmetry
@@ -53,7 +54,7 @@ def given_analysis(
     Raises:
         StructureError: If it is not of this model, or changes the outputs.
     """
-    state, aliases = model.state_dict(), tied_keys(model)
+    state, aliases = tensors_of(model.state_dict()), tied_keys(model)
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     for key in [*shapes, *symmetry.shapes]:
         if shapes.get(key) != symmetry.shapes.get(key):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dimat.errors import StructureError
-from dimat.state import State
+from dimat.state import State, tensors_of
 from dimat.symmetry.positions import Memo, Sources, moving_share, sources, take
 from dimat.symmetry.structure import Family, Structure, structure_of
 from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special, along
@@ -288,6 +288,7 @@ class Symmetry:
             StructureError: If an entry is unknown, has another number of axes, or axes of one name
                 have different sizes.
         """
+        state = tensors_of(state)
         sizes: dict[str, int] = {}
         labels: dict[str, Labels] = {k: (FIXED,) * v.dim() for k, v in state.items()}
         members: dict[str, list[tuple[str, int]]] = {}

@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from dimat.errors import ModelError
+from dimat.state import tensors_of
 from dimat.symmetry.capture import capture
 
 
@@ -226,11 +227,11 @@ def tied_keys(model: nn.Module) -> dict[str, str]:
     """State keys that name the same tensor as an earlier key, and that key."""
     first: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], str] = {}
     aliases: dict[str, str] = {}
-    for key, value in model.state_dict(keep_vars=True).items():
+    for key, value in tensors_of(model.state_dict(keep_vars=True)).items():
         if value.numel() == 0:
             continue
         storage = value.untyped_storage().data_ptr()
-        identity = (storage, value.storage_offset(), tuple(value.shape), value.stride())
+        identity = (storage, int(value.storage_offset()), tuple(value.shape), value.stride())
         if identity in first:
             aliases[key] = first[identity]
         else:
