@@ -203,6 +203,17 @@ def test_a_symmetry_given_by_hand_of_what_has_no_influence_is_refused(name: str)
         check_symmetry(by_hand(model, bias=False), model, (torch.rand(3, 3) + 0.5,))
 
 
+def test_a_bias_that_shifts_all_logits_alike_is_seen_with_its_weight() -> None:
+    model = Lambda(
+        lambda m, x: m.out((m.q(x) @ m.k(x).mT).softmax(-1) @ x),
+        q=nn.Linear(3, 5), k=nn.Linear(3, 5), out=nn.Linear(3, 4),
+    )  # fmt: skip
+    axes = {"q.weight": ("units", None), "k.weight": ("units", None), "q.bias": ("units",)}
+    for bias in ({}, {"k.bias": ("units",)}):
+        symmetry = Symmetry.from_axes({**axes, **bias}, model.state_dict())
+        check_symmetry(symmetry, model, (torch.randn(3, 4, 3),))
+
+
 def test_looked_up_inputs_do_not_stop_a_proof_by_hand() -> None:
     model = Lambda(
         lambda m, x: m.b(m.a(m.table(x.long())).relu()),
