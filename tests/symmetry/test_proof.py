@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from dimat.errors import ModelError, StructureError
 from dimat.symmetry import Symmetry, analyze, check_symmetry, find, find_symmetry
+from dimat.symmetry.call import Call, Result
 from dimat.symmetry.evidence import close_to
 from dimat.symmetry.redraw import DRAWS, LEVELS, draw, near, redraw
-from dimat.symmetry.rules import RULES
+from dimat.symmetry.rules import RULES, Rule
 from dimat.symmetry.rules.registry import pointwise
 
 
@@ -101,6 +102,116 @@ def test_a_mask_of_huge_numbers_hides_nothing_beside_it() -> None:
     found = torch.tensor([2.0, 1.0, torch.finfo(torch.float32).min], dtype=torch.float64)
     assert not close_to(expected, found)
     assert close_to(expected, expected * (1 + 1e-12))
+
+
+def first_of(call: Call) -> Result:
+    """A sum whose second operand is forgotten."""
+    return call.tensors()[0].labels
+
+
+@pytest.mark.parametrize(
+    ("operator", "wrong", "width"),
+    [*(("add", first_of, n) for n in (2, 3, 4, 5)), *(("roll", pointwise, n) for n in (3, 4, 5))],
+)
+def test_a_wrong_rule_is_caught_at_every_width(
+    operator: str, wrong: Rule, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All groups of two swap at once, and three units turn in a circle: that shows too little."""
+    monkeypatch.setitem(RULES, f"aten.{operator}", wrong)
+    monkeypatch.setattr(find, "_CACHE", {})
+    model = net(
+        lambda m, x: m.c(torch.roll(m.a(x), 1, -1) if operator == "roll" else m.a(x) + m.b(x)),
+        a=lin(3, width), b=lin(3, width), c=lin(width, 4),
+    )()  # fmt: skip
+    assert [pin.operator for pin in analyze(model, (torch.randn(3, 3),)).distrusted] == [
+        f"aten.{operator}"
+    ]
+
+
+def test_a_mask_made_by_dropout_of_a_constant_ties_what_shares_it() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        mask = functional.dropout(torch.ones(3, 5), 0.5, m.training)
+        return m.c(m.a(x) * mask) + m.d(m.b(x) * mask)  # type: ignore[no-any-return]
+
+    model = net(forward, a=lin(3, 5), b=lin(3, 5), c=lin(5, 4), d=lin(5, 4))()
+    assert find_symmetry(model, (torch.randn(3, 3),)).groups == ()
+
+
+def test_a_test_for_infinity_ties_what_it_masks() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.c(m.b(x).masked_fill(torch.exp(100 * m.a(x)).isinf(), 0.0))  # type: ignore[no-any-return]
+
+    model = net(forward, a=lin(3, 5), b=lin(3, 5), c=lin(5, 4))()
+    symmetry = find_symmetry(model, (torch.randn(3, 3),))
+    assert all(
+        {("a.weight", 0), ("b.weight", 0)} <= set(group.members) for group in symmetry.groups
+    )
+
+
+def test_rounding_of_many_layers_is_no_wrong_rule() -> None:
+    names = [f"l{k}" for k in range(8)]
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        for name in names:
+            x = torch.sin(30 * getattr(m, name)(x))
+        return m.out(x)  # type: ignore[no-any-return]
+
+    layers = {name: lin(3 if name == "l0" else 16, 16) for name in names}
+    analysis = analyze(net(forward, **layers, out=lin(16, 2))(), (torch.randn(3, 3),))
+    assert len(analysis.symmetry.groups) == 8
+    assert analysis.distrusted == ()
+
+
+def test_whole_numbers_become_as_wide_as_all_others() -> None:
+    model = net(
+        lambda m, x, near: m.b((near / near.sum(-1, keepdim=True)) @ m.a(x)),
+        a=lin(3, 5), b=lin(5, 4),
+    )()  # fmt: skip
+    near = torch.randint(1, 3, (4, 4))
+    assert [g.size for g in find_symmetry(model, (torch.randn(4, 3), near)).groups] == [5]
+
+
+def test_masks_and_ids_that_show_nothing_are_redrawn() -> None:
+    def forward(m: Any, x: Tensor, mask: Tensor) -> Tensor:
+        return m.b(torch.where(mask[..., None], m.a(x), m.token.weight[0]))  # type: ignore[no-any-return]
+
+    model = net(forward, a=lin(3, 5), b=lin(5, 4), token=lambda: nn.Embedding(1, 5))()
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    analysis = analyze(model, (torch.randn(3, 6, 3), mask))
+    assert [g.size for g in analysis.symmetry.groups] == [5]
+
+
+def test_a_further_draw_that_cannot_be_run_is_left_out() -> None:
+    class Looked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 5), nn.Linear(5, 4), nn.Linear(3, 5)
+            self.table = nn.Embedding(5, 4)
+            self.register_buffer("row", torch.tensor(2.0))
+
+        def forward(self, x: Tensor) -> Any:
+            looked = self.table(self.row.abs().clamp(max=4.9).long())
+            dead = (self.c(x) - 1e9).relu().sum()
+            return self.b(self.a(x).relu()) + looked + dead
+
+    symmetry = find_symmetry(Looked(), (torch.randn(3, 3),))
+    assert [g.members[0][0] for g in symmetry.groups] == ["a.weight"]
+
+
+def test_what_is_unproved_on_one_input_may_be_proved_on_another() -> None:
+    model = net(
+        lambda m, i: m.b((m.e(i).sum(1) - 40.0).relu()), e=lambda: nn.Embedding(7, 5), b=lin(5, 4)
+    )()
+    with torch.no_grad():
+        model.e.weight[3:] = 100.0
+    few, many = torch.zeros(3, 1, dtype=torch.long), torch.full((3, 1), 5)
+    assert find_symmetry(model, (few[:, :1],)) is not None
+    assert [g.size for g in find_symmetry(model, (many,)).groups] == [5]
+
+
+def test_a_rule_that_does_not_fit_pins() -> None:
+    model = net(lambda m, x: m.b(functional.avg_pool1d(m.a(x), 2)), a=lin(3, 6), b=lin(3, 4))()
+    assert find_symmetry(model, (torch.randn(4, 3),)).groups == ()
 
 
 # --- redrawing ----------------------------------------------------------------------------------
@@ -212,6 +323,46 @@ def test_a_bias_that_shifts_all_logits_alike_is_seen_with_its_weight() -> None:
     for bias in ({}, {"k.bias": ("units",)}):
         symmetry = Symmetry.from_axes({**axes, **bias}, model.state_dict())
         check_symmetry(symmetry, model, (torch.randn(3, 4, 3),))
+
+
+@pytest.mark.parametrize("width", [2, 3, 5])
+def test_groups_that_are_tied_or_in_order_are_refused_by_hand(width: int) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.c(m.a(x) + m.b(x)) + m.d(torch.roll(m.e(x), 1, -1))  # type: ignore[no-any-return]
+
+    layers = {key: lin(3, width) for key in "abe"} | {key: lin(width, 4) for key in "cd"}
+    model = net(forward, **layers)()
+    state, inputs = model.state_dict(), (torch.randn(4, 3),)
+    one = {"a.weight": ("p", None), "a.bias": ("p",), "c.weight": (None, "p")}
+    both = {**one, "b.weight": ("p", None), "b.bias": ("p",)}
+    untied = {**one, "b.weight": ("q", None), "b.bias": ("q",)}
+    rolled = {"e.weight": ("r", None), "e.bias": ("r",), "d.weight": (None, "r")}
+    check_symmetry(Symmetry.from_axes(both, state), model, inputs)
+    for wrong in (untied, rolled)[: 1 + (width > 2)]:  # a roll of two is a swap
+        with pytest.raises(StructureError, match="outputs change"):
+            check_symmetry(Symmetry.from_axes(wrong, state), model, inputs)
+
+
+def test_buffers_that_forward_writes_are_looked_at() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+            self.register_buffer("e", torch.ones(5))
+
+        def forward(self, x: Tensor) -> Any:
+            h = self.a(x)
+            if self.training:
+                self.e.copy_(torch.roll(h.mean(0), 1, 0))
+                return self.b(h)
+            return self.b(h * self.e)
+
+    model = Written()
+    axes = {
+        "a.weight": ("p", None), "a.bias": ("p",), "e": ("p",), "b.weight": (None, "p")
+    }  # fmt: skip
+    with pytest.raises(StructureError, match="outputs change in training mode"):
+        check_symmetry(Symmetry.from_axes(axes, model.state_dict()), model, (torch.randn(4, 3),))
 
 
 def test_looked_up_inputs_do_not_stop_a_proof_by_hand() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,10 @@ def check_symmetry(
     """Prove a symmetry on the model as it runs, without its graph: outputs must not change.
 
     Every floating entry is redrawn in float64 (in float32, if the model runs in no other), near its
-    value and at random, random elements are applied, and all output tensors compared, in eval and in training mode with dropout off. An
-    entry that may move must have an influence on the outputs: where nothing can be seen, nothing
-    is proved. For symmetries given by hand.
+    value and at random, random elements are applied, and all output tensors and written buffers
+    compared, in eval and in training mode with dropout off. An entry that may move must have an
+    influence on the outputs: where nothing can be seen, nothing is proved. For symmetries given by
+    hand.
 
     Args:
         symmetry: Of this model.
@@ -128,7 +129,7 @@ class _Trial:
             self.state = {key: value.to(given[key].dtype) for key, value in state.items()}
             self.call = torch.utils._pytree.tree_unflatten([self._fed(x) for x in inputs], spec)
             try:
-                self.outputs = self._outputs(self.state)
+                self.outputs, self.written = self._run(self.state)
                 return
             except (RuntimeError, IndexError, ValueError) as error:
                 errors.append(error)
@@ -144,9 +145,10 @@ class _Trial:
 
     def check(self) -> None:
         """Refuse the symmetry if outputs change."""
-        if not self._changes(self._moving(self.symmetry.names)):
+        names = self.symmetry.names
+        if not any(self._changes(p) for p in (self._moving(names), *self._swaps())):
             return
-        alone = [n for n in self.symmetry.names if self._changes(self._moving([n]))]
+        alone = [n for n in names if self._changes(self._moving([n]))]
         mode = "training" if self.twin.training else "eval"
         raise StructureError(
             f"outputs change in {mode} mode: not a symmetry of {type(self.twin).__name__}; "
@@ -158,16 +160,18 @@ class _Trial:
         aliases = tied_keys(self.twin)
         same = [key, *(alias for alias, first in aliases.items() if first == key)]
         other = self.state[key] * 0.7 + 0.3 * self.state[key].roll(1)
-        changed = self._outputs({**self.state, **dict.fromkeys(same, other)})
+        changed, _ = self._run({**self.state, **dict.fromkeys(same, other)})
         return bool(differing(self.outputs, changed))
 
-    def _outputs(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+    def _run(self, state: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The tensors of the outputs, and the state as the model leaves it."""
         copied = {key: value.clone() for key, value in state.items()}
         args, kwargs = self.call
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             result = torch.func.functional_call(self.twin, copied, args, kwargs, tie_weights=False)
-        return [x for x in torch.utils._pytree.tree_leaves(result) if isinstance(x, Tensor)]
+        leaves = torch.utils._pytree.tree_leaves(result)
+        return [x for x in leaves if isinstance(x, Tensor)], copied
 
     def _moving(self, names: Sequence[str]) -> Permutation:
         """A random element of these groups that moves all their units."""
@@ -178,7 +182,24 @@ class _Trial:
         }
         return Permutation(slots, still.digest)
 
+    def _swaps(self) -> Iterator[Permutation]:
+        """Elements that swap two units in some cells: of any two cells one without the other."""
+        still = self.symmetry.identity()
+        number = sum(len(own) for own in still.slots.values())
+        for bit in range(number.bit_length()):
+            cell, slots = 0, {}
+            for name, own in still.slots.items():
+                slots[name] = own.copy()
+                for row in slots[name]:
+                    cell += 1
+                    if cell >> bit & 1:
+                        i, j = self.random.choice(len(row), 2, replace=False)
+                        row[[i, j]] = row[[j, i]]
+            yield Permutation(slots, still.digest)
+
     def _changes(self, p: Permutation) -> bool:
-        moved = self._outputs(self.symmetry.apply(p, self.state))
-        pairs = zip(self.outputs, moved, strict=True)
+        moved, written = self._run(self.symmetry.apply(p, self.state))
+        expected = self.symmetry.apply(p, self.written)
+        pairs = [*zip(self.outputs, moved, strict=True)]
+        pairs += [(expected[key], written[key]) for key in expected]
         return not all(close_to(a, b, TOLERANCE) for a, b in pairs)

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, fx
 
 from dimat.symmetry.call import Result, as_tuple, tensors_in
+from dimat.symmetry.execute import rerun
 from dimat.symmetry.rules.registry import is_zero
 from dimat.symmetry.solve import Solution
 from dimat.symmetry.trace import Recorder, operator_name
 from dimat.symmetry.units import Ints, Labels, Special
 
 TOLERANCE = 1e-8  # relative to the largest value of a node, in float64
+UNPROVED = "unproved"  # how the reasons of what no draw shows begin
 _MASK = 1e8  # values so much larger than the median are masks, and no measure of the others
 # Operands of which only the shape or the dtype is read, by operator; others may have no influence
 # on the example's values, and are then unproved.
@@ -54,6 +56,10 @@ class Evidence:
     axes: set[tuple[int, int]] = field(default_factory=set)
     reacts: set[fx.Node] = field(default_factory=set)
 
+    def copy(self) -> Evidence:
+        """The same, to be added to."""
+        return Evidence(set(self.varies), set(self.axes), set(self.reacts))
+
 
 def add_draw(
     own: Evidence, node: fx.Node, value: Any, first: Mapping[str, Any], recorder: Recorder
@@ -71,22 +77,8 @@ def add_draw(
         other = first[source.name]
         if differing(recorder.env[source], other):
             own.reacts |= (
-                {source} if differing(value, _with(recorder, node, source, other)) else set()
+                {source} if differing(value, rerun(recorder, node, {source: other})) else set()
             )
-
-
-def _with(recorder: Recorder, node: fx.Node, source: fx.Node, other: Tensor) -> Any:
-    """The node's value with another one of its operands; None if there is none."""
-
-    def load(n: fx.Node) -> Any:
-        return other if n is source else recorder.env[n]
-
-    args, kwargs = fx.node.map_arg(node.args, load), fx.node.map_arg(node.kwargs, load)
-    try:
-        with torch.no_grad():
-            return recorder.call_function(node.target, args, kwargs)
-    except (RuntimeError, IndexError, ValueError):
-        return None
 
 
 def computes(node: fx.Node) -> bool:
@@ -105,11 +97,13 @@ def _differs_along(x: Tensor, axis: int) -> bool:
 
 
 def _apart(x: Tensor, y: Tensor) -> bool:
-    """Whether two tensors differ by more than rounding, in an entry where both are finite."""
+    """Whether two tensors differ by more than rounding; in NaN they do not."""
     if not x.numel():
         return False
     if not (x.is_floating_point() or x.is_complex()):
         return bool((x != y).any())
+    if bool((x.isinf() != y.isinf()).any()):  # a mask
+        return True
     finite = x.isfinite() & y.isfinite()
     a, b = x.where(finite, 0.0), y.where(finite, 0.0)
     return bool(((a - b).abs() > TOLERANCE * _scale(a)).any())
@@ -125,22 +119,23 @@ def lacking(
     node: fx.Node, labels: Mapping[str, Result], own: Evidence, s: Solution, moves: Ints
 ) -> str | None:
     """What was not shown of a node that moves, or reads what moves; None if nothing is missing."""
-    results = [_moving(x, s, moves) for x in as_tuple(labels.get(node.name, ()))]
+    results = [moving(x, s, moves) for x in as_tuple(labels.get(node.name, ()))]
     used = _used(node, len(results))
-    operands = [n for n in _read(node) if any(_moving(as_tuple(labels[n.name])[0], s, moves))]
+    operands = [n for n in _read(node) if any(moving(as_tuple(labels[n.name])[0], s, moves))]
+    operands = [n for n in operands if operator_name(n.target) not in FINITENESS]
     if not used or not (operands or any(results[k] for k in used)):
         return None
     for k in used:
         if k not in own.varies and (operands or results[k]):
-            return "unproved: it has the same finite values in every draw"
+            return f"{UNPROVED}: it has the same finite values in every draw"
         if any((k, axis) not in own.axes for axis in results[k]):
-            return "unproved: its values are the same all along an axis that may move"
+            return f"{UNPROVED}: its values are the same all along an axis that may move"
     if any(n not in own.reacts for n in operands):
-        return "unproved: what moves has no influence on its values"
+        return f"{UNPROVED}: what moves has no influence on its values"
     return None
 
 
-def _moving(labels: Labels, s: Solution, moves: Ints) -> list[int]:
+def moving(labels: Labels, s: Solution, moves: Ints) -> list[int]:
     """The axes on which units move."""
     found = enumerate(numbered(labels, s))
     return [i for i, x in found if not isinstance(x, Special) and bool((moves[x] != x).any())]

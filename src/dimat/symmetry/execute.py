@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,9 +67,7 @@ def steps(
     for position, node in enumerate(t.graph.nodes):
         if node.op == "output":
             return
-        with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=_is_random(node)):
-            if _is_random(node):
-                torch.manual_seed(position)
+        with _double(), _seeded(node, position):
             value = recorder.run_node(node)
         if not zeros and operator_name(node.target) in ZEROS and _is_zero(value):
             value = torch.full_like(value, _NO_ZERO)
@@ -77,6 +76,43 @@ def steps(
         if not keep:
             for done in recorder.user_to_last_uses.get(node, []):
                 recorder.env.pop(done, None)
+
+
+def rerun(recorder: Recorder, node: fx.Node, operands: Mapping[fx.Node, Any]) -> Any:
+    """What an operator gives now, with some of its operands replaced; with the same random numbers.
+
+    None if it cannot be run on them.
+    """
+
+    def load(n: fx.Node) -> Any:
+        return operands[n] if n in operands else recorder.env[n]
+
+    args, kwargs = fx.node.map_arg(node.args, load), fx.node.map_arg(node.kwargs, load)
+    try:
+        with _double(), _seeded(node, recorder.position[node]):
+            return recorder.call_function(node.target, args, kwargs)
+    except (RuntimeError, IndexError, ValueError):
+        return None
+
+
+@contextmanager
+def _double() -> Iterator[None]:
+    """Whole numbers become float64, as everything else is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+@contextmanager
+def _seeded(node: fx.Node, seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[], enabled=_is_random(node)):
+        if _is_random(node):
+            torch.manual_seed(seed)
+        yield
 
 
 def wide(value: Tensor) -> Tensor:

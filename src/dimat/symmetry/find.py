@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dimat.errors import ModelError
+from dimat.errors import DimatError, ModelError
 from dimat.state import is_number, tensors_of
 from dimat.symmetry.call import Call, Operand, Result, as_tuple, tensors_in, value_labels
 from dimat.symmetry.capture import first_line
 from dimat.symmetry.constants import constant_labels, digest_of, unwritten
+from dimat.symmetry.evidence import UNPROVED
 from dimat.symmetry.execute import Example
 from dimat.symmetry.redraw import LEVELS
 from dimat.symmetry.reduce import reduce_solution
@@ -92,9 +93,12 @@ def analyze(
     traces = [trace(model, args, kwargs, training=mode) for mode in (False, True)]
     kept = unwritten(traces, constants or {})
     key = (*(t.digest() for t in traces), digest_of(kept))
-    if key not in _CACHE:
-        _CACHE[key] = _prove(model, traces, args, kwargs, kept)
-    return replace(_CACHE[key], trace=traces[0])
+    if key in _CACHE:
+        return replace(_CACHE[key], trace=traces[0])
+    found = _prove(model, traces, args, kwargs, kept)
+    if not any(pin.why.startswith(UNPROVED) for pin in found.distrusted):
+        _CACHE[key] = found  # other inputs may show more of what is unproved
+    return found
 
 
 def _prove(
@@ -112,6 +116,8 @@ def _prove(
         try:
             proof = Proof(traces, entries, inputs, level, constants.keys())
             return _prove_on(proof, traces, entries, constants)
+        except DimatError:
+            raise
         except (RuntimeError, IndexError, ValueError) as error:
             errors.append(error)
     raise ModelError(
@@ -261,6 +267,16 @@ def _label_graph(
     return labels
 
 
+def _fits(labels: Result, value: Any) -> bool:
+    """Whether there is a label for every axis, of its length."""
+    pairs = zip(as_tuple(labels), tensors_in(value), strict=False)
+    return all(
+        len(own) == x.dim()
+        and all(isinstance(a, Special) or a.shape[i] == x.shape[i] for i, a in enumerate(own))
+        for own, x in pairs
+    )
+
+
 def _check_rank(node: fx.Node, labels: Result, value: Any) -> None:
     if isinstance(value, Tensor):
         assert len(as_tuple(labels)[0]) == value.dim(), (node, labels, value.shape)
@@ -296,9 +312,12 @@ def _apply_rule(
     random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
     if not operands and isinstance(result, Tensor) and not random:
         return value_labels(result)
-    if rule is not None and node.name not in distrusted:
-        return rule(call)
     why = distrusted.get(node.name, "no rule for this operator")
+    if rule is not None and node.name not in distrusted:
+        found = rule(call)
+        if _fits(found, result):
+            return found
+        why = "its rule does not fit these shapes"
     for operand in operands:
         call.pin(operand, range(operand.rank), why)
     fixed = tuple((FIXED,) * x.dim() for x in tensors_in(result))

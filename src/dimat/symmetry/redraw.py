@@ -31,14 +31,18 @@ def draw(
     Args:
         number: Index into :data:`DRAWS`.
         state: The given state.
-        inputs: Flattened user inputs; integers and what is no tensor stay as they are.
+        inputs: Flattened user inputs; what is no tensor stays as it is, and so do integers, but in
+            every second one of the further draws.
         level: One of :data:`LEVELS`.
     """
     kind, scale = DRAWS[number]
     random = torch.Generator().manual_seed(number)
     own = {key: value.detach().cpu() for key, value in state.items()}
     drawn = redraw(own, random, scale) if kind == "generic" else near(own, random, scale)
-    return drawn, [_redraw_input(x, random, kind, scale, level) for x in inputs]
+    redrawn = [_redraw_input(x, random, kind, scale, level) for x in inputs]
+    if number > LEAST_DRAWS and number % 2:  # where all masks are ones, or ids zero, little shows
+        redrawn = [_redraw_count(x, random) for x in redrawn]
+    return drawn, redrawn
 
 
 def redraw(
@@ -94,6 +98,14 @@ def _near(value: Tensor, generator: torch.Generator, scale: float) -> Tensor:
     factor = 2.0 ** (2.0 * torch.rand(value.shape, generator=generator, dtype=torch.float64) - 1.0)
     small = 0.1 * finite.abs().double().mean() * (noise.abs() if _positive(value) else noise)
     return scale * torch.where(value == 0, small.to(noise.dtype), value * factor)
+
+
+def _redraw_count(value: Any, generator: torch.Generator) -> Any:
+    """Booleans and whole numbers, at random in the range of the given ones, at least 0 and 1."""
+    if not isinstance(value, Tensor) or is_number(value) or not value.numel():
+        return value
+    low, high = min(int(value.min()), 0), max(int(value.max()), 1)
+    return torch.randint(low, high + 1, value.shape, generator=generator).to(value.dtype)
 
 
 def _redraw_input(

@@ -253,6 +253,7 @@ class Recorder(fx.Interpreter):
     def __init__(self, trace: Trace, given: Mapping[str, Any], *, keep: bool = True) -> None:
         super().__init__(trace.module, garbage_collect_values=not keep)
         self.trace, self.given = trace, given
+        self.position = {node: k for k, node in enumerate(trace.graph.nodes)}
         names = [n.name for n in trace.graph.nodes if n.op == "placeholder"]
         self.args_iter = iter([given[name] for name in names])
 

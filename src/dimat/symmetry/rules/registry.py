@@ -9,7 +9,7 @@ import torch
 
 from dimat.symmetry.call import Call, Operand, Result
 from dimat.symmetry.trace import NORMAL, POSITIVE, operator_name
-from dimat.symmetry.units import ANY
+from dimat.symmetry.units import ANY, FIXED
 
 Rule = Callable[[Call], Result]
 RULES: dict[str, Rule] = {}
@@ -79,13 +79,19 @@ def rule_for(target: Any) -> Rule | None:
     "aten.lift_fresh_copy",
     "aten._to_copy",
     "aten.to",
-    "aten.dropout",
-    "aten.feature_dropout",
     *UNTAGGED,
 )
 def pointwise(call: Call) -> Result:
     """Element by element, with broadcasting: all operands and the result have one labeling."""
     return call.broadcast(*call.tensors())
+
+
+@rule("aten.dropout", "aten.feature_dropout", "aten.rrelu")
+def dropout(call: Call) -> Result:
+    """Like :func:`pointwise`; what is constant is not so afterwards, and may be used twice."""
+    labels = call.broadcast(*call.tensors())
+    random = call.get("train") is not False and call.get("training") is not False
+    return tuple(FIXED if x is ANY and random else x for x in labels)
 
 
 @rule("aten.type_as")
@@ -107,12 +113,6 @@ def cast(call: Call) -> Result:
 )
 def uniform(call: Call) -> Result:
     """One number everywhere: only shapes are read."""
-    return (ANY,) * len(call.shape)
-
-
-@rule("aten.isnan", "aten.isinf", "aten.isposinf", "aten.isneginf", "aten.isfinite")
-def finiteness(call: Call) -> Result:
-    """The same for all finite values."""
     return (ANY,) * len(call.shape)
 
 
@@ -148,5 +148,6 @@ def coins(call: Call) -> Result:
 
 @rule("aten.native_dropout")
 def native_dropout(call: Call) -> Result:
-    """Dropout is left out: the mask is the same everywhere."""
-    return call["input"].labels, (ANY,) * len(call.shape)
+    """Dropout is left out: the result and its mask are labeled as the input."""
+    labels = tuple(FIXED if x is ANY else x for x in call["input"].labels)
+    return labels, labels
