@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import dimat
-from dimat import loop
 from dimat.errors import ConfigError, ExchangeError, ModelError, StructureError, TopologyError
 from dimat.exchange import Step, Talk
 from dimat.exchange.board import serve
 from dimat.merging import mix
 from dimat.methods import Member, Merged, Method
+from dimat.parents import calls
 from dimat.state import State, state_of
 from dimat.topology import build_topology
 
@@ -106,13 +106,13 @@ def test_plain_averaging_gives_everyone_the_weighted_mean(store: str) -> None:
 def test_the_time_of_recalibration_is_time_of_the_merge(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own_time, original = threading.local(), loop.recalibrate
+    own_time, original = threading.local(), calls.recalibrate
 
     def slow(*args: Any) -> bool:  # nothing else takes time
         own_time.now = getattr(own_time, "now", 0.0) + 5.0
         return original(*args)
 
-    monkeypatch.setattr(loop, "recalibrate", slow)
+    monkeypatch.setattr(calls, "recalibrate", slow)
     monkeypatch.setattr("time.perf_counter", lambda: getattr(own_time, "now", 0.0))
 
     def part(i: int) -> None:

@@ -95,9 +95,9 @@ class Breaks(nn.Module):
         return x
 
 
-def single_images(own: dimat.Agent, optimizer: Any) -> Callable[[], None]:
+def single_image(own: dimat.Agent, optimizer: Any) -> Callable[[], None]:
     before = own._followers.calls.calls
-    vars(own._followers.calls)["calls"] = tuple(call.pick(torch.arange(1)) for call in before)
+    vars(own._followers.calls)["calls"] = (before[0].pick(torch.arange(1)),)
 
     def mend() -> None:
         vars(own._followers.calls)["calls"] = before
@@ -133,7 +133,7 @@ def failing_model(own: dimat.Agent, optimizer: Any) -> Callable[[], None]:
 
 
 FAULTS: list[tuple[Any, type[Exception], str]] = [
-    (single_images, DataError, "a batch of one sample has no statistics"),
+    (single_image, DataError, "a BatchNorm sees one value a channel, which has no variance"),
     (odd_optimizer, StructureError, "Odd: its memory would have to be forgotten, and no new one"),
     (
         failing_set,

@@ -131,7 +131,7 @@ def test_what_was_reported_merged_stays_the_final_state_when_started_again(clust
 
 
 def test_a_killed_agent_is_not_waited_for_and_goes_on_from_its_checkpoint(cluster: Make) -> None:
-    paw = running(cluster, rounds=20)
+    paw = running(cluster, rounds=999)
     paw.send(1, signal.SIGKILL)
     done = paw.round(1)
     # far less than timeout_s: the connection itself says that it is gone
@@ -140,8 +140,9 @@ def test_a_killed_agent_is_not_waited_for_and_goes_on_from_its_checkpoint(cluste
     exchange_again(paw, 1, 0)
     exchange_again(paw, 1, 2)
     back = min(number for number in paw.merged(1) if number > done)
-    all_end_well(paw)
-    nothing_lost(paw, *HEALTHY)
+    all_at(paw, back + 2)
+    all_are_stopped(paw)
+    assert not any(paw.incidents(*edge) or paw.incidents(*edge[::-1]) for edge in HEALTHY)
     for j in (0, 2):
         lost = {number for number, what, _ in paw.incidents(j, 1) if what == "lost"}
         assert lost & {done, done + 1, done + 2}

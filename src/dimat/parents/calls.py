@@ -155,15 +155,7 @@ class Calls:
                 "no batches to recompute BatchNorm statistics on: give at least one, or "
                 "recalibration='none'"
             )
-        try:
-            return recalibrate(model, self.calls, lambda call: call.run(run or model))
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise DataError(
-                "a batch of one sample has no statistics: give larger batches, or "
-                "recalibration='none'"
-            ) from error
+        return recalibrate(model, self.calls, lambda call: call.run(run or model))
 
     @contextmanager
     def blamed(self, model: nn.Module) -> Iterator[None]:

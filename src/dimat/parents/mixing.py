@@ -18,19 +18,21 @@ def mixed(calls: Sequence[Call]) -> tuple[Call, ...]:
     not those of all, and a layer that is fitted on the first ones sees the first classes alone.
 
     Args:
-        calls: Alike batches, at least one.
+        calls: Alike batches.
 
     Returns:
         The batches as they are where they cannot be taken apart: some argument is not one entry a
         sample.
     """
+    if len(calls) < 2:
+        return tuple(calls)
     size, total = calls[0].samples, sum(call.samples for call in calls)
     leaves = [tree_flatten((call.args, dict(call.kwargs))) for call in calls]
     joined = [
         _joined(values, [call.samples for call in calls])
         for values in zip(*(own for own, _ in leaves), strict=True)
     ]
-    if len(calls) == 1 or any(own is None for own in joined):
+    if any(own is None for own in joined):
         return tuple(calls)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
     return tuple(

@@ -33,9 +33,9 @@ class Total:
     worst: float | None
     sent_bytes: float | None
     busy_s: float | None
-    began: float | None
-    merged: float | None
-    trained: float | None
+    began: float | None = None
+    merged: float | None = None
+    trained: float | None = None
 
     @property
     def n(self) -> int:
