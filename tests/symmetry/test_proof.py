@@ -181,6 +181,20 @@ def test_masks_and_ids_that_show_nothing_are_redrawn() -> None:
     assert [g.size for g in analysis.symmetry.groups] == [5]
 
 
+@pytest.mark.parametrize("masked", [0, 1])
+def test_a_mask_of_padding_leaves_heads_free(masked: int) -> None:
+    model = net(
+        lambda m, x, mask: m.b(m.attention(m.a(x), m.a(x), m.a(x), key_padding_mask=mask)[0]),
+        a=lin(3, 8), attention=lambda: nn.MultiheadAttention(8, 2, batch_first=True), b=lin(8, 4),
+    )()  # fmt: skip
+    mask = torch.arange(5).expand(3, 5) >= 5 - masked
+    analysis = analyze(model, (torch.randn(3, 5, 3), mask))
+    assert sorted((g.cells, g.size) for g in analysis.symmetry.groups) == [
+        (1, 2), (1, 8), (1, 8), (2, 4), (2, 4)
+    ]  # fmt: skip
+    assert analysis.distrusted == ()
+
+
 def test_a_further_draw_that_cannot_be_run_is_left_out() -> None:
     class Looked(nn.Module):
         def __init__(self) -> None:

@@ -37,6 +37,15 @@ UNREAD: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("aten.zero", "aten.fill", "aten.copy", "aten.bernoulli"), frozenset({"self"})),
     **dict.fromkeys(("aten.type_as", "aten.expand_as", "aten.view_as"), frozenset({"other"})),
 }
+# What only rearranges values is not where they become alike: along an axis they are so, because
+# they came so (a mask that is expanded over heads), and what made them so is looked at itself.
+REARRANGING = frozenset(
+    f"aten.{kind}"
+    for kind in (
+        *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
+        *("permute", "transpose", "t", "expand", "slice", "select", "clone", "contiguous"),
+    )
+)
 FINITENESS = frozenset(
     f"aten.{kind}" for kind in ("isnan", "isinf", "isposinf", "isneginf", "isfinite")
 )
@@ -128,7 +137,8 @@ def lacking(
     for k in used:
         if k not in own.varies and (operands or results[k]):
             return f"{UNPROVED}: it has the same finite values in every draw"
-        if any((k, axis) not in own.axes for axis in results[k]):
+        alike = any((k, axis) not in own.axes for axis in results[k])
+        if alike and operator_name(node.target) not in REARRANGING:
             return f"{UNPROVED}: its values are the same all along an axis that may move"
     if any(n not in own.reacts for n in operands):
         return f"{UNPROVED}: what moves has no influence on its values"
