@@ -32,6 +32,7 @@ def cut(y: Tensor) -> Tensor:
 HERE: dict[str, Callable[[], nn.Module]] = {
     "aten.type_as": hidden(lambda y, z: y.type_as(z)),
     "aten.bernoulli": hidden(lambda y, z: y * torch.bernoulli(z.sigmoid())),
+    "aten.rrelu": hidden(lambda y, z: y * functional.rrelu(z, training=True)),
     "aten.native_dropout": hidden(lambda y, z: torch.native_dropout(y, 0.5, True)[0]),
     "aten.cosine_similarity": hidden(lambda y, z: functional.cosine_similarity(y, z, dim=1)),
     "aten.mse_loss": hidden(lambda y, z: functional.mse_loss(y, z, reduction="none")),
@@ -96,7 +97,7 @@ ZOO = {
     "aten.col2im": "folded",
 }
 # Constants may be labeled as one likes; the units of draws are the draws' own (test_noise.py).
-HARMLESS = {"aten.zeros_like", "aten.isnan", "aten.empty", "aten.randn"}
+HARMLESS = {"aten.zeros_like", "aten.empty", "aten.randn"}
 # torch.export writes them as others: transpose, slice.
 UNSEEN = {"aten.mT", "aten.narrow"}
 

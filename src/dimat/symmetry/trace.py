@@ -260,9 +260,7 @@ class Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, or take the value that it is given."""
         if n.name in self.trace.draws and n.name in self.given:
-            drawn = self.given[n.name]
-            by_entry = n.target is torch.ops.aten.bernoulli.default  # probabilities are read
-            return drawn * self.fetch_args_kwargs_from_env(n)[0][0] if by_entry else drawn
+            return from_draw(n, self.given[n.name], self.env)
         value = super().run_node(n)
         if operator_name(n.target) not in RANKED or not isinstance(value, tuple):
             return value
@@ -283,6 +281,12 @@ class Recorder(fx.Interpreter):
         if isinstance(value, Tensor):
             value = value.resolve_conj()  # a lazy conjugate cannot be compared
         return torch.zeros_like(value) if name in EMPTY else value
+
+
+def from_draw(n: fx.Node, drawn: Tensor, operands: Mapping[fx.Node, Any]) -> Tensor:
+    """What a random operator gives with its draw; coins are thrown by probabilities it reads."""
+    by_entry = n.target is torch.ops.aten.bernoulli.default
+    return drawn * operands[n.all_input_nodes[0]] if by_entry else drawn
 
 
 def _in_float64(

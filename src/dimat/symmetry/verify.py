@@ -30,7 +30,7 @@ from dimat.symmetry.positions import sources, take
 from dimat.symmetry.redraw import DRAWS, LEAST_DRAWS, draw
 from dimat.symmetry.solve import Solution
 from dimat.symmetry.structure import cycles
-from dimat.symmetry.trace import Recorder, Trace, operator_name
+from dimat.symmetry.trace import Recorder, Trace, from_draw, operator_name
 from dimat.symmetry.units import Ints, Labels, Special
 
 
@@ -102,7 +102,8 @@ class Proof:
             state, inputs = self._draw(number)
             zeros = number < LEAST_DRAWS
             for t, nodes in zip(self.traces, labels, strict=True):
-                found = _compare(t, steps(t, state, inputs, zeros=zeros), nodes, s, elements)
+                run_of = steps(t, state, inputs, zeros=zeros)
+                found = _compare(t, run_of, nodes, states, s, elements)
                 if found is not None:
                     return found
         return unproved
@@ -203,6 +204,7 @@ def _compare(
     t: Trace,
     steps_: Iterable[tuple[fx.Node, Any, Recorder]],
     labels: Mapping[str, Result],
+    states: Mapping[str, Labels],
     s: Solution,
     elements: Sequence[Ints],
 ) -> Fault | None:
@@ -211,7 +213,7 @@ def _compare(
     One after another, so that all do, and rounding does not add up.
     """
     for node, value, recorder in steps_:
-        if not computes(node) or not tensors_in(value) or node.name in t.draws:
+        if not computes(node) or not tensors_in(value):
             continue
         if operator_name(node.target) in ZEROS:  # further draws have another constant there
             continue
@@ -221,9 +223,10 @@ def _compare(
             for n in node.all_input_nodes
             if isinstance(recorder.env[n], Tensor)
         }
+        drawn = numbered(states[t.draws[node.name]], s) if node.name in t.draws else None
         for moves in elements:
             if any(_moves(x, moves) for x in (*own, *read.values())) and not _agrees(
-                node, value, recorder, own, read, moves
+                node, value, recorder, own, read, drawn, moves
             ):
                 return Fault(node.name, operator_name(node.target), "its rule failed verification")
     return None
@@ -239,12 +242,18 @@ def _agrees(
     recorder: Recorder,
     own: Sequence[Labels],
     read: Mapping[fx.Node, Labels],
+    drawn: Labels | None,
     moves: Ints,
 ) -> bool:
+    """Whether a value moves as labeled when operands, and what is drawn at random, do."""
     try:
         # What is taken lies in memory in another way, and some views need it in order.
         moved = {n: take(recorder.env[n], sources(x, moves)).contiguous() for n, x in read.items()}
-        found = tensors_in(rerun(recorder, node, moved))
+        if drawn is None:
+            found = tensors_in(rerun(recorder, node, moved))
+        else:
+            draw_ = take(recorder.given[node.name], sources(drawn, moves))
+            found = [from_draw(node, draw_, moved)]
         pairs = zip(tensors_in(value), found, own, strict=False)
         return bool(found) and all(close_to(take(x, sources(a, moves)), y) for x, y, a in pairs)
     except (StructureError, RuntimeError, IndexError, ValueError):  # labels of another shape
