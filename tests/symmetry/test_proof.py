@@ -392,3 +392,15 @@ def test_looked_up_inputs_do_not_stop_a_proof_by_hand() -> None:
 @pytest.fixture
 def random() -> torch.Generator:
     return torch.Generator().manual_seed(3)
+
+
+def test_an_operand_without_influence_is_pinned_though_the_value_varies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(RULES, "aten.where", lambda call: call["self"].labels)
+    monkeypatch.setattr(find, "_CACHE", {})
+    model = net(
+        lambda m, x: m.b(torch.where(x.sum(-1, keepdim=True) < 1e9, m.c(x), m.a(x))),
+        a=lin(3, 5), b=lin(5, 4), c=lin(3, 5),
+    )()  # fmt: skip
+    assert find_symmetry(model, (torch.randn(3, 3),)).groups == ()
