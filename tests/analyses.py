@@ -1,0 +1,74 @@
+"""A memory of analyses for the session: most tests look at the same few small networks.
+
+Two thirds of a small run is ``torch.export``. A model's graph is a function of its modules, their
+settings and buffers, and the inputs' shapes: of those models for which all of that can be read off
+(modules of PyTorch and of this library, without hooks), an analysis found once is given again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dimat.symmetry import Analysis
+from dimat.symmetry import analyze as analyze_anew
+
+_PLAIN = (type(None), bool, int, float, str, torch.dtype)
+_KNOWN: dict[object, Analysis] = {}
+
+
+def analyze(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    constants: Mapping[str, Tensor] | None = None,
+) -> Analysis:
+    """:func:`dimat.symmetry.analyze`, of a model that is known by heart only the first time."""
+    try:
+        key = (_model(model), _value((args, dict(kwargs or {}), dict(constants or {}))))
+    except _UnknownError:
+        return analyze_anew(model, args, kwargs, constants)
+    if key not in _KNOWN:
+        _KNOWN[key] = analyze_anew(model, args, kwargs, constants)
+    return _KNOWN[key]
+
+
+class _UnknownError(Exception):
+    """The model holds what may change its function and cannot be compared."""
+
+
+def _model(model: nn.Module) -> object:
+    named = [*model.named_parameters(remove_duplicate=False)]
+    first = {id(own): name for name, own in reversed(named)}
+    entries = tuple((name, first[id(own)], own.shape, own.dtype) for name, own in named)
+    modules = model.named_modules(remove_duplicate=False)
+    return tuple((name, _module(own)) for name, own in modules), entries
+
+
+def _module(module: nn.Module) -> object:
+    kind = type(module)
+    if not kind.__module__.startswith(("torch.nn.modules.", "dimat.models.")):
+        raise _UnknownError
+    settings = dict(vars(module))
+    if any(settings[name] for name in settings if name.endswith("hooks")):
+        raise _UnknownError
+    own = {k: v for k, v in settings.items() if not k.startswith("_") and k != "training"}
+    return kind, _value(own), _value(settings["_buffers"])
+
+
+def _value(value: object) -> object:
+    """Something that is equal for equal values, and only for those."""
+    if isinstance(value, _PLAIN):
+        return type(value), value
+    if isinstance(value, (tuple, list)):
+        return type(value), tuple(_value(own) for own in value)
+    if isinstance(value, dict):
+        return tuple((name, _value(own)) for name, own in value.items())
+    if isinstance(value, Tensor) and value.device.type == "cpu":
+        return value.dtype, value.shape, value.detach().contiguous().view(-1).numpy().tobytes()
+    if callable(value) and getattr(value, "__module__", "").startswith("torch."):
+        return id(value)  # a function of PyTorch, such as the activation of a transformer's layer
+    raise _UnknownError
