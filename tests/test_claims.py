@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
 from benchmarks.claims import PAGES, ROOT, argv, blocks, renewed
+from tests import fork_server
 
 from dimat.cli import compare
 from dimat.experiment.compare.read import read_spec
@@ -64,8 +63,9 @@ def test_the_command_of_a_marked_block_is_one_that_can_be_run(block: object) -> 
         assert read_spec(ROOT / options["base"]).num_cells > 0
         return
     assert find_spec(words[0]) is not None
-    command = [sys.executable, "-m", words[0], "--help"]
-    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    done = fork_server.run(["python", "-m", words[0], "--help"], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout
     assert all(word in told for word in words[1:] if word.startswith("--"))
 
 

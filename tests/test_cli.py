@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests import fork_server
 
 from dimat import Symmetry
 from dimat.cli import main
@@ -249,12 +250,7 @@ def test_help_mentions_every_setting(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_process_exits_with_the_code_and_no_traceback() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "dimat", "run", "--agens", "3"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = fork_server.run(["dimat", "run", "--agens", "3"])
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "dimat: error: unknown setting 'agens': did you mean 'agents'?\n"
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tests import fork_server
 
 from dimat import RunConfig
 from dimat.errors import ConfigError, DataError, RecordError
@@ -393,13 +393,9 @@ def children(pid: int) -> list[int]:
 def begun(spec: Spec, folder: Path, sign: str) -> Iterator[subprocess.Popen[str]]:
     """A comparison in two processes, begun as by a terminal, once a file ``sign`` is there."""
     (folder / "base.yaml").write_text(spec_to_yaml(spec))
-    command = [sys.executable, "-m", "dimat", "compare", str(folder / "base.yaml"), "--jobs=2"]
-    process = subprocess.Popen(
-        [*command, f"--out={folder / 'out'}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    command = ["dimat", "compare", str(folder / "base.yaml"), "--jobs=2"]
+    process = fork_server.start(
+        [*command, f"--out={folder / 'out'}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     with process:
         try:
@@ -414,12 +410,12 @@ def test_ctrl_c_ends_it_and_its_processes_at_once(tmp_path: Path) -> None:
     with begun(spec, tmp_path, "cells/*seed=1/metrics.jsonl") as process:
         workers = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate()
     assert process.returncode == 130
     assert len(workers) >= 2
     assert "the same 'dimat compare' or 'dimat agent' again, goes on from there" in err
     assert "Traceback" not in err
-    wait_for(lambda: not any(map(alive, workers)), 20)
+    wait_for(lambda: not any(map(alive, workers)))
 
 
 def test_when_it_is_killed_its_processes_end_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -427,9 +423,9 @@ def test_when_it_is_killed_its_processes_end_and_the_same_command_goes_on(tmp_pa
     with begun(spec, tmp_path, "cells/*/controls/local/summary.json") as process:
         workers = children(process.pid)
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate()
     assert len(workers) >= 2
-    wait_for(lambda: not any(map(alive, workers)), 20)
+    wait_for(lambda: not any(map(alive, workers)))
     assert [row for row in rows(tmp_path / "out") if row["finished"] == "false"]
     assert compare(spec, tmp_path / "out").failures == {}
     assert compare(spec, tmp_path / "whole").failures == {}

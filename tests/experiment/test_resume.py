@@ -7,9 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from tests import fork_server
 from tests.experiment.test_run import TIMES
 from torch import nn
 
@@ -34,7 +32,6 @@ from dimat.experiment.config import (
 from dimat.experiment.locks import alone
 from dimat.experiment.run import run_or_resume
 
-ROOT = Path(__file__).parent.parent.parent
 HERE = "tests.experiment.test_resume"
 NOISY = f"{__name__}:noisy"
 CONFIG = RunConfig(
@@ -136,40 +133,40 @@ def test_a_run_stopped_after_any_line_resumes_to_the_same_bits(
     assert content(out) == whole
 
 
+KILLED = f"""
+import os, signal, sys
+from dataclasses import replace
+from dimat.experiment.run import run_or_resume
+from {HERE} import CONFIG
+
+left = int(sys.argv[2])
+
+def count(*_):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if left:
+    sys.setprofile(count)
+run_or_resume(replace(CONFIG, model="{HERE}:noisy", out=sys.argv[1]))
+"""
+
+
 def test_a_run_killed_at_random_moments_resumes_to_the_same_bits(
     tmp_path: Path, whole: Content
 ) -> None:
+    """A moment is a call or return of a function, so that it comes on any machine."""
     seed = random.SystemRandom().randrange(10**6)
     draw = random.Random(seed)
     out = tmp_path / "run"
-    code = (
-        "import sys; from dimat.experiment.run import run_or_resume; from dataclasses import "
-        f"replace; from {HERE} import CONFIG; "
-        f"run_or_resume(replace(CONFIG, model='{HERE}:noisy', out=sys.argv[1]))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    kills = 0
-    while kills < 3:
-        process = subprocess.Popen([sys.executable, "-c", code, str(out)], env=environment)
-        size, started = _written(out), time.monotonic()
-        while _written(out) == size and process.poll() is None:
-            assert time.monotonic() - started < 120
-            time.sleep(0.002)
-        time.sleep(draw.expovariate(1 / 0.25))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills > 0, f"seed {seed}: done before it could be killed"
-    subprocess.run([sys.executable, "-c", code, str(out)], env=environment, check=True)
+    calls = [draw.randrange(1, 400_000), *(draw.randrange(1, 1_500_000) for _ in range(2)), 0]
+    codes = [fork_server.run(["python", "-c", KILLED, str(out), str(n)]).returncode for n in calls]
+    assert codes[0] == -signal.SIGKILL, f"seed {seed}: done before it could be killed"
+    assert codes[-1] == 0
     found = content(out)
     expected = {name: _renamed(value) for name, value in whole.items()}
     assert found == expected, f"seed {seed}"
-
-
-def _written(out: Path) -> int:
-    return sum(file.stat().st_size for file in out.rglob("*.jsonl"))
 
 
 def _renamed(value: object) -> object:
