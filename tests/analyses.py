@@ -2,7 +2,8 @@
 
 Two thirds of a small run is ``torch.export``. A model's graph is a function of its modules, their
 settings and buffers, and the inputs' shapes: of those models for which all of that can be read off
-(modules of PyTorch and of this library, without hooks), an analysis found once is given again.
+(modules of PyTorch, of this library and of the tests, without hooks or functions of their own), an
+analysis found once is given again.
 """
 
 from __future__ import annotations
@@ -42,15 +43,20 @@ class _UnknownError(Exception):
 
 def _model(model: nn.Module) -> object:
     named = [*model.named_parameters(remove_duplicate=False)]
-    first = {id(own): name for name, own in reversed(named)}
-    entries = tuple((name, first[id(own)], own.shape, own.dtype) for name, own in named)
+    first = {_place(own): name for name, own in reversed(named)}
+    entries = tuple((name, first[_place(own)], own.shape, own.dtype) for name, own in named)
     modules = model.named_modules(remove_duplicate=False)
     return tuple((name, _module(own)) for name, own in modules), entries
 
 
+def _place(own: Tensor) -> object:
+    """Where a parameter lies: the same place for those that are tied."""
+    return own.untyped_storage().data_ptr(), own.storage_offset(), own.shape, own.stride()
+
+
 def _module(module: nn.Module) -> object:
     kind = type(module)
-    if not kind.__module__.startswith(("torch.nn.modules.", "dimat.models.")):
+    if not kind.__module__.startswith(("torch.nn.modules.", "dimat.models.", "tests.")):
         raise _UnknownError
     settings = dict(vars(module))
     if any(settings[name] for name in settings if name.endswith("hooks")):

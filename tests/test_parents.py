@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.analyses import analyze
 from torch import Tensor, nn
 
 import dimat
@@ -87,7 +88,7 @@ class Counting(nn.Module):
 
 def planted(model: nn.Module, inputs: Any, **kwargs: Any) -> tuple[State, State, dimat.Symmetry]:
     """A state, a permuted copy, and the symmetry."""
-    symmetry = dimat.find_symmetry(model, inputs, kwargs)
+    symmetry = analyze(model, inputs, kwargs).symmetry
     state = state_of(model)
     element = symmetry.random(torch.Generator().manual_seed(3))
     return state, symmetry.apply(element, state), symmetry
@@ -476,8 +477,10 @@ def graphs(*sizes: tuple[int, int]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("images", [2000, 50, 7])
-@pytest.mark.parametrize("sizes", [[(40, 90)], [(40, 90), (30, 70), (9, 20)], [(4, 9), (60, 80)]])
+@pytest.mark.parametrize(
+    ("sizes", "images"),
+    [([(40, 90)], 7), ([(40, 90), (30, 70), (9, 20)], 50), ([(4, 9), (60, 80)], 2000)],
+)
 def test_graphs_of_any_size_are_taken_whole(sizes: list[tuple[int, int]], images: int) -> None:
     model, batches = Convolution(), graphs(*sizes)
     state, moved, symmetry = planted(model, batches[0][0])
