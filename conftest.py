@@ -1,4 +1,7 @@
-"""Examples in the documentation run in an empty folder of their own, and Ctrl-C is what it is."""
+"""What holds for every test: none depends on how fast the machine is, and Ctrl-C is what it is.
+
+Examples in the documentation run in an empty folder of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_configure() -> None:

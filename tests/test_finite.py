@@ -13,7 +13,7 @@ from dimat.state import check_finite
 TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(st.sampled_from(TYPES), st.lists(st.floats(width=16), max_size=5)), max_size=4

@@ -100,7 +100,7 @@ def deal(name: str, agents: int, *, seed: int = 0, batch_size: int = 1) -> Any:
     return partition(name, LABELS, agents, seed=seed, alpha=1.0, batch_size=batch_size)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(["iid", "by-class", "dirichlet"]), st.integers(1, 5), st.integers(0, 1000))
 def test_a_split_is_disjoint_and_complete(name: str, agents: int, seed: int) -> None:
     parts = deal(name, agents, seed=seed)

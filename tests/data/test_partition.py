@@ -29,7 +29,7 @@ def counts(y: torch.Tensor, parts: list[np.ndarray]) -> np.ndarray:
     return np.stack([np.bincount(y[part], minlength=CLASSES) for part in parts])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 12), st.integers(0, 1000))
 def test_an_iid_split_is_stratified_within_one_for_any_number_of_agents(
     agents: int, seed: int
@@ -40,7 +40,7 @@ def test_an_iid_split_is_stratified_within_one_for_any_number_of_agents(
     assert np.ptp(dealt.sum(1)) <= 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 7), st.integers(0, 1000))
 def test_pretraining_and_rounds_share_no_image_and_miss_none(agents: int, seed: int) -> None:
     y = labels(seed)
@@ -54,7 +54,7 @@ def test_pretraining_and_rounds_share_no_image_and_miss_none(agents: int, seed: 
         assert set((y[own] % agents).tolist()) <= {agent}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(["by-class", "iid-then-by-class"]), st.integers(8, 30), st.integers(0, 1000))
 def test_more_agents_than_classes_share_their_classes_evenly(
     name: str, agents: int, seed: int
@@ -122,7 +122,7 @@ def test_exactly_one_full_batch_each_is_enough() -> None:
         partition("iid", y, 3, seed=0, alpha=1.0, batch_size=21)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 300), st.integers(0, 1000))
 def test_a_subset_has_its_size_no_image_twice_and_every_class_in_proportion(
     num: int, seed: int

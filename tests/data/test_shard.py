@@ -50,7 +50,7 @@ def test_an_agent_never_sees_an_image_that_is_not_its_own(split: str) -> None:
         assert matched == trained  # matching sees no validation image either
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 90), st.floats(0, 0.5), st.integers(1, 90), st.integers(0, 50)
 )  # images, share held out, batch, seed
@@ -67,7 +67,7 @@ def test_a_full_batch_is_always_left_to_train(n: int, share: float, batch: int, 
     assert (own - whole * (len(held) / n)).abs().max() <= 1 + 1e-6  # stratified
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 120), st.integers(1, 150), st.integers(2, 20), st.integers(0, 50))
 def test_calibration_never_exceeds_its_images_and_no_image_is_alone(
     n: int, images: int, batch: int, seed: int

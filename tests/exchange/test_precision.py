@@ -52,7 +52,7 @@ def test_one_message_to_several_is_narrowed_once_and_two_messages_are_two() -> N
     assert step.send[1] is not step.send[3]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
 def test_rounding_changes_a_number_by_one_part_in_256_at_most(values: list[float]) -> None:
     value = torch.tensor(values)

@@ -75,9 +75,7 @@ TRANSPORTS: dict[str, Carry] = {
     "a rank an agent": over_ranks(None),
 }
 every = pytest.mark.parametrize("carry", TRANSPORTS.values(), ids=TRANSPORTS)
-slowly = settings(
-    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+slowly = settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
 messages = st.dictionaries(st.text(max_size=8), tensors(), max_size=6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(messages)
 def test_any_message_arrives_equal_with_the_strides_of_a_copy_and_its_keys_in_order(
     message: dict[str, Tensor],
@@ -75,7 +75,7 @@ def test_any_message_arrives_equal_with_the_strides_of_a_copy_and_its_keys_in_or
         torch.testing.assert_close(found[key], value, rtol=0, atol=0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(messages, st.data())
 def test_one_changed_bit_is_noticed(message: dict[str, Tensor], data: st.DataObject) -> None:
     header, payload = pack(message, None, Pool())

@@ -187,9 +187,7 @@ CONFIGS = st.builds(
 
 
 @given(config=CONFIGS)
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_config_survives_yaml(tmp_path: Path, config: RunConfig) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(config_to_yaml(config), encoding="utf-8")

@@ -21,7 +21,7 @@ def best(score: np.ndarray) -> float:
     return total(score, linear_sum_assignment(score, maximize=True)[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(0, 10**6))
 def test_no_permutation_is_better(n: int, seed: int) -> None:
     score = np.random.default_rng(seed).uniform(-1, 1, (n, n))
@@ -29,7 +29,7 @@ def test_no_permutation_is_better(n: int, seed: int) -> None:
     assert found == pytest.approx(max(total(score, np.array(p)) for p in permutations(range(n))))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 15), st.integers(0, 10**6))
 def test_it_is_scipys_optimum_with_ties_as_well(n: int, seed: int) -> None:
     score = np.random.default_rng(seed).integers(-2, 3, (n, n)).astype(float)
@@ -44,7 +44,7 @@ def test_equal_scores_move_nothing(value: float, n: int) -> None:
     np.testing.assert_array_equal(solve_assignment(np.full((n, n), value)), np.arange(n))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(4, 12), st.integers(0, 10**6))
 def test_dead_units_stay_unless_a_living_one_takes_their_place(n: int, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -58,7 +58,7 @@ def test_dead_units_stay_unless_a_living_one_takes_their_place(n: int, seed: int
     np.testing.assert_array_equal(found[dead], np.flatnonzero(dead))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(0, 10**6))
 def test_a_planted_permutation_is_found_under_noise(n: int, seed: int) -> None:
     random = np.random.default_rng(seed)

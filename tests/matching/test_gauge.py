@@ -73,7 +73,7 @@ def test_the_lower_order_ranks_first_and_one_that_nobody_shares_last() -> None:
 
 
 @given(connected_graphs())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_permutations_that_come_from_one_order_have_no_error_around_any_cycle(
     symmetry: Symmetry, graph: nx.Graph[int]
 ) -> None:

@@ -49,7 +49,7 @@ def test_dead_units_correlate_with_nothing_and_give_no_nan() -> None:
     assert found[0, 0] == pytest.approx(1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(0, 10**6))
 def test_the_assignment_is_the_optimum(n: int, seed: int) -> None:
     score = np.random.default_rng(seed).normal(size=(n, n))

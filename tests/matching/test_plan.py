@@ -25,7 +25,7 @@ def situations(draw: st.DrawFn) -> tuple[nx.Graph[int], dict[int, GaugeId]]:
 
 
 @given(connected_graphs())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_when_nobody_shares_an_order_all_follow_the_center_breadth_first(
     graph: nx.Graph[int],
 ) -> None:
@@ -39,7 +39,7 @@ def test_when_nobody_shares_an_order_all_follow_the_center_breadth_first(
 
 
 @given(situations())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_agent_is_reached_over_edges_and_clusters_are_entered_once(
     situation: tuple[nx.Graph[int], dict[int, GaugeId]],
 ) -> None:
@@ -62,7 +62,7 @@ def test_every_agent_is_reached_over_edges_and_clusters_are_entered_once(
 
 
 @given(situations())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nobody_of_the_gauge_that_stays_moves_or_is_refined(
     situation: tuple[nx.Graph[int], dict[int, GaugeId]],
 ) -> None:
@@ -75,7 +75,7 @@ def test_nobody_of_the_gauge_that_stays_moves_or_is_refined(
 
 
 @given(situations(), st.randoms())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_plan_does_not_depend_on_who_makes_it(
     situation: tuple[nx.Graph[int], dict[int, GaugeId]], random: object
 ) -> None:

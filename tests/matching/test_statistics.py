@@ -31,7 +31,7 @@ def numpys(x: Tensor, y: Tensor) -> Tensor:
     return torch.from_numpy(both[: x.shape[1], x.shape[1] :])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.lists(st.integers(2, 40), min_size=1, max_size=6))
 def test_any_cut_into_batches_gives_numpys_correlation(seed: int, sizes: list[int]) -> None:
     x, y = related(seed, sum(sizes) + 3)

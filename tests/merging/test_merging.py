@@ -28,7 +28,7 @@ def random_state(seed: int) -> dict[str, Tensor]:
     }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(connected_graphs())
 def test_mixing_keeps_the_mean_on_any_graph(graph: nx.Graph[int]) -> None:
     n = len(graph)

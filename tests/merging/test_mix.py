@@ -34,7 +34,7 @@ def one_round(graph: nx.Graph[int], pi: np.ndarray, before: list[State]) -> list
     return mixed
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(connected_graphs(), st.integers(0, 1000))
 def test_a_round_never_drives_agents_apart_and_keeps_every_counter(
     graph: nx.Graph[int], seed: int
@@ -47,7 +47,7 @@ def test_a_round_never_drives_agents_apart_and_keeps_every_counter(
     torch.testing.assert_close(before, kept, rtol=0, atol=0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(connected_graphs(), st.integers(0, 1000))
 def test_shard_size_weights_keep_the_mean_weighted_by_size(graph: nx.Graph[int], seed: int) -> None:
     sizes = np.random.default_rng(seed).integers(1, 300, len(graph)).astype(float)

@@ -87,7 +87,7 @@ def test_who_heard_nobody_has_a_weight_of_exactly_1_whatever_rounding_says() -> 
     assert me.weights_of([]) == [1.0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(connected_graphs(), st.integers(0, 2**32 - 1))
 def test_where_both_ends_lose_each_other_averaging_keeps_the_mean_of_all(
     graph: nx.Graph[int], seed: int

@@ -82,7 +82,7 @@ def alike(them: Sequence[State]) -> None:
         torch.testing.assert_close(state, them[0])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(connected_graphs())
 def test_an_order_goes_one_hop_a_round_and_copies_stay_what_they_are(graph: nx.Graph[int]) -> None:
     them, ids = copies(MLP, len(graph)), {}
@@ -202,7 +202,7 @@ def test_who_comes_back_with_an_id_that_nobody_has_any_more_moves(own: Fleet) ->
     alike([m.state for m in merged])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(connected_graphs(), st.integers(0, 2**32 - 1))
 def test_messages_that_are_lost_delay_an_order_and_do_no_harm(
     graph: nx.Graph[int], seed: int
@@ -221,7 +221,7 @@ def test_messages_that_are_lost_delay_an_order_and_do_no_harm(
     alike(them)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(directed_graphs())
 def test_on_a_directed_graph_it_spreads_the_way_messages_go(graph: nx.DiGraph[int]) -> None:
     n = len(graph)

@@ -28,7 +28,7 @@ def pushed(graph: nx.Graph[int]) -> Topology:
     return Topology("x", graph, push(graph, np.ones(len(graph))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(directed_graphs())
 def test_everyone_splits_what_it_has_equally_among_itself_and_its_listeners(
     graph: nx.DiGraph[int],
@@ -42,7 +42,7 @@ def test_everyone_splits_what_it_has_equally_among_itself_and_its_listeners(
     assert np.count_nonzero(topology.pi) == len(graph) + graph.number_of_edges()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(directed_graphs(), st.integers(0, 10**6))
 def test_push_sum_finds_the_mean_on_any_strongly_connected_graph(
     graph: nx.DiGraph[int], seed: int
@@ -52,7 +52,7 @@ def test_push_sum_finds_the_mean_on_any_strongly_connected_graph(
     np.testing.assert_allclose(many @ values / many.sum(1), values.mean(), atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(directed_graphs())
 def test_neighbors_are_rows_and_listeners_are_columns(graph: nx.DiGraph[int]) -> None:
     topology = pushed(graph)
@@ -65,7 +65,7 @@ def test_neighbors_are_rows_and_listeners_are_columns(graph: nx.DiGraph[int]) ->
     assert topology.doubly_stochastic or not regular
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(connected_graphs())
 def test_pushing_on_an_undirected_graph_keeps_the_sum_too(graph: nx.Graph[int]) -> None:
     check_pushing_matrix(push(graph, np.ones(len(graph))), graph)

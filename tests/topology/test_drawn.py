@@ -14,7 +14,7 @@ from dimat.errors import TopologyError
 from dimat.topology import DRAWN, GraphOptions, build_topology, erdos_renyi, random_regular
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 6), st.integers(0, 8), st.integers(0, 10**6))
 def test_in_a_random_regular_graph_everyone_has_the_same_degree(
     degree: int, more: int, seed: int

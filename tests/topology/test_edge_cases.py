@@ -66,7 +66,7 @@ def test_the_two_hubs_of_a_bipartite_graph_are_the_last_agents() -> None:
     assert topology.neighbors(5) == topology.neighbors(6) == [0, 1, 2, 3, 4]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(connected_graphs(), st.integers(0, 10**6))
 def test_shard_size_mixing_is_in_detailed_balance_on_the_edges_alone(
     graph: nx.Graph[int], seed: int
@@ -86,7 +86,7 @@ def test_shards_of_one_size_are_mixed_by_metropolis() -> None:
     np.testing.assert_allclose(shard_size(PAW, np.full(4, 37.0)), metropolis(PAW, np.ones(4)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(connected_graphs())
 def test_on_a_connected_graph_disagreement_shrinks_to_nothing(graph: nx.Graph[int]) -> None:
     topology = Topology("x", graph, metropolis(graph, np.ones(len(graph))))
@@ -97,7 +97,7 @@ def test_on_a_connected_graph_disagreement_shrinks_to_nothing(graph: nx.Graph[in
     assert np.linalg.norm(mixed) <= topology.second_eigenvalue * np.linalg.norm(off) + 1e-9
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(connected_graphs())
 def test_a_tree_has_each_agent_once_with_parents_before_children(graph: nx.Graph[int]) -> None:
     topology = Topology("x", graph, metropolis(graph, np.ones(len(graph))))

@@ -111,7 +111,7 @@ def test_turns_come_back_as_the_very_same_topology() -> None:
 # --- dropout --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(connected_graphs(), SEEDS, st.integers(0, 10**6))
 def test_dropout_stays_symmetric_and_keeps_the_mean(
     graph: nx.Graph[int], seed: int, time: int
@@ -130,7 +130,7 @@ def test_dropout_stays_symmetric_and_keeps_the_mean(
     assert (topology.pi @ values).mean() == pytest.approx(values.mean(), abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(connected_graphs(), SEEDS)
 def test_dropout_keeps_the_mean_weighted_by_shard_size(graph: nx.Graph[int], seed: int) -> None:
     sizes = np.arange(1.0, len(graph) + 1)
@@ -138,7 +138,7 @@ def test_dropout_keeps_the_mean_weighted_by_shard_size(graph: nx.Graph[int], see
     check_mixing_matrix(topology.pi, topology.graph, sizes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(directed_graphs(), SEEDS)
 def test_what_is_lost_one_way_stays_with_the_sender(graph: nx.DiGraph[int], seed: int) -> None:
     base = pushed(graph)
@@ -151,7 +151,7 @@ def test_what_is_lost_one_way_stays_with_the_sender(graph: nx.DiGraph[int], seed
     assert not network.doubly_stochastic
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(connected_graphs(), SEEDS, st.permutations(range(20)))
 def test_a_time_is_the_same_whichever_order_times_are_asked_for_in(
     graph: nx.Graph[int], seed: int, order: list[int]
@@ -199,7 +199,7 @@ def test_no_dropout_is_the_network_itself_and_all_of_it_is_refused() -> None:
 # --- how fast they mix ----------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 2**31), min_size=1, max_size=4), st.integers(2, 8))
 def test_the_contraction_of_turns_is_the_second_singular_value_of_their_product(
     seeds: list[int], agents: int
@@ -215,7 +215,7 @@ def test_the_contraction_of_turns_is_the_second_singular_value_of_their_product(
     assert np.linalg.norm(end - start.mean()) <= shrunk + 1e-9
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(connected_graphs(), SEEDS)
 def test_the_contraction_of_dropout_is_that_of_the_mean_square(
     graph: nx.Graph[int], seed: int

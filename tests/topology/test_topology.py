@@ -26,7 +26,7 @@ from dimat.topology import (
 from dimat.topology.directed import DIRECTED
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(connected_graphs())
 def test_metropolis_is_symmetric_and_doubly_stochastic_on_any_graph(graph: nx.Graph[int]) -> None:
     pi = metropolis(graph, np.ones(len(graph)))
@@ -37,7 +37,7 @@ def test_metropolis_is_symmetric_and_doubly_stochastic_on_any_graph(graph: nx.Gr
     check_mixing_matrix(pi, graph)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(connected_graphs(), st.integers(0, 10**6))
 def test_shard_size_mixing_keeps_the_mean_weighted_by_size(graph: nx.Graph[int], seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ def test_shard_size_mixing_keeps_the_mean_weighted_by_size(graph: nx.Graph[int],
     np.testing.assert_allclose(sizes @ (pi @ values), sizes @ values, atol=1e-9 * sizes.sum())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(connected_graphs())
 def test_the_tree_spans_the_graph_breadth_first_from_a_center(graph: nx.Graph[int]) -> None:
     topology = Topology("x", graph, metropolis(graph, np.ones(len(graph))))
@@ -181,7 +181,7 @@ def test_an_edge_of_a_directed_graph_leads_from_the_speaker_to_the_listener() ->
     assert (topology.directed, topology.doubly_stochastic) == (True, False)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(connected_graphs())
 def test_on_an_undirected_graph_an_agent_hears_whom_it_is_heard_by(graph: nx.Graph[int]) -> None:
     topology = Topology("x", graph, metropolis(graph, np.ones(len(graph))))
