@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,16 @@ from dimat import RunConfig
 from dimat.cli import _COMMANDS, main
 from dimat.cli.options import SettingsLater
 from dimat.errors import ConfigError
+from dimat.experiment.callbacks import LOGS
 from dimat.experiment.compare.read import Wishes, read_spec
+from dimat.experiment.compare.values import typed, with_setting
 from dimat.experiment.complaints import setting_types
 from dimat.experiment.config import TopologyConfig
 from dimat.experiment.settings import Parser, config_of, load_config, settings_parser
-from dimat.experiment.spelling import KNOWN_BY
+from dimat.experiment.spelling import KNOWN_BY, is_list
+from dimat.methods import METHODS
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +118,40 @@ def test_help_without_a_command_lists_them(capsys: pytest.CaptureFixture[str]) -
     assert all(name in told for name in ("dimat help", "run", "compare"))
     assert main(["help", "rn"]) == 2
     assert "unknown command 'rn': did you mean 'run'?" in capsys.readouterr().err
+
+
+LISTS = [name for name in setting_types() if is_list(name)]
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize(("text", "items"), [("none", ()), ("[]", ()), ("wa,wm", ("wa", "wm"))])
+def test_a_list_is_written_alike_everywhere_and_without_brackets(
+    name: str, text: str, items: tuple[str, ...]
+) -> None:
+    Path("c.yaml").write_text(f"{name}: {text}\n")
+    found = config(f"--{name}", text), config(f"--{name}={text}"), load_config(Path("c.yaml"))
+    assert typed(name, text) == items
+    assert found[0] == found[1] == found[2] == read_spec(Path("c.yaml")).base
+    assert found[0] == with_setting(RunConfig(), name, items)
+
+
+def test_no_name_that_may_be_in_a_list_is_none() -> None:
+    assert len(LISTS) >= 3
+    assert "none" not in {*METHODS, *LOGS, "all"}
+
+
+# What bash or zsh takes a word apart for, or reads as something else than a word.
+SPECIAL = re.compile(r"[][*?{}()<>!#&;|]|(?<!\S)[~=]")
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))
+def test_no_documented_command_needs_quotes_in_a_shell(page: str) -> None:
+    text = (DOCS / page).read_text("utf-8")
+    blocks = re.findall(r"^```(?:sh|console|text)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.M))
+    words = r"(?:\$ )?((?:dimat|torchrun|python -m|pip) .*)"
+    lines = [line for block in blocks for line in block.splitlines()] + [
+        " ".join(span.split()) for span in spans
+    ]
+    for command in (found[1] for line in lines if (found := re.fullmatch(words, line))):
+        assert not SPECIAL.search(re.sub(r"\"[^\"]*\"|'[^']*'", "", command)), command

@@ -45,7 +45,7 @@ def rule_of(kind: object) -> str:
         return " or ".join(rule_of(k) for k in get_args(kind) if k is not type(None)) + " or null"
     if isinstance(kind, type) and kind in _WORDS:
         return _WORDS[kind]
-    return "a list, such as [a, b]"
+    return "a list, such as a,b, or none"
 
 
 def broken_rule(name: str, value: object, rule: str) -> ConfigError:

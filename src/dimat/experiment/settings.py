@@ -16,8 +16,10 @@ from jsonargparse import ArgumentParser, Namespace
 from dimat.errors import ConfigError
 from dimat.experiment.complaints import explain, not_a_group, setting_types, unknown_setting
 from dimat.experiment.config import RunConfig
-from dimat.experiment.spelling import spelled_tree, spelled_words
+from dimat.experiment.plain_yaml import load_yaml
+from dimat.experiment.spelling import bracketed, spelled_tree, spelled_words
 
+_LONGEST = 10_000_000  # characters of a file of settings
 _GROUPS: dict[str, Any] = {
     name: kind for name, kind in get_type_hints(RunConfig).items() if dataclasses.is_dataclass(kind)
 }
@@ -44,7 +46,8 @@ class Parser(ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
     ) -> Namespace:
-        """Parse a command line; ``--controls wa,local`` is short for ``--controls [wa,local]``.
+        """Parse a command line; ``--controls wa,local`` is short for ``--controls [wa,local]``, and none
+        for ``[]``.
 
         Dashes and underscores are one; ``--topology ring`` is short for ``--topology.name ring``.
         """
@@ -118,16 +121,16 @@ def _plain(value: Any) -> Any:
 def _bracket(args: Sequence[str], lists: set[str]) -> list[str]:
     """Put brackets around the value of every option in ``lists`` that has none.
 
-    >>> _bracket(["--controls", "wa,local", "--seed", "1"], {"--controls"})
-    ['--controls', '[wa,local]', '--seed', '1']
+    >>> _bracket(["--controls", "wa,local", "--seed", "1", "--log=none"], {"--controls", "--log"})
+    ['--controls', '[wa,local]', '--seed', '1', '--log=[]']
     """
     words = list(args)
     for i, word in enumerate(words):
         option, equals, value = word.partition("=")
-        if option in lists and equals and not value.startswith("["):
-            words[i] = f"{option}=[{value}]"
-        elif i > 0 and words[i - 1] in lists and not word.startswith(("[", "--")):
-            words[i] = f"[{word}]"
+        if option in lists and equals:
+            words[i] = f"{option}={bracketed(value)}"
+        elif i > 0 and words[i - 1] in lists and not word.startswith("--"):
+            words[i] = bracketed(word)
     return words
 
 
@@ -138,14 +141,20 @@ def read_yaml(path: Path) -> dict[str, object]:
         ConfigError: If the file is not YAML, naming the line, or holds no settings.
     """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST + 1)
+        if len(text) > _LONGEST:
+            raise ConfigError(f"longer than {_LONGEST:,} characters: not a file of settings")
+        settings = load_yaml(text)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"broken YAML in line {line}: {error.problem}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError("not YAML text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML text: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ConfigError("no settings in it: write lines such as 'agents: 5'")
     return settings

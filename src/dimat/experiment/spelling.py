@@ -1,14 +1,16 @@
-"""Names of settings as people write them: dashes for underscores, a group for what it is known by.
+"""Settings as people write them: dashes for underscores, a group for what it is known by, lists.
 
-``--pretrain-epochs 3`` is ``--pretrain_epochs 3``, and ``--topology ring`` is ``--topology.name
-ring``; in files too.
+``--pretrain-epochs 3`` is ``--pretrain_epochs 3``, ``--topology ring`` is ``--topology.name ring``,
+and ``--controls none`` is ``--controls []``, which zsh takes for a pattern; in files too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import get_origin
 
 from dimat.errors import ConfigError
+from dimat.experiment.complaints import setting_types
 
 KNOWN_BY = {
     "topology": "topology.name",
@@ -33,6 +35,22 @@ def spelled(name: str, known: Collection[str]) -> str:
     return next((k for k in known if k.replace("-", "_") == name.replace("-", "_")), name)
 
 
+def bracketed(text: str) -> str:
+    """A list as YAML has it: of names with commas between, or of none.
+
+    >>> bracketed("wa,local"), bracketed("none"), bracketed("[wa]")
+    ('[wa,local]', '[]', '[wa]')
+    """
+    if text.strip() == "none":
+        return "[]"
+    return text if text.startswith("[") else f"[{text}]"
+
+
+def is_list(name: str) -> bool:
+    """Whether there is a setting of that name, and it is a list."""
+    return get_origin(setting_types().get(name)) is tuple
+
+
 def spelled_words(words: Sequence[str], known: Collection[str]) -> list[str]:
     """A command line with its options spelled as they are known.
 
@@ -55,7 +73,7 @@ def spelled_tree(
     """The settings of a file, spelled as they are known, at every depth.
 
     Raises:
-        ConfigError: If two spellings of one setting are given.
+        ConfigError: If one setting is given twice, in two spellings.
 
     >>> spelled_tree({"batch-size": 8, "topology": "ring"}, ["batch_size", "topology.name"])
     {'batch_size': 8, 'topology': {'name': 'ring'}}
@@ -68,7 +86,14 @@ def spelled_tree(
             value = spelled_tree(value, known, f"{prefix}{name}.")
         elif isinstance(value, str) and not prefix and KNOWN_BY.get(name) in known:
             value = {KNOWN_BY[name].rpartition(".")[2]: value}
+        elif isinstance(value, str) and is_list(f"{prefix}{name}"):
+            value = bracketed(value)
         if name in tree:
             raise ConfigError(f"setting '{prefix}{name}' is given twice, as '{prefix}{given}' too")
         tree[name] = value
+    for name in tree:
+        group, _, last = name.rpartition(".")
+        inside = tree.get(group)
+        if isinstance(inside, dict) and last in inside:
+            raise ConfigError(f"setting '{name}' is given twice, in the group '{group}' too")
     return tree

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from dimat.experiment.complaints import not_a_group, setting_types, unknown_setting
 from dimat.experiment.config import RunConfig
 from dimat.experiment.settings import Parser, settings_parser
+from dimat.experiment.spelling import bracketed, is_list
 
 _SAFE = "._:+-"
 _LONGEST = 180  # file systems take names of 255 bytes
@@ -53,9 +54,8 @@ def typed(name: str, value: object) -> object:
     (5, ('wa',), None)
     """
     check_name(name, value)
-    listed = str(setting_types()[name]).startswith("tuple")
-    if listed and isinstance(value, str) and not value.startswith("["):
-        value = f"[{value}]"
+    if isinstance(value, str) and is_list(name):
+        value = bracketed(value)
     return _parser().parse_object(_nested({name: value}))[name]
 
 

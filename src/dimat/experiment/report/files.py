@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from dimat.errors import RecordError
+from dimat.experiment.plain_yaml import load_yaml
 
 # A file, or a line of one, for messages; and what was found there.
 Placed = tuple[str, Mapping[str, object]]
@@ -45,7 +46,7 @@ def read_yaml(path: Path) -> Mapping[str, object] | None:
     Raises:
         RecordError: If it holds something else.
     """
-    return _read_mapping(path, yaml.safe_load, "settings as YAML")
+    return _read_mapping(path, load_yaml, "settings as YAML")
 
 
 def _read_mapping(
