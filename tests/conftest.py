@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 from tests import analyses
 
 import dimat.experiment.setup
 import dimat.parents.calls
+from dimat.experiment import environment
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,4 +21,15 @@ def _analyses_are_remembered() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dimat.experiment.setup, "analyze", analyses.analyze)
         patch.setattr(dimat.parents.calls, "analyze", analyses.analyze)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_takes_long_and_no_test_sees_is_left_out() -> Iterator[None]:
+    """No test cuts the power, or commits: files need not reach the disk, git is asked once."""
+    ask = environment._git
+    asked = cache(lambda folder, *command: ask(*command))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        patch.setattr(environment, "_git", lambda *command: asked(Path.cwd(), *command))
         yield

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +45,30 @@ SMALL = RunConfig(
 ALONE = replace(SMALL, agents=1, rounds=3, topology=TopologyConfig("full"))
 
 
+@pytest.fixture(scope="module")
+def centralized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig], Path]:
+    """A run of a config, once."""
+
+    @cache
+    def ran(config: RunConfig) -> Path:
+        out = tmp_path_factory.mktemp("centralized") / "run"
+        return dimat.run(replace(config, out=str(out))).folder
+
+    return ran
+
+
 @pytest.mark.parametrize(
     "name", [name for name in METHODS if name not in ("diloco", "centralized")]
 )
 @pytest.mark.parametrize("turn", ["combine", "adapt"])
 def test_with_one_agent_every_method_but_diloco_is_centralized(
-    tmp_path: Path, name: str, turn: str
+    tmp_path: Path, centralized: Callable[[RunConfig], Path], name: str, turn: str
 ) -> None:
     own = replace(ALONE, method=name, consensus=ConsensusConfig(order=turn, quiet_steps=1))  # type: ignore[arg-type]
     if turn == "adapt" and METHODS[name](Settings()).exchanges != "steps":
         own = replace(own, data=replace(own.data, split="iid"))
-    one = replace(own, method="centralized")
     ours = dimat.run(replace(own, out=str(tmp_path / "ours"))).folder
-    theirs = dimat.run(replace(one, out=str(tmp_path / "theirs"))).folder
+    theirs = centralized(replace(own, method="centralized"))
     assert timeless(ours) == timeless(theirs)
     state = "states/agent-000.safetensors"
     assert content(ours)[state] == content(theirs)[state]

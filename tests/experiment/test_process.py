@@ -158,8 +158,8 @@ def returned():
     return libc.mallinfo2().hblks > before
 
 if sys.argv[1] == "run":
-    config = dimat.RunConfig(agents=2, rounds=1, pretrain_epochs=0, local_steps=1, controls=())
-    dimat.run(config)
+    size = {"agents": 2, "rounds": 1, "pretrain_epochs": 0, "local_steps": 1}
+    dimat.run(dimat.RunConfig(**size, method="wa", controls=()))
 else:
     keep_freed_memory()
 print(returned())
