@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dimat.errors import StructureError
+from dimat.errors import ConfigError, StructureError, shown
 from dimat.state import State, load_state
 
+# A state as people have it: entries by name, a model that holds it, or a checkpoint file.
+StateLike = Mapping[str, Any] | nn.Module | str | os.PathLike[str]
 PICKLED = (".th", ".pt", ".pth", ".ckpt", ".bin")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # what training scripts call the state
 _PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every key
@@ -42,6 +45,34 @@ def read_checkpoint(path: Path) -> State:
     return without_prefix(_unwrapped(found, path))
 
 
+def entries_of(given: StateLike, who: str) -> Mapping[str, Any]:
+    """The entries of a state that is given by name, as a model or as a checkpoint file.
+
+    Args:
+        given: Entries may lie under ``state_dict``, ``model_state_dict`` or ``model``.
+        who: Whose it is, for messages: ``"state 1"``.
+
+    Raises:
+        ConfigError: If it is something else.
+        StructureError: If the file cannot be read.
+    """
+    if isinstance(given, nn.Module):
+        own: Mapping[str, Any] = given.state_dict()
+        return own
+    if isinstance(given, (str, os.PathLike)):
+        return read_checkpoint(Path(given))
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"{who} is {shown(given)}: must be a state by name, as model.state_dict() gives it, a "
+            "model, or the path of a checkpoint file"
+        )
+    inner: Mapping[str, Any] = _inner(given)
+    bad = next((key for key in inner if not isinstance(key, str)), None)
+    if bad is not None:
+        raise ConfigError(f"{who} has an entry whose name is {shown(bad)}: names must be text")
+    return inner
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
@@ -65,9 +96,7 @@ def _load_pickled(path: Path) -> Any:
 
 
 def _unwrapped(found: Any, path: Path) -> Mapping[str, Tensor]:
-    for name in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
+    found = _inner(found)
     bad = "" if isinstance(found, Mapping) else f"it holds {_kind(found)}"
     if isinstance(found, Mapping):
         others = [key for key, value in found.items() if not isinstance(value, Tensor)]
@@ -81,11 +110,19 @@ def _unwrapped(found: Any, path: Path) -> Mapping[str, Tensor]:
     return state
 
 
+def _inner(found: Any) -> Any:
+    """The state inside of what training scripts save beside it."""
+    for name in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    return found
+
+
 def _kind(value: object) -> str:
     return f"of type {type(value).__name__}"
 
 
-def without_prefix(state: Mapping[str, Tensor]) -> State:
+def without_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state without what ``DataParallel`` and ``torch.compile`` put before every key."""
     own = dict(state)
     for prefix in (*_PREFIXES, *_PREFIXES):

@@ -7,11 +7,16 @@ A message says where, what was found, what the rule is, and the way out.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from heapq import nlargest
+from itertools import islice
+from numbers import Integral
 from typing import TypeVar
 
 _Value = TypeVar("_Value")
+_MOST_KEYS, _LONGEST_KEY = 10_000, 200  # of those that are looked through for a hint
+_MOST_COMPARED = 100  # letter by letter: 100 names of 200 letters take 20 ms
 
 
 class DimatError(Exception):
@@ -95,6 +100,35 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(names)}"
 
 
+def nearest_key(key: str, keys: Iterable[str]) -> str:
+    """A hint for a state entry that is not there: the most similar one; empty if none is like it.
+
+    One under another prefix comes before one in another spelling.
+
+    Args:
+        key: The entry's name.
+        keys: Those that are there. Of many or long ones (a peer's, say) not all are compared.
+
+    >>> nearest_key("conv1.weight", ["model.conv1.bias", "model.conv1.weight", "conv2.weight"])
+    "; the nearest is 'model.conv1.weight'"
+    >>> nearest_key("conv1.weight", ["head.bias"])
+    ''
+    """
+    known = [own for own in islice(keys, _MOST_KEYS) if len(own) <= _LONGEST_KEY]
+    same = [own for own in known if own.endswith(f".{key}") or key.endswith(f".{own}")]
+    if same:
+        return f"; the nearest is '{min(same, key=lambda own: abs(len(own) - len(key)))}'"
+    parts = key.split(".")[::-1]
+    alike = nlargest(_MOST_COMPARED, known, key=lambda own: _in_common(parts, own.split(".")[::-1]))
+    close = difflib.get_close_matches(key[:_LONGEST_KEY], alike, n=1)
+    return f"; the nearest is '{close[0]}'" if close else ""
+
+
+def _in_common(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many entries two sequences have in common before they part."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+
+
 def check_known(setting: str, name: str, known: Collection[str]) -> None:
     """Refuse an unknown name.
 
@@ -111,6 +145,11 @@ def check_known(setting: str, name: str, known: Collection[str]) -> None:
         ...
     dimat.errors.ConfigError: setting 'model' is 'b', which is unknown: known: mlp
     """
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"setting '{setting}' is {shown(name)}: must be a name, one of "
+            f"{', '.join(sorted(known))}"
+        )
     if name not in known:
         raise ConfigError(
             f"setting '{setting}' is '{name}', which is unknown: {did_you_mean(name, known)}"
@@ -133,3 +172,88 @@ def look_up(setting: str, name: str, registry: Mapping[str, _Value]) -> _Value:
     """
     check_known(setting, name, registry)
     return registry[name]
+
+
+def chosen(
+    setting: str, given: str | _Value, registry: Mapping[str, _Value], needs: Sequence[str]
+) -> _Value:
+    """What a registry has under a name, or a value of the caller's own as it is.
+
+    Args:
+        setting: What it was given for, for the message.
+        given: A name, or such a value.
+        registry: Values by name.
+        needs: The attributes that a value of one's own has.
+
+    Raises:
+        ConfigError: If there is nothing of that name, or the value lacks an attribute.
+
+    >>> chosen("method", int, {"one": 1}, ["real"])
+    Traceback (most recent call last):
+        ...
+    dimat.errors.ConfigError: setting 'method' is the class int: give an object of it, int(…)
+    """
+    if isinstance(given, str):
+        return look_up(setting, given, registry)
+    if isinstance(given, type):
+        name = given.__name__
+        raise ConfigError(f"setting '{setting}' is {shown(given)}: give an object of it, {name}(…)")
+    lacking = [name for name in needs if not hasattr(given, name)]
+    if lacking:
+        raise ConfigError(
+            f"setting '{setting}' is {shown(given)}, which has no '{lacking[0]}': must be an "
+            f"object with {' and '.join(needs)}, or one of {', '.join(sorted(registry))}"
+        )
+    return given
+
+
+def shown(value: object) -> str:
+    """A value as messages name it: text and numbers as they are, others by their type.
+
+    >>> shown("3"), shown(None), shown(int), shown([1, 2])
+    ("'3'", 'None', 'the class int', 'of type list')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, (str, int, float)):
+        text = repr(value)
+        return text if len(text) <= 100 else f"{text[:99]}…"
+    return f"of type {type(value).__name__}"
+
+
+def check_kind(setting: str, value: object, kind: type | tuple[type, ...], rule: str) -> None:
+    """Refuse a value of another type.
+
+    Args:
+        setting: What the value was given for, for the message.
+        value: The value.
+        kind: The type, or several.
+        rule: What it must be, for the message.
+
+    Raises:
+        ConfigError: If it is of none of them.
+
+    >>> check_kind("timeout_s", "3", (int, float), "a number")
+    Traceback (most recent call last):
+        ...
+    dimat.errors.ConfigError: 'timeout_s' is '3': must be a number
+    """
+    if not isinstance(value, kind):
+        raise ConfigError(f"'{setting}' is {shown(value)}: must be {rule}")
+
+
+def check_whole(setting: str, value: object, least: int = 1) -> None:
+    """Refuse what is no whole number, or too small a one.
+
+    Raises:
+        ConfigError: If so.
+
+    >>> check_whole("images", 0)
+    Traceback (most recent call last):
+        ...
+    dimat.errors.ConfigError: 'images' is 0: must be >= 1
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ConfigError(f"'{setting}' is {shown(value)}: must be a whole number >= {least}")
+    if int(value) < least:
+        raise ConfigError(f"'{setting}' is {value}: must be >= {least}")

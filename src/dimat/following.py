@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, check_kind, nearest_key, shown
 from dimat.merging.optimizer import plan_memory
 from dimat.merging.remembered import Move
 from dimat.methods import Merged
@@ -66,13 +66,19 @@ class Followers:
         """Have entries follow; see :meth:`dimat.Agent.register`."""
         if name in self._given:
             raise ConfigError(f"'{name}' is registered already: give another name")
+        for role, given in (("get", get), ("set", set)):
+            if not callable(given):
+                raise ConfigError(f"'{role}' of '{name}' is {shown(given)}: must be a function")
         known = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        for key, value in get().items():
+        entries = get()
+        check_kind(f"what get() gives of {name}", entries, Mapping, "tensors by name")
+        for key, value in entries.items():
             if key not in known or known[key].shape != value.shape:
                 expected = tuple(known[key].shape) if key in known else "no such entry"
+                near = "" if key in known else nearest_key(key, known)
                 raise ConfigError(
                     f"'{name}' has an entry '{key}' of shape {tuple(value.shape)}, and the model "
-                    f"has {expected}: name entries as the model does"
+                    f"has {expected}: name entries as the model does{near}"
                 )
         self._given[name] = get, set
 

@@ -8,13 +8,24 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
+from numbers import Integral, Real
 from types import TracebackType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import ConfigError, ExchangeError, ModelError, in_words, look_up
+from dimat.errors import (
+    ConfigError,
+    ExchangeError,
+    ModelError,
+    check_kind,
+    check_known,
+    check_whole,
+    in_words,
+    look_up,
+    shown,
+)
 from dimat.exchange import Traffic
 from dimat.exchange.board import Board
 from dimat.exchange.link import Rules
@@ -131,7 +142,8 @@ class Agent:
     ) -> None:
         model = unwrapped(model)
         _check(model, every, precision, timeout_s, patience_s)
-        look_up("recalibration", recalibration, dict.fromkeys(("auto", "batchnorm", "none")))
+        _check_kinds(optimizer, topology, symmetry)
+        check_known("recalibration", recalibration, ("auto", "batchnorm", "none"))
         where = _place(id, agents, store, interface, name)
         self.id, self._size, self._every, self._precision = where.rank, where.size, every, precision
         self.model, self._by_hand = model, symmetry
@@ -274,6 +286,7 @@ class Agent:
         Raises:
             ConfigError: If it is something else.
         """
+        check_kind("state", state, Mapping, "what state_dict() returned")
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
             raise ConfigError(
@@ -375,11 +388,12 @@ def _place(
 ) -> Place:
     """Who we are, and where the others are."""
     if store is not None:
+        check_kind("store", store, str, "HOST:PORT")
         host, colon, port = store.rpartition(":")
         if id is None or agents is None:
             raise ConfigError("with 'store' give 'id' and 'agents': who this is, and of how many")
-        if agents < 1:
-            raise ConfigError(f"'agents' is {agents}: must be >= 1")
+        check_whole("agents", agents)
+        check_kind("id", id, Integral, f"a whole number in 0 … {agents - 1}")
         if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ConfigError(f"'store' is '{store}': must be HOST:PORT")
         if not 0 <= id < agents:
@@ -407,6 +421,7 @@ def _method(method: str | Method, topology: Network, agents: int) -> Method:
         raise ConfigError(f"'topology' is of {topology.num_agents} agents, and there are {agents}")
     if isinstance(method, str):
         method = look_up("method", method, METHODS)(Settings(gauge="spread"))
+    check_kind("method", method, Method, "a name, such as 'dimat', or a dimat.methods.Method")
     if not method.tolerant or method.exchanges == "steps":
         raise ConfigError(
             "'method' needs every message of every agent, and agents may miss each other here: use "
@@ -425,11 +440,11 @@ def _method(method: str | Method, topology: Network, agents: int) -> Method:
 def _check(
     model: nn.Module, every: int, precision: str, timeout_s: float, patience_s: float
 ) -> None:
-    if every < 1:
-        raise ConfigError(f"'every' is {every}: must be >= 1")
+    check_whole("every", every)
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"'precision' is {precision!r}: must be 'float32' or 'bfloat16'")
     for name, value in (("timeout_s", timeout_s), ("patience_s", patience_s)):
+        check_kind(name, value, Real, "a number > 0 and finite")
         if not 0 < value < float("inf"):
             raise ConfigError(f"'{name}' is {value}: must be > 0 and finite")
     kinds = {value.dtype for value in model.parameters()}
@@ -438,6 +453,17 @@ def _check(
             f"the model's parameters are {', '.join(sorted(map(str, kinds))) or 'none'}: they must "
             "be float32, float64 or complex; for bfloat16 arithmetic use autocast"
         )
+
+
+def _check_kinds(optimizer: object, topology: object, symmetry: object) -> None:
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        rule = "a torch.optim.Optimizer of the model's parameters, or None"
+        raise ConfigError(f"'optimizer' is {shown(optimizer)}: must be {rule}")
+    if not isinstance(topology, str) and not hasattr(topology, "num_agents"):
+        rule = "a name, such as 'ring', or what dimat.build_topology gave"
+        raise ConfigError(f"'topology' is {shown(topology)}: must be {rule}")
+    if symmetry is not None:
+        check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -15,10 +15,20 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import StructureError
+from dimat.errors import ConfigError, StructureError, nearest_key, shown
 
 State = dict[str, Tensor]
 _MOST_AT_ONCE = 2**24  # numbers that a mean over agents has side by side in float64: 134 MB
+
+
+def check_module(model: object) -> None:
+    """Refuse what is no model.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"'model' is {shown(model)}: must be a torch.nn.Module")
 
 
 def state_of(module: nn.Module) -> State:
@@ -86,11 +96,12 @@ def check_same_structure(
         who: Where ``theirs`` is from, for the message: ``"state from agent 3"``.
 
     Raises:
-        StructureError: Naming the first entry that differs.
+        StructureError: Naming the first entry that differs; the nearest one, if it is missing.
     """
     for key in [*ours, *theirs]:
         if key not in theirs:
-            raise StructureError(f"{who} does not fit: it lacks '{key}'")
+            near = nearest_key(key, (own for own in theirs if own not in ours))
+            raise StructureError(f"{who} does not fit: it lacks '{key}'{near}")
         if key not in ours:
             raise StructureError(f"{who} does not fit: it has '{key}', which is not expected")
         expected, found = ours[key], theirs[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dimat.checkpoints import StateLike, entries_of
+from dimat.errors import ConfigError, check_kind, shown
 from dimat.matching import Matcher, Matching, Problem
 from dimat.merging import Combiner, calibrated_norms, expected_statistics
 from dimat.parents.calls import Calls
@@ -48,7 +51,7 @@ class Family:
     @staticmethod
     def of(
         model: nn.Module,
-        states: Sequence[Mapping[str, Tensor]],
+        states: Sequence[StateLike],
         batches: Iterable[Any],
         *,
         forward: Forward | None,
@@ -62,14 +65,17 @@ class Family:
             ConfigError, DataError, ModelError, StructureError: As :func:`dimat.merge`.
         """
         model = unwrapped(model)
+        _check_kinds(forward, symmetry)
         twin = working_copy(model)
-        names = names or [f"state {number}" for number in range(len(states))]
-        originals = tuple(completed(model, state) for state in states)
+        names = names or [_named(number, own) for number, own in enumerate(states)]
+        given = [entries_of(own, who) for own, who in zip(states, names, strict=True)]
+        entries = [unprefixed(model, own) for own in given]
+        originals = tuple(completed(model, s, who) for s, who in zip(entries, names, strict=True))
         wide = tuple(fitting(twin, s, who) for s, who in zip(originals, names, strict=True))
         device = next(
             (x.device for x in tensors_of(twin.state_dict()).values()), torch.device("cpu")
         )
-        extras = tuple(extras_of(unprefixed(model, state)) for state in states)
+        extras = tuple(extras_of(own) for own in entries)
         calls = read_calls(batches, images, device, needed=symmetry is None)
         return Family(twin, forward, originals, extras, wide, calls, symmetry)
 
@@ -143,3 +149,17 @@ class Family:
         model = bound(self.model, self.forward)
         with self.calls.blamed(model):
             yield model
+
+
+def _named(number: int, given: StateLike) -> str:
+    """A parent, for messages; a file by its path."""
+    path = f" ({os.fspath(given)})" if isinstance(given, (str, os.PathLike)) else ""
+    return f"state {number}{path}"
+
+
+def _check_kinds(forward: object, symmetry: object) -> None:
+    if forward is not None and not callable(forward):
+        rule = "a function, called as forward(model, *inputs)"
+        raise ConfigError(f"'forward' is {shown(forward)}: must be {rule}")
+    if symmetry is not None:
+        check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimat.errors import ConfigError, DataError, ModelError
+from dimat.errors import DataError, ModelError, check_whole, shown
 from dimat.parents.calls import Call, Calls
 from dimat.parents.mixing import mixed
 from dimat.state import is_number
@@ -34,8 +34,7 @@ def read_calls(
         DataError: If there are no batches, or one holds no samples or no finite numbers.
         ModelError: If a batch is not like the first.
     """
-    if images < 1:
-        raise ConfigError(f"'images' is {images}: must be >= 1")
+    check_whole("images", images)
     _check_kind(batches)
     found: list[Call] = []
     left = images
@@ -60,6 +59,12 @@ def _check_kind(batches: Iterable[Any]) -> None:
         raise DataError(
             f"batches is one {type(batches).__name__}: give a list or an iterable of batches, such "
             "as [inputs], or inputs.split(250)"
+        )
+    steps = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")  # a data set has that
+    if isinstance(batches, str) or not steps:
+        raise DataError(
+            f"batches is {shown(batches)}: give a list or an iterable of batches, such as [inputs] "
+            "or a data loader"
         )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import StructureError
-from dimat.parents.unwrapped import unprefixed
+from dimat.errors import StructureError, shown
 from dimat.state import State, check_finite, check_same_structure, is_number, tensors_of
 from dimat.symmetry.trace import tied_keys
 
@@ -22,14 +22,27 @@ def working_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
-def completed(model: nn.Module, state: Mapping[str, Tensor]) -> State:
+def completed(model: nn.Module, state: Mapping[str, Any], who: str) -> State:
     """The state with what checkpoints leave out, and without what is no tensor.
 
-    Names that a wrapped model has lose their prefix. What is left out is the second name of a tied
+    What is left out is the second name of a tied
     tensor (safetensors keeps one), and BatchNorm's batch counters (unknown before PyTorch 0.4.1),
     which count nothing that matters here.
+
+    Args:
+        model: What the state is of.
+        state: Its entries, named as the model's; not changed.
+        who: Whose it is, for messages: ``"state 1"``.
+
+    Raises:
+        StructureError: If what is a tensor in the model is something else here.
     """
-    whole = tensors_of(unprefixed(model, state))
+    whole = tensors_of(state)
+    for key in tensors_of(model.state_dict()):
+        if key in state and key not in whole:
+            raise StructureError(
+                f"{who} does not fit: '{key}' is {shown(state[key])}, expected a torch.Tensor"
+            )
     for alias, first in tied_keys(model).items():
         for missing, present in ((alias, first), (first, alias)):
             if missing not in whole and present in whole:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dimat.checkpoints import without_prefix
-from dimat.state import State
+from dimat.state import check_module
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, out of ``DistributedDataParallel``, ``DataParallel``, ``torch.compile``."""
+    """The model itself, out of ``DistributedDataParallel``, ``DataParallel``, ``torch.compile``.
+
+    Raises:
+        ConfigError: If it is no model.
+    """
+    check_module(model)
     while True:
         inner: nn.Module | None = None
         if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
@@ -23,7 +29,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def unprefixed(model: nn.Module, state: Mapping[str, Tensor]) -> State:
+def unprefixed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """A state with the names of the model, if it has those of a wrapped one."""
     own = model.state_dict()
     return dict(state) if any(key in own for key in state) else without_prefix(state)

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import ModelError, StructureError
-from dimat.state import tensors_of
+from dimat.errors import ModelError, StructureError, check_kind
+from dimat.state import check_module, tensors_of
 from dimat.symmetry.capture import first_line
 from dimat.symmetry.evidence import close_to, differing
 from dimat.symmetry.redraw import DRAWS, LEAST_DRAWS, LEVELS, draw
 from dimat.symmetry.structure import cycles
 from dimat.symmetry.symmetry import Permutation, Symmetry
-from dimat.symmetry.trace import tied_keys
+from dimat.symmetry.trace import as_args, tied_keys
 from dimat.symmetry.units import Special
 
 TOLERANCE = 1e-5  # relative to an output's largest value, as sums in float32 differ
@@ -26,7 +26,7 @@ TOLERANCE = 1e-5  # relative to an output's largest value, as sums in float32 di
 def check_symmetry(
     symmetry: Symmetry,
     model: nn.Module,
-    args: tuple[Any, ...],
+    args: tuple[Any, ...] | Tensor,
     kwargs: Mapping[str, Any] | None = None,
 ) -> None:
     """Prove a symmetry on the model as it runs, without its graph: outputs must not change.
@@ -40,14 +40,18 @@ def check_symmetry(
     Args:
         symmetry: Of this model.
         model: Not changed.
-        args: Example inputs.
+        args: Example inputs, or the only one.
         kwargs: Example keyword inputs.
 
     Raises:
+        ConfigError: If an argument is of a kind that has no meaning here.
         ModelError: If the model cannot be run on redrawn inputs.
         StructureError: If outputs change: the groups whose elements alone change them; or if it
             cannot be seen whether they do: the first entry that has no influence on them.
     """
+    check_kind("symmetry", symmetry, Symmetry, "a dimat.Symmetry")
+    check_module(model)
+    args = as_args(args)
     twin = without_dropout(copy.deepcopy(model))
     try:
         _check(symmetry, twin.double(), args, kwargs)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dimat.errors import DimatError, ModelError
-from dimat.state import is_number, tensors_of
+from dimat.state import check_module, is_number, tensors_of
 from dimat.symmetry.call import Call, Operand, Result, as_tuple, tensors_in, value_labels
 from dimat.symmetry.capture import first_line
 from dimat.symmetry.constants import constant_labels, digest_of, unwritten
@@ -22,7 +22,7 @@ from dimat.symmetry.reduce import reduce_solution
 from dimat.symmetry.rules import rule_for
 from dimat.symmetry.solve import solve
 from dimat.symmetry.symmetry import Symmetry
-from dimat.symmetry.trace import Trace, flatten_inputs, operator_name, trace
+from dimat.symmetry.trace import Trace, as_args, flatten_inputs, operator_name, trace
 from dimat.symmetry.units import FIXED, Ints, Labels, Pin, Special, Units, along
 from dimat.symmetry.verify import Proof
 
@@ -47,7 +47,7 @@ class Analysis:
 
 
 def find_symmetry(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    model: nn.Module, args: tuple[Any, ...] | Tensor, kwargs: Mapping[str, Any] | None = None
 ) -> Symmetry:
     """The permutation symmetry of ``model``, proved by execution.
 
@@ -57,10 +57,11 @@ def find_symmetry(
 
     Args:
         model: Any module that ``torch.export`` can capture; not changed.
-        args: Example inputs, as the model is called; a small batch is enough.
+        args: Example inputs, as the model is called, or the only one; a small batch is enough.
         kwargs: Example keyword inputs.
 
     Raises:
+        ConfigError: If the model is no module, or the inputs are none.
         ModelError: If the inputs do not fit, or the model cannot be captured.
 
     Example:
@@ -70,7 +71,8 @@ def find_symmetry(
         >>> [(g.name, g.size, g.members) for g in symmetry.groups]
         [('0', 8, (('0.weight', 0), ('0.bias', 0), ('2.weight', 1)))]
     """
-    return analyze(model, args, kwargs).symmetry
+    check_module(model)
+    return analyze(model, as_args(args), kwargs).symmetry
 
 
 def analyze(

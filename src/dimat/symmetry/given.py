@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
-from dimat.errors import ConfigError, StructureError
+from dimat.errors import ConfigError, StructureError, nearest_key
 from dimat.state import tensors_of
 from dimat.symmetry.check import check_symmetry
 from dimat.symmetry.find import Analysis
@@ -58,9 +58,11 @@ def given_analysis(
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     for key in [*shapes, *symmetry.shapes]:
         if shapes.get(key) != symmetry.shapes.get(key):
+            there = symmetry.shapes if key in shapes else shapes
+            near = "" if key in there else nearest_key(key, (x for x in there if x != key))
             raise StructureError(
                 f"the symmetry is of another model: '{key}' has shape "
-                f"{symmetry.shapes.get(key, 'none')} there and {shapes.get(key, 'none')} here"
+                f"{symmetry.shapes.get(key, 'none')} there and {shapes.get(key, 'none')} here{near}"
             )
     for alias, first in aliases.items():
         if not _alike(symmetry.axes[alias], symmetry.axes[first]):

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dimat.errors import StructureError
+from dimat.errors import StructureError, check_kind, nearest_key
 from dimat.state import State, tensors_of
 from dimat.symmetry.positions import Memo, Sources, moving_share, sources, take
 from dimat.symmetry.structure import Family, Structure, structure_of
@@ -159,6 +159,7 @@ class Symmetry:
 
     def moves(self, p: Permutation) -> Ints:
         """For every unit the unit that takes its place under ``p``."""
+        check_kind("p", p, Permutation, "a dimat.Permutation, such as match(…).permutation")
         if p.digest != self.digest:
             raise StructureError(
                 f"a permutation of another symmetry: its digest is {p.digest[:12]}…, "
@@ -181,21 +182,23 @@ class Symmetry:
 
     # --- action ---------------------------------------------------------------------------------
 
-    def apply(self, p: Permutation, state: Mapping[str, Tensor]) -> State:
+    def apply(self, p: Permutation, state: Mapping[str, Tensor] | nn.Module) -> State:
         """A new state with its units moved by ``p``; the model computes the same function with it.
 
         Args:
             p: An element of this symmetry.
-            state: Entries of this symmetry's keys and shapes, or some of them (gradients, momenta).
+            state: Entries of this symmetry's keys and shapes, or some of them (gradients, momenta);
+                or a model, whose own are taken.
 
         Raises:
+            ConfigError: If it is something else.
             StructureError: If an entry is unknown or has another shape, or ``p`` is of another
                 symmetry.
         """
         moves = self.moves(p)
         memo: Memo = {}
         moved: State = {}
-        for key, value in state.items():  # not a plan of all: momenta come one by one
+        for key, value in _entries(state).items():  # not a plan of all: momenta come one by one
             self._check_entry(key, value)
             moved[key] = take(value, sources(self.axes[key], moves, memo))
         return moved
@@ -210,6 +213,7 @@ class Symmetry:
         if key not in self.shapes:
             raise StructureError(
                 f"the state does not belong to this symmetry: unknown entry '{key}'"
+                f"{nearest_key(key, self.shapes)}"
             )
         if tuple(value.shape) != self.shapes[key]:
             raise StructureError(
@@ -220,7 +224,8 @@ class Symmetry:
     def explain(self, key: str) -> str:
         """One line per axis of a state entry: the groups that move it, or why it is pinned."""
         if key not in self.axes:
-            raise StructureError(f"no state entry '{key}' in this symmetry")
+            near = nearest_key(key, self.axes)
+            raise StructureError(f"no state entry '{key}' in this symmetry{near}")
         lines = []
         for axis, n in enumerate(self.shapes[key]):
             acting = [g.name for g in self.groups if (key, axis) in g.members]
@@ -271,7 +276,7 @@ class Symmetry:
 
     @staticmethod
     def from_axes(
-        axes: Mapping[str, Sequence[str | None]], state: Mapping[str, Tensor]
+        axes: Mapping[str, Sequence[str | None]], state: Mapping[str, Tensor] | nn.Module
     ) -> Symmetry:
         """A symmetry given by hand: a name for every axis that may move, as git-re-basin has them.
 
@@ -282,19 +287,25 @@ class Symmetry:
             axes: For state entries the group name of each axis, None where it is fixed, such as
                 ``{"fc1.weight": ("hidden", None), "fc1.bias": ("hidden",), "fc2.weight": (None,
                 "hidden")}``. Entries not named are fixed.
-            state: The model's state, for the shapes.
+            state: The model's state, or the model, for the shapes.
 
         Raises:
+            ConfigError: If ``axes`` or ``state`` is something else.
             StructureError: If an entry is unknown, has another number of axes, or axes of one name
                 have different sizes.
         """
-        state = tensors_of(state)
+        check_kind("axes", axes, Mapping, "names of axes by state entry")
+        state = tensors_of(_entries(state))
         sizes: dict[str, int] = {}
         labels: dict[str, Labels] = {k: (FIXED,) * v.dim() for k, v in state.items()}
         members: dict[str, list[tuple[str, int]]] = {}
         for key, names in axes.items():
             if key not in state:
-                raise StructureError(f"axes are given for '{key}', which the state does not have")
+                raise StructureError(
+                    f"axes are given for '{key}', which the state does not have"
+                    f"{nearest_key(key, state)}"
+                )
+            check_kind(f"axes of {key}", names, (tuple, list), "a name or None for each axis")
             if len(names) != state[key].dim():
                 raise StructureError(
                     f"'{key}' has {state[key].dim()} axes, but {len(names)} names are given"
@@ -344,6 +355,14 @@ class Symmetry:
                 f"{str(content.get('digest'))[:12]}…, its content has {symmetry.digest[:12]}…"
             )
         return symmetry
+
+
+def _entries(state: Mapping[str, Tensor] | nn.Module) -> Mapping[str, Tensor]:
+    """The entries of a state that is given by name or as a model."""
+    if isinstance(state, nn.Module):
+        return state.state_dict()
+    check_kind("state", state, Mapping, "tensors by name, as model.state_dict() gives them")
+    return state
 
 
 def _runs(array: Ints) -> list[list[int]]:

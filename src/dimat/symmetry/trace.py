@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from dimat.errors import ModelError
+from dimat.errors import ConfigError, ModelError, shown
 from dimat.state import tensors_of
 from dimat.symmetry.capture import capture
 
@@ -116,6 +116,22 @@ class Trace:
 def flatten_inputs(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
     """The tensors and numbers of ``args`` and ``kwargs`` in the order the graph takes them."""
     return torch.utils._pytree.tree_flatten((tuple(args), dict(kwargs or {})))[0]
+
+
+def as_args(args: object) -> tuple[Any, ...]:
+    """Positional inputs as a tuple: a tensor alone is one of them.
+
+    Raises:
+        ConfigError: If they are neither a tensor nor several.
+    """
+    if isinstance(args, Tensor):
+        return (args,)
+    if not isinstance(args, tuple | list):
+        raise ConfigError(
+            f"'args' is {shown(args)}: must be the example inputs, such as (inputs,); those that "
+            "have names are 'kwargs'"
+        )
+    return tuple(args)
 
 
 def trace(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import networkx as nx
 import numpy as np
 
-from dimat.errors import TopologyError, check_known
+from dimat.errors import ConfigError, TopologyError, check_kind, check_known, shown
 from dimat.topology.directed import DIRECTED
 from dimat.topology.drawn import DRAWN
 from dimat.topology.dropout import Dropout
@@ -47,6 +48,9 @@ def build_topology(
         TopologyError: For a graph that is not connected or cannot have this many agents, or a
             matrix that breaks its rules.
     """
+    check_kind("agents", agents, Integral, "a whole number >= 1")
+    check_kind("options", options, GraphOptions, "a dimat.topology.GraphOptions")
+    check_kind("dropout", dropout, Real, "a number in [0, 1)")
     if agents < 1:
         raise TopologyError(f"setting 'agents' is {agents}: must be >= 1")
     graphs = _graphs(name, agents, options)
@@ -70,7 +74,10 @@ def _graphs(name: str, agents: int, options: GraphOptions) -> Sequence[nx.Graph[
 
 
 def _weights(agents: int, sizes: Sequence[int] | Matrix | None) -> Matrix:
-    weights = np.asarray(sizes, np.float64)
+    try:
+        weights = np.asarray(sizes, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"'shard_sizes' is {shown(sizes)}: must be numbers") from error
     if weights.shape != (agents,) or not (weights > 0).all():
         raise TopologyError("mixing 'shard-size' needs the shard size of every agent, > 0")
     return weights

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
+
+from dimat.errors import check_kind
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,9 @@ class GraphOptions:
         degree: Neighbors of every agent, for ``random-regular``.
         probability: Of every edge, in [0, 1], for ``erdos-renyi``.
         seed: Of what is drawn, edges that drop out included; >= 0.
+
+    Raises:
+        ConfigError: If one is of another type.
     """
 
     path: str | None = None
@@ -22,6 +28,11 @@ class GraphOptions:
     degree: int = 3
     probability: float = 0.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_kind("topology.degree", self.degree, Integral, "a whole number")
+        check_kind("topology.probability", self.probability, Real, "a number in (0, 1]")
+        check_kind("topology.seed", self.seed, Integral, "a whole number >= 0")
 
 
 DEFAULTS = GraphOptions()

@@ -89,7 +89,7 @@ def merge_checkpoints(config: MergeConfig, observer: Observer | None = None) -> 
         if judge is not None:
             with watch.stage("testing"):
                 comparison = judge.compare(aligned, weights, {"merged": (plain, again)})
-    chosen = again if recalibrates(config.recalibration, config.combine) else None
+    chosen = again if recalibrates(config.recalibration, COMBINERS[config.combine]) else None
     symmetry = family.analysis.symmetry
     return MergeResult(
         config,
