@@ -38,7 +38,7 @@ from dimat.methods import METHODS, FinalMerge, Member, Merged, Method, Settings,
 from dimat.parents import unwrapped
 from dimat.parents.reading import read_calls
 from dimat.presence import Presence, check_lasting, most_bytes
-from dimat.state import State, check_finite, num_bytes, state_of, tensors_of
+from dimat.state import State, brief, check_finite, num_bytes, state_of, tensors_of
 from dimat.symmetry import Analysis, Permutation, Symmetry
 from dimat.topology import Network, build_topology, near
 
@@ -70,6 +70,8 @@ class Exchanged:
     merge_s: float
     permutation: Permutation | None = None
     symmetry: Symmetry | None = None
+
+    __repr__ = brief
 
 
 class Agent:

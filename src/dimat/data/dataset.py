@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dimat.errors import DataError
+from dimat.state import brief
 
 Tell = Callable[[int, int], None]
 """Told (0, total) before the first image is decoded, then (new, total) for every ``new`` more."""
@@ -37,6 +38,8 @@ class Dataset:
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
+
+    __repr__ = brief
 
     @property
     def num_classes(self) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dimat.errors import DataError, check_known
+from dimat.state import brief
 
 Indices = NDArray[np.int64]
 
@@ -25,6 +26,8 @@ class Partition:
 
     pretrain: list[Indices]
     rounds: list[Indices]
+
+    __repr__ = brief
 
 
 def partition(

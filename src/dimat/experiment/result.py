@@ -10,6 +10,7 @@ from dimat.experiment.config import RunConfig
 from dimat.experiment.record import Line
 from dimat.experiment.summary import select
 from dimat.experiment.tree import Tree
+from dimat.state import brief
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class MethodResult:
     agents: tuple[AgentResult, ...]
     summary: Mapping[str, object]
 
+    __repr__ = brief
+
     @classmethod
     def of_tree(cls, tree: Tree) -> MethodResult:
         """What ``dataclasses.asdict`` gave, and another process sent."""
@@ -72,3 +75,5 @@ class RunResult:
     folder: Path
     main: MethodResult
     controls: tuple[MethodResult, ...]
+
+    __repr__ = brief

@@ -27,6 +27,15 @@ class Matching:
     similarities: Mapping[str, Floats] = field(default_factory=dict)
     margins: Mapping[str, Floats] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """How much moved, and how well it fits in the mean over all units."""
+        fits = "".join(
+            f", {name} {np.concatenate(list(own.values())).mean():.3g}"
+            for name, own in (("similarity", self.similarities), ("margin", self.margins))
+            if own
+        )
+        return f"Matching({self.permutation!r}{fits})"
+
     @property
     def similarity(self) -> dict[str, float]:
         """For each group with scores the mean score of matched units."""

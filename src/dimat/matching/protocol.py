@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from dimat.matching.fit import Matching
+from dimat.state import brief
 from dimat.symmetry import Analysis
 
 
@@ -28,6 +29,8 @@ class Problem:
     states: Sequence[Mapping[str, Tensor]]
     weights: Sequence[float]
     batches: Sequence[Any] = ()
+
+    __repr__ = brief
 
 
 class Matcher(Protocol):

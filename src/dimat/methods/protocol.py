@@ -12,7 +12,7 @@ from torch import Tensor
 from dimat.exchange import Step, Talk
 from dimat.matching.gauge import GaugeId
 from dimat.merging.optimizer import Memory
-from dimat.state import State
+from dimat.state import State, brief
 from dimat.symmetry import Analysis, Permutation
 from dimat.topology import Topology
 
@@ -52,6 +52,8 @@ class Member:
     images: int = 1
     kept: Mapping[str, State] = field(default_factory=dict)
     life: int = 0
+
+    __repr__ = brief
 
     @property
     def neighbors(self) -> list[int]:
@@ -124,6 +126,8 @@ class Merged:
     kept: Mapping[str, State] = field(default_factory=dict)
     similarity: Mapping[str, float] = field(default_factory=dict)
     margin: Mapping[str, float] = field(default_factory=dict)
+
+    __repr__ = brief
 
 
 class Learner(Protocol):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dimat.errors import DataError, ModelError
 from dimat.merging import calibrated_norms, recalibrate
+from dimat.state import brief
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.symmetry.capture import in_mode
 from dimat.symmetry.given import NoGraph
@@ -29,6 +30,8 @@ class Call:
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+    __repr__ = brief
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -80,6 +83,8 @@ class Calls:
 
     calls: tuple[Call, ...]
     given: tuple[Call, ...] = ()
+
+    __repr__ = brief
 
     def analyze(self, model: nn.Module, constants: Mapping[str, Tensor] | None = None) -> Analysis:
         """The model's graph and symmetry.

@@ -22,7 +22,7 @@ from dimat.parents.forward import Forward, bound
 from dimat.parents.reading import read_calls
 from dimat.parents.states import as_in, completed, fitting, working_copy
 from dimat.parents.unwrapped import unprefixed, unwrapped
-from dimat.state import State, extras_of, put_into, state_of, tensors_of
+from dimat.state import State, brief, extras_of, put_into, state_of, tensors_of
 from dimat.symmetry import Analysis, Symmetry
 
 
@@ -47,6 +47,8 @@ class Family:
     states: tuple[State, ...]
     calls: Calls
     symmetry: Symmetry | None = None
+
+    __repr__ = brief
 
     @staticmethod
     def of(

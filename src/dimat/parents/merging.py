@@ -15,7 +15,7 @@ from dimat.matching import MATCHERS, Matcher, Matching
 from dimat.merging import COMBINERS, Combiner
 from dimat.parents.family import Family
 from dimat.parents.forward import Forward
-from dimat.state import State
+from dimat.state import State, brief
 from dimat.symmetry import Symmetry
 
 Recalibration = Literal["auto", "batchnorm", "expected", "none"]
@@ -39,6 +39,8 @@ class Merge:
     matchings: tuple[Matching, ...]
     aligned: tuple[State, ...]
     symmetry: Symmetry
+
+    __repr__ = brief
 
 
 def match(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dimat.errors import DimatError, ModelError
-from dimat.state import check_module, is_number, tensors_of
+from dimat.state import brief, check_module, is_number, tensors_of
 from dimat.symmetry.call import Call, Operand, Result, as_tuple, tensors_in, value_labels
 from dimat.symmetry.capture import first_line
 from dimat.symmetry.constants import constant_labels, digest_of, unwritten
@@ -44,6 +44,8 @@ class Analysis:
     labels: Mapping[str, Labels]
     symmetry: Symmetry
     distrusted: tuple[Pin, ...] = ()
+
+    __repr__ = brief
 
 
 def find_symmetry(

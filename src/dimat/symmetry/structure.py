@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dimat.errors import StructureError
+from dimat.state import brief
 from dimat.symmetry.rows import row_keys
 from dimat.symmetry.units import Ints
 
@@ -26,6 +27,8 @@ class Family:
     owners: Ints
     over: tuple[int, ...]
 
+    __repr__ = brief
+
     @property
     def size(self) -> int:
         """Units in a cell."""
@@ -40,6 +43,8 @@ class Structure:
     family_of: Ints
     cell_of: Ints
     slot_of: Ints
+
+    __repr__ = brief
 
     @property
     def count(self) -> int:

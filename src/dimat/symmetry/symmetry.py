@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import StructureError, check_kind, nearest_key
-from dimat.state import State, tensors_of
+from dimat.state import State, brief, tensors_of
 from dimat.symmetry.positions import Memo, Sources, moving_share, sources, take
 from dimat.symmetry.structure import Family, Structure, structure_of
 from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special, along
@@ -40,6 +40,8 @@ class Group:
     over: tuple[str, ...]
     members: tuple[tuple[str, int], ...]
 
+    __repr__ = brief
+
     @property
     def kind(self) -> str:
         """``"units"``, or ``"inside …"`` with the groups that the cells belong to."""
@@ -58,6 +60,12 @@ class Permutation:
 
     slots: Mapping[str, Ints]
     digest: str
+
+    def __repr__(self) -> str:
+        """How many units it orders, and how many of them move."""
+        units = sum(own.size for own in self.slots.values())
+        groups = "1 group" if len(self.slots) == 1 else f"{len(self.slots)} groups"
+        return f"Permutation({groups}, {units:,} units, {100 * self.moved:.3g} % moved)"
 
     @property
     def num_bytes(self) -> int:
@@ -96,6 +104,12 @@ class Symmetry:
     shapes: Mapping[str, tuple[int, ...]]
     pinned: tuple[Pin, ...] = ()
     reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """How many groups and units are free, and how many reasons pin others."""
+        units = sum(group.cells * group.size for group in self.groups)
+        groups = "1 group" if len(self.groups) == 1 else f"{len(self.groups)} groups"
+        return f"Symmetry({groups}, {units:,} units, {len(self.pinned)} pins)"
 
     @property
     def names(self) -> tuple[str, ...]:

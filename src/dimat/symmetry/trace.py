@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from dimat.errors import ConfigError, ModelError, shown
-from dimat.state import tensors_of
+from dimat.state import brief, tensors_of
 from dimat.symmetry.capture import capture
 
 
@@ -51,6 +51,8 @@ class Trace:
     training: bool
     parameters: frozenset[str] = frozenset()
     draws: Mapping[str, str] = field(default_factory=dict)
+
+    __repr__ = brief
 
     @property
     def batch_size(self) -> int | None:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import networkx as nx
 
+from dimat.state import brief
 from dimat.topology.directed import hearing
 from dimat.topology.graphs import powers_of_two
 from dimat.topology.spectral import shrinkage
@@ -26,6 +27,8 @@ class Periodic:
 
     name: str
     turns: tuple[Topology, ...]
+
+    __repr__ = brief
 
     @property
     def num_agents(self) -> int:

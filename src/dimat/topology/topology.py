@@ -73,6 +73,11 @@ class Topology:
     graph: nx.Graph[int]
     pi: Matrix
 
+    def __repr__(self) -> str:
+        """Name and size of the graph."""
+        edges = self.graph.number_of_edges()
+        return f"Topology({self.name!r}, {self.num_agents} agents, {edges} edges)"
+
     @property
     def num_agents(self) -> int:
         """Number of agents."""

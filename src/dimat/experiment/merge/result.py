@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dimat.experiment.merge.config import AlignConfig, MergeConfig
-from dimat.state import State
+from dimat.state import State, brief
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ class AlignResult:
     symmetry: str
     fits: tuple[ParentFit, ...]
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class MergeResult:
@@ -149,3 +151,5 @@ class MergeResult:
     comparison: Comparison | None
     recalibrated: bool
     seconds: Mapping[str, float]
+
+    __repr__ = brief

@@ -1,0 +1,85 @@
+"""What results look like in a shell or a notebook: a line or two, however large they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dimat
+from dimat.data.dataset import Dataset
+from dimat.experiment.config import RunConfig
+from dimat.experiment.result import AgentResult, MethodResult, RunResult
+from dimat.loop import Exchanged
+from dimat.matching import Matching, Problem
+from dimat.methods import Member, Merged
+from dimat.state import state_of
+from dimat.symmetry.find import analyze
+
+
+def results(width: int) -> dict[str, Any]:
+    """Everything that a caller gets, of a network and a run of some size."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(width, width) for _ in range(6)]
+    net = nn.Sequential(*(part for own in layers for part in (own, nn.ReLU())), nn.Linear(width, 3))
+    inputs, state = torch.randn(8, width), state_of(net)
+    merge = dimat.merge(net, [state] * 2, [inputs])
+    analysis = analyze(net, (inputs,))
+    ring = dimat.build_topology("ring", width)
+    permutation = analysis.symmetry.random(torch.Generator().manual_seed(0))
+    summary = {f"value_{k}": 0.5 for k in range(width)}
+    method = MethodResult("dimat", tuple(AgentResult(k, 0.5, 0.5) for k in range(width)), summary)
+    images, labels = torch.zeros(width, 8, 8, 1), torch.zeros(width, dtype=torch.int64)
+    return {
+        "merge": merge,
+        "matching": merge.matchings[1],
+        "symmetry": merge.symmetry,
+        "group": merge.symmetry.groups[0],
+        "structure": merge.symmetry.structure,
+        "permutation": permutation,
+        "analysis": analysis,
+        "trace": analysis.trace,
+        "problem": Problem(analysis, [state] * width, [1 / width] * width, [inputs] * width),
+        "merged": Merged(state, permutation, dict.fromkeys(range(width), permutation)),
+        "member": Member(0, 1, state, ring.at(0), [*state], lambda: analysis, lambda: [inputs]),
+        "exchanged": Exchanged(
+            1, [*range(width)], (), 0.5, 0.1, 0.1, permutation, analysis.symmetry
+        ),
+        "topology": ring,
+        "varying": dimat.build_topology("one-peer-exponential", width),
+        "dropout": dimat.build_topology("full", width, dropout=0.1),
+        "run": RunResult(RunConfig(), Path("runs/a"), method, (method,) * 3),
+        "data": Dataset("d", images, labels, images, labels),
+    }
+
+
+@pytest.fixture(scope="module")
+def large() -> dict[str, Any]:
+    return results(64)
+
+
+def test_every_result_is_shown_in_a_line_or_two_however_large_it_is(large: dict[str, Any]) -> None:
+    small = results(4)
+    for name, value in large.items():
+        shown = repr(value)
+        assert len(shown) < 500, (name, shown)
+        assert "\n" not in shown
+        assert len(shown) < len(repr(small[name])) + 60, name
+
+
+def test_it_says_how_much_there_is_and_how_well_it_fits(large: dict[str, Any]) -> None:
+    symmetry, merge = large["symmetry"], large["merge"]
+    assert repr(symmetry) == f"Symmetry(6 groups, 384 units, {len(symmetry.pinned)} pins)"
+    assert repr(symmetry.identity()) == "Permutation(6 groups, 384 units, 0 % moved)"
+    assert repr(large["topology"]) == "Topology('ring', 64 agents, 64 edges)"
+    assert "<14 tensors, 25,155 numbers>" in repr(merge)
+    assert "<2 Matching>" in repr(merge)
+    still = symmetry.identity()
+    fit = Matching(still, {"0": np.array([1.0, 0.5]), "2": np.array([0.75])}, {"0": np.zeros(2)})
+    assert repr(fit) == f"Matching({still!r}, similarity 0.75, margin 0)"
+    assert repr(Matching(still)) == f"Matching({still!r})"
+    assert "main=MethodResult(method='dimat', agents=<64 AgentResult>" in repr(large["run"])
