@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from heapq import nlargest
 from itertools import islice
 from numbers import Integral
+from pathlib import Path
 from typing import TypeVar
 
 _Value = TypeVar("_Value")
@@ -55,6 +56,10 @@ class ExchangeError(DimatError, RuntimeError):
     """Agents that cannot talk: one is lost, a message does not fit, or their settings differ."""
 
 
+class WriteError(DimatError, RuntimeError):
+    """Files that cannot be written: the disk is full or read-only, or the folder is another's."""
+
+
 class Stopped(DimatError, RuntimeError):
     """A run that stopped where it can go on, as ``max_wall_s`` told it to, with more to do."""
 
@@ -84,6 +89,26 @@ def in_words(what: str, kind: type[DimatError] = ModelError, after: str = "") ->
         first = next((line for line in str(error).splitlines() if line.strip()), "")
         said = f"{type(error).__name__}: {first.strip()}".removesuffix(": ")
         raise kind(f"{what} failed: {said}{after}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` raised inside into a :class:`WriteError` that names file and reason.
+
+    Args:
+        path: What is written; named where the system does not name a file.
+
+    >>> with writing(Path("run/metrics.jsonl")):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+        ...
+    dimat.errors.WriteError: run/metrics.jsonl cannot be written: No space left on device
+    """
+    try:
+        yield
+    except OSError as error:
+        where, reason = error.filename or path, error.strerror or str(error)
+        raise WriteError(f"{where} cannot be written: {reason}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,6 +7,8 @@ place: a step of the algorithm takes states and returns new ones.
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -213,10 +215,26 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
                 f"'{key}' is {value.dtype}, which safetensors files cannot hold: make it complex64"
             )
     temporary = path.with_name(path.name + ".partial")
-    safetensors.torch.save_file(
+    write_tensors(
         {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, temporary
     )
     temporary.replace(path)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write as safetensors, under this very name.
+
+    Raises:
+        OSError: If it cannot be written, which safetensors has an error of its own for.
+    """
+    try:
+        safetensors.torch.save_file(dict(tensors), path)
+    except safetensors.SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise OSError(f"{error}") from error
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def load_state(path: Path) -> State:

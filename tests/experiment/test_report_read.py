@@ -120,7 +120,7 @@ LINE = {"round": 1, "agent": 0, "phase": "trained"}
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("{oops", "line 2: not JSON, though it is not the last line"),
+        ("{oops", "line 2: not JSON, though it is not half written"),
         ("[1, 2]", "line 2: not a JSON object"),
         (json.dumps({**LINE, "round": None}), "line 2: 'round' is missing: must be a whole"),
         (json.dumps({**LINE, "agent": -1}), "line 2: 'agent' is -1: must be a whole number >= 0"),

@@ -30,7 +30,7 @@ from dimat.merging import COMBINERS
 SMALL = RunConfig(
     agents=4, rounds=2, pretrain_epochs=2, width=0.25, threads=1, topology=TopologyConfig("star")
 )
-TIMES = ("match_s", "merge_s", "train_s", "wall_s", "busy_s")
+TIMES = ("match_s", "merge_s", "train_s", "wall_s", "busy_s", "metrics_sha256")
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

@@ -11,9 +11,8 @@ from dimat.experiment.complaints import broken_rule
 from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer, Silent
 from dimat.experiment.faults import Faults
-from dimat.experiment.locks import alone
 from dimat.experiment.process import borrowed
-from dimat.experiment.record import RunFolder, check_out, is_run_folder
+from dimat.experiment.record import RunFolder, is_run_folder
 from dimat.experiment.rounds import method_settings
 from dimat.experiment.setup import make_setup
 from dimat.experiment.validate import validate
@@ -69,8 +68,11 @@ def _run(
     check_needs(config.method, method, setup.topology.at(0))
     if method.matches:
         _ = setup.analysis  # a model that cannot be exported ends here, before anything is written
-    folder = _folder(config, agent)
-    with alone(folder.path / "checkpoints", otherwise="another process runs the agent"):
+    path = Path(config.out or "runs/apart") / f"agent-{agent:03d}"
+    config = dataclasses.replace(config, controls=())
+    fresh = config.overwrite or not is_run_folder(path)
+    by, resumed = "runs the agent", "the same command"
+    with RunFolder.held(path, config, fresh=fresh, by=by, resumed=resumed) as folder:
         return Apart(setup, method, agent, folder, observer).run(meeting, faults)
 
 
@@ -84,12 +86,3 @@ def _method(config: RunConfig) -> Method:
             "torchrun runs the others"
         )
     return method
-
-
-def _folder(config: RunConfig, agent: int) -> RunFolder:
-    path = Path(config.out or "runs/apart") / f"agent-{agent:03d}"
-    config = dataclasses.replace(config, controls=())
-    if is_run_folder(path) and not config.overwrite:
-        return RunFolder.open(path, config, config.method)
-    check_out(path, overwrite=config.overwrite)
-    return RunFolder.create(path, config, config.method)

@@ -22,6 +22,7 @@ from dimat.exchange.precision import in_precision
 from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.display import Observer
 from dimat.experiment.faults import Faults, Rehearsal
+from dimat.experiment.lines import digest_name
 from dimat.experiment.measure import line_of
 from dimat.experiment.part import Part
 from dimat.experiment.pretrain import one_epoch
@@ -303,7 +304,7 @@ class Apart:
         meta = {
             "terms": dict(self.terms),
             "agent": packed,
-            "sizes": self.folder.sizes(),
+            **self.folder.moment(),
             "exchanged": {str(j): n for j, n in self.exchanged.items()},
             "presence": self.presence.kept(),
         }
@@ -315,7 +316,7 @@ class Apart:
                 f"the checkpoints in {self.store.path} are of other settings or other data than "
                 "this agent's: undo the change, or start again with --overwrite true"
             )
-        self.folder.check_lines(checkpoint.meta["sizes"])
+        self.folder.check_lines(checkpoint.meta)
 
     def _finish(self) -> ApartResult:
         lines = self.folder.lines()
@@ -336,6 +337,11 @@ class Apart:
             {j: dict(own) for j, own in incidents.items()},
         )
         self.folder.write_json(
-            "summary", {**dataclasses.asdict(result), "folder": str(result.folder)}
+            "summary",
+            {
+                **dataclasses.asdict(result),
+                "folder": str(result.folder),
+                **{digest_name(file): own for file, own in self.folder.digests().items()},
+            },
         )
         return result

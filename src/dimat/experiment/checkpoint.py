@@ -18,12 +18,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 from torch import Tensor
 
-from dimat.errors import StructureError
+from dimat.errors import StructureError, writing
 from dimat.experiment.tree import Json
-from dimat.state import load_state
+from dimat.state import load_state, write_tensors
 
 _META, _TENSORS = "meta.json", "tensors.safetensors"
 
@@ -58,23 +57,35 @@ class Store:
     keep: int = 2
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Add one; older ones beyond ``keep`` are removed afterwards."""
+        """Add one; older ones beyond ``keep`` are removed afterwards.
+
+        Raises:
+            WriteError: If it cannot be written; those that there are stay.
+        """
         final = self.path / f"{self.name}-{checkpoint.number:06d}"
         partial = final.with_name(final.name + ".partial")
+        with writing(final):
+            try:
+                self._fill(partial, checkpoint)
+            except OSError:
+                shutil.rmtree(partial, ignore_errors=True)  # a full disk has no room for it
+                raise
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            flush(self.path)
+            for old in self.numbers()[: -self.keep]:
+                shutil.rmtree(self.path / f"{self.name}-{old:06d}")
+
+    def _fill(self, partial: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        safetensors.torch.save_file(_apart(checkpoint.tensors), partial / _TENSORS)
+        write_tensors(_apart(checkpoint.tensors), partial / _TENSORS)
         content = json.dumps(checkpoint.meta)
         digests = {_TENSORS: _digest_of(partial / _TENSORS)}
         digests[_META] = _digest(content.encode())
         (partial / _META).write_text(json.dumps({"digests": digests, "content": content}))
         for file in (partial / _TENSORS, partial / _META, partial):
             flush(file)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        flush(self.path)
-        for old in self.numbers()[: -self.keep]:
-            shutil.rmtree(self.path / f"{self.name}-{old:06d}")
 
     def numbers(self) -> list[int]:
         """Of the checkpoints there are, in order."""

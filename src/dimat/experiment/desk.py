@@ -14,7 +14,8 @@ from dimat.experiment.callbacks import Callback
 from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.display import Observer
 from dimat.experiment.facts import run_digest, shard_facts, topology_facts
-from dimat.experiment.record import Line, RunFolder
+from dimat.experiment.lines import Line, digest_name
+from dimat.experiment.record import RunFolder
 from dimat.experiment.result import MethodResult, results_of
 from dimat.experiment.setup import Setup
 from dimat.experiment.summary import select, summarize
@@ -66,6 +67,7 @@ class Desk:
 
         Raises:
             ConfigError: If what was kept is of another run.
+            RecordError: If lines until then were changed.
         """
         self._started, self._spent = time.perf_counter(), 0.0
         found = self.store.latest(self.observer.note, self._check)
@@ -87,7 +89,7 @@ class Desk:
                 f"the checkpoints in {self.store.path} are of other settings or other data than "
                 "this run's: undo the change, or start again with --overwrite true"
             )
-        self.folder.check_lines(checkpoint.meta["sizes"])
+        self.folder.check_lines(checkpoint.meta)
 
     def metrics(self, lines: Sequence[Mapping[str, object]]) -> None:
         """Write lines of metrics, and tell them."""
@@ -124,7 +126,7 @@ class Desk:
         meta = {
             "digest": self._digest,
             "agents": agents,
-            "sizes": self.folder.sizes(),
+            **self.folder.moment(),
             "wall_s": self._wall_s(),
         }
         self.store.write(Checkpoint(number, meta, tensors))
@@ -139,7 +141,8 @@ class Desk:
             self.folder.write_state(agent, state)
         rounds, history = self.setup.config.rounds, self.history
         phase = "merged" if select(history, rounds, "merged") else "trained"
-        summary = summarize(self.setup.config, self.name, phase, history, self._wall_s())
+        digests = {digest_name(file): own for file, own in self.folder.digests().items()}
+        summary = summarize(self.setup.config, self.name, phase, history, self._wall_s()) | digests
         self.folder.write_json("summary", summary)
         for callback in self.callbacks:
             callback.finished(self.name, summary)

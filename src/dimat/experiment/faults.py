@@ -17,10 +17,11 @@ from typing import Literal, get_args
 
 import torch
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, writing
 from dimat.exchange.neighborhood import Neighborhood, Tamper
 from dimat.exchange.pool import Pool
 from dimat.exchange.wire import pack, unpack
+from dimat.experiment.lines import read_lines
 
 Kind = Literal["crash", "freeze", "delay", "cut", "corrupt", "poison", "misshape", "inflate"]
 _SPOILS = ("corrupt", "poison", "misshape", "inflate")
@@ -117,8 +118,7 @@ class Rehearsal:
 
     def __init__(self, faults: Faults, agent: int, log: Path, hood: Neighborhood) -> None:
         self._log, self._hood = log, hood
-        lines = log.read_text("utf-8").splitlines() if log.exists() else []
-        struck = [Fault(**json.loads(line)) for line in lines]
+        struck = [Fault(**line) for line in (read_lines(log) if log.exists() else [])]
         mine = [fault for fault in faults.planned if fault.agent == agent]
         self._left = [fault for fault in mine if fault not in struck]
 
@@ -153,7 +153,7 @@ class Rehearsal:
         return spoil
 
     def _write_down(self, fault: Fault) -> None:
-        with self._log.open("a", encoding="utf-8") as file:
+        with writing(self._log), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(fault)) + "\n")
             file.flush()
             os.fsync(file.fileno())

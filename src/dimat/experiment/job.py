@@ -17,7 +17,7 @@ from dimat.experiment.config import RunConfig
 from dimat.experiment.desk import Desk
 from dimat.experiment.display import Observer, Silent
 from dimat.experiment.facts import pretrain_digest
-from dimat.experiment.locks import alone
+from dimat.experiment.lines import check_finished
 from dimat.experiment.pretrain import Pretrained, Pretraining
 from dimat.experiment.process import borrowed
 from dimat.experiment.record import RunFolder
@@ -95,19 +95,15 @@ class Job:
         if self.crew.rank != 0:
             yield None
             return
-        folder = self._folder(fresh=fresh)
-        if self.config.out is None:  # whoever stops it should know where it is
-            self._watch.note(f"run folder: {folder.path}")
-        inside = folder.path / "checkpoints"
-        with alone(inside, otherwise="another process runs or resumes the run"):
-            yield folder
-
-    def _folder(self, *, fresh: bool) -> RunFolder:
         config = self.config
         out = None if config.out is None else Path(config.out)
-        if fresh or out is None:
-            return RunFolder.create(out, config, config.method)
-        return RunFolder.open(out, config, config.method)
+        by, resumed = "runs or resumes the run", "'dimat resume {}'"
+        with RunFolder.held(
+            out, config, fresh=fresh or out is None, by=by, resumed=resumed
+        ) as folder:
+            if out is None:  # whoever stops it should know where it is
+                self._watch.note(f"run folder: {folder.path}")
+            yield folder
 
     def _methods(self, setup: Setup, home: RunFolder | None) -> RunResult:
         """The method and its controls, one after another."""
@@ -201,8 +197,8 @@ class Job:
         if assembly.tell(summary is not None):
             if folder is None or summary is None:
                 return None
-            lines = folder.lines()
-            return MethodResult(name, results_of(lines, self.config.rounds), summary)
+            check_finished(folder.path, summary)
+            return MethodResult(name, results_of(folder.lines(), self.config.rounds), summary)
         desk = None if folder is None else Desk(own, name, folder, self._watch, self.callbacks)
         pretrained = self._pretrain(own, assembly, home)
         result = Rounds(own, name, assembly, self._watch, desk, self._allowance).run(pretrained)

@@ -10,7 +10,7 @@
     states/           agent-000.safetensors, …
     summary.json      the numbers of the last round; it appears last, when all is done
     controls/NAME/    the same for every control
-    checkpoints/      what an unfinished run goes on from
+    checkpoints/      what an unfinished run goes on from, and a lock while it runs
     tensorboard/      event files, if asked for
 
 Whole files appear at once (written under another name, then renamed); metrics grow line by line,
@@ -21,47 +21,52 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from dimat.errors import ConfigError, StructureError
-from dimat.experiment.checkpoint import flush
+from dimat.errors import ConfigError, RecordError, WriteError, writing
 from dimat.experiment.complaints import setting_types
 from dimat.experiment.config import RunConfig
 from dimat.experiment.environment import environment
+from dimat.experiment.lines import LINES, LineFiles, to_json
+from dimat.experiment.locks import HOLDER, LOCK, alone
 from dimat.experiment.settings import config_to_yaml, load_config
 from dimat.state import save_state
 
 _SIGNS = ("config.yaml", "environment.json")  # what every run folder has from its first moment
-_FIRST = {name + end for name in _SIGNS for end in ("", ".partial")}
-_LINES = ("metrics.jsonl", "diagnostics.jsonl", "incidents.jsonl")
+_BEGINS = ".begins"  # a file that is there while a run folder is made, or an earlier run removed
+_PARTS = ("states", "checkpoints")
+_LOCKS = (LOCK, HOLDER)
+# All that a run may have left that was killed before it had its first files, where there is no
+# file ``.begins``, which earlier versions did not write.
+_FIRST = {
+    *(name + end for name in _SIGNS for end in ("", ".partial")),
+    *_PARTS,
+    *(f"checkpoints/{name}" for name in _LOCKS),
+}
 _CONTENTS = (
     *_SIGNS,
-    *_LINES,
+    *LINES,
     "topology.json",
     "shards.json",
     "summary.json",
     "faults.jsonl",
-    "states",
     "controls",
-    "checkpoints",
     "tensorboard",
+    *_PARTS,
 )
 # What changes no result, and may be another one when a run goes on.
 _LINKS = {f"exchange.{name}" for name in ("timeout_s", "patience_s", "interface")}
-Line = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFolder:
+class RunFolder(LineFiles):
     """A folder that one run of one method is written to.
 
     Args:
@@ -69,8 +74,38 @@ class RunFolder:
         config: The settings of the run.
     """
 
-    path: Path
     config: RunConfig
+
+    @classmethod
+    @contextmanager
+    def held(
+        cls, path: Path | None, config: RunConfig, *, fresh: bool, by: str, resumed: str
+    ) -> Iterator[RunFolder]:
+        """The folder of a run, new or gone on with, that no other process writes to meanwhile.
+
+        Args:
+            path: The folder; a new one under ``runs/`` if None.
+            config: As for :meth:`create`.
+            fresh: Whether it must be new; else a run that was begun there is gone on with.
+            by: What another process does that holds it, for the message.
+            resumed: The command that goes on, ``{}`` being the folder, for the message.
+
+        Raises:
+            ConfigError: As :meth:`create` and :meth:`open`.
+            RecordError: If another process holds it; says which. Nothing is changed then.
+            WriteError: If it cannot be written; says how to go on.
+        """
+        if path is None:
+            path = _new_path(config.method)
+        elif fresh or not is_run_folder(path):
+            check_out(path, overwrite=config.overwrite)
+            _make(path)
+        try:
+            with alone(path / "checkpoints", otherwise=f"another process {by}"):
+                yield (cls.create if fresh else cls.open)(path, config, config.method)
+        except WriteError as error:
+            again = resumed.format(path) if is_run_folder(path) else "the same command"
+            raise WriteError(f"{error}; once it can be, {again} goes on") from error
 
     @classmethod
     def create(cls, path: Path | None, config: RunConfig, method: str) -> RunFolder:
@@ -82,20 +117,21 @@ class RunFolder:
             method: The method that is run, recorded in place of ``config.method``.
 
         Raises:
-            ConfigError: If the folder exists and must not be replaced, or cannot be written.
+            ConfigError: If the folder exists and must not be replaced, or cannot be made.
+            WriteError: If it cannot be written to.
         """
-        path = path or _new_path(method)
-        try:
-            check_out(path, overwrite=config.overwrite)
+        if path is None:
+            path = _new_path(method)
+        check_out(path, overwrite=config.overwrite)
+        _make(path)
+        folder = cls(path, dataclasses.replace(config, method=method))
+        with writing(path):
+            (path / _BEGINS).touch()
             _clear(path)
-            (path / "states").mkdir(parents=True)
-            folder = cls(path, dataclasses.replace(config, method=method))
+            (path / "states").mkdir()
             folder._write("config.yaml", config_to_yaml(_recipe(folder.config)))
             folder._write("environment.json", to_json(environment(), indent=2))
-        except OSError as error:
-            raise ConfigError(
-                f"setting 'out': {path} cannot be written: {error.strerror}"
-            ) from error
+            (path / _BEGINS).unlink()
         return folder
 
     @classmethod
@@ -106,11 +142,11 @@ class RunFolder:
             ConfigError: If it was begun with other settings; names the first that differs.
         """
         if not is_run_folder(path):
-            clear_false_start(path)
             return cls.create(path, config, method)
         folder = cls(path, dataclasses.replace(config, method=method))
         check_same_settings(path, _recipe(folder.config))
-        (path / "states").mkdir(exist_ok=True)
+        with writing(path):
+            (path / "states").mkdir(exist_ok=True)
         return folder
 
     def control(self, method: str) -> RunFolder:
@@ -118,68 +154,14 @@ class RunFolder:
         config = dataclasses.replace(self.config, controls=())
         return RunFolder.open(self.path / "controls" / method, config, method)
 
-    def append(self, line: Mapping[str, object], name: str = "metrics") -> Line:
-        """Add one line to ``metrics.jsonl``, or another; a number that is not finite becomes null.
-
-        Returns:
-            The line as it will be read.
-        """
-        text = to_json(line)
-        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
-        read: Line = json.loads(text)
-        return read
-
-    def sizes(self) -> dict[str, int]:
-        """How long the files are that grow line by line."""
-        return {n: (self.path / n).stat().st_size for n in _LINES if (self.path / n).exists()}
-
-    def flush(self) -> None:
-        """See that all lines are on disk, before a checkpoint says that they are."""
-        for name in self.sizes():
-            flush(self.path / name)
-
-    def check_lines(self, sizes: Mapping[str, int]) -> None:
-        """Refuse a moment from before which lines are missing.
-
-        Args:
-            sizes: What :meth:`sizes` was then.
+    def summary(self) -> dict[str, object] | None:
+        """What ``summary.json`` holds; None if the run is not finished.
 
         Raises:
-            StructureError: Naming the file.
+            RecordError: If it cannot be read.
         """
-        now = self.sizes()
-        for name, size in sizes.items():
-            if now.get(name, 0) < size:
-                raise StructureError(
-                    f"{self.path / name} is {now.get(name, 0)} bytes long, and was {size} when a "
-                    "checkpoint was written: lines are missing"
-                )
-
-    def rewind(self, sizes: Mapping[str, int]) -> list[Line]:
-        """Take back all lines after a moment, and return the metrics until then.
-
-        Args:
-            sizes: What :meth:`sizes` was then; none: take back all.
-        """
-        for name, now in self.sizes().items():
-            if now > sizes.get(name, 0):
-                os.truncate(self.path / name, sizes.get(name, 0))
-        return self.lines()
-
-    def lines(self, name: str = "metrics") -> list[Line]:
-        """All metrics, or another file of lines."""
-        file = self.path / f"{name}.jsonl"
-        text = file.read_text("utf-8") if file.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
-
-    def summary(self) -> dict[str, object] | None:
-        """What ``summary.json`` holds; None if the run is not finished."""
         file = self.path / "summary.json"
-        if not file.is_file():
-            return None
-        found: dict[str, object] = json.loads(file.read_text("utf-8"))
-        return found
+        return read_summary(file) if file.is_file() else None
 
     def finish(self) -> None:
         """Remove what only an unfinished run needs."""
@@ -191,21 +173,41 @@ class RunFolder:
 
     def write_state(self, agent: int, state: Mapping[str, Tensor]) -> None:
         """Write ``states/agent-000.safetensors`` for agent 0, and so on."""
-        save_state(state, self.path / "states" / f"agent-{agent:03d}.safetensors")
+        path = self.path / "states" / f"agent-{agent:03d}.safetensors"
+        with writing(path):
+            save_state(state, path)
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.path / f"{name}.partial"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+        with writing(self.path / name):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.path / name)
+
+
+def read_summary(path: Path) -> dict[str, object]:
+    """What a ``summary.json`` holds.
+
+    Raises:
+        RecordError: If it cannot be read.
+    """
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecordError(f"'{path}' cannot be read: {error}") from error
+    if not isinstance(summary, dict):
+        raise RecordError(f"'{path}' holds no summary")
+    return summary
 
 
 def check_out(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists, unless it is of an earlier run and may be replaced.
+    """Refuse an output folder that holds anything, unless a run may begin there anew.
+
+    It may where an earlier run was killed as it began, and by ``overwrite`` where one was begun.
 
     Raises:
         ConfigError: If it may not be written to.
     """
-    if path.is_dir() and not any(path.iterdir()):
+    if path.is_dir() and (not any(path.iterdir()) or is_false_start(path)):
         return
     if path.exists() and not overwrite:
         raise ConfigError(f"setting 'out': {path} exists: use another, or --overwrite true")
@@ -218,14 +220,17 @@ def check_out(path: Path, *, overwrite: bool) -> None:
 
 def is_run_folder(path: Path) -> bool:
     """Whether a run was begun here."""
-    return all((path / name).is_file() for name in _SIGNS)
+    begun = all((path / name).is_file() for name in _SIGNS)
+    return begun and not (path / _BEGINS).exists()
 
 
-def clear_false_start(path: Path) -> None:
-    """Remove a run folder whose run was killed before it had its first files."""
-    files = {inside.name for inside in path.rglob("*") if not inside.is_dir()}
-    if path.is_dir() and not is_run_folder(path) and files <= _FIRST:
-        shutil.rmtree(path, ignore_errors=True)
+def is_false_start(path: Path) -> bool:
+    """Whether a run was killed here before it had its first files, and nothing else is here."""
+    if (path / _BEGINS).is_file():
+        return True
+    if is_run_folder(path) or not any((path / name).is_dir() for name in _PARTS):
+        return False
+    return all(str(inside.relative_to(path)) in _FIRST for inside in path.rglob("*"))
 
 
 def check_same_settings(path: Path, expected: RunConfig) -> None:
@@ -245,12 +250,27 @@ def check_same_settings(path: Path, expected: RunConfig) -> None:
 
 
 def _new_path(method: str) -> Path:
-    """A folder under ``runs/`` that is not there yet."""
+    """A folder under ``runs/`` that was not there yet, and is now."""
     stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{method}"
     path, number = Path("runs", stem), 1
-    while path.exists():
+    while not _make(path):
         path, number = Path("runs", f"{stem}-{number + 1}"), number + 1
     return path
+
+
+def _make(path: Path) -> bool:
+    """Make an output folder, unless it is there: whether it was not.
+
+    Raises:
+        ConfigError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        if path.is_dir():
+            return False
+        raise ConfigError(f"setting 'out': {path} cannot be written: {error.strerror}") from error
+    return True
 
 
 def _recipe(config: RunConfig) -> RunConfig:
@@ -262,23 +282,11 @@ def _recipe(config: RunConfig) -> RunConfig:
 
 
 def _clear(path: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    for name in _CONTENTS:
-        if (path / name).is_dir():
-            shutil.rmtree(path / name)
+    """Remove what an earlier run wrote, and nothing else; the lock stays, if this one holds it."""
+    own = [path / name for name in _CONTENTS if name != "checkpoints"]
+    own += [inside for inside in (path / "checkpoints").glob("*") if inside.name not in _LOCKS]
+    for old in own:
+        if old.is_dir():
+            shutil.rmtree(old)
         else:
-            (path / name).unlink(missing_ok=True)
-
-
-def to_json(value: Mapping[str, object], indent: int | None = None) -> str:
-    """JSON with null for every number that is not finite."""
-    return json.dumps(_finite(value), allow_nan=False, indent=indent, ensure_ascii=False)
-
-
-def _finite(value: object) -> object:
-    """``value`` with null for every number that is not finite, which JSON has no word for."""
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+            old.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dimat.experiment.config import RunConfig
-from dimat.experiment.record import Line
+from dimat.experiment.lines import Line
 from dimat.experiment.summary import select
 from dimat.experiment.tree import Tree
 from dimat.state import brief

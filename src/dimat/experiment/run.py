@@ -12,7 +12,7 @@ from dimat.experiment.callbacks import Callback
 from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer
 from dimat.experiment.job import Job
-from dimat.experiment.record import check_out, is_run_folder
+from dimat.experiment.record import check_out, is_false_start, is_run_folder
 from dimat.experiment.result import RunResult
 from dimat.experiment.settings import load_config
 from dimat.experiment.validate import validate
@@ -96,6 +96,11 @@ def begun(folder: Path, max_wall_s: float | None = None) -> RunConfig:
     Raises:
         ConfigError: If the folder is no run folder, or its settings cannot be used.
     """
+    if is_false_start(folder):
+        raise ConfigError(
+            f"{folder} is not a run folder: a run was killed there before it began, and the "
+            "command that began it begins it again"
+        )
     if not is_run_folder(folder):
         raise ConfigError(f"{folder} is not a run folder: it lacks config.yaml or environment.json")
     read = load_config(folder / "config.yaml")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dimat.experiment.config import RunConfig
-from dimat.experiment.record import Line
+from dimat.experiment.lines import Line
 
 
 def summarize(

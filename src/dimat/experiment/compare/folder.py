@@ -17,18 +17,16 @@ from pathlib import Path
 
 import yaml
 
-from dimat.errors import ConfigError, RecordError
+from dimat.errors import ConfigError, RecordError, writing
 from dimat.experiment.compare.read import read_spec
 from dimat.experiment.compare.spec import Cell, Spec, difference, digest
 from dimat.experiment.compare.trial import method_folders
 from dimat.experiment.compare.values import flat
 from dimat.experiment.config import RunConfig
-from dimat.experiment.locks import alone
-from dimat.experiment.record import clear_false_start
+from dimat.experiment.locks import HOLDER, LOCK, alone
 from dimat.experiment.settings import config_to_yaml, load_config
 
 _SPEC = "comparison.yaml"
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -50,19 +48,14 @@ class ComparisonFolder:
         """Where cells keep what they share while there are unfinished ones."""
         return self.path / "pretrained"
 
-    def clear_false_start(self, cell: Cell) -> None:
-        """Remove run folders of a cell that was killed before they had their first files."""
-        for path in reversed(method_folders(self.cell(cell), cell).values()):
-            clear_false_start(path)
-
     def write(self, name: str, text: str) -> None:
         """Write a file, all of it or nothing.
 
         Raises:
-            ConfigError: If it cannot be written.
+            WriteError: If it cannot be written.
         """
         path = self.path / name
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(exist_ok=True)
             temporary = path.with_name(f"{path.name}.partial")
             temporary.write_text(text, encoding="utf-8")
@@ -74,9 +67,10 @@ class ComparisonFolder:
         if details:
             self.write(f"errors/{cell}.txt", details)
         elif path.exists():
-            path.unlink()
-            if not any(path.parent.iterdir()):
-                path.parent.rmdir()
+            with writing(path):
+                path.unlink()
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
 
 
 @contextmanager
@@ -159,7 +153,7 @@ def _holds_something(path: Path) -> bool:
     """Whether there is more than a comparison leaves that was stopped as it began."""
     if path.exists() and not path.is_dir():
         raise RecordError(f"setting 'out': '{path}' is a file: give a folder by --out")
-    ours = {_LOCK, f"{_SPEC}.partial"}
+    ours = {LOCK, HOLDER, f"{_SPEC}.partial"}
     return path.is_dir() and any(inside.name not in ours for inside in path.iterdir())
 
 

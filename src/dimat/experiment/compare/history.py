@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dimat.errors import RecordError
 from dimat.experiment.busy import busy_s
 from dimat.experiment.compare.budget import Curve, Moment
-
-_Line = dict[str, Any]
+from dimat.experiment.lines import Line, check_finished, read_lines
+from dimat.experiment.record import read_summary as summary_of
 
 
 def is_finished(folder: Path) -> bool:
@@ -25,15 +23,10 @@ def read_summary(folder: Path) -> dict[str, object]:
     """What ``summary.json`` holds.
 
     Raises:
-        RecordError: If it cannot be read.
+        RecordError: If it cannot be read, or lines that it is of were changed.
     """
-    path = folder / "summary.json"
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordError(f"'{path}' cannot be read: {error}") from error
-    if not isinstance(summary, dict):
-        raise RecordError(f"'{path}' holds no summary")
+    summary = summary_of(folder / "summary.json")
+    check_finished(folder, summary)
     return summary
 
 
@@ -44,23 +37,21 @@ def read_curve(folder: Path) -> Curve:
         RecordError: If a line cannot be read; names file and line.
     """
     path = folder / "metrics.jsonl"
-    lines: list[_Line] = []
-    try:
-        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            lines.append(_line(text, f"'{path}', line {number}"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"'{path}' cannot be read: {error}") from error
+    lines = read_lines(path)
+    for number, line in enumerate(lines, 1):
+        if not {"round", "phase", "agent"} <= line.keys():
+            raise RecordError(f"'{path}', line {number} lacks round, phase or agent")
     return curve_of(lines)
 
 
-def curve_of(lines: Sequence[_Line]) -> Curve:
+def curve_of(lines: Sequence[Line]) -> Curve:
     """The curve of metrics as they are recorded.
 
     A round's accuracy is that after its merge if it has one, else after its training; what had been
     used by then is counted at the same moment. The total is that of the end of the last round.
     """
     latest = {(x["round"], x["phase"], x["agent"]): x for x in lines}
-    phases: dict[tuple[int, str], list[_Line]] = {}
+    phases: dict[tuple[int, str], list[Line]] = {}
     for (number, phase, _), line in sorted(latest.items(), key=lambda item: item[0][:2]):
         phases.setdefault((number, phase), []).append(line)  # merged comes before trained
     used: dict[int, dict[str, float | None]] = {}
@@ -74,31 +65,21 @@ def curve_of(lines: Sequence[_Line]) -> Curve:
     return Curve(tuple(Moment(r, accuracy[r], used[r]) for r in accuracy), total)
 
 
-def _line(text: str, where: str) -> _Line:
-    try:
-        line = json.loads(text)
-    except ValueError as error:
-        raise RecordError(f"{where} is broken: {error}") from error
-    if not (isinstance(line, dict) and {"round", "phase", "agent"} <= line.keys()):
-        raise RecordError(f"{where} lacks round, phase or agent")
-    return line
-
-
-def _used(lines: Sequence[_Line]) -> dict[str, float | None]:
+def _used(lines: Sequence[Line]) -> dict[str, float | None]:
     """Bytes and steps of all agents together; None of what not all have."""
     return {name: _sum(lines, name) for name in ("sent_bytes", "steps")}
 
 
-def _sum(lines: Sequence[_Line], name: str) -> float | None:
+def _sum(lines: Sequence[Line], name: str) -> float | None:
     values = _all(lines, name)
     return math.fsum(values) if values and len(values) == len(lines) else None
 
 
-def _mean(lines: Sequence[_Line], name: str) -> float | None:
+def _mean(lines: Sequence[Line], name: str) -> float | None:
     """None unless all agents have it."""
     values = _all(lines, name)
     return statistics.fmean(values) if values and len(values) == len(lines) else None
 
 
-def _all(lines: Sequence[_Line], name: str) -> list[float]:
+def _all(lines: Sequence[Line], name: str) -> list[float]:
     return [float(line[name]) for line in lines if line.get(name) is not None]

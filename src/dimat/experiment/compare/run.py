@@ -139,7 +139,6 @@ class _Job:
         return failures
 
     def _task(self, cell: Cell) -> Task:
-        self.folder.clear_false_start(cell)
         out = str(self.folder.cell(cell))
         return Task(cell.name, replace(cell.config, out=out), self.folder.pretrained)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dimat.agent import RECALIBRATE, Agent
+from dimat.errors import writing
 from dimat.experiment.checkpoint import Checkpoint, Store, flush
 from dimat.experiment.estimate.timing import each
 from dimat.experiment.measure import line_of
@@ -154,8 +155,9 @@ def _keeping(agent: Agent, part_s: float) -> float:
 
         def keep() -> None:
             for file in lines:  # which are to be on disk before it
-                file.write_text("{}\n")
-                flush(file)
+                with writing(file):
+                    file.write_text("{}\n")
+                    flush(file)
             store.write(Checkpoint(next(numbers), {"agents": agents}, tensors))
 
         return each("cpu", keep, part_s) / _KEPT

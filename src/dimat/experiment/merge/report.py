@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-
-import safetensors
 
 from dimat.checkpoints import file_digest
 from dimat.errors import ConfigError
 from dimat.experiment.environment import environment
+from dimat.experiment.lines import to_json
 from dimat.experiment.merge.config import AlignConfig
 from dimat.experiment.merge.result import AlignResult, Comparison, MergeResult, Score
-from dimat.experiment.record import to_json
 from dimat.state import save_state
 
 
@@ -93,7 +92,8 @@ def _write(result: AlignResult | MergeResult, report: str | None) -> None:
         save_state(result.state, outputs["out"])
         if report is not None:
             partial["report"].replace(outputs["report"])
-    except (OSError, safetensors.SafetensorError) as error:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+    except OSError as error:
+        with suppress(OSError):  # of a disk that is read-only by now
+            for path in partial.values():
+                path.unlink(missing_ok=True)
         raise ConfigError(f"setting 'out': {outputs['out']} cannot be written: {error}") from error

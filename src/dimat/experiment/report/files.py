@@ -85,20 +85,22 @@ def read_json_lines(path: Path) -> tuple[list[Placed], str]:
         RecordError: If any other line is not a JSON object; names file and line.
     """
     try:
-        lines = [line for line in enumerate(path.read_bytes().split(b"\n"), 1) if line[1].strip()]
+        lines = path.read_bytes().split(b"\n")
     except (FileNotFoundError, NotADirectoryError):
         return [], ""
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
     found: list[Placed] = []
-    for number, line in lines:
+    for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
+        if not line.strip():
+            continue
         try:
-            value = json.loads(line)
+            value = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            if number == lines[-1][0]:
+            if number == len(lines):
                 return found, f"{where}, is half written and was left out."
-            raise RecordError(f"{where}: not JSON, though it is not the last line") from error
+            raise RecordError(f"{where}: not JSON, though it is not half written") from error
         if not isinstance(value, dict):
             raise RecordError(f"{where}: not a JSON object")
         found.append((where, value))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dimat.errors import RecordError
 from dimat.experiment.config import RunConfig
+from dimat.experiment.lines import check_finished
 from dimat.experiment.report.files import Placed, read_json, read_json_lines, read_text, read_yaml
 from dimat.experiment.report.parse import diagnosis_of, graph_of, line_of, shards_of
 from dimat.experiment.report.planned import planned_runs
@@ -114,7 +115,9 @@ def _run(source: str, folder: Path) -> Run:
     metrics, note = read_json_lines(folder / "metrics.jsonl")
     diagnostics, other = read_json_lines(folder / "diagnostics.jsonl")
     graph, shards = _placed(folder / "topology.json"), _placed(folder / "shards.json")
-    seed = settings.get("seed")
+    seed, summary = settings.get("seed"), read_json(folder / "summary.json")
+    if summary is not None:
+        check_finished(folder, summary)
     return Run(
         source,
         str(folder),
@@ -123,7 +126,7 @@ def _run(source: str, folder: Path) -> Run:
         comparable(settings),
         read_text(folder / "config.yaml") or "",
         read_json(folder / "environment.json") or {},
-        read_json(folder / "summary.json"),
+        summary,
         tuple(line_of(placed) for placed in metrics),
         tuple(diagnosis_of(placed) for placed in diagnostics),
         graph and graph_of(graph),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -78,8 +79,9 @@ def _write(out: Path, texts: Mapping[str, str]) -> None:
             out.replace(old)
         partial.replace(out)
     except OSError as error:
-        if old.exists() and not out.exists():
-            old.replace(out)
+        with suppress(OSError):
+            if old.exists() and not out.exists():
+                old.replace(out)
         raise ConfigError(f"setting 'out': {out} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
