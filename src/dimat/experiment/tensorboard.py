@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, writing
 from dimat.experiment.config import RunConfig
 
 _SKIPPED = ("round", "agent", "phase")
+_FORMAT = "brain.Event:2"  # what every event file begins with
+_files = itertools.count()
 
 
 class TensorBoard:
     """Scalars by round: ``test_accuracy/merged`` with a run for each agent, diagnostics by name.
+
+    Records are written here, line by line: PyTorch's ``SummaryWriter`` has a thread for every
+    agent, and a thread that finds the disk full says so in a traceback of its own.
 
     Raises:
         ConfigError: If the tensorboard package is not installed.
@@ -21,36 +30,72 @@ class TensorBoard:
 
     def __init__(self) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto import event_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
+            from torch.utils.tensorboard import summary
         except ImportError as error:
             raise ConfigError(
                 "setting 'log' has 'tensorboard', which is not installed: "
                 'pip install "dimat[tensorboard]"'
             ) from error
-        self._make: Any = SummaryWriter
-        self._writers: dict[str, Any] = {}
+        self._proto: Any = event_pb2
+        self._records: Any = RecordWriter
+        self._scalar: Any = summary.scalar
+        self._paths: dict[str, Path] = {}
 
     def started(self, method: str, config: RunConfig, folder: Path, after_round: int) -> None:
         """Open the folder; what it has of later rounds is disregarded."""
         self._folder, self._purge = folder / "tensorboard", after_round + 1
 
     def measured(self, method: str, line: Mapping[str, object]) -> None:
-        """Write every number of the line."""
-        writer = self._writer(f"agent-{line['agent']:03d}" if "agent" in line else "all")
+        """Write every number of the line.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        event, now = self._proto.Event, time.time()
         phase = f"/{line['phase']}" if "phase" in line else ""
-        for name, value in _numbers(line):
-            writer.add_scalar(f"{name}{phase}", value, line["round"])
+        self._append(
+            f"agent-{line['agent']:03d}" if "agent" in line else "all",
+            [
+                event(
+                    wall_time=now,
+                    step=line["round"],
+                    summary=self._scalar(f"{name}{phase}", value),
+                )
+                for name, value in _numbers(line)
+            ],
+        )
 
     def finished(self, method: str, summary: Mapping[str, object]) -> None:
-        """Close the files."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+        """Leave the files: the next method has others."""
+        self._paths.clear()
 
-    def _writer(self, who: str) -> Any:
-        if who not in self._writers:
-            self._writers[who] = self._make(str(self._folder / who), purge_step=self._purge)
-        return self._writers[who]
+    def _append(self, who: str, events: Iterable[Any]) -> None:
+        """Add events to the file of an agent; a new one voids later rounds of older files."""
+        first = () if who in self._paths else self._opening()
+        path = self._paths.setdefault(who, self._folder / who / _new_name())
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                records = self._records(file)
+                for event in (*first, *events):
+                    records.write(event.SerializeToString())
+
+    def _opening(self) -> tuple[Any, ...]:
+        event, session = self._proto.Event, self._proto.SessionLog
+        now, start = time.time(), session(status=session.START)
+        return (
+            event(wall_time=now, file_version=_FORMAT),
+            event(wall_time=now, step=self._purge, session_log=start),
+        )
+
+
+def _new_name() -> str:
+    """The name of an event file that no other process or method has."""
+    return (
+        f"events.out.tfevents.{time.time():010.0f}.{platform.node()}.{os.getpid()}.{next(_files)}"
+    )
 
 
 def _numbers(line: Mapping[str, object], prefix: str = "") -> list[tuple[str, float]]:
