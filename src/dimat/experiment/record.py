@@ -41,15 +41,11 @@ from dimat.state import save_state
 
 _SIGNS = ("config.yaml", "environment.json")  # what every run folder has from its first moment
 _BEGINS = ".begins"  # a file that is there while a run folder is made, or an earlier run removed
-_PARTS = ("states", "checkpoints")
 _LOCKS = (LOCK, HOLDER)
-# All that a run may have left that was killed before it had its first files, where there is no
-# file ``.begins``, which earlier versions did not write.
-_FIRST = {
-    *(name + end for name in _SIGNS for end in ("", ".partial")),
-    *_PARTS,
-    *(f"checkpoints/{name}" for name in _LOCKS),
-}
+# What a run may have left, folders by a slash, that was killed before it had its file ``.begins``;
+# and that of an earlier version, which wrote none, before it had its first files.
+_FIRST = {"checkpoints/", *(f"checkpoints/{name}" for name in _LOCKS)}
+_FIRST_OF_OLD = {*_FIRST, "states/", *(name + end for name in _SIGNS for end in ("", ".partial"))}
 _CONTENTS = (
     *_SIGNS,
     *LINES,
@@ -59,7 +55,8 @@ _CONTENTS = (
     "faults.jsonl",
     "controls",
     "tensorboard",
-    *_PARTS,
+    "states",
+    "checkpoints",
 )
 # What changes no result, and may be another one when a run goes on.
 _LINKS = {f"exchange.{name}" for name in ("timeout_s", "patience_s", "interface")}
@@ -225,12 +222,28 @@ def is_run_folder(path: Path) -> bool:
 
 
 def is_false_start(path: Path) -> bool:
-    """Whether a run was killed here before it had its first files, and nothing else is here."""
+    """Whether a run was killed here before it had its first files.
+
+    Where it left no word of it, nothing but what it is known to leave may be here.
+    """
     if (path / _BEGINS).is_file():
         return True
-    if is_run_folder(path) or not any((path / name).is_dir() for name in _PARTS):
+    found = set()
+    for inside in path.rglob("*"):
+        found.add(f"{inside.relative_to(path)}{'/' * inside.is_dir()}")
+        if len(found) > len(_FIRST_OF_OLD):  # of a large folder no more is looked at
+            return False
+    if "states/" not in found or is_run_folder(path):
+        return bool(found) and found <= _FIRST
+    return found <= _FIRST_OF_OLD and _is_config(path / "config.yaml")
+
+
+def _is_config(path: Path) -> bool:
+    """Whether a file is missing, or holds settings of a run: others have such a file too."""
+    try:
+        return not path.exists() or bool(load_config(path))
+    except ConfigError:
         return False
-    return all(str(inside.relative_to(path)) in _FIRST for inside in path.rglob("*"))
 
 
 def check_same_settings(path: Path, expected: RunConfig) -> None:
