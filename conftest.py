@@ -5,11 +5,15 @@ Examples in the documentation run in an empty folder of their own.
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Before PyTorch is loaded: two workers of two threads each would wait for each other on two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
