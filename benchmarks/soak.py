@@ -11,7 +11,6 @@ exchange of every round either counted or is on record, and nothing is corrupt o
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
 import signal
@@ -26,8 +25,7 @@ from pathlib import Path
 
 import networkx as nx
 from benchmarks.soak_report import report
-from tests.distributed.cluster import Cluster
-from tests.distributed.nursery import Nursery, ended
+from tests.distributed.cluster import LONG_S, Cluster
 
 from dimat.experiment.faults import Fault, Faults
 
@@ -149,7 +147,7 @@ class Soak:
             self.thaw_later(i, self.random.uniform(0.5, 3 * TIMEOUT_S))
         elif blow.kind == "restart":
             own.send(i, signal.SIGTERM)
-            code = ended(own.processes[i], 20)
+            code = own.processes[i].wait(LONG_S)
             if code == -signal.SIGKILL:  # a crash by plan came first: it is restarted another time
                 blow.before = None
                 return
@@ -234,19 +232,19 @@ def main() -> int:
     options = parser.parse_args()
     number, rounds, round_s = (13, 55, 0.3) if options.short else (65, 240, 0.5)
     chance, start = random.Random(options.seed), time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary, closing(Nursery()) as nursery:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = options.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         links = graph(chance)
-        own = Cluster(folder, nursery, links, rounds=rounds, exchange__timeout_s=TIMEOUT_S)
+        own = Cluster(folder, links, rounds=rounds, exchange__timeout_s=TIMEOUT_S)
         with closing(own):
             own.delay(round_s)
             soak = Soak(own, rounds, blows(chance, links, number, rounds), chance)
             soak.run(60 * options.minutes)
             left = sum(p.poll() is None for p in own.processes.values())
             assert own.store
-            os.kill(own.store.pid, signal.SIGTERM)
-            left += ended(own.store, 10) is None
+            own.store.send_signal(signal.SIGTERM)
+            own.store.wait(LONG_S)
             seconds = time.monotonic() - start
             well = report(soak, own.reference(), left)
             print(f"processes started again: {soak.restarts}; {seconds:.0f} s")

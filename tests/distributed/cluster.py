@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from tests.distributed.nursery import Process, ended
+from tests import fork_server
 from torch import Tensor
 
 from dimat.experiment.faults import Faults
@@ -28,9 +29,27 @@ SMALL = {
     "data.train_images": 300,
     "data.split": "iid",
     "matching.images": 100,
-    "exchange.timeout_s": 20,
+    "exchange.timeout_s": 120,  # nobody is lost because the machine is slow
 }
+LONG_S = fork_server.LONG_S
+PACED = 1000  # rounds that are slowed down; those after them are not
+Process = subprocess.Popen[str]
 Launch = Callable[[Sequence[str], Path], Process]
+
+
+def forked(words: Sequence[str], log: Path, network: str = "") -> Process:
+    """``dimat WORDS``, with its output added to a file, in a network namespace if named."""
+    with log.open("a") as file:
+        return fork_server.start(["dimat", *words], stdout=file, stderr=file, network=network)
+
+
+def from_nothing(words: Sequence[str], log: Path) -> Process:
+    """The same, as a user starts it."""
+    command = [sys.executable, "-m", "dimat", *words]
+    with log.open("a") as file:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, text=True
+        )
 
 
 class Cluster:
@@ -38,18 +57,18 @@ class Cluster:
 
     Args:
         folder: Of all that it writes.
-        launch: Starts a process.
         edges: Of the graph; agents are numbered from 0.
         host: Where the store listens.
+        launch: Starts a process.
         settings: Of the run, by name; others are those of ``SMALL``.
     """
 
     def __init__(
         self,
         folder: Path,
-        launch: Launch,
         edges: Sequence[tuple[int, int]] = PAW,
         host: str = "127.0.0.1",
+        launch: Launch = forked,
         **settings: object,
     ) -> None:
         self.folder, self.launch, self.edges, self.host = folder, launch, edges, host
@@ -81,7 +100,7 @@ class Cluster:
     ) -> None:
         """Start an agent, for the first time or again."""
         plan = self.folder / f"faults-{agent}.json"
-        self.plan.save(plan)
+        Faults([fault for fault in self.plan.planned if fault.agent == agent]).save(plan)
         own = ["agent", "--id", str(agent), "--store", f"{self.host}:{self._port}"]
         own += ["--faults", str(plan), "--out", str(self.folder / "out")]
         words = [*own, *self._words, *_options({**self.settings, **settings})]
@@ -95,50 +114,74 @@ class Cluster:
             self.start(agent)
 
     def delay(self, seconds: float, agents: Collection[int] | None = None) -> None:
-        """Make every round last that long; before agents are started."""
+        """Make rounds last that long; before agents are started."""
         for agent in range(self.agents) if agents is None else agents:
-            for number in range(1, int(str(self.settings["rounds"])) + 1):
+            for number in range(1, min(PACED, int(str(self.settings["rounds"]))) + 1):
                 self.plan = self.plan.delay(agent=agent, round=number, seconds=seconds)
 
     def send(self, agent: int, number: signal.Signals) -> None:
         """Send a signal to an agent; after SIGKILL, wait until it is gone."""
-        process = self.processes[agent]
-        os.kill(process.pid, number)
+        self.processes[agent].send_signal(number)
         if number is signal.SIGKILL:
-            assert ended(process, 10) == -signal.SIGKILL
+            assert self.processes[agent].wait(LONG_S) == -signal.SIGKILL
 
     def kill_store(self) -> None:
         """The store is gone from one moment to the next."""
         assert self.store is not None
-        os.kill(self.store.pid, signal.SIGKILL)
-        assert ended(self.store, 10) == -signal.SIGKILL
+        self.store.kill()
+        assert self.store.wait(LONG_S) == -signal.SIGKILL
         self.store = None
 
-    def finish(self, agents: Collection[int] | None = None, wait_s: float = 60) -> dict[int, int]:
-        """How agents ended, all of which have to within so many seconds."""
-        end, found = time.monotonic() + wait_s, {}
+    def finish(self, agents: Collection[int] | None = None) -> dict[int, int]:
+        """How agents ended, all of which have to."""
+        found = {}
         for agent in range(self.agents) if agents is None else agents:
-            code = ended(self.processes[agent], end - time.monotonic())
-            assert code is not None, f"agent {agent} has not ended:\n{self.tail(agent)}"
-            found[agent] = code
+            try:
+                found[agent] = self.processes[agent].wait(LONG_S)
+            except subprocess.TimeoutExpired:
+                raise AssertionError(f"agent {agent} goes on:\n{self.tail(agent)}") from None
         return found
 
     def close(self) -> None:
         """Kill all that is left."""
         for process in [*self.processes.values(), *([self.store] if self.store else [])]:
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
-                ended(process, 10)
+            process.kill()
+            process.wait(LONG_S)
 
-    def until(self, holds: Callable[[], bool], what: str, wait_s: float = 60) -> float:
-        """Wait until something is so; how many seconds that took."""
-        start = time.monotonic()
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until something is so."""
+        end = time.monotonic() + LONG_S
         while not holds():
-            if time.monotonic() - start > wait_s:
+            if time.monotonic() > end:
                 tails = "\n".join(f"{i}: {self.tail(i)}" for i in self.processes)
-                raise AssertionError(f"not within {wait_s} s: {what}\n{tails}")
+                raise AssertionError(f"not within {LONG_S:g} s: {what}\n{tails}")
             time.sleep(0.02)
-        return time.monotonic() - start
+
+    def all_at(self, number: int) -> None:
+        """Wait until every agent has done a round."""
+        everyone = range(self.agents)
+        self.until(lambda: min(map(self.round, everyone)) >= number, f"all do round {number}")
+
+    def goes_on(self, agent: int, rounds: int = 2) -> None:
+        """Wait until an agent has done some more rounds."""
+        end = self.round(agent) + rounds
+        self.until(lambda: self.round(agent) >= end, f"agent {agent} goes on")
+
+    def exchange_again(self, i: int, j: int) -> None:
+        """Wait until an exchange between two has counted at both, later than now."""
+        before = self.exchanged(i, j), self.exchanged(j, i)
+        self.until(
+            lambda: self.exchanged(i, j) > before[0] and self.exchanged(j, i) > before[1],
+            f"{i} and {j} exchange again",
+        )
+
+    def are_stopped(self, agents: Collection[int] | None = None) -> None:
+        """End all that live, as a service manager does."""
+        living = range(self.agents) if agents is None else agents
+        for agent in living:
+            self.send(agent, signal.SIGTERM)
+        assert set(self.finish(living).values()) == {130}
+        assert not any("Traceback" in self.log(agent).read_text() for agent in living)
 
     # --- what they leave ---------------------------------------------------------------------
 
@@ -176,7 +219,11 @@ class Cluster:
 
     def round(self, agent: int) -> int:
         """The last round whose training an agent has recorded."""
-        return max((x["round"] for x in self.lines(agent) if x["phase"] == "trained"), default=-1)
+        return max(self.trained(agent), default=-1)
+
+    def trained(self, agent: int) -> list[int]:
+        """All rounds whose training it has recorded."""
+        return [x["round"] for x in self.lines(agent) if x["phase"] == "trained"]
 
     def incidents(self, agent: int, neighbor: int) -> list[tuple[int, str, str]]:
         """Round, what and why of all that did not count with a neighbor."""
@@ -201,7 +248,7 @@ class Cluster:
         out, own = self.folder / name, {**self.settings, "matching.gauge": "spread", "controls": []}
         words = ["run", *self._words, *_options({**own, **_dotted(settings)}), "--out", str(out)]
         log = self.folder / f"{name}.log"
-        assert ended(self.launch(words, log), 120) == 0, log.read_text()
+        assert self.launch(words, log).wait(LONG_S) == 0, log.read_text()
         return out
 
 

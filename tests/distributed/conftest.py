@@ -8,20 +8,12 @@ from pathlib import Path
 
 import pytest
 from tests.distributed.cluster import Cluster
-from tests.distributed.nursery import Nursery
-
-
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    """Where processes are forked from."""
-    with closing(Nursery()) as own:
-        yield own
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, nursery: Nursery) -> Iterator[Callable[..., Cluster]]:
+def cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """Makes a cluster, of which nothing is left after the test."""
     with ExitStack() as all_closed:
         yield lambda *args, **settings: all_closed.enter_context(
-            closing(Cluster(tmp_path, nursery, *args, **settings))
+            closing(Cluster(tmp_path, *args, **settings))
         )
