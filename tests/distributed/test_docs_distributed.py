@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import signal
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import fork_server
 
 PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
 TEXT = PAGE.read_text("utf-8")
@@ -29,23 +29,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(command: str, folder: Path) -> subprocess.Popen[str]:
+def start(command: str, folder: Path) -> fork_server.Process:
     program, *rest = shlex.split(command)
-    module = {"torchrun": "torch.distributed.run", "dimat": "dimat"}[program]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *rest],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
+    words = {"torchrun": [sys.executable, "-m", "torch.distributed.run"], "dimat": ["dimat"]}
+    return fork_server.start(
+        [*words[program], *rest], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
-def finished(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=120)
+def finished(process: fork_server.Process) -> str:
+    with process:
+        out, _ = process.communicate(timeout=fork_server.LONG_S)
     assert process.returncode == 0, out
     return out
 
@@ -61,7 +55,9 @@ def test_torchrun_runs_the_config_of_the_page(folder: Path) -> None:
 
 def test_torchrun_runs_the_loop_of_the_page(folder: Path) -> None:
     [command] = [line for line in commands("torchrun") if "loop.py" in line]
-    out = finished(start(command, folder))
+    # its processes without the seconds of their imports; above they are started from nothing
+    quick = command.replace("torchrun", "torchrun --run-path --start-method fork")
+    out = finished(start(quick.replace("loop.py", str(folder / "loop.py")), folder))
     for agent, others in enumerate(([1, 2], [0, 2], [0, 1])):
         assert f"agent {agent}: 3 rounds, heard {[others] * 3}" in out
 
@@ -70,13 +66,12 @@ def test_torchrun_runs_the_loop_of_the_page(folder: Path) -> None:
 def store(folder: Path) -> Iterator[str]:
     """The store of the page, on a port that is free here."""
     [command] = commands("dimat store")
-    process = start(command.replace(":29400", ":0"), folder)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    yield line.strip().removeprefix("store: ")
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
-    assert process.returncode == 0
+    with start(command.replace(":29400", ":0"), folder) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        yield line.strip().removeprefix("store: ")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(fork_server.LONG_S) == 0
 
 
 def test_agents_of_the_page_find_each_other_through_its_store(folder: Path, store: str) -> None:
@@ -89,11 +84,11 @@ def test_agents_of_the_page_find_each_other_through_its_store(folder: Path, stor
 
 def test_the_store_listens_on_the_given_address_only(store: str) -> None:
     host, _, port = store.rpartition(":")
-    with socket.create_connection((host, int(port)), 5):
+    with socket.create_connection((host, int(port)), fork_server.LONG_S):
         pass
     for other in {"127.0.0.2", _outer_address()} - {host, None}:
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection((str(other), int(port)), 5)
+            socket.create_connection((str(other), int(port)), fork_server.LONG_S)
 
 
 def _outer_address() -> str | None:

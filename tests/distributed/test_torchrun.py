@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from tests.exchange.halls import together
 from tests.experiment.test_resume import Content, StopAfter, Stopped, content
+from tests.fork_server import LONG_S, ROOT, run
 from torch import nn
 
 import dimat
@@ -31,7 +32,6 @@ from dimat.experiment.config import (
 )
 from dimat.experiment.settings import config_to_yaml
 
-ROOT = Path(__file__).parent.parent.parent
 PAW_AND_TAIL = "0 1\n1 2\n0 2\n2 3\n3 4\n"
 CONFIG = RunConfig(
     agents=5,
@@ -53,38 +53,34 @@ PAIRWISE = replace(
     matching=MatchingConfig(gauge="pairwise"),
     optimizer=OptimizerConfig(on_merge="mix"),
 )
-LONG = replace(CONFIG, model="mlp", rounds=25, controls=())
+SHORT = replace(CONFIG, model="mlp", rounds=4, controls=())
 SLOW = pytest.mark.slow
 
 
-@contextmanager
-def launched(
-    processes: int, command: list[str], *, restarts: int = 0
-) -> Iterator[subprocess.Popen[str]]:
-    """``torchrun -m dimat``, ended with all its processes if the test is done before it."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--monitor-interval=0.1"]
-    own = [f"--nproc-per-node={processes}", f"--max-restarts={restarts}", "--standalone"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*torchrun, *own, "-m", "dimat", *command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+class Ended(NamedTuple):
+    """How the processes of a run ended, by rank."""
+
+    codes: list[int]
+    out: list[str]
+    err: list[str]
+
+
+def spread(processes: int, command: list[str]) -> Ended:
+    """``dimat COMMAND`` in processes that find each other as those of ``torchrun`` do."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    place |= {"LOCAL_WORLD_SIZE": str(processes), "PYTHONPATH": str(ROOT)}
+
+    def rank(k: int) -> subprocess.CompletedProcess[str]:
+        return run(["dimat", *command], env={**os.environ, **place, "RANK": str(k)})
+
+    ended = together([lambda k=k: rank(k) for k in range(processes)], LONG_S)  # type: ignore[misc]
+    return Ended(
+        [own.returncode for own in ended],
+        [own.stdout for own in ended],
+        [own.stderr for own in ended],
     )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            for pid in (process.pid, *children(process.pid)):
-                os.kill(pid, signal.SIGKILL)
-        process.communicate()
-
-
-def children(pid: int) -> list[int]:
-    """Its processes, by what Linux says."""
-    return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def on_graph(config: RunConfig, folder: Path) -> RunConfig:
@@ -113,20 +109,18 @@ def whole(here: Path) -> Content:
     return content(dimat.run(replace(on_graph(CONFIG, here), out=str(here / "whole"))).folder)
 
 
-@pytest.mark.parametrize(
-    "processes", [pytest.param(1, marks=SLOW), 2, 3, pytest.param(5, marks=SLOW)]
-)
+@pytest.mark.parametrize("processes", [*(pytest.param(n, marks=SLOW) for n in (1, 2, 5)), 3])
 def test_any_number_of_processes_leaves_what_one_leaves(
     tmp_path: Path, here: Path, whole: Content, processes: int
 ) -> None:
-    with launched(processes, saved(on_graph(CONFIG, here), tmp_path)) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    ended = spread(processes, saved(on_graph(CONFIG, here), tmp_path))
+    assert ended.codes == [0] * processes, ended.err
     found = content(tmp_path / "run")
     assert [*found] == [*whole]
     for name in whole:
         assert found[name] == whole[name], name
-    assert out.count("Test accuracy in %") == out.count("run folder: ") == 1
+    assert ["run folder: " in out for out in ended.out] == [True] + [False] * (processes - 1)
+    assert ["Test accuracy in %" in out for out in ended.out] == [True] + [False] * (processes - 1)
 
 
 def test_lost_edges_pairwise_alignment_and_mixed_memories_are_the_same_on_two_processes(
@@ -136,9 +130,8 @@ def test_lost_edges_pairwise_alignment_and_mixed_memories_are_the_same_on_two_pr
     # In round 2 only agents 0 and 1 meet: none of the second process does.
     config = replace(config, topology=replace(config.topology, dropout=0.6, seed=7))
     alone = content(dimat.run(replace(config, out=str(tmp_path / "alone"))).folder)
-    with launched(2, saved(config, tmp_path)) as process:
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    ended = spread(2, saved(config, tmp_path))
+    assert ended.codes == [0, 0], ended.err
     assert content(tmp_path / "run") == alone
 
 
@@ -149,35 +142,55 @@ def test_what_was_stopped_in_one_process_goes_on_in_two(
     config = replace(on_graph(CONFIG, here), out=str(tmp_path / "run"))
     with pytest.raises(Stopped):
         dimat.run(config, callbacks=[StopAfter(lines)])
-    with launched(2, ["resume", str(tmp_path / "run")]) as process:
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    ended = spread(2, ["resume", str(tmp_path / "run")])
+    assert ended.codes == [0, 0], ended.err
     assert content(tmp_path / "run") == whole
 
 
-def rank_of(pid: int) -> str:
-    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return dict(x.decode().partition("=")[::2] for x in variables if x).get("RANK", "")
+class Mortal(nn.Module):
+    """Its process is killed in training, once, when there are two checkpoints."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        victim, kept, mark = (os.environ.get(name, "") for name in ("VICTIM", "KEPT", "MARK"))
+        mine = self.training and victim and os.environ["RANK"] == victim
+        if mine and not Path(mark).exists() and len(Store(Path(kept)).numbers()) >= 2:
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        found: torch.Tensor = self.inner(x)
+        return found
+
+
+def mortal(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return Mortal(flat(in_channels, num_classes, image_size))
+
+
+def flat(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    size = in_channels * image_size[0] * image_size[1]
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes))
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=SLOW), 1])
 def test_a_killed_process_is_started_again_and_the_run_has_the_same_numbers(
     tmp_path: Path, here: Path, victim: int
 ) -> None:
-    config = on_graph(LONG, here)
+    model = "tests.distributed.test_torchrun:mortal"
+    config = replace(on_graph(SHORT, here), method="wa", model=model)
     alone = content(dimat.run(replace(config, out=str(tmp_path / "alone"))).folder)
-    kept = Store(tmp_path / "run" / "checkpoints")
-    with launched(2, saved(config, tmp_path), restarts=1) as process:
-        end = time.monotonic() + 60
-        while max(kept.numbers(), default=0) < 3:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < end
-            time.sleep(0.005)
-        ranks = {rank_of(pid): pid for pid in children(process.pid)}
-        os.kill(ranks[str(victim)], signal.SIGKILL)
-        assert not (tmp_path / "run" / "summary.json").exists(), "too late to be killed"
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
+    # the same as without these two, but for the seconds of imports
+    torchrun += ["--run-path", "--start-method=fork", "--nproc-per-node=2", "--monitor-interval=.1"]
+    kept, mark = tmp_path / "run" / "checkpoints", tmp_path / "killed"
+    mortals = {"VICTIM": str(victim), "KEPT": str(kept), "MARK": str(mark)}
+    done = run(
+        [*torchrun, str(ROOT / "src/dimat/__main__.py"), *saved(config, tmp_path)],
+        env={**os.environ, **mortals, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert mark.exists()
     assert content(tmp_path / "run") == alone
 
 
@@ -195,19 +208,16 @@ class Broken(nn.Module):
 
 
 def broken(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
-    size = in_channels * image_size[0] * image_size[1]
-    return Broken(nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes)))
+    return Broken(flat(in_channels, num_classes, image_size))
 
 
-def test_an_error_in_one_process_is_said_and_ends_them_all_at_once(
-    tmp_path: Path, here: Path
-) -> None:
+def test_an_error_in_one_process_is_said_and_ends_them_all(tmp_path: Path, here: Path) -> None:
     model = "tests.distributed.test_torchrun:broken"
-    config = replace(on_graph(LONG, here), method="wa", controls=(), model=model)
-    with launched(2, saved(config, tmp_path)) as process:
-        _, err = process.communicate(timeout=25)
-    assert process.returncode not in (0, None)
-    assert "agent 3: the training loss is not finite" in err
+    config = replace(on_graph(SHORT, here), rounds=10**6, method="wa", model=model)
+    ended = spread(2, saved(config, tmp_path))
+    assert ended.codes == [1, 1]
+    assert "agent 3: the training loss is not finite" in ended.err[1]
+    assert "rank 1 is lost" in ended.err[0]
 
 
 def test_more_processes_than_agents_are_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.distributed.test_torchrun import CONFIG, launched, saved
+from tests.distributed.test_torchrun import CONFIG, saved, spread
 from tests.experiment.test_resume import content
 
 import dimat
@@ -26,15 +26,12 @@ def test_all_processes_stop_together_and_go_on_to_the_same_bits(
 ) -> None:
     config = replace(CONFIG, agents=3, method=method, controls=controls)
     whole = content(dimat.run(replace(config, out=str(tmp_path / "whole"))).folder)
-    with launched(2, [*saved(config, tmp_path), "--max_wall_s=1e-9"]) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 1, err  # so says torchrun of any process's code but 0
-    assert err.count("dimat: stopped after") == 1
-    assert f"done: {place};" in err
-    assert err.count("exitcode  : 3") >= 1
-    assert "Traceback" not in err.partition("dimat: stopped")[0]
-    assert "run folder: " not in out
-    with launched(2, ["resume", str(tmp_path / "run")]) as process:
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    ended = spread(2, [*saved(config, tmp_path), "--max_wall_s=1e-9"])
+    assert ended.codes == [3, 3], ended.err
+    assert [err.count("dimat: stopped after") for err in ended.err] == [1, 0]
+    assert f"done: {place};" in ended.err[0]
+    assert not any("Traceback" in err for err in ended.err)
+    assert not any("run folder: " in out for out in ended.out)
+    ended = spread(2, ["resume", str(tmp_path / "run")])
+    assert ended.codes == [0, 0], ended.err
     assert content(tmp_path / "run") == whole

@@ -34,7 +34,7 @@ def execute(options: Namespace) -> None:
     from dimat.cli.stop import stoppable
     from dimat.exchange.board import serve
 
-    store = serve(host, port)
-    print(f"store: {host}:{store.port}", flush=True)
     with stoppable(), contextlib.suppress(KeyboardInterrupt):
+        store = serve(host, port)
+        print(f"store: {host}:{store.port}", flush=True)  # whoever reads it may stop it
         threading.Event().wait()
