@@ -123,7 +123,7 @@ def test_a_bad_command_is_refused(
         ("agents: five\n", "'c.yaml': setting 'agents' is 'five': must be a whole number"),
         ("agents: null\n", "setting 'agents' is null: must be a whole number"),
         ("agents: 0\n", "setting 'agents' is 0: must be >= 1"),
-        ("controls: wa\n", "'c.yaml': setting 'controls' is 'wa': must be a list"),
+        ("controls: 3\n", "'c.yaml': setting 'controls' is '3': must be a list, such as a,b"),
         ("topology: rnig\n", "setting 'topology.name' is 'rnig', which is unknown"),
         ("matching: x\n", "setting 'matching' is 'x': must be set by its parts"),
         ("topology: null\n", "setting 'topology' is null: must be set by its parts"),

@@ -203,6 +203,11 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.cat(means).reshape(first.shape)
 
 
+def memory_bytes() -> int:
+    """Bytes of memory that this machine has, for refusing what cannot be in it."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     """Write as safetensors, under another name first: no half-written file is ever seen.
 

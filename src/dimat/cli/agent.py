@@ -5,20 +5,23 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from jsonargparse import Namespace
 from rich.console import Console
 
-from dimat.cli.options import endpoint
 from dimat.errors import DimatError
+from dimat.experiment.complaints import broken_rule
+from dimat.experiment.places import check_path, endpoint
 from dimat.experiment.settings import Parser, config_of, settings_parser
+from dimat.experiment.validate import check_id, validate
 
 SUMMARY = "run one agent in a process of its own, among others that may be missing"
 _OWN = ("id", "store", "interface", "name", "faults")
+_NAME = r"[\w.+:@-]{1,100}"
 
 
 def parser() -> Parser:
@@ -46,19 +49,24 @@ def execute(settings: Namespace) -> None:
     if own["interface"] is not None:
         settings["exchange.interface"] = own["interface"]
     config = config_of(settings)
-    host, port = endpoint("store", own["store"])
+    meeting = endpoint("store", own["store"])
+    plan = None if own["faults"] is None else check_path("faults", own["faults"])
+    if not re.fullmatch(_NAME, own["name"]):
+        raise broken_rule("name", own["name"], "1 to 100 letters, digits and . _ - + : @")
+    check_id(config, own["id"])
+    validate(config)
     from dimat.cli.stop import stoppable
     from dimat.experiment.apart import Meeting, run_agent
     from dimat.experiment.display import LiveProgress, apart_table
     from dimat.experiment.faults import Faults
 
-    faults = Faults.load(Path(own["faults"])) if own["faults"] else None
+    faults = Faults.load(plan) if plan else None
     observer = LiveProgress()
     with _ending():
         try:
             with stoppable():
                 result = run_agent(
-                    config, own["id"], Meeting(host, port, own["name"]), observer, faults=faults
+                    config, own["id"], Meeting(*meeting, own["name"]), observer, faults=faults
                 )
         finally:
             observer.close()

@@ -6,6 +6,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.options import add_checkpoint_options
+from dimat.experiment.merge.checks import check
 from dimat.experiment.merge.config import AlignConfig
 from dimat.experiment.settings import Parser
 
@@ -29,6 +30,7 @@ def parser() -> Parser:
 def execute(options: Namespace) -> None:
     """Align, write, and print the table and where the file is."""
     config = AlignConfig(**{**vars(options), "parents": tuple(options.parents)})
+    check(config)
     from dimat.experiment.display import LiveProgress
     from dimat.experiment.merge.report import write_aligned
     from dimat.experiment.merge.run import align_checkpoints

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -12,10 +11,13 @@ from rich.console import Console
 from dimat.cli.options import SettingsLater
 from dimat.errors import TrainingError
 from dimat.experiment.compare.read import Wishes, read_out, read_spec
+from dimat.experiment.complaints import within
+from dimat.experiment.places import check_path
 from dimat.experiment.settings import Parser
 
 SUMMARY = "compare methods over settings and seeds"
 _OWN = ("methods", "seeds", "jobs", "out", "yes", "help")
+_MOST_JOBS = 1000
 
 
 def parser() -> Parser:
@@ -45,10 +47,11 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Run what is missing, and print the tables and where the folder is."""
-    path = Path(options.base)
+    path = check_path("base", options.base)
+    within("jobs", options.jobs, 1, _MOST_JOBS)
     wishes = Wishes(options.methods, options.seeds, **options.given)
     spec = read_spec(path, wishes)
-    out = Path(options.out or spec.base.out or read_out(path))
+    out = check_path("out", options.out or spec.base.out or str(read_out(path)))
     from dimat.experiment.compare.progress import LiveCells
     from dimat.experiment.compare.run import compare
     from dimat.experiment.compare.table import as_text, comparison_tables

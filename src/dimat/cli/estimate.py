@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
@@ -15,7 +14,9 @@ from rich.console import Console
 from dimat.cli.options import SettingsLater
 from dimat.errors import ConfigError
 from dimat.experiment.config import RunConfig
+from dimat.experiment.places import check_path
 from dimat.experiment.settings import Parser
+from dimat.experiment.validate import validate
 
 if TYPE_CHECKING:
     from dimat.experiment.setup import Setup
@@ -54,12 +55,11 @@ def execute(options: Namespace) -> None:
     config, cells = _wanted(options)
     if options.no_calibrate:
         config = dataclasses.replace(config, device="cpu")  # none is used
+    validate(config)
     from dimat.experiment.display import LiveProgress
     from dimat.experiment.estimate.forecast import forecast
     from dimat.experiment.estimate.show import as_json, estimate_tables
-    from dimat.experiment.validate import validate
 
-    validate(config)
     observer = LiveProgress()
     try:
         start = time.perf_counter()
@@ -83,7 +83,7 @@ def _wanted(options: Namespace) -> tuple[RunConfig, int]:
         raise ConfigError(f"unexpected '{options.base}': setting 'config' names a file already")
     config, cells, file = RunConfig(), 1, options.base or options.config
     if file:
-        spec = read_spec(Path(file))
+        spec = read_spec(check_path("config", file))
         config, cells = spec.first, spec.num_cells
     if options.given["grid"]:
         raise ConfigError("setting 'grid' is for 'dimat compare': one run is estimated")

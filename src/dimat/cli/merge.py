@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.options import add_checkpoint_options
+from dimat.experiment.merge.checks import check
 from dimat.experiment.merge.config import MergeConfig
 from dimat.experiment.settings import Parser
 
@@ -42,6 +43,7 @@ def execute(options: Namespace) -> None:
     settings = {**vars(options), "parents": tuple(options.parents)}
     settings["evaluate"] = not settings.pop("no_evaluate")
     config = MergeConfig(**settings)
+    check(config)
     from dimat.experiment.display import LiveProgress
     from dimat.experiment.merge.report import write_merge
     from dimat.experiment.merge.run import merge_checkpoints

@@ -14,23 +14,6 @@ from dimat.experiment.settings import Parser
 from dimat.experiment.spelling import spelled
 
 
-def endpoint(setting: str, value: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``; an IPv6 address is written in brackets.
-
-    Raises:
-        ConfigError: If it is something else.
-
-    >>> endpoint("store", "10.0.0.1:29400"), endpoint("store", "[::1]:0")
-    (('10.0.0.1', 29400), ('::1', 0))
-    """
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(
-            f"setting '{setting}' is '{value}': must be HOST:PORT, such as 127.0.0.1:29400"
-        )
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
 def add_model_options(parser: Parser) -> None:
     """What a built-in model is made of."""
     add = parser.add_argument

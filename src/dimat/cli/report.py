@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from jsonargparse import Namespace
 
+from dimat.experiment.places import check_path
 from dimat.experiment.settings import Parser
 
 SUMMARY = "make a page of plots from runs and comparisons"
@@ -27,7 +26,10 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Write it, and print where the page is."""
+    out = check_path("out", options.out, spare=16)
+    for folder in options.folders:
+        check_path("folders", folder)
     from dimat.experiment.report.write import write_report
 
-    index = write_report(options.folders, Path(options.out), overwrite=options.overwrite)
+    index = write_report(options.folders, out, overwrite=options.overwrite)
     print(f"report: {index}")

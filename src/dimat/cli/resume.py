@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from jsonargparse import Namespace
 
 from dimat.cli.launch import crew_of
 from dimat.cli.run import show
+from dimat.experiment.places import check_path
 from dimat.experiment.settings import Parser
 
 SUMMARY = "go on with a run that was stopped"
@@ -31,10 +30,10 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Go on, and print the table and the folder: in the first process, if there are several."""
+    folder, limit = check_path("folder", options.folder), options.max_wall_s
     from dimat.experiment.display import LiveProgress
     from dimat.experiment.run import begun, resume
 
-    folder, limit = Path(options.folder), options.max_wall_s
     observer = LiveProgress()
     try:
         with crew_of(begun(folder, limit)) as crew:

@@ -11,6 +11,7 @@ from rich.console import Console
 from dimat.cli.launch import crew_of, restarted
 from dimat.errors import ConfigError
 from dimat.experiment.settings import Parser, config_of, settings_parser
+from dimat.experiment.validate import validate
 
 if TYPE_CHECKING:
     from dimat.experiment.result import RunResult
@@ -54,8 +55,6 @@ def execute(settings: Namespace) -> None:
 
     What ``torchrun`` starts again goes on from its last checkpoint, where ``out`` says which it is.
     """
-    from dimat.experiment.validate import validate
-
     config = config_of(settings)
     validate(config)
     from dimat.experiment.display import LiveProgress

@@ -7,7 +7,7 @@ import threading
 
 from jsonargparse import Namespace
 
-from dimat.cli.options import endpoint
+from dimat.experiment.places import endpoint
 from dimat.experiment.settings import Parser
 
 SUMMARY = "host the store where agents find each other"
@@ -30,7 +30,7 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Host it, until interrupted."""
-    host, port = endpoint("listen", options.listen)
+    host, port = endpoint("listen", options.listen, any_port=True)
     from dimat.cli.stop import stoppable
     from dimat.exchange.board import serve
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.options import add_model_options
-from dimat.experiment.complaints import broken_rule
+from dimat.experiment.complaints import MOST_CLASSES, MOST_PIXELS, broken_rule, within
+from dimat.experiment.config import RunConfig
 from dimat.experiment.settings import Parser
+from dimat.experiment.validate import validate
 
 SUMMARY = "print what a model may permute"
 
@@ -33,15 +37,20 @@ def execute(options: Namespace) -> None:
     shape = tuple(options.input)
     if len(shape) < 2 or min(shape) < 1:
         raise broken_rule("input", shape, "batch and at least one more size, each >= 1")
-    if options.classes < 1:
-        raise broken_rule("classes", options.classes, ">= 1")
+    within("classes", options.classes, 1, MOST_CLASSES)
+    for size in shape:
+        within("input", size, 1, MOST_PIXELS)
+    validate(RunConfig(model=options.model, width=options.width))
     import torch
 
     from dimat.experiment.describe import describe_symmetry
     from dimat.models import build_for_input
+    from dimat.state import memory_bytes
     from dimat.symmetry import find_symmetry
 
     settings = {"width": options.width, "shortcut": options.shortcut, "norm": options.norm}
+    if (needed := 4 * math.prod(shape)) > memory_bytes():
+        raise broken_rule("input", shape, f"smaller: that is {needed / 1e9:,.0f} GB")
     model = build_for_input(options.model, shape, options.classes, **settings)
     with Console(stderr=True).status(f"tracing and proving {options.model}"):
         symmetry = find_symmetry(model, (torch.zeros(shape),))

@@ -8,9 +8,10 @@ from typing import Literal
 from jsonargparse import Namespace
 from rich.console import Console
 
-from dimat.experiment.complaints import broken_rule
+from dimat.experiment.complaints import MOST_CLASSES, MOST_PIXELS, broken_rule, within
 from dimat.experiment.config import RunConfig, TopologyConfig
 from dimat.experiment.settings import Parser
+from dimat.experiment.validate import validate
 
 Mixing = Literal["auto", "metropolis", "uniform", "push"]
 SUMMARY = "print a graph and what it costs"
@@ -42,15 +43,14 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Build and print it."""
+    config = _config(options)
+    validate(config)
     from dimat.experiment.describe import describe
     from dimat.experiment.setup import build_network
-    from dimat.experiment.validate import validate
     from dimat.models import build_model
     from dimat.state import num_bytes, state_of
     from dimat.topology import definite
 
-    config = _config(options)
-    validate(config)
     network = build_network(config.topology, config.agents)
     channels, height, width = options.image
     model = build_model(
@@ -70,8 +70,9 @@ def _config(options: Namespace) -> RunConfig:
     """The options as a config, so that one place says what may be in them."""
     if len(options.image) != 3 or min(options.image) < 1:
         raise broken_rule("image", options.image, "channels,height,width, each >= 1")
-    if options.classes < 1:
-        raise broken_rule("classes", options.classes, ">= 1")
+    within("classes", options.classes, 1, MOST_CLASSES)
+    for size in options.image:
+        within("image", size, 1, MOST_PIXELS)
     return RunConfig(
         agents=options.agents,
         model=options.model,

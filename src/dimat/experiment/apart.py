@@ -15,7 +15,7 @@ from dimat.experiment.process import borrowed
 from dimat.experiment.record import RunFolder, is_run_folder
 from dimat.experiment.rounds import method_settings
 from dimat.experiment.setup import make_setup
-from dimat.experiment.validate import validate
+from dimat.experiment.validate import check_id, validate
 from dimat.methods import METHODS, Method, check_needs
 from dimat.presence import check_lasting
 
@@ -48,8 +48,7 @@ def run_agent(
     if config.max_wall_s is not None:
         rule = "null: stop an agent when you like, the same command goes on"
         raise broken_rule("max_wall_s", config.max_wall_s, rule)
-    if not 0 <= agent < config.agents:
-        raise ConfigError(f"setting 'id' is {agent}: must be in 0 … {config.agents - 1}")
+    check_id(config, agent)
     method = _method(config)
     with borrowed(config.threads, config.device):
         return _run(config, method, agent, meeting, observer or Silent(), faults or Faults())

@@ -58,6 +58,35 @@ def broken_rule(name: str, value: object, rule: str) -> ConfigError:
     return ConfigError(f"setting '{name}' is {shown}: must be {rule}")
 
 
+MOST = 10**9  # of anything that is counted or measured: more is a slip of the hand
+MOST_CLASSES = 10**6
+MOST_PIXELS = 10**5  # along a side
+
+
+def within(name: str, value: float, least: float, most: float = MOST, why: str = "") -> None:
+    """Refuse a number that is too low or too high for a setting.
+
+    Args:
+        name: The setting.
+        value: What was given for it.
+        least: The lowest that it may be.
+        most: The highest.
+        why: What the highest is for.
+
+    Raises:
+        ConfigError: With the bound that is broken.
+
+    >>> within("agents", 6000, 1, 5000)
+    Traceback (most recent call last):
+        ...
+    dimat.errors.ConfigError: setting 'agents' is 6000: must be <= 5,000
+    """
+    if value < least:
+        raise broken_rule(name, value, f">= {least}")
+    if value > most:
+        raise broken_rule(name, value, f"<= {most:,}{why and f', {why}'}")
+
+
 def wrong_type(name: str, value: object, kind: object) -> ConfigError:
     """The error for a setting whose value is not of the type ``kind``."""
     close = difflib.get_close_matches(str(value), [str(choice) for choice in get_args(kind)], n=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import yaml
 
@@ -37,7 +38,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """One value, with all that is in it."""
-        mark, alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
+        mark, alias = self.get_mark(), self.check_event(yaml.AliasEvent)
         self._depth += 1
         if self._depth > _DEEPEST:
             raise _refusal(f"values more than {_DEEPEST} levels deep", mark)
@@ -51,7 +52,7 @@ class _Loader(yaml.SafeLoader):
                 raise _refusal(f"more than {_MOST_VALUES:,} values, those of aliases counted", mark)
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """A mapping, if it has each key once."""
         node = super().compose_mapping_node(anchor)
         first: dict[tuple[str, str], yaml.Mark] = {}

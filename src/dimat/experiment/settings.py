@@ -46,8 +46,7 @@ class Parser(ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
     ) -> Namespace:
-        """Parse a command line; ``--controls wa,local`` is short for ``--controls [wa,local]``, and none
-        for ``[]``.
+        """Parse a command line; ``--controls wa,local`` is short for ``--controls [wa,local]``.
 
         Dashes and underscores are one; ``--topology ring`` is short for ``--topology.name ring``.
         """

@@ -1,4 +1,8 @@
-"""Checking a config before anything is built: types, ranges, names, device."""
+"""Checking a config before anything is built: types, ranges, text, names, device.
+
+What needs PyTorch, as the registries of names do, is imported when the rest is found to be right:
+most mistakes are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,10 @@ from functools import reduce
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-import torch
-
-from dimat.data import SOURCES, SPLITS
 from dimat.errors import ConfigError, check_known
-from dimat.experiment.callbacks import LOGS
-from dimat.experiment.complaints import broken_rule, setting_types, wrong_type
+from dimat.experiment.complaints import MOST, broken_rule, setting_types, within, wrong_type
 from dimat.experiment.config import OPTIMIZERS, MatchingConfig, RunConfig
-from dimat.merging import COMBINERS
-from dimat.methods import METHODS
-from dimat.models import MODELS
-from dimat.topology import NETWORKS
+from dimat.experiment.places import check_host, check_path, check_source
 
 _AT_LEAST = {
     "agents": 1,
@@ -46,6 +43,17 @@ _AT_LEAST = {
     "diagnostics.barrier_images": 0,
 }
 
+_SEEDS = ("seed", "topology.seed")  # below 2^63, as _RANGES says
+
+# The highest a setting may be, and why; of others it is MOST.
+_AT_MOST: dict[str, tuple[int, str]] = {
+    "agents": (5000, "as the graph has up to agents x agents edges"),
+    "threads": (1024, "and best the number of cores"),
+    "width": (1000, "times the channels of the model as it is"),
+    "exchange.timeout_s": (10**6, "which are 11 days"),
+    "exchange.patience_s": (10**6, "which are 11 days"),
+}
+
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "width": ("> 0 and finite", lambda value: 0 < value < math.inf),
     "seed": ("< 2^63", lambda value: value < 2**63),
@@ -67,6 +75,9 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 
+_DEVICE = r"cpu|cuda(?::\d{1,4})?"
+
+
 def validate(config: RunConfig) -> None:
     """Refuse a config that no run can be made of.
 
@@ -80,13 +91,24 @@ def validate(config: RunConfig) -> None:
         if not _is_a(_get(config, name), kind):
             raise wrong_type(name, _get(config, name), kind)
     _check_ranges(config)
-    _check_names(config)
+    _check_text(config)
     _check_path(config)
     _check_momentum(config)
     _check_stop(config)
     _check_stack(config)
     gauge_of(config.matching)
+    _check_names(config)
     _check_device(config.device)
+
+
+def check_id(config: RunConfig, agent: int) -> None:
+    """Refuse an agent that a run does not have.
+
+    Raises:
+        ConfigError: With the numbers that agents have.
+    """
+    if not 0 <= agent < config.agents:
+        raise ConfigError(f"setting 'id' is {agent}: must be in 0 … {config.agents - 1}")
 
 
 def gauge_of(
@@ -135,24 +157,45 @@ def _is_a(value: object, kind: object) -> bool:
 
 
 def _check_ranges(config: RunConfig) -> None:
-    for name, least in _AT_LEAST.items():
-        value = _get(config, name)
-        if value is not None and value < least:
-            raise broken_rule(name, value, f">= {least}")
     for name, (rule, holds) in _RANGES.items():
         value = _get(config, name)
         if value is not None and not holds(value):
             raise broken_rule(name, value, rule)
+    for name in {**_AT_LEAST, **_RANGES}:
+        value = _get(config, name)
+        most, why = _AT_MOST.get(name, (MOST, ""))
+        if value is not None:
+            within(name, value, _AT_LEAST.get(name, 0), math.inf if name in _SEEDS else most, why)
+
+
+def _check_text(config: RunConfig) -> None:
+    """What is to be a file, a folder or an address can be one."""
+    if config.out is not None:
+        check_path("out", config.out)
+    if config.topology.path is not None:
+        check_path("topology.path", config.topology.path)
+    check_source("data.source", config.data.source)
+    if config.exchange.interface is not None:
+        check_host("exchange.interface", config.exchange.interface)
+    if not re.fullmatch(_DEVICE, config.device):
+        raise broken_rule("device", config.device, "cpu, cuda or cuda:N")
 
 
 def _check_names(config: RunConfig) -> None:
+    from dimat.data import SOURCES, SPLITS
+    from dimat.experiment.callbacks import LOGS
+    from dimat.merging import COMBINERS
+    from dimat.methods import METHODS
+    from dimat.models import MODELS
+    from dimat.topology import NETWORKS
+
+    _check_list("log", config.log, LOGS)
+    check_known("topology.name", config.topology.name, NETWORKS)
+    check_known("optimizer.name", config.optimizer.name, OPTIMIZERS)
     check_known("method", config.method, METHODS)
     _check_list("controls", config.controls, METHODS)
     _check_list("recalibration.methods", config.recalibration.methods, ["all", *METHODS])
-    _check_list("log", config.log, LOGS)
-    check_known("topology.name", config.topology.name, NETWORKS)
     check_known("data.split", config.data.split, SPLITS)
-    check_known("optimizer.name", config.optimizer.name, OPTIMIZERS)
     check_known("merging.combine", config.merging.combine, COMBINERS)
     check_known("data.source", config.data.source.partition(":")[0], SOURCES)
     if ":" not in config.model:
@@ -201,11 +244,12 @@ def _check_path(config: RunConfig) -> None:
 
 
 def _check_device(device: str) -> None:
-    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
-    if not found:
-        raise broken_rule("device", device, "cpu, cuda or cuda:N")
-    here = torch.cuda.device_count() if device != "cpu" else 0
-    if device != "cpu" and int(found[1] or 0) >= here:
+    if device == "cpu":
+        return
+    import torch
+
+    here = torch.cuda.device_count()
+    if int(device.partition(":")[2] or 0) >= here:
         raise ConfigError(
             f"setting 'device' is '{device}', but PyTorch finds {here} CUDA devices here: use 'cpu'"
             + (f", or 'cuda:0' up to 'cuda:{here - 1}'" if here else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from dimat.models.factory import made_by
 from dimat.models.mlp import MLP
 from dimat.models.resnet import ResNet
 from dimat.models.vgg import VGG
+from dimat.state import memory_bytes, num_bytes, state_of
 
 
 def build_model(
@@ -56,6 +57,7 @@ def build_model(
             f"model '{name}' is too deep for images of {image_size[0]}x{image_size[1]} pixels: it "
             f"needs {smallest}x{smallest} or more; use cnn or mlp"
         )
+    _check_fits(name, in_channels, num_classes, image_size, width, shortcut, norm)
     return MODELS[name](in_channels, num_classes, image_size, width, shortcut, norm)
 
 
@@ -125,6 +127,22 @@ MODELS: dict[str, Builder] = {
     **{f"resnet{depth}": partial(_resnet, depth) for depth in (20, 32, 44, 56)},
     **{f"vgg{depth}": partial(_vgg, depth) for depth in (11, 13, 16)},
 }
+
+
+@cache
+def _check_fits(
+    name: str, channels: int, classes: int, size: tuple[int, int], width: float, *options: str
+) -> None:
+    """Refuse a built-in model that is larger than the memory of this machine."""
+    with torch.device("meta"):  # shapes alone
+        model = MODELS[name](channels, classes, size, width, *options)
+    needed, there = num_bytes(state_of(model)), memory_bytes()
+    if needed > there:
+        raise ModelError(
+            f"model '{name}' of width {width:g} for {classes:,} classes and images of {size[0]}x"
+            f"{size[1]} pixels has {needed / 1e9:,.0f} GB, and this machine {there / 1e9:,.0f} GB "
+            "of memory: use a smaller width, fewer classes or smaller images"
+        )
 
 
 def min_image_size(name: str) -> int:

@@ -80,7 +80,7 @@ class Spec:
     @property
     def first(self) -> RunConfig:
         """The settings of the first cell, which stand for the base where the base is written."""
-        return self.config(self.points[0], self.seeds[0])
+        return self.config({name: own[0] for name, own in self.grid.items()}, self.seeds[0])
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
 import torch
 
 from dimat.data import Dataset
-from dimat.experiment.complaints import broken_rule
+from dimat.experiment.complaints import MOST_CLASSES, broken_rule, within
+from dimat.state import memory_bytes
 
 _KNOWN = {
     "cifar10": "50000,10000,32,32,3,10",
@@ -34,6 +36,10 @@ def assumed(what: str) -> Dataset:
     train, test, *shape, classes = map(int, text.split(","))
     if classes > train:
         raise broken_rule("assume", what, "at least one training image of every class")
+    needed = (train + test) * math.prod(shape)
+    if needed > memory_bytes():
+        raise broken_rule("assume", what, f"smaller: these images are {needed / 1e9:,.0f} GB")
+    within("assume", classes, 1, MOST_CLASSES, "in CLASSES")
     random = np.random.default_rng(0)
 
     def images(count: int) -> torch.Tensor:

@@ -1,19 +1,21 @@
-"""Checking the settings of a merge before anything is read: names, ranges, files."""
+"""Checking the settings of a merge before anything is read: ranges, names, files.
+
+What needs PyTorch is imported when the rest is found to be right.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from dimat.data import SOURCES
 from dimat.errors import ConfigError, look_up
-from dimat.experiment.complaints import broken_rule
+from dimat.experiment.complaints import MOST_CLASSES, broken_rule, within
 from dimat.experiment.config import RunConfig
 from dimat.experiment.merge.config import AlignConfig, MergeConfig
+from dimat.experiment.places import check_path, check_source
 from dimat.experiment.validate import validate
-from dimat.matching import MATCHERS
-from dimat.merging import COMBINERS
-from dimat.parents import RECALIBRATIONS, fair_weights
+
+_SPARE = len(".partial")  # what is added to a file's name while it is written
 
 
 def check(config: AlignConfig) -> None:
@@ -24,18 +26,37 @@ def check(config: AlignConfig) -> None:
             device that is not there or a file that must not be written.
         StructureError: If weights are no average.
     """
-    look_up("data", config.data.partition(":")[0], SOURCES)
-    look_up("method", config.method, MATCHERS)
-    validate(_shared(config))
-    if config.images < 1:
-        raise broken_rule("images", config.images, ">= 1")
-    if config.classes is not None and config.classes < 1:
-        raise broken_rule("classes", config.classes, ">= 1")
-    if isinstance(config, MergeConfig):
-        _check_merge(config)
-    elif len(config.parents) != 2:
+    for parent in config.parents:
+        check_path("parents", parent)
+    if check_path("out", config.out, spare=_SPARE).suffix != ".safetensors":
+        raise broken_rule("out", config.out, "a file that ends in .safetensors")
+    if isinstance(config, MergeConfig) and config.report is not None:
+        check_path("report", config.report, spare=_SPARE)
+    check_source("data", config.data)
+    within("images", config.images, 1)
+    if config.classes is not None:
+        within("classes", config.classes, 1, MOST_CLASSES)
+    if isinstance(config, MergeConfig) and len(config.parents) < 2:
+        raise broken_rule("parents", list(config.parents), "two or more checkpoint files")
+    if not isinstance(config, MergeConfig) and len(config.parents) != 2:
         raise broken_rule("parents", list(config.parents), "two checkpoint files")
     _check_files(config)
+    validate(_shared(config))
+    _check_names(config)
+
+
+def _check_names(config: AlignConfig) -> None:
+    from dimat.data import SOURCES
+    from dimat.matching import MATCHERS
+    from dimat.merging import COMBINERS
+    from dimat.parents import RECALIBRATIONS, fair_weights
+
+    look_up("data", config.data.partition(":")[0], SOURCES)
+    look_up("method", config.method, MATCHERS)
+    if isinstance(config, MergeConfig):
+        look_up("combine", config.combine, COMBINERS)
+        look_up("recalibration", config.recalibration, dict.fromkeys(RECALIBRATIONS))
+        fair_weights(config.weights or None, len(config.parents))
 
 
 def _shared(config: AlignConfig) -> RunConfig:
@@ -52,17 +73,7 @@ def _shared(config: AlignConfig) -> RunConfig:
     )
 
 
-def _check_merge(config: MergeConfig) -> None:
-    look_up("combine", config.combine, COMBINERS)
-    look_up("recalibration", config.recalibration, dict.fromkeys(RECALIBRATIONS))
-    if len(config.parents) < 2:
-        raise broken_rule("parents", list(config.parents), "two or more checkpoint files")
-    fair_weights(config.weights or None, len(config.parents))
-
-
 def _check_files(config: AlignConfig) -> None:
-    if Path(config.out).suffix != ".safetensors":
-        raise broken_rule("out", config.out, "a file that ends in .safetensors")
     taken = {Path(parent).resolve() for parent in config.parents}
     for setting, path in config.outputs.items():
         if path.resolve() in taken:
