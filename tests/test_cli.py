@@ -234,7 +234,7 @@ def test_help_and_version_need_no_torch() -> None:
         "import sys\nfrom dimat.cli import main\n"
         "try: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
     )
-    for argv, expected in (["run", "--help"], "--matching.gauge"), (["--version"], "dimat 0."):
+    for argv, expected in (["run", "--help"], "--agents 5"), (["--version"], "dimat 0."):
         done = subprocess.run(
             [sys.executable, "-c", script, *argv], capture_output=True, text=True, check=False
         )
@@ -244,7 +244,7 @@ def test_help_and_version_need_no_torch() -> None:
 
 def test_help_mentions_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["run", "--help"])
+        main(["run", "--help", "all"])
     out = capsys.readouterr().out
     assert all(f"--{name} " in out for name in setting_types())
 

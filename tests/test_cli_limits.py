@@ -1,4 +1,4 @@
-"""Values that nobody means: numbers too high for any machine, text that is no place. One line each."""
+"""Values that nobody means: numbers too high for any machine, text that is no place."""
 
 from __future__ import annotations
 

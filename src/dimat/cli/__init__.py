@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (that of the process if None) and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if words[:1] == ["help"]:  # "help run" is "run --help"
-            words = [*words[1:2], "--help"]
+        if words[:1] == ["help"]:  # "help run" is "run --help", "help run all" "run --help all"
+            words = [*words[1:2], "--help", *words[2:]]
         if not words:
             raise ConfigError(f"no command: one of {', '.join(_COMMANDS)}; see 'dimat --help'")
         arguments = _parser().parse_args(run.gone_on_with(words))

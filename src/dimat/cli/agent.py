@@ -9,10 +9,12 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from jsonargparse import Namespace
 from rich.console import Console
 
+from dimat.cli.helping import FIRST, short_help
 from dimat.errors import DimatError
 from dimat.experiment.complaints import broken_rule
 from dimat.experiment.places import check_path, endpoint
@@ -27,8 +29,8 @@ _NAME = r"[\w.+:@-]{1,100}"
 def parser() -> Parser:
     """Every setting of a run, and where the others are."""
     own = settings_parser(
-        usage="dimat agent --config FILE --id I --store HOST:PORT [--interface ADDRESS] "
-        "[--SETTING VALUE ...]",
+        usage="dimat agent --config FILE --id I --store HOST:PORT\n"
+        "                   [--interface ADDRESS] [--SETTING VALUE ...]",
         description="Run one agent of a run, which goes on when neighbors are lost and takes them "
         "in when they come back. The same command after a crash goes on from its last checkpoint. "
         "For one trusted network: nothing that is sent is encrypted.",
@@ -39,7 +41,18 @@ def parser() -> Parser:
     add("--interface", type=str | None, default=None, help="as --exchange.interface")
     add("--name", type=str, default="dimat", help="of the run, where several share a store")
     add("--faults", type=str | None, default=None, help="JSON plan of faults to rehearse")
+    own.short_help = partial(short_help, "dimat agent", own, _first())
     return own
+
+
+def _first() -> dict[str, str]:
+    """What to say first of the options: without controls, which agents by themselves have not."""
+    own = {
+        "id": "number of this agent, from 0",
+        "store": "HOST:PORT of 'dimat store'",
+        "interface": "address that others reach it at",
+    }
+    return own | {name: told for name, told in FIRST.items() if name != "controls"}
 
 
 def execute(settings: Namespace) -> None:

@@ -31,7 +31,7 @@ def parser() -> Parser:
         "command goes on where it was stopped. The file has settings as for 'dimat run --config', "
         "and may have a group 'compare' with methods, seeds and grid, which the options override.",
         epilog="--grid.SETTING A,B varies a setting; --SETTING VALUE sets it for all runs; "
-        "'dimat run --help' explains every setting.",
+        "'dimat run --help all' explains every setting.",
         allow_abbrev=False,
     )
     add = own.add_argument

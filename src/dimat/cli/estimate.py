@@ -35,7 +35,7 @@ def parser() -> Parser:
         "controls included: arithmetic, bytes sent, memory, and the time on this device, on which "
         "some training, merging and evaluation is timed. Nothing is written. Of a file for 'dimat "
         "compare' it is the first run.",
-        epilog="'dimat run --help' explains every setting.",
+        epilog="'dimat run --help all' explains every setting.",
         allow_abbrev=False,
     )
     add = own.add_argument

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 from rich.console import Console
 
+from dimat.cli.helping import FIRST, short_help
 from dimat.cli.launch import crew_of, restarted
 from dimat.errors import ConfigError
 from dimat.experiment.settings import Parser, config_of, settings_parser
@@ -21,10 +23,12 @@ SUMMARY = "train, merge and evaluate agents"
 
 def parser() -> Parser:
     """Every setting of a run."""
-    return settings_parser(
+    own = settings_parser(
         "dimat run [--config FILE.yaml] [--SETTING VALUE ...]\n"
         "       dimat run --resume RUN [--max_wall_s S]"
     )
+    own.short_help = partial(short_help, "dimat run", own, FIRST)
+    return own
 
 
 def gone_on_with(words: Sequence[str]) -> Sequence[str]:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -26,7 +26,13 @@ _GROUPS: dict[str, Any] = {
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser, with errors of one line raised as :class:`ConfigError`."""
+    """jsonargparse's parser, with errors of one line raised as :class:`ConfigError`.
+
+    Attributes:
+        short_help: What ``--help`` says where ``--help all`` says everything; None: no difference.
+    """
+
+    short_help: Callable[[], str] | None = None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a :class:`ConfigError` instead of printing the usage and leaving."""
@@ -50,10 +56,19 @@ class Parser(ArgumentParser):
 
         Dashes and underscores are one; ``--topology ring`` is short for ``--topology.name ring``.
         """
+        given = list(sys.argv[1:] if args is None else args)
+        self._help_shortly(given)
         known = [s[2:] for a in self._actions for s in a.option_strings if s.startswith("--")]
         lists = {s for a in self._actions if isinstance(a.default, tuple) for s in a.option_strings}
-        words = spelled_words(sys.argv[1:] if args is None else args, known)
+        words = spelled_words(given, known)
         return super().parse_args(_bracket(words, lists), *rest, **kwargs)
+
+    def _help_shortly(self, words: Sequence[str]) -> None:
+        """Print the short help and leave, if there is one and it is what is asked for."""
+        place = next((k for k, word in enumerate(words) if word in ("-h", "--help")), None)
+        if self.short_help and place is not None and list(words[place + 1 :]) != ["all"]:
+            self._print_message(f"{self.short_help()}\n", sys.stdout)  # a pipe may be closed
+            self.exit()
 
     def _types(self) -> dict[str, object]:
         """The type of every option, by its name."""

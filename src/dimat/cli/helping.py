@@ -1,0 +1,84 @@
+"""The short help of a command with many settings: those that people use first, then all by name."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Mapping
+
+from dimat.experiment.complaints import setting_types
+from dimat.experiment.settings import Parser
+from dimat.experiment.spelling import spelled
+
+FIRST: Mapping[str, str] = {
+    "config": "settings from a file; those after it override",
+    "agents": "how many train and merge",
+    "rounds": "merges after pre-training",
+    "pretrain_epochs": "of every agent, before the first merge",
+    "local_epochs": "of every agent, after each merge",
+    "method": "dimat, wa, wm, local, cdsgd, sgp, fedavg, …",
+    "controls": "methods to compare it with, or none",
+    "topology": "ring, full, star, torus, exponential, …",
+    "data": "digits, npz:PATH, folder:PATH or hf:NAME",
+    "data.split": "iid, by-class, dirichlet, …",
+    "model": "mlp, cnn, resnet20, … or module:factory",
+    "optimizer.lr": "learning rate of local training",
+    "device": "cpu, cuda or cuda:N",
+    "seed": "of everything random",
+    "out": "run folder; by default a new one in runs/",
+}
+_NARROWEST, _WIDEST = 60, 100
+
+
+def short_help(command: str, parser: Parser, first: Mapping[str, str]) -> str:
+    """What ``--help`` says; ``--help all`` says everything.
+
+    Args:
+        command: Such as ``dimat run``.
+        parser: Of the command.
+        first: One line on each of the options to name first.
+    """
+    calls = [_call(parser, name) for name in first]
+    column = max(map(len, calls)) + 2
+    lines = [f"  {call:{column}}{told}" for call, told in zip(calls, first.values(), strict=True)]
+    return "\n".join(
+        (
+            parser.format_usage().rstrip(),
+            *("", *_wrapped(parser.description or "")),
+            *("", "used first, with their defaults:", *lines),
+            *("", f"all settings, by group; '{command} --help all' explains each:", *_groups()),
+            "",
+            *_wrapped("A YAML file has the same names, a group with its parts below it."),
+        )
+    )
+
+
+def _call(parser: Parser, name: str) -> str:
+    """An option with its default, or with a word for its value if it has none."""
+    option = f"--{spelled(name, setting_types())}"
+    action = next(own for own in parser._actions if option in own.option_strings)
+    value = action.default
+    if value is None:
+        value = action.metavar or action.dest.upper()
+    return f"--{name} {','.join(value) if isinstance(value, tuple) else value}"
+
+
+def _groups() -> list[str]:
+    """The names of all settings, a paragraph for each group."""
+    groups: dict[str, list[str]] = {}
+    for setting in setting_types():
+        group, dot, name = setting.rpartition(".")
+        groups.setdefault(group + dot, []).append(name)
+    column = max(map(len, groups)) + 2
+    return [
+        line
+        for group, names in groups.items()
+        for line in _wrapped(", ".join(names), f"  {group:{column}}", " " * (column + 2))
+    ]
+
+
+def _wrapped(text: str, first: str = "", others: str = "") -> list[str]:
+    width = min(max(shutil.get_terminal_size().columns - 1, _NARROWEST), _WIDEST)
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=others, break_on_hyphens=False
+    )
