@@ -85,4 +85,5 @@ def _write(out: Path, texts: Mapping[str, str]) -> None:
         raise ConfigError(f"setting 'out': {out} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
