@@ -189,6 +189,21 @@ def test_a_living_run_keeps_its_folder_and_is_named(tmp_path: Path) -> None:
     assert not (out / "checkpoints").exists()
 
 
+def test_a_control_of_a_living_run_is_not_resumed_or_replaced(tmp_path: Path) -> None:
+    config = replace(TINY, overwrite=True)
+    with RunFolder.held(tmp_path / "run", config, fresh=True, by="runs", resumed="{}") as folder:
+        out = folder.control("local").path
+        before = everything(tmp_path)
+        for again in (
+            lambda: dimat.run(replace(config, out=str(out))),
+            lambda: dimat.resume(out),
+        ):
+            with pytest.raises(RecordError, match="another process runs or resumes the run"):
+                again()
+        assert everything(tmp_path) == before
+    assert dimat.resume(out).folder == out
+
+
 def test_a_living_agent_keeps_its_folder_and_is_named(tmp_path: Path) -> None:
     out = tmp_path / "agent-000"
     with alone(out / "checkpoints", otherwise="busy"):

@@ -10,11 +10,13 @@
     states/           agent-000.safetensors, …
     summary.json      the numbers of the last round; it appears last, when all is done
     controls/NAME/    the same for every control
+    .begins           while the run has not begun: what is here is replaced
     checkpoints/      what an unfinished run goes on from, and a lock while it runs
     tensorboard/      event files, if asked for
 
 Whole files appear at once (written under another name, then renamed); metrics grow line by line,
-each on disk before the next, so that an interrupted run can be read up to where it came.
+each on disk before the next, so that an interrupted run can be read up to where it came. Nothing is
+changed before the folder is locked, and every moment of a beginning is one to begin anew from.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ class RunFolder(LineFiles):
             check_out(path, overwrite=config.overwrite)
             _make(path)
         try:
-            with alone(path / "checkpoints", otherwise=f"another process {by}"):
+            with alone(_home(path) / "checkpoints", otherwise=f"another process {by}"):
                 yield (cls.create if fresh else cls.open)(path, config, config.method)
         except WriteError as error:
             again = resumed.format(path) if is_run_folder(path) else "the same command"
@@ -269,6 +271,12 @@ def _new_path(method: str) -> Path:
     while not _make(path):
         path, number = Path("runs", f"{stem}-{number + 1}"), number + 1
     return path
+
+
+def _home(path: Path) -> Path:
+    """The folder that is locked for a run: of a control, that of the run which it is in."""
+    around = path.parent.parent
+    return around if path.parent.name == "controls" and is_run_folder(around) else path
 
 
 def _make(path: Path) -> bool:
