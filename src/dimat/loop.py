@@ -34,7 +34,16 @@ from dimat.exchange.precision import in_precision
 from dimat.exchange.torchrun import Place, launched, place
 from dimat.following import Followers
 from dimat.matching.gauge import GaugeId
-from dimat.methods import METHODS, FinalMerge, Member, Merged, Method, Settings, check_needs
+from dimat.methods import (
+    MAX_NORM_RATIO,
+    METHODS,
+    FinalMerge,
+    Member,
+    Merged,
+    Method,
+    Settings,
+    check_needs,
+)
 from dimat.parents import unwrapped
 from dimat.parents.reading import read_calls
 from dimat.presence import Presence, check_lasting, most_bytes
@@ -112,6 +121,9 @@ class Agent:
         symmetry: Given by hand (``Symmetry.from_axes``) for a model that cannot be exported; it is
             proved on the batches. The method then has to do without the model's graph: wm, wa.
         precision: What is sent: float32 or bfloat16.
+        max_norm_ratio: A neighbor's state is refused if the norm of its parameters is more than
+            this many times the agent's own, or less than its own divided by it; >= 1, None: any. A
+            ``method`` that is none of the names has its own.
         timeout_s: Silence after which a neighbor is lost.
         patience_s: The longest to wait for a neighbor that lives and says nothing.
 
@@ -139,6 +151,7 @@ class Agent:
         recalibration: Literal["auto", "batchnorm", "none"] = "auto",
         symmetry: Symmetry | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
+        max_norm_ratio: float | None = MAX_NORM_RATIO,
         timeout_s: float = 30.0,
         patience_s: float = 600.0,
     ) -> None:
@@ -146,13 +159,16 @@ class Agent:
         _check(model, every, precision, timeout_s, patience_s)
         _check_kinds(optimizer, topology, symmetry)
         check_known("recalibration", recalibration, ("auto", "batchnorm", "none"))
+        if max_norm_ratio is not None and not 1 <= max_norm_ratio < float("inf"):
+            raise ConfigError(f"'max_norm_ratio' is {max_norm_ratio}: must be >= 1, or None")
         where = _place(id, agents, store, interface, name)
         self.id, self._size, self._every, self._precision = where.rank, where.size, every, precision
         self.model, self._by_hand = model, symmetry
         if isinstance(topology, str):
             topology = build_topology(topology, self._size)
         self.topology = topology
-        self._method = _method(method, self.topology, self._size)
+        settings = Settings(gauge="spread", max_norm_ratio=max_norm_ratio)
+        self._method = _method(method, settings, self.topology, self._size)
         if symmetry is not None and self._method.needs_graph:
             raise ConfigError(
                 "'symmetry' is given by hand, which comes without the model's graph, and 'method' "
@@ -417,12 +433,12 @@ def _place(
     return Place(own.rank, own.size, board, interface or own.interface)
 
 
-def _method(method: str | Method, topology: Network, agents: int) -> Method:
+def _method(method: str | Method, settings: Settings, topology: Network, agents: int) -> Method:
     """The method, if it does without lost messages and can use the graph."""
     if topology.num_agents != agents:
         raise ConfigError(f"'topology' is of {topology.num_agents} agents, and there are {agents}")
     if isinstance(method, str):
-        method = look_up("method", method, METHODS)(Settings(gauge="spread"))
+        method = look_up("method", method, METHODS)(settings)
     check_kind("method", method, Method, "a name, such as 'dimat', or a dimat.methods.Method")
     if not method.tolerant or method.exchanges == "steps":
         raise ConfigError(

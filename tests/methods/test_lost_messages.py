@@ -233,7 +233,7 @@ def test_where_nothing_may_be_lost_it_stops_the_round(own: Fleet, how: str) -> N
 
 def test_without_a_limit_any_norm_is_taken(own: Fleet) -> None:
     losses = Losses(spoilt=lambda j, i, k, m: times(1e3)(m) if j == 2 else m)
-    merge_over(losses, Averaging(), members(own, PAW))
+    merge_over(losses, Averaging(max_norm_ratio=None), members(own, PAW))
     assert losses.refused == []
 
 

@@ -285,7 +285,8 @@ class Neighborhood:
                 if not half.mutual:
                     return  # it goes on without us: what we missed is still to be skipped
                 raise StructureError(f"what agent {j} says is of another step of the round")
-            half.message = self._read(j, frame, step)
+            # What a listener says is not mixed, whatever it is: it is not to be refused for that.
+            half.message = self._read(j, frame, None if own.get("quiet") else step.admit)
             self.heard[j], self._last[j] = own, (half.epoch, own)
             answer = said(Kind.ACCEPT, self._agent, j, None)
             traffic.count_received(half.message)
@@ -296,10 +297,10 @@ class Neighborhood:
         if half.mutual:
             half.link.post(answer, half.epoch)
 
-    def _read(self, j: int, frame: Frame, step: Step) -> Message:
+    def _read(self, j: int, frame: Frame, admit: Callable[[int, Message], None] | None) -> Message:
         message = unpack(frame.header, frame.payload, self._device)
-        if step.admit is not None:
-            step.admit(j, message)
+        if admit is not None:
+            admit(j, message)
         return message
 
     def _inbox(self, step: Step, halves: Mapping[int, _Half]) -> Inbox:

@@ -216,15 +216,16 @@ class ExchangeConfig:
             null: loopback, or under torchrun on several machines the address that leads to the
             rendezvous.
         max_norm_ratio: A neighbor's state is refused if the norm of its parameters is more than
-            this many times our own, or less than our own divided by it; >= 1, null: any. For
-            dimat, wa, wm and final-merge.
+            this many times our own, or less than our own divided by it; >= 1, null: any. In one
+            process, and under torchrun, such a state ends the run. For dimat, wa, wm and
+            final-merge.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
     timeout_s: float = 30.0
     patience_s: float = 600.0
     interface: str | None = None
-    max_norm_ratio: float | None = None
+    max_norm_ratio: float | None = 10.0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dimat.methods.ldsgd import LocalDecentralized
 from dimat.methods.local import Local
 from dimat.methods.needs import check_needs
 from dimat.methods.protocol import Learner, Member, Merged, Method
-from dimat.methods.settings import Settings
+from dimat.methods.settings import MAX_NORM_RATIO, Settings
 from dimat.methods.sgp import StochasticGradientPush
 from dimat.methods.swarm import Swarm
 from dimat.methods.weight_matching import WeightMatching
@@ -43,6 +43,7 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
 }
 
 __all__ = [
+    "MAX_NORM_RATIO",
     "METHODS",
     "Averaging",
     "Centralized",

@@ -13,6 +13,7 @@ from dimat.methods.protocol import Member
 from dimat.state import as_real, check_finite, check_same_structure
 
 Admit = Callable[[int, Message], None]
+NORM_RULE = "by setting 'max_norm_ratio' (of 'exchange'; null: any) it must be at most {:.4g}"
 
 
 def fitting(ours: Mapping[str, Tensor], what: str) -> Admit:
@@ -28,6 +29,9 @@ def fitting(ours: Mapping[str, Tensor], what: str) -> Admit:
 def sound(me: Member, max_norm_ratio: float | None) -> Admit:
     """Refuses a state that is not of our structure, not finite, or of quite another norm.
 
+    Who keeps nothing of its own, as it is new, was not trained: its norm is a coarse measure, and
+    the ratio may be as large as the square.
+
     Args:
         me: Who we are.
         max_norm_ratio: How many times as large, or as small, the norm of its parameters may be as
@@ -40,11 +44,12 @@ def sound(me: Member, max_norm_ratio: float | None) -> Admit:
         check_finite(message, who)
         if max_norm_ratio is None:
             return
+        ratio = max_norm_ratio if me.weights[0] > 0 else max_norm_ratio**2
         ours, theirs = norm(me.state, me.parameters), norm(message, me.parameters)
-        if not ours / max_norm_ratio <= theirs <= ours * max_norm_ratio:
+        if not ours / ratio <= theirs <= ours * ratio:
             raise StructureError(
-                f"{who}: its parameters have norm {theirs:.4g}, ours {ours:.4g}: it must be at "
-                f"most {max_norm_ratio:g} times as large or as small (exchange.max_norm_ratio)"
+                f"{who}: its parameters have norm {theirs:.4g}, ours {ours:.4g}: "
+                f"{NORM_RULE.format(ours * ratio)}, and at least {ours / ratio:.4g}"
             )
 
     return admit

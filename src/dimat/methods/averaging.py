@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dimat.exchange import Talk
 from dimat.merging import mix
 from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.settings import MAX_NORM_RATIO
 from dimat.methods.swap import distance_from, swap_memories, swap_states
 
 
@@ -30,7 +31,7 @@ class Averaging(Method):
     """
 
     mix_memory: bool = False
-    max_norm_ratio: float | None = None
+    max_norm_ratio: float | None = MAX_NORM_RATIO
     exchanges = "rounds"
 
     @property
@@ -46,7 +47,9 @@ class Averaging(Method):
     def merge(self, me: Member) -> Talk[Merged]:
         """Swap states, mix."""
         theirs = yield from swap_states(me, self.max_norm_ratio)
-        memory = (yield from swap_memories(me, theirs, {})) if self.mix_memory else None
+        memory = None
+        if self.mix_memory:
+            memory = yield from swap_memories(me, theirs, {}, self.max_norm_ratio)
         disagreement = distance_from(me, me.state, theirs)
         merged = mix([me.state, *theirs.values()], me.weights_of(theirs))
         return Merged(merged, disagreement=disagreement, memory=memory)

@@ -65,8 +65,10 @@ class Dimat(Method):
         """One agent's part of one round."""
         matched, combined = Stopwatch(), Stopwatch()
         theirs, order = yield from self._meet(me, matched)
-        mixes = self.settings.mix_memory
-        memory = (yield from swap_memories(me, theirs, order.moves)) if mixes else None
+        memory = None
+        if self.settings.mix_memory:
+            most = self.settings.max_norm_ratio
+            memory = yield from swap_memories(me, theirs, order.moves, most)
         own = _moved(me, me.state, order.moves.get(me.agent))
         aligned = {j: _moved(me, state, order.moves.get(j)) for j, state in theirs.items()}
         disagreement = distance_from(me, own, aligned)

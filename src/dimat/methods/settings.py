@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_NORM_RATIO = 10.0  # healthy agents: 2.2 at most, whatever their ages, docs/distributed.md
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -44,5 +46,5 @@ class Settings:
     outer_lr: float = 0.7
     outer_momentum: float = 0.9
     seed: int = 0
-    max_norm_ratio: float | None = None
+    max_norm_ratio: float | None = MAX_NORM_RATIO
     once: Literal["tree", "spread", "pairwise"] | None = None

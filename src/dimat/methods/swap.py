@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
+from dimat.errors import StructureError
 from dimat.exchange import Message, Step, Talk
 from dimat.merging import mix
 from dimat.merging.optimizer import Memory, flat_memory, mix_memory, nested_memory
-from dimat.methods.admit import Admit, fitting, needed, sound
+from dimat.methods.admit import NORM_RULE, Admit, fitting, needed, norm, sound
 from dimat.methods.protocol import Learner, Member, row
 from dimat.state import State, check_finite, squared_distance
 from dimat.symmetry import Permutation
@@ -54,7 +55,10 @@ def combined(me: Learner, ours: State, what: str = "state") -> Talk[State]:
 
 
 def swap_memories(
-    me: Member, heard: Collection[int], moves: Mapping[int, Permutation]
+    me: Member,
+    heard: Collection[int],
+    moves: Mapping[int, Permutation],
+    max_norm_ratio: float | None = None,
 ) -> Talk[dict[str, State]]:
     """The weighted mean of optimizer memories, each moved as its agent's units are.
 
@@ -62,10 +66,12 @@ def swap_memories(
         me: Who we are.
         heard: Those whose states we know: others may move in a way that we do not know.
         moves: For those whose units move, ourselves among them, how they do.
+        max_norm_ratio: How many times as large as ours, or as our parameters, another memory may
+            be; None: any. How small does not matter: who has learned its shard remembers little.
     """
     own = flat_memory(me.memory)
     told = dict.fromkeys(me.topology.listeners(me.agent), own)
-    inbox = yield Step(told, me.neighbors, _remembering(own))
+    inbox = yield Step(told, me.neighbors, _remembering(me, own, max_norm_ratio))
     known = [j for j in me.neighbors if j in heard and j in inbox]
     theirs = {j: nested_memory(inbox[j]) if own else {} for j in known}
     memories = [_moved(me, me.memory, moves.get(me.agent))]
@@ -73,13 +79,21 @@ def swap_memories(
     return mix_memory(memories, me.weights_of(known))
 
 
-def _remembering(own: State) -> Admit:
+def _remembering(me: Member, own: State, max_norm_ratio: float | None) -> Admit:
     """Refuses a memory that does not fit ours; who has none yet says nothing, which is allowed."""
 
     def admit(j: int, message: Message) -> None:
-        if own and message:
-            fitting(own, "optimizer memory")(j, message)
-            check_finite(message, f"optimizer memory from agent {j}")
+        if not (own and message):
+            return
+        who = f"optimizer memory from agent {j}"
+        fitting(own, "optimizer memory")(j, message)
+        check_finite(message, who)
+        if max_norm_ratio is None:
+            return
+        theirs = norm(message, list(own))
+        most = max_norm_ratio * max(norm(own, list(own)), norm(me.state, me.parameters))
+        if theirs > most:
+            raise StructureError(f"{who} has norm {theirs:.4g}: {NORM_RULE.format(most)}")
 
     return admit
 

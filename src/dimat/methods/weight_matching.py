@@ -8,6 +8,7 @@ from dimat.exchange import Talk
 from dimat.matching import Problem, Weights
 from dimat.merging import mix
 from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.settings import MAX_NORM_RATIO
 from dimat.methods.stopwatch import Stopwatch
 from dimat.methods.swap import distance_from, swap_memories, swap_states
 
@@ -33,7 +34,7 @@ class WeightMatching(Method):
     """
 
     mix_memory: bool = False
-    max_norm_ratio: float | None = None
+    max_norm_ratio: float | None = MAX_NORM_RATIO
     exchanges = "rounds"
     matches = True
 
@@ -62,7 +63,9 @@ class WeightMatching(Method):
                 for j, state in theirs.items()
             }
         order = {j: move.permutation for j, move in moves.items()}
-        memory = (yield from swap_memories(me, theirs, order)) if self.mix_memory else None
+        memory = None
+        if self.mix_memory:
+            memory = yield from swap_memories(me, theirs, order, self.max_norm_ratio)
         with combined:
             aligned = {j: me.analysis().symmetry.apply(order[j], s) for j, s in theirs.items()}
             merged = mix([me.state, *aligned.values()], me.weights_of(aligned))
