@@ -65,13 +65,13 @@ def test_who_was_away_goes_on_where_others_are_and_listens_first_if_its_order_is
     gauge: GaugeId | None, standing: Standing
 ) -> None:
     own = presence(_0=at(8), _2=at(9))
-    assert own.catch_up(3, gauge) == 9
+    assert own.catch_up(3, gauge) == 8  # where both have been
     assert own.standing is standing
 
 
 def test_where_no_method_keeps_orders_who_was_away_is_mixed_at_once() -> None:
     own = presence(_0=at(8, None), _2=at(9, None))
-    assert own.catch_up(3, None) == 9
+    assert own.catch_up(3, None) == 8
     assert own.standing is Standing.CURRENT
 
 

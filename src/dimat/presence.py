@@ -6,9 +6,11 @@ poison its neighbors. So it says of itself how far it is, and whether it is to b
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -20,6 +22,7 @@ from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.neighborhood import Neighborhood
 from dimat.matching.gauge import GaugeId
 from dimat.methods import Member, Merged
+from dimat.pace import Pace
 from dimat.topology import Network, Topology, near
 
 _BEHIND = 1  # rounds that neighbors may be apart without one of them having been away
@@ -65,6 +68,8 @@ class Presence:
         resumed: Whether it goes on from a checkpoint and has not exchanged since.
         joined: Whether it ever exchanged with somebody who was not listening.
         rounds: The last round that there can be.
+        pace: What its neighbors can have done while it was away.
+        clock: Seconds, which go on while the process does not.
     """
 
     hood: Neighborhood
@@ -73,6 +78,8 @@ class Presence:
     resumed: bool = False
     joined: bool = False
     rounds: int = 2**31
+    pace: Pace = field(default_factory=Pace)
+    clock: Callable[[], float] = time.time
 
     def kept(self) -> dict[str, Any]:
         """What belongs in the agent's checkpoint, as JSON."""
@@ -80,12 +87,14 @@ class Presence:
             "standing": self.standing.value,
             "disagreement": self.disagreement,
             "joined": self.joined,
+            "pace": self.pace.kept(),
         }
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Go on from what :meth:`kept` gave."""
         self.standing = Standing(kept["standing"])
         self.disagreement, self.joined = kept["disagreement"], bool(kept["joined"])
+        self.pace = Pace.of(kept.get("pace", {}))
         self.resumed = True
 
     def common_round(self, agent: int, network: Network, done: int, kept: Collection[int]) -> int:
@@ -119,20 +128,45 @@ class Presence:
         they are. If it is in the unit order of one of them and known to them, it is mixed as
         before; otherwise it listens first.
 
+        Most of those who say anything have to be as far; on one voice, half of the rounds that are
+        left is the most, and the last round is never skipped. Nor is believed what others cannot
+        have done since it was last where they were, by the clock and its own pace: if they did, it
+        meets them some rounds later. Where some say that they are ahead of one that is new to them, and most do not, it stays
+        where it is and listens first: that costs little if they lie, and if they do not it would
+        poison them.
+
         Args:
             done: The round that it has done itself.
             gauge: Whose unit order its state is in.
             empty_handed: Whether it has no state that was trained.
         """
+        slack = _BEHIND if self.joined else 0
+        self.pace.begin(self.clock(), done)
         settled = [x for x in self.hood.news().values() if not x.get("quiet")]
-        ahead = max((self._round(x) for x in settled), default=0)
-        if ahead <= done + (_BEHIND if self.joined else 0):
+        said = sorted((self._round(x) for x in settled), reverse=True)
+        if not said:
             return done
-        if empty_handed:
+        common = said[len(said) // 2]  # the furthest that more than half have done
+        ahead = min(common, self._most(done, len(said)))
+        if common <= done + slack:
+            self.pace.meet(done)
+        if ahead <= done + slack:
+            if said[0] > done + slack and not self.joined and self.standing is Standing.CURRENT:
+                self.standing = Standing.STALE
+            return done
+        if empty_handed or self.standing is Standing.NEW:
             self.standing = Standing.NEW
         elif not self.joined or not any(x.get("gauge") == _gauge(gauge) for x in settled):
             self.standing = Standing.STALE
+        self.pace.done = ahead
+        if ahead == common or math.isinf(self.pace.reach):
+            self.pace.meet(ahead)
         return ahead
+
+    def _most(self, done: int, voices: int) -> int:
+        """The last round that others are believed to have done, if so many say how far they are."""
+        most = self.rounds - 1 if voices > 1 else done + (self.rounds - done) // 2
+        return int(min(most, self.pace.reach))
 
     def _round(self, news: Mapping[str, Any]) -> int:
         """The round that a neighbor says it has done; 0 if it says nothing of sense."""
@@ -166,7 +200,8 @@ class Presence:
 
     def noticed(self) -> None:
         """Those that it exchanged with in the last run know it, whatever comes of the merge."""
-        self.joined |= any(not x.get("quiet") for x in self.hood.heard.values())
+        if any(not x.get("quiet") for x in self.hood.heard.values()):
+            self.joined = self.pace.together = True
 
     def after(self, merged: Merged) -> None:
         """What it is to its neighbors after a merge."""
