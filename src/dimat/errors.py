@@ -7,6 +7,7 @@ A message says where, what was found, what the rule is, and the way out.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import nlargest
@@ -18,6 +19,9 @@ from typing import TypeVar
 _Value = TypeVar("_Value")
 _MOST_KEYS, _LONGEST_KEY = 10_000, 200  # of those that are looked through for a hint
 _MOST_COMPARED = 100  # letter by letter: 100 names of 200 letters take 20 ms
+MOST_SHOWN = 500  # characters of what others say
+_BRIEF = reprlib.Repr()  # looks at the beginnings of what is long, or nested
+_BRIEF.maxlong = _BRIEF.maxstring = _BRIEF.maxother = 100
 
 
 class DimatError(Exception):
@@ -109,6 +113,26 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         where, reason = error.filename or path, error.strerror or str(error)
         raise WriteError(f"{where} cannot be written: {reason}") from error
+
+
+def shown(said: object, most: int = MOST_SHOWN) -> str:
+    """What others say (peers, files), as it may stand in a message, a record, or on a terminal.
+
+    Printable on one line: no sequence of control characters moves a cursor, and no half of a pair
+    of characters keeps a line from being written.
+
+    Args:
+        said: Anything that was read as JSON.
+        most: Characters, at most.
+
+    >>> shown("a" * 9, most=4), shown("red: \\x1b[31m") == r"red: \\x1b[31m"
+    ('aaa…', True)
+    """
+    text = said if isinstance(said, str) else _BRIEF.repr(said)
+    whole = "".join(
+        x if x.isprintable() else x.encode("unicode_escape").decode() for x in text[: most + 1]
+    )
+    return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

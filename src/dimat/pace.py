@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _FASTER = 4.0  # times one's own pace: so fast others may be, where they do not wait for us
-_TOGETHER = (
-    1.1  # rounds that they do while we do one and exchange: one, but who is behind catches up
-)
+_TOGETHER = 1.1  # rounds of theirs in one in which we exchange: one, and who is behind catches up
 _USUAL = 2.0  # times the median: a round that takes longer is one in which we hung
 _LATEST = 9  # rounds whose time is looked at
 

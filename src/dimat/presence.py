@@ -131,9 +131,9 @@ class Presence:
         Most of those who say anything have to be as far; on one voice, half of the rounds that are
         left is the most, and the last round is never skipped. Nor is believed what others cannot
         have done since it was last where they were, by the clock and its own pace: if they did, it
-        meets them some rounds later. Where some say that they are ahead of one that is new to them, and most do not, it stays
-        where it is and listens first: that costs little if they lie, and if they do not it would
-        poison them.
+        meets them some rounds later. Where some say that they are ahead of one that is new to them,
+        and most do not, it stays where it is and listens first: that costs little if they lie, and
+        if they do not it would poison them.
 
         Args:
             done: The round that it has done itself.

@@ -16,15 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimat.errors import StructureError
+from dimat.errors import StructureError, shown
 from dimat.exchange.pool import Pool
 from dimat.exchange.protocol import Message
 
 PREAMBLE = 8  # 64-bit integers
-MOST_HEADER = 1 << 24  # bytes
+MOST_HEADER = 1 << 22  # bytes
 _MAGIC = 0x64696D617401  # "dimat", version 1
 _WORD = 8
+MOST_ENTRIES = 1 << 15
 _MOST_AXES = 64
+_MOST_NAME = 4096  # characters
+_MOST_SIZE = 1 << 62  # of an axis, a stride, or all elements: what fits a word
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -131,20 +134,20 @@ def unpack(header: bytes, payload: Tensor, device: torch.device | str = "cpu") -
         StructureError: If header and payload do not fit each other, or bytes were changed.
     """
     found = _parsed(header)
-    try:
-        entries = [
-            (str(key), _DTYPES[dtype], tuple(map(int, shape)), tuple(map(int, strides)))
-            for key, dtype, shape, strides in found["entries"]
-        ]
-        total = int(found["sum"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise StructureError(f"the header of a message is broken: {error!r}") from error
-    for _, _, shape, strides in entries:
-        _check_layout(shape, strides)
+    listed, total = found.get("entries"), found.get("sum")
+    if not isinstance(listed, list) or len(listed) > MOST_ENTRIES or type(total) is not int:
+        raise _broken(f"it has no sum, or no entries, or more than {MOST_ENTRIES}")
+    entries: list[_Entry] = []
+    left = payload.numel()
+    for own in listed:
+        entries.append(_entry(own))
+        left -= math.prod(entries[-1][2]) * entries[-1][1].itemsize
+        if left < 0:  # at once: the rest is not looked at
+            break
+    if not 0 <= left < _WORD:
+        raise StructureError(f"a message of {payload.numel()} bytes is not what its header says")
     if len({key for key, *_ in entries}) != len(entries):
         raise StructureError("the header of a message names an entry twice")
-    if _size([(dtype, shape) for _, dtype, shape, _ in entries]) != payload.numel():
-        raise StructureError(f"a message of {payload.numel()} bytes is not what its header says")
     if checksum(payload) != total:
         raise StructureError("the bytes of a message were changed on the way: wrong checksum")
     views = _views(payload, entries)
@@ -174,15 +177,51 @@ def _dense_strides(value: Tensor) -> tuple[int, ...]:
     return torch.empty_like(value, device="meta").stride()
 
 
-def _check_layout(shape: Sequence[int], strides: Sequence[int]) -> None:
-    """Refuse strides that are not those of a dense entry: they reach too far, or overlap."""
-    fits = len(shape) == len(strides) <= _MOST_AXES and min((*shape, *strides), default=0) >= 0
-    axes = sorted((s, n) for n, s in zip(shape, strides, strict=False) if n != 1)
-    dense = all(s == math.prod(n for _, n in axes[:k]) for k, (s, _) in enumerate(axes))
-    # What has no elements, or one along an axis, may have any stride there that is a number.
-    small = max(math.prod(max(n, 1) for n in shape), *strides, 0) < 1 << 62 if fits else False
-    if not fits or not small or not (dense or 0 in shape):
-        raise StructureError(f"the header of a message is broken: {shape} with strides {strides}")
+def _entry(own: Any) -> _Entry:
+    """One entry of a header: counts first, then each number once.
+
+    Raises:
+        StructureError: If it is none.
+    """
+    if not isinstance(own, list) or len(own) != 4:
+        raise _broken(f"{shown(own, 80)} is no entry")
+    key, dtype, shape, strides = own
+    if not isinstance(key, str) or len(key) > _MOST_NAME:
+        raise _broken(f"{shown(key, 80)} is no name of an entry")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise _broken(f"'{shown(key, 80)}' is of type {shown(dtype, 80)}, which does not travel")
+    if not (_are_axes(shape) and _are_axes(strides) and _is_dense(shape, strides)):
+        layout = f"{shown(shape, 80)} with strides {shown(strides, 80)}"
+        raise _broken(f"{layout} of '{shown(key, 80)}'")
+    return key, _DTYPES[dtype], tuple(shape), tuple(strides)
+
+
+def _are_axes(numbers: Any) -> bool:
+    """Whether these are a few whole numbers that fit a word."""
+    few = isinstance(numbers, list) and len(numbers) <= _MOST_AXES
+    return few and all(type(n) is int and 0 <= n < _MOST_SIZE for n in numbers)
+
+
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether strides are those of a dense entry; others reach too far, or overlap.
+
+    What has no elements, or one along an axis, may have any stride there that is a number.
+    """
+    elements = 1
+    for n in shape:
+        elements *= max(n, 1)
+        if elements >= _MOST_SIZE:
+            return False
+    before, dense = 1, True
+    for stride, n in sorted(zip(strides, shape, strict=False)):
+        if n != 1:
+            dense &= stride == before
+            before *= n
+    return len(shape) == len(strides) and (dense or 0 in shape)
+
+
+def _broken(why: str) -> StructureError:
+    return StructureError(f"the header of a message is broken: {why}")
 
 
 def _size(entries: Sequence[tuple[torch.dtype, tuple[int, ...]]]) -> int:
