@@ -196,7 +196,7 @@ def check_known(setting: str, name: str, known: Collection[str]) -> None:
     """
     if not isinstance(name, str):
         raise ConfigError(
-            f"setting '{setting}' is {brief(name)}: must be a name, one of "
+            f"setting '{setting}' is {quoted(name)}: must be a name, one of "
             f"{', '.join(sorted(known))}"
         )
     if name not in known:
@@ -246,20 +246,22 @@ def chosen(
         return look_up(setting, given, registry)
     if isinstance(given, type):
         name = given.__name__
-        raise ConfigError(f"setting '{setting}' is {brief(given)}: give an object of it, {name}(…)")
+        raise ConfigError(
+            f"setting '{setting}' is {quoted(given)}: give an object of it, {name}(…)"
+        )
     lacking = [name for name in needs if not hasattr(given, name)]
     if lacking:
         raise ConfigError(
-            f"setting '{setting}' is {brief(given)}, which has no '{lacking[0]}': must be an "
+            f"setting '{setting}' is {quoted(given)}, which has no '{lacking[0]}': must be an "
             f"object with {' and '.join(needs)}, or one of {', '.join(sorted(registry))}"
         )
     return given
 
 
-def brief(value: object) -> str:
+def quoted(value: object) -> str:
     """A value as messages name it: text and numbers as they are, others by their type.
 
-    >>> brief("3"), brief(None), brief(int), brief([1, 2])
+    >>> quoted("3"), quoted(None), quoted(int), quoted([1, 2])
     ("'3'", 'None', 'the class int', 'of type list')
     """
     if isinstance(value, type):
@@ -288,7 +290,7 @@ def check_kind(setting: str, value: object, kind: type | tuple[type, ...], rule:
     dimat.errors.ConfigError: 'timeout_s' is '3': must be a number
     """
     if not isinstance(value, kind):
-        raise ConfigError(f"'{setting}' is {brief(value)}: must be {rule}")
+        raise ConfigError(f"'{setting}' is {quoted(value)}: must be {rule}")
 
 
 def check_whole(setting: str, value: object, least: int = 1) -> None:
@@ -303,6 +305,6 @@ def check_whole(setting: str, value: object, least: int = 1) -> None:
     dimat.errors.ConfigError: 'images' is 0: must be >= 1
     """
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise ConfigError(f"'{setting}' is {brief(value)}: must be a whole number >= {least}")
+        raise ConfigError(f"'{setting}' is {quoted(value)}: must be a whole number >= {least}")
     if int(value) < least:
         raise ConfigError(f"'{setting}' is {value}: must be >= {least}")

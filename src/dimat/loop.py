@@ -19,12 +19,12 @@ from dimat.errors import (
     ConfigError,
     ExchangeError,
     ModelError,
-    brief,
     check_kind,
     check_known,
     check_whole,
     in_words,
     look_up,
+    quoted,
 )
 from dimat.exchange import Traffic
 from dimat.exchange.board import Board
@@ -476,10 +476,10 @@ def _check(
 def _check_kinds(optimizer: object, topology: object, symmetry: object) -> None:
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
         rule = "a torch.optim.Optimizer of the model's parameters, or None"
-        raise ConfigError(f"'optimizer' is {brief(optimizer)}: must be {rule}")
+        raise ConfigError(f"'optimizer' is {quoted(optimizer)}: must be {rule}")
     if not isinstance(topology, str) and not hasattr(topology, "num_agents"):
         rule = "a name, such as 'ring', or what dimat.build_topology gave"
-        raise ConfigError(f"'topology' is {brief(topology)}: must be {rule}")
+        raise ConfigError(f"'topology' is {quoted(topology)}: must be {rule}")
     if symmetry is not None:
         check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")
 

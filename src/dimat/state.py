@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import ConfigError, StructureError, brief, nearest_key
+from dimat.errors import ConfigError, StructureError, nearest_key, quoted
 
 State = dict[str, Tensor]
 _LONGEST = 80  # letters of a part of a brief repr
@@ -32,7 +32,7 @@ def check_module(model: object) -> None:
         ConfigError: If so.
     """
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"'model' is {brief(model)}: must be a torch.nn.Module")
+        raise ConfigError(f"'model' is {quoted(model)}: must be a torch.nn.Module")
 
 
 def state_of(module: nn.Module) -> State:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dimat.checkpoints import StateLike, entries_of
-from dimat.errors import ConfigError, brief, check_kind
+from dimat.errors import ConfigError, check_kind, quoted
 from dimat.matching import Matcher, Matching, Problem
 from dimat.merging import Combiner, calibrated_norms, expected_statistics
 from dimat.parents.calls import Calls
@@ -162,6 +162,6 @@ def _named(number: int, given: StateLike) -> str:
 def _check_kinds(forward: object, symmetry: object) -> None:
     if forward is not None and not callable(forward):
         rule = "a function, called as forward(model, *inputs)"
-        raise ConfigError(f"'forward' is {brief(forward)}: must be {rule}")
+        raise ConfigError(f"'forward' is {quoted(forward)}: must be {rule}")
     if symmetry is not None:
         check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")

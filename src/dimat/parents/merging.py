@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from dimat.checkpoints import StateLike
-from dimat.errors import ConfigError, StructureError, brief, check_known, chosen, in_words
+from dimat.errors import ConfigError, StructureError, check_known, chosen, in_words, quoted
 from dimat.matching import MATCHERS, Matcher, Matching
 from dimat.merging import COMBINERS, Combiner
 from dimat.parents.family import Family
@@ -160,7 +160,7 @@ def _listed(states: Iterable[StateLike]) -> list[StateLike]:
     alone = (str, os.PathLike, Mapping, nn.Module)
     if isinstance(states, alone) or not isinstance(states, Iterable):
         raise ConfigError(
-            f"'states' is {brief(states)}: must be a list of states, models or files, such as "
+            f"'states' is {quoted(states)}: must be a list of states, models or files, such as "
             "[a, b]"
         )
     return list(states)
@@ -208,7 +208,7 @@ def fair_weights(weights: Sequence[float] | None, count: int) -> list[float]:
         own = [1 / count] * count if weights is None else [float(w) for w in weights]
     except (TypeError, ValueError) as error:
         rule = f"{count} numbers, one for each state, or None"
-        raise ConfigError(f"'weights' is {brief(weights)}: must be {rule}") from error
+        raise ConfigError(f"'weights' is {quoted(weights)}: must be {rule}") from error
     if len(own) != count or any(not w >= 0 for w in own) or not abs(sum(own) - 1) <= 1e-6:
         raise StructureError(
             f"weights {[round(w, 6) for w in own]} for {count} states: give one each, >= 0, "

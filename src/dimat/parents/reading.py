@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimat.errors import DataError, ModelError, brief, check_whole
+from dimat.errors import DataError, ModelError, check_whole, quoted
 from dimat.parents.calls import Call, Calls
 from dimat.parents.mixing import mixed
 from dimat.state import is_number
@@ -63,8 +63,8 @@ def _check_kind(batches: Iterable[Any]) -> None:
     steps = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")  # a data set has that
     if isinstance(batches, str) or not steps:
         raise DataError(
-            f"batches is {brief(batches)}: give a list or an iterable of batches, such as [inputs] "
-            "or a data loader"
+            f"batches is {quoted(batches)}: give a list or an iterable of batches, such as "
+            "[inputs] or a data loader"
         )
 
 

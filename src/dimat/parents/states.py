@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import StructureError, brief
+from dimat.errors import StructureError, quoted
 from dimat.state import State, check_finite, check_same_structure, is_number, tensors_of
 from dimat.symmetry.trace import tied_keys
 
@@ -41,7 +41,7 @@ def completed(model: nn.Module, state: Mapping[str, Any], who: str) -> State:
     for key in tensors_of(model.state_dict()):
         if key in state and key not in whole:
             raise StructureError(
-                f"{who} does not fit: '{key}' is {brief(state[key])}, expected a torch.Tensor"
+                f"{who} does not fit: '{key}' is {quoted(state[key])}, expected a torch.Tensor"
             )
     for alias, first in tied_keys(model).items():
         for missing, present in ((alias, first), (first, alias)):
