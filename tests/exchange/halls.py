@@ -14,7 +14,7 @@ from dimat.exchange.board import Board, serve
 
 Result = TypeVar("Result")
 HOST = "127.0.0.1"
-DEADLOCK_S = 60.0
+LONG_S = 300.0  # what takes longer is a deadlock, however slow the machine
 
 # Torch asks for the name of each address that it connects to; not all name servers answer always.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:3")
@@ -28,7 +28,7 @@ def board(prefix: str | None = None) -> Board:
     return Board(HOST, _store.port, prefix or uuid4().hex)
 
 
-def together(works: Sequence[Callable[[], Result]], deadline_s: float = DEADLOCK_S) -> list[Result]:
+def together(works: Sequence[Callable[[], Result]], end_s: float = LONG_S) -> list[Result]:
     """What each gives, all begun at once; the first error if one fails, and none may hang."""
     results: dict[int, Result] = {}
     errors: list[BaseException] = []
@@ -42,7 +42,7 @@ def together(works: Sequence[Callable[[], Result]], deadline_s: float = DEADLOCK
     running = [threading.Thread(target=guarded, args=(k,), daemon=True) for k in range(len(works))]
     for thread in running:
         thread.start()
-    end = time.monotonic() + deadline_s
+    end = time.monotonic() + end_s
     for thread in running:
         thread.join(max(end - time.monotonic(), 0))
     if errors:
@@ -51,12 +51,12 @@ def together(works: Sequence[Callable[[], Result]], deadline_s: float = DEADLOCK
     return [results[k] for k in range(len(works))]
 
 
-def until(what: Callable[[], object], wait_s: float = 10.0) -> None:
+def until(what: Callable[[], object], wait_s: float = LONG_S) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + wait_s
     while not what():
         assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
+        time.sleep(0.005)
 
 
 @contextmanager

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import networkx as nx
 import pytest
 import torch
-from tests.exchange.halls import HOST, board, closing, together, until
-from tests.exchange.village import Village, Villager, edges_used, joined, play, settle, village
+from tests.exchange.halls import HOST, LONG_S, board, closing, together, until
+from tests.exchange.village import (
+    Clock,
+    Village,
+    Villager,
+    edges_used,
+    joined,
+    play,
+    settle,
+    village,
+)
 
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.board import Board, serve
@@ -25,6 +34,28 @@ WITHOUT_3 = ALL - {(2, 3)}
 WITHOUT_2 = {(0, 1)}
 PAIR: nx.Graph[int] = nx.Graph([(0, 1)])
 MESSAGE_BYTES = 24
+GIVEN_UP = f"nothing for {LONG_S:g} s, though it lives"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+class Unhurried(Rules):
+    """Who was given up is waited for as long as it takes: it has come, and is only slow."""
+
+    beat_s = LONG_S  # type: ignore[assignment]
+
+
+def is_unhurried(here: Village) -> None:
+    for own in here.values():
+        own.hood._links.common.rules = Unhurried(timeout_s=LONG_S)
+
+
+def during(play: Callable[[], object], *others: Callable[[], object]) -> None:
+    """Some play, and meanwhile something else is done."""
+    together([play, *others])
 
 
 def check_quiet(here: Village) -> None:
@@ -35,15 +66,23 @@ def check_quiet(here: Village) -> None:
     assert all(own.last == {} for own in here.values())
 
 
-def test_where_nothing_fails_every_edge_carries_every_round_and_all_is_counted() -> None:
+def test_where_nothing_fails_every_edge_carries_every_round_and_all_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wait, awaited = Neighborhood._wait, []
+
+    def watched(self: Neighborhood, halves: Any) -> None:
+        awaited.append(any(half.awaits for half in halves.values()))
+        wait(self, halves)
+
+    monkeypatch.setattr(Neighborhood, "_wait", watched)
     with village() as here:
         for k in range(5):
             play(here)
             for own in here.values():
                 assert own.heard[-1] == dict.fromkeys(own.near, (k,))
                 assert own.last == {}
-        # Nobody sleeps on after the last answer: that costs up to a second a round.
-        assert sum(statistics.median(own.spent_s) for own in here.values()) < 0.5
+        assert all(awaited)  # nobody sleeps on after the last answer: that costs up to a second
         for own in here.values():
             size = 5 * MESSAGE_BYTES * len(own.near)
             assert own.traffic == Traffic(size, size)
@@ -57,7 +96,6 @@ def test_a_neighbor_that_never_came_is_not_waited_for() -> None:
             assert edges_used(here) == WITHOUT_3
             assert here[2].last == {3: "lost"}
             assert here[2].why(3) == "not connected yet"
-            assert max(own.spent_s[-1] for own in here.values()) < 1
 
 
 def test_one_that_comes_late_is_taken_up_in_the_next_round() -> None:
@@ -75,14 +113,16 @@ def test_one_that_is_killed_mid_round_is_lost_at_once_and_back_when_it_is_back(d
     with village(place=place) as here:
         play(here)
         rest = {i: own for i, own in here.items() if i != dies}
-        killed = threading.Timer(0.3, here.pop(dies).die)
-        killed.start()
-        play(rest)  # they wait for it when it dies
-        killed.join()
+        dead = here.pop(dies)
+
+        def killed() -> None:
+            until(lambda: all(rest[j].waits for j in dead.near))  # for it
+            dead.die()
+
+        during(lambda: play(rest), killed)
         assert edges_used(rest) == (WITHOUT_2 if dies == 2 else WITHOUT_3)
         for own in rest.values():
             assert own.last == ({dies: "lost"} if dies in own.near else {})
-            assert own.spent_s[-1] < 2
         here[dies] = settle(dies, place)
         check_quiet(here)
         here.pop(dies).hood.close()  # it had a past that we do not know
@@ -96,68 +136,94 @@ def test_one_that_says_goodbye_has_left_and_nobody_waits() -> None:
         play(here)
         assert edges_used(here) == WITHOUT_3
         assert here[2].last == {3: "left"}
-        assert here[2].spent_s[-1] < 1
 
 
 def test_what_was_said_before_a_goodbye_still_counts() -> None:
+    """Agent 0 looks for the answer to what it said when 1 has left already."""
     with village(PAIR) as here:
+        link, post = here[0].link(1), here[0].link(1).post
+
+        def slow(frame: Frame, epoch: int | None = None) -> None:
+            post(frame, epoch)
+            if frame.kind is Kind.ACCEPT:
+                until(lambda: link.status is Status.LEFT)
 
         def last_round() -> None:
             here[1].play()
             here[1].hood.close()
 
-        here[0].admit = lambda j, message: time.sleep(0.3)
+        link.post = slow  # type: ignore[method-assign]
         together([here[0].play, last_round])
         assert here[0].heard == [{1: (0,)}]
 
 
 def test_one_that_is_slow_but_alive_is_waited_for_longer_than_silence_would_be() -> None:
-    with village(timeout_s=0.5, patience_s=6) as here:
-        here[2].pause = lambda step: time.sleep(2)
+    """Twenty signs of life are due in what would be silence."""
+    with village(timeout_s=2.0) as here:
+        here[2].pause = lambda step: time.sleep(3)
         play(here)
         assert edges_used(here) == ALL
         assert all(own.last == {} for own in here.values())
-        assert here[0].spent_s[-1] > 1.5
 
 
-def test_one_that_lives_and_says_nothing_is_lost_when_patience_ends_and_no_longer() -> None:
-    with village(patience_s=0.8) as here:
-        play(here, without=[3])
+def gives_up(clock: Clock, here: Village, i: int, j: int) -> None:
+    """A round without one neighbor of an agent, which waits for it until its patience ends."""
+
+    def patience_ends() -> None:
+        others = [own for k, own in here.items() if k not in (i, j)]
+        rounds = [len(own.heard) for own in others]
+        until(lambda: all(len(own.heard) > k for own, k in zip(others, rounds, strict=True)))
+        clock.skip(here[i])
+
+    during(lambda: play(here, without=[j]), patience_ends)
+
+
+def test_one_that_lives_and_says_nothing_is_lost_when_patience_ends_and_no_longer(
+    clock: Clock,
+) -> None:
+    with village() as here:
+        gives_up(clock, here, 2, 3)
         assert edges_used({i: here[i] for i in (0, 1, 2)}) == WITHOUT_3
         assert here[2].last == {3: "lost"}
-        assert here[2].why(3) == "nothing for 0.8 s, though it lives"
+        assert here[2].why(3) == GIVEN_UP
         joined_again(here, 2, 3)
+        is_unhurried(here)
         for _ in range(2):
             check_quiet(here)
 
 
-def test_one_that_hangs_costs_patience_once_and_is_taken_up_as_soon_as_it_speaks() -> None:
-    with village(patience_s=1.5) as here:
-        play(here, without=[3])
+def test_one_that_hangs_costs_patience_once_and_is_taken_up_as_soon_as_it_speaks(
+    clock: Clock,
+) -> None:
+    with village() as here:
+        gives_up(clock, here, 2, 3)
         for _ in range(3):
             joined_again(here, 2, 3)
-            play(here, without=[3])
+            play(here, without=[3])  # patience, which does not end by itself, is not needed
             assert here[2].last == {3: "lost"}
             assert here[2].why(3) == "it has said nothing since it was given up"
-            assert max(own.spent_s[-1] for own in here.values() if own.spent_s) < 0.8
+        is_unhurried(here)
         for _ in range(2):
             check_quiet(here)
 
 
-def test_two_who_have_given_each_other_up_are_together_again_in_the_next_round() -> None:
-    with village(PAIR, patience_s=0.4) as here:
+def test_two_who_have_given_each_other_up_are_together_again_in_the_next_round(
+    clock: Clock,
+) -> None:
+    with village(PAIR) as here:
         for k in (0, 1):
-            play(here, without=[1 - k])
+            gives_up(clock, here, k, 1 - k)
             joined_again(here, 0, 1, k + 2)
         assert [own.last for own in here.values()] == [{1: "lost"}, {0: "lost"}]
+        is_unhurried(here)
         play(here)
         assert edges_used(here) == {(0, 1)}
 
 
 def test_a_message_beyond_the_limit_is_not_let_in_and_the_edge_forms_anew() -> None:
     place = board()
-    rules = [Rules(timeout_s=1.0, limit_bytes=limit) for limit in (8, 1 << 20)]
-    hoods = [Neighborhood(i, place.another(), HOST, rules[i], patience_s=3) for i in (0, 1)]
+    rules = [Rules(timeout_s=LONG_S, limit_bytes=limit) for limit in (8, 1 << 20)]
+    hoods = [Neighborhood(i, place.another(), HOST, rules[i], patience_s=LONG_S) for i in (0, 1)]
     here = {i: Villager(own, i, [1 - i]) for i, own in enumerate(hoods)}
     with closing(hoods):
         hoods[1].await_neighbors([0], 0)
@@ -168,46 +234,55 @@ def test_a_message_beyond_the_limit_is_not_let_in_and_the_edge_forms_anew() -> N
         joined_again(here, 0, 1)
 
 
-def test_one_that_waits_for_another_is_not_given_up_for_that() -> None:
+def test_one_that_waits_for_another_is_not_given_up_for_that(clock: Clock) -> None:
     """Agent 0 of a line has waited for as long for 1 as 1 has for 2, which says nothing."""
     line: nx.Graph[int] = nx.path_graph(3)
-    with village(line, timeout_s=1.0, patience_s=1.5) as here:
+    with village(line) as here:
 
-        def first() -> None:
-            here[0].play()
-            here[0].play()
+        def patience_ends() -> None:
+            until(lambda: len(here[0].heard) == 1 and here[0].waits and here[0].link(1).waits)
+            clock.skip(here[0])
+            clock.skip(here[1])
 
-        def second() -> None:
-            here[1].play()
-            time.sleep(0.8)  # trains
-            here[1].play()
-
-        together([first, second])
-        assert here[1].incidents[0] == [Incident(2, "lost", "nothing for 1.5 s, though it lives")]
+        during(twice_of(here[0]), twice_of(here[1]), patience_ends)
+        assert here[1].incidents[0] == [Incident(2, "lost", GIVEN_UP)]
         assert here[0].incidents == [[], []]
 
 
 def joined_again(here: Village, i: int, j: int, epoch: int = 2) -> None:
+    """Wait until an edge has formed so often, at both ends."""
     for a, b in [(i, j), (j, i)]:
-        until(lambda a=a, b=b: here[a].link(b).carries(epoch))  # type: ignore[misc]
+        until(lambda a=a, b=b: here[a].link(b).carries(max(here[a].link(b).epoch, epoch)))  # type: ignore[misc]
 
 
 def test_one_that_is_frozen_is_lost_as_soon_as_its_beats_are_missed() -> None:
-    with village(timeout_s=0.6, patience_s=30) as here:
-        thawed = threading.Event()
-        for j in here[3].near:
-            link = here[3].link(j)
-            link._send = lambda pipe, frame: thawed.wait()  # type: ignore[method-assign]
+    with village() as here:
+        thawed, near, far = threading.Event(), here[2].link(3), here[3].link(2)
+        heard, receive = [], near._receive
+        near.rules = Rules(timeout_s=0.6)
+        near._receive = lambda pipe: heard.append(1) or receive(pipe)  # type: ignore[method-assign,func-returns-value]
+        until(lambda: len(heard) > 1)  # from here on silence is short
+        far._send = lambda pipe, frame: thawed.wait()  # type: ignore[method-assign,assignment]
         play(here, without=[3])
         assert here[2].last == {3: "lost"}
         assert "Timed out" in here[2].why(3)
-        assert here[2].spent_s[-1] < 3
         assert edges_used({i: here[i] for i in (0, 1, 2)}) == WITHOUT_3
-        for j in here[3].near:
-            del here[3].link(j)._send
+        del far._send
+        near.rules = Rules(timeout_s=LONG_S)
         thawed.set()
-        joined_again(here, 2, 3)
+        are_together(here)
         check_quiet(here)
+
+
+def are_together(here: Village) -> None:
+    """Rounds until all have come back to each other."""
+
+    def all_used() -> bool:
+        joined(here)
+        play(here)
+        return edges_used(here) == ALL
+
+    until(all_used)
 
 
 def test_what_may_not_be_used_is_refused_here_and_declined_there() -> None:
@@ -299,14 +374,18 @@ def test_whose_settings_differ_is_not_talked_to_and_both_ends_say_why() -> None:
 
 
 def swallow(own: Villager, j: int, kind: Kind) -> None:
-    """Lose what is next said of a kind to a neighbor, and cut the edge once it was."""
+    """Lose what is next said of a kind to a neighbor, and cut the edge once our end has counted."""
     link, post = own.link(j), own.link(j).post
+
+    def cut() -> None:
+        until(lambda: link in own.hood._counted)
+        own.hood.cut(j)
 
     def lossy(frame: Frame, epoch: int | None = None) -> None:
         if frame.kind is not kind:
             return post(frame, epoch)
         link.post = post  # type: ignore[method-assign]
-        return threading.Timer(0.3, own.hood.cut, [j]).start()
+        return threading.Thread(target=cut, daemon=True).start()
 
     link.post = lossy  # type: ignore[method-assign]
 
@@ -345,7 +424,7 @@ def test_an_end_that_was_started_again_knows_nothing_of_what_was_counted() -> No
 def test_a_counted_exchange_is_in_what_is_told_even_before_the_round_is_over() -> None:
     """Agent 2 counts with 3 and waits for 0 while its edge to 3 breaks and forms anew."""
     with village() as here:
-        here[0].pause = lambda step: time.sleep(2)
+        here[0].pause = lambda step: joined_again(here, 2, 3)
         swallow(here[2], 3, Kind.ACCEPT)
         play(here)
         here[0].pause = lambda step: None
@@ -360,16 +439,23 @@ def test_two_who_miss_each_other_at_different_steps_are_in_step_in_the_next_roun
         for own in here.values():
             own.steps = 3
         play(here)
+        link, connect = here[3].link(2), here[3].link(2)._connect
+
+        def late(*args: Any) -> Any:  # when 2 is at its first step, and waits for others
+            until(lambda: here[2].waits)
+            return connect(*args)
+
+        link._connect = late
         here[2].hood.cut(3)  # at its first step its edge is down ...
-        here[0].pause = lambda step: time.sleep(1 if step == 0 else 0)  # ... that lasts ...
-        here[3].pause = lambda step: joined_again(here, 2, 3) if step == 0 else None
+        for i in (0, 3):  # ... which lasts, and 3 begins, until it is up again
+            here[i].pause = lambda step: joined_again(here, 2, 3) if step == 0 else None
 
         def twice() -> None:
             here[2].play()
             here[2].play()
 
         together([twice, twice_of(here[0]), twice_of(here[1]), here[3].play])
-        assert here[3].heard[-1] == {2: (2, 2, 2)}  # ... and 3 begins when it is up again
+        assert here[3].heard[-1] == {2: (2, 2, 2)}
         assert 3 not in here[2].heard[1]
         assert here[2].heard[2][3] == (1, 1, 1)
         here[0].pause = here[3].pause = lambda step: None
@@ -385,7 +471,6 @@ def twice_of(own: Villager) -> Any:
 def test_a_one_way_edge_that_broke_at_a_later_step_is_in_step_again() -> None:
     def teller(rounds: int) -> Talk[None]:
         for step in range(3):
-            time.sleep(0.05)
             yield Step({1: {"x": torch.tensor([rounds, step])}})
 
     def hearer() -> Talk[list[list[int]]]:
@@ -429,7 +514,6 @@ def test_a_store_that_dies_is_missed_only_by_edges_that_form() -> None:
         assert edges_used(here) == ALL
         here[2].hood.cut(3)
         until(lambda: here[3].link(2).status is Status.DOWN)
-        time.sleep(0.3)
         play(here)
         assert edges_used(here) == WITHOUT_3
         stores.append(serve(HOST, port))
@@ -452,10 +536,17 @@ def test_a_talk_may_refuse_with_nothing_but_a_structure_error() -> None:
     def admit(j: int, message: Message) -> None:
         raise KeyError("our own mistake")
 
-    with village(PAIR, patience_s=0.5) as here:
+    with village(PAIR) as here:
         here[0].admit = admit
+
+        def fails() -> None:
+            try:
+                here[0].play()
+            finally:
+                here[0].hood.close()
+
         with pytest.raises(KeyError, match="our own mistake"):
-            together([here[0].play, here[1].play])
+            together([fails, here[1].play])
 
 
 def test_what_was_counted_and_not_used_after_all_comes_out_when_the_edge_has_formed_anew() -> None:

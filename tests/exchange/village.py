@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import networkx as nx
+import pytest
 import torch
-from tests.exchange.halls import HOST, board, closing, together, until
+from tests.exchange.halls import HOST, LONG_S, board, closing, together, until
 from tests.laws.graphs import PAW
 
-from dimat.exchange import Message, Step, Talk, Traffic
+from dimat.exchange import Message, Step, Talk, Traffic, neighborhood
 from dimat.exchange.board import Board
 from dimat.exchange.link import Link, Rules
 from dimat.exchange.neighborhood import Incident, Neighborhood
@@ -31,7 +34,8 @@ class Villager:
     steps: int = 1
     heard: list[Heard] = field(default_factory=list)
     incidents: list[list[Incident]] = field(default_factory=list)
-    spent_s: list[float] = field(default_factory=list)
+    ahead_s: float = 0.0  # of the time, in this round
+    looks: int = 0  # at the clock
     traffic: Traffic = field(default_factory=Traffic)
     admit: Admit | None = None
     pause: Callable[[int], object] = lambda step: None
@@ -39,9 +43,8 @@ class Villager:
 
     def play(self) -> Heard:
         """One round; the last of what each neighbor said of its rounds, step by step."""
-        start = time.monotonic()
+        _playing[threading.get_ident()], self.ahead_s = self, 0.0
         heard = self.hood.run({self.agent: self._talk()}, {self.agent: self.traffic})[self.agent]
-        self.spent_s.append(time.monotonic() - start)
         self.heard.append(heard)
         self.incidents.append(self.hood.incidents)
         return heard
@@ -61,6 +64,11 @@ class Villager:
 
     def link(self, j: int) -> Link:
         return self.hood._links.to(j)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has said what it has to say, and waits for others."""
+        return self.hood._links.common.waiting
 
     @property
     def last(self) -> dict[int, str]:
@@ -87,6 +95,7 @@ class Villager:
 
 
 Village = dict[int, Villager]
+_playing: dict[int, Villager] = {}  # by thread
 
 
 def settle(
@@ -94,8 +103,8 @@ def settle(
     place: Board,
     graph: nx.Graph[int] = PAW,
     terms: Mapping[str, str] | None = None,
-    timeout_s: float = 1.0,
-    patience_s: float = 3.0,
+    timeout_s: float = LONG_S,
+    patience_s: float = LONG_S,
 ) -> Villager:
     """One more agent."""
     rules = Rules(terms or {}, timeout_s)
@@ -111,8 +120,8 @@ def village(
     *,
     absent: Sequence[int] = (),
     terms: Mapping[int, Mapping[str, str]] | None = None,
-    timeout_s: float = 1.0,
-    patience_s: float = 3.0,
+    timeout_s: float = LONG_S,
+    patience_s: float = LONG_S,
     place: Board | None = None,
 ) -> Iterator[Village]:
     """All agents of a graph, joined; in the end they say goodbye."""
@@ -132,12 +141,35 @@ def village(
 def joined(here: Village) -> None:
     """Wait until all edges between those who are here have formed, at both ends."""
     for i, own in here.items():
-        assert own.hood.await_neighbors([j for j in own.near if j in here], 10) == [], i
+        assert own.hood.await_neighbors([j for j in own.near if j in here], LONG_S) == [], i
 
 
 def play(here: Village, *, without: Sequence[int] = ()) -> None:
     """One round of all, at once."""
     together([own.play for i, own in here.items() if i not in without])
+
+
+class Clock:
+    """What each agent takes for the time: tests let patience end, and no machine does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        own = SimpleNamespace(monotonic=self._now, perf_counter=time.perf_counter)
+        monkeypatch.setattr(neighborhood, "time", own)
+
+    def _now(self) -> float:
+        own = _playing.get(threading.get_ident())
+        if own is None:
+            return time.monotonic()
+        own.looks += 1
+        return time.monotonic() + own.ahead_s
+
+    def skip(self, own: Villager, seconds: float = LONG_S) -> None:
+        """Let so much time pass for one who waits, and wait until it has seen that."""
+        until(lambda: own.waits)
+        before, own.ahead_s = own.looks, own.ahead_s + seconds + 1
+        with own.hood._links.changed:
+            own.hood._links.changed.notify_all()
+        until(lambda: own.looks > before + 1 or not own.waits)
 
 
 def edges_used(here: Village) -> set[tuple[int, int]]:
