@@ -25,6 +25,7 @@ from dimat.topology import build_topology
 IMAGES = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
 ONE_AT_A_TIME = threading.Lock()  # a model is traced: that is for one thread
 BATCHES = list(IMAGES.split(20))
+LONG_S = 300.0  # what takes longer is a deadlock, however slow the machine
 
 
 def net(seed: int) -> nn.Sequential:
@@ -55,7 +56,7 @@ def together(parts: list[Callable[[], Any]]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(LONG_S)
     if errors:
         raise errors[0]
     assert not any(thread.is_alive() for thread in threads)
@@ -66,7 +67,7 @@ def agent(
     store: str, name: str, id: int, model: nn.Module, agents: int = 3, **more: Any
 ) -> dimat.Agent:
     optimizer = more.pop("optimizer", None)
-    settings: dict[str, Any] = {"every": 1, "interface": "127.0.0.1", "timeout_s": 30.0, **more}
+    settings: dict[str, Any] = {"every": 1, "interface": "127.0.0.1", "timeout_s": LONG_S, **more}
     with ONE_AT_A_TIME:
         return dimat.Agent(
             model,
@@ -205,7 +206,7 @@ def test_who_leaves_is_not_waited_for(store: str) -> None:
     models = [net(i) for i in range(3)]
 
     def part(i: int) -> list[list[int]]:
-        with agent(store, "leaves", i, models[i], topology="full", timeout_s=20.0) as own:
+        with agent(store, "leaves", i, models[i], topology="full") as own:
             for _ in range(1 if i == 1 else 4):
                 own.step()
             return [list(found.heard) for found in own.history]
@@ -225,18 +226,19 @@ def test_who_joins_late_takes_over_a_neighbors_state_and_who_kept_its_own_does_n
 
     def stays(i: int) -> None:
         with agent(store, "late", i, models[i], topology="full", timeout_s=3.0) as own:
+            own._hood.await_neighbors([1 - i], LONG_S)
             for k in range(9):
                 if k == 4:
                     gone.set()
-                    assert back.wait(30)
-                    own._hood.await_neighbors([2], 10)
+                    assert back.wait(LONG_S)
+                    own._hood.await_neighbors([2], LONG_S)
                 own.step()
 
     def comes() -> tuple[State, int, int]:
-        assert gone.wait(30)
+        assert gone.wait(LONG_S)
         before = parameters(models[2])
         with agent(store, "late", 2, models[2], topology="full", timeout_s=3.0) as own:
-            own._hood.await_neighbors([0, 1], 10)
+            own._hood.await_neighbors([0, 1], LONG_S)
             back.set()
             own.step()
             return before, own.rounds, len(own.history)
@@ -298,22 +300,22 @@ def test_two_lives_of_one_agent_are_not_taken_for_each_other(store: str) -> None
     gone, back = threading.Event(), threading.Event()
 
     def stays(i: int) -> None:
-        with agent(store, "lives", i, models[i], topology="full", timeout_s=30.0) as own:
+        with agent(store, "lives", i, models[i], topology="full") as own:
             own.step()
-            gone.wait(30)
-            assert back.wait(30)
-            own._hood.await_neighbors([0], 20)
+            gone.wait(LONG_S)
+            assert back.wait(LONG_S)
+            own._hood.await_neighbors([0], LONG_S)
             found = own.step()
             assert found is not None
             assert 0 not in found.heard
             assert [x.what for x in found.incidents if x.agent == 0][-1:] == ["quiet"]
 
     def comes() -> None:
-        with agent(store, "lives", 0, models[0], topology="full", timeout_s=30.0) as own:
+        with agent(store, "lives", 0, models[0], topology="full") as own:
             own.step()
         gone.set()
-        with agent(store, "lives", 0, models[3], topology="full", timeout_s=30.0) as own:
-            own._hood.await_neighbors([1, 2], 20)
+        with agent(store, "lives", 0, models[3], topology="full") as own:
+            own._hood.await_neighbors([1, 2], LONG_S)
             back.set()
             own.step()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any
 
 import networkx as nx
@@ -51,11 +51,6 @@ class Unhurried(Rules):
 def is_unhurried(here: Village) -> None:
     for own in here.values():
         own.hood._links.common.rules = Unhurried(timeout_s=LONG_S)
-
-
-def during(play: Callable[[], object], *others: Callable[[], object]) -> None:
-    """Some play, and meanwhile something else is done."""
-    together([play, *others])
 
 
 def check_quiet(here: Village) -> None:
@@ -119,7 +114,7 @@ def test_one_that_is_killed_mid_round_is_lost_at_once_and_back_when_it_is_back(d
             until(lambda: all(rest[j].waits for j in dead.near))  # for it
             dead.die()
 
-        during(lambda: play(rest), killed)
+        together([lambda: play(rest), killed])
         assert edges_used(rest) == (WITHOUT_2 if dies == 2 else WITHOUT_3)
         for own in rest.values():
             assert own.last == ({dies: "lost"} if dies in own.near else {})
@@ -166,16 +161,19 @@ def test_one_that_is_slow_but_alive_is_waited_for_longer_than_silence_would_be()
         assert all(own.last == {} for own in here.values())
 
 
+def counted(own: Villager, others: Collection[int]) -> bool:
+    """Whether an agent is done with others in this round."""
+    return own.waits and {own.link(j) for j in others} <= {*own.hood._counted}
+
+
 def gives_up(clock: Clock, here: Village, i: int, j: int) -> None:
     """A round without one neighbor of an agent, which waits for it until its patience ends."""
 
     def patience_ends() -> None:
-        others = [own for k, own in here.items() if k not in (i, j)]
-        rounds = [len(own.heard) for own in others]
-        until(lambda: all(len(own.heard) > k for own, k in zip(others, rounds, strict=True)))
+        until(lambda: counted(here[i], {*here[i].near} - {j}))
         clock.skip(here[i])
 
-    during(lambda: play(here, without=[j]), patience_ends)
+    together([lambda: play(here, without=[j]), patience_ends])
 
 
 def test_one_that_lives_and_says_nothing_is_lost_when_patience_ends_and_no_longer(
@@ -241,10 +239,11 @@ def test_one_that_waits_for_another_is_not_given_up_for_that(clock: Clock) -> No
 
         def patience_ends() -> None:
             until(lambda: len(here[0].heard) == 1 and here[0].waits and here[0].link(1).waits)
+            until(lambda: counted(here[1], {0}))
             clock.skip(here[0])
             clock.skip(here[1])
 
-        during(twice_of(here[0]), twice_of(here[1]), patience_ends)
+        together([twice_of(here[0]), twice_of(here[1]), patience_ends])
         assert here[1].incidents[0] == [Incident(2, "lost", GIVEN_UP)]
         assert here[0].incidents == [[], []]
 

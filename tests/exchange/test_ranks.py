@@ -6,23 +6,23 @@ import time
 
 import pytest
 import torch
-from tests.exchange.halls import HOST, board, closing, together
+from tests.exchange.halls import HOST, LONG_S, board, closing, together, until
 from tests.exchange.test_transports import gossip, in_process, once, over_ranks
 
 from dimat.errors import ExchangeError
 from dimat.exchange import Step, Talk, Traffic
-from dimat.exchange.link import Rules
+from dimat.exchange.link import Rules, Status
 from dimat.exchange.links import Links
 from dimat.exchange.ranks import Ranks
 
 
 def test_in_other_processes_the_error_is_that_a_rank_is_lost() -> None:
-    """Rank 0 fails; ranks 1 and 2, who wait for it and for each other, know within moments."""
+    """Rank 0 fails; ranks 1 and 2, who wait for it and for each other, know it without waiting."""
     place, errors = board(), {}
 
     def rank(k: int) -> None:
-        links = Links(k, place.another(), HOST, Rules(timeout_s=2), what="rank")
-        transport = Ranks(links, 3, 3, patience_s=20)
+        links = Links(k, place.another(), HOST, Rules(timeout_s=LONG_S), what="rank")
+        transport = Ranks(links, 3, 3, patience_s=LONG_S)
 
         def talk() -> Talk[None]:
             others = [j for j in range(3) if j != k]
@@ -37,11 +37,9 @@ def test_in_other_processes_the_error_is_that_a_rank_is_lost() -> None:
             errors[k] = str(error)
         links.close()
 
-    start = time.monotonic()
     together([lambda k=k: rank(k) for k in range(3)])
     lost = "rank {} is lost: it said goodbye"
     assert errors == {0: "agent 0 lost its data", 1: lost.format(0), 2: lost.format(1)}
-    assert time.monotonic() - start < 5
 
 
 def test_ranks_of_unlike_settings_do_not_begin() -> None:
@@ -50,7 +48,7 @@ def test_ranks_of_unlike_settings_do_not_begin() -> None:
     def rank(k: int) -> None:
         links = Links(k, place.another(), HOST, Rules({"seed": str(k)}, 2), what="rank")
         try:
-            Ranks(links, 2, 2, patience_s=10).run({k: gossip([1 - k], k, 1, 0)}, {k: Traffic()})
+            Ranks(links, 2, 2, patience_s=LONG_S).run({k: gossip([1 - k], k, 1, 0)}, {k: Traffic()})
         finally:
             links.close()
 
@@ -74,14 +72,16 @@ def test_a_rank_that_lives_is_waited_for_however_slow_it_is(spoke: bool) -> None
             if spoke:
                 yield Step({1 - k: {}}, [1 - k])
             if k == 1:
-                time.sleep(2)  # more than patience, and than silence
+                time.sleep(0.5)  # more than patience
             inbox = yield Step({1 - k: {"x": torch.tensor([k])}}, [1 - k])
             found: list[int] = inbox[1 - k]["x"].tolist()
             return found
 
-        links = Links(k, place.another(), HOST, Rules(timeout_s=0.8), what="rank")
+        links = Links(k, place.another(), HOST, Rules(timeout_s=LONG_S), what="rank")
         with closing([links]):
-            return Ranks(links, 2, 2, patience_s=1.5).run({k: talk()}, {k: Traffic()})[k]
+            transport = Ranks(links, 2, 2, patience_s=0.2)
+            until(lambda: links.to(1 - k).status is Status.UP)  # patience is for who never comes
+            return transport.run({k: talk()}, {k: Traffic()})[k]
 
     assert together([lambda: rank(0), lambda: rank(1)]) == [[1], [0]]
 

@@ -6,27 +6,34 @@ import random
 import time
 
 import pytest
-from tests.exchange.halls import together
+from tests.exchange.halls import together, until
 from tests.exchange.village import Village, Villager, edges_used, joined, play, village
 from tests.exchange.weather import delay_sends
 
 
 def live(here: Village, own: Villager, rounds: int, draw: random.Random) -> None:
     """Rounds until all have had enough of them, cutting an edge now and then."""
-    while min(len(other.heard) for other in here.values()) < rounds:
+    while any(len(other.heard) < rounds or least_used(other) < 3 for other in here.values()):
         time.sleep(draw.random() * 0.004)
         if draw.random() < 0.05:
             own.hood.cut(draw.choice(own.near))
         own.play()
 
 
+def least_used(own: Villager) -> int:
+    """How often an agent exchanged with the neighbor that it heard least."""
+    return min(sum(j in heard for heard in [*own.heard]) for j in own.near)
+
+
 def settled(here: Village) -> None:
     """Rounds without trouble, in which all that was one-sided comes out."""
-    time.sleep(1.0)  # what was cut and has not been noticed yet
-    joined(here)
-    play(here)
-    play(here)
-    assert edges_used(here) == {(0, 1), (0, 2), (1, 2), (2, 3)}
+
+    def all_used() -> bool:
+        joined(here)
+        play(here)
+        return edges_used(here) == {(0, 1), (0, 2), (1, 2), (2, 3)}
+
+    until(all_used)  # what was cut may not have been noticed yet
 
 
 @pytest.mark.parametrize(("seed", "steps", "rounds"), [(1, 1, 60), (3, 3, 20)])
@@ -41,7 +48,5 @@ def test_in_a_storm_nobody_hangs_and_every_edge_is_accounted_for_at_both_ends(
         together([lambda i=i: live(here, here[i], rounds, draws[i]) for i in here])
         monkeypatch.undo()
         settled(here)
-        for own in here.values():
-            counted = [len(own.pairs(j)) for j in own.near]
-            assert min(counted) > 2  # edges came back, again and again
-            assert any(own.incidents)
+        # edges broke, and came back again and again: else it would not have ended
+        assert all(any(own.incidents) for own in here.values())

@@ -364,7 +364,7 @@ def test_what_cells_share_is_pretrained_once_and_by_one_process_at_a_time(
     assert alone == [True]
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> None:
+def wait_for(what: Callable[[], Any], seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end

@@ -74,7 +74,7 @@ def look(index: Path, folder: Path) -> tuple[Seen, str]:
     offline = "--host-resolver-rules=MAP * ~NOTFOUND"
     own = [f"--user-data-dir={folder / 'profile'}", offline, (folder / "look.html").as_uri()]
     command = [str(CHROMIUM), *options.split(), *files.split(), *own]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     found = re.search(r'<pre id="seen">(.+?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stdout[-2000:] + done.stderr[-2000:]
     seen: Seen = json.loads(html.unescape(found[1]))

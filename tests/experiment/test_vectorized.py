@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -298,14 +298,16 @@ def test_what_is_kept_is_of_one_epoch_though_another_agent_has_trained_all_on(
     assert [own for own in kept if own] == [[1, 1, 1], [2, 2, 2], [3, 3, 3]]
 
 
-def test_seconds_are_shared_out_among_those_who_trained_at_once() -> None:
-    setup = make_setup(replace(CONFIG, vectorize=4))
+def test_seconds_are_shared_out_among_those_who_trained_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that goes on by one whenever it is looked at: what is timed lasts a second."""
+    setup, looks = make_setup(replace(CONFIG, vectorize=4)), itertools.count()
     agents = [setup.new_agent(i, pretraining=False) for i in range(4)]
-    start = time.perf_counter()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(looks)))
     told_of(setup, agents, [3, 3, 3, 6])
-    whole = time.perf_counter() - start
     spent = [agent.traffic.busy_s for agent in agents]
-    assert 0.5 * whole < sum(spent) <= whole
+    assert sum(spent) == pytest.approx(next(looks) / 2)
     assert spent[0] == spent[1] == spent[2] < spent[3]
 
 
