@@ -151,7 +151,7 @@ def test_an_interrupted_comparison_says_that_the_same_command_goes_on(
     assert main(["compare", "base.yaml", "--batch_size", "14"]) == 130
     out, err = capsys.readouterr()
     assert out == ""
-    assert "the same 'dimat compare' or 'dimat agent' again, goes on from there" in err
+    assert "recorded is kept in runs/compare-base: the same command goes on" in err
     assert "Traceback" not in err
 
 

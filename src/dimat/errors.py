@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import nlargest
 from itertools import islice
@@ -66,6 +66,29 @@ class WriteError(DimatError, RuntimeError):
 
 class Stopped(DimatError, RuntimeError):
     """A run that stopped where it can go on, as ``max_wall_s`` told it to, with more to do."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or what is taken for it, with a word on what is kept and how to go on."""
+
+
+@contextmanager
+def if_interrupted(way_on: Callable[[], str]) -> Iterator[None]:
+    """Say of an interrupt inside how to go on; of several around each other the outermost says it.
+
+    Args:
+        way_on: What to say, asked when it happens.
+
+    >>> with if_interrupted(lambda: "the same command goes on"):
+    ...     raise KeyboardInterrupt
+    Traceback (most recent call last):
+        ...
+    dimat.errors.Interrupted: the same command goes on
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(way_on()) from error
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from dimat.cli import (
     symmetry,
     topology,
 )
-from dimat.cli.launch import STOPPED, settle
-from dimat.errors import ConfigError, DimatError, Stopped
+from dimat.cli.launch import INTERRUPTED, STOPPED, settle
+from dimat.errors import ConfigError, DimatError, Interrupted, Stopped
 from dimat.experiment.settings import Parser
 
 _COMMANDS = {
@@ -46,10 +46,6 @@ _EXIT_CODES = (
     f"Exit codes: 0 done, 1 it went wrong, 2 bad input, {STOPPED} stopped at max_wall_s with more "
     "to do, 130 interrupted."
 )
-_INTERRUPTED = (
-    "dimat: interrupted; what was recorded so far is kept: 'dimat resume RUN', or the same "
-    "'dimat compare' or 'dimat agent' again, goes on from there"
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DimatError as error:
         print("dimat: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        print(_INTERRUPTED, file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:  # one of ours says how to go on
+        said = f"; {interrupt}" if isinstance(interrupt, Interrupted) else ""
+        print(f"dimat: interrupted{said}", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dimat.exchange.crew import Crew
     from dimat.experiment.config import RunConfig
 
+INTERRUPTED = 130  # exit code, as shells have it
 STOPPED = 3  # exit code of what stopped as it was told to, with more to do
 
 
@@ -25,7 +26,8 @@ def crew_of(config: RunConfig) -> Iterator[Crew]:
 
     Raises:
         ConfigError: If the environment is not as ``torchrun`` sets it.
-        SystemExit: Where agent 0 does not live, if the run stopped: one process says so.
+        SystemExit: Where agent 0 does not live, if the run stopped or was interrupted: one process
+            says so.
     """
     from dimat.errors import Stopped
     from dimat.exchange import torchrun
@@ -47,10 +49,10 @@ def crew_of(config: RunConfig) -> Iterator[Crew]:
     )
     try:
         yield crew
-    except Stopped:
+    except (Stopped, KeyboardInterrupt) as end:
         if crew.rank == 0:
             raise
-        raise SystemExit(STOPPED) from None
+        raise SystemExit(STOPPED if isinstance(end, Stopped) else INTERRUPTED) from None
     finally:
         crew.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,7 @@ class Allowance:
         """
         return (
             f"stopped after {now() - self.began:.1f} s (max_wall_s {self.seconds:g}), done: "
-            f"{reached}; 'dimat resume {folder}' goes on"
+            f"{reached}; 'dimat resume {shlex.quote(str(folder))}' goes on"
         )
 
 

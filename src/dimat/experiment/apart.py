@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, if_interrupted
 from dimat.experiment.apart_rounds import Apart, ApartResult, Meeting
 from dimat.experiment.complaints import broken_rule
 from dimat.experiment.config import RunConfig
 from dimat.experiment.display import Observer, Silent
 from dimat.experiment.faults import Faults
 from dimat.experiment.process import borrowed
-from dimat.experiment.record import RunFolder, is_run_folder
+from dimat.experiment.record import RunFolder, is_run_folder, way_on
 from dimat.experiment.rounds import method_settings
 from dimat.experiment.setup import make_setup
 from dimat.experiment.validate import check_id, validate
@@ -43,6 +43,7 @@ def run_agent(
     Raises:
         ConfigError, DataError, ModelError, TopologyError: If something cannot be used.
         TrainingError: If its loss is not finite.
+        Interrupted: If it is, saying how to go on.
     """
     validate(config)
     if config.max_wall_s is not None:
@@ -50,7 +51,7 @@ def run_agent(
         raise broken_rule("max_wall_s", config.max_wall_s, rule)
     check_id(config, agent)
     method = _method(config)
-    with borrowed(config.threads, config.device):
+    with if_interrupted(lambda: _way_on(config, agent)), borrowed(config.threads, config.device):
         return _run(config, method, agent, meeting, observer or Silent(), faults or Faults())
 
 
@@ -67,7 +68,7 @@ def _run(
     check_needs(config.method, method, setup.topology.at(0))
     if method.matches:
         _ = setup.analysis  # a model that cannot be exported ends here, before anything is written
-    path = Path(config.out or "runs/apart") / f"agent-{agent:03d}"
+    path = _path(config, agent)
     config = dataclasses.replace(config, controls=())
     fresh = config.overwrite or not is_run_folder(path)
     by, resumed = "runs the agent", "the same command"
@@ -85,3 +86,12 @@ def _method(config: RunConfig) -> Method:
             "torchrun runs the others"
         )
     return method
+
+
+def _way_on(config: RunConfig, agent: int) -> str:
+    again = "the same command, without overwrite," if config.overwrite else "the same command"
+    return way_on(_path(config, agent), again)
+
+
+def _path(config: RunConfig, agent: int) -> Path:
+    return Path(config.out or "runs/apart") / f"agent-{agent:03d}"

@@ -84,7 +84,8 @@ def within(name: str, value: float, least: float, most: float = MOST, why: str =
     if value < least:
         raise broken_rule(name, value, f">= {least}")
     if value > most:
-        raise broken_rule(name, value, f"<= {most:,}{why and f', {why}'}")
+        shown = f"{most:,}" if most < 10**12 else f"{most:g}"
+        raise broken_rule(name, value, f"<= {shown}{why and f', {why}'}")
 
 
 def wrong_type(name: str, value: object, kind: object) -> ConfigError:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dimat.errors import ConfigError, Stopped
+from dimat.errors import ConfigError, Stopped, if_interrupted
 from dimat.exchange.crew import ALONE, Crew
 from dimat.experiment.allowance import Allowance
 from dimat.experiment.assembly import Assembly
@@ -20,7 +20,7 @@ from dimat.experiment.facts import pretrain_digest
 from dimat.experiment.lines import check_finished
 from dimat.experiment.pretrain import Pretrained, Pretraining
 from dimat.experiment.process import borrowed
-from dimat.experiment.record import RunFolder
+from dimat.experiment.record import RunFolder, way_on
 from dimat.experiment.result import MethodResult, RunResult, results_of
 from dimat.experiment.rounds import Rounds, method_settings
 from dimat.experiment.setup import Setup, make_setup
@@ -47,6 +47,7 @@ class Job:
     symmetry: Symmetry | None = None
 
     def __post_init__(self) -> None:
+        self._path: Path | None = None  # of the run folder, once there is one
         self._watch: Observer = Silent()
         self._assemblies: dict[int, Assembly] = {}
         self._allowance = Allowance(self.config.max_wall_s)
@@ -54,7 +55,17 @@ class Job:
             self._watch = self.observer or Silent()
 
     def run(self, *, fresh: bool) -> RunResult:
-        """All methods that are not done, in a new folder or in the one that was begun."""
+        """All methods that are not done, in a new folder or in the one that was begun.
+
+        Raises:
+            Interrupted: If it is, saying how to go on.
+        """
+        if not fresh and self.config.out is not None:
+            self._path = Path(self.config.out)
+        with if_interrupted(lambda: way_on(self._path)):
+            return self._run(fresh=fresh)
+
+    def _run(self, *, fresh: bool) -> RunResult:
         self._check_crew()
         if self.crew.rank == 0:
             self.callbacks = [*self.callbacks, *(LOGS[name]() for name in self.config.log)]
@@ -97,10 +108,12 @@ class Job:
             return
         config = self.config
         out = None if config.out is None else Path(config.out)
+        self._path = out
         by, resumed = "runs or resumes the run", "'dimat resume {}'"
         with RunFolder.held(
             out, config, fresh=fresh or out is None, by=by, resumed=resumed
         ) as folder:
+            self._path = folder.path
             if out is None:  # whoever stops it should know where it is
                 self._watch.note(f"run folder: {folder.path}")
             yield folder

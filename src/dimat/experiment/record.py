@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -246,6 +247,21 @@ def _is_config(path: Path) -> bool:
         return not path.exists() or bool(load_config(path))
     except ConfigError:
         return False
+
+
+def way_on(folder: Path | None, command: str = "") -> str:
+    """How to go on with a run that was interrupted.
+
+    Args:
+        folder: Of the run; None if there was to be one and it is not known yet.
+        command: What goes on; ``dimat resume FOLDER`` if empty.
+    """
+    if folder is None or not is_run_folder(folder):
+        return "no run was begun yet: the same command begins it"
+    command = command or f"'dimat resume {shlex.quote(str(folder))}'"
+    if any((folder / "checkpoints").rglob("meta.json")):
+        return f"what was recorded is kept in {folder}: {command} goes on from its last checkpoint"
+    return f"there is no checkpoint yet in {folder}: {command} begins the run again"
 
 
 def check_same_settings(path: Path, expected: RunConfig) -> None:

@@ -46,7 +46,8 @@ _AT_LEAST = {
 _SEEDS = ("seed", "topology.seed")  # below 2^63, as _RANGES says
 
 # The highest a setting may be, and why; of others it is MOST.
-_AT_MOST: dict[str, tuple[int, str]] = {
+_AT_MOST: dict[str, tuple[float, str]] = {
+    **dict.fromkeys(("optimizer.lr", "outer.lr", "optimizer.weight_decay"), (1e38, "a float32")),
     "agents": (5000, "as the graph has up to agents x agents edges"),
     "threads": (1024, "and best the number of cores"),
     "width": (1000, "times the channels of the model as it is"),

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, if_interrupted
 from dimat.experiment.compare.folder import ComparisonFolder, open_folder
 from dimat.experiment.compare.pool import Task, run_tasks
 from dimat.experiment.compare.progress import Unwatched, Watcher
@@ -55,6 +55,7 @@ def compare(
     Raises:
         ConfigError: If there are too many cells, or one has settings that cannot be run.
         RecordError: If the folder holds something else.
+        Interrupted: If it is, saying how to go on.
     """
     watcher = watcher or Unwatched()
     if spec.num_cells > MOST_CELLS and not yes:
@@ -63,11 +64,17 @@ def compare(
         raise ConfigError(f"setting 'jobs' is {jobs}: must be >= 1")
     cells = expand(spec)
     check(cells)
-    with open_folder(out, spec, cells) as folder:
+    with if_interrupted(lambda: _way_on(out)), open_folder(out, spec, cells) as folder:
         job = _Job(spec, cells, folder, watcher)
         job.read_finished()
         failures = job.run(jobs)
     return Comparison(spec, out, tuple(job.points), failures)
+
+
+def _way_on(out: Path) -> str:
+    if not (out / "comparison.yaml").is_file():
+        return "no run was begun yet: the same command begins it"
+    return f"what was recorded is kept in {out}: the same command goes on"
 
 
 def check(cells: Iterable[Cell]) -> None:
