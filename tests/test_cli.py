@@ -85,6 +85,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
             "setting 'matching' is 'x': must be set by its parts: matching.images",
         ),
         ("run ring", "unexpected 'ring': a setting is written --NAME VALUE"),
+        ("run ring.yml", "unexpected 'ring.yml': a setting is written --config ring.yml"),
+        ("--rounds 3", "no command before '--rounds': such as 'dimat run --rounds …'"),
         ("run --config none.yaml", "setting 'config': File does not exist"),
         ("rn", "unknown command 'rn': did you mean 'run'?"),
         (

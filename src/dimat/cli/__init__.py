@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             words = [*words[1:2], "--help", *words[2:]]
         if not words:
             raise ConfigError(f"no command: one of {', '.join(_COMMANDS)}; see 'dimat --help'")
+        if words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
+            raise ConfigError(f"no command before '{words[0]}': such as 'dimat run {words[0]} …'")
         arguments = _parser().parse_args(run.gone_on_with(words))
         settle()
         _COMMANDS[arguments.command].execute(arguments[arguments.command])

@@ -54,10 +54,19 @@ def broken_rule(name: str, value: object, rule: str) -> ConfigError:
     >>> broken_rule("agents", 0, ">= 1")
     ConfigError("setting 'agents' is 0: must be >= 1")
     """
-    shown = "null" if value is None else repr(value)
-    return ConfigError(f"setting '{name}' is {shown}: must be {rule}")
+    return ConfigError(f"setting '{name}' is {_shown(value)}: must be {rule}")
 
 
+def _shown(value: object) -> str:
+    """A value as a message has it: of a long one the beginning."""
+    try:
+        text = "null" if value is None else repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+_LONGEST = 120  # characters of a value in a message
 MOST = 10**9  # of anything that is counted or measured: more is a slip of the hand
 MOST_CLASSES = 10**6
 MOST_PIXELS = 10**5  # along a side
@@ -139,7 +148,8 @@ def _unknown(types: _Types, name: str) -> ConfigError:
 
 
 def _unexpected(_: _Types, word: str) -> ConfigError:
-    return ConfigError(f"unexpected '{word}': a setting is written --NAME VALUE")
+    way = f"--config {word}" if word.endswith((".yaml", ".yml")) else "--NAME VALUE"
+    return ConfigError(f"unexpected '{word}': a setting is written {way}")
 
 
 def _no_value(types: _Types, name: str) -> ConfigError:

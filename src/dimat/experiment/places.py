@@ -40,9 +40,8 @@ def check_path(setting: str, given: str, *, spare: int = 0) -> Path:
         raise broken_rule(setting, given, "a path that can be written as UTF-8") from None
     longest = max(map(len, names), default=0) + spare
     if longest > _LONGEST_NAME or sum(map(len, names)) + len(names) > _LONGEST_PATH:
-        shown = given if len(given) < 60 else f"{given[:40]}…{given[-10:]}"
         rule = f"a path of names of at most {_LONGEST_NAME - spare} bytes, {_LONGEST_PATH:,} in all"
-        raise broken_rule(setting, shown, rule)
+        raise broken_rule(setting, given, rule)
     return Path(given)
 
 

@@ -25,6 +25,7 @@ from dimat.experiment.compare.spec import Spec, refuse_elsewhere
 from dimat.experiment.compare.values import check_name, typed, with_setting
 from dimat.experiment.complaints import broken_rule, setting_types, unknown_setting
 from dimat.experiment.config import RunConfig
+from dimat.experiment.plain_yaml import load_yaml
 from dimat.experiment.settings import config_of, read_yaml, settings_parser
 from dimat.experiment.spelling import spelled, spelled_tree
 
@@ -171,17 +172,20 @@ def _grid(given: object) -> dict[str, tuple[object, ...]]:
     for word, values in given.items():
         name = str(word) if isinstance(values, Mapping) else spelled(str(word), setting_types())
         refuse_elsewhere(name, f"grid.{word}")
-        grid[name] = tuple(typed(name, value) for value in _values(values))
+        grid[name] = tuple(typed(name, value) for value in _values(f"grid.{word}", values))
     return grid
 
 
-def _values(given: object) -> Sequence[object]:
+def _values(name: str, given: object) -> Sequence[object]:
     """One value, several with commas, or a list as YAML has it."""
     if isinstance(given, list):
         return given
     if not isinstance(given, str):
         return [given]
     if given.startswith("["):
-        listed = yaml.safe_load(given)
+        try:
+            listed = load_yaml(given)
+        except yaml.YAMLError:
+            raise broken_rule(name, given, "values with commas between, or a list") from None
         return listed if isinstance(listed, list) else [given]
     return [part.strip() for part in given.split(",") if part.strip()]
