@@ -233,7 +233,7 @@ class RunConfig:
     """One run: agents train, match, merge, recalibrate and are evaluated, round by round.
 
     Args:
-        agents: Number of agents, >= 1.
+        agents: Number of agents, 1 to 5,000.
         rounds: Merges after pre-training, >= 0.
         pretrain_epochs: Local epochs before the first merge, >= 0.
         local_epochs: Local epochs after every merge, >= 0.
@@ -242,20 +242,20 @@ class RunConfig:
         method: Once a round: dimat, wa (plain average), wm (weight matching), final-merge, fedavg,
             diloco; at training steps: cdsgd, cdmsgd, sgp, cga, gradient-tracking, swarm, ldsgd;
             local (no exchange), centralized (one model on all data).
-        controls: Methods run beside it from the same pre-trained agents, for comparison; the
-            method itself is left out.
+        controls: Methods run beside it from the same pre-trained agents, for comparison, or none;
+            the method itself is left out.
         seed: Seed of everything random, in [0, 2^63).
         out: Run folder; a new one under runs/, named after the time, if null.
         overwrite: Replace an existing run folder.
         model: mlp, cnn, resnet20|32|44|56, vgg11|13|16, or package.module:factory of your own
             (called with those of in_channels, num_classes and image_size that it asks for).
-        width: Multiplier of the built-in models' channels, > 0.
+        width: Multiplier of the built-in models' channels, > 0, up to 1,000.
         shortcut: Shortcuts of ResNets where the shape changes: conv3, conv1 or pad.
         norm: Normalization of ResNets: batch or group.
         init: per-agent (independent random inits) or shared.
         device: cpu, cuda, or cuda:N.
-        threads: Threads PyTorch may use on the CPU, >= 1; part of what makes a run repeatable, as
-            another number gives other roundings.
+        threads: Threads PyTorch may use on the CPU, 1 to 1,024; part of what makes a run
+            repeatable, as another number gives other roundings.
         precision: Arithmetic of forward and backward passes: float32, or bfloat16 by autocast.
         vectorize: How many agents of a process train at once, side by side in one stack (vmap),
             where they do not talk meanwhile and have taken equally many steps (Adam, cosine); >= 1,

@@ -96,7 +96,7 @@ class Faults:
         """
         try:
             found = [Fault(**own) for own in json.loads(path.read_text("utf-8"))]
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ConfigError(f"setting 'faults': {path} is no plan of faults: {error}") from error
         for fault in found:
             if fault.kind not in get_args(Kind):

@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from dimat.errors import ConfigError, check_known
+from dimat.experiment.callbacks import LOGS
 from dimat.experiment.complaints import MOST, broken_rule, setting_types, within, wrong_type
 from dimat.experiment.config import OPTIMIZERS, MatchingConfig, RunConfig
 from dimat.experiment.places import check_host, check_path, check_source
@@ -183,16 +184,16 @@ def _check_text(config: RunConfig) -> None:
 
 
 def _check_names(config: RunConfig) -> None:
+    check_known("optimizer.name", config.optimizer.name, OPTIMIZERS)
+    _check_list("log", config.log, LOGS)
+    from dimat.topology import NETWORKS
+
+    check_known("topology.name", config.topology.name, NETWORKS)
     from dimat.data import SOURCES, SPLITS
-    from dimat.experiment.callbacks import LOGS
     from dimat.merging import COMBINERS
     from dimat.methods import METHODS
     from dimat.models import MODELS
-    from dimat.topology import NETWORKS
 
-    _check_list("log", config.log, LOGS)
-    check_known("topology.name", config.topology.name, NETWORKS)
-    check_known("optimizer.name", config.optimizer.name, OPTIMIZERS)
     check_known("method", config.method, METHODS)
     _check_list("controls", config.controls, METHODS)
     _check_list("recalibration.methods", config.recalibration.methods, ["all", *METHODS])
