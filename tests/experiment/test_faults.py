@@ -82,3 +82,20 @@ def test_delays_that_were_due_while_an_agent_was_away_are_one(
     own.strike(8)
     assert slept == [0.05]
     assert struck(tmp_path) == ["delay"] * 8
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"agent": "x"}, {"round": -1}, {"neighbor": 1.5}, {"seconds": "y"}, {"seconds": 1e9}],
+)
+def test_a_fault_without_sound_numbers_is_refused(changed: dict[str, Any], tmp_path: Path) -> None:
+    fault = {"agent": 0, "round": 1, "kind": "delay", "seconds": 1.0, **changed}
+    (tmp_path / "plan.json").write_text(json.dumps([fault]))
+    with pytest.raises(ConfigError, match="must have numbers of agents and of a round"):
+        Faults.load(tmp_path / "plan.json")
+
+
+def test_a_plan_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match=r"plan\.json is no plan of faults"):
+        Faults.load(tmp_path / "plan.json")

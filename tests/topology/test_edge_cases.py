@@ -123,6 +123,7 @@ def test_a_tree_has_each_agent_once_with_parents_before_children(graph: nx.Graph
         (b"0 1\n0 -1\n", r"edges.txt, line 2: '0 -1' is no edge; write two agents: 0 1"),
         (b"# none\n0\n", r"edges.txt, line 2: '0' is no edge"),
         (b"0,1\n", r"edges.txt, line 1: '0,1' is no edge"),
+        (b"0 " + b"9" * 5_000, r"edges.txt, line 1: '0 9{78}' is no edge"),
         (b"0 1\n1 2\n", r"not connected: 2 parts, such as agents \[0, 1, 2\] and \[3\]"),
         (b"", "not connected: 4 parts"),
     ],
@@ -169,3 +170,10 @@ def test_a_negative_weight_is_refused_with_its_value() -> None:
     pi[3, 3] += 0.375
     with pytest.raises(TopologyError, match=r"nonnegative 4x4 matrix.*values from -0\.125"):
         check_mixing_matrix(pi, PAW)
+
+
+def test_a_file_of_edges_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dimat.topology.edges._LONGEST", 6)
+    (tmp_path / "edges.txt").write_text("0 1\n1 2\n")
+    with pytest.raises(TopologyError, match="longer than 6 characters, no file of edges"):
+        build_topology("edges", 3, options=GraphOptions(path=str(tmp_path / "edges.txt")))

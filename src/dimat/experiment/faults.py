@@ -24,6 +24,7 @@ from dimat.exchange.wire import pack, unpack
 from dimat.experiment.lines import read_lines
 
 Kind = Literal["crash", "freeze", "delay", "cut", "corrupt", "poison", "misshape", "inflate"]
+_MOST_S = 10**6
 _SPOILS = ("corrupt", "poison", "misshape", "inflate")
 
 
@@ -46,6 +47,16 @@ class Fault:
     kind: Kind
     neighbor: int | None = None
     seconds: float = 0.0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its numbers are some: a plan that was read can hold anything."""
+        whole = (self.agent, self.round, 0 if self.neighbor is None else self.neighbor)
+        return (
+            all(type(number) is int and number >= 0 for number in whole)
+            and type(self.seconds) in (int, float)
+            and 0 <= self.seconds <= _MOST_S
+        )
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,11 @@ class Faults:
             if fault.kind not in get_args(Kind):
                 raise ConfigError(
                     f"setting 'faults': '{fault.kind}' must be one of {', '.join(get_args(Kind))}"
+                )
+            if not fault.is_sound:
+                raise ConfigError(
+                    f"setting 'faults': {fault} must have numbers of agents and of a round, >= 0, "
+                    f"and seconds in [0, {_MOST_S:,}]"
                 )
         return cls(found)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import networkx as nx
 
 from dimat.errors import ConfigError, TopologyError
+
+_LONGEST = 200_000_000  # characters: all edges of 5,000 agents
 
 
 def read_edges(path: str | None, agents: int, *, directed: bool = False) -> nx.Graph[int]:
@@ -24,17 +27,20 @@ def read_edges(path: str | None, agents: int, *, directed: bool = False) -> nx.G
     if path is None:
         raise ConfigError("setting 'topology.path' is missing: topology 'edges' reads a file")
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(_LONGEST + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise TopologyError(f"{path}: cannot be read ({error})") from error
+    if len(text) > _LONGEST:
+        raise TopologyError(f"{path}: longer than {_LONGEST:,} characters, no file of edges")
     graph: nx.Graph[int] = nx.empty_graph(agents, create_using=nx.DiGraph if directed else nx.Graph)
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()
         if not words:
             continue
-        if len(words) != 2 or not all(word.isdecimal() for word in words):
+        if len(words) != 2 or not all(re.fullmatch(r"\d{1,10}", word) for word in words):
             raise TopologyError(
-                f"{path}, line {number}: '{line}' is no edge; write two agents: 0 1"
+                f"{path}, line {number}: '{line[:80]}' is no edge; write two agents: 0 1"
             )
         i, j = map(int, words)
         if i == j or max(i, j) >= agents:
