@@ -6,7 +6,9 @@ import os
 import platform
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -219,6 +221,8 @@ def test_runs_without_a_folder_that_begin_at_once_get_one_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    moment = datetime(2026, 1, 2)
+    monkeypatch.setattr(record, "datetime", SimpleNamespace(now=lambda: moment))
     hold = {"fresh": True, "by": "runs", "resumed": "{}"}
     with (
         RunFolder.held(None, TINY, **hold) as first,  # type: ignore[arg-type]
