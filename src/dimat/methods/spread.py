@@ -70,8 +70,8 @@ def spread(me: Member, heard: Heard, watch: Stopwatch) -> tuple[Mapping[int, Sta
     own = claimed(me)
     best = min([own, *(gauge for gauge, _ in heard.values())], key=age)
     theirs = {j: state for j, (gauge, state) in heard.items() if gauge == best}
-    if best == own:
-        return theirs, Order(gauge=own)
+    if best == own or not any(me.topology.pi[me.agent, j] for j in theirs):
+        return theirs, Order(gauge=own)  # or we listen to nobody of that order, as one that is new
     with watch:
         pi = me.topology.pi
         moments = measure_edges(me.analysis(), me.state, theirs, me.batches())
