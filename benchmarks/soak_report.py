@@ -51,7 +51,8 @@ def report(soak: Soak, whole: Path, left: int) -> bool:
         left: Processes that are left over.
     """
     own, blows, used = soak.cluster, soak.blows, soak.used
-    what = Counter(x["what"] for i in range(own.agents) for x in own.lines(i, "incidents"))
+    all_of = [own.incidents(i, j) for i, j in own.ends()]
+    what = Counter(what for each in all_of for _, what, _ in each)
     struck = [blow for blow in blows if blow.before is not None]
     must = {
         "faults that did not strike": len(blows) - len(struck),
@@ -135,9 +136,10 @@ def unaccounted(cluster: Cluster) -> int:
     wrong = 0
     for i in range(cluster.agents):
         failed = {
-            (x["round"], x["agent"])
-            for x in cluster.lines(i, "incidents")
-            if x["what"] in UNCOUNTED
+            (number, j)
+            for j in (b for a, b in cluster.ends() if a == i)
+            for number, what, _ in cluster.incidents(i, j)
+            if what in UNCOUNTED
         }
         before: dict[str, int] = {}
         for line in cluster.lines(i):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import time
@@ -12,6 +13,7 @@ from numbers import Integral, Real
 from types import TracebackType
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +30,9 @@ from dimat.errors import (
 )
 from dimat.exchange import Traffic
 from dimat.exchange.board import Board
+from dimat.exchange.incidents import Incident, Rows
 from dimat.exchange.link import Rules
-from dimat.exchange.neighborhood import Incident, Neighborhood
+from dimat.exchange.neighborhood import Neighborhood
 from dimat.exchange.precision import in_precision
 from dimat.exchange.torchrun import Place, launched, place
 from dimat.following import Followers
@@ -194,6 +197,7 @@ class Agent:
         self.traffic = Traffic()
         self.history: list[Exchanged] = []
         self.rounds, self._steps, self._life, self._closed = 0, 0, secrets.randbits(62), False
+        self._rows = Rows()
         self._gauge: GaugeId | None = None
         self._kept: Mapping[str, State] = {}
         self._presence.speak(0, None)
@@ -326,8 +330,8 @@ class Agent:
         me = self._presence.member(self._member(done + 1))
         merged = self._talk(me)
         incidents = tuple(self._hood.incidents)
-        for own in incidents:
-            _LOG.warning("round %d: agent %d %s: %s", me.round, own.agent, own.what, own.why)
+        for row in self._rows.add(me.round, incidents):
+            _LOG.warning("round %d: %s", me.round, row)
         self._presence.after(merged)
         start = time.perf_counter()
         self._followers.take_over(merged, me.state)
@@ -392,8 +396,8 @@ class Agent:
             "every": str(self._every),
             "method": repr(method) if is_dataclass(method) else type(method).__qualname__,
             "precision": self._precision,
-            "graph": f"{self.topology.name} {sorted(self.topology.graph.edges)}",
-            "pi": str(self.topology.at(0).pi.round(12).tolist()),
+            "graph": _graph(self.topology),
+            "mixing matrix": _matrix(self.topology),
             "model": _shapes(self.model),
         }
         if self._method.matches:
@@ -486,6 +490,23 @@ def _check_kinds(optimizer: object, topology: object, symmetry: object) -> None:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
+
+
+def _graph(topology: Network) -> str:
+    """A graph as short text: all its edges would be a million lines, told to each neighbor."""
+    ends = topology.graph.edges
+    edges = sorted((i, j) if topology.directed else (min(i, j), max(i, j)) for i, j in ends)
+    return f"{topology.name} of {len(edges)} edges, digest {_digest(str(edges).encode())}"
+
+
+def _matrix(topology: Network) -> str:
+    """A mixing matrix as short text; rounded, as other machines may round otherwise."""
+    pi = np.asarray(topology.at(0).pi, np.float64).round(12) + 0.0  # without negative zeros
+    return f"of digest {_digest(pi.astype('<f8').tobytes())}"
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def _shapes(model: nn.Module) -> str:

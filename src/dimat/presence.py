@@ -26,6 +26,8 @@ from dimat.pace import Pace
 from dimat.topology import Network, Topology, near
 
 _BEHIND = 1  # rounds that neighbors may be apart without one of them having been away
+_COMMON = "the last round that all have done"
+_AGREED = "the round that each goes on from"
 _ROUND = "/round"  # no state has an entry of this name: modules are not named with a slash
 _STILL = 0.9  # of the disagreement before: falls less than that, and listening is of no more use
 _NEAR = 2.0  # times the neighbors' own disagreement
@@ -114,11 +116,11 @@ class Presence:
         if not others or not all(news.get(j, {}).get("resumed") for j in others):
             return done
         talk = _earliest(others, done, nx.diameter(network.graph.to_undirected()))
-        common = self.hood.run({agent: talk}, {agent: Traffic()})[agent]
+        common = self.hood.run({agent: talk}, {agent: Traffic()}, _COMMON)[agent]
         if common in kept:
             done = common
         self.hood.saying = {**self.hood.saying, "round": done}  # as neighbors should know it
-        self.hood.run({agent: _earliest(others, done, 1)}, {agent: Traffic()})
+        self.hood.run({agent: _earliest(others, done, 1)}, {agent: Traffic()}, _AGREED)
         return done
 
     def catch_up(self, done: int, gauge: GaugeId | None, *, empty_handed: bool = False) -> int:

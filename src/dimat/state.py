@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import ConfigError, StructureError, nearest_key, quoted
+from dimat.errors import ConfigError, StructureError, nearest_key, quoted, shown
 
 State = dict[str, Tensor]
 _LONGEST = 80  # letters of a part of a brief repr
@@ -105,9 +105,11 @@ def check_same_structure(
     for key in [*ours, *theirs]:
         if key not in theirs:
             near = nearest_key(key, (own for own in theirs if own not in ours))
-            raise StructureError(f"{who} does not fit: it lacks '{key}'{near}")
+            raise StructureError(f"{who} does not fit: it lacks '{key}'{shown(near)}")
         if key not in ours:
-            raise StructureError(f"{who} does not fit: it has '{key}', which is not expected")
+            raise StructureError(
+                f"{who} does not fit: it has '{shown(key, 100)}', which is not expected"
+            )
         expected, found = ours[key], theirs[key]
         if expected.shape != found.shape or expected.dtype != found.dtype:
             raise StructureError(

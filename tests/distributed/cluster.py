@@ -227,8 +227,13 @@ class Cluster:
 
     def incidents(self, agent: int, neighbor: int) -> list[tuple[int, str, str]]:
         """Round, what and why of all that did not count with a neighbor."""
-        found = self.lines(agent, "incidents")
-        return [(x["round"], x["what"], x["why"]) for x in found if x["agent"] == neighbor]
+        found = [x for x in self.lines(agent, "incidents") if x["agent"] == neighbor]
+        each = {
+            (number, x["what"], x["why"]): None
+            for x in found
+            for number in range(x.get("since", x["round"]), x["round"] + 1)
+        }
+        return sorted(each, key=lambda own: own[0])
 
     def exchanged(self, agent: int, neighbor: int) -> int:
         """How many exchanges with a neighbor counted so far."""

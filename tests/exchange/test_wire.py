@@ -198,7 +198,7 @@ def test_a_frame_announces_itself_and_what_it_holds() -> None:
 @pytest.mark.parametrize(
     ("at", "value", "match"),
     [
-        (0, 0x64696D617402, "no message of this version of dimat"),
+        (0, 0x64696D617401, "no message of this version of dimat"),
         (0, 0, "no message of this version"),
         (1, 99, "no message of this version"),
         (1, -1, "no message of this version"),

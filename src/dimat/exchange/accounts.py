@@ -6,7 +6,10 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from dimat.errors import shown
 from dimat.exchange.link import Link
+
+_MOST_NAME = 64  # characters of what a neighbor calls itself: it is kept, and said back
 
 
 class Accounts:
@@ -50,4 +53,4 @@ class Accounts:
 
 
 def _key(link: Link) -> tuple[int, str]:
-    return link.them, str(link.greeting.get("generation", ""))
+    return link.them, shown(link.greeting.get("generation", ""), _MOST_NAME)

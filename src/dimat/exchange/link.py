@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimat.errors import StructureError
+from dimat.errors import StructureError, shown
 from dimat.exchange.gloo import Broken, Pipe
 from dimat.exchange.pool import Pool
 from dimat.exchange.terms import check_terms
@@ -328,7 +328,8 @@ class Link:
 
 
 def _text(error: Exception) -> str:
-    return str(error) or repr(error)
+    """What went wrong; some of it the other end may have said."""
+    return shown(str(error) or repr(error))
 
 
 def _quietly(send: Callable[..., None], *rest: object) -> None:

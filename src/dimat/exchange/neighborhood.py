@@ -17,38 +17,19 @@ from typing import Any
 
 import torch
 
-from dimat.errors import StructureError
+from dimat.errors import StructureError, shown
 from dimat.exchange.accounts import Accounts
 from dimat.exchange.board import Board
+from dimat.exchange.incidents import Incident
 from dimat.exchange.link import Link, Rules, Status
 from dimat.exchange.links import Links
 from dimat.exchange.protocol import Inbox, Message, Result, Step, Talk, Traffic
 from dimat.exchange.silence import Silence
 from dimat.exchange.wire import Frame, Kind, pack, said, unpack
 
+__all__ = ["Incident", "Neighborhood", "Tamper"]
+
 _MOST_PATIENCE = 10  # times one's own, with who waits for others
-
-
-@dataclass(frozen=True)
-class Incident:
-    """An exchange that did not count, or counted on one side only.
-
-    Args:
-        agent: The neighbor.
-        what: lost (nothing came), refused (what came was not let in), declined (it did not let in
-            what we said), unconfirmed (it may have used what we said), one-sided (it did), left (it
-            said goodbye), or quiet (it listens, and is not to be mixed yet).
-        why: In words.
-    """
-
-    agent: int
-    what: str
-    why: str
-
-    @property
-    def uncounted(self) -> bool:
-        """Whether there was no exchange; one-sided is what came out of an earlier one."""
-        return self.what != "one-sided"
 
 
 Tamper = Callable[[bytes, torch.Tensor], tuple[bytes, torch.Tensor]]
@@ -104,6 +85,7 @@ class Neighborhood:
         self.incidents: list[Incident] = []
         self.tamper: dict[int, Tamper] = {}
         self._agent, self._device, self._patience_s = agent, device, patience_s
+        self._about = ""
         self._accounts = Accounts()
         self._counted: list[Link] = []
         self._last: dict[int, tuple[int, Mapping[str, Any]]] = {}
@@ -111,10 +93,21 @@ class Neighborhood:
         self._silence = Silence(self._links)
 
     def run(
-        self, talks: Mapping[int, Talk[Result]], traffic: Mapping[int, Traffic]
+        self,
+        talks: Mapping[int, Talk[Result]],
+        traffic: Mapping[int, Traffic],
+        about: str = "a merge",
     ) -> dict[int, Result]:
-        """Run the agent's talk to its end; inboxes lack those whose exchange did not count."""
+        """Run the agent's talk to its end; inboxes lack those whose exchange did not count.
+
+        Args:
+            talks: The agent's.
+            traffic: Its counter.
+            about: What is talked about, alike at both ends: talks have steps of the same numbers,
+                and what is said in one is never taken for what is said in another.
+        """
         self.incidents, self.heard, self._counted = [], {}, []
+        self._about = about
         talk, own = talks[self._agent], traffic[self._agent]
         number, inbox = 0, None
         while True:
@@ -220,7 +213,7 @@ class Neighborhood:
 
     def _send(self, step: Step, number: int, halves: Mapping[int, _Half], traffic: Traffic) -> None:
         packed: dict[int, tuple[bytes, torch.Tensor]] = {}
-        own = {"step": number, "quiet": self.quiet, **self.saying}
+        own = {**self.saying, "about": self._about, "step": number, "quiet": self.quiet}
         for j, message in step.send.items():
             if j not in halves or not halves[j].link.carries(halves[j].epoch):
                 continue
@@ -281,10 +274,10 @@ class Neighborhood:
         """What a neighbor says."""
         try:
             own = frame.said
-            if not isinstance(own, dict) or own.get("step") != number:
+            if reason := self._elsewhere(j, own, number):
                 if not half.mutual:
                     return  # it goes on without us: what we missed is still to be skipped
-                raise StructureError(f"what agent {j} says is of another step of the round")
+                raise StructureError(reason)
             # What a listener says is not mixed, whatever it is: it is not to be refused for that.
             half.message = self._read(j, frame, None if own.get("quiet") else step.admit)
             self.heard[j], self._last[j] = own, (half.epoch, own)
@@ -292,10 +285,19 @@ class Neighborhood:
             traffic.count_received(half.message)
         except StructureError as error:
             self.incidents.append(Incident(j, "refused", str(error)))
-            answer = said(Kind.REFUSE, self._agent, j, str(error))
+            answer = said(Kind.REFUSE, self._agent, j, shown(str(error)))
         half.awaits -= {Kind.DATA}
         if half.mutual:
             half.link.post(answer, half.epoch)
+
+    def _elsewhere(self, j: int, own: Any, number: int) -> str | None:
+        """Why what a neighbor says is no part of this step of this talk, if it is none."""
+        if not isinstance(own, dict) or own.get("about") != self._about:
+            theirs = shown(own.get("about"), 80) if isinstance(own, dict) else "nothing"
+            return f"what agent {j} says is about {theirs}, and we are talking about {self._about}"
+        if own.get("step") != number:
+            return f"what agent {j} says is of another step of the round"
+        return None
 
     def _read(self, j: int, frame: Frame, admit: Callable[[int, Message], None] | None) -> Message:
         message = unpack(frame.header, frame.payload, self._device)
@@ -329,6 +331,6 @@ class Neighborhood:
 
 def _reason(frame: Frame) -> str:
     try:
-        return str(frame.said)[:500]
+        return shown(frame.said)
     except StructureError as error:
         return str(error)

@@ -22,7 +22,7 @@ from dimat.exchange.protocol import Message
 
 PREAMBLE = 8  # 64-bit integers
 MOST_HEADER = 1 << 22  # bytes
-_MAGIC = 0x64696D617401  # "dimat", version 1
+_MAGIC = 0x64696D617402  # "dimat", version 2
 _WORD = 8
 MOST_ENTRIES = 1 << 15
 _MOST_AXES = 64

@@ -22,6 +22,7 @@ from dimat.exchange.precision import in_precision
 from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.display import Observer
 from dimat.experiment.faults import Faults, Rehearsal
+from dimat.experiment.incident_log import IncidentLog
 from dimat.experiment.lines import digest_name
 from dimat.experiment.measure import line_of
 from dimat.experiment.part import Part
@@ -107,6 +108,7 @@ class Apart:
         self.terms = terms(self.setup, matches=self.method.matches)
         self.part = Part(self.setup, config.method)
         self.store = Store(self.folder.path / "checkpoints", "round", config.checkpoint.keep)
+        self.log = IncidentLog(self.folder, self.observer.note)
 
     def run(self, meeting: Meeting, faults: Faults) -> ApartResult:
         """From where it is to the last round."""
@@ -177,9 +179,7 @@ class Apart:
         """What became of the exchange with each neighbor."""
         failed = {incident.agent for incident in self.hood.incidents if incident.uncounted}
         self.exchanged.update(j for j in neighbors if j not in failed)
-        for own in self.hood.incidents:
-            self.folder.append({"round": number, **dataclasses.asdict(own)}, "incidents")
-            self.observer.note(f"round {number:3d}  agent {own.agent} {own.what}: {own.why}")
+        self.log.add(number, self.hood.incidents)
 
     def _train(self, agent: Agent, number: int) -> None:
         start = time.perf_counter()
@@ -243,6 +243,7 @@ class Apart:
         self.done = found.number
         self.exchanged = Counter({int(j): n for j, n in found.meta["exchanged"].items()})
         self.presence.restore(found.meta["presence"])
+        self.log.restore(found.meta.get("incidents"))
 
     def _go_back(self, agent: Agent) -> None:
         """To the last round that all have done, if all were stopped and it is still there."""
@@ -307,6 +308,7 @@ class Apart:
             **self.folder.moment(),
             "exchanged": {str(j): n for j, n in self.exchanged.items()},
             "presence": self.presence.kept(),
+            "incidents": self.log.kept(),
         }
         return Checkpoint(number, meta, tensors)
 
@@ -324,9 +326,7 @@ class Apart:
             phase: [x["test_accuracy"] for x in lines if x["phase"] == phase]
             for phase in ("trained", "merged")
         }
-        incidents: dict[int, Counter[str]] = {}
-        for line in self.folder.lines("incidents"):
-            incidents.setdefault(line["agent"], Counter())[line["what"]] += 1
+        self.log.end(self.done)
         result = ApartResult(
             self.index,
             self.folder.path,
@@ -334,7 +334,7 @@ class Apart:
             last["trained"][-1] if last["trained"] else float("nan"),
             last["merged"][-1] if last["merged"] else None,
             dict(self.exchanged),
-            {j: dict(own) for j, own in incidents.items()},
+            {j: dict(own) for j, own in self.log.counts.items()},
         )
         self.folder.write_json(
             "summary",

@@ -6,7 +6,7 @@
     shards.json       images of every class at every agent
     metrics.jsonl     one line per agent, round and phase
     diagnostics.jsonl one line per round: what an observer of all agents measures
-    incidents.jsonl   one line per exchange that did not count, of an agent by itself
+    incidents.jsonl   what did not count at an agent by itself: a line, or some for a row of equal
     states/           agent-000.safetensors, …
     summary.json      the numbers of the last round; it appears last, when all is done
     controls/NAME/    the same for every control

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import StructureError
+from dimat.errors import StructureError, shown
 from dimat.merging.mix import mix
 from dimat.merging.remembered import MemoryMove, Move, memory_entries, new_memory
 from dimat.state import State
@@ -99,7 +99,9 @@ def nested_memory(message: Mapping[str, Tensor]) -> dict[str, State]:
     for key, value in message.items():
         kind, slash, name = key.partition("/")
         if not slash:
-            raise StructureError(f"'{key}' is no entry of an optimizer's memory: write kind/name")
+            raise StructureError(
+                f"'{shown(key, 100)}' is no entry of an optimizer's memory: write kind/name"
+            )
         found.setdefault(kind, {})[name] = value
     return found
 
