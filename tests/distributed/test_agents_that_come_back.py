@@ -99,7 +99,7 @@ def test_a_killed_agent_is_not_waited_for_and_goes_on_from_its_checkpoint(paw: C
         assert {done, done + 1, done + 2} & lost.keys()
         # the connection itself says that it is gone: no silence had to be waited for
         assert "Timed out" not in lost[min(lost)]
-    assert paw.trained(1)[: len(before)] == before
+    assert paw.trained(1)[: len(before) - 1] == before[:-1]  # the last may not be in a checkpoint
     assert back - 1 not in paw.trained(1)  # nor does it do what the others did without it
     for i in (0, 1, 2):  # before, on return, and a round later
         assert all(paw.merged(i)[n]["test_accuracy"] > 0.5 for n in (done - 1, back, back + 1))
