@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.experiment.file_faults import disk, full, no_file_longer_than, read_only
-from tests.experiment.test_beginnings import TINY
+from tests.experiment.test_beginnings import TINY, everything
 from tests.experiment.test_resume import Content, content
 
 from dimat.cli import main
@@ -42,8 +42,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Content, int]:
     return content(out), found.changes
 
 
-@pytest.mark.parametrize("error", [full, read_only])
-@pytest.mark.parametrize("place", [0.02, 0.2, 0.35, 0.5, 0.65, 0.8])
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [(0.02, full), (0.2, read_only), (0.35, full), (0.5, full), (0.65, read_only), (0.8, full)],
+)
 def test_where_a_disk_takes_no_more_a_run_says_so_and_goes_on_later(
     tmp_path: Path, whole: tuple[Content, int], place: float, error: Callable[[], OSError]
 ) -> None:
@@ -77,10 +79,6 @@ def test_on_a_read_only_disk_resume_is_one_line_and_exit_code_1(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("dimat: error: ")
     assert f"cannot be written: Read-only file system; once it can be, 'dimat resume {out}'" in line
-
-
-def everything(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it(tmp_path: Path) -> None:
@@ -175,6 +173,26 @@ def test_a_report_is_whole_or_old(tmp_path: Path) -> None:
 
     write()
     at_every_change(write, tmp_path, whole)
+
+
+def test_an_earlier_report_that_cannot_be_put_back_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "report"
+    report_write._write(out, {"index.html": "old"})
+    replace_it, calls = Path.replace, []
+
+    def once(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) > 1:
+            raise full()
+        return replace_it(self, target)
+
+    monkeypatch.setattr(Path, "replace", once)
+    with pytest.raises(ConfigError, match="cannot be written: No space left"):
+        report_write._write(out, {"index.html": "new"})
+    (kept,) = tmp_path.iterdir()
+    assert (kept / "index.html").read_text() == "old"
 
 
 def test_a_merge_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
