@@ -81,6 +81,30 @@ def test_on_a_read_only_disk_resume_is_one_line_and_exit_code_1(
     assert f"cannot be written: Read-only file system; once it can be, 'dimat resume {out}'" in line
 
 
+WRITES: list[tuple[str, Callable[[RunFolder], object]]] = [
+    ("metrics.jsonl", lambda folder: folder.append({"round": 1})),
+    ("metrics.jsonl", lambda folder: folder.rewind({})),
+    ("summary.json", lambda folder: folder.write_json("summary", {})),
+    ("states", lambda folder: RunFolder.open(folder.path, TINY, "wa")),
+    ("controls/local", lambda folder: folder.control("local")),
+]
+
+
+@pytest.mark.parametrize(("file", "write"), WRITES)
+def test_whatever_is_written_to_a_run_folder_names_its_file_if_it_cannot_be(
+    tmp_path: Path, file: str, write: Callable[[RunFolder], object]
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", TINY, "wa")
+    folder.append({"round": 0})
+    (folder.path / "states").rmdir()
+    with (
+        disk(tmp_path, 0, read_only),
+        pytest.raises((WriteError, ConfigError), match=f"{file}.* cannot be written: Read-only"),
+    ):
+        write(folder)
+    assert [line["round"] for line in folder.lines()] == [0]
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it(tmp_path: Path) -> None:
     store = Store(tmp_path / "checkpoints", keep=1)
     store.write(Checkpoint(1, {}, {"x": torch.ones(1)}))
