@@ -245,7 +245,7 @@ class Agent:
             missing = self._hood.await_neighbors(self.neighbors, self._timeout_s)
             if missing:
                 _LOG.warning("agents %s are not there yet, and are not waited for", missing)
-        presence = replace(self._presence)
+        presence = replace(self._presence, pace=replace(self._presence.pace))
         try:
             with in_words(
                 f"agent {self.id}, the exchange after round {self.rounds}",
