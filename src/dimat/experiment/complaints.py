@@ -10,11 +10,13 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import NoneType
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from dimat.errors import ConfigError, did_you_mean
+from dimat.errors import ConfigError, did_you_mean, quoted
 from dimat.experiment.config import RunConfig
 
+_PLAIN = (str, int, float, list, tuple, dict, NoneType)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -58,7 +60,9 @@ def broken_rule(name: str, value: object, rule: str) -> ConfigError:
 
 
 def _shown(value: object) -> str:
-    """A value as a message has it: of a long one the beginning."""
+    """A value as a message has it: of a long one the beginning, of an object its type."""
+    if not isinstance(value, _PLAIN):
+        return quoted(value)
     try:
         text = "null" if value is None else repr(value)
     except ValueError:  # Python writes no number of more than 4,300 digits

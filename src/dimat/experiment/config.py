@@ -1,6 +1,7 @@
 """Every setting of a run, in one frozen value.
 
-YAML file and command line are two ways to fill it; :func:`dimat.run` takes it as it is. Names a
+YAML file and command line are two ways to fill it; :func:`dimat.run` takes it as it is. A group of
+settings may be given by what names it (``topology="ring"``) or by a dict of its parts. Names a
 registry knows (methods, models, topologies, …) are checked against that registry, types and ranges
 too, by :func:`dimat.experiment.validate.validate`.
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
+
+from dimat.experiment.forms import tidy
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "msgd", "adam", "adamw")
 
@@ -42,6 +45,9 @@ class TopologyConfig:
     dropout: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        tidy(self)
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -68,6 +74,9 @@ class DataConfig:
     augment: bool = False
     train_images: int | None = None
 
+    def __post_init__(self) -> None:
+        tidy(self)
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -90,6 +99,9 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     on_merge: Literal["keep", "mix", "reset"] = "keep"
+
+    def __post_init__(self) -> None:
+        tidy(self)
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,9 @@ class MatchingConfig:
     every: int = 0
     drift: float | None = None
 
+    def __post_init__(self) -> None:
+        tidy(self)
+
 
 @dataclass(frozen=True)
 class MergingConfig:
@@ -129,6 +144,9 @@ class MergingConfig:
     """
 
     combine: str = "average"
+
+    def __post_init__(self) -> None:
+        tidy(self)
 
 
 @dataclass(frozen=True)
@@ -147,6 +165,9 @@ class ConsensusConfig:
     quiet_steps: int = 4
     mixing_steps: int = 1
 
+    def __post_init__(self) -> None:
+        tidy(self)
+
 
 @dataclass(frozen=True)
 class OuterConfig:
@@ -159,6 +180,9 @@ class OuterConfig:
 
     lr: float = 0.7
     momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        tidy(self)
 
 
 @dataclass(frozen=True)
@@ -176,6 +200,9 @@ class RecalibrationConfig:
     methods: tuple[str, ...] = ("all",)
     images: int = 2000
 
+    def __post_init__(self) -> None:
+        tidy(self)
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:
@@ -189,6 +216,9 @@ class CheckpointConfig:
     every: int = 1
     keep: int = 2
 
+    def __post_init__(self) -> None:
+        tidy(self)
+
 
 @dataclass(frozen=True)
 class DiagnosticsConfig:
@@ -200,6 +230,9 @@ class DiagnosticsConfig:
     """
 
     barrier_images: int = 0
+
+    def __post_init__(self) -> None:
+        tidy(self)
 
 
 @dataclass(frozen=True)
@@ -226,6 +259,9 @@ class ExchangeConfig:
     patience_s: float = 600.0
     interface: str | None = None
     max_norm_ratio: float | None = 10.0
+
+    def __post_init__(self) -> None:
+        tidy(self)
 
 
 @dataclass(frozen=True)
@@ -313,3 +349,6 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     log: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        tidy(self)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from rich import box
@@ -60,7 +62,9 @@ class Silent:
 
 
 class LiveProgress:
-    """An observer that shows a bar on stderr, and notes above it; only notes if it is no terminal.
+    """An observer that shows a bar on stderr, and notes above it.
+
+    Only notes, if it is neither a terminal nor a notebook that can draw (with ipywidgets).
 
     Args:
         console: Where to show it; stderr if None.
@@ -76,7 +80,8 @@ class LiveProgress:
             TextColumn("left", style="dim"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not (self._console.is_terminal or _draws_in_notebook(self._console)),
+            redirect_stdout=sys.stdout.isatty(),  # what is printed into a file stays in there
             expand=True,
             transient=True,
         )
@@ -101,6 +106,10 @@ class LiveProgress:
     def close(self) -> None:
         """Take the bar away."""
         self._progress.stop()
+
+
+def _draws_in_notebook(console: Console) -> bool:
+    return console.is_jupyter and find_spec("ipywidgets") is not None
 
 
 def percent(fraction: float | None) -> str:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, check_kind, shown
 from dimat.exchange.crew import ALONE, Crew
 from dimat.experiment.callbacks import Callback
 from dimat.experiment.config import RunConfig
-from dimat.experiment.display import Observer
+from dimat.experiment.display import LiveProgress, Observer, Silent
 from dimat.experiment.job import Job
 from dimat.experiment.record import check_out, is_false_start, is_run_folder
 from dimat.experiment.result import RunResult
-from dimat.experiment.settings import load_config
+from dimat.experiment.settings import config_from, load_config
 from dimat.experiment.validate import validate
 from dimat.symmetry import Symmetry
 
 
 def run(
-    config: RunConfig,
-    observer: Observer | None = None,
+    config: RunConfig | Mapping[str, object] | str | os.PathLike[str] | None = None,
+    progress: bool | Observer | None = True,
     *,
     callbacks: Sequence[Callback] = (),
     crew: Crew = ALONE,
     symmetry: Symmetry | None = None,
+    **settings: object,
 ) -> RunResult:
     """Train, match, merge and evaluate; the same as the command ``dimat run``.
 
@@ -34,14 +37,18 @@ def run(
     data, the model and the graph are all usable.
 
     Args:
-        config: Every setting.
-        observer: Told how the run goes; by default nobody.
+        config: Every setting: a :class:`RunConfig`, settings by name as in a YAML file, or the path
+            of such a file; what is not given has its default.
+        progress: Whether stderr shows how the run goes, as ``dimat run`` does: a bar in a terminal
+            or a notebook, else a line a round. Or an observer that is told instead.
         callbacks: Told what is measured.
         crew: The processes that agents are spread over; by default this one alone. Every process
             calls this with the same settings, and gets the same result; that of agent 0 writes.
         symmetry: Of the model, given by hand (``Symmetry.from_axes``) where it cannot be exported;
             it is proved by running the model. Method and controls then have to do without the
             model's graph: wm, wa.
+        settings: In place of those in ``config``, by name: ``dimat.run(rounds=3,
+            topology="full")``; of a group those parts that are in its dict.
 
     Returns:
         Accuracies per agent and method, and where the run folder is.
@@ -51,15 +58,18 @@ def run(
         TrainingError: If a loss is not finite; what was written until then is kept.
         Stopped: If ``config.max_wall_s`` seconds have passed and there is more to do.
     """
+    config = config_from(config, settings)
     validate(config)
+    callbacks = _checked(callbacks, symmetry)
+    observer = _observer(progress)
     if config.out is not None and crew.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
     return Job(config, observer, callbacks, crew, symmetry=symmetry).run(fresh=True)
 
 
 def resume(
-    folder: Path,
-    observer: Observer | None = None,
+    folder: str | os.PathLike[str],
+    progress: bool | Observer | None = True,
     *,
     callbacks: Sequence[Callback] = (),
     crew: Crew = ALONE,
@@ -72,7 +82,7 @@ def resume(
 
     Args:
         folder: The run folder.
-        observer: Told how the run goes.
+        progress: As in :func:`run`.
         callbacks: Told what is measured from here on.
         crew: As in :func:`run`; a run may go on in more or fewer processes than it was begun in.
         max_wall_s: It stops again after so many seconds; without end if None.
@@ -82,8 +92,38 @@ def resume(
         ConfigError: If it is no run folder, or lines of its metrics are missing.
         DataError, ModelError, TopologyError, TrainingError, Stopped: As :func:`run` does.
     """
-    job = Job(begun(folder, max_wall_s), observer, callbacks, crew, symmetry=symmetry)
+    check_kind("folder", folder, (str, os.PathLike), "the path of a run folder")
+    config = begun(Path(folder), max_wall_s)
+    callbacks = _checked(callbacks, symmetry)
+    job = Job(config, _observer(progress), callbacks, crew, symmetry=symmetry)
     return job.run(fresh=False)
+
+
+def _observer(progress: bool | Observer | None) -> Observer:
+    """Who is told how a run goes."""
+    if isinstance(progress, bool) or progress is None:
+        return LiveProgress() if progress else Silent()
+    if isinstance(progress, type) or not hasattr(progress, "stage"):
+        rule = "True, False, or an observer, with the methods of dimat.experiment.display.Observer"
+        raise ConfigError(f"'progress' is {shown(progress)}: must be {rule}")
+    return progress
+
+
+def _checked(callbacks: object, symmetry: object) -> Sequence[Callback]:
+    """The callbacks; one alone is a list of one."""
+    if symmetry is not None:
+        check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")
+    needs = ("started", "measured", "finished")
+    own: list[Any] = [*callbacks] if isinstance(callbacks, (list, tuple)) else [callbacks]
+    for callback in own:
+        missing = [name for name in needs if not hasattr(callback, name)]
+        if missing or isinstance(callback, type):
+            why = "is" if isinstance(callback, type) else f"has no '{missing[0]}'; it is"
+            raise ConfigError(
+                f"one of 'callbacks' {why} {shown(callback)}: must be an object with the methods "
+                f"{', '.join(needs)}"
+            )
+    return own
 
 
 def begun(folder: Path, max_wall_s: float | None = None) -> RunConfig:

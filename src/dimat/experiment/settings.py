@@ -6,16 +6,17 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, check_kind
 from dimat.experiment.complaints import explain, not_a_group, setting_types, unknown_setting
 from dimat.experiment.config import RunConfig
+from dimat.experiment.forms import check_parts
 from dimat.experiment.plain_yaml import load_yaml
 from dimat.experiment.spelling import bracketed, spelled_tree, spelled_words
 
@@ -119,6 +120,55 @@ def load_config(path: Path) -> RunConfig:
             of the wrong type.
     """
     return config_of(settings_parser().parse_args(["--config", str(path)]))
+
+
+def config_from(
+    given: RunConfig | Mapping[str, object] | str | os.PathLike[str] | None,
+    changes: Mapping[str, object],
+) -> RunConfig:
+    """The config that a caller means.
+
+    Args:
+        given: It, settings by name as in a YAML file (``"optimizer.lr"`` too), the path of such a
+            file, or None for the defaults.
+        changes: Settings by name that replace those; of a group those parts that are given.
+
+    Raises:
+        ConfigError: If ``given`` is something else, a setting is unknown, or a group of settings is
+            given as something that is none.
+
+    >>> config_from({"rounds": 3, "topology": "full"}, {"topology": {"degree": 4}}).topology.name
+    'full'
+    """
+    if given is None or isinstance(given, Mapping):
+        return _changed(_changed(RunConfig(), given or {}), changes)
+    if isinstance(given, (str, os.PathLike)):
+        given = load_config(Path(given))
+    rule = "a RunConfig, settings by name, or the path of a YAML file"
+    check_kind("config", given, RunConfig, rule)
+    return _changed(given, changes)
+
+
+def _changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
+    for name in changes:
+        check_kind("name of a setting", name, str, "text")
+    tree = spelled_tree({k: v for k, v in changes.items() if "." not in k}, setting_types())
+    for dotted in (name for name in changes if "." in name):
+        group, _, part = dotted.partition(".")
+        tree[group] = {**_parts(group, tree.get(group, {})), part: changes[dotted]}
+    for name, value in tree.items():
+        if name not in setting_types() and name not in _GROUPS:
+            raise unknown_setting(name, setting_types())
+        if isinstance(value, Mapping) and name in _GROUPS:
+            check_parts(name, _GROUPS[name], value)
+            tree[name] = dataclasses.replace(getattr(config, name), **value)
+    return dataclasses.replace(config, **tree)  # type: ignore[arg-type]
+
+
+def _parts(group: str, given: object) -> Mapping[str, object]:
+    if not isinstance(given, Mapping):
+        raise not_a_group(group, given)
+    return given
 
 
 def config_to_yaml(config: RunConfig) -> str:
