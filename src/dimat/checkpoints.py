@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import ConfigError, StructureError, shown
+from dimat.errors import ConfigError, StructureError, quoted
 from dimat.state import State, load_state
 
 # A state as people have it: entries by name, a model that holds it, or a checkpoint file.
@@ -63,13 +63,13 @@ def entries_of(given: StateLike, who: str) -> Mapping[str, Any]:
         return read_checkpoint(Path(given))
     if not isinstance(given, Mapping):
         raise ConfigError(
-            f"{who} is {shown(given)}: must be a state by name, as model.state_dict() gives it, a "
+            f"{who} is {quoted(given)}: must be a state by name, as model.state_dict() gives it, a "
             "model, or the path of a checkpoint file"
         )
     inner: Mapping[str, Any] = _inner(given)
     bad = next((key for key in inner if not isinstance(key, str)), None)
     if bad is not None:
-        raise ConfigError(f"{who} has an entry whose name is {shown(bad)}: names must be text")
+        raise ConfigError(f"{who} has an entry whose name is {quoted(bad)}: names must be text")
     return inner
 
 
