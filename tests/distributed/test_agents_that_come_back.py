@@ -71,6 +71,7 @@ def test_a_spoilt_message_is_refused_and_both_ends_say_so(paw: Cluster) -> None:
     assert "header" in inflate
     for n, kind in SPOILT.items():
         assert paw.struck(3, kind) == [n]
+    paw.until(lambda: min(map(paw.round, (2, 3))) > max(refused), "a round is done after that")
     ours, theirs = counted(paw, 2, 3), counted(paw, 3, 2)
     for n in range(min(refused), max(refused) + 2):
         assert ours[n] == theirs[n]
