@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import ConfigError, StructureError, quoted
+from dimat.sizes import check_archive
 from dimat.state import State, load_state
 
 # A state as people have it: entries by name, a model that holds it, or a checkpoint file.
@@ -80,6 +81,7 @@ def file_digest(path: Path) -> str:
 
 
 def _load_pickled(path: Path) -> Any:
+    check_archive(path, StructureError)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the reader raise anything

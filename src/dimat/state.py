@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import ConfigError, StructureError, nearest_key, quoted, shown
+from dimat.sizes import check_header
 
 State = dict[str, Tensor]
 _LONGEST = 80  # letters of a part of a brief repr
@@ -251,6 +252,7 @@ def load_state(path: Path) -> State:
         StructureError: If the file is missing or is not safetensors.
     """
     try:
+        check_header(path, StructureError)
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise StructureError(f"{path} cannot be read as safetensors: {error}") from error

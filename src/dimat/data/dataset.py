@@ -13,6 +13,7 @@ from torch import Tensor
 from dimat.errors import DataError
 from dimat.state import brief
 
+_MOST_CHANNELS = 4  # of pictures; where the last axis is longer and the second is not, it is they
 Tell = Callable[[int, int], None]
 """Told (0, total) before the first image is decoded, then (new, total) for every ``new`` more."""
 
@@ -72,10 +73,18 @@ def as_images(array: NDArray[np.generic], where: str) -> Tensor:
         array = array[..., None]
     if array.ndim != 4 or 0 in array.shape:
         raise DataError(f"{where} has shape {array.shape}: images are (n, height, width, channels)")
+    if array.shape[3] > _MOST_CHANNELS >= array.shape[1]:
+        raise DataError(
+            f"{where} has shape {array.shape}: images are (n, height, width, channels), and these "
+            "look as if channels came first; np.transpose(x, (0, 2, 3, 1)) puts them last"
+        )
     if array.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(array))
     if not np.issubdtype(array.dtype, np.floating):
-        raise DataError(f"{where} is {array.dtype}: images are uint8, or float in [0, 1]")
+        raise DataError(
+            f"{where} is {array.dtype}: images are uint8, or float in [0, 1]; divide by the "
+            "highest value that there can be, or store uint8"
+        )
     images = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     if not bool(torch.isfinite(images).all()):
         raise DataError(f"{where} has values that are not finite")
@@ -103,6 +112,26 @@ def as_labels(array: NDArray[np.generic], where: str) -> Tensor:
     if not len(labels):
         raise DataError(f"{where} is empty")
     return labels
+
+
+def check_counted(labels: Tensor, where: str) -> None:
+    """Refuse labels that are not 0, 1, …, each there: those from 1 on would have a class too many.
+
+    Args:
+        labels: (n,) labels >= 0 of the training images.
+        where: What they are called in the message.
+
+    Raises:
+        DataError: If one below the highest is not there.
+    """
+    found = torch.unique(labels)
+    if len(found) <= int(found[-1]):
+        missing = next(i for i, own in enumerate(found.tolist()) if own != i)
+        raise DataError(
+            f"{where} has {len(found)} labels from {int(found[0])} to {int(found[-1])}, and no "
+            f"{missing}: classes are counted from 0 on, each with an image; "
+            "np.unique(labels, return_inverse=True)[1] counts them so (over train and test at once)"
+        )
 
 
 def check_known(test_y: Tensor, train_y: Tensor, where: str, train: str) -> None:

@@ -88,13 +88,15 @@ def _check_classes(train: Classes, train_folder: Path, test: Classes, test_folde
             )
 
 
-def _files(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    """All files in a folder and the folders in it, sorted level by level."""
+def _files(folder: Path, seen: set[Path] | None = None) -> list[Path]:
+    """All files in a folder and the folders in it, each of which is read once, level by level."""
+    seen = set() if seen is None else seen
     real = folder.resolve()
-    if real in above:
-        raise DataError(f"{folder}: a link back to {real}, which it is in; remove it")
+    if real in seen:
+        raise DataError(f"{folder}: a link to {real}, which is read already; remove it")
+    seen.add(real)
     folders, files = _entries(folder)
-    return [*files, *(file for own in folders for file in _files(own, (*above, real)))]
+    return [*files, *(file for own in folders for file in _files(own, seen))]
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -111,7 +113,11 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
 def _is_picture(file: Path) -> bool:
     if file.suffix.lower() in _NOT_READ:
         raise DataError(f"{file}: only .png, .jpg and .jpeg are read; convert it, or remove it")
-    return file.suffix.lower() in _READ
+    if file.suffix.lower() not in _READ:
+        return False
+    if not file.is_file():  # to open a named pipe is to wait for whoever writes to it
+        raise DataError(f"{file}: no regular file, or a link that leads to none; remove it")
+    return True
 
 
 def _open(file: Path) -> BinaryIO:

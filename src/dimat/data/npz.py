@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -11,8 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dimat.data.dataset import Dataset, Tell, as_images, as_labels, check_known, quiet
+from dimat.data.dataset import (
+    Dataset,
+    Tell,
+    as_images,
+    as_labels,
+    check_counted,
+    check_known,
+    quiet,
+)
 from dimat.errors import DataError
+from dimat.sizes import check_bytes
 
 
 def npz(path: str, tell: Tell = quiet) -> Dataset:
@@ -32,6 +42,7 @@ def npz(path: str, tell: Tell = quiet) -> Dataset:
             f"{tuple(test_x.shape[1:])} {test_x.dtype}: they must be alike"
         )
     check_known(test_y, train_y, f"{path}: test_y", "train_y")
+    check_counted(train_y, f"{path}: train_y")
     return Dataset("npz", train_x, train_y, test_x, test_y)
 
 
@@ -41,6 +52,7 @@ def npz_images(path: str) -> Tensor:
 
 
 _PARTS = ("train", "test")
+_MAGIC = b"\x93NUMPY"
 # All that NumPy and zipfile raise for a file with one byte changed (RuntimeError: encrypted, or an
 # unknown compression).
 _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -59,6 +71,7 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]
                 raise DataError(
                     f"{path}: lacks {', '.join(missing)} (it has {', '.join(archive.files)})"
                 )
+            _check_sizes(archive.zip, path, names)
             arrays = {name: archive[name] for name in names}
     except _DAMAGE as error:
         if isinstance(error, DataError):
@@ -68,3 +81,28 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]
         if not isinstance(array, np.ndarray):  # NumPy returns the bytes of any other file
             raise DataError(f"{path}: {name} is no array, but some other file in an archive")
     return arrays
+
+
+def _check_sizes(archive: zipfile.ZipFile, path: Path, names: Sequence[str]) -> None:
+    """Compare what arrays say of their size with what is there, before there is memory for them."""
+    on_disk, needed = path.stat().st_size, 0
+    for name in names:
+        info = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
+        needed += info.file_size
+        with archive.open(info) as member:
+            if member.read(len(_MAGIC)) != _MAGIC:
+                continue  # no array: it is refused by what NumPy makes of it
+            member.seek(0)
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0
+            if version != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(member)
+            said = math.prod(shape) * dtype.itemsize
+            there = info.file_size - member.tell()
+        if said != there and not dtype.hasobject:
+            raise DataError(
+                f"{path}: {name} is said to be {dtype} of shape {shape}, {said:,} bytes, and "
+                f"{there:,} are there"
+            )
+    check_bytes(f"{path}: {', '.join(names)}", needed, on_disk, DataError)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dimat.data.dataset import Tell
 from dimat.errors import DataError
+from dimat.sizes import check_bytes
 
 MAX_PIXELS = 64 * 10**6
 _FORMATS = ("PNG", "JPEG")
@@ -67,6 +68,8 @@ def decode(pictures: Sequence[Picture], tell: Tell) -> Tensor:
         heads = [head for part in parts for head in part]
         height, width = _one_size(pictures, heads)
         mode = "L" if all(head.gray for head in heads) else "RGB"
+        needed, on_disk = num * height * width * len(mode), sum(head.on_disk for head in heads)
+        check_bytes(f"{pictures[0].name} and the other {num - 1:,}", needed, on_disk, DataError)
         images = np.empty((num, height, width, len(mode)), np.uint8)
 
         def fill(block: range) -> int:
@@ -84,10 +87,11 @@ class _Head(NamedTuple):
 
     size: tuple[int, int]  # height, width
     gray: bool
+    on_disk: int  # bytes
 
 
 def _head(picture: Picture) -> _Head:
-    with _opened(picture) as image:
+    with _opened(picture) as image, picture.open() as file:
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(picture)
         if image.mode not in (*_GRAY, *_COLOR):
@@ -95,7 +99,7 @@ def _head(picture: Picture) -> _Head:
                 f"{picture.name}: pixels of Pillow's mode '{image.mode}': images have 8 bits a "
                 "channel; convert it first"
             )
-        return _Head((image.height, image.width), image.mode in _GRAY)
+        return _Head((image.height, image.width), image.mode in _GRAY, file.seek(0, os.SEEK_END))
 
 
 def _one_size(pictures: Sequence[Picture], heads: Sequence[_Head]) -> tuple[int, int]:

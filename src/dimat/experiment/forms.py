@@ -13,10 +13,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from dimat.errors import ConfigError, DimatError, did_you_mean, quoted
-from dimat.experiment.spelling import KNOWN_BY
 
 if TYPE_CHECKING:
     from dimat.topology import Network, Topology
+
+KNOWN_BY = {
+    "topology": "topology.name",
+    "data": "data.source",
+    "optimizer": "optimizer.name",
+    "merging": "merging.combine",
+}
 
 
 def tidy(config: Any) -> None:

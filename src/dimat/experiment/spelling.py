@@ -11,13 +11,7 @@ from typing import get_origin
 
 from dimat.errors import ConfigError
 from dimat.experiment.complaints import setting_types
-
-KNOWN_BY = {
-    "topology": "topology.name",
-    "data": "data.source",
-    "optimizer": "optimizer.name",
-    "merging": "merging.combine",
-}
+from dimat.experiment.forms import KNOWN_BY
 
 
 def spelled(name: str, known: Collection[str]) -> str:

@@ -1,0 +1,83 @@
+"""How much memory a file may ask for: what it says of itself is compared with what it is."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+from dimat.errors import ConfigError, DimatError
+
+VARIABLE = "DIMAT_MAX_BYTES"
+_FREE = 1 << 30  # bytes that any file may grow to
+_GROWTH = 50  # times its size on disk; pictures grow 20-fold, zip bombs 1,000-fold
+MOST_HEADER = 1 << 24  # bytes of a safetensors header: 100,000 entries have 15 MB
+
+
+def check_bytes(what: str, needed: int, on_disk: int, kind: type[DimatError]) -> None:
+    """Refuse what would take far more memory than the file has bytes, before it is allocated.
+
+    A file may grow to 50 times its size, and any file to 1 GiB. What grows more is a lie or a
+    bomb, or else its user says so in the environment variable ``DIMAT_MAX_BYTES``.
+
+    Args:
+        what: What is read, for the message.
+        needed: Bytes that it takes in memory, as it says itself.
+        on_disk: Bytes of the file.
+        kind: The error.
+
+    Raises:
+        kind: If it is too much.
+        ConfigError: If ``DIMAT_MAX_BYTES`` is no whole number.
+
+    >>> check_bytes("train_x", 2**43, 10_000, DimatError)
+    Traceback (most recent call last):
+        ...
+    dimat.errors.DimatError: train_x takes 8,796,093,022,208 bytes in memory, and its file has
+    10,000: more than 1,073,741,824 and 50 times the file are refused; if it is right, set
+    DIMAT_MAX_BYTES=8796093022208 in the environment
+    """
+    most = max(_FREE, _GROWTH * on_disk, _allowed())
+    if needed > most:
+        raise kind(
+            f"{what} takes {needed:,} bytes in memory, and its file has {on_disk:,}: more than "
+            f"{_FREE:,} and {_GROWTH} times the file are refused; if it is right, set "
+            f"{VARIABLE}={needed} in the environment"
+        )
+
+
+def check_archive(path: Path, kind: type[DimatError]) -> None:
+    """Refuse a zip archive that unpacks to too much; of other files nothing is said.
+
+    Raises:
+        kind: If it does.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        needed = sum(own.file_size for own in archive.infolist())
+    check_bytes(f"{path}, unpacked,", needed, path.stat().st_size, kind)
+
+
+def check_header(path: Path, kind: type[DimatError]) -> None:
+    """Refuse a safetensors file whose header is longer than the file, or than any is.
+
+    Raises:
+        kind: If so.
+        OSError: If the file cannot be read.
+    """
+    with path.open("rb") as file:
+        said = int.from_bytes(file.read(8), "little")
+    size = path.stat().st_size
+    if said > min(MOST_HEADER, size - 8):
+        raise kind(
+            f"{path} cannot be read as safetensors: its header is said to have {said:,} bytes, and "
+            f"the file has {size:,}; at most {MOST_HEADER:,} are read"
+        )
+
+
+def _allowed() -> int:
+    given = os.environ.get(VARIABLE, "0")
+    if not (given.isascii() and given.isdecimal()):
+        raise ConfigError(f"{VARIABLE} is '{given[:100]}': must be a whole number of bytes")
+    return int(given)
