@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dimat.errors import ConfigError
@@ -186,6 +186,7 @@ CONFIGS = st.builds(
 )
 
 
+@example(config=RunConfig(method="0E0"))  # a number to one reader of YAML, text to another
 @given(config=CONFIGS)
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_config_survives_yaml(tmp_path: Path, config: RunConfig) -> None:

@@ -20,10 +20,18 @@ from dimat.experiment.forms import check_parts
 from dimat.experiment.plain_yaml import load_yaml
 from dimat.experiment.spelling import bracketed, spelled_tree, spelled_words
 
+_TEXT = "tag:yaml.org,2002:str"
 _LONGEST = 10_000_000  # characters of a file of settings
 _GROUPS: dict[str, Any] = {
     name: kind for name, kind in get_type_hints(RunConfig).items() if dataclasses.is_dataclass(kind)
 }
+
+
+class _Quoting(yaml.SafeDumper):
+    """All text in quotes: a bare 0E0 is text to PyYAML and a number to jsonargparse."""
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar(_TEXT, text, style='"'))
 
 
 class Parser(ArgumentParser):
@@ -42,7 +50,8 @@ class Parser(ArgumentParser):
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a YAML file; an error names the file, and the line if the YAML is broken."""
         try:
-            content = yaml.safe_dump(spelled_tree(read_yaml(Path(path)), setting_types()))
+            tree = spelled_tree(read_yaml(Path(path)), setting_types())
+            content = yaml.dump(tree, Dumper=_Quoting)
             parsed: Namespace = self.parse_string(content, *args, **kwargs)
             for name in sorted(set(parsed.keys()) - set(setting_types()) - set(_GROUPS)):
                 raise unknown_setting(name, setting_types())
