@@ -127,6 +127,21 @@ def test_a_refusal_that_was_not_cut_by_who_says_it_is_cut_by_who_hears_it(
         here.clear()  # one end counted what the other one was told to be refused
 
 
+def test_who_listens_only_is_not_refused_for_what_it_says_and_so_can_hear() -> None:
+    """What it has is not mixed, whatever it is: that it is far out is why it listens."""
+
+    def refuse(j: int, message: Message) -> None:
+        raise StructureError("out of proportion")
+
+    with village(PAIR) as here:
+        here[1].hood.quiet = True
+        here[0].admit = refuse
+        together([here[0].play, here[1].play])
+        assert (here[0].last, here[1].last) == ({1: "quiet"}, {})
+        assert here[1].heard == [{0: (0,)}]
+        here.clear()
+
+
 def test_why_a_link_broke_is_fit_to_be_shown_in_any_error_that_says_so() -> None:
     assert fit_to_be_shown(_text(RuntimeError(LONG)))
 
