@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.symmetry.zoo import BUILT_IN, Case
 from tests.symmetry.zoo_attention import ATTENTIONS
+from tests.symmetry.zoo_core import CORE
 from tests.symmetry.zoo_layers import LAYERS
 from tests.symmetry.zoo_models import MODELS
 from tests.symmetry.zoo_others import OTHERS
@@ -28,7 +29,8 @@ CASES = (*BUILT_IN, *LAYERS, *ATTENTIONS, *OTHERS, *MODELS)
 
 def on_one_worker(case: Case) -> Any:
     """All tests of a case run on one worker, so that its symmetry is found once."""
-    return pytest.param(case, marks=pytest.mark.xdist_group(case.name), id=case.name)
+    marks = [pytest.mark.xdist_group(case.name), *[pytest.mark.slow] * (case.name not in CORE)]
+    return pytest.param(case, marks=marks, id=case.name)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,6 +132,10 @@ def test_elements_form_a_group(
     back = symmetry.apply(symmetry.inverse(p), symmetry.apply(p, state))
     torch.testing.assert_close(back, state, rtol=0, atol=0)
     torch.testing.assert_close(symmetry.apply(symmetry.identity(), state), state, rtol=0, atol=0)
+
+
+def test_models_of_the_core_are_in_the_zoo() -> None:
+    assert {case.name for case in CASES} >= CORE
 
 
 def test_json_gives_the_same_symmetry_back(symmetry: Symmetry, random: torch.Generator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import inspect
 import logging
 import threading
@@ -98,7 +99,7 @@ def _export(
     failures: list[str] = []
     for spec in (_free_sizes(args, kwargs), None):
         try:
-            with redirect_stderr(StringIO()):  # where it fails it prints its graph
+            with redirect_stderr(StringIO()), _collected_later():  # what fails prints its graph
                 program = torch.export.export(own, args, kwargs, dynamic_shapes=spec, strict=False)
                 functional: ExportedProgram = program.run_decompositions({})
             return functional
@@ -115,6 +116,20 @@ def _export(
         "symmetry=dimat.Symmetry.from_axes({'fc1.weight': ('hidden', None), …}, "
         "model.state_dict()))"
     )
+
+
+@contextmanager
+def _collected_later() -> Iterator[None]:
+    """No garbage collection inside: for a million small objects of an export it would go through
+    all that PyTorch has loaded, up to a third of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _free_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
