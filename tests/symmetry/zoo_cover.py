@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,5 +105,5 @@ def smallest(all_of_them: list[Tested]) -> list[Tested]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    names = sorted(own.name for own in smallest([tested(case) for case in CASES]))
-    print(textwrap.fill(" ".join(names), 96))
+    for name in sorted(own.name for own in smallest([tested(case) for case in CASES])):
+        print(f'"{name}",')
