@@ -334,6 +334,7 @@ def in_turn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # below, what two processes did until they were killed is what one does
 def test_two_jobs_give_what_one_gives(tmp_path: Path, in_turn: Path) -> None:
     failures = compare(REAL, tmp_path / "out", jobs=2).failures
     assert sorted(failures) == [cell.name for cell in expand(REAL)[:2]]

@@ -160,7 +160,10 @@ def arithmetic(config: RunConfig, out: Path) -> float:
     return counter.get_total_flops() - before.get_total_flops()
 
 
-@pytest.mark.parametrize("name", ["wa", "local", "fedavg", "centralized", "sgp"])
+LATER = [pytest.param(name, marks=pytest.mark.slow) for name in ("local", "sgp")]
+
+
+@pytest.mark.parametrize("name", ["wa", "fedavg", "centralized", *LATER])
 def test_a_run_does_the_arithmetic_that_was_foreseen(tmp_path: Path, name: str) -> None:
     config = replace(CNN, method=name, data=replace(CNN.data, validation=0.2))
     assert arithmetic(config, tmp_path / "run") == pytest.approx(foreseen(config).flops, abs=1)
