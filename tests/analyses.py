@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from dimat.symmetry import Analysis
 from dimat.symmetry import analyze as analyze_anew
+from dimat.symmetry.trace import Trace
+from dimat.symmetry.trace import trace as trace_anew
 
 _PLAIN = (type(None), bool, int, float, str, torch.dtype)
 _KNOWN: dict[object, Analysis] = {}
+_TRACES: dict[object, Trace] = {}
 
 
 def analyze(
@@ -35,6 +38,17 @@ def analyze(
     if key not in _KNOWN:
         _KNOWN[key] = analyze_anew(model, args, kwargs, constants)
     return _KNOWN[key]
+
+
+def trace(model: nn.Module, args: tuple[Any, ...]) -> Trace:
+    """:func:`dimat.symmetry.trace.trace` in eval mode, likewise."""
+    try:
+        key = (_model(model), _value(args))
+    except _UnknownError:
+        return trace_anew(model, args)
+    if key not in _TRACES:
+        _TRACES[key] = trace_anew(model, args)
+    return _TRACES[key]
 
 
 class _UnknownError(Exception):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.analyses import analyze
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -128,7 +129,7 @@ def test_permuted_copies_of_one_network_come_into_one_order_and_stay_that_functi
     store: str,
 ) -> None:
     models = [net(0) for _ in range(3)]
-    symmetry = dimat.find_symmetry(models[0], (IMAGES[:2],))
+    symmetry = analyze(models[0], (IMAGES[:2],)).symmetry
     for i, model in enumerate(models):
         order = symmetry.random(torch.Generator().manual_seed(i))
         model.load_state_dict(symmetry.apply(order, state_of(model)))
@@ -163,7 +164,7 @@ def test_the_optimizers_moments_move_with_the_units(store: str) -> None:
     # without BatchNorm: a bias before it has a gradient of noise only, which Adam makes large
     plain = [module for module in net(0) if not isinstance(module, nn.BatchNorm1d)]
     models = [copy.deepcopy(nn.Sequential(*plain)) for _ in range(2)]
-    symmetry = dimat.find_symmetry(models[0], (IMAGES[:2],))
+    symmetry = analyze(models[0], (IMAGES[:2],)).symmetry
     order = symmetry.random(torch.Generator().manual_seed(1))
     models[1].load_state_dict(symmetry.apply(order, state_of(models[1])))
     optimizers = [torch.optim.Adam(model.parameters(), 0.1) for model in models]

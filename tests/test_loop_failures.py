@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.analyses import analyze
 from tests.test_loop import BATCHES, IMAGES, agent, net, together
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -32,7 +33,7 @@ def store() -> Iterator[str]:
 def permuted(count: int = 2) -> list[nn.Module]:
     """Copies of one network in other unit orders; agent 0's is the one that stays."""
     models: list[nn.Module] = [net(0) for _ in range(count)]
-    symmetry = dimat.find_symmetry(models[0], (IMAGES[:2],))
+    symmetry = analyze(models[0], (IMAGES[:2],)).symmetry
     for i, model in enumerate(models):
         order = symmetry.random(torch.Generator().manual_seed(i))
         model.load_state_dict(symmetry.apply(order, state_of(model)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from tests.analyses import analyze
 from tests.laws.graphs import connected_graphs
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from dimat.matching.gauge import (
     transposed,
 )
 from dimat.state import num_bytes
-from dimat.symmetry import Analysis, Symmetry, analyze
+from dimat.symmetry import Analysis, Symmetry
 
 
 def net() -> nn.Module:

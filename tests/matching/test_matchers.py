@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.analyses import analyze
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -21,7 +22,7 @@ from dimat.matching import MATCHERS, Activations, Consistent, Matcher, Matching,
 from dimat.matching.assignment import assign
 from dimat.matching.consistent import Gauge, Pairs
 from dimat.matching.descent import Descent, Field
-from dimat.symmetry import Analysis, Symmetry, analyze
+from dimat.symmetry import Analysis, Symmetry
 from dimat.symmetry.redraw import redraw
 
 State = dict[str, Tensor]

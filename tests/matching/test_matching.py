@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
+from tests.analyses import analyze
 from torch import nn
 
 from dimat.matching import activation_scores, match_units, permute_scores, solve_assignment
 from dimat.matching.statistics import CrossMoments
 from dimat.models import build_model
-from dimat.symmetry import analyze
 from dimat.symmetry.redraw import redraw
 
 

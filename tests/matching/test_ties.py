@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from tests.analyses import analyze
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -15,7 +16,6 @@ from dimat.matching import MATCHERS, Activations, Problem
 from dimat.matching.assignment import assign
 from dimat.matching.statistics import CrossMoments
 from dimat.matching.ties import SAME, leveled, match_units, twins
-from dimat.symmetry import analyze
 
 State = dict[str, Tensor]
 FINDING = [name for name in MATCHERS if name != "identity"]
@@ -125,7 +125,7 @@ def test_merging_with_my_permuted_copy_is_me_on_all_inputs(
     model, x = net(), images()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     change(state)
-    symmetry = dimat.find_symmetry(model, (x[:2],))
+    symmetry = analyze(model, (x[:2],)).symmetry
     copy = symmetry.apply(symmetry.random(torch.Generator().manual_seed(3)), state)
     merged = dimat.merge(model, [state, copy], [x], combine=combine, recalibration="none")
     elsewhere = 20 * torch.randn(100, 6, generator=torch.Generator().manual_seed(4))

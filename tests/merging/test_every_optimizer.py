@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.analyses import analyze
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from dimat import Permutation, Symmetry, find_symmetry
+from dimat import Permutation, Symmetry
 from dimat.errors import StructureError
 from dimat.merging import permute_optimizer, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of, mix_memory, plan_memory
@@ -83,7 +84,7 @@ def train(model: nn.Module, optimizer: Any, seed: int, steps: int = 3) -> None:
 
 
 def symmetry_of(model: nn.Module) -> tuple[Symmetry, Permutation]:
-    symmetry = find_symmetry(model, (images(model, 0)[0][:2],))
+    symmetry = analyze(model, (images(model, 0)[0][:2],)).symmetry
     assert symmetry.groups
     return symmetry, symmetry.random(torch.Generator().manual_seed(4))
 
@@ -183,7 +184,7 @@ class Square(torch.optim.Optimizer):
 
 def test_a_square_matrix_of_a_square_parameter_is_not_taken_for_a_momentum() -> None:
     model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False))
-    symmetry = find_symmetry(model, (torch.zeros(2, 6),))
+    symmetry = analyze(model, (torch.zeros(2, 6),)).symmetry
     p = symmetry.random(torch.Generator().manual_seed(0))
     optimizer = Square(model.parameters())
     with torch.no_grad():

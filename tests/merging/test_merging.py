@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from tests.analyses import analyze
 from tests.laws.graphs import connected_graphs
 from torch import Tensor, nn
 
-from dimat import find_symmetry
 from dimat.errors import StructureError
 from dimat.merging import mix, permute_optimizer, recalibrate, reset_optimizer
 from dimat.models import build_model
@@ -135,7 +135,7 @@ def test_training_a_permuted_agent_is_the_permuted_training(
     torch.manual_seed(1)
     shape = {"in_channels": 2, "num_classes": 3, "image_size": (8, 8)}
     model = build_model("cnn", **shape, width=0.2).double()  # type: ignore[arg-type]
-    symmetry = find_symmetry(model, (torch.zeros(2, 2, 8, 8, dtype=torch.float64),))
+    symmetry = analyze(model, (torch.zeros(2, 2, 8, 8, dtype=torch.float64),)).symmetry
     p = symmetry.random(torch.Generator().manual_seed(2))
     data = [torch.randn(6, 2, 8, 8, dtype=torch.float64) for _ in range(6)]
 

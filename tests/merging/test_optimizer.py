@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.analyses import analyze
 from torch import Tensor, nn
 
-from dimat import find_symmetry
 from dimat.errors import StructureError
 from dimat.merging import permute_optimizer, reset_optimizer
 from dimat.merging.optimizer import (
@@ -39,7 +39,7 @@ def network(request: pytest.FixtureRequest) -> tuple[nn.Module, Symmetry]:
     shape = {"in_channels": 1, "num_classes": 3, "image_size": (4, 4)}
     settings = {"width": 0.25, "norm": norm or "batch"}
     model = build_model(name, **shape, **settings).double()  # type: ignore[arg-type]
-    return model, find_symmetry(model, (torch.zeros(2, 1, 4, 4, dtype=torch.float64),))
+    return model, analyze(model, (torch.zeros(2, 1, 4, 4, dtype=torch.float64),)).symmetry
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int, steps: int = 3) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.analyses import trace
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -19,7 +20,6 @@ from dimat.models import build_model
 from dimat.state import State, state_of
 from dimat.symmetry import Analysis, Symmetry
 from dimat.symmetry.run import Run
-from dimat.symmetry.trace import trace
 
 
 def analysis_of(model: nn.Module, *inputs: Tensor) -> Analysis:

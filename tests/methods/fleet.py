@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 import torch
+from tests.analyses import analyze
 from torch import Tensor, nn
 
 from dimat.exchange import Traffic
@@ -18,7 +19,7 @@ from dimat.merging.optimizer import Memory
 from dimat.methods import Member, Merged, Method
 from dimat.models import build_model
 from dimat.state import State
-from dimat.symmetry import Analysis, analyze
+from dimat.symmetry import Analysis
 from dimat.topology import Topology, metropolis
 
 SHAPE = (2, 6, 6)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.analyses import analyze
 from tests.laws.graphs import PAW
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -22,7 +23,7 @@ from dimat.merging import recalibrate
 from dimat.methods import Averaging, Dimat, Local, Member, Merged, Method, Settings
 from dimat.models import build_model
 from dimat.state import State, num_bytes
-from dimat.symmetry import Analysis, analyze
+from dimat.symmetry import Analysis
 from dimat.topology import Topology, metropolis
 
 METHODS: dict[str, Method] = {

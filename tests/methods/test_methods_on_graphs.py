@@ -11,6 +11,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from tests.analyses import analyze
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -27,7 +28,7 @@ from dimat.methods.final_merge import FinalMerge
 from dimat.methods.spread import age
 from dimat.models import build_model
 from dimat.state import State, num_bytes
-from dimat.symmetry import Analysis, analyze
+from dimat.symmetry import Analysis
 from dimat.topology import Topology, metropolis
 
 SETTINGS = {

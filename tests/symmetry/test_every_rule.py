@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.symmetry.exported import export_once
 from tests.symmetry.test_mutations import CASES, MUTATIONS, forgetful
 from tests.symmetry.zoo import vectors
 from tests.symmetry.zoo_layers import Functional, lin, net
@@ -108,7 +109,7 @@ def test_a_rule_that_forgets_the_units_of_its_result_is_caught(
 ) -> None:
     inputs: tuple[Any, ...] = CASES[ZOO[operator]].inputs() if operator in ZOO else TOKENS()
     model = CASES[ZOO[operator]].build() if operator in ZOO else HERE[operator]()
-    monkeypatch.setattr(find, "_CACHE", {})
+    export_once(ZOO.get(operator, operator), monkeypatch)
     true = analyze(model, inputs)
     assert true.distrusted == ()
     monkeypatch.setitem(RULES, operator, forgetful(RULES[operator]))

@@ -11,13 +11,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from tests.symmetry.exported import export_once
 from tests.symmetry.zoo import Case, vectors
 from tests.symmetry.zoo_attention import ATTENTIONS
 from tests.symmetry.zoo_layers import LAYERS, lin, net
 from tests.symmetry.zoo_others import OTHERS
 from torch import nn
 
-from dimat.symmetry import analyze, check_symmetry, find
+from dimat.symmetry import analyze, check_symmetry
 from dimat.symmetry.call import Call, Result, as_tuple
 from dimat.symmetry.rules import RULES, Rule
 from dimat.symmetry.rules.registry import pointwise
@@ -257,7 +258,7 @@ def test_a_wrong_rule_is_caught_named_and_pinned(
     monkeypatch.setitem(RULES, mutation.operator, wrong)
     if mutation.also is not None:
         monkeypatch.setitem(RULES, mutation.also, mutation.mutate(RULES[mutation.also]))
-    monkeypatch.setattr(find, "_CACHE", {})
+    export_once(mutation.case, monkeypatch)
     analysis = analyze(model, case.inputs())
     blamed = {
         pin.operator for pin in analysis.distrusted if pin.why == "its rule failed verification"
@@ -269,6 +270,6 @@ def test_a_wrong_rule_is_caught_named_and_pinned(
 
 @pytest.mark.parametrize("case", sorted({m.case for m in MUTATIONS}))
 def test_the_true_rules_need_no_distrust(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find, "_CACHE", {})
+    export_once(case, monkeypatch)
     torch.manual_seed(0)
     assert analyze(CASES[case].build(), CASES[case].inputs()).distrusted == ()
