@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests import analyses
+from torch._export import utils
 
 import dimat.experiment.setup
 import dimat.parents.calls
@@ -22,6 +23,16 @@ def _garbage_is_looked_for_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_are_listed_once() -> Iterator[None]:
+    """A quarter of a small export is PyTorch's listing of all its operators, each time anew."""
+    listed = cache(utils._collect_all_valid_cia_ops_for_namespace)
+    name = "_collect_all_valid_cia_ops_for_namespace"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, name, lambda namespace: set(listed(namespace)))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.methods.fleet import Fleet, fleet
+from tests.tiers import tiers
 
 from dimat.matching.drift import drift
 
 
-@pytest.fixture(scope="module", params=["mlp", "cnn", "resnet20"])
+@pytest.fixture(scope="module", params=tiers(["mlp", "cnn", "resnet20"], slow=["resnet20"]))
 def own(request: pytest.FixtureRequest) -> Fleet:
     return fleet(request.param)
 

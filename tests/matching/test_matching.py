@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from tests.analyses import analyze
+from tests.tiers import tiers
 from torch import nn
 
 from dimat.matching import activation_scores, match_units, permute_scores, solve_assignment
@@ -99,7 +100,10 @@ PLANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(PLANTED))
+RESNETS = ("resnet20", "resnet20-pad", "resnet20-group")  # the zoo has residual streams too
+
+
+@pytest.mark.parametrize("name", tiers(PLANTED, slow=RESNETS))
 def test_a_permuted_copy_matches_back_to_the_original(name: str) -> None:
     build, shape = PLANTED[name]
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from tests.merging.test_regression import MODELS, analysis_of, drawn, inputs, small
+from tests.tiers import tiers
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -86,7 +87,10 @@ def test_a_parent_of_weight_one_keeps_its_function(combiner: Combiner, model: nn
     torch.testing.assert_close(*outputs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet20", "resnet20-group"])
+RESNETS = ("resnet20", "resnet20-group")
+
+
+@pytest.mark.parametrize("name", tiers(["mlp", "cnn", *RESNETS], slow=RESNETS))
 def test_repair_gives_every_unit_its_parents_mean_and_deviation(name: str) -> None:
     model = MODELS[name]().double().eval()
     states, batches = drawn(model, 2), inputs()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.analyses import analyze
+from tests.tiers import tiers
 from torch import Tensor, nn
 
 from dimat.errors import StructureError
@@ -32,7 +33,9 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["mlp", "resnet20", "resnet20-group"])
+@pytest.fixture(
+    scope="module", params=tiers(["mlp", "resnet20", "resnet20-group"], slow=["resnet20-group"])
+)
 def network(request: pytest.FixtureRequest) -> tuple[nn.Module, Symmetry]:
     name, _, norm = request.param.partition("-")
     torch.manual_seed(0)

@@ -1,0 +1,20 @@
+"""What a run of the suite leaves to ``make test-all``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+
+def tiers(names: Iterable[str], slow: Collection[str]) -> list[Any]:
+    """Parameters, some of which are slow; each of those must be there.
+
+    Args:
+        names: All of them.
+        slow: Those that take seconds, and show what another one shows.
+    """
+    names = list(names)
+    assert set(slow) <= set(names)
+    return [pytest.param(x, marks=[pytest.mark.slow] * (x in slow), id=x) for x in names]
