@@ -25,11 +25,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-all: lint
 	$(BIN)/pip install --quiet --editable ".[dev,zoo]"
-	$(BIN)/pytest -n 2 --dist loadgroup -m ""
+	$(BIN)/pytest -n 2 --dist loadfile -m ""
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks

@@ -27,10 +27,8 @@ from dimat.symmetry.trace import flatten_inputs
 CASES = (*BUILT_IN, *LAYERS, *ATTENTIONS, *OTHERS, *MODELS)
 
 
-def on_one_worker(case: Case) -> Any:
-    """All tests of a case run on one worker, so that its symmetry is found once."""
-    marks = [pytest.mark.xdist_group(case.name), *[pytest.mark.slow] * (case.name not in CORE)]
-    return pytest.param(case, marks=marks, id=case.name)
+def in_its_tier(case: Case) -> Any:
+    return pytest.param(case, marks=[pytest.mark.slow] * (case.name not in CORE), id=case.name)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,7 +40,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=[on_one_worker(case) for case in CASES])
+@pytest.fixture(scope="module", params=[in_its_tier(case) for case in CASES])
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
     return found

@@ -145,7 +145,7 @@ class RunFolder(LineFiles):
             return cls.create(path, config, method)
         folder = cls(path, dataclasses.replace(config, method=method))
         check_same_settings(path, _recipe(folder.config))
-        with writing(path):
+        with writing(path / "states"):
             (path / "states").mkdir(exist_ok=True)
         return folder
 
