@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.experiment.test_resume import content
 from tests.experiment.test_run import lines, timeless
+from tests.tiers import tiers
 
 import dimat
 from dimat import RunConfig
@@ -60,7 +61,7 @@ def centralized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig
 @pytest.mark.parametrize(
     "name", [name for name in METHODS if name not in ("diloco", "centralized")]
 )
-@pytest.mark.parametrize("turn", ["combine", "adapt"])
+@pytest.mark.parametrize("turn", tiers(["combine", "adapt"], slow=["adapt"]))
 def test_with_one_agent_every_method_but_diloco_is_centralized(
     tmp_path: Path, centralized: Callable[[RunConfig], Path], name: str, turn: str
 ) -> None:

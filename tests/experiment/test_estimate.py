@@ -175,7 +175,11 @@ def test_gradients_at_other_agents_are_foreseen_but_not_their_products(tmp_path:
     assert expected < done < 1.02 * expected
 
 
-@pytest.mark.parametrize("matching", [TREE, PAIRWISE, MatchingConfig()], ids=lambda own: own.gauge)
+@pytest.mark.parametrize(
+    "matching",
+    [pytest.param(TREE, marks=pytest.mark.slow), PAIRWISE, MatchingConfig()],
+    ids=lambda own: own.gauge,
+)
 def test_the_forward_passes_of_matching_are_foreseen(
     tmp_path: Path, matching: MatchingConfig
 ) -> None:

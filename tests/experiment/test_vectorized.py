@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from tests.tiers import tiers
 from torch import nn
 
 import dimat
@@ -204,7 +205,7 @@ def test_with_adam_who_has_taken_other_numbers_of_steps_trains_apart() -> None:
         assert sorted(told_of(setup, agents, [2] * 4)) == sizes
 
 
-@pytest.mark.parametrize("on_merge", ["reset", "mix", "keep"])
+@pytest.mark.parametrize("on_merge", tiers(["reset", "mix", "keep"], slow=["reset", "keep"]))
 def test_agents_that_met_nobody_and_agents_that_did_go_on_as_they_would_alone(
     tmp_path: Path, on_merge: Literal["reset", "mix", "keep"]
 ) -> None:

@@ -34,7 +34,8 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 @pytest.fixture(
-    scope="module", params=tiers(["mlp", "resnet20", "resnet20-group"], slow=["resnet20-group"])
+    scope="module",
+    params=tiers(["mlp", "resnet20", "resnet20-group"], slow=["resnet20", "resnet20-group"]),
 )
 def network(request: pytest.FixtureRequest) -> tuple[nn.Module, Symmetry]:
     name, _, norm = request.param.partition("-")
