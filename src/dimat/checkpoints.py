@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import ConfigError, StructureError, quoted
-from dimat.sizes import check_archive
+from dimat.sizes import check_archive, check_bytes
 from dimat.state import State, load_state
 
 # A state as people have it: entries by name, a model that holds it, or a checkpoint file.
@@ -33,7 +33,7 @@ def read_checkpoint(path: Path) -> State:
         StructureError: If the file is missing, is in no known format, or holds no state.
     """
     if not path.is_file():
-        raise StructureError(f"{path}: no such file")
+        raise StructureError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
     if path.suffix == ".safetensors":
         found: Any = load_state(path)
     elif path.suffix in PICKLED:
@@ -83,7 +83,7 @@ def file_digest(path: Path) -> str:
 def _load_pickled(path: Path) -> Any:
     check_archive(path, StructureError)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the reader raise anything
         refused = "weights_only" in str(error) or "Unsupported" in str(error)
         why = (
@@ -95,6 +95,15 @@ def _load_pickled(path: Path) -> Any:
             f"{path} {why}: where it comes from, save the state alone, by "
             "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
         ) from error
+    _check_tensors(found, path)
+    return found
+
+
+def _check_tensors(found: Any, path: Path) -> None:
+    """Refuse tensors that are one number seen many times: a copy of them would be large."""
+    tensors = [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, Tensor)]
+    needed = sum(x.numel() * x.element_size() for x in tensors)
+    check_bytes(f"{path}", needed, path.stat().st_size, StructureError)
 
 
 def _unwrapped(found: Any, path: Path) -> Mapping[str, Tensor]:

@@ -69,7 +69,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"train_x": np.full((12, 4, 5, 3), 255.0)}, r"ranges over \[255, 255\].*in \[0, 1\]"),
     ({"test_x": np.zeros((6, 4, 4, 3), np.uint8)}, "they must be alike"),
     ({"train_y": np.empty(0, np.int64)}, "train_y is empty"),
-    ({"train_y": np.asarray([{}] * 12, object)}, "truncated or not an .npz"),
+    ({"train_y": np.asarray([{}] * 12, object)}, "train_y holds Python objects, and nothing is"),
+    ({"train_y": np.full(12, 2**64 - 1, np.uint64)}, "has label 18446744073709551615: labels are"),
+    ({"train_x": np.full((12, 4, 5, 3), 1e300)}, r"ranges over \[1e\+300, 1e\+300\]"),
 ]
 
 

@@ -116,6 +116,12 @@ def test_a_checkpoint_of_pytorch_that_unpacks_to_too_much_is_not_read(
     refused(read, StructureError, "bomb.pth, unpacked, takes 4,0")
 
 
+def test_a_number_that_is_seen_as_terabytes_is_refused(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "wide.pth")
+    read = lambda: read_checkpoint(tmp_path / "wide.pth")  # noqa: E731
+    refused(read, StructureError, "wide.pth takes 4,000,000,000,000 bytes in memory")
+
+
 def pictures(path: Path, size: tuple[int, int] = (5, 4)) -> Path:
     for name in ("train/a/0", "train/b/1", "test/a/2"):
         (path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from dimat.errors import DataError
 from dimat.state import brief
 
+_HIGHEST = 2**31 - 1
 _MOST_CHANNELS = 4  # of pictures; where the last axis is longer and the second is not, it is they
 Tell = Callable[[int, int], None]
 """Told (0, total) before the first image is decoded, then (new, total) for every ``new`` more."""
@@ -85,15 +86,15 @@ def as_images(array: NDArray[np.generic], where: str) -> Tensor:
             f"{where} is {array.dtype}: images are uint8, or float in [0, 1]; divide by the "
             "highest value that there can be, or store uint8"
         )
-    images = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    if not bool(torch.isfinite(images).all()):
+    if not np.isfinite(array).all():
         raise DataError(f"{where} has values that are not finite")
-    if float(images.min()) < 0 or float(images.max()) > 1:
+    lowest, highest = float(array.min()), float(array.max())
+    if lowest < 0 or highest > 1:
         raise DataError(
-            f"{where} ranges over [{float(images.min()):.3g}, {float(images.max()):.3g}]: float "
+            f"{where} ranges over [{lowest:.3g}, {highest:.3g}]: float "
             "images must lie in [0, 1]; divide by the largest value, or store uint8"
         )
-    return images
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
 def as_labels(array: NDArray[np.generic], where: str) -> Tensor:
@@ -106,12 +107,13 @@ def as_labels(array: NDArray[np.generic], where: str) -> Tensor:
         raise DataError(
             f"{where} is {array.dtype} of shape {array.shape}: labels are integers (n,)"
         )
-    labels = torch.from_numpy(array.astype(np.int64))
-    if len(labels) and int(labels.min()) < 0:
-        raise DataError(f"{where} has label {int(labels.min())}: labels start at 0")
-    if not len(labels):
+    if not len(array):
         raise DataError(f"{where} is empty")
-    return labels
+    if int(array.min()) < 0:
+        raise DataError(f"{where} has label {int(array.min())}: labels start at 0")
+    if int(array.max()) > _HIGHEST:
+        raise DataError(f"{where} has label {int(array.max())}: labels are at most {_HIGHEST:,}")
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def check_counted(labels: Tensor, where: str) -> None:

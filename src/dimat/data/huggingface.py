@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from dimat.data.dataset import Dataset, Tell, as_labels, check_known, quiet
+from dimat.data.dataset import Dataset, Tell, as_labels, check_counted, check_known, quiet
 from dimat.data.pictures import Picture, decode
 from dimat.errors import DataError
 
@@ -43,6 +43,8 @@ def huggingface(address: str, tell: Tell = quiet) -> Dataset:
     train_y = _labels(splits, "train", label, where)
     test, test_y = _test_labels(splits, label, where)
     check_known(test_y, train_y, f"{where}: {test}", "train")
+    if not hasattr(features[label], "names"):  # a ClassLabel names classes that may have no image
+        check_counted(train_y, f"{where}: train: {label}")
     image = _image_column(features, where)
     pictures = [p for split in ("train", test) for p in _pictures(splits, split, image, where)]
     images = decode(pictures, tell)

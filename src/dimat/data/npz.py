@@ -60,7 +60,7 @@ _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib
 
 def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
@@ -100,7 +100,9 @@ def _check_sizes(archive: zipfile.ZipFile, path: Path, names: Sequence[str]) -> 
             shape, _, dtype = read(member)
             said = math.prod(shape) * dtype.itemsize
             there = info.file_size - member.tell()
-        if said != there and not dtype.hasobject:
+        if dtype.hasobject:
+            raise DataError(f"{path}: {name} holds Python objects, and nothing is unpickled")
+        if said != there:
             raise DataError(
                 f"{path}: {name} is said to be {dtype} of shape {shape}, {said:,} bytes, and "
                 f"{there:,} are there"
