@@ -79,7 +79,7 @@ WRONG_TYPE: list[tuple[str, Any, str]] = [
     ("local_steps", "x", "must be a whole number or null"),
     ("matching.drift", "much", "must be a number or null"),
     ("method", 3, "must be text"),
-    ("controls", "wa", "must be a list"),
+    ("controls", 5, "must be a list"),
     ("norm", "bach", "must be 'batch' or 'group'; did you mean 'batch'?"),
     ("topology.mixing", "metropolitan", "did you mean 'metropolis'?"),
     ("matching.statistics", "pool", "must be 'local' or 'pooled'; did you mean 'pooled'?"),

@@ -157,3 +157,11 @@ def test_what_is_printed_meanwhile_stays_on_stdout_where_that_is_a_file(
     print("mine")
     progress.close()
     assert capsys.readouterr().out == "mine\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("none", ()), ("wa", ("wa",)), ("wa, local", ("wa", "local")), ([], ())]
+)
+def test_a_list_is_given_as_on_the_command_line(given: object, meant: tuple[str, ...]) -> None:
+    assert RunConfig(controls=given).controls == meant  # type: ignore[arg-type]
+    assert config_from(None, {"controls": given}).controls == meant

@@ -1,7 +1,7 @@
 """Settings in the other forms that people give them in from Python, where those have one meaning.
 
 ``RunConfig(topology="ring")`` is ``RunConfig(topology=TopologyConfig(name="ring"))``; a list is a
-tuple, a path is its text, a number of NumPy's is a number.
+tuple, as is ``"wa,local"`` or ``"none"``; a path is its text, a number of NumPy's is a number.
 """
 
 from __future__ import annotations
@@ -50,13 +50,18 @@ def _kinds(config: type) -> dict[str, Any]:
 def plain(value: object, kind: object) -> object:
     """A value in the form that a setting of the type ``kind`` has; as it is if there is none.
 
-    >>> plain(["wa", "local"], tuple[str, ...]), plain("wa", tuple[str, ...])
-    (('wa', 'local'), 'wa')
+    >>> plain(["wa", "local"], tuple[str, ...]), plain("wa,local", tuple[str, ...])
+    (('wa', 'local'), ('wa', 'local'))
+    >>> plain("none", tuple[str, ...])
+    ()
     """
     kinds = (kind, *get_args(kind))
     module, name = type(value).__module__, type(value).__name__
     if isinstance(value, list) and get_origin(kind) is tuple:
         return tuple(value)
+    if isinstance(value, str) and get_origin(kind) is tuple:
+        names = [name.strip() for name in value.strip("[] ").split(",")]
+        return () if names in ([""], ["none"]) else tuple(names)
     if isinstance(value, os.PathLike) and str in kinds:
         return os.fspath(value)
     if module == "numpy" and getattr(value, "shape", None) == ():
