@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimat.checkpoints import file_digest, read_checkpoint
+from dimat.checkpoints import read_checkpoint
 from dimat.errors import StructureError
+from dimat.files import file_digest
 from dimat.state import save_state
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3)}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import os
-from collections.abc import Mapping
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from dimat.errors import ConfigError, StructureError, quoted
-from dimat.sizes import check_archive, check_bytes
+from dimat.files import check_archive, check_bytes, open_regular
 from dimat.state import State, load_state
 
 # A state as people have it: entries by name, a model that holds it, or a checkpoint file.
@@ -74,16 +76,12 @@ def entries_of(given: StateLike, who: str) -> Mapping[str, Any]:
     return inner
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _load_pickled(path: Path) -> Any:
     check_archive(path, StructureError)
     try:
+        _check_calls(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, Tensor)]
     except Exception as error:  # a damaged file makes the reader raise anything
         refused = "weights_only" in str(error) or "Unsupported" in str(error)
         why = (
@@ -95,15 +93,36 @@ def _load_pickled(path: Path) -> Any:
             f"{path} {why}: where it comes from, save the state alone, by "
             "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
         ) from error
-    _check_tensors(found, path)
+    # one number may be seen as many: a copy of such a tensor would be large
+    needed = sum(x.numel() * x.element_size() for x in tensors)
+    check_bytes(f"{path}", needed, path.stat().st_size, StructureError)
     return found
 
 
-def _check_tensors(found: Any, path: Path) -> None:
-    """Refuse tensors that are one number seen many times: a copy of them would be large."""
-    tensors = [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, Tensor)]
-    needed = sum(x.numel() * x.element_size() for x in tensors)
-    check_bytes(f"{path}", needed, path.stat().st_size, StructureError)
+def _check_calls(path: Path) -> None:
+    """Refuse the one call that PyTorch lets a pickle make which takes memory by a number.
+
+    Raises:
+        ValueError: If a ``bytearray`` is made.
+    """
+    for pickled in _pickles(path):
+        for _, argument, _ in pickletools.genops(pickled):
+            if isinstance(argument, str) and argument.endswith(" bytearray"):
+                raise ValueError("Unsupported: bytearray")  # as PyTorch says of other calls
+
+
+def _pickles(path: Path) -> Iterator[BinaryIO]:
+    """The pickles of a checkpoint in PyTorch's format: one in an archive, or four in a row."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    with archive.open(name) as member:
+                        yield io.BytesIO(member.read())
+        return
+    with open_regular(path) as file:
+        for _ in range(4):
+            yield file  # which genops leaves where the next one begins
 
 
 def _unwrapped(found: Any, path: Path) -> Mapping[str, Tensor]:

@@ -159,6 +159,12 @@ def shown(said: object, most: int = MOST_SHOWN) -> str:
     return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown ``name``: the closest of ``known``, and all of them.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import ConfigError, StructureError, nearest_key, quoted, shown
-from dimat.sizes import check_header
+from dimat.files import check_header
 
 State = dict[str, Tensor]
 _LONGEST = 80  # letters of a part of a brief repr

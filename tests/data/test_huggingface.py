@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -256,3 +257,27 @@ def test_an_address_is_taken_apart_unless_it_is_a_folder(
     for nameless in ("", "#x", ":x", "@x"):
         with pytest.raises(DataError, match="names no data set: hf:NAME"):
             Address.parse(nameless)
+
+
+def test_an_image_that_is_elsewhere_is_read_if_it_is_a_regular_file(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "set").mkdir()
+    place = tmp_path / "image.png"
+    place.write_bytes(encode(draw(1, 4, 5)[0]))
+    table = pyarrow.table({"img": [{"bytes": None, "path": str(place)}], "number": [0]})
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(table, tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+    assert load_dataset(f"hf:{tmp_path}/set#number").image_size == (4, 5)
+    place.unlink()
+    os.mkfifo(place)
+    assert "row 0: cannot be read (no regular file)" in refused(f"{tmp_path}/set#number")
+
+
+def test_integers_leave_none_out_and_classes_may(tmp_path: Path) -> None:
+    source = make(tmp_path)
+    write(tmp_path, "train", [encode(x) for x in draw(6, 4, 5, 3)], number=[1, 2] * 3, fine=[1] * 6)
+    write(tmp_path, "test", [encode(x) for x in draw(2, 4, 5, 3)], number=[1, 2], fine=[1, 1])
+    assert "train: number has 2 labels from 1 to 2, and no 0" in refused(f"{source}#number")
+    assert load_dataset(f"hf:{source}#fine").train_y.tolist() == [1] * 6

@@ -82,9 +82,10 @@ def as_images(array: NDArray[np.generic], where: str) -> Tensor:
     if array.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(array))
     if not np.issubdtype(array.dtype, np.floating):
+        way = "; divide by the highest value that there can be, or store uint8"
         raise DataError(
-            f"{where} is {array.dtype}: images are uint8, or float in [0, 1]; divide by the "
-            "highest value that there can be, or store uint8"
+            f"{where} is {array.dtype}: images are uint8, or float in [0, 1]"
+            f"{way if np.issubdtype(array.dtype, np.integer) else ''}"
         )
     if not np.isfinite(array).all():
         raise DataError(f"{where} has values that are not finite")

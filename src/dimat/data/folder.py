@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
 from dimat.data.dataset import Dataset, Tell, quiet
 from dimat.data.pictures import Picture, decode
 from dimat.errors import DataError
+from dimat.files import open_regular
 
 _READ = (".png", ".jpg", ".jpeg")
 _NOT_READ = (".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -45,7 +45,7 @@ def folder(path: str, tell: Tell = quiet) -> Dataset:
         for own in (train, test)
     )
     files = [file for own in (train, test) for some in own.values() for file in some]
-    images = decode([Picture(str(file), partial(_open, file)) for file in files], tell)
+    images = decode([Picture(str(file), partial(open_regular, file)) for file in files], tell)
     return Dataset("folder", images[: len(train_y)], train_y, images[len(train_y) :], test_y)
 
 
@@ -88,15 +88,21 @@ def _check_classes(train: Classes, train_folder: Path, test: Classes, test_folde
             )
 
 
-def _files(folder: Path, seen: set[Path] | None = None) -> list[Path]:
-    """All files in a folder and the folders in it, each of which is read once, level by level."""
-    seen = set() if seen is None else seen
-    real = folder.resolve()
-    if real in seen:
-        raise DataError(f"{folder}: a link to {real}, which is read already; remove it")
-    seen.add(real)
-    folders, files = _entries(folder)
-    return [*files, *(file for own in folders for file in _files(own, seen))]
+def _files(folder: Path) -> list[Path]:
+    """All files in a folder and then those in the folders in it, each of which is read once."""
+    found: list[Path] = []
+    seen: set[Path] = set()
+    left = [folder]
+    while left:
+        own = left.pop()
+        real = own.resolve()
+        if real in seen:
+            raise DataError(f"{own}: a link to {real}, which is read already; remove it")
+        seen.add(real)
+        folders, files = _entries(own)
+        found += files
+        left += reversed(folders)
+    return found
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -113,12 +119,4 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
 def _is_picture(file: Path) -> bool:
     if file.suffix.lower() in _NOT_READ:
         raise DataError(f"{file}: only .png, .jpg and .jpeg are read; convert it, or remove it")
-    if file.suffix.lower() not in _READ:
-        return False
-    if not file.is_file():  # to open a named pipe is to wait for whoever writes to it
-        raise DataError(f"{file}: no regular file, or a link that leads to none; remove it")
-    return True
-
-
-def _open(file: Path) -> BinaryIO:
-    return file.open("rb")
+    return file.suffix.lower() in _READ

@@ -14,6 +14,7 @@ from torch import Tensor
 from dimat.data.dataset import Dataset, Tell, as_labels, check_counted, check_known, quiet
 from dimat.data.pictures import Picture, decode
 from dimat.errors import DataError
+from dimat.files import open_regular
 
 _TEST = ("test", "validation", "valid", "val")
 
@@ -174,4 +175,4 @@ def _open(cells: Any, row: int) -> BinaryIO:
         return io.BytesIO(cell["bytes"])
     if cell.get("path") is None:
         raise ValueError("there is no image")
-    return Path(cell["path"]).open("rb")
+    return open_regular(Path(cell["path"]))

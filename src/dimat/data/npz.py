@@ -21,8 +21,8 @@ from dimat.data.dataset import (
     check_known,
     quiet,
 )
-from dimat.errors import DataError
-from dimat.sizes import check_bytes
+from dimat.errors import DataError, first_line
+from dimat.files import check_bytes
 
 
 def npz(path: str, tell: Tell = quiet) -> Dataset:
@@ -55,7 +55,7 @@ _PARTS = ("train", "test")
 _MAGIC = b"\x93NUMPY"
 # All that NumPy and zipfile raise for a file with one byte changed (RuntimeError: encrypted, or an
 # unknown compression).
-_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (OSError, TypeError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
@@ -76,7 +76,7 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]
     except _DAMAGE as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: truncated or not an .npz file ({error})") from error
+        raise DataError(f"{path}: truncated or not an .npz file ({first_line(error)})") from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # NumPy returns the bytes of any other file
             raise DataError(f"{path}: {name} is no array, but some other file in an archive")

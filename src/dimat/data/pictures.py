@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dimat.data.dataset import Tell
 from dimat.errors import DataError
-from dimat.sizes import check_bytes
+from dimat.files import check_bytes
 
 MAX_PIXELS = 64 * 10**6
 _FORMATS = ("PNG", "JPEG")

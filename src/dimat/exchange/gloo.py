@@ -17,7 +17,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
     Work,
 )
 
-from dimat.errors import ConfigError, ExchangeError
+from dimat.errors import ConfigError, ExchangeError, first_line
 
 _CHUNK = 1 << 23  # bytes; a transfer shows life as often as one has passed
 
@@ -64,7 +64,7 @@ class Pipe:
             options._devices = [device]
             self._group: ProcessGroupGloo | None = ProcessGroupGloo(store, side, 2, options)
         except RuntimeError as error:
-            raise Broken(f"no connection: {_first_line(error)}") from error
+            raise Broken(f"no connection: {_said(error)}") from error
 
     def send(self, tensor: Tensor, timeout_s: float) -> None:
         """Send all of a contiguous tensor.
@@ -100,14 +100,13 @@ class Pipe:
             for work in works:
                 work.wait(timedelta(seconds=timeout_s))
         except RuntimeError as error:
-            raise Broken(_first_line(error)) from error
+            raise Broken(_said(error)) from error
 
     def close(self) -> None:
         """Let go; the other end notices at once."""
         self._group = None
 
 
-def _first_line(error: Exception) -> str:
+def _said(error: Exception) -> str:
     """What Gloo says, without where in its source and without its jokes."""
-    text = str(error).splitlines()[0] if str(error) else repr(error)
-    return text.rpartition("] ")[2].partition(". This is typically")[0]
+    return first_line(error).rpartition("] ")[2].partition(". This is typically")[0]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dimat.errors import StructureError, writing
 from dimat.experiment.tree import Json
+from dimat.files import file_digest, read_regular
 from dimat.state import load_state, write_tensors
 
 _META, _TENSORS = "meta.json", "tensors.safetensors"
@@ -81,7 +82,7 @@ class Store:
         partial.mkdir(parents=True)
         write_tensors(_apart(checkpoint.tensors), partial / _TENSORS)
         content = json.dumps(checkpoint.meta)
-        digests = {_TENSORS: _digest_of(partial / _TENSORS)}
+        digests = {_TENSORS: file_digest(partial / _TENSORS)}
         digests[_META] = _digest(content.encode())
         (partial / _META).write_text(json.dumps({"digests": digests, "content": content}))
         for file in (partial / _TENSORS, partial / _META, partial):
@@ -123,11 +124,11 @@ class Store:
         """
         path = self.path / f"{self.name}-{number:06d}"
         try:
-            outer = json.loads((path / _META).read_text(encoding="utf-8"))
+            outer = json.loads(read_regular(path / _META))
             digests, content = outer["digests"], outer["content"]
             found = {
                 _META: _digest(content.encode()),
-                _TENSORS: _digest_of(path / _TENSORS),
+                _TENSORS: file_digest(path / _TENSORS),
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StructureError(f"checkpoint {path} is not whole ({error!r})") from error
@@ -153,12 +154,6 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _digest_of(path: Path) -> str:
-    """Of a file's content, which may be too long to be read at once."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

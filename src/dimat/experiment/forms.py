@@ -60,8 +60,7 @@ def plain(value: object, kind: object) -> object:
     if isinstance(value, list) and get_origin(kind) is tuple:
         return tuple(value)
     if isinstance(value, str) and get_origin(kind) is tuple:
-        names = [name.strip() for name in value.strip("[] ").split(",")]
-        return () if names in ([""], ["none"]) else tuple(names)
+        return listed(value)
     if isinstance(value, os.PathLike) and str in kinds:
         return os.fspath(value)
     if module == "numpy" and getattr(value, "shape", None) == ():
@@ -69,6 +68,16 @@ def plain(value: object, kind: object) -> object:
     if module == "torch" and name in ("device", "dtype"):
         return str(value).removeprefix("torch.")
     return value
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """A list as it is written in a word: names with commas between, in brackets or not; or none.
+
+    >>> listed("wa,local"), listed("none"), listed("[wa]")
+    (('wa', 'local'), (), ('wa',))
+    """
+    names = [name.strip() for name in text.strip("[] ").split(",")]
+    return () if names in ([""], ["none"]) else tuple(names)
 
 
 def _group(config: Any, name: str, kind: type) -> object:

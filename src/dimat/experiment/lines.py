@@ -18,6 +18,7 @@ from typing import Any
 
 from dimat.errors import RecordError, StructureError, writing
 from dimat.experiment.checkpoint import flush
+from dimat.files import read_regular
 
 LINES = ("metrics.jsonl", "diagnostics.jsonl", "incidents.jsonl")
 Line = dict[str, Any]
@@ -224,6 +225,6 @@ def _finite(value: object) -> object:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise RecordError(f"'{path}' cannot be read: {error.strerror}") from error

@@ -40,6 +40,7 @@ from dimat.experiment.environment import environment
 from dimat.experiment.lines import LINES, LineFiles, to_json
 from dimat.experiment.locks import HOLDER, LOCK, alone
 from dimat.experiment.settings import config_to_yaml, load_config
+from dimat.files import read_regular
 from dimat.state import save_state
 
 _SIGNS = ("config.yaml", "environment.json")  # what every run folder has from its first moment
@@ -191,7 +192,7 @@ def read_summary(path: Path) -> dict[str, object]:
         RecordError: If it cannot be read.
     """
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"'{path}' cannot be read: {error}") from error
     if not isinstance(summary, dict):

@@ -11,7 +11,7 @@ from typing import get_origin
 
 from dimat.errors import ConfigError
 from dimat.experiment.complaints import setting_types
-from dimat.experiment.forms import KNOWN_BY
+from dimat.experiment.forms import KNOWN_BY, listed
 
 
 def spelled(name: str, known: Collection[str]) -> str:
@@ -35,9 +35,7 @@ def bracketed(text: str) -> str:
     >>> bracketed("wa,local"), bracketed("none"), bracketed("[wa]")
     ('[wa,local]', '[]', '[wa]')
     """
-    if text.strip() == "none":
-        return "[]"
-    return text if text.startswith("[") else f"[{text}]"
+    return text if text.startswith("[") else f"[{','.join(listed(text))}]"
 
 
 def is_list(name: str) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from dimat.errors import ModelError
+from dimat.errors import ModelError, first_line
 
 _NUMBERS = (type(None), bool, int, float, str)  # and the like, which outputs may be as they are
 
@@ -152,12 +152,6 @@ def _has_axes(value: Any) -> bool:
 
 def _describe(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its type if it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 # --- outputs ------------------------------------------------------------------------------------

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dimat.errors import ModelError, StructureError, check_kind
+from dimat.errors import ModelError, StructureError, check_kind, first_line
 from dimat.state import check_module, tensors_of
-from dimat.symmetry.capture import first_line
 from dimat.symmetry.evidence import close_to, differing
 from dimat.symmetry.redraw import DRAWS, LEAST_DRAWS, LEVELS, draw
 from dimat.symmetry.structure import cycles

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dimat.errors import DimatError, ModelError
+from dimat.errors import DimatError, ModelError, first_line
 from dimat.state import brief, check_module, is_number, tensors_of
 from dimat.symmetry.call import Call, Operand, Result, as_tuple, tensors_in, value_labels
-from dimat.symmetry.capture import first_line
 from dimat.symmetry.constants import constant_labels, digest_of, unwritten
 from dimat.symmetry.evidence import UNPROVED
 from dimat.symmetry.execute import Example

@@ -359,7 +359,7 @@ class Symmetry:
             if content.get("format") != "dimat-symmetry-1":
                 raise StructureError("not a dimat symmetry: 'format' is not dimat-symmetry-1")
             symmetry = _parse(content)
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             if isinstance(error, StructureError):
                 raise
             raise StructureError(f"not a dimat symmetry: {type(error).__name__} {error}") from error

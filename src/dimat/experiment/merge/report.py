@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from dimat.checkpoints import file_digest
 from dimat.errors import ConfigError
 from dimat.experiment.environment import environment
 from dimat.experiment.lines import to_json
 from dimat.experiment.merge.config import AlignConfig
 from dimat.experiment.merge.result import AlignResult, Comparison, MergeResult, Score
+from dimat.files import file_digest
 from dimat.state import save_state
 
 

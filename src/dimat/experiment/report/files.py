@@ -10,6 +10,7 @@ import yaml
 
 from dimat.errors import RecordError
 from dimat.experiment.plain_yaml import load_yaml
+from dimat.files import read_regular
 
 # A file, or a line of one, for messages; and what was found there.
 Placed = tuple[str, Mapping[str, object]]
@@ -22,7 +23,7 @@ def read_text(path: Path) -> str | None:
         RecordError: If it is there and cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path).decode()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -85,7 +86,7 @@ def read_json_lines(path: Path) -> tuple[list[Placed], str]:
         RecordError: If any other line is not a JSON object; names file and line.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_regular(path).split(b"\n")
     except (FileNotFoundError, NotADirectoryError):
         return [], ""
     except OSError as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
+import pickletools
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -17,9 +20,14 @@ from tests.data.test_data import arrays, write
 
 from dimat.checkpoints import read_checkpoint
 from dimat.data import load_dataset
-from dimat.errors import ConfigError, DataError, DimatError, StructureError
-from dimat.sizes import VARIABLE, check_bytes
+from dimat.errors import ConfigError, DataError, DimatError, RecordError, StructureError
+from dimat.experiment.checkpoint import Store
+from dimat.experiment.lines import read_lines
+from dimat.experiment.record import read_summary
+from dimat.experiment.report.files import read_text
+from dimat.files import VARIABLE, check_bytes
 from dimat.state import load_state
+from dimat.symmetry import Symmetry
 
 MOST = 30 * 2**20  # bytes that a refusal may take
 
@@ -69,7 +77,7 @@ def test_a_header_that_claims_less_than_is_there_is_refused(tmp_path: Path) -> N
 def test_an_archive_that_unpacks_to_a_thousand_times_its_size_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dimat.sizes._FREE", 10**6)
+    monkeypatch.setattr("dimat.files._FREE", 10**6)
     images = claiming((40_000, 10, 10, 1), bytes(4 * 10**6))
     labels = claiming((40_000,), b"".join(i.to_bytes(1) for i in (0, 1)) * 20_000)
     source = archive(tmp_path, train_x=images, train_y=labels)
@@ -104,7 +112,7 @@ def test_a_checkpoint_of_pytorch_that_unpacks_to_too_much_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save({"weight": torch.zeros(10**6)}, tmp_path / "plain.pth")
-    monkeypatch.setattr("dimat.sizes._FREE", 10**6)
+    monkeypatch.setattr("dimat.files._FREE", 10**6)
     assert read_checkpoint(tmp_path / "plain.pth")["weight"].shape == (10**6,)
     with (
         zipfile.ZipFile(tmp_path / "plain.pth") as plain,
@@ -114,6 +122,33 @@ def test_a_checkpoint_of_pytorch_that_unpacks_to_too_much_is_not_read(
             bomb.writestr(info.filename, plain.read(info))
     read = lambda: read_checkpoint(tmp_path / "bomb.pth")  # noqa: E731
     refused(read, StructureError, "bomb.pth, unpacked, takes 4,0")
+
+
+CALL = b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R."  # bytearray(2130706432)
+
+
+@pytest.mark.parametrize("archived", [True, False])
+def test_a_pickle_that_takes_memory_by_a_number_is_not_loaded(
+    tmp_path: Path, archived: bool
+) -> None:
+    path = tmp_path / "call.pth"
+    if archived:
+        torch.save({"weight": torch.zeros(2)}, tmp_path / "plain.pth")
+        with (
+            zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+            zipfile.ZipFile(path, "w") as file,
+        ):
+            for info in plain.infolist():
+                own = info.filename.endswith("data.pkl")
+                file.writestr(info.filename, CALL if own else plain.read(info))
+    else:
+        old = io.BytesIO()
+        torch.save(0, old, _use_new_zipfile_serialization=False)
+        old.seek(0)
+        for _ in range(3):  # the magic number, the protocol, the system
+            list(pickletools.genops(old))
+        path.write_bytes(old.getvalue()[: old.tell()] + CALL)
+    refused(lambda: read_checkpoint(path), StructureError, "holds more than tensors and plain")
 
 
 def test_a_number_that_is_seen_as_terabytes_is_refused(tmp_path: Path) -> None:
@@ -132,15 +167,74 @@ def pictures(path: Path, size: tuple[int, int] = (5, 4)) -> Path:
 def test_pictures_that_unpack_to_too_much_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dimat.sizes._FREE", 10**6)
+    monkeypatch.setattr("dimat.files._FREE", 10**6)
     source = f"folder:{pictures(tmp_path, (2000, 2000))}"
     refused(lambda: load_dataset(source), DataError, "and the other 2 takes? 12,000,000 bytes")
 
 
 def test_a_named_pipe_is_no_picture(tmp_path: Path) -> None:
     os.mkfifo(pictures(tmp_path) / "train" / "a" / "pipe.png")
-    with pytest.raises(DataError, match=r"pipe\.png: no regular file"):
+    with pytest.raises(DataError, match=r"pipe\.png: cannot be read \(no regular file\)"):
         load_dataset(f"folder:{tmp_path}")
+
+
+def test_a_named_pipe_is_not_opened_by_any_reader(tmp_path: Path) -> None:
+    """Whoever opens it waits until somebody writes to it."""
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    readers: list[tuple[Callable[[], object], type[DimatError]]] = [
+        (lambda: load_state(pipe), StructureError),
+        (lambda: read_checkpoint(pipe), StructureError),
+        (lambda: load_dataset(f"npz:{pipe}"), DataError),
+        (lambda: read_summary(pipe), RecordError),
+        (lambda: read_lines(pipe), RecordError),
+        (lambda: read_text(pipe), RecordError),
+    ]
+    for read, kind in readers:
+        with pytest.raises(kind, match="no regular file"):
+            read()
+    (tmp_path / "checkpoints" / "round-000001").mkdir(parents=True)
+    os.mkfifo(tmp_path / "checkpoints" / "round-000001" / "meta.json")
+    with pytest.raises(StructureError, match="no regular file"):
+        Store(tmp_path / "checkpoints").read(1)
+
+
+def test_a_file_of_a_run_that_is_longer_than_the_limit_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "summary.json"
+    path.touch()
+    os.truncate(path, 2**40)
+    refused(lambda: read_summary(path), RecordError, "1,099,511,627,776 bytes are too many")
+
+
+def test_a_folder_that_is_deeper_than_python_calls_functions_is_read(tmp_path: Path) -> None:
+    inside = pictures(tmp_path) / "train" / "a"
+    deep = inside.joinpath(*["d"] * 300)
+    deep.mkdir(parents=True)
+    (inside / "0.png").rename(deep / "0.png")
+    most = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 250)
+    try:
+        assert len(load_dataset(f"folder:{tmp_path}").train_x) == 2
+    finally:
+        sys.setrecursionlimit(most)
+
+
+def test_what_is_nested_without_end_is_refused_in_words(tmp_path: Path) -> None:
+    own: dict[str, object] = {"weight": torch.zeros(2)}
+    own["state_dict"] = own
+    torch.save(own, tmp_path / "ring.pth")
+    with pytest.raises(StructureError, match=r"ring\.pth is damaged"):
+        read_checkpoint(tmp_path / "ring.pth")
+    with pytest.raises(StructureError, match="not a dimat symmetry: RecursionError"):
+        Symmetry.from_json("[" * 10**5)
+
+
+def test_a_shape_that_is_no_numbers_is_refused(tmp_path: Path) -> None:
+    source = archive(tmp_path, train_x=claiming((True, 4, 5, 3), bytes(60)))
+    with pytest.raises(DataError, match="truncated or not an .npz file"):
+        load_dataset(source)
 
 
 def test_links_that_fork_are_read_once(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
-"""How much memory a file may ask for: what it says of itself is compared with what it is."""
+"""Files that others wrote: regular ones only, and no more memory than they can mean."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import stat
 import zipfile
 from pathlib import Path
+from io import BufferedReader
 
 from dimat.errors import ConfigError, DimatError
 
@@ -12,6 +16,43 @@ VARIABLE = "DIMAT_MAX_BYTES"
 _FREE = 1 << 30  # bytes that any file may grow to
 _GROWTH = 50  # times its size on disk; pictures grow 20-fold, zip bombs 1,000-fold
 MOST_HEADER = 1 << 24  # bytes of a safetensors header: 100,000 entries have 15 MB
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A file opened to be read, if it is a regular one: of a named pipe the opening might not end.
+
+    Raises:
+        OSError: If it cannot be opened, or is a pipe, a socket, a device or a folder.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file of at most 1 GiB, or ``DIMAT_MAX_BYTES``.
+
+    Raises:
+        OSError: If it cannot be read, or is longer.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max(_FREE, _allowed()):
+            reason = f"{size:,} bytes are too many, unless {VARIABLE} allows them"
+            raise OSError(errno.EFBIG, reason, str(path))
+        return file.read()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a regular file, which may be too long to be read at once.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_bytes(what: str, needed: int, on_disk: int, kind: type[DimatError]) -> None:
@@ -66,7 +107,7 @@ def check_header(path: Path, kind: type[DimatError]) -> None:
         kind: If so.
         OSError: If the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         said = int.from_bytes(file.read(8), "little")
     size = path.stat().st_size
     if said > min(MOST_HEADER, size - 8):
