@@ -7,8 +7,8 @@ import hashlib
 import os
 import stat
 import zipfile
-from pathlib import Path
 from io import BufferedReader
+from pathlib import Path
 
 from dimat.errors import ConfigError, DimatError
 
