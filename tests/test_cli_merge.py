@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import dimat
-from dimat.checkpoints import file_digest
 from dimat.cli import main
 from dimat.data import load_dataset, normalize
 from dimat.experiment.merge import report
 from dimat.experiment.merge.images import Normalization
 from dimat.experiment.merge.result import Path as Between
 from dimat.experiment.merge.result import Score
+from dimat.files import file_digest
 from dimat.models import build_model
 from dimat.state import State, save_state, state_of
 
