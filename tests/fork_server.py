@@ -275,8 +275,11 @@ def _warm() -> None:
     from dimat.experiment.setup import make_setup
 
     assert make_setup(dimat.RunConfig(threads=1, width=0.25)).analysis
+    in_place = torch.nn.ReLU(inplace=True)  # its graph is made functional
+    assert dimat.find_symmetry(in_place, torch.zeros(2, 3)).groups == ()
     assert dimat.cli._parser()
-    if tqdm := sys.modules.get("tqdm"):  # PyTorch's exporter shows progress
+    tqdm = sys.modules.get("tqdm")  # PyTorch's exporter shows progress
+    if tqdm and tqdm.tqdm.monitor:
         tqdm.tqdm.monitor.exit()
         tqdm.tqdm.monitor = None
     assert threading.active_count() == 1

@@ -37,16 +37,21 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., RunResu
     return install
 
 
+def files() -> list[Path]:
+    """All in the working folder, but what Python keeps of modules that it has read."""
+    return sorted(path for path in Path().rglob("*") if "__pycache__" not in path.parts)
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """The message that ``argv`` is refused with: short, exit code 2, nothing written."""
-    before = sorted(Path().rglob("*"))
+    before = files()
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("dimat: error: ")
     assert len(err.splitlines()) <= 3
     assert "Traceback" not in err
-    assert sorted(Path().rglob("*")) == before
+    assert files() == before
     return err
 
 

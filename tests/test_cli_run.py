@@ -92,7 +92,6 @@ def test_a_model_of_the_wrong_output_width_is_refused(
         "    return nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes + 1))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
     err = refusal(capsys, "--model=too_wide:factory")
     assert all(word in err for word in ("too_wide:factory", "11", "10")), err
 

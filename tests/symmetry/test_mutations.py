@@ -25,13 +25,16 @@ from dimat.symmetry.rules.registry import pointwise
 from dimat.symmetry.units import FIXED, Label, Special
 
 CASES = {case.name: case for case in (*LAYERS, *ATTENTIONS, *OTHERS)}
-CASES["batch-norm"] = Case(
-    "batch-norm",
-    lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1)),
-    vectors(3, 4, 4),
-    ((1, 5),),
-    5,
-)
+for name, in_place in (("batch-norm", False), ("batch-norm-in-place", True)):
+    CASES[name] = Case(
+        name,
+        lambda in_place=in_place: nn.Sequential(
+            nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.ReLU(in_place), nn.Conv2d(5, 4, 1)
+        ),
+        vectors(3, 4, 4),
+        ((1, 5),),
+        5,
+    )
 CASES["softmax"] = Case(
     "softmax", net(lambda m, x: m.b(m.a(x).softmax(-1)), a=lin(3, 5), b=lin(5, 4)),
     vectors(3), ((1, 5),), 4,
@@ -203,9 +206,15 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(
-        "aten._native_batch_norm_legit_no_training",
+        "aten.batch_norm",
         without("weight"),
         "batch-norm",
+        "aten._native_batch_norm_legit_functional",
+    ),
+    Mutation(
+        "aten._native_batch_norm_legit_no_training",
+        without("weight"),
+        "batch-norm-in-place",
         "aten._native_batch_norm_legit_functional",
     ),
     Mutation("aten.layer_norm", without("weight"), "layer-norm"),

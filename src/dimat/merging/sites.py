@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from dimat.symmetry.trace import Trace, operator_name
+from dimat.symmetry.trace import DROPOUT, Trace, operator_name
 
 _ADD = torch.ops.aten.add.Tensor
 WEIGHTED = frozenset(
@@ -19,10 +19,7 @@ WEIGHTED = frozenset(
 BATCH_NORMS = frozenset({"aten._native_batch_norm_legit_no_training", "aten.batch_norm"})
 NORMS = frozenset({"aten.layer_norm", "aten.group_norm", "aten.instance_norm", "aten.rms_norm"})
 # They pass their first operand on in a network that is evaluated.
-TRANSPARENT = frozenset(
-    {"aten.dropout", "aten.feature_dropout", "aten.clone", "aten.contiguous", "aten.alias",
-     "aten.native_dropout"}
-)  # fmt: skip
+TRANSPARENT = DROPOUT | {"aten.clone", "aten.contiguous", "aten.alias", "aten.native_dropout"}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from io import StringIO
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import Dim, ExportedProgram
 
 from dimat.errors import ModelError, first_line
@@ -101,8 +102,10 @@ def _export(
         try:
             with redirect_stderr(StringIO()), _collected_later():  # what fails prints its graph
                 program = torch.export.export(own, args, kwargs, dynamic_shapes=spec, strict=False)
-                functional: ExportedProgram = program.run_decompositions({})
-            return functional
+                if not _functional(program.graph):
+                    program = program.run_decompositions({})
+                program.graph.eliminate_dead_code()
+            return program
         except Exception as error:  # torch.export raises a zoo of types, all meaning "cannot"
             failures.append(first_line(error))
     cache = (
@@ -116,6 +119,23 @@ def _export(
         "symmetry=dimat.Symmetry.from_axes({'fc1.weight': ('hidden', None), …}, "
         "model.state_dict()))"
     )
+
+
+def _functional(graph: fx.Graph) -> bool:
+    """Whether no operator writes what it is given: then there is nothing to make functional, which
+    takes longer than the export itself.
+    """
+    return not any(map(_may_write, graph.nodes))
+
+
+def _may_write(node: fx.Node) -> bool:
+    if node.op == "get_attr" or isinstance(node.target, HigherOrderOperator):
+        return True  # a graph inside the graph
+    if not isinstance(node.target, OpOverload):
+        return False
+    if node.target is torch.ops.aten.batch_norm.default:  # its schema does not say so
+        return bool(node.args[5])
+    return node.target._schema.is_mutable
 
 
 @contextmanager

@@ -35,7 +35,9 @@ UNREAD: Mapping[str, frozenset[str]] = {
         (f"aten.new_{kind}" for kind in ("zeros", "ones", "full", "empty")), frozenset({"self"})
     ),
     **dict.fromkeys(("aten.zero", "aten.fill", "aten.copy", "aten.bernoulli"), frozenset({"self"})),
-    **dict.fromkeys(("aten.type_as", "aten.expand_as", "aten.view_as"), frozenset({"other"})),
+    **dict.fromkeys(
+        (f"aten.{kind}_as" for kind in ("type", "expand", "view", "reshape")), frozenset({"other"})
+    ),
 }
 # What only rearranges values is not where they become alike: along an axis they are so, because
 # they came so (a mask that is expanded over heads), and what made them so is looked at itself.
@@ -43,7 +45,10 @@ REARRANGING = frozenset(
     f"aten.{kind}"
     for kind in (
         *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
-        *("permute", "transpose", "t", "expand", "slice", "select", "clone", "contiguous"),
+        *("view_as", "reshape_as", "ravel", "permute", "transpose", "swapdims", "swapaxes"),
+        *("movedim", "moveaxis", "t", "mT", "mH", "matrix_H", "adjoint", "numpy_T"),
+        *("expand", "expand_as", "broadcast_to", "slice", "narrow", "select"),
+        *("clone", "contiguous"),
     )
 )
 FINITENESS = frozenset(

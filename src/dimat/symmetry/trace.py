@@ -1,9 +1,9 @@
 """A model as a pure graph of ATen operators: what the rules read, and what matching runs.
 
-``torch.export`` captures the model; :meth:`run_decompositions` with an empty table then makes the
-graph functional, so in-place operators and aliases cannot hide a change, while convolution,
-linear, attention and LSTM stay whole. Parameters and buffers are inputs of the graph: one graph
-serves every state.
+``torch.export`` captures the model; where an operator writes, ``run_decompositions`` with an empty
+table then makes the graph functional, so in-place operators and aliases cannot hide a change, while
+convolution, linear, attention and LSTM stay whole. Parameters and buffers are inputs of the graph:
+one graph serves every state.
 """
 
 from __future__ import annotations

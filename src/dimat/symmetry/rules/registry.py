@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dimat.symmetry.call import Call, Operand, Result
-from dimat.symmetry.trace import NORMAL, POSITIVE, operator_name
+from dimat.symmetry.trace import DROPOUT, NORMAL, POSITIVE, operator_name
 from dimat.symmetry.units import ANY, FIXED
 
 Rule = Callable[[Call], Result]
@@ -74,6 +74,7 @@ def rule_for(target: Any) -> Rule | None:
 @rule(
     "aten.clone",
     "aten.contiguous",
+    "aten.pin_memory",
     "aten.detach",
     "aten.alias",
     "aten.lift_fresh_copy",
@@ -86,7 +87,7 @@ def pointwise(call: Call) -> Result:
     return call.broadcast(*call.tensors())
 
 
-@rule("aten.dropout", "aten.feature_dropout", "aten.rrelu")
+@rule(*sorted(DROPOUT), "aten.rrelu")
 def dropout(call: Call) -> Result:
     """Like :func:`pointwise`; what is constant is not so afterwards, and may be used twice."""
     labels = call.broadcast(*call.tensors())

@@ -9,6 +9,7 @@ import numpy as np
 
 from dimat.symmetry.call import Call, Operand, indices
 from dimat.symmetry.rules.registry import rule
+from dimat.symmetry.trace import operator_name
 from dimat.symmetry.units import ANY, FIXED, Ints, Label, Labels, Special
 
 
@@ -28,17 +29,29 @@ def permute(call: Call) -> Labels:
     return relabel_axes(x.labels, [int(i) % x.rank for i in call["dims"]])
 
 
-@rule("aten.transpose", "aten.swapaxes")
+@rule("aten.transpose", "aten.swapdims", "aten.swapaxes")
 def transpose(call: Call) -> Labels:
     """Two axes change places."""
     x = call["self"]
     order = list(range(x.rank))
-    i, j = call.axis("dim0", x.rank), call.axis("dim1", x.rank)
+    word = "axis" if "axis0" in call.arguments else "dim"
+    i, j = call.axis(f"{word}0", x.rank), call.axis(f"{word}1", x.rank)
     order[i], order[j] = j, i
     return relabel_axes(x.labels, order)
 
 
-@rule("aten.mT", "aten.mH", "aten.adjoint")
+@rule("aten.movedim", "aten.moveaxis")
+def movedim(call: Call) -> Labels:
+    """Some axes take given places, the others the rest in their order."""
+    x = call["self"]
+    sources, places = (np.atleast_1d(call[n]) % x.rank for n in ("source", "destination"))
+    order = [int(i) for i in range(x.rank) if i not in sources]
+    for place, source in sorted(zip(places.tolist(), sources.tolist(), strict=True)):
+        order.insert(place, source)
+    return relabel_axes(x.labels, order)
+
+
+@rule("aten.mT", "aten.mH", "aten.matrix_H", "aten.adjoint")
 def last_two(call: Call) -> Labels:
     """The last two axes change places."""
     x = call["self"]
@@ -62,7 +75,16 @@ def _input(call: Call) -> str:
     return "self" if "self" in call.arguments else "input"
 
 
-@rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten")
+@rule(
+    "aten.view",
+    "aten.reshape",
+    "aten._unsafe_view",
+    "aten.flatten",
+    "aten.unflatten",
+    "aten.ravel",
+    "aten.view_as",
+    "aten.reshape_as",
+)
 def view(call: Call) -> Labels:
     """Split into common factors, then merged: inner units belong to outer ones."""
     return reshape_labels(call, call[_input(call)], call.shape)
@@ -146,7 +168,7 @@ def insert_ones(labels: Labels, shape: Sequence[int]) -> Labels:
     return tuple(result)
 
 
-@rule("aten.expand", "aten.expand_copy")
+@rule("aten.expand", "aten.expand_copy", "aten.expand_as", "aten.broadcast_to")
 def expand(call: Call) -> Labels:
     """New axes, and those of size 1 that grow, are constant."""
     return _expanded(call, call["self"])
@@ -268,11 +290,16 @@ def unbind(call: Call) -> tuple[Labels, ...]:
     "aten.tensor_split",
     "aten.unsafe_split",
     "aten.unsafe_chunk",
+    "aten.vsplit",
+    "aten.hsplit",
+    "aten.dsplit",
 )
 def split(call: Call) -> tuple[Labels, ...]:
     """Every piece has units of its own, to which the axis' units belong."""
     x = call["self"]
-    axis = call.axis("dim", x.rank)
+    name = operator_name(call.node.target)
+    named = {"aten.vsplit": 0, "aten.hsplit": min(1, x.rank - 1), "aten.dsplit": 2}
+    axis = named[name] if name in named else call.axis("dim", x.rank)
     pieces, start = [], 0
     for piece in call.result:
         size = int(piece.shape[axis])
