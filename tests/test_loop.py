@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.analyses import analyze
+from tests.exchange.halls import until
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -305,7 +306,7 @@ def test_two_lives_of_one_agent_are_not_taken_for_each_other(store: str) -> None
             own.step()
             gone.wait(LONG_S)
             assert back.wait(LONG_S)
-            own._hood.await_neighbors([0], LONG_S)
+            until(lambda: not own._hood.await_neighbors([0], LONG_S))
             found = own.step()
             assert found is not None
             assert 0 not in found.heard

@@ -83,6 +83,14 @@ def test_where_nothing_fails_every_edge_carries_every_round_and_all_is_counted(
             assert own.traffic == Traffic(size, size)
 
 
+def test_a_neighbor_that_came_and_went_before_anybody_looked_is_not_waited_for() -> None:
+    place = board()
+    with village(PAIR, place=place) as here:
+        here[0].hood.close()
+        until(lambda: here[1].link(0).status is Status.LEFT)
+        assert here[1].hood.await_neighbors([0], LONG_S) == [0]
+
+
 def test_a_neighbor_that_never_came_is_not_waited_for() -> None:
     with village(absent=[3]) as here:
         assert here[2].hood.await_neighbors([0, 1, 3], 0.2) == [3]

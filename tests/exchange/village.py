@@ -140,8 +140,9 @@ def village(
 
 def joined(here: Village) -> None:
     """Wait until all edges between those who are here have formed, at both ends."""
-    for i, own in here.items():
-        assert own.hood.await_neighbors([j for j in own.near if j in here], LONG_S) == [], i
+    for own in here.values():
+        near = [j for j in own.near if j in here]
+        until(lambda own=own, near=near: not own.hood.await_neighbors(near, LONG_S))
 
 
 def play(here: Village, *, without: Sequence[int] = ()) -> None:

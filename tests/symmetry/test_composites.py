@@ -5,6 +5,7 @@ whose composite operators PyTorch has taken apart.
 from __future__ import annotations
 
 import gc
+import math
 
 import pytest
 import torch
@@ -52,6 +53,15 @@ VIEWS: dict[str, Forward] = {
 }
 
 
+@pytest.mark.parametrize("name", VIEWS)
+def test_units_move_through_a_composite_operator(name: str) -> None:
+    own = analyze(hidden(VIEWS[name])(), TOKENS())
+    assert own.distrusted == ()
+    assert {"a", "c"} & {group.name for group in own.symmetry.groups} == {"a"}
+    assert own.symmetry.log2_order > math.log2(math.factorial(6)) - 1e-6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIEWS)
 def test_a_composite_operator_has_the_symmetry_of_its_parts(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -122,16 +122,19 @@ class Neighborhood:
             number += 1
 
     def await_neighbors(self, neighbors: Collection[int], wait_s: float) -> list[int]:
-        """Wait until edges to all have formed; those that have not after so many seconds."""
+        """Wait until edges to all have formed; those that have not after so many seconds.
+
+        Who has said goodbye is not waited for: it may have come and gone before we looked.
+        """
         links = [self._links.to(j) for j in neighbors]
         end = time.monotonic() + wait_s
         with self._links.changed:
-            while missing := [link.them for link in links if link.status is not Status.UP]:
+            while any(link.status in (Status.DOWN, Status.DIFFERS) for link in links):
                 left = end - time.monotonic()
                 if left <= 0:
                     break
                 self._links.changed.wait(min(left, 1.0))
-        return missing
+            return [link.them for link in links if link.status is not Status.UP]
 
     def news(self) -> dict[int, Mapping[str, Any]]:
         """The last that each neighbor within reach has said of itself."""
