@@ -4,7 +4,7 @@
 first word is ``dimat`` or Python itself, followed by ``-m MODULE``, ``-c CODE`` or a file. Each is
 a process all the same, in a group of its own: it is killed, frozen and interrupted like any other.
 Only the seconds are saved that imports would take, and at the end the taking apart of what is in
-memory. So what Python and libraries read of the environment as they start is the server's
+memory; and networks that the server has looked at are known (``analyses.py``). So what Python and libraries read of the environment as they start is the server's
 (``PYTHONHASHSEED``; ``OMP_NUM_THREADS`` is 1), and PyTorch is always loaded: tests of just that
 start a process from nothing.
 """
@@ -272,9 +272,12 @@ def _warm() -> None:
     for module in pkgutil.walk_packages(dimat.__path__, "dimat."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    from dimat.experiment.setup import make_setup
+    from tests import analyses
 
-    assert make_setup(dimat.RunConfig(threads=1, width=0.25)).analysis
+    import dimat.experiment.setup
+
+    dimat.experiment.setup.analyze = analyses.analyze
+    assert dimat.experiment.setup.make_setup(dimat.RunConfig(threads=1, width=0.25)).analysis
     in_place = torch.nn.ReLU(inplace=True)  # its graph is made functional
     assert dimat.find_symmetry(in_place, torch.zeros(2, 3)).groups == ()
     assert dimat.cli._parser()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 from collections.abc import Sequence
+from functools import cache
 
 from dimat.cli import (
     agent,
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+@cache
 def _parser() -> Parser:
     parser = Parser(
         prog="dimat",

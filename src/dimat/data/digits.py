@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 
 from dimat.data.dataset import Dataset, Tell, quiet
 
 
-def digits(path: str = "", tell: Tell = quiet) -> Dataset:
-    """scikit-learn's 1,797 digits of 8x8 pixels; every fifth image of a class is a test image."""
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels, read once: they are kept as text."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()
     images = np.round(raw.images[..., None] * (255 / 16)).astype(np.uint8)
-    labels = raw.target.astype(np.int64)
+    return images, raw.target.astype(np.int64)
+
+
+def digits(path: str = "", tell: Tell = quiet) -> Dataset:
+    """scikit-learn's 1,797 digits of 8x8 pixels; every fifth image of a class is a test image."""
+    images, labels = _digits()
     test = np.zeros(len(labels), np.bool_)
     for label in range(10):
         test[np.flatnonzero(labels == label)[::5]] = True

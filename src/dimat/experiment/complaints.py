@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from types import NoneType
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -20,7 +21,8 @@ _PLAIN = (str, int, float, list, tuple, dict, NoneType)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def setting_types(config: type = RunConfig, prefix: str = "") -> dict[str, object]:
+@cache
+def setting_types(config: type = RunConfig, prefix: str = "") -> Mapping[str, object]:
     """The type of every setting by its dotted name, in the order of the config.
 
     >>> setting_types()["topology.name"]

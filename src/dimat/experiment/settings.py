@@ -7,6 +7,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -107,6 +108,12 @@ def settings_parser(
     return parser
 
 
+@cache
+def bare_parser() -> Parser:
+    """The parser of settings alone, made once, as that takes longer than most of its answers."""
+    return settings_parser()
+
+
 def config_of(settings: Namespace) -> RunConfig:
     """The config that parsed settings describe; ranges and names are not checked yet.
 
@@ -128,7 +135,7 @@ def load_config(path: Path) -> RunConfig:
         ConfigError: If the file is missing, is broken YAML, or names an unknown setting or a value
             of the wrong type.
     """
-    return config_of(settings_parser().parse_args(["--config", str(path)]))
+    return config_of(bare_parser().parse_args(["--config", str(path)]))
 
 
 def config_from(

@@ -26,7 +26,7 @@ from dimat.experiment.compare.values import check_name, typed, with_setting
 from dimat.experiment.complaints import broken_rule, setting_types, unknown_setting
 from dimat.experiment.config import RunConfig
 from dimat.experiment.plain_yaml import load_yaml
-from dimat.experiment.settings import config_of, read_yaml, settings_parser
+from dimat.experiment.settings import bare_parser, config_of, read_yaml
 from dimat.experiment.spelling import spelled, spelled_tree
 
 _PARTS = ("methods", "seeds", "grid")
@@ -140,7 +140,7 @@ def _config(given: Mapping[str, object]) -> RunConfig:
     for name in _leaves(content):
         if name not in known and not any(setting.startswith(f"{name}.") for setting in known):
             raise unknown_setting(name, known)
-    return config_of(settings_parser().parse_object(dict(content)))
+    return config_of(bare_parser().parse_object(dict(content)))
 
 
 def _leaves(content: Mapping[str, object], prefix: str = "") -> list[str]:

@@ -5,22 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from functools import cache, reduce
+from functools import reduce
 from typing import Any
 from urllib.parse import quote
 
 from dimat.experiment.complaints import not_a_group, setting_types, unknown_setting
 from dimat.experiment.config import RunConfig
-from dimat.experiment.settings import Parser, settings_parser
+from dimat.experiment.settings import bare_parser
 from dimat.experiment.spelling import bracketed, is_list
 
 _SAFE = "._:+-"
 _LONGEST = 180  # file systems take names of 255 bytes
-
-
-@cache
-def _parser() -> Parser:
-    return settings_parser()
 
 
 def check_name(name: str, value: object = None) -> None:
@@ -56,7 +51,7 @@ def typed(name: str, value: object) -> object:
     check_name(name, value)
     if isinstance(value, str) and is_list(name):
         value = bracketed(value)
-    return _parser().parse_object(_nested({name: value}))[name]
+    return bare_parser().parse_object(_nested({name: value}))[name]
 
 
 def with_setting(config: RunConfig, name: str, value: object) -> RunConfig:
