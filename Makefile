@@ -24,12 +24,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Three on two cores: some tests wait for processes. What Python compiles is kept, whatever the
+# shell says: each of some fifty processes would compile it again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist loadfile
+
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 test-all: lint
 	$(BIN)/pip install --quiet --editable ".[dev,zoo]"
-	$(BIN)/pytest -n 2 --dist loadfile -m ""
+	$(PYTEST) -m ""
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks

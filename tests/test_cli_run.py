@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.test_cli import files
 
 from dimat.cli import main
 from dimat.experiment.display import LiveProgress
@@ -23,12 +24,12 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
     """The message that the run is refused with: short, exit code 2, nothing written."""
-    before = sorted(Path().rglob("*"))
+    before = files()
     assert main(["run", *QUICK, *options]) == 2
     err = capsys.readouterr().err
     assert 1 <= len(err.splitlines()) <= 3
     assert "Traceback" not in err
-    assert sorted(Path().rglob("*")) == before
+    assert files() == before
     return err
 
 

@@ -330,9 +330,9 @@ def pairwise_gauge(setting: Setting, pairs: Pairs, weights: list[float]) -> Gaug
 def test_what_is_returned_agrees_as_well_though_it_is_in_the_order_of_the_first(
     setting: Setting,
 ) -> None:
-    how, states = Activations(), [setting.draw() for _ in range(8)]
+    how, states = Activations(), [setting.draw() for _ in range(5)]
     moments = how.measure_pairs(setting.analysis, states, setting.batches)
-    own = pairwise_gauge(setting, {k: how.scores(m) for k, m in moments.items()}, [1 / 8] * 8)
+    own = pairwise_gauge(setting, {k: how.scores(m) for k, m in moments.items()}, [1 / 5] * 5)
     *_, total = own.sweeps()
     alone = len(setting.symmetry.groups) == 1  # all were matched to the first: it need not move
     assert alone or own.orders[0].moved > 0  # so it has to be undone

@@ -238,11 +238,11 @@ def test_push_sum_follows_its_definition_by_numerators_on_a_directed_graph() -> 
 def test_push_sum_reaches_the_optimum_of_the_mean_loss_and_averaging_by_rows_does_not() -> None:
     network = lopsided()
     them = agents(network)
-    run_decaying(StochasticGradientPush(), them, 3000)
+    run_decaying(StochasticGradientPush(), them, 1000)
     np.testing.assert_allclose(stacked(them), np.stack([optimum(them)] * 5), atol=2e-2)
     rows = network.pi / network.pi.sum(1, keepdims=True)
     plain = agents(replace(network, pi=rows))
-    run_decaying(Consensus("adapt"), plain, 3000)
+    run_decaying(Consensus("adapt"), plain, 1000)
     assert np.abs(stacked(plain) - optimum(plain)).max() > 0.1
 
 
@@ -257,8 +257,8 @@ def test_gradient_tracking_reaches_the_optimum_where_consensus_stays_biased() ->
     network = irregular_topology(3)
     tracking, consensus = agents(network), agents(network)
     best = optimum(tracking)
-    run(GradientTracking(), tracking, 3000)
-    run(Consensus(), consensus, 3000)
+    run(GradientTracking(), tracking, 1000)
+    run(Consensus(), consensus, 1000)
     assert np.abs(stacked(tracking) - best).max() < 1e-8
     assert np.abs(stacked(consensus) - best).max() > 1e-2
 
