@@ -4,9 +4,10 @@
 first word is ``dimat`` or Python itself, followed by ``-m MODULE``, ``-c CODE`` or a file. Each is
 a process all the same, in a group of its own: it is killed, frozen and interrupted like any other.
 Only the seconds are saved that imports would take, and at the end the taking apart of what is in
-memory; and networks that the server has looked at are known (``analyses.py``). So what Python and libraries read of the environment as they start is the server's
-(``PYTHONHASHSEED``; ``OMP_NUM_THREADS`` is 1), and PyTorch is always loaded: tests of just that
-start a process from nothing.
+memory; and networks that the server has looked at are known (``analyses.py``). So what Python and
+libraries read of the environment as they start is the server's (``PYTHONHASHSEED``;
+``OMP_NUM_THREADS`` is 1), and PyTorch is always loaded: tests of just that start a process from
+nothing.
 """
 
 from __future__ import annotations
