@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
 
+slow = partial(pytest.param, marks=pytest.mark.slow)  # one set of parameters
 
-def tiers(names: Iterable[str], slow: Collection[str]) -> list[Any]:
+
+def tiers(names: Iterable[Any], slow: Collection[Any]) -> list[Any]:
     """Parameters, some of which are slow; each of those must be there.
 
     Args:
@@ -17,4 +20,4 @@ def tiers(names: Iterable[str], slow: Collection[str]) -> list[Any]:
     """
     names = list(names)
     assert set(slow) <= set(names)
-    return [pytest.param(x, marks=[pytest.mark.slow] * (x in slow), id=x) for x in names]
+    return [pytest.param(x, marks=[pytest.mark.slow] * (x in slow), id=str(x)) for x in names]

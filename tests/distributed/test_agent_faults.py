@@ -66,7 +66,10 @@ def all_are_killed(cluster: Cluster, frozen: tuple[int, ...]) -> None:
     assert set(cluster.finish().values()) == {-signal.SIGKILL}
 
 
-@pytest.mark.parametrize(("method", "edges"), [("dimat", PAW_AND_TAIL), ("wa", PAW)])
+@pytest.mark.parametrize(
+    ("method", "edges"),
+    [("dimat", PAW_AND_TAIL), pytest.param("wa", PAW, marks=pytest.mark.slow)],
+)
 def test_agents_that_miss_nobody_end_as_a_run_in_one_process(
     cluster: Make, method: str, edges: tuple[tuple[int, int], ...]
 ) -> None:

@@ -48,6 +48,7 @@ def commands(beginning: str) -> list[str]:
     return [line for line in COMMANDS if line.startswith(beginning)]
 
 
+@pytest.mark.slow
 def test_torchrun_runs_the_config_of_the_page(folder: Path) -> None:
     [command] = [line for line in commands("torchrun") if "dimat run" in line]
     assert "run folder: runs/two-processes" in finished(start(command, folder))

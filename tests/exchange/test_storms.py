@@ -36,7 +36,9 @@ def settled(here: Village) -> None:
     until(all_used)  # what was cut may not have been noticed yet
 
 
-@pytest.mark.parametrize(("seed", "steps", "rounds"), [(1, 1, 60), (3, 3, 20)])
+@pytest.mark.parametrize(
+    ("seed", "steps", "rounds"), [pytest.param(1, 1, 60, marks=pytest.mark.slow), (3, 3, 20)]
+)
 def test_in_a_storm_nobody_hangs_and_every_edge_is_accounted_for_at_both_ends(
     monkeypatch: pytest.MonkeyPatch, seed: int, steps: int, rounds: int
 ) -> None:

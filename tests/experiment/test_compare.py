@@ -420,6 +420,7 @@ def test_ctrl_c_ends_it_and_its_processes_at_once(tmp_path: Path) -> None:
     wait_for(lambda: not any(map(alive, workers)))
 
 
+@pytest.mark.slow
 def test_when_it_is_killed_its_processes_end_and_the_same_command_goes_on(tmp_path: Path) -> None:
     spec = replace(SPEC, base=replace(TINY, rounds=8), methods=("wa", "local"))
     with begun(spec, tmp_path, "cells/*/controls/local/summary.json") as process:

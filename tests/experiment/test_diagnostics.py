@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.experiment.test_run import SMALL, lines
 from tests.methods.fleet import Fleet, fleet, irregular, merge
+from tests.tiers import tiers
 
 import dimat
 from dimat.agent import Agent
@@ -137,7 +138,7 @@ def test_a_pair_is_seen_in_one_order(own: Fleet) -> None:
             torch.testing.assert_close(first, second)
 
 
-@pytest.mark.parametrize("gauge", ["tree", "pairwise"])
+@pytest.mark.parametrize("gauge", tiers(["tree", "pairwise"], slow=["tree"]))
 def test_the_barrier_is_measured_when_asked_for_and_changes_nothing(
     tmp_path: Path, gauge: str
 ) -> None:

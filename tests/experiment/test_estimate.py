@@ -177,7 +177,7 @@ def test_gradients_at_other_agents_are_foreseen_but_not_their_products(tmp_path:
 
 @pytest.mark.parametrize(
     "matching",
-    [pytest.param(TREE, marks=pytest.mark.slow), PAIRWISE, MatchingConfig()],
+    [pytest.param(own, marks=pytest.mark.slow) for own in (TREE, PAIRWISE)] + [MatchingConfig()],
     ids=lambda own: own.gauge,
 )
 def test_the_forward_passes_of_matching_are_foreseen(

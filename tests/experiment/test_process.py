@@ -165,6 +165,7 @@ print(after_run, returned())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
 def test_memory_is_kept_as_before_by_a_run_from_python() -> None:
     """In a process of its own, and shown to be seen where the command line asks for it."""

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from tests import fork_server
 from tests.experiment.test_run import TIMES
+from tests.tiers import slow, tiers
 from torch import nn
 
 import dimat
@@ -118,7 +119,7 @@ def test_an_uninterrupted_run_leaves_no_checkpoints(whole: Content) -> None:
     assert len(whole["diagnostics.jsonl"]) == 4  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("lines", [1, 11, 44, 75])
+@pytest.mark.parametrize("lines", tiers([1, 11, 44, 75], slow=[1, 44]))
 def test_a_run_stopped_after_any_line_resumes_to_the_same_bits(
     tmp_path: Path, whole: Content, lines: int
 ) -> None:
@@ -194,11 +195,11 @@ def in_round_3(_in_round_3: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        ("tensors.safetensors", lambda b: b[: len(b) // 2], "was changed"),
+        slow("tensors.safetensors", lambda b: b[: len(b) // 2], "was changed"),
         ("tensors.safetensors", lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:], "was changed"),
         ("meta.json", lambda b: b.replace(b"epochs", b"epoch5"), "was changed"),
         ("meta.json", lambda b: b[:-30], "is not whole"),
-        ("meta.json", lambda b: b"[]", "is not whole"),
+        slow("meta.json", lambda b: b"[]", "is not whole"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(

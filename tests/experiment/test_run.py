@@ -42,6 +42,7 @@ def timeless(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines(folder)]
 
 
+@pytest.mark.slow  # test_all_methods has it of every method but local
 @pytest.mark.parametrize("method", ["dimat", "wa", "local"])
 def test_the_same_config_gives_the_same_metrics(tmp_path: Path, method: str) -> None:
     config = replace(SMALL, method=method, controls=(), model="cnn")
