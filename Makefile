@@ -26,7 +26,7 @@ lint: $(VENV)/.installed-dev
 
 # Three on two cores: some tests wait for processes. What Python compiles is kept, whatever the
 # shell says: each of some fifty processes would compile it again.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist loadfile
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST)

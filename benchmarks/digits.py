@@ -35,7 +35,7 @@ METHODS = {
     "by class from scratch": replace(DEMO, data=DataConfig(split="by-class")),
 }
 WAYS = {
-    "as it is (`--matching.gauge spread`)": ALONE,
+    "as it is (`--matching.gauge auto`: here `spread`)": ALONE,
     "`--optimizer.on_merge mix`": replace(ALONE, optimizer=MIX),
     "`--optimizer.on_merge reset`": replace(ALONE, optimizer=RESET),
     "`--matching.gauge tree`": replace(ALONE, matching=TREE),

@@ -115,7 +115,7 @@ CALLS = [
     ("agent --id 0 --store x:1 --faults=", "'faults' is ''"),
     ("agent --id 0 --store x:1 --interface http://x", "'exchange.interface' is 'http://x'"),
     ("store --listen http://x:1", "'listen' is 'http://x:1'"),
-    (f"resume {LONG}", "'folder' is 'xxxx"),
+    (f"resume {LONG}", "'run' is 'xxxx"),
     (f"report a --out {LONG}", "'out' is 'xxxx"),
     (f"report {LONG} --out a", "'folders' is 'xxxx"),
     (f"compare {LONG}", "'base' is 'xxxx"),

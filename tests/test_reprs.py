@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dimat.matching import Matching, Problem
 from dimat.methods import Member, Merged
 from dimat.state import state_of
 from dimat.symmetry.find import analyze
+from dimat.symmetry.units import Pin
 
 
 def results(width: int) -> dict[str, Any]:
@@ -73,7 +75,10 @@ def test_every_result_is_shown_in_a_line_or_two_however_large_it_is(large: dict[
 
 def test_it_says_how_much_there_is_and_how_well_it_fits(large: dict[str, Any]) -> None:
     symmetry, merge = large["symmetry"], large["merge"]
-    assert repr(symmetry) == f"Symmetry(6 groups, 384 units, {len(symmetry.pinned)} pins)"
+    assert symmetry.pinned == ()
+    assert repr(symmetry) == "Symmetry(6 groups, 384 units)"
+    pinned = replace(symmetry, pinned=(Pin("aten.sort", "sort", "ranks"),))
+    assert repr(pinned) == "Symmetry(6 groups, 384 units, 1 pin)"
     assert repr(symmetry.identity()) == "Permutation(6 groups, 384 units, 0 % moved)"
     assert repr(large["topology"]) == "Topology('ring', 64 agents, 64 edges)"
     assert "<14 tensors, 25,155 numbers>" in repr(merge)

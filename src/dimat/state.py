@@ -147,6 +147,15 @@ def brief(self: Any) -> str:
     return f"{type(self).__name__}({own})"
 
 
+def counted(n: int, word: str) -> str:
+    """A number and what it counts.
+
+    >>> counted(1, "round"), counted(2, "round")
+    ('1 round', '2 rounds')
+    """
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
 def _counted(value: object) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):  # a tensor or an array
         return f"<{value.dtype} of {'x'.join(map(str, value.shape)) or 'no axes'}>"

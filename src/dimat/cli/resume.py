@@ -22,7 +22,7 @@ def parser() -> Parser:
         "'until dimat resume RUN --max_wall_s 3000; do [ $? = 3 ] || break; done'.",
         allow_abbrev=False,
     )
-    own.add_argument("folder", help="the run folder")
+    own.add_argument("run", metavar="RUN", help="the run folder")
     limit = "stop again at the first checkpoint after so many seconds; null: go on to the end"
     own.add_argument("--max_wall_s", type=float | None, default=None, metavar="S", help=limit)
     return own
@@ -30,7 +30,7 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Go on, and print the table and the folder: in the first process, if there are several."""
-    folder, limit = check_path("folder", options.folder), options.max_wall_s
+    folder, limit = check_path("run", options.run), options.max_wall_s
     from dimat.experiment.display import LiveProgress
     from dimat.experiment.run import begun, resume
 

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from dimat.experiment.result import MethodResult, RunResult
+from dimat.state import counted
 
 if TYPE_CHECKING:
     from dimat.experiment.apart import ApartResult
@@ -125,8 +126,8 @@ def results_table(result: RunResult) -> Table:
     """Test accuracy in percent of every agent and on average, by method, trained and merged."""
     config = result.config
     table = Table(
-        title=f"Test accuracy in % after {config.rounds} rounds · {config.agents} agents, "
-        f"{config.topology.name}, {config.data.split}",
+        title=f"Test accuracy in % after {counted(config.rounds, 'round')} · "
+        f"{config.agents} agents, {config.topology.name}, {config.data.split}",
         caption="last round: trained = after local training, merged = right after merging"
         + _began(result.main),
         title_style="bold",
@@ -152,7 +153,7 @@ def apart_table(result: ApartResult) -> Table:
     """What one agent came to: its accuracy, and how its exchanges with each neighbor went."""
     happened = sorted({what for own in result.incidents.values() for what in own})
     table = Table(
-        title=f"Agent {result.agent} after {result.rounds} rounds · test accuracy "
+        title=f"Agent {result.agent} after {counted(result.rounds, 'round')} · test accuracy "
         f"{percent(result.merged)} % merged, {percent(result.trained)} % trained",
         caption="exchanged = counted at both ends; the others did not count",
         title_style="bold",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import StructureError, check_kind, nearest_key
-from dimat.state import State, brief, tensors_of
+from dimat.state import State, brief, counted, tensors_of
 from dimat.symmetry.positions import Memo, Sources, moving_share, sources, take
 from dimat.symmetry.structure import Family, Structure, structure_of
 from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special, along
@@ -64,7 +64,7 @@ class Permutation:
     def __repr__(self) -> str:
         """How many units it orders, and how many of them move."""
         units = sum(own.size for own in self.slots.values())
-        groups = "1 group" if len(self.slots) == 1 else f"{len(self.slots)} groups"
+        groups = counted(len(self.slots), "group")
         return f"Permutation({groups}, {units:,} units, {100 * self.moved:.3g} % moved)"
 
     @property
@@ -106,10 +106,10 @@ class Symmetry:
     reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """How many groups and units are free, and how many reasons pin others."""
+        """How many groups and units are free, and how many operators pin others."""
         units = sum(group.cells * group.size for group in self.groups)
-        groups = "1 group" if len(self.groups) == 1 else f"{len(self.groups)} groups"
-        return f"Symmetry({groups}, {units:,} units, {len(self.pinned)} pins)"
+        pins = f", {counted(len(self.pinned), 'pin')}" if self.pinned else ""
+        return f"Symmetry({counted(len(self.groups), 'group')}, {units:,} units{pins})"
 
     @property
     def names(self) -> tuple[str, ...]:
