@@ -29,7 +29,10 @@ def blocks(kind: str, pages: Sequence[Path] = PAGES) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(x, marks=[pytest.mark.slow] * (x.name != "README.md"), id=x.name) for x in PAGES],
+)
 def test_the_commands_of_a_page_run_one_after_another_in_one_folder(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

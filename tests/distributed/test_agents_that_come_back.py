@@ -166,6 +166,7 @@ def test_an_interrupted_agent_says_goodbye_and_is_gone(paw: Cluster) -> None:
     back_with_its_neighbors(paw, 3)
 
 
+@pytest.mark.slow
 def test_the_order_of_a_root_that_is_gone_for_good_stays(paw: Cluster) -> None:
     since = Since(paw)
     paw.send(0, signal.SIGKILL)

@@ -54,6 +54,7 @@ def test_torchrun_runs_the_config_of_the_page(folder: Path) -> None:
     assert "run folder: runs/two-processes" in finished(start(command, folder))
 
 
+@pytest.mark.slow
 def test_torchrun_runs_the_loop_of_the_page(folder: Path) -> None:
     [command] = [line for line in commands("torchrun") if "loop.py" in line]
     # its processes without the seconds of their imports; above they are started from nothing

@@ -169,6 +169,7 @@ def test_a_run_does_the_arithmetic_that_was_foreseen(tmp_path: Path, name: str) 
     assert arithmetic(config, tmp_path / "run") == pytest.approx(foreseen(config).flops, abs=1)
 
 
+@pytest.mark.slow
 def test_gradients_at_other_agents_are_foreseen_but_not_their_products(tmp_path: Path) -> None:
     config = replace(CNN, method="cga")
     done, expected = arithmetic(config, tmp_path / "run"), foreseen(config).flops
@@ -202,6 +203,7 @@ def test_the_arithmetic_of_a_perceptron_is_what_one_works_out_by_hand() -> None:
     assert 4 * (64 + 2 * hidden + 10) <= facts.activation_bytes <= 4 * (64 + 4 * hidden + 20) + 100
 
 
+@pytest.mark.slow
 def test_the_headline_has_the_arithmetic_that_it_is_said_to_have() -> None:
     config = load_config(CONFIGS / "paper" / "cifar100-resnet20x8-ring5-iid.yaml")
     found = forecast(make_setup(config, dataset=assumed("cifar100")), 0.0, calibrate=False)

@@ -312,6 +312,7 @@ def test_seconds_are_shared_out_among_those_who_trained_at_once(
     assert spent[0] == spent[1] == spent[2] < spent[3]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     whole = run(small(rounds=3), tmp_path / "whole")
     with pytest.raises(Stopped):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.analyses import analyze
+from tests.tiers import tiers
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -115,7 +116,7 @@ def permuted(network: Network, n: int) -> list[State]:
     return [symmetry.apply(symmetry.random(random), model.state_dict()) for _ in range(n)]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", tiers(range(3), slow=[1, 2]))
 def test_copies_of_one_state_merge_to_it_on_any_graph(
     method: Method, network: Network, seed: int
 ) -> None:
