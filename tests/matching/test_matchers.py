@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from tests.analyses import analyze
+from tests.tiers import tiers
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -139,7 +140,7 @@ def mean(states: list[State]) -> State:
     }
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", tiers([2, 3], slow=[2]))
 @pytest.mark.parametrize("name", FINDING)
 def test_permuted_copies_are_brought_back_exactly(setting: Setting, name: str, count: int) -> None:
     state = setting.draw()

@@ -129,7 +129,7 @@ def test_copies_of_one_state_merge_to_it_on_any_graph(
 
 
 @pytest.mark.parametrize("own", list(SETTINGS))
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", tiers(range(4), slow=[2, 3]))
 def test_permuted_copies_merge_to_one_function_on_any_graph(
     network: Network, own: str, seed: int
 ) -> None:
