@@ -55,7 +55,7 @@ class Pace:
         return _FASTER * rounds
 
     def kept(self) -> dict[str, Any]:
-        """As JSON, for a checkpoint."""
+        """The pace as JSON, for a checkpoint."""
         reach = None if math.isinf(self.reach) else self.reach
         return {"took_s": [*self.took_s], "reach": reach, "began": self.began}  # away: no round
 

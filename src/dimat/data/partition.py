@@ -104,7 +104,7 @@ def by_class(labels: Indices, agents: int, alpha: float, random: np.random.Gener
 
 
 def dirichlet(labels: Indices, agents: int, alpha: float, random: np.random.Generator) -> Partition:
-    """Of every class the agents get shares drawn from a Dirichlet distribution."""
+    """Shares of every class, drawn from a Dirichlet distribution."""
     parts: list[list[Indices]] = [[] for _ in range(agents)]
     for own in _by_label(labels, random):
         shares = random.dirichlet(np.full(agents, alpha))

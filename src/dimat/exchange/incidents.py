@@ -52,7 +52,7 @@ class Row:
 
     @property
     def line(self) -> dict[str, Any]:
-        """As JSON; a row of one is its incident and its round."""
+        """The row as JSON; a row of one is its incident and its round."""
         more = {} if self.times == 1 else {"since": self.since, "times": self.times}
         return {"round": self.last, **more, **asdict(self.incident)}
 
@@ -84,7 +84,7 @@ class Rows:
         return self.add(0, [])
 
     def kept(self) -> list[Any]:
-        """As JSON, for a checkpoint."""
+        """The incidents as JSON, for a checkpoint."""
         return [row.line | {"since": row.since, "times": row.times} for row in self._open.values()]
 
     def restore(self, kept: Sequence[Mapping[str, Any]]) -> None:

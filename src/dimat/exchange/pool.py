@@ -54,6 +54,6 @@ class Pool:
             del self._free[: -self._keep or None]
 
     def sizes(self) -> Sequence[int]:
-        """Of the buffers that are free, in bytes."""
+        """The sizes of the buffers that are free, in bytes."""
         with self._lock:
             return [own.size for own in self._free]

@@ -89,7 +89,7 @@ class Store:
             flush(file)
 
     def numbers(self) -> list[int]:
-        """Of the checkpoints there are, in order."""
+        """The numbers of the checkpoints there are, in order."""
         found = [re.fullmatch(rf"{self.name}-(\d+)", p.name) for p in self.path.glob("*")]
         return sorted(int(match[1]) for match in found if match)
 

@@ -48,7 +48,7 @@ def shard_facts(setup: Setup) -> dict[str, object]:
 
 
 def run_digest(setup: Setup, config: RunConfig) -> str:
-    """Of all that a run depends on: its settings, wherever it is written to, and its data."""
+    """The digest of all that a run depends on: its settings but for its folder, and its data."""
     links = config.exchange  # how long they are waited for, and where, changes no result
     exchange = ExchangeConfig(links.precision, max_norm_ratio=links.max_norm_ratio)
     recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
@@ -59,7 +59,7 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
 
 
 def data_digest(setup: Setup) -> str:
-    """Of all training images, and whose they are."""
+    """The digest of all training images, and whose they are."""
     digest = hashlib.sha256()
     for part in (setup.dataset.train_x, setup.dataset.train_y):
         digest.update(part.contiguous().numpy().tobytes())
@@ -69,7 +69,7 @@ def data_digest(setup: Setup) -> str:
 
 
 def pretrain_digest(setup: Setup) -> str:
-    """Of all that pre-training depends on: where it is equal, agents come out equal."""
+    """The digest of all that pre-training depends on: where equal, agents come out equal."""
     constant = setup.config.optimizer.schedule == "constant"
     settings = asdict(setup.config)
     own = {name: settings[name] for name in (*_PRETRAIN, *(() if constant else _LENGTH))}

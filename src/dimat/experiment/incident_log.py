@@ -42,7 +42,7 @@ class IncidentLog:
         self._tell(number, self._rows.end())
 
     def kept(self) -> dict[str, Any]:
-        """As JSON, for a checkpoint."""
+        """The log as JSON, for a checkpoint."""
         counts = {str(j): dict(own) for j, own in self.counts.items()}
         return {"counts": counts, "rows": self._rows.kept()}
 

@@ -39,7 +39,7 @@ class Pretrained:
     train_loss: float = float("nan")
 
     def tree(self) -> Tree:
-        """As a tree."""
+        """The pre-trained agent as a tree."""
         return {"snapshot": self.snapshot.tree(), "train_loss": self.train_loss}
 
     @classmethod

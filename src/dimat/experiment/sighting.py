@@ -60,6 +60,6 @@ def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, Mer
 
 
 def _on(state: Mapping[str, Tensor], device: str) -> State:
-    """On the device; what is there already is not copied."""
+    """The tensors on the device; what is there already is not copied."""
     there = torch.device(device)
     return {name: value.to(there) for name, value in state.items()}

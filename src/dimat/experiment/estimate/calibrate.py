@@ -49,7 +49,7 @@ class Pace:
     part_s: float
 
     def images(self, most: int, runs: float = 1.0) -> int:
-        """As many images as the time for a part is enough for, at least 8 if there are.
+        """The images that the time for a part is enough for, at least 8 if there are.
 
         Args:
             most: As many as there are at most.

@@ -45,12 +45,12 @@ class ModelFacts:
 
     @property
     def state_bytes(self) -> int:
-        """Of a copy of its state."""
+        """Bytes of a copy of its state."""
         return num_bytes(self.state)
 
     @property
     def gradient_bytes(self) -> int:
-        """Of a copy of its gradients."""
+        """Bytes of a copy of its gradients."""
         return num_bytes(self.gradient)
 
 

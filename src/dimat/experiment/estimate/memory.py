@@ -30,12 +30,12 @@ class Memory:
 
     @property
     def per_agent(self) -> float:
-        """Of one agent alone."""
+        """Bytes of one agent alone."""
         return sum(self.agent.values())
 
     @property
     def total(self) -> float:
-        """Of all agents in one process, but for Python and PyTorch themselves."""
+        """Bytes of all agents in one process, without those of Python and PyTorch."""
         return self.agents * self.per_agent + sum(self.shared.values())
 
 
@@ -76,7 +76,7 @@ def memory_of_run(setup: Setup, facts: ModelFacts, names: Collection[str]) -> Me
 
 
 def _copies(setup: Setup, facts: ModelFacts, remembered: int, name: str) -> float:
-    """Of an agent: as it was pre-trained, as it was last measured, and what a round makes of it.
+    """Bytes of an agent: as pre-trained, as last measured, and what a round makes of it.
 
     As pre-trained it is kept with its optimizer: every method sets out from there. In a merge there
     is its state before and after; a checkpoint is a copy of all that it is.

@@ -68,29 +68,29 @@ class Wire:
 
     @cached_property
     def state(self) -> int:
-        """Of a state as it travels."""
+        """Bytes of a state as it travels."""
         return self._bytes(self.facts.state)
 
     @cached_property
     def gradient(self) -> int:
-        """Of a gradient as it travels."""
+        """Bytes of a gradient as it travels."""
         return self._bytes(self.facts.gradient)
 
     @cached_property
     def memory(self) -> int:
-        """Of an optimizer's memory as it travels; 0 if it is not exchanged."""
+        """Bytes of an optimizer's memory as it travels; 0 if it is not exchanged."""
         own = self.setup.config.optimizer
         entries = memory_entries(own.name, self.facts.gradient) if own.on_merge == "mix" else {}
         return self._bytes(entries)
 
     @cached_property
     def permutation(self) -> int:
-        """Of a permutation of all units."""
+        """Bytes of a permutation of all units."""
         return num_bytes(encode(self.setup.analysis.symmetry.identity()))
 
     @cached_property
     def moments(self) -> int:
-        """Of what is compared on the images of both ends of an edge; it is never rounded."""
+        """Bytes of what is compared on the images of both ends of an edge; never rounded."""
         state = state_of(self.setup.new_model(0))
         data = self.setup.dataset
         images = torch.randn(4, data.in_channels, *data.image_size)
@@ -100,7 +100,7 @@ class Wire:
     # --- rounds -------------------------------------------------------------------------------
 
     def _round(self, number: int, meeting: Meeting) -> list[float]:
-        """Of every agent in one round: states, memories, and what matching says."""
+        """Bytes of every agent in one round: states, memories, and what matching says."""
         topology, agents = meeting.topology, range(self.setup.config.agents)
         if not any(meeting.mixed):
             return [0.0] * len(agents)

@@ -70,7 +70,7 @@ def total(series: Series) -> Total:
 
 
 def final_accuracy(run: Run) -> float | None:
-    """Of a finished run: that of its summary, else of the last round that was measured."""
+    """The accuracy of a finished run: that of its summary, else of the last round measured."""
     recorded = _number(run.summary or {}, "test_accuracy_mean")
     measured = curve(run)
     return measured[-1].accuracy if recorded is None and measured else recorded
@@ -123,7 +123,7 @@ def _spent(run: Run, phase: str) -> float | None:
 
 
 def _sent(run: Run) -> float | None:
-    """By all agents together."""
+    """The bytes that all agents have sent together."""
     recorded = _number(run.summary or {}, "sent_bytes")
     if recorded is not None:
         return recorded
