@@ -408,7 +408,7 @@ class Agent:
 def _place(
     id: int | None, agents: int | None, store: str | None, interface: str | None, name: str
 ) -> Place:
-    """Who we are, and where the others are."""
+    """The place of this agent: its number, and where the others are."""
     if store is not None:
         check_kind("store", store, str, "HOST:PORT")
         host, colon, port = store.rpartition(":")

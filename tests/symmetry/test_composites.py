@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from tests.symmetry.test_every_rule import TOKENS, Forward, hidden
-from torch import nn
+from torch import Tensor, nn
+from torch._export import utils
 from torch.nn import functional
 
 from dimat.symmetry import analyze, capture, find
 from dimat.symmetry.rules import rule_for
-from dimat.symmetry.trace import trace
+from dimat.symmetry.trace import operator_name, trace
 
 VIEWS: dict[str, Forward] = {
     "swapaxes": lambda y, z: y.swapaxes(1, 2).mean(2),
@@ -43,6 +45,8 @@ VIEWS: dict[str, Forward] = {
     "dsplit": lambda y, z: torch.cat([y, z], 2).dsplit(2)[1],
     "squeeze": lambda y, z: y[:, :1].squeeze(1),
     "select": lambda y, z: y.select(1, 2),
+    "atleast_3d": lambda y, z: torch.atleast_3d(y[0])[..., 0],
+    "atleast_2d of several": lambda y, z: torch.atleast_2d(y[0, 0], z[0])[0],
     "unsqueeze": lambda y, z: y.unsqueeze(0).squeeze(0),
     "contiguous": lambda y, z: y.contiguous(),
     "type_as": lambda y, z: y.type_as(z),
@@ -76,45 +80,90 @@ def test_a_composite_operator_has_the_symmetry_of_its_parts(
     assert own.distrusted == parts.distrusted == ()
 
 
-def test_every_composite_view_has_a_rule() -> None:
-    known = {
-        name: operator
+# Sizes and the like, which are no tensors; and what nobody has missed.
+WITHOUT_RULE = {
+    *("dim", "numel", "is_contiguous", "storage_offset", "sym_numel", "sym_storage_offset"),
+    *("_autocast_to_full_precision", "_autocast_to_reduced_precision", "_batch_norm_impl_index"),
+    *("_unpack_dual", "cartesian_prod", "coalesce", "linalg_diagonal"),
+}
+
+
+def test_every_operator_that_would_be_taken_apart_has_a_rule() -> None:
+    kept = utils._collect_all_valid_cia_ops_for_aten_namespace()
+    found = {
+        operator
         for name in torch._C._dispatch_get_all_op_names()
-        if name.startswith("aten::") and (operator := _composite_view(name)) is not None
+        if name.startswith("aten::") and (operator := _composite(name)) and operator not in kept
     }
-    odd = ("_autocast", "_unpack_dual", "coalesce", "diagonal", "linalg_diagonal")
-    missing = {name for name, operator in known.items() if rule_for(operator) is None}
-    assert len(known) > 40
-    assert {name for name in missing if not name.removeprefix("aten::").startswith(odd)} == set()
+    assert len(found) > 60
+    missing = {operator_name(own).removeprefix("aten.") for own in found if rule_for(own) is None}
+    assert missing == WITHOUT_RULE
 
 
-def _composite_view(name: str) -> torch._ops.OpOverload | None:
-    """The operator, if PyTorch would take it apart to see of what its result is a view."""
+def _composite(name: str) -> torch._ops.OpOverload | None:
+    """The operator, if it writes nothing and PyTorch has it of other operators."""
     if not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd"):
         return None
     packet, _, overload = name.removeprefix("aten::").partition(".")
     operator = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
-    if operator is None or operator._schema.is_mutable:
-        return None
-    return operator if any(out.alias_info for out in operator._schema.returns) else None
+    return None if operator is None or operator._schema.is_mutable else operator
+
+
+class Norm(nn.Module):
+    """A norm called by hand, whose statistics are buffers."""
+
+    def __init__(self, norm: Callable[..., Tensor], size: int = 4) -> None:
+        super().__init__()
+        self.norm = norm
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("var", torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self, x)
+
+
+WRITING = {
+    "in place": nn.Sequential(nn.Linear(3, 6), nn.ReLU(inplace=True), nn.Linear(6, 2)),
+    "batch norm": nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(4), nn.Linear(6, 2)),
+    "by name": Norm(
+        lambda m, x: torch.batch_norm(
+            x, None, None, running_mean=m.mean, running_var=m.var, training=m.training,
+            momentum=0.1, eps=1e-5, cudnn_enabled=False,
+        )
+    ),
+    "native": Norm(
+        lambda m, x: torch.native_batch_norm(
+            x, None, None, m.mean, m.var, m.training, 0.1, 1e-5
+        )[0]
+    ),
+    "instances": Norm(
+        lambda m, x: functional.instance_norm(
+            x, m.mean, m.var, use_input_stats=m.training, momentum=0.1
+        )
+    ),
+    "result unread": Norm(
+        lambda m, x: x + 0 * functional.batch_norm(x, m.mean, m.var, training=m.training).detach()
+    ),
+    "without gradients": Norm(lambda m, x: x * _without_gradients(m.mean, x)),
+}  # fmt: skip
+
+
+def _without_gradients(mean: Tensor, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return x[0, :, :1] + mean[:, None]
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.Sequential(nn.Linear(3, 6), nn.ReLU(inplace=True), nn.Linear(6, 2)),
-        nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(4), nn.Linear(6, 2)),
-    ],
-    ids=["in place", "batch norm"],
-)
-def test_a_graph_that_writes_is_made_functional(model: nn.Module, training: bool) -> None:
-    graph = trace(model, TOKENS(), training=training)
-    writing = [n for n in graph.graph.nodes if getattr(n.target, "_schema", None)]
-    assert [n for n in writing if n.target._schema.is_mutable] == []
-    written = {key for _, key in graph.mutated}
-    statistics = {key for key, _ in model.named_buffers()} if training else set()
-    assert written == statistics
+@pytest.mark.parametrize("name", WRITING)
+def test_a_graph_that_writes_is_made_functional(name: str, training: bool) -> None:
+    graph = trace(WRITING[name], TOKENS(), training=training)
+    nodes = [own for own in graph.graph.nodes if getattr(own.target, "_schema", None)]
+    assert [own for own in nodes if own.target._schema.is_mutable] == []
+    assert graph.graph.find_nodes(op="get_attr") == []
+    writes = training and name not in ("in place", "without gradients")
+    writes |= name == "instances"  # taken to be written in both modes
+    statistics = {key for key, _ in WRITING[name].named_buffers()} if writes else set()
+    assert {key for _, key in graph.mutated} == statistics
 
 
 @pytest.mark.parametrize("enabled", [False, True])

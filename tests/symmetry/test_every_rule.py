@@ -39,6 +39,7 @@ HERE: dict[str, Callable[[], nn.Module]] = {
     "aten.mse_loss": hidden(lambda y, z: functional.mse_loss(y, z, reduction="none")),
     "aten.clone": hidden(lambda y, z: y.clone()),
     "aten.transpose": hidden(lambda y, z: y.transpose(1, 2).mean(2)),
+    "aten.atleast_2d": hidden(lambda y, z: torch.atleast_2d(y[0])),
     "aten.movedim": hidden(lambda y, z: y.movedim(1, 2).mean(2)),
     "aten.mT": hidden(lambda y, z: y.mT.mean(2)),
     "aten.narrow": hidden(lambda y, z: y.narrow(1, 1, 2)),

@@ -44,6 +44,7 @@ class InProcess:
         results: dict[int, Result] = {}
 
         def resume(agent: int, inbox: Inbox | None) -> None:
+            """Take one talk to its next step, or to its end."""
             start = time.perf_counter()
             try:
                 if inbox is None:

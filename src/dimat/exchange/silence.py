@@ -9,7 +9,7 @@ from dimat.exchange.links import Links
 
 
 class Silence:
-    """Who was given up for saying nothing, and has not said anything since.
+    """The neighbors that were given up for saying nothing, and have said nothing since.
 
     Args:
         links: To the neighbors.

@@ -100,7 +100,7 @@ def resume(
 
 
 def _observer(progress: bool | Observer | None) -> Observer:
-    """Who is told how a run goes."""
+    """The observer that is told how a run goes."""
     if isinstance(progress, bool) or progress is None:
         return LiveProgress() if progress else Silent()
     if isinstance(progress, type) or not hasattr(progress, "stage"):

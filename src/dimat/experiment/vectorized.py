@@ -87,7 +87,7 @@ def _of_weights(kind: str, value: Any) -> bool:
 def _shrinking(
     group: Sequence[tuple[Agent, int]],
 ) -> Iterator[tuple[list[Agent], int, list[Agent]]]:
-    """Who trains on together for how many steps, and for whom these are the last."""
+    """Agents that train on together, for how many steps, and those for whom these are the last."""
     taken = 0
     for end in sorted({count for _, count in group if count}):
         stack = [agent for agent, count in group if count >= end]

@@ -102,9 +102,10 @@ def _export(
         try:
             with redirect_stderr(StringIO()), _collected_later():  # what fails prints its graph
                 program = torch.export.export(own, args, kwargs, dynamic_shapes=spec, strict=False)
-                if not _functional(program.graph):
+                if _functional(program.graph):
+                    program.graph.eliminate_dead_code()
+                else:
                     program = program.run_decompositions({})
-                program.graph.eliminate_dead_code()
             return program
         except Exception as error:  # torch.export raises a zoo of types, all meaning "cannot"
             failures.append(first_line(error))
@@ -133,9 +134,13 @@ def _may_write(node: fx.Node) -> bool:
         return True  # a graph inside the graph
     if not isinstance(node.target, OpOverload):
         return False
-    if node.target is torch.ops.aten.batch_norm.default:  # its schema does not say so
-        return bool(node.args[5])
-    return node.target._schema.is_mutable
+    schema = node.target._schema
+    names = [argument.name for argument in schema.arguments]
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    # Of what a norm writes in training its schema says nothing.
+    running = any(name.startswith("running_") and x is not None for name, x in given.items())
+    in_training = any(given.get(name) for name in ("training", "train", "use_input_stats"))
+    return schema.is_mutable or (running and in_training)
 
 
 @contextmanager

@@ -59,12 +59,12 @@ class Forecast:
 
     @property
     def flops(self) -> float:
-        """Of all methods."""
+        """The FLOP of all methods."""
         return sum(sum(own.flops.values()) for own in self.costs.values())
 
     @property
     def wall_s(self) -> float | None:
-        """Of all methods, one after another; None if no device was timed."""
+        """The seconds of all methods, one after another; None if no device was timed."""
         if self.start_s is None:
             return None
         return self.start_s + sum(sum(own.wall_s.values()) for own in self.costs.values())

@@ -19,7 +19,7 @@ class Sizes(Protocol):
 
     @property
     def setup(self) -> Setup:
-        """Of the run."""
+        """The setup of the run."""
 
     @property
     def state(self) -> int:

@@ -134,7 +134,7 @@ class Wire:
 
 
 def _listener(agent: int, topology: Topology) -> Member:
-    """Who only gossips: it has no network."""
+    """A member that only gossips: it has no network."""
 
     def nothing() -> list[Tensor]:
         return []

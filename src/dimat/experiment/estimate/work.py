@@ -79,7 +79,7 @@ class Work:
 
     @cached_property
     def round_steps(self) -> list[int]:
-        """Of each agent, in a round."""
+        """The steps of each agent in a round."""
         return [self.setup.round_steps(i, together=self.together) for i in range(self.agents)]
 
     @cached_property
@@ -117,7 +117,7 @@ class Work:
     def _of_rounds(
         self, merged: Sequence[int], trained: int, mixed: int, **common: float
     ) -> Counts:
-        """Of a method that exchanges once a round: how many agents merge in each."""
+        """Counts of a method that exchanges once a round; ``merged``: how many agents, by round."""
         met = [r for r in self.measured if r <= len(merged) and merged[r - 1]]
         combiner = COMBINERS[self.setup.config.merging.combine]
         calibrates = self.method.matches and self.name != "wm" and combiner.needs_batches
@@ -138,7 +138,7 @@ class Work:
 
     @property
     def neighbors(self) -> float:
-        """Of an agent, in the mean."""
+        """How many neighbors an agent has, in the mean."""
         topology = self.setup.topology.at(0)
         return sum(len(topology.neighbors(i)) for i in range(self.agents)) / self.agents
 
@@ -172,5 +172,5 @@ def shards_of(setup: Setup) -> list[tuple[int, int]]:
 
 
 def pretraining_steps(setup: Setup) -> list[int]:
-    """Of each agent, before the first round."""
+    """The steps of each agent before the first round."""
     return [setup.pretrain_steps(i) for i in range(setup.config.agents)]

@@ -27,7 +27,7 @@ MARKERS = {
 
 @dataclass(frozen=True)
 class Style:
-    """Of one series.
+    """How one series is drawn.
 
     Args:
         color: As #rrggbb.

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dimat.symmetry.call import Call, Operand, indices
+from dimat.symmetry.call import Call, Operand, Result, indices, tensors_in
 from dimat.symmetry.rules.registry import rule
 from dimat.symmetry.trace import operator_name
 from dimat.symmetry.units import ANY, FIXED, Ints, Label, Labels, Special
@@ -69,6 +69,14 @@ def matrix_transpose(call: Call) -> Labels:
 def resize_ones(call: Call) -> Labels:
     """Axes of size 1 come and go."""
     return reshape_labels(call, call[_input(call)], call.shape)
+
+
+@rule("aten.atleast_1d", "aten.atleast_2d", "aten.atleast_3d")
+def atleast(call: Call) -> Result:
+    """Axes of size 1 come, to one or to each of several."""
+    pairs = zip(call.tensors(), tensors_in(call.result), strict=True)
+    labels = tuple(reshape_labels(call, x, tuple(value.shape)) for x, value in pairs)
+    return labels if "tensors" in call.arguments else labels[0]
 
 
 def _input(call: Call) -> str:
