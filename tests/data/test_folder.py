@@ -110,6 +110,16 @@ def test_the_order_of_images_is_not_that_of_the_file_system(
     equal(data.train_x[6 + 199], draw(4, 5, 3, seed=1199))
 
 
+def test_what_lies_in_folders_follows_in_the_order_of_their_names(tmp_path: Path) -> None:
+    source = make(tmp_path)
+    ant = tmp_path / "train" / "ant"
+    for i, name in enumerate(("a/deep/0.png", "b/0.png", "0.png", "a/0.png")):
+        save(ant / "more" / name, draw(4, 5, 3, seed=200 + i))
+    data = load_dataset(source)
+    for place, i in enumerate((2, 3, 0, 1)):
+        equal(data.train_x[3 + place], draw(4, 5, 3, seed=200 + i))
+
+
 def test_folders_inside_a_class_and_links_belong_to_it(tmp_path: Path) -> None:
     expected = load_dataset(make(tmp_path / "plain"))
     source = make(tmp_path / "nested")

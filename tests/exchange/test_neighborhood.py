@@ -84,11 +84,15 @@ def test_where_nothing_fails_every_edge_carries_every_round_and_all_is_counted(
 
 
 def test_a_neighbor_that_came_and_went_before_anybody_looked_is_not_waited_for() -> None:
-    place = board()
-    with village(PAIR, place=place) as here:
+    def waits(timeout: float) -> None:
+        raise AssertionError("it waits")
+
+    with village(PAIR) as here:
         here[0].hood.close()
         until(lambda: here[1].link(0).status is Status.LEFT)
-        assert here[1].hood.await_neighbors([0], LONG_S) == [0]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(here[1].hood._links.changed, "wait", waits)
+            assert here[1].hood.await_neighbors([0], LONG_S) == [0]
 
 
 def test_a_neighbor_that_never_came_is_not_waited_for() -> None:

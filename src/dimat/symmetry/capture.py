@@ -135,12 +135,9 @@ def _may_write(node: fx.Node) -> bool:
     if not isinstance(node.target, OpOverload):
         return False
     schema = node.target._schema
-    names = [argument.name for argument in schema.arguments]
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    # Of what a norm writes in training its schema says nothing.
-    running = any(name.startswith("running_") and x is not None for name, x in given.items())
-    in_training = any(given.get(name) for name in ("training", "train", "use_input_stats"))
-    return schema.is_mutable or (running and in_training)
+    given = dict(zip((own.name for own in schema.arguments), node.args, strict=False))
+    # what a batch norm writes in training its schema does not say
+    return schema.is_mutable or bool(given.get("running_mean") and given.get("training"))
 
 
 @contextmanager
