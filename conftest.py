@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests import fork_server
 
 # Before PyTorch is loaded: two workers of two threads each would wait for each other on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,10 +20,15 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 
-def pytest_configure() -> None:
-    """What a shell starts in the background ignores SIGINT, and so would all that tests start."""
+def pytest_configure(config: pytest.Config) -> None:
+    """What a shell starts in the background ignores SIGINT, and so would all that tests start.
+
+    Workers of pytest-xdist fork their processes from one server.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        fork_server.share()
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ nothing.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -21,10 +22,13 @@ import os
 import pkgutil
 import random
 import runpy
+import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -36,6 +40,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 LONG_S = 600.0  # whatever else the machine does, a test is not waited for longer
 _NETWORK = 0x40000000  # CLONE_NEWNET
+_ADDRESS = "DIMAT_FORK_SERVER"  # where the one of all workers is asked
 _LENGTH = 8  # bytes of the length of a question
 _PYTHON = {"python", sys.executable}
 
@@ -101,7 +106,7 @@ def run(
 
 
 class Server:
-    """The process that others are forked from; all that are left end with it.
+    """The process that others are forked from; those that are left end with whom they serve.
 
     Args:
         talk: Where it is asked.
@@ -121,65 +126,104 @@ class Server:
         return json.loads(answer)
 
 
+def share() -> None:
+    """Begin the server that this process and all that it starts will ask."""
+    _server()
+
+
 _one_begins = threading.Lock()
 
 
 def _server() -> Server:
     """The one of these tests, which ends with them."""
     with _one_begins:
-        return _begun()
+        return _asked()
 
 
 @cache
-def _begun() -> Server:
-    here, there = socket.socketpair()
-    with there:
+def _asked() -> Server:
+    if _ADDRESS not in os.environ:
+        _begin()
+    talk = socket.socket(socket.AF_UNIX)
+    talk.connect(os.environ[_ADDRESS])
+    atexit.register(talk.close)
+    return Server(talk)
+
+
+def _begin() -> None:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    os.environ[_ADDRESS] = f"{folder}/socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.environ[_ADDRESS])
+        listener.listen()
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fork_server", str(there.fileno())],
+            [sys.executable, "-m", "tests.fork_server", str(listener.fileno())],
             cwd=ROOT,
             # as the commands set it themselves, where they import PyTorch
             env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C of the tests is not its own
-            pass_fds=[there.fileno()],
+            pass_fds=[listener.fileno()],
         )
     atexit.register(process.wait, LONG_S)
-    atexit.register(here.close)
-    return Server(here)
 
 
 # --- in the server ----------------------------------------------------------------------------
 
 
-def _serve(asked: socket.socket) -> dict[str, Any] | None:
-    """Fork when told to: None at the end, and in the child what it is to become."""
-    living: set[int] = set()
-    while head := _received(asked):
-        length, pipes = head
-        question = json.loads(asked.recv(length, socket.MSG_WAITALL))
-        answer: int | None
-        if "words" in question:
-            if not (answer := os.fork()):
-                return {**question, "pipes": pipes}
-            os.setpgid(answer, answer)  # as the child does: whoever is first
-            living.add(answer)
-        else:
-            pid, status = os.waitpid(question["ended"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
-            living.discard(pid)
-        for pipe in pipes:
-            os.close(pipe)
-        asked.sendall(json.dumps(answer).encode())
-    for pid in living:
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+def _serve(listener: socket.socket) -> dict[str, Any] | None:
+    """Fork when told to: None when nobody can ask any more, and in the child what it becomes."""
+    living: dict[socket.socket, set[int]] = {listener.accept()[0]: set()}
+    while living:
+        for asked in select.select([listener, *living], [], [])[0]:
+            if asked is listener:
+                living[listener.accept()[0]] = set()
+            elif not (received := _received(asked)):
+                _end_all(living.pop(asked))
+                asked.close()
+            elif _answer(asked, *received, living[asked]):
+                for own in living:
+                    own.close()
+                return {**received[0], "pipes": received[1]}
     return None
 
 
-def _received(asked: socket.socket) -> tuple[int, list[int]] | None:
-    """How long the next question is, and the files of a child's input, output and errors."""
+def _received(asked: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next question, and the files of a child's input, output and errors."""
     head, pipes, _, _ = socket.recv_fds(asked, _LENGTH, 3)
-    return (int.from_bytes(head, "big"), pipes) if head else None
+    if len(head) < _LENGTH:
+        return None
+    length = int.from_bytes(head, "big")
+    text = asked.recv(length, socket.MSG_WAITALL)
+    return (json.loads(text), pipes) if len(text) == length else None
+
+
+def _answer(
+    asked: socket.socket, question: Mapping[str, Any], pipes: Sequence[int], living: set[int]
+) -> bool:
+    """Whether this is the child that was asked for; whoever asked is told which it is."""
+    answer: int | None
+    if "words" in question:
+        if not (answer := os.fork()):
+            return True
+        os.setpgid(answer, answer)  # as the child does: whoever is first
+        living.add(answer)
+    else:
+        pid, status = os.waitpid(question["ended"], os.WNOHANG)
+        answer = os.waitstatus_to_exitcode(status) if pid else None
+        living.discard(pid)
+    for pipe in pipes:
+        os.close(pipe)
+    with contextlib.suppress(BrokenPipeError):
+        asked.sendall(json.dumps(answer).encode())
+    return False
+
+
+def _end_all(living: set[int]) -> None:
+    for pid in living:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _become(question: Mapping[str, Any]) -> None:
@@ -293,8 +337,8 @@ def _warm() -> None:
 
 if __name__ == "__main__":
     _warm()
-    with socket.socket(fileno=int(sys.argv[1])) as _asked:
-        _question = _serve(_asked)
+    with socket.socket(fileno=int(sys.argv[1])) as _listener:
+        _question = _serve(_listener)
     if _question:
         _become(_question)
         _end(_question["words"])

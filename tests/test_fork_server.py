@@ -96,24 +96,39 @@ SERVED = """
 import os, socket, time
 from tests.fork_server import Server, _serve
 
-here, there = socket.socketpair()
+def client():
+    talk = socket.socket(socket.AF_UNIX)
+    talk.connect("here")
+    return talk
+
+def lives(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("here")
+listener.listen()
 if not (pid := os.fork()):  # a server of its own, without imports of its own
-    here.close()
-    if _serve(there):
+    if _serve(listener):
         time.sleep(10**6)
     os._exit(0)
-there.close()
-child = Server(here).ask({"words": []})
-os.kill(child, 0)
-here.close()
+listener.close()
+first, second = client(), client()
+child, other = (Server(own).ask({"words": []}) for own in (first, second))
+first.send(b"a" * 7)  # half a question: whoever asked was killed
+first.close()
+while Server(second).ask({"ended": other}) is None and lives(child):
+    time.sleep(0.01)
+print(lives(child), lives(other))
+second.close()
 os.waitpid(pid, 0)
-try:
-    os.kill(child, 0)
-except ProcessLookupError:
-    print("gone")
+print(lives(other))
 """
 
 
-def test_nothing_is_left_when_the_server_ends() -> None:
-    own = run([PYTHON, "-c", SERVED], cwd=ROOT)
-    assert (own.stdout, own.stderr) == ("gone\n", "")
+def test_nothing_is_left_of_one_who_asked_and_all_ends_with_the_last(tmp_path: Path) -> None:
+    own = run([PYTHON, "-c", SERVED], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (own.stdout, own.stderr) == ("False True\nFalse\n", "")
