@@ -26,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = dimat.run(dimat.RunConfig(out=f"{folder}/demo"), notes)
     console = Console(record=True, width=80, force_terminal=True, highlight=False)
-    console.print("[bold]$ make demo[/]")
+    console.print("[bold]$ dimat run[/]")
     rounds = len(notes.lines) // 3
     for method in range(3):
         own = notes.lines[method * rounds : (method + 1) * rounds]

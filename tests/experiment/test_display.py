@@ -98,3 +98,12 @@ def test_what_the_agents_knew_before_round_1_is_said() -> None:
     console = Console(file=io.StringIO(), width=80)
     console.print(results_table(result))
     assert "before round 1: 92.6 % on average" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_without_rounds_it_says_what_the_agents_knew_after_pre_training() -> None:
+    result = RunResult(RunConfig(agents=3, rounds=0), Path("runs/x"), method("dimat", 3), ())
+    console = Console(file=io.StringIO(), width=80)
+    console.print(results_table(result))
+    assert console.file.getvalue().splitlines()[-1].strip() == (  # type: ignore[attr-defined]
+        "trained = after pre-training: there was no round"
+    )

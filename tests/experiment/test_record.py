@@ -76,7 +76,8 @@ def test_the_environment_says_what_it_ran_on(
 
 def test_an_existing_folder_is_refused_with_a_way_out(tmp_path: Path) -> None:
     create(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"'out': .*run exists: use another, or --overwrite true"):
+    said = r"'out': .*run exists: use another, or --overwrite true \(in Python overwrite=True\)"
+    with pytest.raises(ConfigError, match=said):
         create(tmp_path / "run")
 
 

@@ -27,7 +27,7 @@ from dimat.experiment.lines import digest_name
 from dimat.experiment.measure import line_of
 from dimat.experiment.part import Part
 from dimat.experiment.pretrain import one_epoch
-from dimat.experiment.record import RunFolder
+from dimat.experiment.record import OVERWRITE, RunFolder
 from dimat.experiment.setup import Setup
 from dimat.experiment.snapshot import Snapshot
 from dimat.experiment.terms import terms
@@ -316,7 +316,7 @@ class Apart:
         if checkpoint.meta["terms"] != self.terms:
             raise ConfigError(
                 f"the checkpoints in {self.store.path} are of other settings or other data than "
-                "this agent's: undo the change, or start again with --overwrite true"
+                f"this agent's: undo the change, or start again with {OVERWRITE}"
             )
         self.folder.check_lines(checkpoint.meta)
 

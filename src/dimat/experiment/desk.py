@@ -15,7 +15,7 @@ from dimat.experiment.checkpoint import Checkpoint, Store
 from dimat.experiment.display import Observer
 from dimat.experiment.facts import run_digest, shard_facts, topology_facts
 from dimat.experiment.lines import Line, digest_name
-from dimat.experiment.record import RunFolder
+from dimat.experiment.record import OVERWRITE, RunFolder
 from dimat.experiment.result import MethodResult, results_of
 from dimat.experiment.setup import Setup
 from dimat.experiment.summary import select, summarize
@@ -87,7 +87,7 @@ class Desk:
         if checkpoint.meta["digest"] != self._digest:
             raise ConfigError(
                 f"the checkpoints in {self.store.path} are of other settings or other data than "
-                "this run's: undo the change, or start again with --overwrite true"
+                f"this run's: undo the change, or start again with {OVERWRITE}"
             )
         self.folder.check_lines(checkpoint.meta)
 

@@ -128,8 +128,7 @@ def results_table(result: RunResult) -> Table:
     table = Table(
         title=f"Test accuracy in % after {counted(config.rounds, 'round')} · "
         f"{config.agents} agents, {config.topology.name}, {config.data.split}",
-        caption="last round: trained = after local training, merged = right after merging"
-        + _began(result.main),
+        caption=_caption(result),
         title_style="bold",
         box=box.SIMPLE_HEAD,
         min_width=74,
@@ -143,10 +142,15 @@ def results_table(result: RunResult) -> Table:
     return table
 
 
-def _began(result: MethodResult) -> str:
-    """How well the agents did before round 1, if that was measured."""
-    found = result.summary.get("start_accuracy_mean")
-    return f"\nbefore round 1: {percent(found)} % on average" if isinstance(found, float) else ""
+def _caption(result: RunResult) -> str:
+    """What the columns are, and how well the agents did before round 1, if that was measured."""
+    if not result.config.rounds:
+        return "trained = after pre-training: there was no round"
+    phases = "last round: trained = after local training, merged = right after merging"
+    found = result.main.summary.get("start_accuracy_mean")
+    if not isinstance(found, float):
+        return phases
+    return f"{phases}\nbefore round 1: {percent(found)} % on average"
 
 
 def apart_table(result: ApartResult) -> Table:

@@ -43,6 +43,7 @@ from dimat.experiment.settings import config_to_yaml, load_config
 from dimat.files import read_regular
 from dimat.state import save_state
 
+OVERWRITE = "--overwrite true (in Python overwrite=True)"  # how an error says it
 _SIGNS = ("config.yaml", "environment.json")  # what every run folder has from its first moment
 _BEGINS = ".begins"  # a file that is there while a run folder is made, or an earlier run removed
 _LOCKS = (LOCK, HOLDER)
@@ -211,7 +212,7 @@ def check_out(path: Path, *, overwrite: bool) -> None:
     if path.is_dir() and (not any(path.iterdir()) or is_false_start(path)):
         return
     if path.exists() and not overwrite:
-        raise ConfigError(f"setting 'out': {path} exists: use another, or --overwrite true")
+        raise ConfigError(f"setting 'out': {path} exists: use another, or {OVERWRITE}")
     if path.exists() and not is_run_folder(path):
         raise ConfigError(
             f"setting 'out': {path} is not a run folder (it lacks {' or '.join(_SIGNS)}) "
@@ -277,7 +278,7 @@ def check_same_settings(path: Path, expected: RunConfig) -> None:
         if here != there:
             raise ConfigError(
                 f"run folder {path} was begun with '{name}' {here!r}, not {there!r}: use another "
-                "folder, or --overwrite true"
+                f"folder, or {OVERWRITE}"
             )
 
 
