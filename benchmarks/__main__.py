@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dimat.experiment.environment import environment
+from dimat.experiment.record.environment import environment
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--small",)

@@ -44,7 +44,7 @@ def seconds_a_round(world: int, rounds: int, folder: Path) -> float:
 
 def step_microseconds(calls: int = 200_000) -> float:
     """A call of ``agent.step()`` that does not exchange."""
-    from dimat.exchange.board import serve
+    from dimat.exchange.network.rendezvous import serve
 
     server = serve("127.0.0.1", 0)
     model = nn.Linear(4, 2)

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from dimat import RunConfig, run
-from dimat.experiment.config import DataConfig, MatchingConfig, MergingConfig
+from dimat.experiment.config.config import DataConfig, MatchingConfig, MergingConfig
 
 SPLITS = ("iid", "by-class", "iid-then-by-class")
 

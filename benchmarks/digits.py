@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dimat import RunConfig
-from dimat.experiment.config import DataConfig, MatchingConfig, OptimizerConfig
-from dimat.experiment.result import MethodResult
+from dimat.experiment.config.config import DataConfig, MatchingConfig, OptimizerConfig
+from dimat.experiment.record.results import MethodResult
 from dimat.experiment.run import run_or_resume
 
 DEMO = RunConfig()

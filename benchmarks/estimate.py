@@ -24,13 +24,13 @@ from types import SimpleNamespace
 import torch
 
 from dimat import RunConfig, run
-from dimat.experiment.compare.read import read_spec
-from dimat.experiment.config import DataConfig
-from dimat.experiment.estimate import forecast as forecasting
-from dimat.experiment.estimate import timing
-from dimat.experiment.estimate.forecast import forecast
+from dimat.experiment.config.config import DataConfig
 from dimat.experiment.setup import make_setup
-from dimat.methods import stopwatch
+from dimat.methods import timer as stopwatch
+from dimat.tools.compare.read import read_spec
+from dimat.tools.estimate import forecast as forecasting
+from dimat.tools.estimate import timing
+from dimat.tools.estimate.forecast import forecast
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMALL = ("small/ring-by-class", "small/topologies", "small/does-alignment-matter")

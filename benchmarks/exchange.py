@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from dimat.exchange import Message, Step, Talk, Traffic
-from dimat.exchange.board import Board, serve
-from dimat.exchange.gloo import Pipe
-from dimat.exchange.link import Rules
-from dimat.exchange.meeting import meet
-from dimat.exchange.neighborhood import Neighborhood
+from dimat.exchange.network.link import Rules
+from dimat.exchange.network.meeting import meet
+from dimat.exchange.network.neighborhood import Neighborhood
+from dimat.exchange.network.pipe import Pipe
+from dimat.exchange.network.rendezvous import Board, serve
 from dimat.state import State, check_finite, num_bytes
 
 AGENTS, HOST = 3, "127.0.0.1"

@@ -21,19 +21,19 @@ import torch
 import dimat.methods
 from dimat import RunConfig, run
 from dimat.exchange import Talk
-from dimat.exchange.crew import ALONE
-from dimat.experiment.assembly import Assembly
-from dimat.experiment.config import MatchingConfig, OptimizerConfig
-from dimat.experiment.desk import Desk
-from dimat.experiment.display import Silent
-from dimat.experiment.pretrain import Pretraining
-from dimat.experiment.record import RunFolder
-from dimat.experiment.rounds import Rounds
+from dimat.exchange.collectives import Assembly
+from dimat.exchange.world import ALONE
+from dimat.experiment.config.config import MatchingConfig, OptimizerConfig
+from dimat.experiment.progress import Silent
+from dimat.experiment.record.run_folder import RunFolder
+from dimat.experiment.record.writer import Desk
+from dimat.experiment.running.pretrain import Pretraining
+from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.setup import Setup, make_setup
 from dimat.matching import activation_scores
-from dimat.matching.drift import drift
-from dimat.matching.gauge import cycle_error
 from dimat.methods import Dimat, Member, Merged, Method, Settings
+from dimat.methods.gauge import cycle_error
+from dimat.methods.ordering.drift import drift
 from dimat.models import build_model
 from dimat.symmetry import analyze
 

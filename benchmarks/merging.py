@@ -24,7 +24,7 @@ from dimat.matching.assignment import unit_order
 from dimat.merging import COMBINERS, Regression, expected_statistics, mix, recalibrate
 from dimat.state import State, load_state, state_of
 from dimat.symmetry import Analysis, Permutation, analyze
-from dimat.symmetry.units import Special
+from dimat.symmetry.labels.units import Special
 
 PAIRS = {"resnet20_w1": [[0, 1], [1, 2], [2, 3]], "resnet20_w2": [[0, 1], [1, 2], [2, 0]]}
 

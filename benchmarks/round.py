@@ -30,11 +30,11 @@ import torch
 
 import dimat
 from dimat import RunConfig
-from dimat.experiment.config import DataConfig, TopologyConfig
-from dimat.experiment.measure import Measure
-from dimat.experiment.part import Part
-from dimat.experiment.rounds import Rounds
-from dimat.methods import dimat as method
+from dimat.experiment.config.config import DataConfig, TopologyConfig
+from dimat.experiment.evaluation.evaluate import Measure
+from dimat.experiment.running.rounds import Rounds
+from dimat.methods.rounds import dimat as method
+from dimat.training.round import Part
 
 AGENTS, FULL, CIFAR = 5, 10_000, "/tmp/cifar10_1k.npz"
 PARTS = {

@@ -38,15 +38,20 @@ import torch
 
 import dimat
 from dimat import RunConfig
-from dimat.agent import Agent
 from dimat.data.digits import digits
-from dimat.experiment.config import DataConfig, MatchingConfig, OptimizerConfig, TopologyConfig
-from dimat.experiment.display import Silent
+from dimat.experiment.config.config import (
+    DataConfig,
+    MatchingConfig,
+    OptimizerConfig,
+    TopologyConfig,
+)
+from dimat.experiment.progress import Silent
 from dimat.merging import mix
 from dimat.methods import protocol
 from dimat.models import build_model
 from dimat.state import state_of
 from dimat.topology import build_topology
+from dimat.training.trainer import Agent
 
 IMAGES = 50
 SETTLED = {10: 3, 100: 8, 1000: 12}  # rounds that an order takes to everybody, by agents

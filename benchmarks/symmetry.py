@@ -20,8 +20,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from dimat import find_symmetry
+from dimat.graph.trace import trace
 from dimat.symmetry import find
-from dimat.symmetry.trace import trace
 
 
 class Bottleneck(nn.Module):

@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dimat.data import Dataset, partition
+from dimat.exchange.collectives import Assembly
 from dimat.exchange.in_process import InProcess
-from dimat.experiment.assembly import Assembly
-from dimat.experiment.config import DataConfig, OptimizerConfig, RunConfig
-from dimat.experiment.display import Silent
-from dimat.experiment.rounds import Rounds
+from dimat.experiment.config.config import DataConfig, OptimizerConfig, RunConfig
+from dimat.experiment.progress import Silent
+from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.setup import Setup, build_network
 from dimat.models import build_model
 

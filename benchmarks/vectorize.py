@@ -21,11 +21,11 @@ from dataclasses import replace
 import torch
 
 from dimat import RunConfig
-from dimat.agent import Agent
 from dimat.data import Dataset
-from dimat.experiment.config import DataConfig
+from dimat.experiment.config.config import DataConfig
+from dimat.experiment.running.vectorized import train_all
 from dimat.experiment.setup import Setup, make_setup
-from dimat.experiment.vectorized import train_all
+from dimat.training.trainer import Agent
 
 # Model, width, steps between two looks at the clock.
 SMALL = [("mlp", 1.0, 10), ("mlp", 4.0, 10), ("cnn", 1.0, 5)]

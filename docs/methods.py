@@ -76,7 +76,7 @@ def summary(method: Method) -> str:
 
 def page(name: str, method: Method) -> str:
     """One method's page."""
-    file = Path(inspect.getfile(type(method))).name
+    file = "/".join(Path(inspect.getfile(type(method))).parts[-2:])
     text = markdown(inspect.getdoc(type(method)) or "")
     return (
         f"# {name}\n\n{text}\n\n---\n\nIt {WHEN[method.exchanges]}; it needs "

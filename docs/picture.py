@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 import dimat
-from dimat.experiment.display import Silent, results_table
+from dimat.experiment.progress import Silent
+from dimat.experiment.tables import results_table
 
 
 class Notes(Silent):

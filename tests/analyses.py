@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dimat.graph.trace import Trace
+from dimat.graph.trace import trace as trace_anew
 from dimat.symmetry import Analysis
 from dimat.symmetry import analyze as analyze_anew
-from dimat.symmetry.trace import Trace
-from dimat.symmetry.trace import trace as trace_anew
 
 _PLAIN = (type(None), bool, int, float, str, torch.dtype)
 _KNOWN: dict[object, Analysis] = {}
@@ -41,7 +41,7 @@ def analyze(
 
 
 def trace(model: nn.Module, args: tuple[Any, ...]) -> Trace:
-    """:func:`dimat.symmetry.trace.trace` in eval mode, likewise."""
+    """:func:`dimat.graph.trace.trace` in eval mode, likewise."""
     try:
         key = (_model(model), _value(args))
     except _UnknownError:

@@ -12,9 +12,9 @@ import pytest
 from tests import analyses
 from torch._export import utils
 
+import dimat.checkpoints.batches
 import dimat.experiment.setup
-import dimat.parents.calls
-from dimat.experiment import environment
+from dimat.experiment.record import environment
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,7 +40,7 @@ def _analyses_are_remembered() -> Iterator[None]:
     """Runs and merges look at a network once a session; tests of the symmetry itself anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dimat.experiment.setup, "analyze", analyses.analyze)
-        patch.setattr(dimat.parents.calls, "analyze", analyses.analyze)
+        patch.setattr(dimat.checkpoints.batches, "analyze", analyses.analyze)
         yield
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from dimat.agent import Agent
 from dimat.data import Shard
-from dimat.experiment.config import OptimizerConfig
+from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.setup import make_optimizer
 from dimat.merging import permute_optimizer
 from dimat.topology import Topology, build_topology
+from dimat.training.trainer import Agent
 
 
 class Tied(nn.Module):

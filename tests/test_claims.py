@@ -9,8 +9,8 @@ import pytest
 from benchmarks.claims import PAGES, ROOT, argv, blocks, renewed
 from tests import fork_server
 
-from dimat.cli import compare
-from dimat.experiment.compare.read import read_spec
+from dimat.cli.commands import compare
+from dimat.tools.compare.read import read_spec
 
 BLOCKS = [block for page in PAGES for block in blocks(page.read_text())]
 PAGE = """before

@@ -15,10 +15,10 @@ from tests import fork_server
 from dimat import Symmetry
 from dimat.cli import main
 from dimat.errors import TrainingError
-from dimat.experiment.complaints import setting_types
-from dimat.experiment.config import RunConfig
-from dimat.experiment.result import AgentResult, MethodResult, RunResult
-from dimat.experiment.settings import config_to_yaml
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.messages import setting_types
+from dimat.experiment.config.parse import config_to_yaml
+from dimat.experiment.record.results import AgentResult, MethodResult, RunResult
 
 
 @pytest.fixture(autouse=True)

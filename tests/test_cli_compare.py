@@ -17,7 +17,7 @@ import yaml
 from dimat import RunConfig
 from dimat.cli import main
 from dimat.errors import DataError
-from dimat.experiment.record import RunFolder
+from dimat.experiment.record.run_folder import RunFolder
 
 GROUP = {"methods": ["dimat", "wa"], "seeds": "0..2", "grid": {"topology.name": ["ring", "star"]}}
 

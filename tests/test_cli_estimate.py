@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dimat.cli import main
-from dimat.cli.estimate import parser
-from dimat.experiment.estimate import forecast
+from dimat.cli.commands.estimate import parser
+from dimat.tools.estimate import forecast
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["estimate", "--no-calibrate", "--threads=1"]

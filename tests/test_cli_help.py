@@ -10,8 +10,8 @@ import pytest
 from dimat import RunConfig
 from dimat.cli import main
 from dimat.cli.helping import FIRST
-from dimat.experiment.complaints import setting_types
-from dimat.experiment.spelling import spelled
+from dimat.experiment.config.messages import setting_types
+from dimat.experiment.config.spelling import spelled
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -11,9 +11,9 @@ import pytest
 from dimat.cli import main
 from dimat.cli.launch import crew_of
 from dimat.exchange import torchrun
-from dimat.experiment.apart_rounds import Apart
-from dimat.experiment.config import RunConfig
-from dimat.experiment.display import LiveProgress
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.progress import LiveProgress
+from dimat.experiment.single_agent.rounds import Apart
 
 QUICK = ["--agents=2", "--rounds=1", "--pretrain_epochs=1", "--local_steps=2", "--controls=none"]
 QUICK += ["--method=wa", "--data.split=iid", "--data.train_images=200", "--threads=1"]
@@ -53,7 +53,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_before_the_folder_there_is_nothing_to_go_on_with(
     capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
 ) -> None:
-    patch.setattr("dimat.experiment.job.make_setup", lambda *own: raise_())
+    patch.setattr("dimat.experiment.running.runner.make_setup", lambda *own: raise_())
     assert said(capsys, "run", *QUICK, "--out=here") == BEGUN_NOT
     assert said(capsys, "run", *QUICK) == BEGUN_NOT
     assert [*Path().iterdir()] == []
@@ -62,7 +62,7 @@ def test_before_the_folder_there_is_nothing_to_go_on_with(
 def test_a_folder_without_its_first_files_is_no_run(
     capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
 ) -> None:
-    patch.setattr("dimat.experiment.record.environment", lambda: raise_())
+    patch.setattr("dimat.experiment.record.run_folder.environment", lambda: raise_())
     assert said(capsys, "run", *QUICK, "--out=here") == BEGUN_NOT
     assert main(["resume", "here"]) == 2
 
@@ -99,7 +99,7 @@ def test_a_run_without_a_name_is_named(
 def test_an_agent_goes_on_by_the_same_command(
     capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
 ) -> None:
-    patch.setattr("dimat.experiment.apart.make_setup", lambda *own: raise_())
+    patch.setattr("dimat.experiment.single_agent.run.make_setup", lambda *own: raise_())
     assert said(capsys, *AGENT) == BEGUN_NOT
     patch.undo()
     patch.setattr(Apart, "run", lambda *own: raise_())
@@ -114,7 +114,7 @@ def test_a_comparison_goes_on_by_the_same_command(
     capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
 ) -> None:
     Path("c.yaml").write_text("agents: 2\n")
-    patch.setattr("dimat.experiment.compare.run.open_folder", lambda *own: raise_())
+    patch.setattr("dimat.tools.compare.run.open_folder", lambda *own: raise_())
     assert said(capsys, "compare", "c.yaml", "--out=all") == BEGUN_NOT
     patch.undo()
     patch.setattr("dimat.experiment.run.run_or_resume", lambda *own, **more: raise_())

@@ -12,13 +12,13 @@ import pytest
 from dimat import RunConfig
 from dimat.cli import main
 from dimat.errors import ConfigError, ModelError
-from dimat.experiment.compare.spec import Spec
-from dimat.experiment.compare.values import with_setting
-from dimat.experiment.complaints import setting_types
-from dimat.experiment.config import TopologyConfig
-from dimat.experiment.places import check_host, check_path, endpoint
-from dimat.experiment.validate import validate
+from dimat.experiment.config.access import with_setting
+from dimat.experiment.config.config import TopologyConfig
+from dimat.experiment.config.messages import setting_types
+from dimat.experiment.config.places import check_host, check_path, endpoint
+from dimat.experiment.config.validate import validate
 from dimat.models import build_model
+from dimat.tools.compare.spec import Spec
 
 NUMBERS = {n: k for n, k in setting_types().items() if {int, float} & {k, *get_args(k)}}
 LONG = "x" * 300

@@ -18,13 +18,13 @@ from torch.nn import functional
 import dimat
 from dimat.cli import main
 from dimat.data import load_dataset, normalize
-from dimat.experiment.merge import report
-from dimat.experiment.merge.images import Normalization
-from dimat.experiment.merge.result import Path as Between
-from dimat.experiment.merge.result import Score
 from dimat.files import file_digest
 from dimat.models import build_model
 from dimat.state import State, save_state, state_of
+from dimat.tools.merge import write as report
+from dimat.tools.merge.images import Normalization
+from dimat.tools.merge.result import Path as Between
+from dimat.tools.merge.result import Score
 
 TINY = [
     "--model",
@@ -78,7 +78,7 @@ def merge(*options: str, out: str = "m.safetensors") -> int:
 
 
 def sample(seed: int = 0) -> list[Tensor]:
-    from dimat.experiment.merge.images import Images
+    from dimat.tools.merge.images import Images
 
     return Images(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(500, seed)
 

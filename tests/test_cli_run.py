@@ -8,7 +8,7 @@ import pytest
 from tests.test_cli import files
 
 from dimat.cli import main
-from dimat.experiment.display import LiveProgress
+from dimat.experiment.progress import LiveProgress
 
 QUICK = ["--agents=2", "--rounds=1", "--pretrain_epochs=0", "--local_steps=2", "--controls=[]"]
 QUICK += ["--data.split=iid", "--data.train_images=200", "--matching.images=50", "--threads=1"]

@@ -12,14 +12,14 @@ from dimat import RunConfig
 from dimat.cli import _COMMANDS, main
 from dimat.cli.options import SettingsLater
 from dimat.errors import ConfigError
-from dimat.experiment.callbacks import LOGS
-from dimat.experiment.compare.read import Wishes, read_spec
-from dimat.experiment.compare.values import typed, with_setting
-from dimat.experiment.complaints import setting_types
-from dimat.experiment.config import TopologyConfig
-from dimat.experiment.settings import Parser, config_of, load_config, settings_parser
-from dimat.experiment.spelling import KNOWN_BY, is_list
+from dimat.experiment.callbacks.callback import LOGS
+from dimat.experiment.config.access import typed, with_setting
+from dimat.experiment.config.config import TopologyConfig
+from dimat.experiment.config.messages import setting_types
+from dimat.experiment.config.parse import Parser, config_of, load_config, settings_parser
+from dimat.experiment.config.spelling import KNOWN_BY, is_list
 from dimat.methods import METHODS
+from dimat.tools.compare.read import Wishes, read_spec
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from dimat.cli import main, merge
+from dimat.cli import main
+from dimat.cli.commands import merge
 from dimat.matching import MATCHERS
 from dimat.merging import COMBINERS
 from dimat.methods import METHODS

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import dimat
+from dimat.checkpoints import batches as calls
 from dimat.errors import ConfigError, ExchangeError, ModelError, StructureError, TopologyError
 from dimat.exchange import Step, Talk
-from dimat.exchange.board import serve
+from dimat.exchange.network.rendezvous import serve
 from dimat.merging import mix
 from dimat.methods import Member, Merged, Method
-from dimat.parents import calls
 from dimat.state import State, state_of
 from dimat.topology import build_topology
 

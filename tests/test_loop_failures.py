@@ -16,8 +16,8 @@ from torch.testing import assert_close
 import dimat
 from dimat.errors import ConfigError, DataError, ModelError, StructureError
 from dimat.exchange import Step, Talk
-from dimat.exchange.board import serve
-from dimat.exchange.terms import check_terms
+from dimat.exchange.network.handshake import check_terms
+from dimat.exchange.network.rendezvous import serve
 from dimat.merging import mix
 from dimat.methods import Member, Merged, Method
 from dimat.state import State, state_of

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import dimat
-from dimat.agent import Agent
 from dimat.errors import StructureError
 from dimat.matching import MATCHERS
 from dimat.merging import COMBINERS, mix
 from dimat.methods.admit import norm
-from dimat.methods.cga import project
+from dimat.methods.steps.cga import project
 from dimat.state import (
     check_finite,
     consensus_distance,
@@ -28,6 +27,7 @@ from dimat.state import (
     state_of,
     widened,
 )
+from dimat.training.trainer import Agent
 
 
 class Fourier(nn.Module):

@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 from tests.test_presence import ORDER, OTHER, Hood, at
 
-from dimat.exchange.neighborhood import Neighborhood
-from dimat.pace import Pace
-from dimat.presence import Presence, Standing
+from dimat.agent.membership import Presence, Standing
+from dimat.agent.pace import Pace
+from dimat.exchange.network.neighborhood import Neighborhood
 
 ROUNDS, ROUND_S, START_S = 3000, 10.0, 1e9
 

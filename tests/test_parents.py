@@ -13,9 +13,9 @@ from tests.analyses import analyze
 from torch import Tensor, nn
 
 import dimat
+from dimat.checkpoints.batches import Call
+from dimat.checkpoints.mixing import mixed
 from dimat.errors import ConfigError, DataError, ModelError, StructureError
-from dimat.parents.calls import Call
-from dimat.parents.mixing import mixed
 from dimat.state import State, state_of
 
 

@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from dimat.exchange.neighborhood import Neighborhood
-from dimat.matching.gauge import GaugeId
+from dimat.agent.membership import Presence, Standing
+from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.methods import Member, Merged
-from dimat.presence import Presence, Standing
+from dimat.methods.gauge import GaugeId
 from dimat.topology import build_topology
 
 ORDER, OTHER = GaugeId(0, 1), GaugeId(3, 1)

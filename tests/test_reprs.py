@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 import dimat
+from dimat.agent.agent import Exchanged
 from dimat.data.dataset import Dataset
-from dimat.experiment.config import RunConfig
-from dimat.experiment.result import AgentResult, MethodResult, RunResult
-from dimat.loop import Exchanged
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.record.results import AgentResult, MethodResult, RunResult
 from dimat.matching import Matching, Problem
 from dimat.methods import Member, Merged
 from dimat.state import state_of
 from dimat.symmetry.find import analyze
-from dimat.symmetry.units import Pin
+from dimat.symmetry.labels.units import Pin
 
 
 def results(width: int) -> dict[str, Any]:

@@ -11,29 +11,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dimat.agent.agent import Agent
+    from dimat.checkpoints import Merge, match, merge
     from dimat.errors import DimatError
-    from dimat.experiment.config import RunConfig
-    from dimat.experiment.result import RunResult
+    from dimat.experiment.config.config import RunConfig
+    from dimat.experiment.record.results import RunResult
     from dimat.experiment.run import resume, run
-    from dimat.loop import Agent
-    from dimat.parents import Merge, match, merge
     from dimat.symmetry import Permutation, Symmetry, check_symmetry, find_symmetry
     from dimat.topology import Topology, build_topology
 
 _HOMES = {
-    "Agent": "dimat.loop",
+    "Agent": "dimat.agent.agent",
     "DimatError": "dimat.errors",
-    "Merge": "dimat.parents",
+    "Merge": "dimat.checkpoints",
     "Permutation": "dimat.symmetry",
-    "RunConfig": "dimat.experiment.config",
-    "RunResult": "dimat.experiment.result",
+    "RunConfig": "dimat.experiment.config.config",
+    "RunResult": "dimat.experiment.record.results",
     "Symmetry": "dimat.symmetry",
     "Topology": "dimat.topology",
     "build_topology": "dimat.topology",
     "check_symmetry": "dimat.symmetry",
     "find_symmetry": "dimat.symmetry",
-    "match": "dimat.parents",
-    "merge": "dimat.parents",
+    "match": "dimat.checkpoints",
+    "merge": "dimat.checkpoints",
     "resume": "dimat.experiment.run",
     "run": "dimat.experiment.run",
 }

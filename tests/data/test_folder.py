@@ -19,8 +19,8 @@ from PIL import Image
 
 from dimat.data import load_dataset
 from dimat.errors import DataError
-from dimat.experiment.config import DataConfig, RunConfig
-from dimat.experiment.display import Silent
+from dimat.experiment.config.config import DataConfig, RunConfig
+from dimat.experiment.progress import Silent
 from dimat.experiment.setup import make_setup
 
 Pixels = NDArray[np.uint8]

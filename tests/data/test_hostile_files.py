@@ -18,16 +18,16 @@ import torch
 from PIL import Image
 from tests.data.test_data import arrays, write
 
-from dimat.checkpoints import read_checkpoint
+from dimat.checkpoints.files import read_checkpoint
 from dimat.data import load_dataset
 from dimat.errors import ConfigError, DataError, DimatError, RecordError, StructureError
-from dimat.experiment.checkpoint import Store
-from dimat.experiment.lines import read_lines
-from dimat.experiment.record import read_summary
-from dimat.experiment.report.files import read_text
+from dimat.experiment.record.checkpoint import Store
+from dimat.experiment.record.lines import read_lines
+from dimat.experiment.record.run_folder import read_summary
 from dimat.files import VARIABLE, check_bytes
 from dimat.state import load_state
 from dimat.symmetry import Symmetry
+from dimat.tools.records.files import read_text
 
 MOST = 30 * 2**20  # bytes that a refusal may take
 

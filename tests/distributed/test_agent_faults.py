@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from tests.distributed.cluster import PAW, SMALL, Cluster
 
-from dimat.experiment.checkpoint import Store
-from dimat.experiment.tree import unpack
+from dimat.exchange.tree import unpack
+from dimat.experiment.record.checkpoint import Store
 
 Make = Callable[..., Cluster]
 PAIR = ((0, 1),)

@@ -21,16 +21,16 @@ from torch import nn
 import dimat
 from dimat import RunConfig
 from dimat.errors import ConfigError
-from dimat.exchange.crew import Alone
-from dimat.experiment.checkpoint import Store
-from dimat.experiment.config import (
+from dimat.exchange.world import Alone
+from dimat.experiment.config.config import (
     DataConfig,
     DiagnosticsConfig,
     MatchingConfig,
     OptimizerConfig,
     TopologyConfig,
 )
-from dimat.experiment.settings import config_to_yaml
+from dimat.experiment.config.parse import config_to_yaml
+from dimat.experiment.record.checkpoint import Store
 
 PAW_AND_TAIL = "0 1\n1 2\n0 2\n2 3\n3 4\n"
 CONFIG = RunConfig(

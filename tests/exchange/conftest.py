@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dimat.exchange.link import Rules
+from dimat.exchange.network.link import Rules
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 from uuid import uuid4
 
-from dimat.exchange.board import Board, serve
+from dimat.exchange.network.rendezvous import Board, serve
 
 Result = TypeVar("Result")
 HOST = "127.0.0.1"

@@ -15,15 +15,15 @@ from tests.exchange.halls import HOST, LONG_S, board, closing, together, until
 from tests.fork_server import run
 
 from dimat.errors import ConfigError
-from dimat.exchange import link as link_module
-from dimat.exchange import meeting
-from dimat.exchange.board import Board
-from dimat.exchange.gloo import Broken
-from dimat.exchange.link import Link, Rules, Status
-from dimat.exchange.links import Links
-from dimat.exchange.meeting import meet
-from dimat.exchange.pool import Pool
-from dimat.exchange.wire import PREAMBLE, Frame, Kind, pack, said
+from dimat.exchange.network import link as link_module
+from dimat.exchange.network import meeting
+from dimat.exchange.network.buffers import Pool
+from dimat.exchange.network.link import Link, Rules, Status
+from dimat.exchange.network.links import Links
+from dimat.exchange.network.meeting import meet
+from dimat.exchange.network.pipe import Broken
+from dimat.exchange.network.rendezvous import Board
+from dimat.exchange.network.wire import PREAMBLE, Frame, Kind, pack, said
 
 RULES = Rules(timeout_s=LONG_S, limit_bytes=1 << 20)
 

@@ -11,10 +11,10 @@ import torch
 from tests.exchange.halls import HOST, LONG_S, board, together, until
 
 from dimat.errors import ExchangeError
-from dimat.exchange import meeting
-from dimat.exchange.board import Board, serve
-from dimat.exchange.gloo import Broken, Pipe
-from dimat.exchange.meeting import meet
+from dimat.exchange.network import meeting
+from dimat.exchange.network.meeting import meet
+from dimat.exchange.network.pipe import Broken, Pipe
+from dimat.exchange.network.rendezvous import Board, serve
 
 
 def met(place: Board, own: int, other: int, wait_s: float = 0.0) -> Pipe:

@@ -16,19 +16,19 @@ from tests.exchange.halls import HOST, board, together
 from tests.exchange.village import Villager, village
 
 import dimat
+from dimat.agent.agent import _graph, _matrix
+from dimat.agent.membership import _AGREED, _COMMON, _earliest
 from dimat.errors import MOST_SHOWN, StructureError, shown
 from dimat.exchange import Message, Traffic
 from dimat.exchange.incidents import Incident, Rows
-from dimat.exchange.link import Link, _text
-from dimat.exchange.terms import check_terms
-from dimat.exchange.wire import Kind
-from dimat.exchange.wire import said as frame
-from dimat.experiment import incident_log
-from dimat.experiment.config import RunConfig
-from dimat.experiment.incident_log import IncidentLog
-from dimat.experiment.record import RunFolder
-from dimat.loop import _graph, _matrix
-from dimat.presence import _AGREED, _COMMON, _earliest
+from dimat.exchange.network.handshake import check_terms
+from dimat.exchange.network.link import Link, _text
+from dimat.exchange.network.wire import Kind
+from dimat.exchange.network.wire import said as frame
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.record import incident_log
+from dimat.experiment.record.incident_log import IncidentLog
+from dimat.experiment.record.run_folder import RunFolder
 from dimat.state import check_same_structure
 from dimat.topology import Topology
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimat.exchange import pool as pools
-from dimat.exchange.pool import Pool
+from dimat.exchange.network import buffers as pools
+from dimat.exchange.network.buffers import Pool
 
 PAGE = 1 << 12
 

@@ -11,8 +11,8 @@ from tests.exchange.test_transports import gossip, in_process, once, over_ranks
 
 from dimat.errors import ExchangeError
 from dimat.exchange import Step, Talk, Traffic
-from dimat.exchange.link import Rules, Status
-from dimat.exchange.links import Links
+from dimat.exchange.network.link import Rules, Status
+from dimat.exchange.network.links import Links
 from dimat.exchange.ranks import Ranks
 
 

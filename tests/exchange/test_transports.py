@@ -18,8 +18,8 @@ from tests.laws.graphs import PAW, connected_graphs
 from dimat.errors import ExchangeError, StructureError
 from dimat.exchange import Inbox, Message, Step, Talk, Traffic
 from dimat.exchange.in_process import InProcess
-from dimat.exchange.link import Rules
-from dimat.exchange.links import Links
+from dimat.exchange.network.link import Rules
+from dimat.exchange.network.links import Links
 from dimat.exchange.ranks import Ranks
 from dimat.state import State
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dimat.errors import StructureError
-from dimat.exchange.pool import Pool
-from dimat.exchange.wire import (
+from dimat.exchange.network.buffers import Pool
+from dimat.exchange.network.wire import (
     MOST_ENTRIES,
     MOST_HEADER,
     Frame,

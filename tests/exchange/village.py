@@ -15,10 +15,11 @@ import torch
 from tests.exchange.halls import HOST, LONG_S, board, closing, together, until
 from tests.laws.graphs import PAW
 
-from dimat.exchange import Message, Step, Talk, Traffic, neighborhood
-from dimat.exchange.board import Board
-from dimat.exchange.link import Link, Rules
-from dimat.exchange.neighborhood import Incident, Neighborhood
+from dimat.exchange import Message, Step, Talk, Traffic
+from dimat.exchange.network import neighborhood
+from dimat.exchange.network.link import Link, Rules
+from dimat.exchange.network.neighborhood import Incident, Neighborhood
+from dimat.exchange.network.rendezvous import Board
 
 Admit = Callable[[int, Message], None]
 Heard = dict[int, tuple[int, ...]]

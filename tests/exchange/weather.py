@@ -8,7 +8,7 @@ import time
 import pytest
 from torch import Tensor
 
-from dimat.exchange.gloo import Broken, Pipe
+from dimat.exchange.network.pipe import Broken, Pipe
 
 
 def delay_sends(

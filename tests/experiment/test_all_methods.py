@@ -20,7 +20,7 @@ from dimat import RunConfig
 from dimat.data import SPLITS, Shard, generator
 from dimat.errors import ConfigError, TopologyError, TrainingError
 from dimat.exchange import Talk
-from dimat.experiment.config import (
+from dimat.experiment.config.config import (
     ConsensusConfig,
     DataConfig,
     MatchingConfig,
@@ -28,7 +28,8 @@ from dimat.experiment.config import (
     TopologyConfig,
 )
 from dimat.experiment.setup import make_setup
-from dimat.methods import METHODS, Consensus, Learner, Method, Settings, order
+from dimat.methods import METHODS, Consensus, Learner, Method, Settings
+from dimat.methods.ordering import tree as order
 from dimat.symmetry import Analysis, Permutation
 
 SMALL = RunConfig(

@@ -11,14 +11,14 @@ import torch
 from tests.experiment.test_run import SMALL
 
 from dimat.errors import StructureError
-from dimat.exchange.crew import ALONE, block
-from dimat.experiment import pretrain
-from dimat.experiment.assembly import Assembly
-from dimat.experiment.checkpoint import Checkpoint, Store
-from dimat.experiment.display import Silent
-from dimat.experiment.pretrain import Pretrained, Pretraining
+from dimat.exchange.collectives import Assembly
+from dimat.exchange.tree import as_message, tree_of
+from dimat.exchange.world import ALONE, block
+from dimat.experiment.progress import Silent
+from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.running import pretrain
+from dimat.experiment.running.pretrain import Pretrained, Pretraining
 from dimat.experiment.setup import Setup, make_setup
-from dimat.experiment.tree import as_message, tree_of
 
 FIVE = Assembly(ALONE.transport(5), 5)
 

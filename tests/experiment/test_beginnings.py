@@ -16,13 +16,14 @@ from tests.experiment.file_faults import Killed, disk
 
 import dimat
 from dimat.errors import ConfigError, RecordError
-from dimat.experiment import apart, record
-from dimat.experiment.apart_rounds import Meeting
-from dimat.experiment.config import DataConfig, RunConfig
-from dimat.experiment.locks import alone
-from dimat.experiment.record import RunFolder, is_false_start, is_run_folder
+from dimat.experiment.config.config import DataConfig, RunConfig
+from dimat.experiment.config.parse import config_to_yaml
+from dimat.experiment.record import run_folder as record
+from dimat.experiment.record.locks import alone
+from dimat.experiment.record.run_folder import RunFolder, is_false_start, is_run_folder
 from dimat.experiment.run import run_or_resume
-from dimat.experiment.settings import config_to_yaml
+from dimat.experiment.single_agent import run as apart
+from dimat.experiment.single_agent.rounds import Meeting
 
 TINY = RunConfig(
     agents=2,

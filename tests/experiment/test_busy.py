@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tests.experiment.report_folders import AGENTS, make_run, metrics, write_lines
 
-from dimat.experiment.busy import busy_s
-from dimat.experiment.compare.history import read_curve
-from dimat.experiment.report.compared import compare
-from dimat.experiment.report.curve import curve
-from dimat.experiment.report.read import read_sources
-from dimat.experiment.report.totals import total
+from dimat.tools.records.busy import busy_s
+from dimat.tools.records.curve import curve
+from dimat.tools.records.history import read_curve
+from dimat.tools.records.read import read_sources
+from dimat.tools.report.compared import compare
+from dimat.tools.report.totals import total
 
 
 def test_a_phase_lasts_as_long_as_its_slowest_agent() -> None:

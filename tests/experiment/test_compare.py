@@ -23,14 +23,14 @@ from tests import fork_server
 
 from dimat import RunConfig
 from dimat.errors import ConfigError, DataError, RecordError
-from dimat.experiment.checkpoint import Checkpoint, Store
-from dimat.experiment.compare.folder import open_folder, spec_to_yaml
-from dimat.experiment.compare.progress import LiveCells
-from dimat.experiment.compare.run import compare
-from dimat.experiment.compare.spec import Spec, expand
-from dimat.experiment.config import DataConfig, MatchingConfig, RecalibrationConfig
-from dimat.experiment.display import Observer
-from dimat.experiment.record import RunFolder
+from dimat.experiment.config.config import DataConfig, MatchingConfig, RecalibrationConfig
+from dimat.experiment.progress import Observer
+from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.record.run_folder import RunFolder
+from dimat.tools.compare.folder import open_folder, spec_to_yaml
+from dimat.tools.compare.progress import LiveCells
+from dimat.tools.compare.run import compare
+from dimat.tools.compare.spec import Spec, expand
 
 TINY = RunConfig(
     agents=2,

@@ -10,10 +10,10 @@ from types import ModuleType
 
 import pytest
 
-from dimat.experiment.compare.read import read_spec
-from dimat.experiment.compare.run import check
-from dimat.experiment.compare.spec import expand
-from dimat.experiment.settings import load_config
+from dimat.experiment.config.parse import load_config
+from dimat.tools.compare.read import read_spec
+from dimat.tools.compare.run import check
+from dimat.tools.compare.spec import expand
 from dimat.topology import build_topology
 
 CONFIGS = Path(__file__).parents[2] / "configs"

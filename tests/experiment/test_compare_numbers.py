@@ -15,13 +15,14 @@ from scipy import stats
 
 from dimat import RunConfig
 from dimat.errors import RecordError
-from dimat.experiment.compare.budget import Curve, Moment, at_equal, budget, reached
-from dimat.experiment.compare.history import curve_of, read_curve, read_summary
-from dimat.experiment.compare.rows import numbers_of, to_csv
-from dimat.experiment.compare.spec import Spec, expand
-from dimat.experiment.compare.statistics import paired, spread
-from dimat.experiment.compare.table import as_text, points_of
-from dimat.experiment.compare.trial import Trial
+from dimat.tools.compare.budget import at_equal, budget, reached
+from dimat.tools.compare.rows import numbers_of, to_csv
+from dimat.tools.compare.spec import Spec, expand
+from dimat.tools.compare.statistics import paired, spread
+from dimat.tools.compare.table import as_text, points_of
+from dimat.tools.compare.trial import Trial
+from dimat.tools.records.history import curve_of, read_curve, read_summary
+from dimat.tools.records.measured import Curve, Moment
 
 
 def curve(accuracies: Sequence[float | None], sent: Sequence[float], total: float) -> Curve:

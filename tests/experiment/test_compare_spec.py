@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from dimat import RunConfig
 from dimat.errors import ConfigError
-from dimat.experiment.compare.folder import spec_to_yaml
-from dimat.experiment.compare.read import Wishes, parse_seeds, read_out, read_spec
-from dimat.experiment.compare.spec import Spec, canonical, difference, digest, expand
-from dimat.experiment.compare.values import flat, point_name, typed, with_setting
-from dimat.experiment.config import DataConfig, RecalibrationConfig, TopologyConfig
-from dimat.experiment.settings import config_to_yaml
+from dimat.experiment.config.access import flat, point_name, typed, with_setting
+from dimat.experiment.config.config import DataConfig, RecalibrationConfig, TopologyConfig
+from dimat.experiment.config.parse import config_to_yaml
+from dimat.tools.compare.folder import spec_to_yaml
+from dimat.tools.compare.read import Wishes, parse_seeds, read_out, read_spec
+from dimat.tools.compare.spec import Spec, canonical, difference, digest, expand
 
 GRID = {"topology.name": ("ring", "full"), "optimizer.lr": (0.1, 0.01, 0.001)}
 SPEC = Spec(RunConfig(agents=3), ("dimat", "wa", "local"), (0, 1), GRID)

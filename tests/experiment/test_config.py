@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dimat.errors import ConfigError
-from dimat.experiment.complaints import setting_types
-from dimat.experiment.config import (
+from dimat.experiment.config.config import (
     DataConfig,
     MatchingConfig,
     OptimizerConfig,
@@ -20,8 +19,9 @@ from dimat.experiment.config import (
     RunConfig,
     TopologyConfig,
 )
-from dimat.experiment.settings import config_to_yaml, load_config, settings_parser
-from dimat.experiment.validate import validate
+from dimat.experiment.config.messages import setting_types
+from dimat.experiment.config.parse import config_to_yaml, load_config, settings_parser
+from dimat.experiment.config.validate import validate
 
 
 def with_setting(name: str, value: Any) -> RunConfig:

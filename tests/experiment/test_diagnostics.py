@@ -16,16 +16,16 @@ from tests.methods.fleet import Fleet, fleet, irregular, merge
 from tests.tiers import tiers
 
 import dimat
-from dimat.agent import Agent
 from dimat.data import Shard
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
-from dimat.experiment.barrier import loss_barrier
-from dimat.experiment.config import DiagnosticsConfig, MatchingConfig
-from dimat.experiment.diagnostics import Sight, permuted_operator
+from dimat.experiment.config.config import DiagnosticsConfig, MatchingConfig
+from dimat.experiment.evaluation.diagnostics import Sight, permuted_operator
+from dimat.experiment.evaluation.loss_barrier import loss_barrier
 from dimat.methods import Averaging, Dimat, Merged, Method, Settings
 from dimat.state import State, consensus_distance
 from dimat.topology import Topology, build_topology, metropolis
+from dimat.training.trainer import Agent
 
 RING: nx.Graph[int] = nx.cycle_graph(5)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dimat.experiment.config import RunConfig
-from dimat.experiment.display import LiveProgress, Silent, results_table
-from dimat.experiment.result import AgentResult, MethodResult, RunResult
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.progress import LiveProgress, Silent
+from dimat.experiment.record.results import AgentResult, MethodResult, RunResult
+from dimat.experiment.tables import results_table
 
 
 def method(name: str, agents: int, *, merges: bool = True) -> MethodResult:

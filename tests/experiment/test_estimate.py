@@ -15,9 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dimat
 from dimat import RunConfig
-from dimat.agent import Agent
 from dimat.errors import ConfigError
-from dimat.experiment.config import (
+from dimat.experiment.config.config import (
     ConsensusConfig,
     DataConfig,
     ExchangeConfig,
@@ -26,21 +25,22 @@ from dimat.experiment.config import (
     RecalibrationConfig,
     TopologyConfig,
 )
-from dimat.experiment.estimate import calibrate
-from dimat.experiment.estimate import forecast as forecasting
-from dimat.experiment.estimate.assume import assumed
-from dimat.experiment.estimate.facts import memory_entries, model_facts
-from dimat.experiment.estimate.forecast import Forecast, forecast
-from dimat.experiment.estimate.known import KNOWN
-from dimat.experiment.estimate.steps import STEPS
-from dimat.experiment.estimate.traffic import Wire
-from dimat.experiment.rounds import method_settings
-from dimat.experiment.settings import load_config
+from dimat.experiment.config.parse import load_config
+from dimat.experiment.running.rounds import method_settings
 from dimat.experiment.setup import Setup, make_setup
-from dimat.experiment.snapshot import Snapshot
 from dimat.merging.optimizer import flat_memory, memory_of
 from dimat.methods import METHODS, Averaging, Method, Settings
 from dimat.state import num_bytes, state_of
+from dimat.tools.estimate import calibrate
+from dimat.tools.estimate import forecast as forecasting
+from dimat.tools.estimate.assume import assumed
+from dimat.tools.estimate.forecast import Forecast, forecast
+from dimat.tools.estimate.known import KNOWN
+from dimat.tools.estimate.model_cost import memory_entries, model_facts
+from dimat.tools.estimate.steps import STEPS
+from dimat.tools.estimate.traffic import Wire
+from dimat.training.snapshot import Snapshot
+from dimat.training.trainer import Agent
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 IRREGULAR = TopologyConfig("erdos-renyi", probability=0.5, seed=3)

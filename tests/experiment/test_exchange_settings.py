@@ -9,12 +9,12 @@ import pytest
 
 import dimat
 from dimat.errors import ConfigError
-from dimat.experiment.config import ExchangeConfig, MatchingConfig, RunConfig
-from dimat.experiment.facts import run_digest
-from dimat.experiment.record import RunFolder, check_same_settings
-from dimat.experiment.rounds import method_settings
+from dimat.experiment.config.config import ExchangeConfig, MatchingConfig, RunConfig
+from dimat.experiment.config.validate import validate
+from dimat.experiment.digests import run_digest
+from dimat.experiment.record.run_folder import RunFolder, check_same_settings
+from dimat.experiment.running.rounds import method_settings
 from dimat.experiment.setup import make_setup
-from dimat.experiment.validate import validate
 
 SMALL = RunConfig(
     agents=3, rounds=2, pretrain_epochs=0, local_steps=1, method="wa", controls=(), threads=1

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from dimat.errors import ConfigError
-from dimat.exchange.pool import Pool
-from dimat.exchange.wire import pack
-from dimat.experiment.faults import Fault, Faults, Rehearsal
+from dimat.exchange.network.buffers import Pool
+from dimat.exchange.network.wire import pack
+from dimat.experiment.single_agent.faults import Fault, Faults, Rehearsal
 
 
 def rehearsal(plan: Faults, folder: Path) -> tuple[Rehearsal, Any]:

@@ -16,9 +16,9 @@ from tests.experiment.test_run import SMALL
 
 import dimat
 from dimat.errors import ConfigError
-from dimat.experiment.config import DataConfig, OptimizerConfig, RunConfig, TopologyConfig
-from dimat.experiment.display import LiveProgress
-from dimat.experiment.settings import config_from, config_to_yaml
+from dimat.experiment.config.config import DataConfig, OptimizerConfig, RunConfig, TopologyConfig
+from dimat.experiment.config.parse import config_from, config_to_yaml
+from dimat.experiment.progress import LiveProgress
 from dimat.experiment.setup import build_network
 from dimat.topology import GraphOptions, build_topology
 

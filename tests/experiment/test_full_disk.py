@@ -19,16 +19,16 @@ from tests.experiment.test_resume import Content, content
 
 from dimat.cli import main
 from dimat.errors import ConfigError, DimatError, WriteError, writing
-from dimat.experiment.checkpoint import Checkpoint, Store
-from dimat.experiment.compare.folder import ComparisonFolder
-from dimat.experiment.config import CheckpointConfig
-from dimat.experiment.faults import Fault, Rehearsal
-from dimat.experiment.merge import report as merge_report
-from dimat.experiment.record import RunFolder
-from dimat.experiment.report import write as report_write
+from dimat.experiment.callbacks.tensorboard import TensorBoard
+from dimat.experiment.config.config import CheckpointConfig
+from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.record.run_folder import RunFolder
 from dimat.experiment.run import run_or_resume
-from dimat.experiment.tensorboard import TensorBoard
+from dimat.experiment.single_agent.faults import Fault, Rehearsal
 from dimat.state import load_state, save_state
+from dimat.tools.compare.folder import ComparisonFolder
+from dimat.tools.merge import write as merge_report
+from dimat.tools.report import write as report_write
 
 CONFIG = replace(TINY, rounds=2, pretrain_epochs=1, controls=("local",))
 

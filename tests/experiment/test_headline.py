@@ -12,8 +12,8 @@ from tests.experiment.test_resume import content
 import dimat
 from dimat import RunConfig
 from dimat.errors import Stopped
-from dimat.experiment.config import RecalibrationConfig
-from dimat.experiment.settings import load_config
+from dimat.experiment.config.config import RecalibrationConfig
+from dimat.experiment.config.parse import load_config
 
 FILE = Path(__file__).parents[2] / "configs" / "paper" / "cifar100-resnet20x8-ring5-iid.yaml"
 

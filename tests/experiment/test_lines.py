@@ -16,12 +16,12 @@ from tests.experiment.test_resume import StopAfter, Stopped, content
 import dimat
 from dimat.cli import main
 from dimat.errors import RecordError
-from dimat.experiment import lines as lines_module
-from dimat.experiment.checkpoint import Checkpoint, Store
-from dimat.experiment.compare.history import read_curve, read_summary
-from dimat.experiment.lines import LineFiles, read_lines
-from dimat.experiment.record import RunFolder
-from dimat.experiment.report.read import read_source
+from dimat.experiment.record import lines as lines_module
+from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.record.lines import LineFiles, read_lines
+from dimat.experiment.record.run_folder import RunFolder
+from dimat.tools.records.history import read_curve, read_summary
+from dimat.tools.records.read import read_source
 
 CONFIG = replace(TINY, rounds=3, controls=("local",))
 BREAKS = {"not UTF-8": 0xFF, "not JSON": ord("}"), "another number": ord("9")}

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dimat import RunConfig
-from dimat.agent import RECALIBRATE
-from dimat.experiment import barrier
-from dimat.experiment.part import Part
+from dimat.experiment.evaluation import loss_barrier as barrier
 from dimat.experiment.setup import make_setup
 from dimat.merging import recalibrate
+from dimat.training.round import Part
+from dimat.training.trainer import RECALIBRATE
 
 NORM = "blocks.0.norm1.running_var"
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from dimat.errors import ConfigError, RecordError
-from dimat.experiment.compare.read import read_spec
-from dimat.experiment.plain_yaml import load_yaml
-from dimat.experiment.report.files import read_yaml as read_record
-from dimat.experiment.settings import load_config
+from dimat.experiment.config.parse import load_config
+from dimat.experiment.config.plain_yaml import load_yaml
+from dimat.tools.compare.read import read_spec
+from dimat.tools.records.files import read_yaml as read_record
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"

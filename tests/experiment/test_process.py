@@ -22,15 +22,15 @@ import torch
 import dimat
 from dimat import RunConfig
 from dimat.errors import ConfigError, DimatError, TrainingError
-from dimat.experiment.apart import Meeting, run_agent
-from dimat.experiment.config import DataConfig, ExchangeConfig, OptimizerConfig
-from dimat.experiment.estimate.forecast import forecast
-from dimat.experiment.merge.config import AlignConfig, MergeConfig
-from dimat.experiment.merge.run import align_checkpoints, merge_checkpoints
-from dimat.experiment.process import borrowed
+from dimat.experiment.config.config import DataConfig, ExchangeConfig, OptimizerConfig
+from dimat.experiment.running.process import borrowed
 from dimat.experiment.setup import make_setup
+from dimat.experiment.single_agent.run import Meeting, run_agent
 from dimat.models import build_model
 from dimat.state import save_state, state_of
+from dimat.tools.estimate.forecast import forecast
+from dimat.tools.merge.run import align_checkpoints, merge_checkpoints
+from dimat.tools.merge.settings import AlignConfig, MergeConfig
 
 ON_IMPORT = "KMP_", "TORCHINDUCTOR_"  # scikit-learn and PyTorch set these when first imported
 OURS, THEIRS = 3, 1  # threads before the call, and in it

@@ -13,18 +13,18 @@ from tests.experiment.test_run import lines
 
 import dimat
 from dimat import RunConfig
-from dimat.experiment import part as parts
-from dimat.experiment.config import (
+from dimat.experiment.config.config import (
     DataConfig,
     DiagnosticsConfig,
     MatchingConfig,
     RecalibrationConfig,
     TopologyConfig,
 )
-from dimat.experiment.part import Part
-from dimat.experiment.rounds import Rounds
+from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.setup import make_setup
 from dimat.methods import Merged
+from dimat.training import round as parts
+from dimat.training.round import Part
 
 SMALL = RunConfig(
     agents=3,

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dimat.errors import ConfigError
-from dimat.experiment.config import RunConfig
-from dimat.experiment.environment import environment
-from dimat.experiment.record import RunFolder
-from dimat.experiment.settings import load_config
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.parse import load_config
+from dimat.experiment.record.environment import environment
+from dimat.experiment.record.run_folder import RunFolder
 from dimat.state import load_state
 
 

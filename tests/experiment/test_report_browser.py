@@ -14,7 +14,7 @@ import pytest
 from tests.experiment.report_folders import make_comparison, make_run, one_peer
 from tests.experiment.test_report_page import hostile
 
-from dimat.experiment.report.write import write_report
+from dimat.tools.report.write import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = [

@@ -13,16 +13,16 @@ import pytest
 from tests.experiment import report_folders as folders
 from tests.experiment.report_folders import AGENTS, GROUPS, make_comparison, make_run
 
-from dimat.experiment.report.compared import Compared, Series, compare
-from dimat.experiment.report.curve import Measured, curve
-from dimat.experiment.report.figures.accuracy import by_agent, by_cost, by_round
-from dimat.experiment.report.figures.costs import costs
-from dimat.experiment.report.figures.diagnostics import consensus, units
-from dimat.experiment.report.figures.figure import Figure, Panel, Trace
-from dimat.experiment.report.figures.graph import topologies
-from dimat.experiment.report.figures.shards import shards
-from dimat.experiment.report.page import sections
-from dimat.experiment.report.read import read_sources
+from dimat.tools.records.curve import Measured, curve
+from dimat.tools.records.read import read_sources
+from dimat.tools.report.compared import Compared, Series, compare
+from dimat.tools.report.figures.accuracy import by_agent, by_cost, by_round
+from dimat.tools.report.figures.costs import costs
+from dimat.tools.report.figures.diagnostics import consensus, units
+from dimat.tools.report.figures.figure import Figure, Panel, Trace
+from dimat.tools.report.figures.graph import topologies
+from dimat.tools.report.figures.shards import shards
+from dimat.tools.report.page import sections
 
 
 def report(*paths: Path) -> Compared:

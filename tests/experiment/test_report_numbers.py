@@ -19,15 +19,15 @@ from tests.experiment.report_folders import (
     write_lines,
 )
 
-from dimat.experiment.report.bands import band
-from dimat.experiment.report.compared import Compared, compare
-from dimat.experiment.report.curve import curve
-from dimat.experiment.report.groups import distinct
-from dimat.experiment.report.numbers import numbers
-from dimat.experiment.report.read import read_sources
-from dimat.experiment.report.style import COLORS, MARKERS, style_of
-from dimat.experiment.report.totals import bytes_sent, final_accuracy, seconds, total
-from dimat.experiment.report.values import Line, Run
+from dimat.tools.records.curve import curve
+from dimat.tools.records.read import read_sources
+from dimat.tools.records.run import Line, Run
+from dimat.tools.report.bands import band
+from dimat.tools.report.compared import Compared, compare
+from dimat.tools.report.groups import distinct
+from dimat.tools.report.numbers import numbers
+from dimat.tools.report.style import COLORS, MARKERS, style_of
+from dimat.tools.report.totals import bytes_sent, final_accuracy, seconds, total
 
 
 def report(*folders: Path) -> Compared:

@@ -16,11 +16,11 @@ from tests.experiment.report_folders import make_comparison, make_run
 
 from dimat.cli import main
 from dimat.errors import ConfigError, RecordError
-from dimat.experiment.report import write
-from dimat.experiment.report.compared import compare
-from dimat.experiment.report.page import page
-from dimat.experiment.report.read import read_sources
-from dimat.experiment.report.write import write_report
+from dimat.tools.records.read import read_sources
+from dimat.tools.report import write
+from dimat.tools.report.compared import compare
+from dimat.tools.report.page import page
+from dimat.tools.report.write import write_report
 
 FILES = {"index.html", "data.csv", "plotly.min.js", "report.css", "report.js"}
 EVIL = '"><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
@@ -78,7 +78,7 @@ def test_what_was_compared_is_said_at_the_top(tmp_path: Path) -> None:
 def test_the_table_has_mean_spread_and_number_of_every_method(tmp_path: Path) -> None:
     found = compare(read_sources([str(make_comparison(tmp_path / "c"))]))
     rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", page(found))
-    from dimat.experiment.report.totals import total
+    from dimat.tools.report.totals import total
 
     for series, row in zip(found.series, rows, strict=False):
         own = total(series)

@@ -20,9 +20,9 @@ from tests.experiment.report_folders import (
 )
 
 from dimat.errors import RecordError
-from dimat.experiment.report.curve import curve
-from dimat.experiment.report.read import read_source, read_sources
-from dimat.experiment.report.values import Diagnosis
+from dimat.tools.records.curve import curve
+from dimat.tools.records.read import read_source, read_sources
+from dimat.tools.records.run import Diagnosis
 
 
 def test_a_run_is_read_whole(tmp_path: Path) -> None:

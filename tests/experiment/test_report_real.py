@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dimat.cli import main
-from dimat.experiment.report.compared import Compared, compare
-from dimat.experiment.report.page import page
-from dimat.experiment.report.read import read_sources
-from dimat.experiment.report.totals import final_accuracy
+from dimat.tools.records.read import read_sources
+from dimat.tools.report.compared import Compared, compare
+from dimat.tools.report.page import page
+from dimat.tools.report.totals import final_accuracy
 
 QUICK = """
 agents: 3

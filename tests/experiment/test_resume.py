@@ -22,15 +22,15 @@ from torch import nn
 import dimat
 from dimat import RunConfig
 from dimat.errors import ConfigError, RecordError
-from dimat.experiment.checkpoint import Checkpoint, Store
-from dimat.experiment.config import (
+from dimat.experiment.config.config import (
     CheckpointConfig,
     ConsensusConfig,
     DataConfig,
     OptimizerConfig,
     TopologyConfig,
 )
-from dimat.experiment.locks import alone
+from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.record.locks import alone
 from dimat.experiment.run import run_or_resume
 
 HERE = "tests.experiment.test_resume"

@@ -12,10 +12,9 @@ import torch
 
 import dimat
 from dimat import RunConfig
-from dimat.agent import Agent
 from dimat.data import normalize
 from dimat.errors import ConfigError, TrainingError
-from dimat.experiment.config import (
+from dimat.experiment.config.config import (
     DataConfig,
     MatchingConfig,
     MergingConfig,
@@ -23,9 +22,10 @@ from dimat.experiment.config import (
     RecalibrationConfig,
     TopologyConfig,
 )
-from dimat.experiment.settings import load_config
-from dimat.experiment.summary import best_round
+from dimat.experiment.config.parse import load_config
+from dimat.experiment.record.summary import best_round
 from dimat.merging import COMBINERS
+from dimat.training.trainer import Agent
 
 SMALL = RunConfig(
     agents=4, rounds=2, pretrain_epochs=2, width=0.25, threads=1, topology=TopologyConfig("star")

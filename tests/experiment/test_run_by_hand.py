@@ -11,8 +11,8 @@ import pytest
 import dimat
 from dimat import RunConfig, Symmetry
 from dimat.errors import ConfigError, StructureError, TrainingError
-from dimat.experiment.part import Part
 from dimat.models import build_model
+from dimat.training.round import Part
 
 MODEL = """
 from torch import nn

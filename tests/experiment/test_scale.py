@@ -14,14 +14,15 @@ from tests.experiment.test_run import SMALL
 import dimat
 from dimat import state
 from dimat.data import Shard
-from dimat.exchange.crew import ALONE
-from dimat.experiment import assembly, job
-from dimat.experiment.assembly import Assembly
-from dimat.experiment.checkpoint import Checkpoint, Store, _apart
-from dimat.experiment.config import DataConfig, OptimizerConfig, TopologyConfig
-from dimat.experiment.pretrain import Pretrained
-from dimat.experiment.result import MethodResult
-from dimat.experiment.rounds import Rounds
+from dimat.exchange import collectives
+from dimat.exchange.collectives import Assembly
+from dimat.exchange.world import ALONE
+from dimat.experiment.config.config import DataConfig, OptimizerConfig, TopologyConfig
+from dimat.experiment.record.checkpoint import Checkpoint, Store, _apart
+from dimat.experiment.record.results import MethodResult
+from dimat.experiment.running import runner as job
+from dimat.experiment.running.pretrain import Pretrained
+from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.setup import make_setup
 from dimat.topology import Dropout, Topology
 
@@ -61,9 +62,9 @@ def test_batches_that_are_counted_are_those_that_shards_have() -> None:
 def test_what_all_agents_are_told_is_encoded_and_decoded_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls, encode, decode = [], assembly.as_message, assembly.tree_of
-    monkeypatch.setattr(assembly, "as_message", lambda tree: calls.append("in") or encode(tree))
-    monkeypatch.setattr(assembly, "tree_of", lambda own: calls.append("out") or decode(own))
+    calls, encode, decode = [], collectives.as_message, collectives.tree_of
+    monkeypatch.setattr(collectives, "as_message", lambda tree: calls.append("in") or encode(tree))
+    monkeypatch.setattr(collectives, "tree_of", lambda own: calls.append("out") or decode(own))
     said = {"results": list(range(20))}
     assert Assembly(ALONE.transport(20), 20).tell(said) == said
     assert calls == ["in", "out"]

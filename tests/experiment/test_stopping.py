@@ -11,19 +11,20 @@ import pytest
 from tests.experiment.test_resume import CONFIG, Content, content
 
 import dimat
-from dimat.agent import Agent
 from dimat.cli import main
 from dimat.errors import ConfigError, Stopped
-from dimat.exchange.crew import ALONE
-from dimat.experiment import allowance, desk
-from dimat.experiment.apart import Meeting, run_agent
-from dimat.experiment.checkpoint import Store
-from dimat.experiment.compare.run import check
-from dimat.experiment.compare.spec import Spec, expand
-from dimat.experiment.config import CheckpointConfig, DataConfig
+from dimat.exchange.world import ALONE
+from dimat.experiment.config.config import CheckpointConfig, DataConfig
+from dimat.experiment.config.validate import validate
+from dimat.experiment.record import writer as desk
+from dimat.experiment.record.checkpoint import Store
 from dimat.experiment.run import begun, run_or_resume
+from dimat.experiment.running import time_limit as allowance
 from dimat.experiment.setup import make_setup
-from dimat.experiment.validate import validate
+from dimat.experiment.single_agent.run import Meeting, run_agent
+from dimat.tools.compare.run import check
+from dimat.tools.compare.spec import Spec, expand
+from dimat.training.trainer import Agent
 
 SHORT = replace(CONFIG, rounds=3, controls=("sgp", "centralized"))
 QUICK = ["--agents=3", "--rounds=2", "--pretrain_epochs=2", "--controls=[]", "--threads=1"]

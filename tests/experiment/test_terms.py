@@ -12,9 +12,9 @@ import pytest
 
 from dimat import RunConfig
 from dimat.data.digits import digits
-from dimat.experiment.config import DataConfig
+from dimat.experiment.config.config import DataConfig
+from dimat.experiment.handshake import _OWN, terms
 from dimat.experiment.setup import Setup, make_setup
-from dimat.experiment.terms import _OWN, terms
 
 OTHER: dict[str, Any] = {
     "out": "elsewhere",

@@ -16,17 +16,22 @@ from torch import nn
 
 import dimat
 from dimat import RunConfig
-from dimat.agent import Agent
 from dimat.errors import ConfigError, Stopped, TrainingError
+from dimat.exchange.collectives import Assembly
 from dimat.exchange.in_process import InProcess
-from dimat.experiment import pretrain, rounds
-from dimat.experiment.assembly import Assembly
-from dimat.experiment.config import DataConfig, MatchingConfig, OptimizerConfig, TopologyConfig
-from dimat.experiment.display import Silent
+from dimat.experiment.config.config import (
+    DataConfig,
+    MatchingConfig,
+    OptimizerConfig,
+    TopologyConfig,
+)
+from dimat.experiment.progress import Silent
+from dimat.experiment.running import pretrain, rounds
+from dimat.experiment.running.vectorized import train_all
 from dimat.experiment.setup import Setup, make_setup
-from dimat.experiment.snapshot import Snapshot
-from dimat.experiment.vectorized import train_all
 from dimat.merging.optimizer import memory_of
+from dimat.training.snapshot import Snapshot
+from dimat.training.trainer import Agent
 
 IID = DataConfig(split="iid")
 CONFIG = RunConfig(

@@ -7,7 +7,7 @@ import torch
 from tests.methods.fleet import Fleet, fleet
 from tests.tiers import tiers
 
-from dimat.matching.drift import drift
+from dimat.methods.ordering.drift import drift
 
 
 @pytest.fixture(scope="module", params=tiers(["mlp", "cnn", "resnet20"], slow=["resnet20"]))

@@ -12,14 +12,7 @@ from tests.laws.graphs import connected_graphs
 from torch import Tensor, nn
 
 from dimat.errors import StructureError
-from dimat.matching.gauge import (
-    GaugeId,
-    cycle_error,
-    decode_ids,
-    encode_ids,
-    toward,
-    transposed,
-)
+from dimat.methods.gauge import GaugeId, cycle_error, decode_ids, encode_ids, toward, transposed
 from dimat.state import num_bytes
 from dimat.symmetry import Analysis, Symmetry
 

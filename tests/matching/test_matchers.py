@@ -22,9 +22,9 @@ from torch.func import functional_call
 from dimat.matching import MATCHERS, Activations, Consistent, Matcher, Matching, Problem
 from dimat.matching.assignment import assign
 from dimat.matching.consistent import Gauge, Pairs
-from dimat.matching.descent import Descent, Field
+from dimat.matching.coordinate_ascent import Descent, Field
 from dimat.symmetry import Analysis, Symmetry
-from dimat.symmetry.redraw import redraw
+from dimat.symmetry.proof.redraw import redraw
 
 State = dict[str, Tensor]
 FINDING = [name for name in MATCHERS if name != "identity"]

@@ -15,9 +15,9 @@ from tests.tiers import tiers
 from torch import nn
 
 from dimat.matching import activation_scores, match_units, permute_scores, solve_assignment
-from dimat.matching.statistics import CrossMoments
+from dimat.matching.cross_moments import CrossMoments
 from dimat.models import build_model
-from dimat.symmetry.redraw import redraw
+from dimat.symmetry.proof.redraw import redraw
 
 
 def correlation(x: torch.Tensor, y: torch.Tensor, batches: int = 3) -> torch.Tensor:

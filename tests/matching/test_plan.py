@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.laws.graphs import PAW, connected_graphs
 
-from dimat.matching.gauge import GaugeId
-from dimat.matching.plan import make_plan
+from dimat.methods.gauge import GaugeId
+from dimat.methods.ordering.plan import make_plan
 from dimat.topology import Topology
 
 SHARED = [GaugeId(5, 1), GaugeId(1, 4), GaugeId(2, 2)]

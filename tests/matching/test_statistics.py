@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dimat.matching.statistics import CrossMoments
+from dimat.matching.cross_moments import CrossMoments
 
 
 def related(seed: int, n: int = 240, scale: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch.func import functional_call
 import dimat
 from dimat.matching import MATCHERS, Activations, Problem
 from dimat.matching.assignment import assign
-from dimat.matching.statistics import CrossMoments
+from dimat.matching.cross_moments import CrossMoments
 from dimat.matching.ties import SAME, leveled, match_units, twins
 
 State = dict[str, Tensor]

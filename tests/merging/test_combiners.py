@@ -11,12 +11,12 @@ from tests.tiers import tiers
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dimat.graph.interpreter import Run
+from dimat.graph.trace import trace
 from dimat.merging import COMBINERS, Combiner, expected_statistics, mix
-from dimat.merging.norms import channel_moments
-from dimat.merging.sites import sites
+from dimat.merging.layerwise.norms import channel_moments
+from dimat.merging.layerwise.sites import sites
 from dimat.state import State
-from dimat.symmetry.run import Run
-from dimat.symmetry.trace import trace
 
 
 @pytest.fixture(params=list(COMBINERS))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from dimat.merging.layer import Layer, layer_of
-from dimat.merging.sites import sites
-from dimat.symmetry.trace import trace
+from dimat.graph.trace import trace
+from dimat.merging.layerwise.layer import Layer, layer_of
+from dimat.merging.layerwise.sites import sites
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(5, 7), (4, 5)),

@@ -12,14 +12,14 @@ from tests.analyses import trace
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dimat.graph.interpreter import Run
 from dimat.merging import Regression, mix
-from dimat.merging.goal import Lockstep
-from dimat.merging.regression import Moments
-from dimat.merging.sites import sites
+from dimat.merging.layerwise.lockstep import Lockstep
+from dimat.merging.layerwise.regression import Moments
+from dimat.merging.layerwise.sites import sites
 from dimat.models import build_model
 from dimat.state import State, state_of
 from dimat.symmetry import Analysis, Symmetry
-from dimat.symmetry.run import Run
 
 
 def analysis_of(model: nn.Module, *inputs: Tensor) -> Analysis:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
-from dimat.matching.gauge import GaugeId
 from dimat.merging import recalibrate
 from dimat.merging.optimizer import Memory
 from dimat.methods import Member, Merged, Method
+from dimat.methods.gauge import GaugeId
 from dimat.models import build_model
 from dimat.state import State
 from dimat.symmetry import Analysis

@@ -9,8 +9,8 @@ from tests.laws.graphs import PAW
 from tests.methods.fleet import Fleet, fleet, irregular, merge
 from torch.func import functional_call
 
-from dimat.matching.gauge import GaugeId, cycle_error
 from dimat.methods import Dimat, Merged, Settings
+from dimat.methods.gauge import GaugeId, cycle_error
 from dimat.state import State, num_bytes
 
 SETTINGS = {"local": Settings(), "pooled": Settings(statistics="pooled")}

@@ -10,8 +10,8 @@ from tests.laws.graphs import PAW
 from tests.methods.fleet import fleet
 from tests.methods.lossy import Losses, merge_over
 
-from dimat.matching.gauge import GaugeId
 from dimat.methods import Dimat, Settings
+from dimat.methods.gauge import GaugeId
 
 
 def test_one_that_is_new_and_misses_its_leader_stays_as_it_is_whatever_order_it_hears_of() -> None:

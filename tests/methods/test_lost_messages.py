@@ -18,8 +18,8 @@ from tests.methods.test_steps import STEPWISE, agents, irregular_topology
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.matching.gauge import GaugeId
 from dimat.methods import METHODS, Averaging, Dimat, Member, Merged, Method, Settings
+from dimat.methods.gauge import GaugeId
 from dimat.topology import Topology, metropolis
 
 TOLERANT = {

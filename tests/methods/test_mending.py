@@ -14,8 +14,8 @@ from torch import Tensor
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.matching.gauge import GaugeId
 from dimat.methods import Averaging, Dimat, Merged, Settings
+from dimat.methods.gauge import GaugeId
 from dimat.state import State
 
 TESTING = Dimat(Settings(drift=0.2))

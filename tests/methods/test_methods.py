@@ -17,10 +17,10 @@ from torch.func import functional_call
 from dimat.errors import StructureError
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
-from dimat.matching.gauge import GaugeId, colors, decode, encode
-from dimat.matching.observe import observations
+from dimat.matching.unit_activations import observations
 from dimat.merging import recalibrate
 from dimat.methods import Averaging, Dimat, Local, Member, Merged, Method, Settings
+from dimat.methods.gauge import GaugeId, colors, decode, encode
 from dimat.models import build_model
 from dimat.state import State, num_bytes
 from dimat.symmetry import Analysis

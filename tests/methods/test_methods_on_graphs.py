@@ -19,14 +19,14 @@ from torch.func import functional_call
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.matching.gauge import GaugeId
-from dimat.matching.pooled import encode_moments, measure_edges
 from dimat.merging import recalibrate
 from dimat.methods import METHODS, Member, Merged, Method, Settings
-from dimat.methods.diloco import DiLoCo
-from dimat.methods.fedavg import FedAvg
-from dimat.methods.final_merge import FinalMerge
-from dimat.methods.spread import age
+from dimat.methods.gauge import GaugeId
+from dimat.methods.ordering.pooled import encode_moments, measure_edges
+from dimat.methods.ordering.spread import age
+from dimat.methods.rounds.diloco import DiLoCo
+from dimat.methods.rounds.fedavg import FedAvg
+from dimat.methods.rounds.final_merge import FinalMerge
 from dimat.models import build_model
 from dimat.state import State, num_bytes
 from dimat.symmetry import Analysis

@@ -14,13 +14,13 @@ from tests.methods.lossy import Losses, merge_over
 
 import dimat
 from dimat.errors import ConfigError, StructureError, TrainingError
-from dimat.experiment.config import DataConfig, ExchangeConfig, RunConfig
-from dimat.experiment.part import Part
-from dimat.experiment.rounds import method_settings
+from dimat.experiment.config.config import DataConfig, ExchangeConfig, RunConfig
+from dimat.experiment.running.rounds import method_settings
 from dimat.methods import MAX_NORM_RATIO, METHODS, Averaging, Member, Settings
 from dimat.methods.admit import sound
 from dimat.state import State
 from dimat.topology import build_topology
+from dimat.training.round import Part
 
 SMALL = RunConfig(
     agents=3,

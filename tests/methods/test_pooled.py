@@ -11,14 +11,14 @@ from tests.methods.fleet import Fleet, fleet, irregular, merge
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.matching.gauge import cycle_error
-from dimat.matching.pooled import (
+from dimat.methods import Dimat, Merged, Settings
+from dimat.methods.gauge import cycle_error
+from dimat.methods.ordering.pooled import (
     encode_moments,
     measure_edges,
     pooled_moments,
     pooled_scores,
 )
-from dimat.methods import Dimat, Merged, Settings
 from dimat.state import State
 
 PAIRWISE = Dimat(Settings("pairwise", "pooled"))

@@ -16,15 +16,15 @@ from tests.methods.lossy import Losses, merge_over
 from torch.func import functional_call
 
 from dimat.errors import ConfigError
-from dimat.experiment.config import MatchingConfig
-from dimat.experiment.validate import gauge_of
+from dimat.experiment.config.config import MatchingConfig
+from dimat.experiment.config.validate import gauge_of
 from dimat.matching.assignment import assign
 from dimat.matching.fit import fit
-from dimat.matching.gauge import GaugeId
-from dimat.matching.pooled import local_scores, measure_edges
 from dimat.merging import mix
 from dimat.methods import Dimat, Member, Merged, Settings
-from dimat.methods.spread import age
+from dimat.methods.gauge import GaugeId
+from dimat.methods.ordering.pooled import local_scores, measure_edges
+from dimat.methods.ordering.spread import age
 from dimat.state import State, num_bytes
 from dimat.symmetry import Permutation
 from dimat.topology import Topology

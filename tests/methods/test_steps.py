@@ -27,8 +27,8 @@ from dimat.methods import (
     StochasticGradientPush,
     Swarm,
 )
-from dimat.methods.cga import project
-from dimat.methods.swarm import pairs
+from dimat.methods.steps.cga import project
+from dimat.methods.steps.swarm import pairs
 from dimat.state import State
 from dimat.topology import Network, Topology, build_topology, metropolis
 

@@ -7,8 +7,8 @@ import torch
 from tests.methods.fleet import Fleet, fleet, irregular, merge
 from torch.func import functional_call
 
-from dimat.matching.gauge import GaugeId
 from dimat.methods import Dimat, Settings
+from dimat.methods.gauge import GaugeId
 from dimat.state import State
 
 WAYS = {

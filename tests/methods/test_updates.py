@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from tests.methods.test_steps import irregular_topology, lopsided
 from torch import Tensor, nn
 
-from dimat.agent import Agent
 from dimat.data import Shard
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
 from dimat.methods import METHODS, Member, Method, Settings
-from dimat.methods.swarm import pairs
+from dimat.methods.steps.swarm import pairs
 from dimat.state import State
 from dimat.topology import Topology
+from dimat.training.trainer import Agent
 
 Vector = NDArray[np.float64]
 Gradient = Callable[[Vector], Vector]

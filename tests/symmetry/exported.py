@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from torch import nn
 
+from dimat.graph.trace import Trace
 from dimat.symmetry import find
-from dimat.symmetry.trace import Trace
 
 _KNOWN: dict[tuple[str, bool], Trace] = {}
 

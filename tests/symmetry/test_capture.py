@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import dimat
 from dimat.errors import ModelError
-from dimat.symmetry.trace import trace
+from dimat.graph.trace import trace
 
 
 class Cache:

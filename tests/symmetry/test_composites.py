@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch._export import utils
 from torch.nn import functional
 
-from dimat.symmetry import analyze, capture, find
+from dimat.graph import capture
+from dimat.graph.trace import operator_name, trace
+from dimat.symmetry import analyze, find
 from dimat.symmetry.rules import rule_for
-from dimat.symmetry.trace import operator_name, trace
 
 VIEWS: dict[str, Forward] = {
     "swapaxes": lambda y, z: y.swapaxes(1, 2).mean(2),

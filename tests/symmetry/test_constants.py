@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import dimat
+from dimat.checkpoints.reading import read_calls
 from dimat.merging import COMBINERS, mix
-from dimat.parents.reading import read_calls
 from dimat.state import State, state_of
 from dimat.symmetry import analyze
 from dimat.symmetry.constants import redrawn_alike

@@ -19,10 +19,10 @@ from tests.symmetry.zoo_others import OTHERS
 from torch import nn
 
 from dimat.symmetry import analyze, check_symmetry
-from dimat.symmetry.call import Call, Result, as_tuple
+from dimat.symmetry.labels.operator_call import Call, Result, as_tuple
+from dimat.symmetry.labels.units import FIXED, Label, Special
 from dimat.symmetry.rules import RULES, Rule
 from dimat.symmetry.rules.registry import pointwise
-from dimat.symmetry.units import FIXED, Label, Special
 
 CASES = {case.name: case for case in (*LAYERS, *ATTENTIONS, *OTHERS)}
 for name, in_place in (("batch-norm", False), ("batch-norm-in-place", True)):

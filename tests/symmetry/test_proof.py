@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from dimat.errors import ModelError, StructureError
 from dimat.symmetry import Symmetry, analyze, check_symmetry, find, find_symmetry
-from dimat.symmetry.call import Call, Result
-from dimat.symmetry.evidence import close_to
-from dimat.symmetry.redraw import DRAWS, LEVELS, draw, near, redraw
+from dimat.symmetry.labels.operator_call import Call, Result
+from dimat.symmetry.proof.evidence import close_to
+from dimat.symmetry.proof.redraw import DRAWS, LEVELS, draw, near, redraw
 from dimat.symmetry.rules import RULES, Rule
 from dimat.symmetry.rules.registry import pointwise
 

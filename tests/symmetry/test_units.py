@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dimat.symmetry.solve import solve
-from dimat.symmetry.units import ANY, FIXED, Labels, Special, Units
+from dimat.symmetry.labels.solve import solve
+from dimat.symmetry.labels.units import ANY, FIXED, Labels, Special, Units
 
 
 def group_sizes(units: Units, *labels: Labels) -> list[tuple[int, int]]:

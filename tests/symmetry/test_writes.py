@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dimat.graph.interpreter import Run
+from dimat.graph.trace import trace
 from dimat.symmetry import analyze
-from dimat.symmetry.execute import run
-from dimat.symmetry.run import Run
-from dimat.symmetry.trace import trace
+from dimat.symmetry.proof.execute import run
 
 
 @torch.library.custom_op("dimat_tests::count", mutates_args=("total",))

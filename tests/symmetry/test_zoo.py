@@ -16,13 +16,13 @@ from tests.symmetry.zoo_others import OTHERS
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dimat.graph.trace import flatten_inputs
 from dimat.matching import MATCHERS, Matching, Problem
 from dimat.matching.assignment import unit_order
-from dimat.matching.seats import outer_groups
+from dimat.matching.unit_axes import outer_groups
 from dimat.symmetry import Analysis, Symmetry, analyze
-from dimat.symmetry.check import without_dropout
-from dimat.symmetry.redraw import redraw
-from dimat.symmetry.trace import flatten_inputs
+from dimat.symmetry.proof.check import without_dropout
+from dimat.symmetry.proof.redraw import redraw
 
 CASES = (*BUILT_IN, *LAYERS, *ATTENTIONS, *OTHERS, *MODELS)
 

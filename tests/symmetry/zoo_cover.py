@@ -12,11 +12,11 @@ from tests.symmetry.test_mutations import MUTATIONS, forgetful
 from tests.symmetry.test_zoo import CASES
 from tests.symmetry.zoo import Case
 
+from dimat.graph.trace import Trace, operator_name
 from dimat.symmetry import Analysis, find
-from dimat.symmetry.call import as_tuple
+from dimat.symmetry.labels.operator_call import as_tuple
+from dimat.symmetry.labels.units import Special
 from dimat.symmetry.rules import RULES, Rule
-from dimat.symmetry.trace import Trace, operator_name
-from dimat.symmetry.units import Special
 
 
 @dataclass(frozen=True)

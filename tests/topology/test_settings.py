@@ -11,9 +11,9 @@ import pytest
 
 from dimat.cli import main
 from dimat.errors import ConfigError
-from dimat.experiment.config import RunConfig, TopologyConfig
+from dimat.experiment.config.config import RunConfig, TopologyConfig
+from dimat.experiment.config.validate import validate
 from dimat.experiment.setup import build_network
-from dimat.experiment.validate import validate
 from dimat.topology import MIXING, NETWORKS, Dropout, GraphOptions, build_topology
 
 

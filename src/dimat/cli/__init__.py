@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 
-from dimat.cli import (
+from dimat.cli.commands import (
     agent,
     align,
     compare,
@@ -26,7 +26,7 @@ from dimat.cli import (
 )
 from dimat.cli.launch import INTERRUPTED, STOPPED, settle
 from dimat.errors import ConfigError, DimatError, Interrupted, Stopped
-from dimat.experiment.settings import Parser
+from dimat.experiment.config.parse import Parser
 
 _COMMANDS = {
     "run": run,

@@ -6,9 +6,9 @@ import shutil
 import textwrap
 from collections.abc import Mapping
 
-from dimat.experiment.complaints import setting_types
-from dimat.experiment.settings import Parser
-from dimat.experiment.spelling import spelled
+from dimat.experiment.config.messages import setting_types
+from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.spelling import spelled
 
 FIRST: Mapping[str, str] = {
     "config": "settings from a file; those after it override",

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dimat.experiment.allocator import keep_freed_memory
+from dimat.experiment.running.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
-    from dimat.exchange.crew import Crew
-    from dimat.experiment.config import RunConfig
+    from dimat.exchange.world import Crew
+    from dimat.experiment.config.config import RunConfig
 
 INTERRUPTED = 130  # exit code, as shells have it
 STOPPED = 3  # exit code of what stopped as it was told to, with more to do
@@ -31,7 +31,7 @@ def crew_of(config: RunConfig) -> Iterator[Crew]:
     """
     from dimat.errors import Stopped
     from dimat.exchange import torchrun
-    from dimat.exchange.crew import ALONE
+    from dimat.exchange.world import ALONE
 
     if not torchrun.launched():
         yield ALONE

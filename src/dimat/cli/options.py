@@ -9,9 +9,9 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 
 from dimat.errors import ConfigError
-from dimat.experiment.complaints import setting_types, unknown_setting
-from dimat.experiment.settings import Parser
-from dimat.experiment.spelling import spelled
+from dimat.experiment.config.messages import setting_types, unknown_setting
+from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.spelling import spelled
 
 
 def add_model_options(parser: Parser) -> None:

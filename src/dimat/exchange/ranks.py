@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dimat.errors import ExchangeError
-from dimat.exchange.crew import block
 from dimat.exchange.in_process import InProcess
-from dimat.exchange.link import Link, Status
-from dimat.exchange.links import Links
+from dimat.exchange.network.link import Link, Status
+from dimat.exchange.network.links import Links
+from dimat.exchange.network.wire import Frame, Kind, pack, unpack
 from dimat.exchange.protocol import Message, Result, Step, Talk, Traffic
-from dimat.exchange.wire import Frame, Kind, pack, unpack
+from dimat.exchange.world import block
 
 
 class Ranks(InProcess):

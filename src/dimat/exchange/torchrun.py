@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from dimat.errors import ConfigError
-from dimat.exchange.board import Board, serve
-from dimat.exchange.link import Rules
-from dimat.exchange.links import Links
+from dimat.exchange.network.link import Rules
+from dimat.exchange.network.links import Links
+from dimat.exchange.network.rendezvous import Board, serve
 from dimat.exchange.protocol import Transport
 from dimat.exchange.ranks import Ranks
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from dimat.errors import ConfigError, check_kind, shown
-from dimat.exchange.crew import ALONE, Crew
-from dimat.experiment.callbacks import Callback
-from dimat.experiment.config import RunConfig
-from dimat.experiment.display import LiveProgress, Observer, Silent
-from dimat.experiment.job import Job
-from dimat.experiment.record import check_out, is_false_start, is_run_folder
-from dimat.experiment.result import RunResult
-from dimat.experiment.settings import config_from, load_config
-from dimat.experiment.validate import validate
+from dimat.exchange.world import ALONE, Crew
+from dimat.experiment.callbacks.callback import Callback
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.parse import config_from, load_config
+from dimat.experiment.config.validate import validate
+from dimat.experiment.progress import LiveProgress, Observer, Silent
+from dimat.experiment.record.results import RunResult
+from dimat.experiment.record.run_folder import check_out, is_false_start, is_run_folder
+from dimat.experiment.running.runner import Job
 from dimat.symmetry import Symmetry
 
 
@@ -104,7 +104,7 @@ def _observer(progress: bool | Observer | None) -> Observer:
     if isinstance(progress, bool) or progress is None:
         return LiveProgress() if progress else Silent()
     if isinstance(progress, type) or not hasattr(progress, "stage"):
-        rule = "True, False, or an observer, with the methods of dimat.experiment.display.Observer"
+        rule = "True, False, or an observer, with the methods of dimat.experiment.tables.Observer"
         raise ConfigError(f"'progress' is {shown(progress)}: must be {rule}")
     return progress
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dimat.agent import Agent
 from dimat.data import Dataset, Partition, Shard, hold_out, load_dataset, partition, subset
 from dimat.data.dataset import Tell
-from dimat.experiment.config import OptimizerConfig, RunConfig, TopologyConfig
-from dimat.experiment.display import Observer, Silent
+from dimat.experiment.config.config import OptimizerConfig, RunConfig, TopologyConfig
+from dimat.experiment.progress import Observer, Silent
 from dimat.models import build_model, check_output
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.topology import GraphOptions, Network, build_topology
+from dimat.training.trainer import Agent
 
 
 @dataclass(frozen=True)
@@ -260,8 +260,3 @@ def make_optimizer(config: OptimizerConfig, parameters: Sequence[Tensor]) -> tor
     # Not fused: its bits depend on how its memory lies, and a run that goes on would differ
     # (docs/performance.md).
     return kind(parameters, config.lr, weight_decay=decay)
-
-
-def parameter_names(model: nn.Module) -> Sequence[str]:
-    """State keys that are parameters."""
-    return [name for name, _ in model.named_parameters()]

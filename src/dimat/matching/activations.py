@@ -11,11 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from dimat.matching.assignment import Floats, Scores
+from dimat.matching.cross_moments import CrossMoments, Statistic
 from dimat.matching.fit import Matching, fit, matching_of
-from dimat.matching.observe import Layers, Observer, observations
 from dimat.matching.protocol import Problem
-from dimat.matching.statistics import CrossMoments, Statistic
 from dimat.matching.ties import leveled, match_units
+from dimat.matching.unit_activations import Layers, Observer, observations
 from dimat.symmetry import Analysis
 
 # Places (pixels, tokens) of every sample that are compared: see docs/matching.md.

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from dimat.errors import StructureError
 from dimat.symmetry import Permutation, Symmetry
-from dimat.symmetry.units import Ints
+from dimat.symmetry.labels.units import Ints
 
 Floats = NDArray[np.float64]
 # For a group the score of every (our unit, their unit), over all its cells, in cell order.

@@ -14,10 +14,10 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from dimat.matching.assignment import Floats, Scores, assign, permute_scores
-from dimat.matching.descent import MAX_SWEEPS, Descent, Field
-from dimat.matching.terms import Term
+from dimat.matching.coordinate_ascent import MAX_SWEEPS, Descent, Field
+from dimat.matching.parameter_slices import Term
 from dimat.symmetry import Analysis, Permutation
-from dimat.symmetry.units import Ints
+from dimat.symmetry.labels.units import Ints
 
 SAME = 1e-5  # scores that are nearer differ by rounding: those of twins by up to 2e-6, in float32
 WORTH = 1e-6  # what alike weights are worth: less than any score that says something

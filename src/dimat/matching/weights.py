@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from dimat.matching.descent import Descent, Field
+from dimat.matching.coordinate_ascent import Descent, Field
 from dimat.matching.fit import Matching, fit, matching_of
 from dimat.matching.protocol import Problem
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dimat.merging.expected import expected_statistics
+from dimat.merging.layerwise.expected import expected_statistics
+from dimat.merging.layerwise.regression import Regression
+from dimat.merging.layerwise.repair import Repair
 from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
 from dimat.merging.protocol import Average, Combiner
 from dimat.merging.recalibrate import calibrated_norms, recalibrate
-from dimat.merging.regression import Regression
-from dimat.merging.repair import Repair
 
 # The ways to combine aligned states, by name.
 COMBINERS: dict[str, Combiner] = {

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from dimat.methods.averaging import Averaging
-from dimat.methods.cdmsgd import MomentumConsensus
-from dimat.methods.centralized import Centralized
-from dimat.methods.cga import CrossGradients
-from dimat.methods.consensus import Consensus
-from dimat.methods.diloco import DiLoCo
-from dimat.methods.dimat import Dimat
-from dimat.methods.fedavg import FedAvg
-from dimat.methods.final_merge import FinalMerge
-from dimat.methods.gradient_tracking import GradientTracking
-from dimat.methods.ldsgd import LocalDecentralized
-from dimat.methods.local import Local
-from dimat.methods.needs import check_needs
 from dimat.methods.protocol import Learner, Member, Merged, Method
+from dimat.methods.requirements import check_needs
+from dimat.methods.rounds.averaging import Averaging
+from dimat.methods.rounds.centralized import Centralized
+from dimat.methods.rounds.diloco import DiLoCo
+from dimat.methods.rounds.dimat import Dimat
+from dimat.methods.rounds.fedavg import FedAvg
+from dimat.methods.rounds.final_merge import FinalMerge
+from dimat.methods.rounds.local import Local
+from dimat.methods.rounds.weight_matching import WeightMatching
 from dimat.methods.settings import MAX_NORM_RATIO, Settings
-from dimat.methods.sgp import StochasticGradientPush
-from dimat.methods.swarm import Swarm
-from dimat.methods.weight_matching import WeightMatching
+from dimat.methods.steps.cdmsgd import MomentumConsensus
+from dimat.methods.steps.cga import CrossGradients
+from dimat.methods.steps.consensus import Consensus
+from dimat.methods.steps.gradient_tracking import GradientTracking
+from dimat.methods.steps.ldsgd import LocalDecentralized
+from dimat.methods.steps.sgp import StochasticGradientPush
+from dimat.methods.steps.swarm import Swarm
 
 METHODS: dict[str, Callable[[Settings], Method]] = {
     "dimat": Dimat,

@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from dimat.exchange import Step, Talk
-from dimat.matching.gauge import GaugeId
 from dimat.merging.optimizer import Memory
+from dimat.methods.gauge import GaugeId
 from dimat.state import State, brief
 from dimat.symmetry import Analysis, Permutation
 from dimat.topology import Topology
@@ -100,7 +100,7 @@ class Merged:
         state: Its merged state.
         permutation: How its own units moved, if they did: its optimizer follows.
         alignments: For each neighbor that was permuted how its units moved before they were mixed.
-        disagreement: Weighted distance from its aligned neighbors before the merge (swap.py); None
+        disagreement: Weighted distance from its aligned neighbors before the merge; None
             if it heard nobody: then there is nothing to recalibrate or to measure.
         drift: Share of its units that would rather have changed places; None if not measured.
         match_s: Seconds spent matching.

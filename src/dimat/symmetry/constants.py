@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dimat.graph.trace import Trace
 from dimat.state import as_real, is_number
-from dimat.symmetry.trace import Trace
-from dimat.symmetry.units import ANY, FIXED, Label, Labels, Units, along
+from dimat.symmetry.labels.units import ANY, FIXED, Label, Labels, Units, along
 
 
 def unwritten(traces: Sequence[Trace], entries: Mapping[str, Tensor]) -> dict[str, Tensor]:

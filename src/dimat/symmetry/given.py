@@ -10,12 +10,12 @@ import numpy as np
 from torch import fx, nn
 
 from dimat.errors import ConfigError, StructureError, nearest_key
+from dimat.graph.trace import Trace, tied_keys
 from dimat.state import tensors_of
-from dimat.symmetry.check import check_symmetry
 from dimat.symmetry.find import Analysis
+from dimat.symmetry.labels.units import Label, Labels, Special
+from dimat.symmetry.proof.check import check_symmetry
 from dimat.symmetry.symmetry import Symmetry
-from dimat.symmetry.trace import Trace, tied_keys
-from dimat.symmetry.units import Label, Labels, Special
 
 
 @dataclass(frozen=True)

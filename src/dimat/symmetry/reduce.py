@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from dimat.symmetry.evidence import numbered
-from dimat.symmetry.solve import Solution
-from dimat.symmetry.structure import Family, structure_of
-from dimat.symmetry.symmetry import Group, Symmetry
-from dimat.symmetry.units import FIXED, Ints, Label, Labels, Pin, Special
+from dimat.symmetry.labels.solve import Solution
+from dimat.symmetry.labels.structure import Family, structure_of
+from dimat.symmetry.labels.units import FIXED, Ints, Label, Labels, Pin, Special
+from dimat.symmetry.permutation import Group
+from dimat.symmetry.proof.evidence import numbered
+from dimat.symmetry.symmetry import Symmetry
 
 if TYPE_CHECKING:
-    from dimat.symmetry.find import Labeling
+    from dimat.symmetry.label import Labeling
 
 
 # What must stay by its nature, and is no shortcoming of the rules.

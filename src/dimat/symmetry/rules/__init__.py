@@ -1,9 +1,9 @@
 """One rule per ATen operator: which units its result has, and what it ties together.
 
-A rule takes a :class:`~dimat.symmetry.call.Call` and returns the labels of the result (or a tuple
-of labels, for operators with several results). It is registered under the operator's name without
-overload; operators that PyTorch itself tags as pointwise need no entry. **An operator without a
-rule pins everything it touches**: unknown means no symmetry.
+A rule takes a :class:`~dimat.symmetry.labels.operator_call.Call` and returns the labels of the
+result (or a tuple of labels, for operators with several results). It is registered under the
+operator's name without overload; operators that PyTorch itself tags as pointwise need no entry.
+**An operator without a rule pins everything it touches**: unknown means no symmetry.
 """
 
 from dimat.symmetry.rules.registry import RULES, Rule, rule, rule_for

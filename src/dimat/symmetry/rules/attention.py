@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from dimat.symmetry.call import Call, Operand
+from dimat.symmetry.labels.operator_call import Call, Operand
+from dimat.symmetry.labels.units import Labels
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.units import Labels
 
 
 @rule("aten.scaled_dot_product_attention", "aten._scaled_dot_product_attention_math")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dimat.symmetry.call import Call, Operand
+from dimat.symmetry.labels.operator_call import Call, Operand
+from dimat.symmetry.labels.units import FIXED, Labels
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.units import FIXED, Labels
 
 _MASKS = (torch.bool, torch.uint8)
 

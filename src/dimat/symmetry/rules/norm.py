@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dimat.symmetry.call import Call, Operand, Result
+from dimat.symmetry.labels.operator_call import Call, Operand, Result
+from dimat.symmetry.labels.units import FIXED, Labels
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.units import FIXED, Labels
 
 
 def _per_channel(call: Call, x: Operand, names: tuple[str, ...]) -> tuple[Labels, Labels]:

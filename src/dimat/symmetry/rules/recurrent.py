@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dimat.symmetry.call import Call, Operand
+from dimat.graph.trace import operator_name
+from dimat.symmetry.labels.operator_call import Call, Operand
+from dimat.symmetry.labels.units import FIXED, Label, Labels, Special
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.trace import operator_name
-from dimat.symmetry.units import FIXED, Label, Labels, Special
 
 _GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dimat.symmetry.call import Call, Operand, Result
+from dimat.symmetry.labels.operator_call import Call, Operand, Result
+from dimat.symmetry.labels.units import FIXED, Labels
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.units import FIXED, Labels
 
 
 def _first(call: Call) -> Operand:

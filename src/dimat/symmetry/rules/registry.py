@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from dimat.symmetry.call import Call, Operand, Result
-from dimat.symmetry.trace import DROPOUT, NORMAL, POSITIVE, operator_name
-from dimat.symmetry.units import ANY, FIXED
+from dimat.graph.interpreter import DROPOUT
+from dimat.graph.trace import NORMAL, POSITIVE, operator_name
+from dimat.symmetry.labels.operator_call import Call, Operand, Result
+from dimat.symmetry.labels.units import ANY, FIXED
 
 Rule = Callable[[Call], Result]
 RULES: dict[str, Rule] = {}

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from dimat.symmetry.call import Call, Operand, Result, indices, tensors_in
+from dimat.graph.trace import operator_name
+from dimat.symmetry.labels.operator_call import Call, Operand, Result, indices, tensors_in
+from dimat.symmetry.labels.units import ANY, FIXED, Ints, Label, Labels, Special
 from dimat.symmetry.rules.registry import rule
-from dimat.symmetry.trace import operator_name
-from dimat.symmetry.units import ANY, FIXED, Ints, Label, Labels, Special
 
 
 def relabel_axes(labels: Labels, order: Sequence[int]) -> Labels:

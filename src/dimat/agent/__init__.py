@@ -1,0 +1,1 @@
+"""An agent in your own training loop."""

@@ -1,0 +1,515 @@
+"""An agent in your own training loop: any model, any data, three lines."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from functools import cached_property
+from numbers import Integral, Real
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dimat.agent.membership import Presence, check_lasting, most_bytes
+from dimat.checkpoints import unwrapped
+from dimat.checkpoints.reading import read_calls
+from dimat.errors import (
+    ConfigError,
+    ExchangeError,
+    ModelError,
+    check_kind,
+    check_known,
+    check_whole,
+    in_words,
+    look_up,
+    quoted,
+)
+from dimat.exchange import Traffic
+from dimat.exchange.incidents import Incident, Rows
+from dimat.exchange.network.link import Rules
+from dimat.exchange.network.neighborhood import Neighborhood
+from dimat.exchange.network.rendezvous import Board
+from dimat.exchange.precision import in_precision
+from dimat.exchange.torchrun import Place, launched, place
+from dimat.methods import (
+    MAX_NORM_RATIO,
+    METHODS,
+    FinalMerge,
+    Member,
+    Merged,
+    Method,
+    Settings,
+    check_needs,
+)
+from dimat.methods.gauge import GaugeId
+from dimat.state import State, brief, check_finite, num_bytes, state_of, tensors_of
+from dimat.symmetry import Analysis, Permutation, Symmetry
+from dimat.topology import Network, build_topology, near
+from dimat.training.following import Followers
+
+_LOG = logging.getLogger("dimat")
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """What came of one exchange.
+
+    Args:
+        round: Its number, from 1; rounds that the agent was away for are counted.
+        heard: The neighbors whose exchange counted; while a unit order spreads, some of them are
+            in another one and are not mixed yet.
+        incidents: What did not count.
+        disagreement: Distance from the aligned neighbors before the merge; None without any.
+        match_s: Seconds spent matching.
+        merge_s: Seconds spent combining, taking the result over and recalibrating.
+        permutation: How this agent's units moved; None if they stayed where they were.
+        symmetry: Of the model, to apply it with: ``symmetry.apply(permutation, entries)`` moves
+            entries by parameter name; None where no units moved. See :meth:`Agent.register`.
+    """
+
+    round: int
+    heard: Sequence[int]
+    incidents: Sequence[Incident]
+    disagreement: float | None
+    match_s: float
+    merge_s: float
+    permutation: Permutation | None = None
+    symmetry: Symmetry | None = None
+
+    __repr__ = brief
+
+
+class Agent:
+    """Trains as you do, and every so often merges with its neighbors in a graph.
+
+    Every agent is a process with an ``Agent`` of the same arguments but ``id``. Under ``torchrun``
+    nothing else is needed; otherwise give ``id``, ``agents`` and the ``store`` (``dimat store``).
+    Nobody waits for an agent that is gone: use it in a ``with`` block, which says goodbye.
+
+    One that joins when others have gone on takes over the state of a neighbor; one that loads
+    :meth:`state_dict` beside its model goes on as itself.
+
+    An exchange that fails changes nothing here: model, optimizer, what was registered and the
+    agent are as before, and neighbors go on. Those that had what they needed have merged this
+    agent's state; the others are not kept waiting.
+
+    Args:
+        model: Any exportable module; the same architecture at all agents. One in
+            ``DistributedDataParallel``, ``DataParallel`` or ``torch.compile`` is taken out of it.
+        optimizer: Of its parameters, and maybe of others; its moments move with the units, and
+            what cannot be moved is forgotten, with a warning. None: it has none.
+        topology: Name of a graph, or what :func:`dimat.build_topology` gave.
+        calibration: Batches of the agent's own data, as for :func:`dimat.merge`: units are matched
+            and BatchNorm statistics recomputed on them. Read once, at most ``images`` samples.
+        every: Calls of :meth:`step` between exchanges, >= 1.
+        method: dimat, wa or wm; or a method of your own that does without lost messages.
+        id: Number of this agent, from 0; the rank under torchrun.
+        agents: Number of all agents; the world size under torchrun.
+        store: HOST:PORT of ``dimat store``; torchrun's own under torchrun.
+        interface: The address of this machine where neighbors find it; None: the one that leads to
+            the store.
+        name: Of the run: runs that share a store have different ones.
+        images: Samples to calibrate on, at most.
+        recalibration: batchnorm: recompute running statistics on the batches after each merge;
+            none: leave them as averaged; auto: batchnorm, unless the method fits statistics itself.
+            BatchNorm that stays in eval mode when the model is in training mode is frozen, and is
+            left alone.
+        symmetry: Given by hand (``Symmetry.from_axes``) for a model that cannot be exported; it is
+            proved on the batches. The method then has to do without the model's graph: wm, wa.
+        precision: What is sent: float32 or bfloat16.
+        max_norm_ratio: A neighbor's state is refused if the norm of its parameters is more than
+            this many times the agent's own, or less than its own divided by it; >= 1, None: any. A
+            ``method`` that is none of the names has its own.
+        timeout_s: Silence after which a neighbor is lost.
+        patience_s: The longest to wait for a neighbor that lives and says nothing.
+
+    Raises:
+        ConfigError: If a setting is unknown or out of its range.
+        DataError, ModelError: If the batches or the model cannot be used.
+        TopologyError: If the graph cannot be built, or the method cannot use it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        *,
+        topology: str | Network = "ring",
+        calibration: Iterable[Any],
+        every: int = 200,
+        method: str | Method = "dimat",
+        id: int | None = None,
+        agents: int | None = None,
+        store: str | None = None,
+        interface: str | None = None,
+        name: str = "dimat",
+        images: int = 1000,
+        recalibration: Literal["auto", "batchnorm", "none"] = "auto",
+        symmetry: Symmetry | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        max_norm_ratio: float | None = MAX_NORM_RATIO,
+        timeout_s: float = 30.0,
+        patience_s: float = 600.0,
+    ) -> None:
+        model = unwrapped(model)
+        _check(model, every, precision, timeout_s, patience_s)
+        _check_kinds(optimizer, topology, symmetry)
+        check_known("recalibration", recalibration, ("auto", "batchnorm", "none"))
+        if max_norm_ratio is not None and not 1 <= max_norm_ratio < float("inf"):
+            raise ConfigError(f"'max_norm_ratio' is {max_norm_ratio}: must be >= 1, or None")
+        where = _place(id, agents, store, interface, name)
+        self.id, self._size, self._every, self._precision = where.rank, where.size, every, precision
+        self.model, self._by_hand = model, symmetry
+        if isinstance(topology, str):
+            topology = build_topology(topology, self._size)
+        self.topology = topology
+        settings = Settings(gauge="spread", max_norm_ratio=max_norm_ratio)
+        self._method = _method(method, settings, self.topology, self._size)
+        if symmetry is not None and self._method.needs_graph:
+            raise ConfigError(
+                "'symmetry' is given by hand, which comes without the model's graph, and 'method' "
+                "compares what units compute on that: use wm or wa"
+            )
+        with torch.random.fork_rng():  # a loader draws a seed; yours stays as it is
+            self._calls = read_calls(calibration, images, _device(model))
+        self._followers = Followers(
+            model, optimizer, self._calls, recalibration, lambda: self._analysis.symmetry
+        )
+        limit = most_bytes(num_bytes(state_of(model)))
+        rules = Rules(self._terms(), timeout_s, limit)
+        self.neighbors = near(self.topology, self.id)
+        self._hood = Neighborhood(
+            self.id,
+            where.board,
+            where.interface,
+            rules,
+            patience_s=patience_s,
+            device=_device(model),
+        )
+        self._presence, self._timeout_s = Presence(self._hood), timeout_s
+        self.traffic = Traffic()
+        self.history: list[Exchanged] = []
+        self.rounds, self._steps, self._life, self._closed = 0, 0, secrets.randbits(62), False
+        self._rows = Rows()
+        self._gauge: GaugeId | None = None
+        self._kept: Mapping[str, State] = {}
+        self._presence.speak(0, None)
+        self._hood.await_neighbors(self.neighbors, 0)  # begin to look for them
+
+    def __enter__(self) -> Agent:
+        """The agent."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Say goodbye."""
+        self.close()
+
+    def step(self) -> Exchanged | None:
+        """Call it after every optimizer step: at every so many calls agents exchange and merge.
+
+        Returns:
+            What came of it, if there was an exchange.
+        """
+        self._steps += 1
+        if self._steps % self._every:
+            return None
+        return self.exchange()
+
+    def exchange(self) -> Exchanged:
+        """Exchange states with the neighbors, match, merge, recalibrate, now.
+
+        If it fails, nothing here has changed and no round is counted.
+
+        Raises:
+            StructureError: If the model's own state is not finite, or the optimizer's memory can
+                be neither moved nor forgotten.
+            DataError: If the calibration batches have no statistics.
+            ModelError: If anything else fails; says what.
+            ExchangeError: If it has said goodbye.
+        """
+        if self._closed:
+            raise ExchangeError(f"agent {self.id} has said goodbye: make a new one")
+        if not self.rounds and not self.history:
+            missing = self._hood.await_neighbors(self.neighbors, self._timeout_s)
+            if missing:
+                _LOG.warning("agents %s are not there yet, and are not waited for", missing)
+        presence = replace(self._presence, pace=replace(self._presence.pace))
+        try:
+            with in_words(
+                f"agent {self.id}, the exchange after round {self.rounds}",
+                after="; model, optimizer and agent are as before it",
+            ):
+                result = self._exchange()
+        except BaseException:
+            self._presence = presence
+            self._presence.noticed()
+            self._hood.take_back()
+            self._presence.speak(self.rounds, self._gauge)
+            raise
+        self.history.append(result)
+        return result
+
+    def register(
+        self,
+        name: str,
+        get: Callable[[], Mapping[str, Tensor]],
+        set: Callable[[Mapping[str, Tensor]], object],
+    ) -> None:
+        """Have state of your own follow the units, such as an average of weights or gradients.
+
+        At each exchange in which this agent's units move, ``set`` is called with what ``get`` gave,
+        moved alike. It is not averaged with the neighbors'.
+
+        Args:
+            name: For messages.
+            get: Gives entries by the names of the model's parameters (and buffers) that they belong
+                to, in their shapes.
+            set: Takes them over.
+
+        Raises:
+            ConfigError: If the name is taken, or an entry is none of the model's.
+
+        Example:
+            ``agent.register("ema", ema.module.state_dict, ema.module.load_state_dict)``
+        """
+        self._followers.register(name, get, set)
+
+    def close(self) -> None:
+        """Say goodbye: the neighbors go on without waiting. May be called twice."""
+        self._closed = True
+        self._hood.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to keep beside the model's and the optimizer's: round, unit order, and the like."""
+        gauge = self._gauge
+        return {
+            "steps": self._steps,
+            "rounds": self.rounds,
+            "gauge": None if gauge is None else gauge.parts,
+            "kept": {name: dict(own) for name, own in self._kept.items()},
+            "presence": self._presence.kept(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave, with the model and optimizer of that moment.
+
+        Raises:
+            ConfigError: If it is something else.
+        """
+        check_kind("state", state, Mapping, "what state_dict() returned")
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise ConfigError(
+                f"no state of an agent: it lacks '{missing[0]}'; give what state_dict() returned"
+            )
+        self._steps, self.rounds = int(state["steps"]), int(state["rounds"])
+        self._gauge = GaugeId(*state["gauge"]) if state["gauge"] else None
+        self._kept = dict(state["kept"])
+        self._presence.restore(state["presence"])
+        self._presence.speak(self.rounds, self._gauge)
+
+    # --- a round -----------------------------------------------------------------------------
+
+    def _exchange(self) -> Exchanged:
+        """One round; nothing of the agent's is changed before all that can fail is done."""
+        empty = not self.history and not self._presence.joined
+        done = self._presence.catch_up(self.rounds, self._gauge, empty_handed=empty)
+        self._presence.speak(done, self._gauge)
+        me = self._presence.member(self._member(done + 1))
+        merged = self._talk(me)
+        incidents = tuple(self._hood.incidents)
+        for row in self._rows.add(me.round, incidents):
+            _LOG.warning("round %d: %s", me.round, row)
+        self._presence.after(merged)
+        start = time.perf_counter()
+        self._followers.take_over(merged, me.state)
+        taken_s = time.perf_counter() - start
+        self.traffic.busy_s += taken_s
+        self.rounds, self._gauge = me.round, merged.gauge or self._gauge
+        self._kept = merged.kept
+        self._presence.speak(self.rounds, self._gauge)  # who comes meanwhile knows that it is late
+        lost = {own.agent for own in incidents if own.uncounted}
+        return Exchanged(
+            self.rounds,
+            [j for j in me.neighbors if j not in lost],
+            incidents,
+            merged.disagreement,
+            merged.match_s,
+            merged.merge_s + taken_s,
+            merged.permutation,
+            None if merged.permutation is None else self._analysis.symmetry,
+        )
+
+    def _talk(self, me: Member) -> Merged:
+        """Run the method's part; nobody waits for the rest of one that fails in the midst of it."""
+        talk = in_precision(self._method.merge(me), self._precision)
+        try:
+            return self._hood.run({self.id: talk}, {self.id: self.traffic})[self.id]
+        except BaseException:
+            self._hood.take_back()
+            for j in self.neighbors:
+                self._hood.cut(j)
+            raise
+
+    def _member(self, number: int) -> Member:
+        state = state_of(self.model)
+        check_finite(state, f"agent {self.id}, round {number}, before the merge")
+        return Member(
+            agent=self.id,
+            round=number,
+            state=state,
+            topology=self.topology.at(number - 1),
+            parameters=[name for name, _ in self.model.named_parameters() if name in state],
+            analysis=lambda: self._analysis,
+            batches=self._batches,
+            gauge=self._gauge,
+            kept=self._kept,
+            life=self._life,
+        )
+
+    def _batches(self) -> Sequence[Any]:
+        return self._calls.pieces(self._analysis.trace)
+
+    @cached_property
+    def _analysis(self) -> Analysis:
+        with in_words("finding the model's symmetry"), self._calls.blamed(self.model):
+            if self._by_hand is not None:
+                return self._calls.by_hand(self._by_hand, self.model)
+            return self._calls.analyze(self.model)
+
+    def _terms(self) -> dict[str, str]:
+        method = self._method
+        own = {
+            "agents": str(self._size),
+            "every": str(self._every),
+            "method": repr(method) if is_dataclass(method) else type(method).__qualname__,
+            "precision": self._precision,
+            "graph": _graph(self.topology),
+            "mixing matrix": _matrix(self.topology),
+            "model": _shapes(self.model),
+        }
+        if self._method.matches:
+            own["symmetry"] = self._analysis.symmetry.digest[:16]
+        return own
+
+
+def _place(
+    id: int | None, agents: int | None, store: str | None, interface: str | None, name: str
+) -> Place:
+    """The place of this agent: its number, and where the others are."""
+    if store is not None:
+        check_kind("store", store, str, "HOST:PORT")
+        host, colon, port = store.rpartition(":")
+        if id is None or agents is None:
+            raise ConfigError("with 'store' give 'id' and 'agents': who this is, and of how many")
+        check_whole("agents", agents)
+        check_kind("id", id, Integral, f"a whole number in 0 … {agents - 1}")
+        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ConfigError(f"'store' is '{store}': must be HOST:PORT")
+        if not 0 <= id < agents:
+            raise ConfigError(f"'id' is {id}: must be in 0 … {agents - 1}")
+        board = Board(host.removeprefix("[").removesuffix("]"), int(port), f"dimat/{name}")
+        return Place(id, agents, board, interface)
+    if not launched():
+        raise ConfigError(
+            "nothing says where the other agents are: start with torchrun, or give 'id', 'agents' "
+            "and 'store' (HOST:PORT of 'dimat store')"
+        )
+    own = place()
+    for setting, given, found in (("id", id, own.rank), ("agents", agents, own.size)):
+        if given not in (None, found):
+            raise ConfigError(
+                f"'{setting}' is {given}, and torchrun says {found}: leave it away, or give 'store'"
+            )
+    board = Board(own.board.host, own.board.port, f"{own.board.prefix}/{name}")
+    return Place(own.rank, own.size, board, interface or own.interface)
+
+
+def _method(method: str | Method, settings: Settings, topology: Network, agents: int) -> Method:
+    """The method, if it does without lost messages and can use the graph."""
+    if topology.num_agents != agents:
+        raise ConfigError(f"'topology' is of {topology.num_agents} agents, and there are {agents}")
+    if isinstance(method, str):
+        method = look_up("method", method, METHODS)(settings)
+    check_kind("method", method, Method, "a name, such as 'dimat', or a dimat.methods.Method")
+    if not method.tolerant or method.exchanges == "steps":
+        raise ConfigError(
+            "'method' needs every message of every agent, and agents may miss each other here: use "
+            "dimat, wa or wm"
+        )
+    if method.exchanges == "never" or isinstance(method, FinalMerge):
+        raise ConfigError(
+            "'method' does not exchange every so many steps, which is what an agent does here: use "
+            "dimat, wa or wm"
+        )
+    check_lasting(topology)
+    check_needs("method", method, topology.at(0))
+    return method
+
+
+def _check(
+    model: nn.Module, every: int, precision: str, timeout_s: float, patience_s: float
+) -> None:
+    check_whole("every", every)
+    if precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"'precision' is {precision!r}: must be 'float32' or 'bfloat16'")
+    for name, value in (("timeout_s", timeout_s), ("patience_s", patience_s)):
+        check_kind(name, value, Real, "a number > 0 and finite")
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"'{name}' is {value}: must be > 0 and finite")
+    kinds = {value.dtype for value in model.parameters()}
+    if not kinds <= {torch.float32, torch.float64, torch.complex64, torch.complex128} or not kinds:
+        raise ModelError(
+            f"the model's parameters are {', '.join(sorted(map(str, kinds))) or 'none'}: they must "
+            "be float32, float64 or complex; for bfloat16 arithmetic use autocast"
+        )
+
+
+def _check_kinds(optimizer: object, topology: object, symmetry: object) -> None:
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        rule = "a torch.optim.Optimizer of the model's parameters, or None"
+        raise ConfigError(f"'optimizer' is {quoted(optimizer)}: must be {rule}")
+    if not isinstance(topology, str) and not hasattr(topology, "num_agents"):
+        rule = "a name, such as 'ring', or what dimat.build_topology gave"
+        raise ConfigError(f"'topology' is {quoted(topology)}: must be {rule}")
+    if symmetry is not None:
+        check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _graph(topology: Network) -> str:
+    """A graph as short text: all its edges would be a million lines, told to each neighbor."""
+    ends = topology.graph.edges
+    edges = sorted((i, j) if topology.directed else (min(i, j), max(i, j)) for i, j in ends)
+    return f"{topology.name} of {len(edges)} edges, digest {_digest(str(edges).encode())}"
+
+
+def _matrix(topology: Network) -> str:
+    """A mixing matrix as short text; rounded, as other machines may round otherwise."""
+    pi = np.asarray(topology.at(0).pi, np.float64).round(12) + 0.0  # without negative zeros
+    return f"of digest {_digest(pi.astype('<f8').tobytes())}"
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _shapes(model: nn.Module) -> str:
+    """Names and shapes, one entry a line, so that two agents can say where they differ."""
+    entries = {**dict(model.named_parameters()), **tensors_of(model.state_dict())}
+    return "\n".join(f"{name} {tuple(value.shape)}" for name, value in entries.items())

@@ -1,0 +1,29 @@
+"""Merge trained checkpoints of one model, without rounds, agents or a graph of them."""
+
+from dimat.checkpoints.forward import Forward
+from dimat.checkpoints.merge import (
+    IMAGES,
+    RECALIBRATIONS,
+    Merge,
+    Recalibration,
+    fair_weights,
+    match,
+    merge,
+    recalibrates,
+)
+from dimat.checkpoints.parents import Family
+from dimat.checkpoints.unwrapped import unwrapped
+
+__all__ = [
+    "IMAGES",
+    "RECALIBRATIONS",
+    "Family",
+    "Forward",
+    "Merge",
+    "Recalibration",
+    "fair_weights",
+    "match",
+    "merge",
+    "recalibrates",
+    "unwrapped",
+]

@@ -1,0 +1,208 @@
+"""Batches as calls of a model: positional and keyword arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dimat.errors import DataError, ModelError
+from dimat.graph.capture import in_mode
+from dimat.graph.trace import Trace, flatten_inputs
+from dimat.merging import calibrated_norms, recalibrate
+from dimat.state import brief
+from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
+from dimat.symmetry.given import NoGraph
+
+
+@dataclass(frozen=True)
+class Call:
+    """One batch as the arguments of a model.
+
+    Args:
+        args: Positional arguments, tensors or anything else.
+        kwargs: Keyword arguments.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    __repr__ = brief
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Its tensors, in the order that the graph takes them."""
+        return [x for x in flatten_inputs(self.args, self.kwargs) if isinstance(x, Tensor)]
+
+    @property
+    def samples(self) -> int:
+        """How many samples it holds: the length of its first tensor that has one; 0 if none has."""
+        return next((len(x) for x in self.tensors if x.dim()), 0)
+
+    @property
+    def splits(self) -> bool:
+        """Whether its samples can be told apart: all its tensors lead with their number.
+
+        A graph, given as features of nodes and a list of edges, is one whole.
+        """
+        return len({len(x) for x in self.tensors if x.dim()}) == 1
+
+    @property
+    def shapes(self) -> str:
+        """The shapes of its tensors, for messages."""
+        return ", ".join(str(tuple(x.shape)) for x in self.tensors)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Call:
+        """The same with another tensor in place of each."""
+        args, kwargs = torch.utils._pytree.tree_map(
+            lambda x: function(x) if isinstance(x, Tensor) else x, (self.args, dict(self.kwargs))
+        )
+        return Call(args, kwargs)
+
+    def pick(self, index: Tensor) -> Call:
+        """Some of the samples of a call that :attr:`splits`."""
+        return self.map(lambda x: x[index.to(x.device)] if x.dim() else x)
+
+    def run(self, model: nn.Module) -> Any:
+        """What the model gives."""
+        return model(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Alike batches; none, where a symmetry is given by hand and nothing is looked at.
+
+    Args:
+        calls: As they are used.
+        given: As they came, if that was otherwise; errors name these.
+    """
+
+    calls: tuple[Call, ...]
+    given: tuple[Call, ...] = ()
+
+    __repr__ = brief
+
+    def analyze(self, model: nn.Module, constants: Mapping[str, Tensor] | None = None) -> Analysis:
+        """The model's graph and symmetry.
+
+        Args:
+            model: The model.
+            constants: Entries that all states have in common; its own buffers if None.
+
+        Raises:
+            ModelError: If the model fails on the first batch, or cannot be captured.
+        """
+        example = self._example(model)
+        shared = dict(model.named_buffers()) if constants is None else constants
+        return analyze(model, example.args, example.kwargs, shared)
+
+    def by_hand(self, symmetry: Symmetry, model: nn.Module) -> Analysis:
+        """A symmetry by hand, proved on the model where there are batches.
+
+        Raises:
+            StructureError: If it is not of this model, or changes what that computes.
+        """
+        if not self.calls:
+            return given_analysis(symmetry, model)
+        example = self._example(model)
+        return given_analysis(symmetry, model, example.args, example.kwargs)
+
+    def _example(self, model: nn.Module) -> Call:
+        """Two samples; a batch, if the model takes no fewer or the batch is one whole."""
+        example = self.calls[0]
+        if not example.splits:
+            return example
+        two = example.pick(torch.arange(2) % example.samples)
+        return example if _error(model, two) else two
+
+    def pieces(self, trace: Trace) -> list[tuple[Any, ...]]:
+        """Every batch as a graph takes it.
+
+        Args:
+            trace: The graph. If it is bound to a number of samples, a batch comes in pieces, the
+                last filled up with its first samples.
+
+        Raises:
+            ModelError: If a batch has to be taken whole, and the graph is bound to other sizes.
+        """
+        size, pieces = trace.batch_size, []
+        for index, call in enumerate(self.calls):
+            if not call.splits and not isinstance(trace, NoGraph):
+                _check_sizes(call, index, trace)
+            step = size if size and call.splits else call.samples
+            for start in range(0, call.samples, step):
+                part = call
+                if step != call.samples:
+                    part = call.pick(torch.arange(start, start + step) % call.samples)
+                pieces.append(tuple(flatten_inputs(part.args, part.kwargs)))
+        return pieces
+
+    def recalibrate(self, model: nn.Module, run: nn.Module | None = None) -> bool:
+        """Recompute the BatchNorm statistics of a model on the batches, but for frozen ones.
+
+        Args:
+            model: Its running statistics are changed, nothing else.
+            run: What is run, where that is the model under another forward.
+
+        Returns:
+            Whether it has any.
+
+        Raises:
+            DataError: If a BatchNorm sees one value a channel only, which has no variance; if there
+                are no batches.
+        """
+        if not self.calls and calibrated_norms(model):
+            raise DataError(
+                "no batches to recompute BatchNorm statistics on: give at least one, or "
+                "recalibration='none'"
+            )
+        return recalibrate(model, self.calls, lambda call: call.run(run or model))
+
+    @contextmanager
+    def blamed(self, model: nn.Module) -> Iterator[None]:
+        """If something fails because a batch makes the model fail, say which batch.
+
+        Raises:
+            ModelError: With the number of the batch, its shapes, and what the model said.
+        """
+        try:
+            yield
+        except Exception:  # a model's own code may raise anything
+            for index, call in enumerate(self.given or self.calls):
+                if (error := _error(model, call)) is not None:
+                    raise ModelError(
+                        f"batch {index} ({call.shapes}) breaks the model: {_said(error)}"
+                    ) from error
+            raise
+
+
+def _check_sizes(call: Call, index: int, trace: Trace) -> None:
+    for value, sizes in zip(call.tensors, trace.sizes, strict=True):
+        if any(n is not None and n != m for n, m in zip(sizes, value.shape, strict=True)):
+            bound = ", ".join("any" if n is None else str(n) for n in sizes)
+            raise ModelError(
+                f"batch {index} ({call.shapes}) does not fit the model's graph, in which an input "
+                f"has the sizes ({bound}): its tensors lead with different sizes, so it is taken "
+                "whole (a graph, say); give batches of one shape, padded if need be"
+            )
+
+
+def _error(model: nn.Module, call: Call) -> Exception | None:
+    """What the model says to a call, in eval mode; nothing of it is changed."""
+    try:
+        with torch.no_grad(), in_mode(model, training=False):
+            call.run(model)
+    except Exception as error:
+        return error
+    return None
+
+
+def _said(error: Exception) -> str:
+    first = next((line for line in str(error).splitlines() if line), type(error).__name__)
+    if "positional argument" not in first:
+        return first
+    return f"{first} (a batch (x, y) is an input and its labels; two inputs are ((x, y),))"

@@ -1,0 +1,217 @@
+"""``dimat.match`` and ``dimat.merge``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from dimat.checkpoints.files import StateLike
+from dimat.checkpoints.forward import Forward
+from dimat.checkpoints.parents import Family
+from dimat.errors import ConfigError, StructureError, check_known, chosen, in_words, quoted
+from dimat.matching import MATCHERS, Matcher, Matching
+from dimat.merging import COMBINERS, Combiner
+from dimat.state import State, brief
+from dimat.symmetry import Symmetry
+
+Recalibration = Literal["auto", "batchnorm", "expected", "none"]
+RECALIBRATIONS: tuple[str, ...] = get_args(Recalibration)
+IMAGES = 2000  # samples looked at; accuracy against their number is in docs/matching.md
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What :func:`merge` gives.
+
+    Args:
+        state: The merged state, in the first parent's unit order and dtypes.
+        matchings: For every parent its permutation into that order, similarity and margin per
+            group; the first is the identity.
+        aligned: The parents in that order.
+        symmetry: The model's, whose elements the permutations are.
+    """
+
+    state: State
+    matchings: tuple[Matching, ...]
+    aligned: tuple[State, ...]
+    symmetry: Symmetry
+
+    __repr__ = brief
+
+
+def match(
+    model: nn.Module,
+    ours: StateLike,
+    theirs: StateLike,
+    batches: Iterable[Any] = (),
+    *,
+    method: str | Matcher = "activations",
+    forward: Forward | None = None,
+    images: int = IMAGES,
+    symmetry: Symmetry | None = None,
+) -> Matching:
+    """The permutation that puts the units of ``theirs`` in the order of ``ours``.
+
+    Args:
+        model: The architecture; its own weights and mode do not matter and are not changed.
+        ours: The state whose unit order is the reference; given as in :func:`merge`.
+        theirs: Another state of the same model.
+        batches: As in :func:`merge`.
+        method: As in :func:`merge`.
+        forward: As in :func:`merge`.
+        images: At most this many samples of the batches are looked at.
+        symmetry: As in :func:`merge`.
+
+    Raises:
+        ConfigError, DataError, ModelError, StructureError: As in :func:`merge`.
+    """
+    matcher = _matcher(method)
+    with in_words("matching"):
+        family = Family.of(
+            model, [ours, theirs], batches, forward=forward, images=images, symmetry=symmetry
+        )
+        return family.match(matcher, (0.5, 0.5))[1]
+
+
+def merge(
+    model: nn.Module,
+    states: Iterable[StateLike],
+    batches: Iterable[Any] = (),
+    weights: Sequence[float] | None = None,
+    *,
+    method: str | Matcher = "activations",
+    combine: str | Combiner = "average",
+    recalibration: Recalibration = "auto",
+    forward: Forward | None = None,
+    images: int = IMAGES,
+    symmetry: Symmetry | None = None,
+) -> Merge:
+    r"""Align several trained states of one model to the first, and combine them into one.
+
+    .. math:: \theta = \sum_j w_j P_j \theta_j
+
+    then BatchNorm statistics are recomputed, because those of an average of networks are not the
+    average of theirs. All is computed in at least float32, on the device of the model.
+
+    Args:
+        model: The architecture; its own weights and mode do not matter and are not changed. One in
+            ``DistributedDataParallel``, ``DataParallel`` or ``torch.compile`` is taken out of it.
+        states: ``n >= 1`` states of it, each a ``state_dict()``, a trained model, or the path of a
+            checkpoint file (safetensors, or tensors that ``torch.save`` wrote; nothing else is
+            unpickled). The result is in the unit order of the first. A second name of a tied tensor
+            and BatchNorm's batch counters may be left out.
+        batches: Unlabeled inputs: any iterable of tensors, of tuples or lists whose first element
+            is the input (the rest, such as labels, is left out), or of dicts of keyword arguments.
+            The input itself may be a tuple of several arguments.
+        weights: One per state, >= 0, summing to 1; equal if None.
+        method: A matcher's name (``dimat.matching.MATCHERS``), or a ``dimat.matching.Matcher``.
+        combine: A combiner's name (``dimat.merging.COMBINERS``), or a ``dimat.merging.Combiner``.
+        recalibration: batchnorm: recompute running statistics on the batches; expected: as the
+            parents' statistics let one expect, without data; none: leave them as combined; auto:
+            batchnorm, unless the combiner fits statistics itself.
+        forward: Called as ``forward(model, *inputs)`` instead of the model, where its outputs are
+            made in another way.
+        images: At most this many samples of the batches are looked at.
+        symmetry: Given by hand (``Symmetry.from_axes``) for a model that cannot be exported. It is
+            proved on the model if there are batches, which it does without otherwise. Nothing can
+            be compared or fitted inside the model then: it needs ``method="weights"``.
+
+    Returns:
+        The merged state, in the dtypes of the first, and how the parents were matched.
+
+    Raises:
+        ConfigError: If a name is unknown, an argument is of a kind that has no meaning here,
+            ``images`` is not positive, or a symmetry is given by hand and something needs the
+            model's graph.
+        DataError: If there are no batches, or they hold nothing to compare units on.
+        ModelError: If a batch does not fit the model, or the model cannot be captured.
+        StructureError: If a state lacks a key, has another shape, or holds NaN or infinity, a file
+            cannot be read, or weights do not sum to 1.
+
+    References:
+        Saadati et al., "DIMAT", CVPR 2024; Jordan et al., "REPAIR", ICLR 2023.
+    """
+    matcher = _matcher(method)
+    combiner = chosen("combine", combine, COMBINERS, ["combine", "needs_batches"])
+    check_known("recalibration", recalibration, RECALIBRATIONS)
+    with in_words("merging"):
+        parents = _listed(states)
+        weights = fair_weights(weights, len(parents))
+        family = Family.of(
+            model, parents, batches, forward=forward, images=images, symmetry=symmetry
+        )
+        return _merge(family, matcher, combiner, recalibration, weights)
+
+
+def _matcher(method: str | Matcher) -> Matcher:
+    return chosen("method", method, MATCHERS, ["match"])
+
+
+def _listed(states: Iterable[StateLike]) -> list[StateLike]:
+    """Several states, whatever they come in; not one alone, which has parts of its own.
+
+    Raises:
+        ConfigError: If it is one, or nothing that states come in.
+    """
+    alone = (str, os.PathLike, Mapping, nn.Module)
+    if isinstance(states, alone) or not isinstance(states, Iterable):
+        raise ConfigError(
+            f"'states' is {quoted(states)}: must be a list of states, models or files, such as "
+            "[a, b]"
+        )
+    return list(states)
+
+
+def _merge(
+    family: Family,
+    matcher: Matcher,
+    combiner: Combiner,
+    recalibration: Recalibration,
+    weights: Sequence[float],
+) -> Merge:
+    matchings = family.match(matcher, weights)
+    aligned = family.align(matchings)
+    merged = family.combine(combiner, aligned, weights)
+    if recalibration == "expected":
+        merged = family.expect(merged, aligned, weights)
+    elif recalibrates(recalibration, combiner):
+        merged = family.recalibrate(merged) or merged
+    return Merge(
+        family.rounded(merged),
+        tuple(matchings),
+        tuple(family.rounded(state, number) for number, state in enumerate(aligned)),
+        family.analysis.symmetry,
+    )
+
+
+def recalibrates(recalibration: str, combiner: Combiner) -> bool:
+    """Whether statistics are recomputed after a combiner."""
+    if recalibration == "auto":
+        return not combiner.needs_batches
+    return recalibration in ("batchnorm", "expected")
+
+
+def fair_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """The weights, equal ones if None.
+
+    Raises:
+        ConfigError: If they are no numbers.
+        StructureError: If there is not one for each of ``count`` states, or they are no average.
+    """
+    if not count:
+        raise StructureError("no states: give at least one")
+    try:
+        own = [1 / count] * count if weights is None else [float(w) for w in weights]
+    except (TypeError, ValueError) as error:
+        rule = f"{count} numbers, one for each state, or None"
+        raise ConfigError(f"'weights' is {quoted(weights)}: must be {rule}") from error
+    if len(own) != count or any(not w >= 0 for w in own) or not abs(sum(own) - 1) <= 1e-6:
+        raise StructureError(
+            f"weights {[round(w, 6) for w in own]} for {count} states: give one each, >= 0, "
+            "summing to 1"
+        )
+    return own

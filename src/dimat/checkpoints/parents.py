@@ -1,0 +1,167 @@
+"""Several trained states of one model, ready to be matched and merged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dimat.checkpoints.batches import Calls
+from dimat.checkpoints.files import StateLike, entries_of
+from dimat.checkpoints.forward import Forward, bound
+from dimat.checkpoints.reading import read_calls
+from dimat.checkpoints.states import as_in, completed, fitting, working_copy
+from dimat.checkpoints.unwrapped import unprefixed, unwrapped
+from dimat.errors import ConfigError, check_kind, quoted
+from dimat.matching import Matcher, Matching, Problem
+from dimat.merging import Combiner, calibrated_norms, expected_statistics
+from dimat.state import State, brief, extras_of, put_into, state_of, tensors_of
+from dimat.symmetry import Analysis, Symmetry
+
+
+@dataclass(frozen=True)
+class Family:
+    """States of one model, and inputs to compare them on. Steps return new states, in float32.
+
+    Args:
+        model: A working copy of the model.
+        forward: In place of its own, if not None.
+        originals: The parents as they were given, completed.
+        extras: What they hold beside tensors, which stays as it is.
+        states: The same in at least float32, on the model's device.
+        calls: The inputs.
+        symmetry: Given by hand, if not None.
+    """
+
+    model: nn.Module
+    forward: Forward | None
+    originals: tuple[State, ...]
+    extras: tuple[Mapping[str, Any], ...]
+    states: tuple[State, ...]
+    calls: Calls
+    symmetry: Symmetry | None = None
+
+    __repr__ = brief
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        states: Sequence[StateLike],
+        batches: Iterable[Any],
+        *,
+        forward: Forward | None,
+        images: int,
+        names: Sequence[str] = (),
+        symmetry: Symmetry | None = None,
+    ) -> Family:
+        """Check and prepare what :func:`dimat.merge` is given; ``names`` are for messages.
+
+        Raises:
+            ConfigError, DataError, ModelError, StructureError: As :func:`dimat.merge`.
+        """
+        model = unwrapped(model)
+        _check_kinds(forward, symmetry)
+        twin = working_copy(model)
+        names = names or [_named(number, own) for number, own in enumerate(states)]
+        given = [entries_of(own, who) for own, who in zip(states, names, strict=True)]
+        entries = [unprefixed(model, own) for own in given]
+        originals = tuple(completed(model, s, who) for s, who in zip(entries, names, strict=True))
+        wide = tuple(fitting(twin, s, who) for s, who in zip(originals, names, strict=True))
+        device = next(
+            (x.device for x in tensors_of(twin.state_dict()).values()), torch.device("cpu")
+        )
+        extras = tuple(extras_of(own) for own in entries)
+        calls = read_calls(batches, images, device, needed=symmetry is None)
+        return Family(twin, forward, originals, extras, wide, calls, symmetry)
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """The model's graph and symmetry."""
+        with self._blamed() as model:
+            if self.symmetry is not None:
+                return self.calls.by_hand(self.symmetry, model)
+            first, *others = self.states
+            shared = {
+                key: value
+                for key, value in first.items()
+                if all(torch.equal(value, state[key]) for state in others)
+            }
+            return self.calls.analyze(model, shared)
+
+    @cached_property
+    def batches(self) -> list[tuple[Any, ...]]:
+        """The inputs as the graph takes them."""
+        return self.calls.pieces(self.analysis.trace)
+
+    def match(self, matcher: Matcher, weights: Sequence[float]) -> list[Matching]:
+        """For every state its permutation into the first one's unit order."""
+        problem = Problem(self.analysis, self.states, weights, self.batches)
+        with self._blamed():
+            return matcher.match(problem)
+
+    def align(self, matchings: Sequence[Matching]) -> list[State]:
+        """The states with their units permuted."""
+        apply = self.analysis.symmetry.apply
+        return [apply(m.permutation, s) for m, s in zip(matchings, self.states, strict=True)]
+
+    def combine(
+        self, combiner: Combiner, aligned: Sequence[State], weights: Sequence[float]
+    ) -> State:
+        """One state from aligned ones."""
+        with self._blamed():
+            merged = combiner.combine(self.analysis, aligned, weights, self.batches)
+        for alias, first in self.analysis.trace.aliases.items():
+            merged[alias] = merged[first].clone()
+        return merged
+
+    def recalibrate(self, state: State) -> State | None:
+        """The state with the BatchNorm statistics of the inputs; None if the model has none.
+
+        Raises:
+            DataError: If a BatchNorm sees one value a channel only, which has no variance.
+        """
+        put_into(self.model, state)
+        with self._blamed() as model:
+            found = self.calls.recalibrate(self.model, model)
+        return state_of(self.model) if found else None
+
+    def expect(self, merged: State, aligned: Sequence[State], weights: Sequence[float]) -> State:
+        """The state with the BatchNorm statistics that its parents' let one expect."""
+        expected = expected_statistics(self.analysis, aligned, weights, merged)
+        free = set(calibrated_norms(self.model))
+        for prefix, module in self.model.named_modules():  # frozen ones stay as they are
+            if isinstance(module, _BatchNorm) and module not in free:
+                own = {f"{prefix}.{name}".removeprefix(".") for name, _ in module.named_buffers()}
+                expected.update({key: merged[key] for key in own if key in merged})
+        return expected
+
+    def rounded(self, state: State, parent: int = 0) -> State:
+        """The state in the dtypes and on the devices of a parent, with what else it held."""
+        return {**as_in(state, self.originals[parent]), **self.extras[parent]}
+
+    @contextmanager
+    def _blamed(self) -> Iterator[nn.Module]:
+        model = bound(self.model, self.forward)
+        with self.calls.blamed(model):
+            yield model
+
+
+def _named(number: int, given: StateLike) -> str:
+    """A parent, for messages; a file by its path."""
+    path = f" ({os.fspath(given)})" if isinstance(given, (str, os.PathLike)) else ""
+    return f"state {number}{path}"
+
+
+def _check_kinds(forward: object, symmetry: object) -> None:
+    if forward is not None and not callable(forward):
+        rule = "a function, called as forward(model, *inputs)"
+        raise ConfigError(f"'forward' is {quoted(forward)}: must be {rule}")
+    if symmetry is not None:
+        check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")

@@ -1,0 +1,137 @@
+"""What a user gives as batches, whatever a data loader makes, read as calls of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dimat.checkpoints.batches import Call, Calls
+from dimat.checkpoints.mixing import mixed
+from dimat.errors import DataError, ModelError, check_whole, quoted
+from dimat.state import is_number
+
+
+def read_calls(
+    batches: Iterable[Any], images: int, device: torch.device | str, *, needed: bool = True
+) -> Calls:
+    """Read batches until ``images`` samples are there; no further one is asked for.
+
+    Samples are mixed over the batches where that can be done
+    (:func:`dimat.checkpoints.mixing.mixed`). A batch whose tensors lead with different sizes, such
+    as a graph of nodes and edges, is taken whole, and counts for as many samples as its first
+    tensor is long.
+
+    Args:
+        batches: As in :func:`dimat.merge`.
+        images: At most this many samples are kept, >= 1.
+        device: Where they are put. Half-precision inputs become float32, as states do.
+        needed: Whether there have to be any.
+
+    Raises:
+        ConfigError: If ``images`` is not positive.
+        DataError: If there are no batches, or one holds no samples or no finite numbers.
+        ModelError: If a batch is not like the first.
+    """
+    check_whole("images", images)
+    _check_kind(batches)
+    found: list[Call] = []
+    left = images
+    for index, batch in enumerate(batches):
+        call = _call(batch, index)
+        _check_values(call, index)
+        call = _like(found[0], call, index) if found else call
+        found.append(_cut(call, left).map(lambda x: _wide(x, device)))
+        left -= call.samples
+        if left <= 0:
+            break
+    if not found and needed:
+        raise DataError(
+            "no batches: give at least one, on which the model's graph is traced and units are "
+            "compared (a method that needs no data still needs an example input)"
+        )
+    return Calls(mixed(found), tuple(found))
+
+
+def _check_kind(batches: Iterable[Any]) -> None:
+    if isinstance(batches, (Tensor, Mapping)):
+        raise DataError(
+            f"batches is one {type(batches).__name__}: give a list or an iterable of batches, such "
+            "as [inputs], or inputs.split(250)"
+        )
+    steps = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")  # a data set has that
+    if isinstance(batches, str) or not steps:
+        raise DataError(
+            f"batches is {quoted(batches)}: give a list or an iterable of batches, such as "
+            "[inputs] or a data loader"
+        )
+
+
+def _call(batch: Any, index: int) -> Call:
+    """One batch as positional and keyword arguments; labels are left out."""
+    if isinstance(batch, (tuple, list)) and batch:
+        batch = batch[0]
+    if isinstance(batch, Mapping):
+        call = Call((), dict(batch))
+    else:
+        call = Call(tuple(batch) if isinstance(batch, (tuple, list)) else (batch,), {})
+    if not call.samples:
+        raise DataError(
+            f"batch {index} holds no samples: a batch is a tensor, a tuple whose first element is "
+            "the input, or a dict of keyword arguments"
+        )
+    return call
+
+
+def _check_values(call: Call, index: int) -> None:
+    for value in call.tensors:
+        if is_number(value) and not bool(torch.isfinite(value).all()):
+            raise DataError(f"batch {index} holds values that are not finite")
+
+
+def _like(first: Call, call: Call, index: int) -> Call:
+    """The call with its arguments in the order of the first one's: the graph is traced on that.
+
+    The number of samples may differ, nothing else; of a call taken whole any size may.
+    """
+    if first.kwargs.keys() != call.kwargs.keys():
+        raise ModelError(
+            f"batch {index} does not fit batch 0: it has {_named(call)}, expected {_named(first)}"
+        )
+    call = Call(call.args, {name: call.kwargs[name] for name in first.kwargs})
+    whole = not (first.splits and call.splits)
+    expected, found = _kinds(first, whole=whole), _kinds(call, whole=whole)
+    if expected != found:
+        what, hint = (
+            ("it", "") if whole else ("a sample", " (crop or pad all samples to one shape)")
+        )
+        raise ModelError(
+            f"batch {index} does not fit batch 0: {what} has {', '.join(found)}, expected "
+            f"{', '.join(expected)}{hint}"
+        )
+    return call
+
+
+def _named(call: Call) -> str:
+    return ", ".join(f"'{name}'" for name in call.kwargs) or "no keyword arguments"
+
+
+def _kinds(call: Call, *, whole: bool) -> list[str]:
+    if whole:
+        return [f"{x.dim()} axes {_wide_type(x)}" for x in call.tensors]
+    return [f"{tuple(x.shape[1:])} {_wide_type(x)}" for x in call.tensors]
+
+
+def _wide_type(value: Tensor) -> torch.dtype:
+    half = value.dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if half else value.dtype
+
+
+def _wide(value: Tensor, device: torch.device | str) -> Tensor:
+    return value.detach().to(device, _wide_type(value))
+
+
+def _cut(call: Call, samples: int) -> Call:
+    return call if samples >= call.samples or not call.splits else call.pick(torch.arange(samples))

@@ -1,0 +1,73 @@
+"""``dimat compare``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from dimat.cli.options import SettingsLater
+from dimat.errors import TrainingError
+from dimat.experiment.config.messages import within
+from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.places import check_path
+from dimat.tools.compare.read import Wishes, read_out, read_spec
+
+SUMMARY = "compare methods over settings and seeds"
+_OWN = ("methods", "seeds", "jobs", "out", "yes", "help")
+_MOST_JOBS = 1000
+
+
+def parser() -> Parser:
+    """Its options."""
+    own = SettingsLater(
+        _OWN,
+        usage="dimat compare FILE.yaml [--methods A,B] [--seeds 0..4] [--grid.SETTING A,B] "
+        "[--SETTING VALUE] [--OPTION VALUE ...]",
+        description="Run methods at every point of a grid of settings, with every seed, and "
+        "compare them: each run is of all methods, from the same pre-trained agents. The same "
+        "command goes on where it was stopped. The file has settings as for 'dimat run --config', "
+        "and may have a group 'compare' with methods, seeds and grid, which the options override.",
+        epilog="--grid.SETTING A,B varies a setting; --SETTING VALUE sets it for all runs; "
+        "'dimat run --help all' explains every setting.",
+        allow_abbrev=False,
+    )
+    add = own.add_argument
+    add("base", type=str, help="a YAML file, such as configs/small/ring-by-class.yaml")
+    add("--methods", type=str | None, default=None, help="the others are compared to the first")
+    add("--seeds", type=str | None, default=None, help="such as 0..4, or 0,2,5")
+    add("--jobs", type=int, default=1, help="runs at a time, each in a process of its own")
+    add("--out", type=str | None, default=None, help="folder; runs/compare-NAME-OF-FILE if null")
+    add("--yes", action="store_true", help="more than 1,000 runs are wanted")
+    add("--given", type=dict, default={}, help=argparse.SUPPRESS)
+    return own
+
+
+def execute(options: Namespace) -> None:
+    """Run what is missing, and print the tables and where the folder is."""
+    path = check_path("base", options.base)
+    within("jobs", options.jobs, 1, _MOST_JOBS)
+    wishes = Wishes(options.methods, options.seeds, **options.given)
+    spec = read_spec(path, wishes)
+    out = check_path("out", options.out or spec.base.out or str(read_out(path)))
+    from dimat.tools.compare.progress import LiveCells
+    from dimat.tools.compare.run import compare
+    from dimat.tools.compare.table import as_text, comparison_tables
+
+    result = compare(spec, out, jobs=options.jobs, yes=options.yes, watcher=LiveCells())
+    console = Console()
+    if console.is_terminal:
+        console.print(comparison_tables(result.points), highlight=False)
+    else:
+        print(as_text(result.points), end="")
+    console.print(f"comparison: {result.folder}", markup=False, highlight=False, soft_wrap=True)
+    if result.failures:
+        raise TrainingError(_failed(result.failures, spec.num_cells))
+
+
+def _failed(failures: Mapping[str, str], cells: int) -> str:
+    """One line on all cells that failed."""
+    each = "; ".join(f"cell '{name}': {error}" for name, error in failures.items())
+    return f"{len(failures)} of {cells} cells failed, and the same command tries again: {each}"

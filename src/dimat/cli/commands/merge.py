@@ -1,0 +1,58 @@
+"""``dimat merge``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from dimat.cli.options import add_checkpoint_options
+from dimat.experiment.config.parse import Parser
+from dimat.tools.merge.checks import check
+from dimat.tools.merge.settings import MergeConfig
+
+SUMMARY = "merge checkpoints of one model into one"
+
+
+def parser() -> Parser:
+    """Its options."""
+    own = Parser(
+        usage="dimat merge A B [C ...] --model MODEL --data SOURCE --out FILE [--OPTION VALUE ...]",
+        description="Align checkpoints of one model to the first, combine them into one, test it.",
+        allow_abbrev=False,
+    )
+    add = own.add_argument
+    add("parents", nargs="+", type=str, help="checkpoint files: .safetensors, .pth and the like")
+    add_checkpoint_options(own)
+    add("--combine", type=str, default="average", help="how aligned networks are combined")
+    add("--weights", type=tuple[float, ...], default=(), help="one per parent; equal by default")
+    recalibration = "BatchNorm statistics afterwards; auto: unless the combiner fits them"
+    kinds = Literal["auto", "batchnorm", "expected", "none"]
+    add("--recalibration", type=kinds, default="auto", help=recalibration)
+    add(
+        "--report", type=str | None, default=None, help="JSON file to write; --out as .json if null"
+    )
+    untested = "do not test; the data then need no labels"
+    add("--no-evaluate", action="store_true", help=untested)
+    return own
+
+
+def execute(options: Namespace) -> None:
+    """Merge, write, and print the tables and where the files are."""
+    settings = {**vars(options), "parents": tuple(options.parents)}
+    settings["evaluate"] = not settings.pop("no_evaluate")
+    config = MergeConfig(**settings)
+    check(config)
+    from dimat.experiment.progress import LiveProgress
+    from dimat.tools.merge.run import merge_checkpoints
+    from dimat.tools.merge.tables import merge_tables
+    from dimat.tools.merge.write import write_merge
+
+    result = merge_checkpoints(config, LiveProgress())
+    write_merge(result)
+    console = Console()
+    console.print(merge_tables(result))
+    for name, path in config.outputs.items():
+        where = {"out": "merged state", "report": "report"}[name]
+        console.print(f"{where}: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,35 @@
+"""``dimat report``."""
+
+from __future__ import annotations
+
+from jsonargparse import Namespace
+
+from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.places import check_path
+
+SUMMARY = "make a page of plots from runs and comparisons"
+
+
+def parser() -> Parser:
+    """Its options."""
+    own = Parser(
+        usage="dimat report RUN_OR_COMPARISON [...] --out FOLDER [--overwrite]",
+        description="Write a folder with a page of plots and tables that opens from disk.",
+        allow_abbrev=False,
+    )
+    add = own.add_argument
+    add("folders", nargs="+", type=str, help="of runs and comparisons, in the order to show them")
+    add("--out", type=str, required=True, help="the folder to write")
+    add("--overwrite", action="store_true", help="replace an earlier report")
+    return own
+
+
+def execute(options: Namespace) -> None:
+    """Write it, and print where the page is."""
+    out = check_path("out", options.out, spare=16)
+    for folder in options.folders:
+        check_path("folders", folder)
+    from dimat.tools.report.write import write_report
+
+    index = write_report(options.folders, out, overwrite=options.overwrite)
+    print(f"report: {index}")

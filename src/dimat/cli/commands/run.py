@@ -1,0 +1,84 @@
+"""``dimat run``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from dimat.cli.helping import FIRST, short_help
+from dimat.cli.launch import crew_of, restarted
+from dimat.errors import ConfigError
+from dimat.experiment.config.parse import Parser, config_of, settings_parser
+from dimat.experiment.config.validate import validate
+
+if TYPE_CHECKING:
+    from dimat.experiment.record.results import RunResult
+
+SUMMARY = "train, merge and evaluate agents"
+
+
+def parser() -> Parser:
+    """Every setting of a run."""
+    own = settings_parser(
+        "dimat run [--config FILE.yaml] [--SETTING VALUE ...]\n"
+        "       dimat run --resume RUN [--max_wall_s S]"
+    )
+    own.short_help = partial(short_help, "dimat run", own, FIRST)
+    return own
+
+
+def gone_on_with(words: Sequence[str]) -> Sequence[str]:
+    """``dimat run --resume RUN`` as ``dimat resume RUN``; any other command line as it is.
+
+    Raises:
+        ConfigError: If there is no RUN.
+
+    >>> gone_on_with(["run", "--max_wall_s", "60", "--resume", "runs/first"])
+    ['resume', 'runs/first', '--max_wall_s', '60']
+    >>> gone_on_with(["run", "--seed", "1"])
+    ['run', '--seed', '1']
+    """
+    found = [k for k, word in enumerate(words) if word.partition("=")[0] == "--resume"]
+    if not words or words[0] != "run" or not found:
+        return words
+    _, equals, folder = words[found[0]].partition("=")
+    rest = [*words[1 : found[0]], *words[found[0] + 1 :]]
+    if not equals and found[0] <= len(rest):
+        folder = rest.pop(found[0] - 1)
+    if not folder or folder.startswith("-"):
+        raise ConfigError("setting 'resume' has no value: write --resume RUN, a run folder")
+    return ["resume", folder, *rest]
+
+
+def execute(settings: Namespace) -> None:
+    """Run, and print the table and the folder: in the first process, if ``torchrun`` has several.
+
+    What ``torchrun`` starts again goes on from its last checkpoint, where ``out`` says which it is.
+    """
+    config = config_of(settings)
+    validate(config)
+    from dimat.experiment.progress import LiveProgress
+    from dimat.experiment.run import run, run_or_resume
+
+    goes_on = restarted() and config.out is not None
+    observer = LiveProgress()
+    try:
+        with crew_of(config) as crew:
+            result = (run_or_resume if goes_on else run)(config, observer, crew=crew)
+    finally:
+        observer.close()
+    if crew.rank == 0:
+        show(result)
+
+
+def show(result: RunResult) -> None:
+    """The table, and where the run folder is."""
+    from dimat.experiment.tables import results_table
+
+    console = Console()
+    console.print(results_table(result))
+    console.print(f"run folder: {result.folder}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,60 @@
+"""``dimat symmetry``."""
+
+from __future__ import annotations
+
+import math
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from dimat.cli.options import add_model_options
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.messages import MOST_CLASSES, MOST_PIXELS, broken_rule, within
+from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.validate import validate
+
+SUMMARY = "print what a model may permute"
+
+
+def parser() -> Parser:
+    """Its options."""
+    own = Parser(
+        usage="dimat symmetry --model MODEL [--input SHAPE] [--OPTION VALUE ...]",
+        description="Find what may be permuted in a model, prove it by execution, and print it.",
+        allow_abbrev=False,
+    )
+    add = own.add_argument
+    add("--model", type=str, default="resnet20", help="built-in, or package.module:factory")
+    add_model_options(own)
+    add("--classes", type=int, default=10, help="number of classes")
+    add("--input", type=tuple[int, ...], default=(2, 3, 32, 32), help="shape, batch first")
+    add("--json", action="store_true", help="print all of it as JSON, for programs")
+    return own
+
+
+def execute(options: Namespace) -> None:
+    """Find and print it."""
+    shape = tuple(options.input)
+    if len(shape) < 2 or min(shape) < 1:
+        raise broken_rule("input", shape, "batch and at least one more size, each >= 1")
+    within("classes", options.classes, 1, MOST_CLASSES)
+    for size in shape:
+        within("input", size, 1, MOST_PIXELS)
+    validate(RunConfig(model=options.model, width=options.width))
+    import torch
+
+    from dimat.cli.describe import describe_symmetry
+    from dimat.models import build_for_input
+    from dimat.state import memory_bytes
+    from dimat.symmetry import find_symmetry
+
+    settings = {"width": options.width, "shortcut": options.shortcut, "norm": options.norm}
+    if (needed := 4 * math.prod(shape)) > memory_bytes():
+        raise broken_rule("input", shape, f"smaller: that is {needed / 1e9:,.0f} GB")
+    model = build_for_input(options.model, shape, options.classes, **settings)
+    with Console(stderr=True).status(f"tracing and proving {options.model}"):
+        symmetry = find_symmetry(model, (torch.zeros(shape),))
+    if options.json:
+        print(symmetry.to_json())
+        return
+    Console().print(describe_symmetry(options.model, symmetry))

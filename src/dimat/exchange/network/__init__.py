@@ -1,0 +1,1 @@
+"""Exchange between agents that are processes of their own, and may miss each other."""

@@ -1,0 +1,242 @@
+"""Messages as bytes: a fixed preamble, a JSON header, and one flat buffer of all tensors.
+
+Nothing is unpickled, and nothing is allocated before the preamble and the header were checked. A
+tensor arrives with the strides it was sent with: arithmetic on it gives the same bits there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dimat.errors import StructureError, shown
+from dimat.exchange.network.buffers import Pool
+from dimat.exchange.protocol import Message
+
+PREAMBLE = 8  # 64-bit integers
+MOST_HEADER = 1 << 22  # bytes
+_MAGIC = 0x64696D617402  # "dimat", version 2
+_WORD = 8
+MOST_ENTRIES = 1 << 15
+_MOST_AXES = 64
+_MOST_NAME = 4096  # characters
+_MOST_SIZE = 1 << 62  # of an axis, a stride, or all elements: what fits a word
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.complex128, torch.complex64),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    )
+}
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    BEAT = 0
+    HELLO = 1
+    DATA = 2
+    ACCEPT = 3
+    REFUSE = 4
+    BYE = 5
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What travels on an edge at once.
+
+    Args:
+        kind: What it is.
+        sender: The agent that it is from.
+        to: The agent that it is for.
+        header: JSON of what the payload holds, and of what else is said.
+        payload: All tensors, flat, uint8.
+    """
+
+    kind: Kind
+    sender: int = 0
+    to: int = 0
+    header: bytes = b""
+    payload: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+
+    def preamble(self) -> Tensor:
+        """What is sent first: int64, of fixed length."""
+        own = [_MAGIC, self.kind, self.sender, self.to, len(self.header), self.payload.numel()]
+        return torch.tensor([*own, *[0] * (PREAMBLE - len(own))])
+
+    @property
+    def said(self) -> Any:
+        """What is said beside the tensors."""
+        return _parsed(self.header)["said"]
+
+
+def said(kind: Kind, sender: int, to: int, value: object) -> Frame:
+    """A frame without tensors."""
+    return Frame(kind, sender, to, json.dumps({"said": value}).encode())
+
+
+def read_preamble(preamble: Tensor, limit: int) -> tuple[Kind, int, int, int, int]:
+    """Kind, sender, receiver, bytes of the header and bytes of the payload.
+
+    Raises:
+        StructureError: If it is no preamble, or announces more than ``limit`` bytes.
+    """
+    magic, kind, sender, to, header, payload = preamble.tolist()[:6]
+    if magic != _MAGIC or kind not in [*Kind] or not 0 <= header <= MOST_HEADER or payload < 0:
+        raise StructureError("what arrives is no message of this version of dimat")
+    if payload > limit or payload % _WORD:
+        raise StructureError(f"a message of {payload} bytes is refused: at most {limit}")
+    return Kind(kind), sender, to, header, payload
+
+
+def pack(message: Message, said: object, pool: Pool) -> tuple[bytes, Tensor]:
+    """A message as header and payload.
+
+    Args:
+        message: Tensors by name, on any device.
+        said: Any JSON that goes along.
+        pool: Where the payload's memory is from.
+
+    Raises:
+        StructureError: If an entry is of a type that does not travel.
+    """
+    for key, value in message.items():
+        if value.dtype not in _DTYPES.values() or value.layout is not torch.strided:
+            raise StructureError(f"'{key}' cannot be sent: it is {value.layout} {value.dtype}")
+    entries = [
+        (key, value.dtype, tuple(value.shape), _dense_strides(value))
+        for key, value in message.items()
+    ]
+    flat = pool.take(_size([(dtype, shape) for _, dtype, shape, _ in entries]))
+    flat[-_WORD:] = 0  # what is beyond the last entry
+    for (key, *_), view in zip(entries, _views(flat, entries), strict=True):
+        view.copy_(message[key].detach())
+    listed = [
+        [key, str(dtype).removeprefix("torch."), shape, strides]
+        for key, dtype, shape, strides in entries
+    ]
+    header = {"said": said, "entries": listed, "sum": checksum(flat)}
+    return json.dumps(header).encode(), flat
+
+
+def unpack(header: bytes, payload: Tensor, device: torch.device | str = "cpu") -> Message:
+    """The message; its tensors share the payload's memory where that is on the device.
+
+    Raises:
+        StructureError: If header and payload do not fit each other, or bytes were changed.
+    """
+    found = _parsed(header)
+    listed, total = found.get("entries"), found.get("sum")
+    if not isinstance(listed, list) or len(listed) > MOST_ENTRIES or type(total) is not int:
+        raise _broken(f"it has no sum, or no entries, or more than {MOST_ENTRIES}")
+    entries: list[_Entry] = []
+    left = payload.numel()
+    for own in listed:
+        entries.append(_entry(own))
+        left -= math.prod(entries[-1][2]) * entries[-1][1].itemsize
+        if left < 0:  # at once: the rest is not looked at
+            break
+    if not 0 <= left < _WORD:
+        raise StructureError(f"a message of {payload.numel()} bytes is not what its header says")
+    if len({key for key, *_ in entries}) != len(entries):
+        raise StructureError("the header of a message names an entry twice")
+    if checksum(payload) != total:
+        raise StructureError("the bytes of a message were changed on the way: wrong checksum")
+    views = _views(payload, entries)
+    return {key: view.to(device) for (key, *_), view in zip(entries, views, strict=True)}
+
+
+def checksum(flat: Tensor) -> int:
+    """Sum of all 64-bit words, modulo 2^64: for accidents, not for attackers."""
+    return int(flat.view(torch.int64).sum()) if flat.numel() else 0
+
+
+_Entry = tuple[str, torch.dtype, tuple[int, ...], tuple[int, ...]]
+
+
+def _parsed(header: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(header)
+    except (ValueError, RecursionError) as error:  # the latter: nested too deep
+        raise StructureError(f"the header of a message is no JSON: {error}") from error
+    if not isinstance(found, dict) or "said" not in found:
+        raise StructureError("the header of a message is broken: it says nothing")
+    return found
+
+
+def _dense_strides(value: Tensor) -> tuple[int, ...]:
+    """The strides of a copy that keeps the order of the axes in memory."""
+    return torch.empty_like(value, device="meta").stride()
+
+
+def _entry(own: Any) -> _Entry:
+    """One entry of a header: counts first, then each number once.
+
+    Raises:
+        StructureError: If it is none.
+    """
+    if not isinstance(own, list) or len(own) != 4:
+        raise _broken(f"{shown(own, 80)} is no entry")
+    key, dtype, shape, strides = own
+    if not isinstance(key, str) or len(key) > _MOST_NAME:
+        raise _broken(f"{shown(key, 80)} is no name of an entry")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise _broken(f"'{shown(key, 80)}' is of type {shown(dtype, 80)}, which does not travel")
+    if not (_are_axes(shape) and _are_axes(strides) and _is_dense(shape, strides)):
+        layout = f"{shown(shape, 80)} with strides {shown(strides, 80)}"
+        raise _broken(f"{layout} of '{shown(key, 80)}'")
+    return key, _DTYPES[dtype], tuple(shape), tuple(strides)
+
+
+def _are_axes(numbers: Any) -> bool:
+    """Whether these are a few whole numbers that fit a word."""
+    few = isinstance(numbers, list) and len(numbers) <= _MOST_AXES
+    return few and all(type(n) is int and 0 <= n < _MOST_SIZE for n in numbers)
+
+
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether strides are those of a dense entry; others reach too far, or overlap.
+
+    What has no elements, or one along an axis, may have any stride there that is a number.
+    """
+    elements = 1
+    for n in shape:
+        elements *= max(n, 1)
+        if elements >= _MOST_SIZE:
+            return False
+    before, dense = 1, True
+    for stride, n in sorted(zip(strides, shape, strict=False)):
+        if n != 1:
+            dense &= stride == before
+            before *= n
+    return len(shape) == len(strides) and (dense or 0 in shape)
+
+
+def _broken(why: str) -> StructureError:
+    return StructureError(f"the header of a message is broken: {why}")
+
+
+def _size(entries: Sequence[tuple[torch.dtype, tuple[int, ...]]]) -> int:
+    """Bytes of a payload: whole words."""
+    total = sum(math.prod(shape) * dtype.itemsize for dtype, shape in entries)
+    return -(-total // _WORD) * _WORD
+
+
+def _views(flat: Tensor, entries: Sequence[_Entry]) -> list[Tensor]:
+    """Every entry's place in the payload: a bucket a dtype, wide ones first: all are aligned."""
+    places: dict[int, Tensor] = {}
+    at = 0
+    for k in sorted(range(len(entries)), key=lambda k: -entries[k][1].itemsize):
+        _, dtype, shape, strides = entries[k]
+        end = at + math.prod(shape) * dtype.itemsize
+        places[k] = torch.as_strided(flat[at:end].view(dtype), shape, strides)
+        at = end
+    return [places[k] for k in range(len(entries))]

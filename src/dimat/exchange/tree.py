@@ -1,0 +1,89 @@
+"""Trees of dicts, lists, numbers and tensors: as JSON and named tensors, and as messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.exchange.protocol import Message
+
+# Values that JSON knows, and {"tensor": name} where a tensor was.
+Json = Any
+# Dicts (keys are text or numbers), lists, numbers, text, None, and tensors.
+Tree = Any
+_TENSOR = "tensor"
+
+
+def pack(value: Tree, name: str, tensors: dict[str, Tensor]) -> Json:
+    """A tree as JSON; tensors go to ``tensors``, under names that begin with ``name``.
+
+    Dicts become lists of pairs, so that keys that are numbers stay numbers.
+
+    >>> found = {}
+    >>> pack({0: [1.5, None]}, "x", found), found
+    ({'dict': [[0, [1.5, None]]]}, {})
+
+    Raises:
+        StructureError: If something in it is neither of a tree nor a tensor.
+    """
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        return {"dict": [[k, pack(v, f"{name}/{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return [pack(part, f"{name}/{k}", tensors) for k, part in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise StructureError(f"'{name}' is {type(value).__name__}: no number, text or tensor")
+
+
+def unpack(packed: Json, tensors: Mapping[str, Tensor]) -> Tree:
+    """What :func:`pack` was given; tuples come back as lists.
+
+    Raises:
+        KeyError: If a tensor is missing.
+    """
+    if isinstance(packed, list):
+        return [unpack(part, tensors) for part in packed]
+    if isinstance(packed, dict):
+        if _TENSOR in packed:
+            return tensors[packed[_TENSOR]]
+        return {key: unpack(part, tensors) for key, part in packed["dict"]}
+    return packed
+
+
+def as_message(tree: Tree) -> Message:
+    """A tree as a message; its tensors are handed over as they are, not copied."""
+    tensors: dict[str, Tensor] = {}
+    packed = pack(tree, "", tensors)
+    return with_json(packed, tensors)
+
+
+def tree_of(message: Message) -> Tree:
+    """What :func:`as_message` was given; tuples come back as lists.
+
+    >>> tree_of(as_message({"loss": float("inf"), 3: (1, None)}))
+    {'loss': inf, 3: [1, None]}
+    """
+    return unpack(*json_of(message))
+
+
+_JSON = "/json"  # no state has an entry of this name: modules are not named with a slash
+
+
+def with_json(value: Any, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """A message of tensors and one JSON value."""
+    text = json.dumps(value).encode()
+    return {**(tensors or {}), _JSON: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+
+def json_of(message: Message) -> tuple[Any, dict[str, Tensor]]:
+    """What :func:`with_json` was given: the value, and the tensors."""
+    tensors = dict(message)
+    return json.loads(bytes(tensors.pop(_JSON).cpu().numpy())), tensors

@@ -1,0 +1,1 @@
+"""Who is told what a run measures, as it is measured."""

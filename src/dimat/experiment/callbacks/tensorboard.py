@@ -1,0 +1,115 @@
+"""``--log tensorboard``: metrics as event files, in ``tensorboard/`` of the run folder."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dimat.errors import ConfigError, writing
+
+if TYPE_CHECKING:
+    from dimat.experiment.config.config import RunConfig
+
+_SKIPPED = ("round", "agent", "phase")
+_FORMAT = "brain.Event:2"  # what every event file begins with
+_files = itertools.count()
+
+
+class TensorBoard:
+    """Scalars by round: ``test_accuracy/merged`` with a run for each agent, diagnostics by name.
+
+    Records are written here, line by line: PyTorch's ``SummaryWriter`` has a thread for every
+    agent, and a thread that finds the disk full says so in a traceback of its own.
+
+    Raises:
+        ConfigError: If the tensorboard package is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from tensorboard.compat.proto import event_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
+            from torch.utils.tensorboard import summary
+        except ImportError as error:
+            raise ConfigError(
+                "setting 'log' has 'tensorboard', which is not installed: "
+                'pip install "dimat[tensorboard]"'
+            ) from error
+        self._proto: Any = event_pb2
+        self._records: Any = RecordWriter
+        self._scalar: Any = summary.scalar
+        self._paths: dict[str, Path] = {}
+
+    def started(self, method: str, config: RunConfig, folder: Path, after_round: int) -> None:
+        """Open the folder; what it has of later rounds is disregarded."""
+        self._folder, self._purge = folder / "tensorboard", after_round + 1
+
+    def measured(self, method: str, line: Mapping[str, object]) -> None:
+        """Write every number of the line.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        event, now = self._proto.Event, time.time()
+        phase = f"/{line['phase']}" if "phase" in line else ""
+        self._append(
+            f"agent-{line['agent']:03d}" if "agent" in line else "all",
+            [
+                event(
+                    wall_time=now,
+                    step=line["round"],
+                    summary=self._scalar(f"{name}{phase}", value),
+                )
+                for name, value in _numbers(line)
+            ],
+        )
+
+    def finished(self, method: str, summary: Mapping[str, object]) -> None:
+        """Leave the files: the next method has others."""
+        self._paths.clear()
+
+    def _append(self, who: str, events: Iterable[Any]) -> None:
+        """Add events to the file of an agent; a new one voids later rounds of older files."""
+        first = () if who in self._paths else self._opening()
+        path = self._paths.setdefault(who, self._folder / who / _new_name())
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                records = self._records(file)
+                for event in (*first, *events):
+                    records.write(event.SerializeToString())
+
+    def _opening(self) -> tuple[Any, ...]:
+        event, session = self._proto.Event, self._proto.SessionLog
+        now, start = time.time(), session(status=session.START)
+        return (
+            event(wall_time=now, file_version=_FORMAT),
+            event(wall_time=now, step=self._purge, session_log=start),
+        )
+
+
+def _new_name() -> str:
+    """The name of an event file that no other process or method has."""
+    return (
+        f"events.out.tfevents.{time.time():010.0f}.{platform.node()}.{os.getpid()}.{next(_files)}"
+    )
+
+
+def _numbers(line: Mapping[str, object], prefix: str = "") -> list[tuple[str, float]]:
+    """All numbers, those of nested groups by their path.
+
+    >>> _numbers({"round": 1, "gap": 0.5, "moved": {"0": 0.25}, "drift": None})
+    [('gap', 0.5), ('moved/0', 0.25)]
+    """
+    found: list[tuple[str, float]] = []
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            found += _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name not in _SKIPPED:
+            found.append((prefix + name, float(value)))
+    return found

@@ -1,0 +1,1 @@
+"""Settings of a run: what there is, in which range, and how they are read."""

@@ -1,0 +1,240 @@
+"""Filling a :class:`RunConfig` from a YAML file and from the command line: one parser for both."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from dimat.errors import ConfigError, check_kind
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.forms import check_parts
+from dimat.experiment.config.messages import explain, not_a_group, setting_types, unknown_setting
+from dimat.experiment.config.plain_yaml import load_yaml
+from dimat.experiment.config.spelling import bracketed, spelled_tree, spelled_words
+
+_TEXT = "tag:yaml.org,2002:str"
+_LONGEST = 10_000_000  # characters of a file of settings
+_GROUPS: dict[str, Any] = {
+    name: kind for name, kind in get_type_hints(RunConfig).items() if dataclasses.is_dataclass(kind)
+}
+
+
+class _Quoting(yaml.SafeDumper):
+    """All text in quotes: a bare 0E0 is text to PyYAML and a number to jsonargparse."""
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar(_TEXT, text, style='"'))
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser, with errors of one line raised as :class:`ConfigError`.
+
+    Attributes:
+        short_help: What ``--help`` says where ``--help all`` says everything; None: no difference.
+    """
+
+    short_help: Callable[[], str] | None = None
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a :class:`ConfigError` instead of printing the usage and leaving."""
+        raise (ex if isinstance(ex, ConfigError) else explain(message, self._types())) from None
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a YAML file; an error names the file, and the line if the YAML is broken."""
+        try:
+            tree = spelled_tree(read_yaml(Path(path)), setting_types())
+            content = yaml.dump(tree, Dumper=_Quoting)
+            parsed: Namespace = self.parse_string(content, *args, **kwargs)
+            for name in sorted(set(parsed.keys()) - set(setting_types()) - set(_GROUPS)):
+                raise unknown_setting(name, setting_types())
+        except ConfigError as error:
+            raise ConfigError(f"config file '{path}': {error}") from None
+        return parsed
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
+    ) -> Namespace:
+        """Parse a command line; ``--controls wa,local`` is short for ``--controls [wa,local]``.
+
+        Dashes and underscores are one; ``--topology ring`` is short for ``--topology.name ring``.
+        """
+        given = list(sys.argv[1:] if args is None else args)
+        self._help_shortly(given)
+        known = [s[2:] for a in self._actions for s in a.option_strings if s.startswith("--")]
+        lists = {s for a in self._actions if isinstance(a.default, tuple) for s in a.option_strings}
+        words = spelled_words(given, known)
+        return super().parse_args(_bracket(words, lists), *rest, **kwargs)
+
+    def _help_shortly(self, words: Sequence[str]) -> None:
+        """Print the short help and leave, if there is one and it is what is asked for."""
+        place = next((k for k, word in enumerate(words) if word in ("-h", "--help")), None)
+        if self.short_help and place is not None and list(words[place + 1 :]) != ["all"]:
+            self._print_message(f"{self.short_help()}\n", sys.stdout)  # a pipe may be closed
+            self.exit()
+
+    def _types(self) -> dict[str, object]:
+        """The type of every option, by its name."""
+        hints = {a.dest: getattr(a, "_typehint", a.type) for a in self._actions}
+        return {name: hint for name, hint in hints.items() if hint}
+
+
+def settings_parser(
+    usage: str = "dimat run [--config FILE.yaml] [--SETTING VALUE ...]",
+    description: str = "Agents train, merge with their neighbors, and are evaluated, by rounds.",
+) -> Parser:
+    """The parser of ``dimat run``: every setting, ``--config`` and ``--print_config``."""
+    parser = Parser(usage=usage, description=description, allow_abbrev=False)
+    parser.add_argument(
+        "--config",
+        action="config",
+        metavar="FILE.yaml",
+        help="Settings from a file; options after it override them.",
+    )
+    parser.add_class_arguments(RunConfig, as_group=False)
+    for action in parser._actions:
+        if isinstance(action.default, bool):  # --overwrite alone means --overwrite true
+            action.nargs, action.const = "?", True
+        if action.dest in _GROUPS:  # a group is set by its parts
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+@cache
+def bare_parser() -> Parser:
+    """The parser of settings alone, made once, as that takes longer than most of its answers."""
+    return settings_parser()
+
+
+def config_of(settings: Namespace) -> RunConfig:
+    """The config that parsed settings describe; ranges and names are not checked yet.
+
+    Raises:
+        ConfigError: If a group of settings, such as ``topology``, is given as one value.
+    """
+    values = {field.name: settings[field.name] for field in dataclasses.fields(RunConfig)}
+    for name, group in _GROUPS.items():
+        if not isinstance(values[name], Namespace):
+            raise not_a_group(name, values[name])
+        values[name] = group(**vars(values[name]))
+    return RunConfig(**values)
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a YAML file; settings it does not name keep their defaults.
+
+    Raises:
+        ConfigError: If the file is missing, is broken YAML, or names an unknown setting or a value
+            of the wrong type.
+    """
+    return config_of(bare_parser().parse_args(["--config", str(path)]))
+
+
+def config_from(
+    given: RunConfig | Mapping[str, object] | str | os.PathLike[str] | None,
+    changes: Mapping[str, object],
+) -> RunConfig:
+    """The config that a caller means.
+
+    Args:
+        given: It, settings by name as in a YAML file (``"optimizer.lr"`` too), the path of such a
+            file, or None for the defaults.
+        changes: Settings by name that replace those; of a group those parts that are given.
+
+    Raises:
+        ConfigError: If ``given`` is something else, a setting is unknown, or a group of settings is
+            given as something that is none.
+
+    >>> config_from({"rounds": 3, "topology": "full"}, {"topology": {"degree": 4}}).topology.name
+    'full'
+    """
+    if given is None or isinstance(given, Mapping):
+        return _changed(_changed(RunConfig(), given or {}), changes)
+    if isinstance(given, (str, os.PathLike)):
+        given = load_config(Path(given))
+    rule = "a RunConfig, settings by name, or the path of a YAML file"
+    check_kind("config", given, RunConfig, rule)
+    return _changed(given, changes)
+
+
+def _changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
+    for name in changes:
+        check_kind("name of a setting", name, str, "text")
+    tree = spelled_tree({k: v for k, v in changes.items() if "." not in k}, setting_types())
+    for dotted in (name for name in changes if "." in name):
+        group, _, part = dotted.partition(".")
+        tree[group] = {**_parts(group, tree.get(group, {})), part: changes[dotted]}
+    for name, value in tree.items():
+        if name not in setting_types() and name not in _GROUPS:
+            raise unknown_setting(name, setting_types())
+        if isinstance(value, Mapping) and name in _GROUPS:
+            check_parts(name, _GROUPS[name], value)
+            tree[name] = dataclasses.replace(getattr(config, name), **value)
+    return dataclasses.replace(config, **tree)  # type: ignore[arg-type]
+
+
+def _parts(group: str, given: object) -> Mapping[str, object]:
+    if not isinstance(given, Mapping):
+        raise not_a_group(group, given)
+    return given
+
+
+def config_to_yaml(config: RunConfig) -> str:
+    """Every setting as YAML, in the order of the config; :func:`load_config` gives it back."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _bracket(args: Sequence[str], lists: set[str]) -> list[str]:
+    """Put brackets around the value of every option in ``lists`` that has none.
+
+    >>> _bracket(["--controls", "wa,local", "--seed", "1", "--log=none"], {"--controls", "--log"})
+    ['--controls', '[wa,local]', '--seed', '1', '--log=[]']
+    """
+    words = list(args)
+    for i, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in lists and equals:
+            words[i] = f"{option}={bracketed(value)}"
+        elif i > 0 and words[i - 1] in lists and not word.startswith("--"):
+            words[i] = bracketed(word)
+    return words
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """The content of a YAML file of settings.
+
+    Raises:
+        ConfigError: If the file is not YAML, naming the line, or holds no settings.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST + 1)
+        if len(text) > _LONGEST:
+            raise ConfigError(f"longer than {_LONGEST:,} characters: not a file of settings")
+        settings = load_yaml(text)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"broken YAML in line {line}: {error.problem}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("not YAML text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML text: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError("no settings in it: write lines such as 'agents: 5'")
+    return settings

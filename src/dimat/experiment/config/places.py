@@ -1,0 +1,121 @@
+"""Text that is to be a place: a file or folder, a machine, a port of one."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+
+from dimat.experiment.config.messages import broken_rule
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes: of one name, and of a path with what we add to it
+_HOST = r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
+_PORTS = 65_535
+
+
+def check_path(setting: str, given: str, *, spare: int = 0) -> Path:
+    """The path that ``given`` is, if a file system can have one of that name.
+
+    Args:
+        setting: What it was given for, for the message.
+        given: A file or a folder.
+        spare: Bytes that are added to its last name while it is written.
+
+    Raises:
+        ConfigError: If it is empty, or has characters or a length that none can have.
+
+    >>> check_path("out", "runs/first").name
+    'first'
+    >>> check_path("out", "")
+    Traceback (most recent call last):
+        ...
+    dimat.errors.ConfigError: setting 'out' is '': must be a path
+    """
+    if not given.strip() or "\0" in given:
+        raise broken_rule(setting, given, "a path")
+    try:
+        names = [os.fsencode(name) for name in Path(given).parts]
+    except UnicodeEncodeError:
+        raise broken_rule(setting, given, "a path that can be written as UTF-8") from None
+    longest = max(map(len, names), default=0) + spare
+    if longest > _LONGEST_NAME or sum(map(len, names)) + len(names) > _LONGEST_PATH:
+        rule = f"a path of names of at most {_LONGEST_NAME - spare} bytes, {_LONGEST_PATH:,} in all"
+        raise broken_rule(setting, given, rule)
+    return Path(given)
+
+
+def check_source(setting: str, given: str) -> None:
+    """Refuse a source of images whose file or folder no file system can have.
+
+    Args:
+        setting: What it was given for, for the message.
+        given: Such as ``npz:PATH``.
+
+    Raises:
+        ConfigError: As :func:`check_path` does.
+    """
+    kind, colon, place = given.partition(":")
+    if colon and kind in ("npz", "folder"):
+        if not place.strip():
+            raise broken_rule(setting, given, f"{kind}:PATH")
+        check_path(setting, place)
+
+
+def check_host(setting: str, given: str) -> str:
+    """The address, if it is one: of IPv4, of IPv6, or the name of a machine.
+
+    Args:
+        setting: What it was given for, for the message.
+        given: The address; one of IPv6 may stand in brackets.
+
+    Raises:
+        ConfigError: If it is something else, such as a URL.
+
+    >>> check_host("interface", "10.0.0.1"), check_host("interface", "[::1]")
+    ('10.0.0.1', '::1')
+    """
+    host = _host(given)
+    if host is None:
+        raise broken_rule(setting, given, "an address or the name of a machine, such as 10.0.0.1")
+    return host
+
+
+def endpoint(setting: str, given: str, *, any_port: bool = False) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``; an IPv6 address is written in brackets.
+
+    Args:
+        setting: What it was given for, for the message.
+        given: The text.
+        any_port: Whether port 0 may be given, which is any that is free.
+
+    Raises:
+        ConfigError: If it is something else.
+
+    >>> endpoint("store", "10.0.0.1:29400"), endpoint("listen", "[::1]:0", any_port=True)
+    (('10.0.0.1', 29400), ('::1', 0))
+    """
+    before, _, port = given.rpartition(":")
+    host = _host(before) if ":" not in before or before.startswith("[") else None
+    if host is None or not re.fullmatch(r"[0-9]{1,5}", port):
+        raise broken_rule(setting, given, "HOST:PORT, such as 127.0.0.1:29400 or [::1]:29400")
+    least = 0 if any_port else 1
+    if not least <= int(port) <= _PORTS:
+        raise broken_rule(setting, given, f"HOST:PORT with a port in {least} … {_PORTS}")
+    return host, int(port)
+
+
+def _host(text: str) -> str | None:
+    """What is left of an address without its brackets; None if it is none."""
+    inside = text.removeprefix("[").removesuffix("]")
+    if ":" in inside:
+        return inside if _is_ip(inside) else None
+    return text if len(text) <= 253 and re.fullmatch(_HOST, text) else None
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,82 @@
+"""What can be said of a run before it is run: graph, shards, what pre-training depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from dimat.experiment.config.config import ExchangeConfig, RunConfig
+from dimat.experiment.config.parse import config_to_yaml
+from dimat.experiment.setup import Setup
+from dimat.topology import Network
+
+_MOST_MATRICES = 16
+# The settings that pre-training depends on; with a cosine schedule on the length of the run too.
+_PRETRAIN = (
+    *("agents", "pretrain_epochs", "batch_size", "seed", "data", "optimizer"),
+    *("model", "width", "shortcut", "norm", "init", "device", "threads", "precision", "vectorize"),
+)
+_LENGTH = ("rounds", "local_epochs", "local_steps")
+
+
+def topology_facts(network: Network) -> dict[str, object]:
+    """What ``topology.json`` holds: graph and mixing matrix; the first ones, where they vary."""
+    shown = min(network.period or _MOST_MATRICES, _MOST_MATRICES)
+    sequence = [network.at(time).pi.tolist() for time in range(shown)]
+    return {
+        "name": network.name,
+        "agents": network.num_agents,
+        "directed": network.directed,
+        "edges": [list(edge) for edge in network.graph.edges],
+        "pi": sequence[0],
+        "spectral_gap": network.spectral_gap,
+        **({"sequence": sequence} if network.period != 1 else {}),
+    }
+
+
+def shard_facts(setup: Setup) -> dict[str, object]:
+    """What ``shards.json`` holds: images of every class at every agent, validation included."""
+    labels, classes = setup.dataset.train_y.numpy(), setup.dataset.num_classes
+    counts = {
+        name: [np.bincount(labels[own], minlength=classes).tolist() for own in parts]
+        for name, parts in (("pretrain", setup.parts.pretrain), ("rounds", setup.parts.rounds))
+    }
+    return {"classes": classes, **counts}
+
+
+def run_digest(setup: Setup, config: RunConfig) -> str:
+    """The digest of all that a run depends on: its settings but for its folder, and its data."""
+    links = config.exchange  # how long they are waited for, and where, changes no result
+    exchange = ExchangeConfig(links.precision, max_norm_ratio=links.max_norm_ratio)
+    recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
+    digest = hashlib.sha256((config_to_yaml(recipe) + pretrain_digest(setup)).encode())
+    for indices in setup.parts.rounds:
+        digest.update(indices.tobytes())
+    return digest.hexdigest()
+
+
+def data_digest(setup: Setup) -> str:
+    """The digest of all training images, and whose they are."""
+    digest = hashlib.sha256()
+    for part in (setup.dataset.train_x, setup.dataset.train_y):
+        digest.update(part.contiguous().numpy().tobytes())
+    for indices in (*setup.parts.pretrain, *setup.parts.rounds):
+        digest.update(len(indices).to_bytes(8, "big") + indices.tobytes())
+    return digest.hexdigest()
+
+
+def pretrain_digest(setup: Setup) -> str:
+    """The digest of all that pre-training depends on: where equal, agents come out equal."""
+    constant = setup.config.optimizer.schedule == "constant"
+    settings = asdict(setup.config)
+    own = {name: settings[name] for name in (*_PRETRAIN, *(() if constant else _LENGTH))}
+    own["optimizer"].pop("on_merge")
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    for part in (setup.dataset.train_x, setup.dataset.train_y):
+        digest.update(part.contiguous().numpy().tobytes())
+    for indices in setup.parts.pretrain:
+        digest.update(indices.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""What agents are tested by, and what an observer of all sees."""

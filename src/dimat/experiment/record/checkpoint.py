@@ -1,0 +1,165 @@
+"""Checkpoints: folders that appear whole, the last few kept, and what is broken is refused by name.
+
+    NAME-000007/meta.json            JSON, and the digests of both files' contents
+    NAME-000007/tensors.safetensors
+
+A folder is written under another name, flushed to disk and then renamed, so a run that is killed at
+any moment leaves whole checkpoints only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from dimat.errors import StructureError, writing
+from dimat.exchange.tree import Json
+from dimat.files import file_digest, read_regular
+from dimat.state import load_state, write_tensors
+
+_META, _TENSORS = "meta.json", "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was kept.
+
+    Args:
+        number: How far the run was.
+        meta: JSON.
+        tensors: By name.
+    """
+
+    number: int
+    meta: Json
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The checkpoints of one run in one folder.
+
+    Args:
+        path: The folder; made when needed.
+        name: What the checkpoints' names begin with.
+        keep: How many of the last are kept, >= 1.
+    """
+
+    path: Path
+    name: str = "round"
+    keep: int = 2
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Add one; older ones beyond ``keep`` are removed afterwards.
+
+        Raises:
+            WriteError: If it cannot be written; those that there are stay.
+        """
+        final = self.path / f"{self.name}-{checkpoint.number:06d}"
+        partial = final.with_name(final.name + ".partial")
+        with writing(final):
+            try:
+                self._fill(partial, checkpoint)
+            except OSError:
+                shutil.rmtree(partial, ignore_errors=True)  # a full disk has no room for it
+                raise
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            flush(self.path)
+            for old in self.numbers()[: -self.keep]:
+                shutil.rmtree(self.path / f"{self.name}-{old:06d}")
+
+    def _fill(self, partial: Path, checkpoint: Checkpoint) -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_tensors(_apart(checkpoint.tensors), partial / _TENSORS)
+        content = json.dumps(checkpoint.meta)
+        digests = {_TENSORS: file_digest(partial / _TENSORS)}
+        digests[_META] = _digest(content.encode())
+        (partial / _META).write_text(json.dumps({"digests": digests, "content": content}))
+        for file in (partial / _TENSORS, partial / _META, partial):
+            flush(file)
+
+    def numbers(self) -> list[int]:
+        """The numbers of the checkpoints there are, in order."""
+        found = [re.fullmatch(rf"{self.name}-(\d+)", p.name) for p in self.path.glob("*")]
+        return sorted(int(match[1]) for match in found if match)
+
+    def latest(
+        self,
+        refused: Callable[[str], None],
+        check: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    ) -> Checkpoint | None:
+        """The last one that is whole and passes; None if there is none.
+
+        Args:
+            refused: Told of each one that is not, and why.
+            check: Raises a ``StructureError`` for one that cannot be used.
+        """
+        numbers = self.numbers()
+        for place, number in reversed([*enumerate(numbers)]):
+            try:
+                found = self.read(number)
+                check(found)
+            except StructureError as error:
+                instead = "the one before it is used" if place else "there is no other: from anew"
+                refused(f"{error}; {instead}")
+            else:
+                return found
+        return None
+
+    def read(self, number: int) -> Checkpoint:
+        """One checkpoint.
+
+        Raises:
+            StructureError: If it is truncated, changed, or no checkpoint.
+        """
+        path = self.path / f"{self.name}-{number:06d}"
+        try:
+            outer = json.loads(read_regular(path / _META))
+            digests, content = outer["digests"], outer["content"]
+            found = {
+                _META: _digest(content.encode()),
+                _TENSORS: file_digest(path / _TENSORS),
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StructureError(f"checkpoint {path} is not whole ({error!r})") from error
+        if digests != found:
+            raise StructureError(f"checkpoint {path} was changed: its digests do not fit")
+        return Checkpoint(number, json.loads(content), load_state(path / _TENSORS))
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and no two in one memory; copied only where they are not so.
+
+    A copy of all that a thousand agents are would be a third of the memory they need.
+    """
+    found: dict[str, Tensor] = {}
+    places = set()
+    for name, value in tensors.items():
+        own = value.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in places else own
+        places.add(place)
+    return found
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def flush(path: Path) -> None:
+    """See that a file or folder is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

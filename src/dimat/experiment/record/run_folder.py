@@ -1,0 +1,331 @@
+"""The run folder: all that a run leaves behind.
+
+    config.yaml       every setting; ``dimat run --config`` runs it again
+    environment.json  versions, hardware, threads, git commit
+    topology.json     graph and mixing matrix
+    shards.json       images of every class at every agent
+    metrics.jsonl     one line per agent, round and phase
+    diagnostics.jsonl one line per round: what an observer of all agents measures
+    incidents.jsonl   what did not count at an agent by itself: a line, or some for a row of equal
+    states/           agent-000.safetensors, …
+    summary.json      the numbers of the last round; it appears last, when all is done
+    controls/NAME/    the same for every control
+    .begins           while the run has not begun: what is here is replaced
+    checkpoints/      what an unfinished run goes on from, and a lock while it runs
+    tensorboard/      event files, if asked for
+
+Whole files appear at once (written under another name, then renamed); metrics grow line by line,
+each on disk before the next, so that an interrupted run can be read up to where it came. Nothing is
+changed before the folder is locked, and every moment of a beginning is one to begin anew from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from functools import reduce
+from pathlib import Path
+
+from torch import Tensor
+
+from dimat.errors import ConfigError, RecordError, WriteError, writing
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.messages import setting_types
+from dimat.experiment.config.parse import config_to_yaml, load_config
+from dimat.experiment.record.environment import environment
+from dimat.experiment.record.lines import LINES, LineFiles, to_json
+from dimat.experiment.record.locks import HOLDER, LOCK, alone
+from dimat.files import read_regular
+from dimat.state import save_state
+
+OVERWRITE = "--overwrite true (in Python overwrite=True)"  # how an error says it
+_SIGNS = ("config.yaml", "environment.json")  # what every run folder has from its first moment
+_BEGINS = ".begins"  # a file that is there while a run folder is made, or an earlier run removed
+_LOCKS = (LOCK, HOLDER)
+# What a run may have left, folders by a slash, that was killed before it had its file ``.begins``;
+# and that of an earlier version, which wrote none, before it had its first files.
+_FIRST = {"checkpoints/", *(f"checkpoints/{name}" for name in _LOCKS)}
+_FIRST_OF_OLD = {*_FIRST, "states/", *(name + end for name in _SIGNS for end in ("", ".partial"))}
+_CONTENTS = (
+    *_SIGNS,
+    *LINES,
+    "topology.json",
+    "shards.json",
+    "summary.json",
+    "faults.jsonl",
+    "controls",
+    "tensorboard",
+    "states",
+    "checkpoints",
+)
+# What changes no result, and may be another one when a run goes on.
+_LINKS = {f"exchange.{name}" for name in ("timeout_s", "patience_s", "interface")}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder(LineFiles):
+    """A folder that one run of one method is written to.
+
+    Args:
+        path: The folder, which exists.
+        config: The settings of the run.
+    """
+
+    config: RunConfig
+
+    @classmethod
+    @contextmanager
+    def held(
+        cls, path: Path | None, config: RunConfig, *, fresh: bool, by: str, resumed: str
+    ) -> Iterator[RunFolder]:
+        """The folder of a run, new or gone on with, that no other process writes to meanwhile.
+
+        Args:
+            path: The folder; a new one under ``runs/`` if None.
+            config: As for :meth:`create`.
+            fresh: Whether it must be new; else a run that was begun there is gone on with.
+            by: What another process does that holds it, for the message.
+            resumed: The command that goes on, ``{}`` being the folder, for the message.
+
+        Raises:
+            ConfigError: As :meth:`create` and :meth:`open`.
+            RecordError: If another process holds it; says which. Nothing is changed then.
+            WriteError: If it cannot be written; says how to go on.
+        """
+        if path is None:
+            path = _new_path(config.method)
+        elif fresh or not is_run_folder(path):
+            check_out(path, overwrite=config.overwrite)
+            _make(path)
+        try:
+            with alone(_home(path) / "checkpoints", otherwise=f"another process {by}"):
+                yield (cls.create if fresh else cls.open)(path, config, config.method)
+        except WriteError as error:
+            again = resumed.format(path) if is_run_folder(path) else "the same command"
+            raise WriteError(f"{error}; once it can be, {again} goes on") from error
+
+    @classmethod
+    def create(cls, path: Path | None, config: RunConfig, method: str) -> RunFolder:
+        """Make the folder and write ``config.yaml`` and ``environment.json``.
+
+        Args:
+            path: The folder; a new one under ``runs/``, named after time and method, if None.
+            config: The settings; ``overwrite`` says whether an earlier run may be replaced.
+            method: The method that is run, recorded in place of ``config.method``.
+
+        Raises:
+            ConfigError: If the folder exists and must not be replaced, or cannot be made.
+            WriteError: If it cannot be written to.
+        """
+        if path is None:
+            path = _new_path(method)
+        check_out(path, overwrite=config.overwrite)
+        _make(path)
+        folder = cls(path, dataclasses.replace(config, method=method))
+        with writing(path):
+            (path / _BEGINS).touch()
+            _clear(path)
+            (path / "states").mkdir()
+            folder._write("config.yaml", config_to_yaml(_recipe(folder.config)))
+            folder._write("environment.json", to_json(environment(), indent=2))
+            (path / _BEGINS).unlink()
+        return folder
+
+    @classmethod
+    def open(cls, path: Path, config: RunConfig, method: str) -> RunFolder:
+        """The folder of a run that was begun, to go on with it; a new one if there is none.
+
+        Raises:
+            ConfigError: If it was begun with other settings; names the first that differs.
+        """
+        if not is_run_folder(path):
+            return cls.create(path, config, method)
+        folder = cls(path, dataclasses.replace(config, method=method))
+        check_same_settings(path, _recipe(folder.config))
+        with writing(path / "states"):
+            (path / "states").mkdir(exist_ok=True)
+        return folder
+
+    def control(self, method: str) -> RunFolder:
+        """The folder ``controls/METHOD`` for a control, which has no controls of its own."""
+        config = dataclasses.replace(self.config, controls=())
+        return RunFolder.open(self.path / "controls" / method, config, method)
+
+    def summary(self) -> dict[str, object] | None:
+        """What ``summary.json`` holds; None if the run is not finished.
+
+        Raises:
+            RecordError: If it cannot be read.
+        """
+        file = self.path / "summary.json"
+        return read_summary(file) if file.is_file() else None
+
+    def finish(self) -> None:
+        """Remove what only an unfinished run needs."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def write_json(self, name: str, value: Mapping[str, object]) -> None:
+        """Write ``NAME.json``."""
+        self._write(f"{name}.json", to_json(value, indent=2 if name == "summary" else None) + "\n")
+
+    def write_state(self, agent: int, state: Mapping[str, Tensor]) -> None:
+        """Write ``states/agent-000.safetensors`` for agent 0, and so on."""
+        path = self.path / "states" / f"agent-{agent:03d}.safetensors"
+        with writing(path):
+            save_state(state, path)
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self.path / f"{name}.partial"
+        with writing(self.path / name):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.path / name)
+
+
+def read_summary(path: Path) -> dict[str, object]:
+    """What a ``summary.json`` holds.
+
+    Raises:
+        RecordError: If it cannot be read.
+    """
+    try:
+        summary = json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecordError(f"'{path}' cannot be read: {error}") from error
+    if not isinstance(summary, dict):
+        raise RecordError(f"'{path}' holds no summary")
+    return summary
+
+
+def check_out(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that holds anything, unless a run may begin there anew.
+
+    It may where an earlier run was killed as it began, and by ``overwrite`` where one was begun.
+
+    Raises:
+        ConfigError: If it may not be written to.
+    """
+    if path.is_dir() and (not any(path.iterdir()) or is_false_start(path)):
+        return
+    if path.exists() and not overwrite:
+        raise ConfigError(f"setting 'out': {path} exists: use another, or {OVERWRITE}")
+    if path.exists() and not is_run_folder(path):
+        raise ConfigError(
+            f"setting 'out': {path} is not a run folder (it lacks {' or '.join(_SIGNS)}) "
+            "and is not replaced: use another"
+        )
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a run was begun here."""
+    begun = all((path / name).is_file() for name in _SIGNS)
+    return begun and not (path / _BEGINS).exists()
+
+
+def is_false_start(path: Path) -> bool:
+    """Whether a run was killed here before it had its first files.
+
+    Where it left no word of it, nothing but what it is known to leave may be here.
+    """
+    if (path / _BEGINS).is_file():
+        return True
+    found = set()
+    for inside in path.rglob("*"):
+        found.add(f"{inside.relative_to(path)}{'/' * inside.is_dir()}")
+        if len(found) > len(_FIRST_OF_OLD):  # of a large folder no more is looked at
+            return False
+    if "states/" not in found or is_run_folder(path):
+        return bool(found) and found <= _FIRST
+    return found <= _FIRST_OF_OLD and _is_config(path / "config.yaml")
+
+
+def _is_config(path: Path) -> bool:
+    """Whether a file is missing, or holds settings of a run: others have such a file too."""
+    try:
+        return not path.exists() or bool(load_config(path))
+    except ConfigError:
+        return False
+
+
+def way_on(folder: Path | None, command: str = "") -> str:
+    """How to go on with a run that was interrupted.
+
+    Args:
+        folder: Of the run; None if there was to be one and it is not known yet.
+        command: What goes on; ``dimat resume FOLDER`` if empty.
+    """
+    if folder is None or not is_run_folder(folder):
+        return "no run was begun yet: the same command begins it"
+    command = command or f"'dimat resume {shlex.quote(str(folder))}'"
+    if any((folder / "checkpoints").rglob("meta.json")):
+        return f"what was recorded is kept in {folder}: {command} goes on from its last checkpoint"
+    return f"there is no checkpoint yet in {folder}: {command} begins the run again"
+
+
+def check_same_settings(path: Path, expected: RunConfig) -> None:
+    """Refuse a folder whose ``config.yaml`` is not of these settings.
+
+    Raises:
+        ConfigError: Naming the first setting that differs.
+    """
+    found = load_config(path / "config.yaml")
+    for name in [own for own in setting_types() if own not in _LINKS]:
+        here, there = (reduce(getattr, name.split("."), c) for c in (found, expected))
+        if here != there:
+            raise ConfigError(
+                f"run folder {path} was begun with '{name}' {here!r}, not {there!r}: use another "
+                f"folder, or {OVERWRITE}"
+            )
+
+
+def _new_path(method: str) -> Path:
+    """A folder under ``runs/`` that was not there yet, and is now."""
+    stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{method}"
+    path, number = Path("runs", stem), 1
+    while not _make(path):
+        path, number = Path("runs", f"{stem}-{number + 1}"), number + 1
+    return path
+
+
+def _home(path: Path) -> Path:
+    """The folder that is locked for a run: of a control, that of the run which it is in."""
+    around = path.parent.parent
+    return around if path.parent.name == "controls" and is_run_folder(around) else path
+
+
+def _make(path: Path) -> bool:
+    """Make an output folder, unless it is there: whether it was not.
+
+    Raises:
+        ConfigError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        if path.is_dir():
+            return False
+        raise ConfigError(f"setting 'out': {path} cannot be written: {error.strerror}") from error
+    return True
+
+
+def _recipe(config: RunConfig) -> RunConfig:
+    """The config without where it was written to, so that running it again replaces nothing.
+
+    And without when it is to stop: whoever goes on with it says that anew.
+    """
+    return dataclasses.replace(config, out=None, overwrite=False, max_wall_s=None)
+
+
+def _clear(path: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else; the lock stays, if this one holds it."""
+    own = [path / name for name in _CONTENTS if name != "checkpoints"]
+    own += [inside for inside in (path / "checkpoints").glob("*") if inside.name not in _LOCKS]
+    for old in own:
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""All agents of a run: pre-training, rounds, controls."""

@@ -1,0 +1,215 @@
+"""Agents that train at once: side by side in one stack, one forward and backward pass for all."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.nn import functional
+
+from dimat.errors import ConfigError
+from dimat.experiment.config.config import OptimizerConfig
+from dimat.experiment.setup import Setup, make_optimizer
+from dimat.methods import Method
+from dimat.training.trainer import Agent
+
+Done = Callable[[Sequence[Agent]], None]
+
+
+def trains_at_once(setup: Setup, method: Method | None = None) -> bool:
+    """Whether agents are stacked: where several live that do not talk while they train.
+
+    Args:
+        setup: Of the agents.
+        method: Whose local steps they take; None: pre-training.
+    """
+    own_step = method is not None and type(method).step is not Method.step
+    return setup.config.vectorize > 1 and setup.config.agents > 1 and not own_step
+
+
+def train_all(setup: Setup, agents: Sequence[Agent], steps: Sequence[int], done: Done) -> None:
+    """Train agents that do not talk meanwhile, as many at once as ``setup.config.vectorize`` says.
+
+    Args:
+        setup: Of the agents.
+        agents: Of this process.
+        steps: How many each takes; where one has taken its own, the others of its stack go on.
+        done: Told which agents have theirs behind them, each time.
+
+    Raises:
+        ConfigError: If the model cannot be run for several states at once.
+    """
+    done([agent for agent, count in zip(agents, steps, strict=True) if count == 0])
+    for group in _alike(setup, agents, steps):
+        for k in range(0, len(group), setup.config.vectorize):
+            for stack, count, last in _shrinking(group[k : k + setup.config.vectorize]):
+                start = time.perf_counter()
+                train_at_once(stack, count, setup.config.optimizer)
+                each_s = (time.perf_counter() - start) / len(stack)
+                for agent in stack:
+                    agent.traffic.busy_s += each_s
+                done(last)
+
+
+def _alike(
+    setup: Setup, agents: Sequence[Agent], steps: Sequence[int]
+) -> list[list[tuple[Agent, int]]]:
+    """Agents, with their steps, by what a stack has in common.
+
+    Their learning rates are and stay alike, and their optimizers remember the same: as many steps,
+    for Adam, and momenta or none.
+    """
+    groups: dict[Any, list[tuple[Agent, int]]] = {}
+    for agent, count in zip(agents, steps, strict=True):
+        length = setup.pretrain_steps(agent.index), setup.round_steps(agent.index)
+        place = (*length, agent.schedule.last_epoch)
+        rates = place if setup.config.optimizer.schedule != "constant" else None
+        groups.setdefault((rates, tuple(_remembered(agent))), []).append((agent, count))
+    return list(groups.values())
+
+
+def _remembered(agent: Agent) -> Iterator[tuple[str, str, float | None]]:
+    """What the optimizer remembers, by parameter and kind; of step counters their value."""
+    for name, parameter in agent.parameters.items():
+        for kind, value in agent.optimizer.state.get(parameter, {}).items():
+            yield name, kind, float(value) if kind == "step" else None
+
+
+def _of_weights(kind: str, value: Any) -> bool:
+    return isinstance(value, Tensor) and kind != "step"
+
+
+def _shrinking(
+    group: Sequence[tuple[Agent, int]],
+) -> Iterator[tuple[list[Agent], int, list[Agent]]]:
+    """Agents that train on together, for how many steps, and those for whom these are the last."""
+    taken = 0
+    for end in sorted({count for _, count in group if count}):
+        stack = [agent for agent, count in group if count >= end]
+        yield stack, end - taken, [agent for agent, count in group if count == end]
+        taken = end
+
+
+def train_at_once(agents: Sequence[Agent], steps: int, optimizer: OptimizerConfig) -> None:
+    """Take ``steps`` training steps with every agent, each on its own batches, in one go.
+
+    Every agent comes to where it would have come alone, but for rounding: sums over a stack are
+    taken in another order. What the model keeps that is neither parameter nor buffer is not each
+    agent's own here.
+
+    Args:
+        agents: Of one architecture, alike in learning rate and in what the optimizer remembers;
+            changed in place.
+        steps: >= 0.
+        optimizer: Settings of the agents' optimizers, which update element by element.
+
+    Raises:
+        ConfigError: If the model cannot be run for several states at once.
+    """
+    if len(agents) == 1:
+        for _ in range(steps):
+            agents[0].update(agents[0].gradient())
+        return
+    stack = _Stack(agents, optimizer)
+    losses = [stack.step() for _ in range(steps)]
+    stack.hand_back()
+    if losses:
+        for agent, own in zip(agents, torch.stack(losses, 1), strict=True):
+            agent.note_losses(own)
+
+
+def check_trains_at_once(setup: Setup) -> None:
+    """Let two agents that are not used take one step together, if agents are to train at once.
+
+    Raises:
+        ConfigError: If their model cannot be run for several states at once.
+    """
+    if trains_at_once(setup):
+        pair = [setup.new_agent(i, pretraining=False) for i in (0, 1)]
+        train_at_once(pair, 1, setup.config.optimizer)
+
+
+class _Stack:
+    """Parameters, buffers and optimizer memory of several agents, the agents as a first axis."""
+
+    def __init__(self, agents: Sequence[Agent], optimizer: OptimizerConfig) -> None:
+        self.agents, self.first = agents, agents[0]
+        self.parameters = {
+            name: torch.stack([agent.parameters[name].detach() for agent in agents])
+            for name in self.first.parameters
+        }
+        for name, own in self.first.parameters.items():
+            self.parameters[name].requires_grad_(own.requires_grad)
+        buffers = [dict(agent.model.named_buffers()) for agent in agents]
+        self.buffers = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]}
+        self.optimizer = make_optimizer(optimizer, list(self.parameters.values()))
+        for name, stacked in self.parameters.items():
+            owns = [agent.optimizer.state.get(agent.parameters[name], {}) for agent in agents]
+            for kind, value in owns[0].items():
+                self.optimizer.state[stacked][kind] = (
+                    torch.stack([own[kind] for own in owns])
+                    if _of_weights(kind, value)
+                    else copy.deepcopy(value)
+                )
+
+    def step(self) -> Tensor:
+        """The loss of every agent on its next batch, after which all take a step."""
+        batches = [agent.batch() for agent in self.agents]
+        inputs, labels = (torch.stack(own) for own in zip(*batches, strict=True))
+        self.first.model.train()
+        losses = self._backward(inputs, labels)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.first.lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for agent in self.agents:
+            agent.schedule_at(agent.schedule.last_epoch + 1)
+        return losses
+
+    def _backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        try:
+            with self.first.autocast():
+                losses, buffers = vmap(self._loss, randomness="error")(
+                    self.parameters, self.buffers, inputs, labels
+                )
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ConfigError(
+                "setting 'vectorize' is more than 1, but this model cannot train several agents at "
+                f"once: use --vectorize 1 (vmap: {str(error).splitlines()[0]} Dropout and the like "
+                "draw from a stream of each agent's own)"
+            ) from error
+        self.buffers = {name: value.detach() for name, value in buffers.items()}
+        return losses.detach()
+
+    def _loss(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        own = {**parameters, **buffers}  # where a model puts another tensor in a buffer's place
+        logits = functional_call(self.first.model, own, (x,))
+        return functional.cross_entropy(logits.float(), y), {name: own[name] for name in buffers}
+
+    @torch.no_grad()
+    def hand_back(self) -> None:
+        """Give every agent its own again."""
+        for k, agent in enumerate(self.agents):
+            for name, own in agent.parameters.items():
+                stacked = self.parameters[name]
+                own.copy_(stacked[k])
+                memory = self.optimizer.state.get(stacked)
+                if memory:
+                    agent.optimizer.state[own] = {
+                        kind: torch.empty_like(own).copy_(value[k])
+                        if _of_weights(kind, value)
+                        else copy.deepcopy(value)
+                        for kind, value in memory.items()
+                    }
+            for name, buffer in agent.model.named_buffers():
+                buffer.copy_(self.buffers[name][k])

@@ -1,0 +1,1 @@
+"""A run of one agent, whose neighbors are runs of their own."""

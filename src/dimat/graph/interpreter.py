@@ -1,0 +1,168 @@
+"""Run a graph on one batch, node by node, stopping anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dimat.graph.trace import RANKED, Trace, flatten_inputs, operator_name
+
+# An exported graph may view what was contiguous in the example; batches need not be (images with
+# channels last), and then the same values have to be copied.
+_IN_ANY_LAYOUT: dict[object, Any] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+
+
+class Run:
+    """One state's run on one batch, as far as it has got.
+
+    A value is kept only until its last reader has run. Of random draws all entries are their mean:
+    what is random in one model says nothing of another.
+
+    Args:
+        trace: The graph.
+        state: Entries by key; read when an operator that needs them runs, so they may be changed
+            before it does.
+        inputs: A tensor, or a tuple of the model's arguments.
+    """
+
+    def __init__(self, trace: Trace, state: Mapping[str, Tensor], inputs: Any) -> None:
+        self.state = state
+        self.done = 0
+        self._nodes, self._position, self._last = _order(trace.graph)
+        self._keys, self._draws = trace.states, trace.draws
+        device = next((value.device for value in state.values()), torch.device("cpu"))
+        self._given = {name: value.to(device) for name, value in trace.constants.items()}
+        call = flatten_inputs(inputs if isinstance(inputs, tuple) else (inputs,))
+        self._given.update(zip(trace.inputs, call, strict=True))
+        self._values: dict[fx.Node, Any] = {}
+        self._kept: fx.Node | None = None
+
+    def advance(self, node: fx.Node, *, inclusive: bool = True) -> None:
+        """Run every operator before ``node``, and it too; its value is kept until the next call."""
+        released, self._kept = self._kept, node
+        if released is not None and self._last[released] < self.done:
+            self._values.pop(released, None)
+        stop = self._position[node] + inclusive
+        with torch.no_grad():
+            while self.done < stop:
+                self._step(self._nodes[self.done])
+
+    def value(self, node: fx.Node) -> Any:
+        """Its value; of an operator that has run and will still be read, or was kept."""
+        if node.op != "placeholder":
+            return self._values[node]
+        key = self._keys.get(node.name)
+        return self._given[node.name] if key is None else self.state[key]
+
+    def call(self, node: fx.Node, without: Sequence[fx.Node] = ()) -> Any:
+        """What an operator gives now, some of its operands left out (None)."""
+
+        def value(source: fx.Node) -> Any:
+            return None if source in without else self.value(source)
+
+        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+        with torch.no_grad():
+            result = _IN_ANY_LAYOUT.get(node.target, node.target)(*args, **kwargs)
+        if node.name in self._draws:
+            return result.mean().expand_as(result).contiguous()
+        return result
+
+    def _step(self, node: fx.Node) -> None:
+        self.done += 1
+        if node.op != "call_function":
+            return
+        self._values[node] = self.call(node)
+        for source in (*node.all_input_nodes, node):
+            if self._last[source] < self.done and source is not self._kept:
+                self._values.pop(source, None)
+
+
+@lru_cache(maxsize=4)
+def _order(graph: fx.Graph) -> tuple[list[fx.Node], dict[fx.Node, int], dict[fx.Node, int]]:
+    """Nodes, their positions, and the position of each one's last reader."""
+    nodes = list(graph.nodes)
+    position = {node: i for i, node in enumerate(nodes)}
+    last = {n: max((position[u] for u in n.users), default=-1) for n in nodes}
+    return nodes, position, last
+
+
+class Recorder(fx.Interpreter):
+    """Runs a graph's nodes in double precision; dropout is left out.
+
+    What is drawn at random can be given; positions that nobody reads are left out.
+
+    Args:
+        trace: The graph.
+        given: Values of placeholders, and of random operators, by name.
+        keep: Whether values are kept when nothing reads them any more.
+    """
+
+    def __init__(self, trace: Trace, given: Mapping[str, Any], *, keep: bool = True) -> None:
+        super().__init__(trace.module, garbage_collect_values=not keep)
+        self.trace, self.given = trace, given
+        self.position = {node: k for k, node in enumerate(trace.graph.nodes)}
+        names = [n.name for n in trace.graph.nodes if n.op == "placeholder"]
+        self.args_iter = iter([given[name] for name in names])
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node, or take the value that it is given."""
+        if n.name in self.trace.draws and n.name in self.given:
+            return from_draw(n, self.given[n.name], self.env)
+        value = super().run_node(n)
+        if operator_name(n.target) not in RANKED or not isinstance(value, tuple):
+            return value
+        read = {user.args[1] for user in n.users if user.users}
+        return value if 1 in read else (value[0], None)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operator; dropout passes its input through, casts go to float64."""
+        name = operator_name(target)
+        args, kwargs = _in_float64(target, args, kwargs)
+        if name in DROPOUT:
+            return args[0]
+        if name == "aten.native_dropout":
+            return args[0], torch.ones_like(args[0], dtype=torch.bool)
+        if name == "aten.rrelu":  # of the mean slope, as in eval mode
+            return torch.nn.functional.rrelu(*args[:3])
+        value = super().call_function(target, args, kwargs)
+        if isinstance(value, Tensor):
+            value = value.resolve_conj()  # a lazy conjugate cannot be compared
+        return torch.zeros_like(value) if name in EMPTY else value
+
+
+def from_draw(n: fx.Node, drawn: Tensor, operands: Mapping[fx.Node, Any]) -> Tensor:
+    """What a random operator gives with its draw; coins are thrown by probabilities it reads."""
+    by_entry = n.target is torch.ops.aten.bernoulli.default
+    return drawn * operands[n.all_input_nodes[0]] if by_entry else drawn
+
+
+def _in_float64(
+    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with every dtype made double precision, and dropout probabilities zero."""
+
+    def widen(x: Any) -> Any:
+        if not isinstance(x, torch.dtype):
+            return x
+        double = torch.complex128 if x.is_complex else torch.float64
+        return double if x.is_complex or x.is_floating_point else x
+
+    names = [a.name for a in target._schema.arguments] if hasattr(target, "_schema") else []
+    given: list[Any] = [widen(x) for x in args]
+    for i, name in enumerate(names[: len(given)]):
+        if name in ("dropout", "dropout_p"):
+            given[i] = 0.0
+    named = {k: 0.0 if k in ("dropout", "dropout_p") else widen(x) for k, x in kwargs.items()}
+    return tuple(given), named
+
+
+EMPTY = frozenset({"aten.new_empty", "aten.empty", "aten.empty_like"})
+
+
+DROPOUT = frozenset(
+    {"aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout"}
+)

@@ -1,0 +1,282 @@
+"""A model as a pure graph of ATen operators: what the rules read, and what matching runs.
+
+``torch.export`` captures the model; where an operator writes, ``run_decompositions`` with an empty
+table then makes the graph functional, so in-place operators and aliases cannot hide a change, while
+convolution, linear, attention and LSTM stay whole. Parameters and buffers are inputs of the graph:
+one graph serves every state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from dimat.errors import ConfigError, ModelError, shown
+from dimat.graph.capture import capture
+from dimat.state import brief, tensors_of
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One exported graph.
+
+    Args:
+        graph: The functional ATen graph.
+        states: State key of each placeholder that is a parameter or persistent buffer.
+        constants: Value of each placeholder that is a constant.
+        inputs: Names of the placeholders that are user inputs, in the order of ``flat_args``.
+        mutated: (node name, state key) of entries that the forward pass writes.
+        draws: For each node of independent random numbers a key: in a proof they are entries of
+            the state, since moving them changes no distribution.
+        aliases: State keys that share storage with an earlier one, and that one.
+        training: Whether the model was in training mode.
+        parameters: State keys that are parameters, not buffers.
+    """
+
+    module: fx.GraphModule
+    states: Mapping[str, str]
+    constants: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    mutated: tuple[tuple[str, str], ...]
+    aliases: Mapping[str, str]
+    training: bool
+    parameters: frozenset[str] = frozenset()
+    draws: Mapping[str, str] = field(default_factory=dict)
+
+    __repr__ = brief
+
+    @property
+    def batch_size(self) -> int | None:
+        """The batch size that the graph is bound to; None if it takes any."""
+        for node in self.graph.nodes:
+            value = node.meta.get("val")
+            if node.name in self.inputs and isinstance(value, Tensor) and value.dim() > 0:
+                return value.shape[0] if isinstance(value.shape[0], int) else None
+        return None
+
+    @property
+    def sizes(self) -> list[tuple[int | None, ...]]:
+        """For each input that is a tensor the sizes that the graph is bound to; None: any."""
+        values = [n.meta.get("val") for n in self.graph.nodes if n.name in self.inputs]
+        return [
+            tuple(int(n) if str(n).isdecimal() else None for n in value.shape)  # no symbol
+            for value in values
+            if isinstance(value, Tensor)
+        ]
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The operators in the order they run."""
+        return self.module.graph
+
+    def arguments(self, state: Mapping[str, Tensor], flat_args: Sequence[Any]) -> dict[str, Any]:
+        """The value of every placeholder, for a state and the flattened user inputs."""
+        values: dict[str, Any] = {name: state[key] for name, key in self.states.items()}
+        device = next((value.device for value in state.values()), torch.device("cpu"))
+        values.update({name: value.to(device) for name, value in self.constants.items()})
+        values.update(zip(self.inputs, flat_args, strict=True))
+        values.update({name: state[key] for name, key in self.draws.items() if key in state})
+        return values
+
+    def example_draws(self) -> dict[str, Tensor]:
+        """Random numbers as the graph draws them for the example inputs, by their key."""
+        found, generator = {}, torch.Generator().manual_seed(0)
+        for node in self.graph.nodes:
+            if node.name in self.draws:
+                draw = torch.randn if operator_name(node.target) in NORMAL else torch.rand
+                shape = [n if isinstance(n, int) else n.node.hint for n in node.meta["val"].shape]
+                found[self.draws[node.name]] = draw(shape, generator=generator)
+        return found
+
+    def digest(self) -> str:
+        """A hash of the operators, shapes and names: equal for one architecture."""
+        text = hashlib.sha256()
+        for node in self.graph.nodes:
+            value = node.meta.get("val")
+            shape = tuple(str(n) for n in value.shape) if isinstance(value, Tensor) else ()
+            text.update(
+                f"{node.op}|{node.name}|{node.target}|{node.args}|{dict(node.kwargs)}|{shape}\n".encode()
+            )
+        for name, key in self.states.items():
+            text.update(f"{name}={key}\n".encode())
+        for name, tensor in self.constants.items():
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            text.update(name.encode() + data.tobytes())
+        text.update(f"{self.mutated}{sorted(self.aliases.items())}{self.training}".encode())
+        return text.hexdigest()
+
+
+def flatten_inputs(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
+    """The tensors and numbers of ``args`` and ``kwargs`` in the order the graph takes them."""
+    return torch.utils._pytree.tree_flatten((tuple(args), dict(kwargs or {})))[0]
+
+
+def as_args(args: object) -> tuple[Any, ...]:
+    """Positional inputs as a tuple: a tensor alone is one of them.
+
+    Raises:
+        ConfigError: If they are neither a tensor nor several.
+    """
+    if isinstance(args, Tensor):
+        return (args,)
+    if not isinstance(args, tuple | list):
+        raise ConfigError(
+            f"'args' is {shown(args)}: must be the example inputs, such as (inputs,); those that "
+            "have names are 'kwargs'"
+        )
+    return tuple(args)
+
+
+def trace(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    training: bool = False,
+) -> Trace:
+    """Export the model in eval or training mode, the batch dimension free if the model allows it.
+
+    The model's own mode is restored, and nothing of it is changed. Outputs are the tensors that are
+    returned, alone or in lists, tuples, dicts and dataclasses; of other objects nothing is known.
+
+    Raises:
+        ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
+    """
+    return _read(capture(model, args, kwargs or {}, training=training), model, training)
+
+
+def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
+    signature = program.graph_signature
+    own_keys = set(model.state_dict(keep_vars=True))
+    aliases = tied_keys(model)
+    states: dict[str, str] = {}
+    constants: dict[str, Tensor] = {}
+    inputs: list[str] = []
+    for spec in signature.input_specs:
+        name = spec.arg.name
+        if spec.kind == InputKind.USER_INPUT:
+            inputs.append(name)
+        elif spec.target in own_keys:
+            states[name] = aliases.get(spec.target, spec.target)
+        else:
+            constants[name] = _constant(program, spec.target)
+    mutated, outputs = [], []
+    for out in signature.output_specs:
+        name = getattr(out.arg, "name", None)
+        if out.kind in STATE_WRITES and name and out.target in own_keys:
+            mutated.append((name, aliases.get(out.target, out.target)))
+        elif name:
+            outputs.append(name)
+    module = program.graph_module
+    for node in list(module.graph.nodes):  # they only assert the dtype that was exported
+        if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
+            module.graph.erase_node(node)
+    mutated.extend(_write_into_copies(module.graph, states).items())
+    module.recompile()
+    parameters = frozenset(own_keys & {name for name, _ in model.named_parameters()})
+    drawing = [n.name for n in module.graph.nodes if operator_name(n.target) in DRAWN]
+    mode = "training" if training else "eval"
+    return Trace(
+        module,
+        states,
+        constants,
+        tuple(inputs),
+        tuple(outputs),
+        tuple(mutated),
+        aliases,
+        training,
+        parameters,
+        {name: f"{name} (drawn in {mode})" for name in drawing},
+    )
+
+
+def _write_into_copies(graph: fx.Graph, states: Mapping[str, str]) -> dict[str, str]:
+    """Every operand that an operator writes in place, made a copy that later operators read.
+
+    Then a run of the graph changes nothing that it is given, and the update is a node's value.
+
+    Returns:
+        The state key of each copy of a state entry as it is in the end.
+    """
+    keys: dict[str, str] = {}
+    for node in list(graph.nodes):
+        for operand in _written(node):
+            with graph.inserting_before(node):
+                copy = graph.call_function(torch.ops.aten.clone.default, (operand,))
+            copy.meta = dict(operand.meta)
+            operand.replace_all_uses_with(copy, delete_user_cb=node.__le__)
+            key = keys.pop(operand.name, states.get(operand.name))
+            if key is not None:
+                keys[copy.name] = key
+    return keys
+
+
+def _written(node: fx.Node) -> list[fx.Node]:
+    """The operands that an operator changes."""
+    unsaid = WRITES_UNSAID.get(operator_name(node.target), ())
+    found = []
+    for i, argument in enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ())):
+        alias = argument.alias_info
+        if argument.name in unsaid or (alias is not None and alias.is_write):
+            value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+            found += [value] if isinstance(value, fx.Node) else []
+    return found
+
+
+def _constant(program: ExportedProgram, target: str) -> Tensor:
+    value = program.constants.get(target)
+    if value is None:
+        value = program.state_dict.get(target)
+    if not isinstance(value, Tensor):
+        raise ModelError(f"the graph needs '{target}', which is no tensor")
+    return value.detach()
+
+
+def tied_keys(model: nn.Module) -> dict[str, str]:
+    """State keys that name the same tensor as an earlier key, and that key."""
+    first: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], str] = {}
+    aliases: dict[str, str] = {}
+    for key, value in tensors_of(model.state_dict(keep_vars=True)).items():
+        if value.numel() == 0:
+            continue
+        storage = value.untyped_storage().data_ptr()
+        identity = (storage, int(value.storage_offset()), tuple(value.shape), value.stride())
+        if identity in first:
+            aliases[key] = first[identity]
+        else:
+            first[identity] = key
+    return aliases
+
+
+# Independent draws: of a distribution around zero, and of positive numbers.
+NORMAL = ("aten.randn", "aten.randn_like", "aten.normal_functional", "aten.cauchy")
+POSITIVE = ("aten.rand", "aten.rand_like", "aten.uniform", "aten.exponential", "aten.log_normal")
+DRAWN = (*NORMAL, *POSITIVE, "aten.bernoulli")
+# Values along an axis in their own order, and the position of each.
+RANKED = frozenset(
+    {"aten.sort", "aten.topk", "aten.kthvalue", "aten.median", "aten.nanmedian", "aten.mode",
+     "aten.max", "aten.min"}
+)  # fmt: skip
+STATE_WRITES = frozenset(
+    kind for kind in OutputKind if kind.name in ("BUFFER_MUTATION", "PARAMETER_MUTATION")
+)
+# Operands that PyTorch's schema does not say are written.
+WRITES_UNSAID = {"aten.instance_norm": ("running_mean", "running_var")}
+
+
+def operator_name(target: Any) -> str:
+    """``aten.add`` for ``aten.add.Tensor``; ``getitem`` and the like by their own name."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target).rsplit(".", 1)[0]
+    if target is operator.getitem:
+        return "getitem"
+    return str(getattr(target, "__name__", target))

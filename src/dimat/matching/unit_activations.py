@@ -1,0 +1,225 @@
+"""Where units can be seen in a model's graph, and a runner that looks at them for any state.
+
+Units are observed at nodes of the exported graph, at the inputs of contracting operators (after the
+nonlinearity), so models without modules to hook work as well. Every sample and every place (pixel,
+token) is one observation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from dimat.graph.interpreter import Run
+from dimat.graph.trace import Trace, operator_name
+from dimat.matching.unit_axes import Seat, outer_groups, seats
+from dimat.symmetry import Analysis
+from dimat.symmetry.labels.units import Ints
+
+CONTRACTING = frozenset(
+    {"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.mv",
+     "aten.einsum", "aten.bilinear", "aten.conv1d", "aten.conv2d", "aten.conv3d",
+     "aten.convolution", "aten.conv_transpose1d", "aten.conv_transpose2d",
+     "aten.conv_transpose3d", "aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu",
+     "aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell",
+     "aten.scaled_dot_product_attention"}
+)  # fmt: skip
+
+
+# Which places a group is observed at: all of them, or only the last or the first in the graph.
+Layers = Literal["all", "last", "first"]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """A place in the graph where all units of a group can be seen.
+
+    Args:
+        group: Name of the group.
+        node: Name of the node.
+        axes: The axes of its value that the units lie on, in order.
+        index: (units, times) positions along those axes, flattened, units in cell order; more than
+            once where the axis has places of its own, as after flattening.
+        among: Further axes that other groups move. Their order is another in another model, so what
+            is compared is the mean square over them.
+        mixed: Whether other groups move the times too: the mean square is over these as well.
+    """
+
+    group: str
+    node: str
+    axes: tuple[int, ...]
+    index: Ints
+    among: tuple[int, ...] = ()
+    mixed: bool = False
+
+    @property
+    def blurred(self) -> bool:
+        """Whether only mean squares can be compared."""
+        return self.mixed or bool(self.among)
+
+    def units(self, value: Tensor, per_sample: int | None = None) -> Tensor:
+        """(observations, units) from the node's value.
+
+        Args:
+            value: Of the node.
+            per_sample: At most about this many places of every sample, in even strides that visit
+                all places over the samples; all if None.
+        """
+        if value.is_complex():  # both parts are seen, as of two places
+            value = torch.view_as_real(value.resolve_conj())
+        if self.blurred:
+            value = value.abs().float().square()
+        elif value.is_complex():  # two observations: what is real, and what is not
+            return torch.cat([self.units(x, per_sample) for x in (value.real, value.imag)])
+        if self.among:
+            value = value.mean(self.among, keepdim=True)
+        moved = value.movedim(self.axes, tuple(range(-len(self.axes), 0)))
+        moved = moved if moved.dim() > len(self.axes) else moved[None]
+        lead = moved.shape[: moved.dim() - len(self.axes)]
+        index, times = self.index, 1 if self.mixed else self.index.shape[1]
+        step = _stride(math.prod(lead[1:]) * times, per_sample)
+        if times > 1 and step > 1:
+            index, step = index[:, :: min(step, times)], -(-step // times)
+        rows = _every(moved, lead, step).flatten(1)
+        seen = rows if self._is_all(rows) else rows[:, self._columns(index, rows.device)]
+        if seen.dim() == 2:
+            return seen
+        return seen.mean(2) if self.mixed else seen.transpose(1, 2).flatten(0, 1)
+
+    def _is_all(self, rows: Tensor) -> bool:
+        return rows.shape[1] == self.index.size and self._in_order
+
+    @cached_property
+    def _in_order(self) -> bool:
+        return np.array_equal(self.index, np.arange(self.index.size)[:, None])
+
+    def _columns(self, index: Ints, device: torch.device) -> Tensor:
+        columns = torch.from_numpy(np.ascontiguousarray(index)).to(device)
+        return columns[:, 0] if columns.shape[1] == 1 else columns
+
+
+def _stride(places: int, per_sample: int | None) -> int:
+    return 1 if per_sample is None else max(1, places // per_sample)
+
+
+def _every(value: Tensor, lead: Sequence[int], step: int) -> Tensor:
+    """Every ``step``-th entry over the leading axes, flattened into one."""
+    places = math.prod(lead[1:])
+    if step <= 1 or places <= 1:
+        return value.flatten(0, len(lead) - 1) if len(lead) > 1 else value
+    while math.gcd(step, places) > 1:  # or it would visit the same places of every sample
+        step += 1
+    picked = torch.arange(0, math.prod(lead), step, device=value.device)
+    return value[torch.unravel_index(picked, tuple(lead))]
+
+
+def observations(analysis: Analysis, layers: Layers = "all") -> tuple[Observation, ...]:
+    """Where each group is observed, in the order of the graph.
+
+    At the inputs of contracting operators. A group not seen there is seen at the last node of the
+    graph that shows it, in this order of preference: unit by unit; by mean squares; in what is
+    computed from parameters alone.
+    """
+    nodes = _Nodes(analysis)
+    found = [o for node in nodes.fed for o in nodes.seen(node) if not o.blurred]
+    later: list[tuple[Iterable[fx.Node], bool, bool]] = [
+        (nodes.dependent, False, True),
+        (nodes.fed, True, False),
+        (nodes.dependent, True, True),
+        (nodes.every, False, True),
+        (nodes.every, True, True),
+    ]
+    for where, blurred, last in later:
+        missing = nodes.missing(found)
+        if missing:
+            more = [o for n in where for o in nodes.seen(n) if o.group in missing]
+            more = [o for o in more if o.blurred == blurred]
+            found += {o.group: o for o in more}.values() if last else more
+    found.sort(key=lambda o: nodes.position[o.node])
+    if layers == "all":
+        return tuple(found)
+    one = {o.group: o for o in (found if layers == "last" else reversed(found))}
+    return tuple(one.values())
+
+
+class _Nodes:
+    """The nodes of a graph where units may be looked for, without repeats.
+
+    Attributes:
+        every: All that carry labels.
+        dependent: Those of them that depend on the model's inputs.
+        fed: Those of these that enter a contracting operator.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.symmetry, self.labels = analysis.symmetry, analysis.labels
+        graph = analysis.trace.graph
+        self.position = {node.name: k for k, node in enumerate(graph.nodes)}
+        dependent: set[fx.Node] = set()
+        for node in graph.nodes:
+            if node.name in analysis.trace.inputs or dependent & set(node.all_input_nodes):
+                dependent.add(node)
+        self.every = [node for node in graph.nodes if node.name in self.labels]
+        self.dependent = [n for n in self.every if n in dependent and n.op == "call_function"]
+        entering = {
+            source: None
+            for node in graph.nodes
+            if node.op == "call_function" and operator_name(node.target) in CONTRACTING
+            for source in node.all_input_nodes
+        }
+        self.fed = [n for n in entering if n in set(self.dependent)]
+
+    def missing(self, found: Iterable[Observation]) -> set[str]:
+        """Groups that neither are seen nor have a group inside that is."""
+        outer = outer_groups(self.symmetry)
+        return set(self.symmetry.names).difference(*({o.group} | outer[o.group] for o in found))
+
+    def seen(self, node: fx.Node) -> list[Observation]:
+        """All groups on a node's value."""
+        return [_observation(node, seat) for seat in seats(self.symmetry, self.labels[node.name])]
+
+
+def _observation(node: fx.Node, seat: Seat) -> Observation:
+    among = tuple(axis for axis, groups in seat.rest.items() if groups)
+    return Observation(seat.group, node.name, seat.axes, seat.index, among, bool(seat.beside))
+
+
+# What was seen of one model on one batch: (observations, units) by group and node.
+Seen = dict[tuple[str, str], Tensor]
+
+
+class Observer:
+    """Runs the part of a graph that leads to the observed nodes, for any state.
+
+    Args:
+        t: The graph.
+        places: What to look at.
+        per_sample: At most about this many places of every sample; all if None.
+    """
+
+    def __init__(
+        self, t: Trace, places: Sequence[Observation], per_sample: int | None = None
+    ) -> None:
+        self.trace, self.per_sample = t, per_sample
+        self.places = [
+            (node, own)
+            for node in t.graph.nodes
+            if (own := [o for o in places if o.node == node.name])
+        ]
+
+    def __call__(self, state: Mapping[str, Tensor], inputs: Any) -> Seen:
+        """What is seen at every place; no value is kept longer than the graph reads it."""
+        run = Run(self.trace, state, inputs)
+        seen: Seen = {}
+        for node, places in self.places:
+            run.advance(node)
+            for o in places:
+                seen[o.group, o.node] = o.units(run.value(node), self.per_sample)
+        return seen

@@ -1,0 +1,146 @@
+"""A layer as a matrix product: what its weight multiplies, row by row of its output.
+
+Every convolution (of any dimension, strided, dilated, padded, grouped, transposed) and every linear
+layer is ``output[row, g, :] = W[g] @ z[row, g, :]`` for groups g: rows are samples and places, z is
+the patch under the kernel. A transposed convolution is a convolution of the input with zeros
+between its entries, its kernel mirrored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional
+
+from dimat.graph.trace import operator_name
+from dimat.merging.layerwise.sites import argument
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator with a weight.
+
+    Args:
+        groups: Number of groups.
+        kernel: Size of the kernel along every spatial axis; empty for a linear layer.
+        stride: Likewise.
+        dilation: Likewise.
+        padding: (before, after) along every spatial axis, of the convolution that it amounts to.
+        spread: Zeros between entries of the input, plus one, along every spatial axis.
+        transposed: Whether the weight is stored as that of a transposed convolution.
+    """
+
+    groups: int
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
+    spread: tuple[int, ...] = ()
+    transposed: bool = False
+
+    @property
+    def spatial(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """(groups, outputs of a group, inputs of a group x kernel) from the weight as stored."""
+        if not self.transposed:
+            return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)
+        inputs, outputs = weight.shape[0] // self.groups, weight.shape[1]
+        split = weight.reshape(self.groups, inputs, outputs, *self.kernel).transpose(1, 2)
+        return split.flip(list(range(3, split.dim()))).flatten(2)
+
+    def weight(self, matrix: Tensor, like: Tensor) -> Tensor:
+        """The inverse of :meth:`matrix`: a weight of the shape of ``like``."""
+        if not self.transposed:
+            return matrix.reshape(like.shape)
+        groups, outputs, _ = matrix.shape
+        split = matrix.reshape(groups, outputs, -1, *self.kernel)
+        mirrored = split.flip(list(range(3, split.dim())))
+        return mirrored.transpose(1, 2).reshape(like.shape)
+
+    def num_rows(self, output: Tensor) -> int:
+        """Samples times places of an output."""
+        return output.numel() // self._channels(output)
+
+    def _channels(self, output: Tensor) -> int:
+        return int(output.shape[1] if self.spatial else output.shape[-1])
+
+    def outputs(self, output: Tensor, rows: Tensor | None) -> Tensor:
+        """(rows, groups, outputs of a group) of an output, or of anything of its shape."""
+        last = output.movedim(1, -1) if self.spatial else output
+        flat = last[torch.unravel_index(rows, last.shape[:-1])] if rows is not None else last
+        return flat.reshape(-1, self.groups, last.shape[-1] // self.groups)
+
+    def inputs(self, x: Tensor, rows: Tensor) -> Tensor:
+        """(rows, groups, inputs of a group x kernel): the patches under the kernel."""
+        if not self.spatial:
+            flat = x[torch.unravel_index(rows, x.shape[:-1])]
+            return flat.reshape(len(rows), self.groups, -1)
+        wide = functional.pad(self._spread(x), [n for p in self.padding[::-1] for n in p])
+        for axis, (k, s, d) in enumerate(
+            zip(self.kernel, self.stride, self.dilation, strict=True), start=2
+        ):
+            wide = wide.unfold(axis, d * (k - 1) + 1, s)[..., ::d]
+        places = wide.shape[2 : 2 + self.spatial]
+        moved = wide.movedim(1, 1 + self.spatial)  # samples, places, channels, kernel
+        picked = moved[torch.unravel_index(rows, (len(x), *places))]
+        return picked.reshape(len(rows), self.groups, -1)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        if all(s == 1 for s in self.spread):
+            return x
+        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self.spread, strict=True)]
+        wide = x.new_zeros(*x.shape[:2], *sizes)
+        every = tuple(slice(None, None, s) for s in self.spread)
+        wide[:, :, *every] = x
+        return wide
+
+
+def layer_of(op: fx.Node, weight: Tensor) -> Layer:
+    """The layer that an operator is.
+
+    Args:
+        op: A linear layer or a convolution, as :data:`dimat.merging.layerwise.sites.WEIGHTED`
+            names them.
+        weight: Its weight, for the kernel's size.
+    """
+    name = operator_name(op.target)
+    if name == "aten.linear":
+        return Layer(1)
+    kernel = tuple(int(n) for n in weight.shape[2:])
+    sizes = {key: _each(argument(op, key, -1), kernel) for key in ("stride", "dilation")}
+    groups, padding = int(argument(op, "groups", -1)), argument(op, "padding", -1)
+    backward = "transpose" in name or (name == "aten.convolution" and argument(op, "transposed", 6))
+    if not backward:
+        pads = _pads(padding, kernel, sizes["dilation"])
+        ones = (1,) * len(kernel)
+        return Layer(groups, kernel, sizes["stride"], sizes["dilation"], pads, ones)
+    extra = _each(argument(op, "output_padding", -1), kernel)
+    reach = [d * (k - 1) for d, k in zip(sizes["dilation"], kernel, strict=True)]
+    own = zip(reach, _each(padding, kernel), extra, strict=True)
+    pads = tuple((r - p, r - p + e) for r, p, e in own)
+    ones = (1,) * len(kernel)
+    return Layer(groups, kernel, ones, sizes["dilation"], pads, sizes["stride"], transposed=True)
+
+
+def _each(value: int | Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """One number for every spatial axis."""
+    own = [value] if isinstance(value, int) else list(value)
+    return tuple(int(n) for n in (own * len(kernel) if len(own) == 1 else own))
+
+
+def _pads(
+    padding: str | int | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    if padding == "valid":
+        return ((0, 0),) * len(kernel)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return tuple((n // 2, n - n // 2) for n in total)
+    assert not isinstance(padding, str)
+    return tuple((n, n) for n in _each(padding, kernel))

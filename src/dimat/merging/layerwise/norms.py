@@ -1,0 +1,144 @@
+"""Norms in a layer-wise fit: fold BatchNorm into the layer before it, and take it apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dimat.graph.interpreter import Run
+from dimat.merging.layerwise.layer import Layer
+from dimat.merging.layerwise.lockstep import Goal, average
+from dimat.merging.layerwise.sites import Site, argument
+from dimat.state import State
+
+
+def folded(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
+    """The layer's matrix with its BatchNorm's scale in it, as the network computes in eval mode."""
+    assert site.weight is not None
+    matrix = layer.matrix(state[site.weight])
+    if site.scale is None or site.variance is None:
+        return matrix
+    scale = state[site.scale] * (state[site.variance] + site.epsilon).rsqrt()
+    return matrix * scale.reshape(layer.groups, -1, 1)
+
+
+def unfold(
+    site: Site, layer: Layer, merged: State, ours: Sequence[Run], fit: tuple[Tensor, Tensor]
+) -> None:
+    """Write ``matrix @ z + intercept`` into a layer and the BatchNorm after it.
+
+    The layer keeps the norms of its averaged weights and the signs of the averaged scales, so that
+    training goes on as before; running statistics are those of the layer's outputs, so training
+    and eval mode agree. ``ours`` runs on through the layer.
+
+    Args:
+        site: A layer with a BatchNorm.
+        layer: Its shape.
+        merged: The merged state; its entries of this site are replaced.
+        ours: The merged network's runs, just before the layer.
+        fit: (matrix, intercept): (groups, outputs, inputs) and (channels,).
+    """
+    matrix, intercept = fit
+    assert site.weight is not None
+    assert site.scale is not None
+    assert site.shift is not None
+    before = layer.matrix(merged[site.weight])
+    sign = torch.where(merged[site.scale] < 0, -1.0, 1.0)
+    length = matrix.norm(dim=2) / before.norm(dim=2).clamp_min(1e-12)
+    factor = torch.where(length > 1e-12, length, 1.0).flatten() * sign
+    own = matrix / factor.reshape(layer.groups, -1, 1)
+    merged[site.weight] = layer.weight(own, merged[site.weight])
+    for run in ours:
+        run.advance(site.op)
+    mean, variance = set_statistics(site, merged, [run.value(site.op) for run in ours])
+    bias = merged[site.bias] if site.bias is not None else 0.0
+    merged[site.scale] = factor * (variance + site.epsilon).sqrt()
+    merged[site.shift] = intercept + factor * (mean - bias)
+
+
+def set_statistics(site: Site, merged: State, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Set a BatchNorm's running statistics to those of its inputs; mean and variance."""
+    assert site.mean is not None
+    assert site.variance is not None
+    mean, variance = channel_moments(values)
+    merged[site.mean] = mean.to(merged[site.mean].dtype)
+    merged[site.variance] = variance.to(merged[site.variance].dtype)
+    return merged[site.mean], merged[site.variance]
+
+
+def channel_moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of every channel (axis 1) over all batches, in float64."""
+    count = sum(x.numel() // x.shape[1] for x in values)
+    parts = [torch.var_mean(x, [0, *range(2, x.dim())], correction=0) for x in values]
+    sizes = [x.numel() // x.shape[1] / count for x in values]
+    pairs = list(zip(sizes, parts, strict=True))
+    mean = torch.stack([n * m.double() for n, (_, m) in pairs]).sum(0)
+    spread = [n * (v.double() + (m.double() - mean).square()) for n, (v, m) in pairs]
+    return mean, torch.stack(spread).sum(0) * (count / max(count - 1, 1))
+
+
+def fit_norm(goal: Goal, merged: State, ridge: float) -> None:
+    """Fit a norm's own scale and shift, unit by unit, by ridge regression to the targets.
+
+    A BatchNorm's statistics become those of the merged network's values.
+    """
+    site = goal.site
+    scale = _averaged_scale(goal, merged)
+    if site.weight is None or scale is None:
+        return
+    shift = 0.0 if site.bias is None else merged[site.bias].double()
+    n, sums = 0, [torch.zeros_like(scale) for _ in range(4)]
+    for run, target in goal.whole():
+        x = _by_unit(site, _normalized(site, run, merged)).double()
+        rest = _by_unit(site, target).double() - scale * x - shift
+        n += len(x)
+        for own, part in zip(sums, (x, rest, x * x, x * rest), strict=True):
+            own += part.sum(0)
+    mean_x, mean_r, square, cross = (own / n for own in sums)
+    if site.bias is not None:
+        square, cross = square - mean_x.square(), cross - mean_x * mean_r
+    change = cross / (square * (1 + ridge)).clamp_min(1e-12)
+    merged[site.weight] = (scale + change).to(merged[site.weight].dtype)
+    if site.bias is not None:
+        merged[site.bias] = (shift + mean_r - change * mean_x).to(merged[site.bias].dtype)
+
+
+def _averaged_scale(goal: Goal, merged: State) -> Tensor | None:
+    """The scale that the fit sets out from; a BatchNorm's statistics are set on the way.
+
+    What BatchNorm multiplies by is scale over deviation: that is averaged, and taken apart with the
+    merged network's own deviation.
+    """
+    site = goal.site
+    if site.mean is None or site.variance is None:
+        return None if site.weight is None else merged[site.weight].double()
+    _, variance = set_statistics(site, merged, [run.value(site.input) for run in goal.ours])
+    if site.weight is None:
+        return None
+    parts = [
+        state[site.weight] * (state[site.variance] + site.epsilon).rsqrt()
+        for state in (runs[0].state for runs in goal.parents)
+    ]
+    return (average(parts, goal.weights) * (variance + site.epsilon).sqrt()).double()
+
+
+def _normalized(site: Site, run: Run, merged: State) -> Tensor:
+    """The norm's result before its scale and shift."""
+    if site.mean is not None and site.variance is not None:
+        x: Tensor = run.value(site.input)
+        shape = (1, -1, *(1,) * (x.dim() - 2))
+        deviation = (merged[site.variance] + site.epsilon).sqrt()
+        return (x - merged[site.mean].reshape(shape)) / deviation.reshape(shape)
+    affine = [argument(site.op, "weight", 1), argument(site.op, "bias", 2)]
+    result = run.call(site.op, without=affine)
+    return result[0] if isinstance(result, tuple) else result  # type: ignore[no-any-return]
+
+
+def _by_unit(site: Site, value: Tensor) -> Tensor:
+    """(rows, *units): channels of axis 1, or all normalized axes of a LayerNorm."""
+    if not site.spatial:
+        rank = len(argument(site.op, "normalized_shape", 1))
+        return value.flatten(0, value.dim() - rank - 1)
+    return value.movedim(1, -1).flatten(0, -2)

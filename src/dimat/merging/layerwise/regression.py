@@ -1,0 +1,169 @@
+r"""``regression``: layer by layer, the weights whose outputs come closest to the parents'.
+
+Averaged weights make every layer's output a little off, and the errors pile up. So go through the
+merged network in the order of its layers. Let Z be what it feeds into a layer itself, and T the
+weighted mean of the aligned parents' outputs there, on the same unlabeled inputs:
+
+.. math:: W^* = \arg\min_W \lVert W Z - T \rVert^2 / n + \lVert (W - \bar W) D^{1/2} \rVert^2
+    = \bar W + (T - \bar W Z) Z^\top / n \; (Z Z^\top / n + D)^{-1},
+    \quad D = \lambda\, \mathrm{diag}(Z Z^\top / n) + \varepsilon I
+
+where Z and T are taken without their means if a bias is fitted too, and ε is 10⁻⁶ of the mean of
+the diagonal, plus 10⁻¹²: some inputs are always zero, or constant. Where rounding leaves a matrix
+that is not positive, ε is ten times that, or more. Then run the merged network on through
+:math:`W^*`. At a residual sum T is the mean of the parents' sums less the merged network's own
+other operand, so that errors of the past are made good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.merging.layerwise.layer import layer_of
+from dimat.merging.layerwise.lockstep import LEAST_ROWS, Lockstep, average
+from dimat.merging.layerwise.norms import fit_norm, folded, unfold
+from dimat.merging.layerwise.sites import Site, sites
+from dimat.merging.mix import mix
+from dimat.state import State, widened
+from dimat.symmetry import Analysis
+
+RIDGE = 0.003  # λ; measured in docs/matching.md
+ROWS_PER_UNKNOWN = 20  # observations a layer for every weight of one output unit
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Ridge regression of every layer to the mean of the aligned parents' outputs.
+
+    Convolutions of all kinds and linear layers (attention projections among them) are fitted, a
+    BatchNorm that follows is fitted with them, and other norms unit by unit; everything else is
+    averaged: embeddings, recurrent cells, tied weights. No labels and no gradients are needed.
+
+    *Assumes* aligned parents, and inputs that reach all that they have learned: images like those
+    of the agent's own shard carried over even classes that it had never seen. *Breaks when* there
+    are fewer observations than a layer has inputs: it then stays near the average.
+
+    Args:
+        ridge: λ, relative to the variance of every input, > 0.
+        rows_per_unknown: Observations for every weight of one output unit; more cost more time.
+    """
+
+    ridge: float = RIDGE
+    rows_per_unknown: int = ROWS_PER_UNKNOWN
+    needs_batches: bool = True
+
+    def combine(
+        self,
+        analysis: Analysis,
+        states: Sequence[Mapping[str, Tensor]],
+        weights: Sequence[float],
+        batches: Sequence[Any],
+    ) -> State:
+        """Fit layer after layer; the parents run one layer ahead of the merged network."""
+        trace, wide = analysis.trace, [widened(state) for state in states]
+        merged = mix(wide, weights)
+        lockstep = Lockstep(trace, wide, merged, weights, batches)
+        for site in sites(trace, sums=True):
+            if site.weight is not None and merged[site.weight].is_complex():
+                continue  # averaged
+            if site.norm is site.op:
+                fit_norm(lockstep.at(site, LEAST_ROWS), merged, self.ridge)
+            else:
+                self._fit_layer(site, lockstep, merged, wide)
+        return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
+
+    def _fit_layer(
+        self, site: Site, lockstep: Lockstep, merged: State, states: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        assert site.weight is not None
+        layer = layer_of(site.op, merged[site.weight])
+        start = average([folded(site, layer, state) for state in states], lockstep.weights)
+        quota = max(self.rows_per_unknown * start.shape[2], LEAST_ROWS)
+        goal = lockstep.at(site, quota)
+        moments = Moments(start, intercept=site.bias is not None or site.norm is not None)
+        for z, target in goal.rows(layer, quota):
+            moments.update(z, target)
+        try:
+            matrix, intercept = (x.to(start.dtype) for x in moments.solve(self.ridge))
+        except StructureError as error:
+            raise StructureError(
+                f"'{site.weight}' cannot be fitted on these inputs: {error}; combine by 'average'"
+            ) from error
+        if site.norm is not None:
+            unfold(site, layer, merged, goal.ours, (matrix, intercept))
+            return
+        merged[site.weight] = layer.weight(matrix, merged[site.weight])
+        if site.bias is not None:
+            merged[site.bias] = intercept
+
+
+class Moments:
+    """What a ridge regression needs of its observations, accumulated in float64.
+
+    Where a constant is fitted too, inputs are shifted by the first batch's mean: of a mean that is
+    large against the deviation, float32 leaves a covariance that none is.
+
+    Args:
+        start: (groups, outputs, inputs), the matrix that it is drawn to.
+        intercept: Whether a constant is fitted too.
+    """
+
+    def __init__(self, start: Tensor, *, intercept: bool) -> None:
+        groups, outputs, inputs = start.shape
+        self.start, self.intercept, self.count = start, intercept, 0
+        zeros = partial(torch.zeros, dtype=torch.float64, device=start.device)
+        self.gram, self.cross = zeros(groups, inputs, inputs), zeros(groups, outputs, inputs)
+        self.sum_z, self.sum_rest = zeros(groups, inputs), zeros(groups, outputs)
+        self.shift = torch.zeros(groups, 1, inputs, dtype=start.dtype, device=start.device)
+
+    def update(self, z: Tensor, target: Tensor) -> None:
+        """Add observations: (rows, groups, inputs) and (rows, groups, outputs)."""
+        z = z.transpose(0, 1)
+        rest = target.transpose(0, 1) - z @ self.start.mT
+        if self.intercept and not self.count:
+            self.shift = z.mean(1, keepdim=True)
+        z = z - self.shift
+        self.gram += z.mT @ z
+        self.cross += rest.mT @ z
+        self.sum_z += z.sum(1)
+        self.sum_rest += rest.sum(1)
+        self.count += z.shape[1]
+
+    def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """The matrix, and the (channels,) intercept of its outputs (zero if none is fitted).
+
+        Raises:
+            StructureError: If an observation is not finite.
+        """
+        n = self.count
+        gram, cross = self.gram / n, self.cross / n
+        mean_z, mean_rest = self.sum_z / n, self.sum_rest / n
+        if self.intercept:
+            gram = gram - mean_z[:, :, None] * mean_z[:, None, :]
+            cross = cross - mean_rest[:, :, None] * mean_z[:, None, :]
+        if not bool(gram.isfinite().all() and cross.isfinite().all()):
+            raise StructureError("what goes in or comes out is not finite, or out of range")
+        change = torch.cholesky_solve(cross.mT, _factor(gram, ridge)).mT
+        matrix = self.start.double() + change
+        mean_z = mean_z + self.shift[:, 0].double()
+        shift = mean_rest - (change @ mean_z[:, :, None])[:, :, 0]
+        return matrix, shift.flatten() if self.intercept else torch.zeros_like(shift.flatten())
+
+
+def _factor(gram: Tensor, ridge: float) -> Tensor:
+    """The Cholesky factor of a finite Gram matrix with its ridge; rounding may raise the floor."""
+    diagonal = gram.diagonal(dim1=1, dim2=2).clamp_min(0)
+    floor = 1e-6 * diagonal.mean(1, keepdim=True) + 1e-12
+    while True:
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge * diagonal + floor))
+        if not bool(failed.any()):
+            return factor
+        floor = 10 * floor

@@ -1,0 +1,1 @@
+"""One unit order for all agents: how they come into it."""

@@ -1,0 +1,103 @@
+"""One unit order that spreads from neighbor to neighbor; no step needs anybody in particular."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from dimat.errors import StructureError
+from dimat.exchange import Message, Step, Talk
+from dimat.matching.assignment import add_scores
+from dimat.matching.ties import match_units
+from dimat.merging import mix
+from dimat.methods.admit import Admit, sound
+from dimat.methods.gauge import GaugeId
+from dimat.methods.ordering.pooled import local_scores, measure_edges
+from dimat.methods.ordering.tree import Order, fits
+from dimat.methods.protocol import Member
+from dimat.methods.timer import Stopwatch
+from dimat.state import State
+
+_GAUGE = "/gauge"  # no state has an entry of this name: modules are not named with a slash
+_SCATTER = 0x9E3779B1  # 2^32 by the golden ratio, and odd: its multiples lie apart (Knuth)
+Heard = dict[int, tuple[GaugeId, State]]
+
+
+def swap_in_orders(me: Member, max_norm_ratio: float | None) -> Talk[Heard]:
+    """Tell our state and whose order it is in, hear our neighbors'; some may be lost."""
+    own = claimed(me)
+    gauge = torch.tensor(own.parts, dtype=torch.int64)
+    message = {**me.state, _GAUGE: gauge}
+    told = dict.fromkeys(me.topology.listeners(me.agent), message)
+    inbox = yield Step(told, me.neighbors, _admit(sound(me, max_norm_ratio)))
+    return {j: _parts(j, inbox[j]) for j in me.neighbors if j in inbox}
+
+
+def claimed(me: Member) -> GaugeId:
+    """Whose order we are in: our own, as of this round, if nobody's yet."""
+    if me.gauge is None or me.gauge.generation == 0:
+        return GaugeId(me.agent, me.round, me.life)
+    return me.gauge
+
+
+def age(own: GaugeId) -> tuple[int, int, int, int]:
+    """Where two orders meet, the lower stays: the older one, and of one round by scattered numbers.
+
+    So whoever comes late, or comes back without its past, does not overrule the others. By the
+    lower root each agent of a ring of n in the order of its numbers would hear of another order in
+    every round, n / 2 times; by scattered ones it changes its order O(log n) times.
+    """
+    return own.generation, own.root * _SCATTER % 2**32, own.root, own.life
+
+
+def spread(me: Member, heard: Heard, watch: Stopwatch) -> tuple[Mapping[int, State], Order]:
+    r"""We take over the oldest order that we hear of, if it is not ours, and mix with who is in it.
+
+    With :math:`B` the neighbors in that order, and :math:`C_j` the correlations of their units with
+    ours on our images, our units move by
+
+    .. math:: P_i = \arg\max_P \sum_{j \in B} \pi_{ij} \langle C_j, P \rangle
+
+    Neighbors of other orders are left out of this merge, as if they had not been heard: they follow
+    when the order has come to them. (Aligning them to us for the time being was measured and is
+    worse, docs/gauge.md.) Where all whom we hear are in our order, which is so everywhere once the
+    oldest has come around, no model runs.
+
+    Returns:
+        The states that we mix with, as they are, and how we move.
+    """
+    own = claimed(me)
+    best = min([own, *(gauge for gauge, _ in heard.values())], key=age)
+    theirs = {j: state for j, (gauge, state) in heard.items() if gauge == best}
+    if best == own or not any(me.topology.pi[me.agent, j] for j in theirs):
+        return theirs, Order(gauge=own)  # or we listen to nobody of that order, as one that is new
+    with watch:
+        pi = me.topology.pi
+        moments = measure_edges(me.analysis(), me.state, theirs, me.batches())
+        scores = {j: local_scores(seen) for j, seen in moments.items()}
+        weights = [float(pi[me.agent, j]) for j in scores]
+        shares = [weight / sum(weights) for weight in weights]
+        mean = mix(list(theirs.values()), shares)  # they are in one order
+        total = add_scores(list(scores.values()), weights)
+        moves = {me.agent: match_units(me.analysis(), total, mean, me.state)}
+        return theirs, Order(moves, best, None, *fits(me, scores, moves))
+
+
+def _admit(usable: Admit) -> Admit:
+    """Refuses a message without an order, or with a state that we cannot use."""
+    return lambda j, message: usable(j, _parts(j, message)[1])
+
+
+def _parts(j: int, message: Message) -> tuple[GaugeId, State]:
+    """The order that a message says its state is in, and the state."""
+    state = dict(message)
+    value = state.pop(_GAUGE, None)
+    if value is None or value.shape != (3,) or value.dtype != torch.int64:
+        raise StructureError(
+            f"state from agent {j} does not fit: '{_GAUGE}' must be three whole numbers"
+        )
+    own = GaugeId(*value.tolist())
+    if own.root < 0 or own.generation < 1 or own.life < 0:
+        raise StructureError(f"state from agent {j} does not fit: there is no order {own}")
+    return own, state

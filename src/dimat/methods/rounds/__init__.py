@@ -1,0 +1,1 @@
+"""Methods that merge when a round begins."""

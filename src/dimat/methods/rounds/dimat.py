@@ -1,0 +1,114 @@
+"""``dimat``: align the neighbors' units by activation matching, then combine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dimat.exchange import Talk
+from dimat.merging import COMBINERS, mix
+from dimat.methods.admit import needed
+from dimat.methods.messages import distance_from, swap_memories, swap_states
+from dimat.methods.ordering.spread import spread, swap_in_orders
+from dimat.methods.ordering.tree import Order, one_gauge, pairwise
+from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.settings import Settings
+from dimat.methods.timer import Stopwatch
+from dimat.state import State
+from dimat.symmetry import Permutation
+
+
+@dataclass(frozen=True)
+class Dimat(Method):
+    r"""Match, align, mix.
+
+    .. math:: \theta_i \leftarrow \pi_{ii}\theta_i + \sum_j \pi_{ij} P_{ij}\theta_j
+
+    With ``gauge="pairwise"``, the paper's rule, every agent aligns each neighbor to itself in
+    every round, on its own images. With ``gauge="tree"`` all agents agree on one unit order, and
+    every state has the id of the order it is in. Where ids differ (at first all do) agents are
+    matched along a breadth-first tree, permutations are composed down the tree and refined in
+    sweeps; where they are equal, states are mixed as they are, but for an agent that has drifted.
+    With ``gauge="spread"`` an order is taken over from neighbor to neighbor: every agent moves into
+    the oldest one that it hears of, and mixes with those who are in it, as they are. That needs one
+    message an edge, and nobody in particular: who is not heard, or is in another order still, is
+    left out.
+
+    *Assumes* that agents compute similar features: trained on similar data, or matched early and
+    often enough. *Breaks when* they have nothing in common to match (a split by class from
+    scratch).
+
+    Args:
+        settings: How it matches and combines.
+
+    References:
+        Saadati et al., "DIMAT: Decentralized Iterative Merging-And-Training for Deep Learning
+        Models", CVPR 2024.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    exchanges = "rounds"
+    matches = True
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """An average; and edges both ways where both ends of one have to compare."""
+        return frozenset({"rows"} if self.tolerant else {"rows", "two-way"})
+
+    @property
+    def tolerant(self) -> bool:
+        """Where an agent needs one message of a neighbor, and can do without it."""
+        own = self.settings
+        return own.gauge == "spread" or (own.gauge == "pairwise" and own.statistics == "local")
+
+    def merge(self, me: Member) -> Talk[Merged]:
+        """One agent's part of one round."""
+        matched, combined = Stopwatch(), Stopwatch()
+        theirs, order = yield from self._meet(me, matched)
+        memory = None
+        if self.settings.mix_memory:
+            most = self.settings.max_norm_ratio
+            memory = yield from swap_memories(me, theirs, order.moves, most)
+        own = _moved(me, me.state, order.moves.get(me.agent))
+        aligned = {j: _moved(me, state, order.moves.get(j)) for j, state in theirs.items()}
+        disagreement = distance_from(me, own, aligned)
+        with combined:
+            merged = self._combine(me, own, aligned)
+        return Merged(
+            merged,
+            permutation=order.moves.get(me.agent),
+            alignments={j: p for j, p in order.moves.items() if j != me.agent},
+            disagreement=disagreement,
+            drift=order.drift,
+            match_s=matched.seconds,
+            merge_s=combined.seconds,
+            gauge=order.gauge,
+            memory=memory,
+            calibrated=bool(aligned) and COMBINERS[self.settings.combine].needs_batches,
+            similarity=order.similarity,
+            margin=order.margin,
+        )
+
+    def _meet(self, me: Member, watch: Stopwatch) -> Talk[tuple[Mapping[int, State], Order]]:
+        """The states that we mix with, and how they and we come into one order."""
+        own = self.settings
+        if own.gauge == "spread":
+            heard = yield from swap_in_orders(me, own.max_norm_ratio)
+            return spread(me, heard, watch)
+        theirs = yield from swap_states(me, own.max_norm_ratio)
+        if not self.tolerant:
+            needed(me.neighbors, theirs)
+        align = pairwise if own.gauge == "pairwise" else one_gauge
+        return theirs, (yield from align(me, theirs, own, watch))
+
+    def _combine(self, me: Member, own: State, aligned: Mapping[int, State]) -> State:
+        states, weights = [own, *aligned.values()], me.weights_of(aligned)
+        if not aligned:  # nobody to combine with
+            return mix(states, weights)
+        combiner = COMBINERS[self.settings.combine]
+        batches = me.batches() if combiner.needs_batches else []
+        return combiner.combine(me.analysis(), states, weights, batches)
+
+
+def _moved(me: Member, state: State, move: Permutation | None) -> State:
+    return state if move is None else me.analysis().symmetry.apply(move, state)

@@ -1,0 +1,49 @@
+"""``final-merge``: train alone all the way, merge once at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dimat.exchange import Talk
+from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.rounds.dimat import Dimat
+
+
+@dataclass(frozen=True)
+class FinalMerge(Method):
+    r"""Local training until the last round, which begins with one aligned merge.
+
+    .. math::
+        \theta_i^{t+1} = \theta_i^t + \Delta(g_i), \quad t < T; \qquad
+        \theta_i \leftarrow \pi_{ii}\theta_i^T + \sum_j \pi_{ij} P_{ij}\theta_j^T
+
+    *Assumes* that models trained apart can still be matched. *Breaks when* shards differ so much
+    that they cannot, or when one merge over a sparse graph does not reach everyone.
+
+    Args:
+        merging: How the merge is done: as ``dimat`` does, all agents in one order at once.
+
+    References:
+        "A single merging suffices: recovering server-based learning performance in decentralized
+        learning", arXiv 2507.06542.
+    """
+
+    merging: Dimat = field(default_factory=Dimat)
+    exchanges = "rounds"
+    matches = True
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What its one merge needs."""
+        return self.merging.needs
+
+    @property
+    def tolerant(self) -> bool:
+        """As its one merge is."""
+        return self.merging.tolerant
+
+    def merge(self, me: Member) -> Talk[Merged]:
+        """Nothing, but in the last round."""
+        if me.round < me.rounds:
+            return (yield from super().merge(me))
+        return (yield from self.merging.merge(me))

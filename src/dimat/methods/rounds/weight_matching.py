@@ -1,0 +1,79 @@
+"""``wm``: align the neighbors' units by their weights, then average; no data is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dimat.exchange import Talk
+from dimat.matching import Problem, Weights
+from dimat.merging import mix
+from dimat.methods.messages import distance_from, swap_memories, swap_states
+from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.settings import MAX_NORM_RATIO
+from dimat.methods.timer import Stopwatch
+
+
+@dataclass(frozen=True)
+class WeightMatching(Method):
+    r"""In every round each agent aligns each neighbor to itself by weight matching.
+
+    .. math::
+        \theta_i \leftarrow \pi_{ii}\theta_i + \sum_j \pi_{ij} P_{ij}\theta_j, \qquad
+        P_{ij} = \arg\max_P \langle \theta_i, P\theta_j \rangle
+
+    *Assumes* that units which compute the same thing have similar weights: wide networks, or
+    networks that have a past in common. *Breaks when* networks are narrow and were trained apart:
+    there activations tell units apart that weights do not.
+
+    Args:
+        mix_memory: Whether the optimizers' memories are averaged too, permuted alike.
+        max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
+
+    References:
+        Ainsworth et al., "Git Re-Basin: Merging Models modulo Permutation Symmetries", ICLR 2023.
+    """
+
+    mix_memory: bool = False
+    max_norm_ratio: float | None = MAX_NORM_RATIO
+    exchanges = "rounds"
+    matches = True
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """An average: rows that sum to 1."""
+        return frozenset({"rows"})
+
+    @property
+    def needs_graph(self) -> bool:
+        """Weights are compared, nothing else."""
+        return False
+
+    @property
+    def tolerant(self) -> bool:
+        """Those that are heard are matched one by one."""
+        return True
+
+    def merge(self, me: Member) -> Talk[Merged]:
+        """Swap states, align each neighbor, mix."""
+        theirs = yield from swap_states(me, self.max_norm_ratio)
+        matched, combined = Stopwatch(), Stopwatch()
+        with matched:
+            moves = {
+                j: Weights().match(Problem(me.analysis(), [me.state, state], [0.5, 0.5]))[1]
+                for j, state in theirs.items()
+            }
+        order = {j: move.permutation for j, move in moves.items()}
+        memory = None
+        if self.mix_memory:
+            memory = yield from swap_memories(me, theirs, order, self.max_norm_ratio)
+        with combined:
+            aligned = {j: me.analysis().symmetry.apply(order[j], s) for j, s in theirs.items()}
+            merged = mix([me.state, *aligned.values()], me.weights_of(aligned))
+        return Merged(
+            merged,
+            alignments=order,
+            disagreement=distance_from(me, me.state, aligned),
+            match_s=matched.seconds,
+            merge_s=combined.seconds,
+            memory=memory,
+        )

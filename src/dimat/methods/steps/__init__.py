@@ -1,0 +1,1 @@
+"""Methods that exchange with every step of training."""

@@ -1,0 +1,222 @@
+"""Labels of a traced graph: what the units on every axis of every node are."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dimat.graph.trace import Trace, operator_name
+from dimat.state import is_number
+from dimat.symmetry.constants import constant_labels
+from dimat.symmetry.labels.operator_call import (
+    Call,
+    Operand,
+    Result,
+    as_tuple,
+    tensors_in,
+    value_labels,
+)
+from dimat.symmetry.labels.units import FIXED, Ints, Labels, Pin, Special, Units, along
+from dimat.symmetry.proof.execute import Example
+from dimat.symmetry.rules import rule_for
+
+
+@dataclass
+class Labeling:
+    """The labels that the rules gave out.
+
+    Args:
+        units: The facts.
+        states: Labels of every state entry.
+        nodes: For each trace the labels of every node (several for several results).
+    """
+
+    units: Units
+    states: dict[str, Labels] = field(default_factory=dict)
+    nodes: list[dict[str, Result]] = field(default_factory=list)
+    kept: list[tuple[Ints, int]] = field(default_factory=list)
+
+    def used(self) -> list[tuple[Ints, int]]:
+        """Every label in use, with its own axis."""
+        every: list[Labels] = list(self.states.values())
+        for nodes in self.nodes:
+            for result in nodes.values():
+                every.extend(as_tuple(result))
+        return [
+            (label, axis)
+            for labels in every
+            for axis, label in enumerate(labels)
+            if not isinstance(label, Special)
+        ]
+
+
+def label_graphs(
+    traces: Sequence[Trace],
+    examples: Sequence[Example],
+    state: Mapping[str, Tensor],
+    distrusted: Mapping[str, str],
+    constants: Mapping[str, Tensor],
+) -> Labeling:
+    """Apply the rules to all graphs; again, if a parameter's axis should depend on another."""
+    dependent: set[tuple[str, int, int]] = set()
+    while True:
+        labeling = Labeling(Units())
+        labeling.states = {
+            key: constant_labels(labeling.units, constants[key])
+            if key in constants
+            else _state_labels(labeling.units, key, value, dependent, traces)
+            for key, value in state.items()
+        }
+        for t, example in zip(traces, examples, strict=True):
+            labeling.nodes.append(_label_graph(labeling, t, example, distrusted))
+        wanted = {w for w in labeling.units.wanted if (w[0], w[2], w[1]) not in dependent}
+        if wanted <= dependent:
+            return labeling
+        for w in sorted(wanted - dependent):
+            if (w[0], w[2], w[1]) not in dependent:
+                dependent.add(w)
+
+
+def _state_labels(
+    units: Units,
+    key: str,
+    value: Tensor,
+    dependent: set[tuple[str, int, int]],
+    traces: Sequence[Trace],
+) -> Labels:
+    """Fresh units for every axis of real and complex entries; axes of other entries are fixed."""
+    used = any(key in (*t.states.values(), *t.draws.values()) for t in traces)
+    if not is_number(value) or not used:
+        return (FIXED,) * value.dim()
+    labels: list[Any] = [
+        units.fresh(along(i, value.dim(), n)) if n > 1 else FIXED for i, n in enumerate(value.shape)
+    ]
+    for name, axis, other in sorted(dependent):
+        if name == key and not isinstance(labels[other], Special):
+            shape = list(labels[axis].shape)
+            shape[other] = value.shape[other]
+            labels[axis] = units.fresh(shape)
+    for name, axis, other in sorted(dependent):
+        if name == key and not isinstance(labels[other], Special):
+            units.belong(labels[axis], labels[other])
+    for i, label in enumerate(labels):
+        if not isinstance(label, Special):
+            units.origins[int(label.flat[0])] = (key, i)
+    return tuple(labels)
+
+
+def _label_graph(
+    labeling: Labeling, t: Trace, example: Example, distrusted: Mapping[str, str]
+) -> dict[str, Result]:
+    units = labeling.units
+    labels: dict[str, Result] = {}
+    for node in t.graph.nodes:
+        value = example.values.get(node.name)
+        if node.op == "placeholder":
+            labels[node.name] = _placeholder(labeling, t, node, value)
+        elif node.op == "call_function":
+            labels[node.name] = _apply_rule(units, node, labels, example.values, distrusted)
+        if node.name in t.draws:  # the units of the draw itself
+            drawn = labeling.states[t.draws[node.name]]
+            pairs = zip(as_tuple(labels[node.name])[0], drawn, strict=True)
+            labels[node.name] = tuple(units.same(a, b, "", i) for i, (a, b) in enumerate(pairs))
+        if node.name in labels:
+            _check_rank(node, labels[node.name], value)
+    units.context = Pin("output", "", "an output of the model")
+    for name in t.outputs:
+        for own in as_tuple(labels.get(name, ())):
+            for axis, label in enumerate(own):
+                units.pin(label, "", axis)
+    for name, key in t.mutated:
+        units.context = Pin("buffer update", key, "")
+        pairs = zip(as_tuple(labels[name])[0], labeling.states[key], strict=True)
+        for axis, (a, b) in enumerate(pairs):
+            units.same(a, b, "", axis)
+    return labels
+
+
+def _fits(labels: Result, value: Any) -> bool:
+    """Whether there is a label for every axis, of its length."""
+    pairs = zip(as_tuple(labels), tensors_in(value), strict=False)
+    return all(
+        len(own) == x.dim()
+        and all(isinstance(a, Special) or a.shape[i] == x.shape[i] for i, a in enumerate(own))
+        for own, x in pairs
+    )
+
+
+def _check_rank(node: fx.Node, labels: Result, value: Any) -> None:
+    if isinstance(value, Tensor):
+        assert len(as_tuple(labels)[0]) == value.dim(), (node, labels, value.shape)
+
+
+def _placeholder(labeling: Labeling, t: Trace, node: fx.Node, value: Any) -> Labels:
+    if node.name in t.states:
+        return labeling.states[t.states[node.name]]
+    if node.name in t.constants:
+        return value_labels(t.constants[node.name])
+    return (FIXED,) * value.dim() if isinstance(value, Tensor) else ()
+
+
+def _apply_rule(
+    units: Units,
+    node: fx.Node,
+    labels: Mapping[str, Result],
+    values: Mapping[str, Any],
+    distrusted: Mapping[str, str],
+) -> Result:
+    result = values[node.name]
+    if node.target is operator.getitem:
+        source, index = node.args
+        assert isinstance(source, fx.Node)
+        assert isinstance(index, int)
+        return as_tuple(labels[source.name])[index] if tensors_in(result) else ()
+    if not tensors_in(result):
+        return ()
+    units.context = Pin(operator_name(node.target), node.name, "")
+    call = Call(node, _bind(node, labels, values), result, units)
+    rule = rule_for(node.target)
+    operands = call.tensors()
+    random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    if not operands and isinstance(result, Tensor) and not random:
+        return value_labels(result)
+    why = distrusted.get(node.name, "no rule for this operator")
+    if rule is not None and node.name not in distrusted:
+        found = rule(call)
+        if _fits(found, result):
+            return found
+        why = "its rule does not fit these shapes"
+    for operand in operands:
+        call.pin(operand, range(operand.rank), why)
+    fixed = tuple((FIXED,) * x.dim() for x in tensors_in(result))
+    return fixed[0] if isinstance(result, Tensor) else fixed
+
+
+def _bind(node: fx.Node, labels: Mapping[str, Result], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by schema name, defaults included; tensors as operands, sizes as numbers."""
+
+    def lower(x: Any) -> Any:
+        if not isinstance(x, fx.Node):
+            return x
+        value = values[x.name]
+        return Operand(as_tuple(labels[x.name])[0], value) if isinstance(value, Tensor) else value
+
+    args = fx.node.map_arg(node.args, lower)
+    kwargs = fx.node.map_arg(dict(node.kwargs), lower)
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {**{str(i): x for i, x in enumerate(args)}, **kwargs}
+    bound: dict[str, Any] = {}
+    for i, argument in enumerate(schema.arguments):
+        if i < len(args):
+            bound[argument.name] = args[i]
+        elif argument.name in kwargs:
+            bound[argument.name] = kwargs[argument.name]
+        else:
+            bound[argument.name] = argument.default_value if argument.has_default_value() else None
+    return bound

@@ -1,0 +1,1 @@
+"""Labels of axes: which units stand where, and what follows from it."""

@@ -1,0 +1,125 @@
+"""Where every entry of a labeled tensor goes when the units move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.symmetry.labels.units import Ints, Label, Labels, Special
+
+# For every axis the index to read from, in the frame of the tensor; None where nothing moves.
+Sources = tuple[Ints | None, ...]
+Memo = dict[bytes, Ints | None]
+
+
+def sources(labels: Labels, moves: Ints, memo: Memo | None = None) -> Sources:
+    """For every axis the index whose entry comes here: ``new[i, j] = old[s0[i, j], s1[i, j]]``.
+
+    Args:
+        labels: Unit numbers of each axis.
+        moves: For every unit the unit that takes its place.
+        memo: Axes already solved for the same ``moves``: many carry the same units.
+
+    Raises:
+        StructureError: If an axis does not map to itself.
+    """
+    found: dict[int, Ints | None] = {}
+    while len(found) < len(labels):
+        ready = [
+            i for i in range(len(labels)) if i not in found and _depends(labels, i) <= set(found)
+        ]
+        if not ready:
+            raise StructureError("axes of a tensor depend on each other in a circle")
+        for i in ready:
+            found[i] = _remembered(labels[i], i, found, moves, {} if memo is None else memo)
+    return tuple(found[i] for i in range(len(labels)))
+
+
+def _depends(labels: Labels, axis: int) -> set[int]:
+    label = labels[axis]
+    if isinstance(label, Special):
+        return set()
+    return {i for i, n in enumerate(label.shape) if n > 1 and i != axis}
+
+
+def _remembered(
+    label: Label, axis: int, found: dict[int, Ints | None], moves: Ints, memo: Memo
+) -> Ints | None:
+    """The source of an axis, solved once for all axes that carry the same units alone."""
+    if isinstance(label, Special) or label.size != label.shape[axis]:
+        return _source(label, axis, found, moves)
+    key = label.tobytes()
+    if key not in memo:
+        memo[key] = _source(label.ravel(), 0, {}, moves)
+    known = memo[key]
+    return None if known is None else known.reshape(label.shape)
+
+
+def _source(label: Label, axis: int, found: dict[int, Ints | None], moves: Ints) -> Ints | None:
+    if isinstance(label, Special):
+        return None
+    outer = [(i, found[i]) for i in range(label.ndim) if i != axis and label.shape[i] > 1]
+    moved = [(i, s) for i, s in outer if s is not None]
+    target = moves[label]
+    if not moved and np.array_equal(target, label):
+        return None
+    frame = np.broadcast_shapes(label.shape, *(s.shape for _, s in moved))
+    label, target = np.broadcast_to(label, frame), np.broadcast_to(target, frame)
+    rows, wanted = np.moveaxis(label, axis, -1), np.moveaxis(target, axis, -1)
+    n = frame[axis]
+    row_shape = rows.shape[:-1]
+    row = np.arange(int(np.prod(row_shape))).reshape(row_shape)
+    coordinates: list[Ints] = list(np.indices(row_shape)) if row_shape else []
+    for i, source in moved:
+        k = i if i < axis else i - 1
+        coordinates[k] = np.broadcast_to(np.moveaxis(source, axis, -1)[..., 0], row_shape)
+    from_row = row[tuple(coordinates)] if row_shape else row
+    index = _lookup(rows.reshape(-1, n), wanted.reshape(-1, n), from_row.ravel())
+    return np.moveaxis(index.reshape(rows.shape), -1, axis)
+
+
+def _lookup(rows: Ints, wanted: Ints, from_row: Ints) -> Ints:
+    """index[r, c] with rows[from_row[r], index[r, c]] == wanted[r, c]."""
+    base = int(max(rows.max(initial=0), wanted.max(initial=0))) + 1
+    keys = (rows + base * np.arange(len(rows))[:, None]).ravel()
+    queries = (wanted + base * from_row[:, None]).ravel()
+    order = np.argsort(keys, kind="stable")
+    found = order[np.minimum(np.searchsorted(keys[order], queries), len(order) - 1)]
+    if not np.array_equal(keys[found], queries):
+        raise StructureError("an axis does not map to itself")
+    n = rows.shape[1]
+    index = (found % n).reshape(wanted.shape)
+    stays = (from_row == np.arange(len(rows)))[:, None] & (wanted == rows)
+    return np.where(stays, np.arange(n)[None, :], index)
+
+
+def take(value: Tensor, source: Sources) -> Tensor:
+    """The tensor with its entries moved; always a copy."""
+    moved = [(i, s) for i, s in enumerate(source) if s is not None]
+    if not moved:
+        return value.clone()
+    if all(s.size == s.shape[i] for i, s in moved):
+        for i, s in moved:
+            value = value.index_select(i, torch.from_numpy(s.ravel()).to(value.device))
+        return value
+    index = []
+    for i, n in enumerate(value.shape):
+        shape = [n if k == i else 1 for k in range(value.dim())]
+        own = source[i]
+        moving = torch.arange(n).reshape(shape) if own is None else torch.from_numpy(own)
+        index.append(moving.to(value.device))
+    return value[tuple(index)]
+
+
+def moving_share(labels: Labels, shape: Sequence[int], movable: Ints) -> float:
+    """Number of entries that some permutation moves; ``movable[unit]``: whether a unit can."""
+    still = np.ones((1,) * len(shape), np.bool_)
+    for label in labels:
+        if not isinstance(label, Special):
+            still = still & ~movable[label].astype(np.bool_)
+    moving = ~np.broadcast_to(still, tuple(shape)) if still.size else still
+    return float(moving.sum())

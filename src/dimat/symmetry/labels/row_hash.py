@@ -1,0 +1,33 @@
+"""Rows of integers, told apart by a 64-bit hash: many times faster than sorting whole rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dimat.symmetry.labels.units import Ints
+
+Hashes = NDArray[np.uint64]
+
+
+def row_keys(rows: Ints) -> Hashes:
+    """A hash of every row."""
+    keys = np.full(len(rows), 17, np.uint64)
+    for column in rows.T:
+        keys = mix(keys ^ mix(column.astype(np.uint64)))
+    return keys
+
+
+def distinct(rows: Ints) -> Ints:
+    """The rows without repeats, sorted; several times faster than ``np.unique(axis=0)``."""
+    rows = rows[np.unique(row_keys(rows), return_index=True)[1]]
+    return rows[np.lexsort(rows.T[::-1])]
+
+
+def mix(x: Hashes) -> Hashes:
+    """A hash of 64-bit integers (splitmix64)."""
+    with np.errstate(over="ignore"):
+        x = (x + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))

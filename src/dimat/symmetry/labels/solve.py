@@ -1,0 +1,244 @@
+"""From facts to the group: which permutations of units respect everything the rules recorded.
+
+1. *Close*: units that are the same become one; within a relation a unit has one owner, so owners of
+   one unit become one; where an owner's members all have one further owner, the owner belongs to
+   that (a query head to its key/value head). Units that belong to each other form a *body*.
+2. *Refine*: units get colors, by the axes they stand on, and by the colors of owners and members,
+   until the coloring is stable. Units of one color form a *family*.
+3. *Cells*: units of one family with the same owners may be permuted among themselves. A family
+   whose cells hold more than one unit is a group of the symmetry: one permutation a cell.
+
+The result is checked unit by unit (:func:`check_family`); a family that fails is pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dimat.errors import StructureError
+from dimat.symmetry.labels.closure import Facts, close
+from dimat.symmetry.labels.row_hash import Hashes, distinct, mix, row_keys
+from dimat.symmetry.labels.structure import Family, Structure, cycles
+from dimat.symmetry.labels.units import Ints, Pin, Units
+
+
+@dataclass
+class Solution:
+    """The structure, and how the units of the rules map to its units."""
+
+    structure: Structure
+    number: Ints
+    reasons: dict[int, Pin] = field(default_factory=dict)
+
+    def of(self, label: Ints) -> Ints:
+        """The structure's units of a label."""
+        return self.number[label]
+
+
+def solve(units: Units, axes: Sequence[tuple[Ints, int]]) -> Solution:
+    """The group of all unit permutations that respect the facts.
+
+    Args:
+        units: The facts.
+        axes: Every label in use, with its own axis: its units are mapped to each other.
+    """
+    facts = close(units)
+    pinned, reasons = _pinned(units, facts, axes)
+    while True:
+        colors = _refine(facts, axes, pinned)
+        structure = _structure(colors, _by_body(facts, colors), pinned)
+        bad = _irregular(structure, facts, pinned)
+        if bad is None:
+            return Solution(structure, facts.number, reasons)
+        for unit in np.flatnonzero(bad & ~pinned):
+            reasons.setdefault(int(unit), Pin("", "", "its units do not move together regularly"))
+        pinned = _spread_pins(pinned | bad, facts.rows)
+
+
+def _by_body(facts: Facts, colors: Hashes) -> Ints:
+    """Owner facts without circles: parts belong to their body's least, which has all its owners."""
+    rows, body = facts.rows, facts.body
+    outward = rows[body[rows[:, 1]] != body[rows[:, 2]]]
+    role = (mix(outward[:, 0].astype(np.uint64)) ^ colors[outward[:, 1]]) >> np.uint64(1)
+    lifted = np.column_stack([role.astype(np.int64), body[outward[:, 1]], body[outward[:, 2]]])
+    parts = np.flatnonzero(body != np.arange(facts.count))
+    inward = np.column_stack([np.zeros(len(parts), np.int64), parts, body[parts]])
+    return distinct(np.concatenate([outward, lifted, inward]))
+
+
+def _pinned(
+    units: Units, facts: Facts, axes: Sequence[tuple[Ints, int]]
+) -> tuple[NDArray[np.bool_], dict[int, Pin]]:
+    number, rows, count = facts.number, facts.rows, facts.count
+    pinned = np.zeros(count, np.bool_)
+    reasons: dict[int, Pin] = {}
+    for label, pin in units.pins:
+        mine = np.unique(number[label])
+        for unit in mine[~pinned[mine]]:
+            reasons[int(unit)] = pin
+        pinned[mine] = True
+    for label, pin in units.held:
+        for unit in np.unique(number[label]):
+            reasons.setdefault(int(unit), pin)
+    collapsed = np.zeros(count, np.bool_)
+    for label, axis in axes:
+        ordered = np.sort(number[label], axis=axis)
+        n = label.shape[axis]
+        first = np.take(ordered, range(n - 1), axis)
+        collapsed[first[first == np.take(ordered, range(1, n), axis)]] = True
+    collapsed &= ~pinned
+    grown = collapsed.copy()
+    while True:
+        members = np.zeros(count, np.bool_)
+        members[rows[grown[rows[:, 2]], 1]] = True
+        if not (members & ~grown).any():
+            break
+        grown |= members
+    for unit in np.flatnonzero(grown & ~pinned):
+        reasons[int(unit)] = Pin("", "", "two indices of one axis are tied to each other")
+    return _spread_pins(pinned | (grown if collapsed.any() else collapsed), rows), reasons
+
+
+def _spread_pins(pinned: NDArray[np.bool_], rows: Ints) -> NDArray[np.bool_]:
+    """Owners of a pinned unit are pinned."""
+    pinned = pinned.copy()
+    while True:
+        owners = rows[pinned[rows[:, 1]], 2]
+        if pinned[owners].all():
+            return pinned
+        pinned[owners] = True
+
+
+def _refine(facts: Facts, axes: Sequence[tuple[Ints, int]], pinned: NDArray[np.bool_]) -> Hashes:
+    """Step 2: stable colors."""
+    number, rows, count = facts.number, facts.rows, facts.count
+    colors = np.zeros(count, np.uint64)
+    seen: set[int] = set()
+    with np.errstate(over="ignore"):
+        for k, (label, _) in enumerate(axes):
+            if id(label) not in seen:
+                seen.add(id(label))
+                colors[np.unique(number[label])] += mix(np.asarray([k], np.uint64))[0]
+        ids = np.arange(count, dtype=np.uint64)
+        colors = np.where(pinned, mix(ids + np.uint64(1 << 40)), mix(colors))
+        relation = mix(rows[:, 0].astype(np.uint64))
+        distinct = len(np.unique(colors))
+        while True:
+            up = np.zeros(count, np.uint64)
+            np.add.at(up, rows[:, 1], mix(relation ^ colors[rows[:, 2]]))
+            down = np.zeros(count, np.uint64)
+            np.add.at(down, rows[:, 2], mix(~relation ^ colors[rows[:, 1]]))
+            colors = np.where(pinned, colors, mix(colors ^ mix(up ^ mix(down))))
+            now = len(np.unique(colors))
+            if now == distinct:
+                return colors
+            distinct = now
+
+
+def _structure(colors: Hashes, rows: Ints, pinned: NDArray[np.bool_]) -> Structure:
+    """Step 3: families and cells, owners before members; all pinned units are one family."""
+    count = len(colors)
+    rows = rows[~pinned[rows[:, 1]]]
+    colors = np.where(pinned, np.uint64(0), colors)
+    with np.errstate(over="ignore"):
+        key = np.zeros(count, np.uint64)
+        fact = mix(mix(rows[:, 0].astype(np.uint64)) ^ rows[:, 2].astype(np.uint64))
+        np.add.at(key, rows[:, 1], fact)
+        key = mix(key ^ mix(colors))
+    family_of = np.unique(colors, return_inverse=True)[1].astype(np.int64)
+    by_cell = np.lexsort((np.arange(count), key, family_of))
+    owners_of = _owner_table(rows, count)
+    order = _owners_first(family_of, rows)
+    members = np.split(by_cell, np.flatnonzero(np.diff(family_of[by_cell])) + 1)
+    families: list[Family] = []
+    renumber = np.empty(count, np.int64)
+    cell_of, slot_of = np.empty(count, np.int64), np.empty(count, np.int64)
+    position = {int(f): k for k, f in enumerate(order)}
+    for f in order:
+        mine = members[int(f)]
+        starts = np.flatnonzero(np.r_[True, np.diff(key[mine].view(np.int64)) != 0])
+        sizes = np.diff(np.r_[starts, len(mine)])
+        if pinned[mine[0]] or (sizes != sizes[0]).any():  # every unit a cell of its own
+            starts, sizes = np.arange(len(mine)), np.ones(len(mine), np.int64)
+        cells = mine.reshape(-1, int(sizes[0]))
+        cells = cells[np.argsort(cells[:, 0])]
+        table = owners_of(cells[:, 0])
+        over = tuple(position[int(family_of[o])] for o in table[0]) if table.size else ()
+        families.append(Family(cells, table, over))
+        renumber[mine] = len(families) - 1
+        cell_of[cells] = np.arange(len(cells))[:, None]
+        slot_of[cells] = np.arange(cells.shape[1])[None, :]
+    return Structure(families, renumber, cell_of, slot_of)
+
+
+def _owner_table(rows: Ints, count: int):  # type: ignore[no-untyped-def]
+    """A function that lists the owners of units, in order of relation."""
+    rows = rows[np.lexsort((rows[:, 0], rows[:, 1]))]
+    start = np.searchsorted(rows[:, 1], np.arange(count + 1))
+
+    def owners(units: Ints) -> Ints:
+        number = int(start[units[0] + 1] - start[units[0]])
+        index = start[units][:, None] + np.arange(number)[None, :]
+        table = rows[index, 2] if number else np.empty((len(units), 0), np.int64)
+        if number > 1:  # columns that repeat another say nothing new
+            table = table[:, np.sort(np.unique(table, axis=1, return_index=True)[1])]
+        return table.astype(np.int64)
+
+    return owners
+
+
+def _owners_first(family_of: Ints, rows: Ints) -> list[int]:
+    """Families in an order in which owners come before members."""
+    count = int(family_of.max(initial=-1)) + 1
+    edges = np.unique(np.stack([family_of[rows[:, 2]], family_of[rows[:, 1]]], 1), axis=0)
+    waiting = np.zeros(count, np.int64)
+    np.add.at(waiting, edges[:, 1], 1)
+    successors = np.split(edges[:, 1], np.searchsorted(edges[:, 0], np.arange(1, count)))
+    ready = [f for f in range(count) if waiting[f] == 0]
+    order: list[int] = []
+    while ready:
+        f = ready.pop()
+        order.append(f)
+        for g in successors[f]:
+            waiting[g] -= 1
+            if waiting[g] == 0:
+                ready.append(int(g))
+    return order + [f for f in range(count) if waiting[f] > 0]
+
+
+def _irregular(
+    structure: Structure, facts: Facts, pinned: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
+    """Units of families whose permutation is not a symmetry of the facts; None if all are sound."""
+    generator = np.random.default_rng(0)
+    bad = np.zeros(structure.count, np.bool_)
+    for number, family in enumerate(structure.families):
+        if any(k >= number for k in family.over):  # owners in a circle
+            bad[family.cells] = True
+    if (bad & ~pinned).any():
+        return bad
+    for number, family in enumerate(structure.families):
+        if family.size > 1 and not check_family(structure, facts, number, generator):
+            bad[family.cells] = True
+    return bad if (bad & ~pinned).any() else None
+
+
+def check_family(
+    structure: Structure, facts: Facts, number: int, generator: np.random.Generator
+) -> bool:
+    """Whether permuting inside the cells of one family is a symmetry of every fact."""
+    family = structure.families[number]
+    try:
+        moves = structure.moves({number: cycles(family.cells.shape, generator)})
+    except StructureError:
+        return False
+    if not np.array_equal(np.sort(moves), np.arange(structure.count)):
+        return False
+    rows = facts.rows
+    touched = (moves[rows[:, 1]] != rows[:, 1]) | (moves[rows[:, 2]] != rows[:, 2])
+    moved = np.column_stack([rows[touched, 0], moves[rows[touched, 1:]]])
+    return bool(np.isin(row_keys(moved), row_keys(rows[touched])).all())

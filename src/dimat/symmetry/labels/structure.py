@@ -1,0 +1,114 @@
+"""Families of units in cells: the shape of the whole group, and how its elements act on units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dimat.errors import StructureError
+from dimat.state import brief
+from dimat.symmetry.labels.row_hash import row_keys
+from dimat.symmetry.labels.units import Ints
+
+
+@dataclass(frozen=True)
+class Family:
+    """Units that play the same role, in cells of units with the same owners.
+
+    Args:
+        cells: (num_cells, size) unit numbers; the order inside a cell is free.
+        owners: (num_cells, num_owners) unit numbers, the owners that each cell has.
+        over: The families of those owners.
+    """
+
+    cells: Ints
+    owners: Ints
+    over: tuple[int, ...]
+
+    __repr__ = brief
+
+    @property
+    def size(self) -> int:
+        """Units in a cell."""
+        return int(self.cells.shape[1])
+
+
+@dataclass
+class Structure:
+    """All families, owners before members; a unit's number is its position in ``family_of``."""
+
+    families: list[Family]
+    family_of: Ints
+    cell_of: Ints
+    slot_of: Ints
+
+    __repr__ = brief
+
+    @property
+    def count(self) -> int:
+        """Number of units."""
+        return len(self.family_of)
+
+    def moves(self, slots: Mapping[int, Ints]) -> Ints:
+        """The permutation of all units made by permutations inside cells.
+
+        Args:
+            slots: For some families, an array (num_cells, size): row c is a permutation of the
+                slots of cell c. Families not named keep their slots.
+
+        Returns:
+            For every unit the unit that takes its place: new[u] = old[moves[u]].
+
+        Raises:
+            StructureError: If the families do not fit together (the rules missed a fact).
+        """
+        moves = np.arange(self.count, dtype=np.int64)
+        for number, family in enumerate(self.families):
+            target = _find_rows(family.owners, moves[family.owners])
+            own = slots.get(number)
+            picked = np.arange(family.size)[None, :] if own is None else own
+            moves[family.cells] = family.cells[target[:, None], picked]
+        return moves
+
+    def slots(self, moves: Ints, number: int) -> Ints:
+        """The inverse of :meth:`moves` for one family."""
+        return self.slot_of[moves[self.families[number].cells]]
+
+
+def _find_rows(rows: Ints, wanted: Ints) -> Ints:
+    """The index in ``rows`` of every row of ``wanted``."""
+    if np.array_equal(rows, wanted):
+        return np.arange(len(rows), dtype=np.int64)
+    keys, queries = row_keys(rows), row_keys(wanted)
+    order = np.argsort(keys)
+    position = np.searchsorted(keys[order], queries)
+    found = order[np.minimum(position, len(order) - 1)]
+    if not np.array_equal(rows[found], wanted):
+        raise StructureError("owners of a family do not move together")
+    return found.astype(np.int64)
+
+
+def cycles(shape: tuple[int, ...], generator: np.random.Generator) -> Ints:
+    """In every row a random permutation that moves every slot: one cycle through all of them."""
+    order = generator.permuted(np.broadcast_to(np.arange(shape[1]), shape).copy(), axis=1)
+    slots = np.empty(shape, np.int64)
+    np.put_along_axis(slots, order, np.roll(order, 1, axis=1), axis=1)
+    return slots
+
+
+def structure_of(families: list[Family]) -> Structure:
+    """A structure from its families; their cells must number all units once."""
+    units = (
+        np.concatenate([f.cells.ravel() for f in families]) if families else np.empty(0, np.int64)
+    )
+    count = len(units)
+    if not np.array_equal(np.sort(units), np.arange(count)):
+        raise StructureError("the families do not number the units one to one (not a bijection)")
+    family_of, cell_of, slot_of = (np.empty(count, np.int64) for _ in range(3))
+    for number, family in enumerate(families):
+        family_of[family.cells] = number
+        cell_of[family.cells] = np.arange(len(family.cells))[:, None]
+        slot_of[family.cells] = np.arange(family.size)[None, :]
+    return Structure(families, family_of, cell_of, slot_of)

@@ -1,0 +1,209 @@
+"""Proof of a symmetry given by hand, on the model as it runs, without its graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dimat.errors import ModelError, StructureError, check_kind, first_line
+from dimat.graph.trace import as_args, tied_keys
+from dimat.state import check_module, tensors_of
+from dimat.symmetry.labels.structure import cycles
+from dimat.symmetry.labels.units import Special
+from dimat.symmetry.permutation import Permutation
+from dimat.symmetry.proof.evidence import close_to, differing
+from dimat.symmetry.proof.redraw import DRAWS, LEAST_DRAWS, LEVELS, draw
+from dimat.symmetry.symmetry import Symmetry
+
+TOLERANCE = 1e-5  # relative to an output's largest value, as sums in float32 differ
+
+
+def check_symmetry(
+    symmetry: Symmetry,
+    model: nn.Module,
+    args: tuple[Any, ...] | Tensor,
+    kwargs: Mapping[str, Any] | None = None,
+) -> None:
+    """Prove a symmetry on the model as it runs, without its graph: outputs must not change.
+
+    Every floating entry is redrawn in float64 (in float32, if the model runs in no other), near its
+    value and at random, random elements are applied, and all output tensors and written buffers
+    compared, in eval and in training mode with dropout off. An entry that may move must have an
+    influence on the outputs: where nothing can be seen, nothing is proved. For symmetries given by
+    hand.
+
+    Args:
+        symmetry: Of this model.
+        model: Not changed.
+        args: Example inputs, or the only one.
+        kwargs: Example keyword inputs.
+
+    Raises:
+        ConfigError: If an argument is of a kind that has no meaning here.
+        ModelError: If the model cannot be run on redrawn inputs.
+        StructureError: If outputs change: the groups whose elements alone change them; or if it
+            cannot be seen whether they do: the first entry that has no influence on them.
+    """
+    check_kind("symmetry", symmetry, Symmetry, "a dimat.Symmetry")
+    check_module(model)
+    args = as_args(args)
+    twin = without_dropout(copy.deepcopy(model))
+    try:
+        _check(symmetry, twin.double(), args, kwargs)
+    except ModelError:  # it casts inside, or has an operator that knows no float64
+        _check(symmetry, twin.float(), args, kwargs)
+
+
+def _check(
+    symmetry: Symmetry,
+    twin: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+) -> None:
+    unseen = [key for key in symmetry.axes if _may_move(symmetry, key)]
+    aliases = tied_keys(twin)
+    unseen = [key for key in unseen if key not in aliases]
+    number, seen = 0, set[str]()
+    while number < LEAST_DRAWS or (unseen and number < len(DRAWS)):
+        for training in (False, True):
+            twin.train(training)
+            trial = _Trial(symmetry, twin, number, args, dict(kwargs or {}))
+            trial.check()
+            seen |= {key for key in unseen if trial.reacts(key)}
+            unseen = [key for key in unseen if key not in seen]
+        number += 1
+    # A bias is seen with its weight: that of attention's keys shifts all logits alike.
+    unseen = [key for key in unseen if not (key.endswith("bias") and _weight(key) in seen)]
+    if unseen:
+        raise StructureError(
+            f"nothing can be proved of '{unseen[0]}': it has no influence on finite outputs of "
+            f"{type(twin).__name__} in any of {len(DRAWS)} draws; give it no axes, or example "
+            "inputs on which it matters"
+        )
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The model itself, with the dropout of PyTorch's own layers set to zero."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+            module.dropout = 0.0
+    return model
+
+
+def _weight(bias: str) -> str:
+    return f"{bias.removesuffix('bias')}weight"
+
+
+def _may_move(symmetry: Symmetry, key: str) -> bool:
+    return any(
+        not isinstance(label, Special) and bool(symmetry.movable[label].any())
+        for label in symmetry.axes[key]
+    )
+
+
+class _Trial:
+    """One draw of state and inputs, and the model's outputs on it.
+
+    Raises:
+        ModelError: If the model cannot be run on it, whatever may stand for the inputs.
+    """
+
+    def __init__(
+        self,
+        symmetry: Symmetry,
+        twin: nn.Module,
+        number: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.symmetry, self.twin, self.random = symmetry, twin, np.random.default_rng(number)
+        given = {key: value.detach() for key, value in tensors_of(twin.state_dict()).items()}
+        flat, spec = torch.utils._pytree.tree_flatten((args, kwargs))
+        errors: list[Exception] = []
+        for level in LEVELS:
+            state, inputs = draw(number, given, flat, level)
+            state.update({key: state[first] for key, first in tied_keys(twin).items()})
+            self.state = {key: value.to(given[key].dtype) for key, value in state.items()}
+            self.call = torch.utils._pytree.tree_unflatten([self._fed(x) for x in inputs], spec)
+            try:
+                self.outputs, self.written = self._run(self.state)
+                return
+            except (RuntimeError, IndexError, ValueError) as error:
+                errors.append(error)
+        raise ModelError(
+            f"{type(twin).__name__} cannot be run on redrawn inputs, not even on the example's own "
+            f"values in another order: {first_line(errors[-1])}"
+        ) from errors[-1]
+
+    def _fed(self, x: Any) -> Any:
+        """An input in the precision of the model."""
+        wide = next((p.dtype for p in self.twin.parameters() if p.is_floating_point()), None)
+        return x.to(wide) if isinstance(x, Tensor) and x.is_floating_point() and wide else x
+
+    def check(self) -> None:
+        """Refuse the symmetry if outputs change."""
+        names = self.symmetry.names
+        if not any(self._changes(p) for p in (self._moving(names), *self._swaps())):
+            return
+        alone = [n for n in names if self._changes(self._moving([n]))]
+        mode = "training" if self.twin.training else "eval"
+        raise StructureError(
+            f"outputs change in {mode} mode: not a symmetry of {type(self.twin).__name__}; "
+            f"wrong by themselves: {', '.join(alone) or 'none, only together'}"
+        )
+
+    def reacts(self, key: str) -> bool:
+        """Whether outputs, where they are finite, depend on an entry."""
+        aliases = tied_keys(self.twin)
+        same = [key, *(alias for alias, first in aliases.items() if first == key)]
+        other = self.state[key] * 0.7 + 0.3 * self.state[key].roll(1)
+        changed, _ = self._run({**self.state, **dict.fromkeys(same, other)})
+        return bool(differing(self.outputs, changed))
+
+    def _run(self, state: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The tensors of the outputs, and the state as the model leaves it."""
+        copied = {key: value.clone() for key, value in state.items()}
+        args, kwargs = self.call
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            result = torch.func.functional_call(self.twin, copied, args, kwargs, tie_weights=False)
+        leaves = torch.utils._pytree.tree_leaves(result)
+        return [x for x in leaves if isinstance(x, Tensor)], copied
+
+    def _moving(self, names: Sequence[str]) -> Permutation:
+        """A random element of these groups that moves all their units."""
+        still = self.symmetry.identity()
+        slots = {
+            name: cycles(own.shape, self.random) if name in names else own
+            for name, own in still.slots.items()
+        }
+        return Permutation(slots, still.digest)
+
+    def _swaps(self) -> Iterator[Permutation]:
+        """Elements that swap two units in some cells: of any two cells one without the other."""
+        still = self.symmetry.identity()
+        number = sum(len(own) for own in still.slots.values())
+        for bit in range(number.bit_length()):
+            cell, slots = 0, {}
+            for name, own in still.slots.items():
+                slots[name] = own.copy()
+                for row in slots[name]:
+                    cell += 1
+                    if cell >> bit & 1:
+                        i, j = self.random.choice(len(row), 2, replace=False)
+                        row[[i, j]] = row[[j, i]]
+            yield Permutation(slots, still.digest)
+
+    def _changes(self, p: Permutation) -> bool:
+        moved, written = self._run(self.symmetry.apply(p, self.state))
+        expected = self.symmetry.apply(p, self.written)
+        pairs = [*zip(self.outputs, moved, strict=True)]
+        pairs += [(expected[key], written[key]) for key in expected]
+        return not all(close_to(a, b, TOLERANCE) for a, b in pairs)

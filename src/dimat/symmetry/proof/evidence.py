@@ -1,0 +1,209 @@
+"""What redrawn values show of a node: whether a wrong label could have been seen there at all.
+
+Nothing can be seen where values are not finite, the same in every draw (a saturated sigmoid, a dead
+ReLU) or the same along an axis that is said to move, or where an operand has no influence.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dimat.graph.interpreter import Recorder
+from dimat.graph.trace import operator_name
+from dimat.symmetry.labels.operator_call import Result, as_tuple, tensors_in
+from dimat.symmetry.labels.solve import Solution
+from dimat.symmetry.labels.units import Ints, Labels, Special
+from dimat.symmetry.proof.execute import rerun
+from dimat.symmetry.rules.registry import is_zero
+
+TOLERANCE = 1e-8  # relative to the largest value of a node, in float64
+UNPROVED = "unproved"  # how the reasons of what no draw shows begin
+_MASK = 1e8  # values so much larger than the median are masks, and no measure of the others
+# Operands of which only the shape or the dtype is read, by operator; others may have no influence
+# on the example's values, and are then unproved.
+UNREAD: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(
+        (f"aten.{kind}_like" for kind in ("zeros", "ones", "full", "empty", "rand", "randn")),
+        frozenset({"self"}),
+    ),
+    **dict.fromkeys(
+        (f"aten.new_{kind}" for kind in ("zeros", "ones", "full", "empty")), frozenset({"self"})
+    ),
+    **dict.fromkeys(("aten.zero", "aten.fill", "aten.copy", "aten.bernoulli"), frozenset({"self"})),
+    **dict.fromkeys(
+        (f"aten.{kind}_as" for kind in ("type", "expand", "view", "reshape")), frozenset({"other"})
+    ),
+}
+# What only rearranges values is not where they become alike: along an axis they are so, because
+# they came so (a mask that is expanded over heads), and what made them so is looked at itself.
+REARRANGING = frozenset(
+    f"aten.{kind}"
+    for kind in (
+        *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
+        *("view_as", "reshape_as", "ravel", "permute", "transpose", "swapdims", "swapaxes"),
+        *("movedim", "moveaxis", "t", "mT", "mH", "matrix_H", "adjoint", "numpy_T"),
+        *("expand", "expand_as", "broadcast_to", "slice", "narrow", "select"),
+        *("clone", "contiguous"),
+    )
+)
+FINITENESS = frozenset(
+    f"aten.{kind}" for kind in ("isnan", "isinf", "isposinf", "isneginf", "isfinite")
+)
+
+
+@dataclass
+class Evidence:
+    """What the draws showed of one node.
+
+    Args:
+        varies: Results that differ between two draws.
+        axes: (result, axis) along which values differ.
+        reacts: Nodes that it reads, on which its value depends.
+    """
+
+    varies: set[int] = field(default_factory=set)
+    axes: set[tuple[int, int]] = field(default_factory=set)
+    reacts: set[fx.Node] = field(default_factory=set)
+
+    def copy(self) -> Evidence:
+        """The same, to be added to."""
+        return Evidence(set(self.varies), set(self.axes), set(self.reacts))
+
+
+def add_draw(
+    own: Evidence, node: fx.Node, value: Any, first: Mapping[str, Any], recorder: Recorder
+) -> None:
+    """Add what one draw shows of a node, beside its value in the first draw."""
+    for k, x in enumerate(tensors_in(value)):
+        own.axes |= {
+            (k, i) for i in range(x.dim()) if (k, i) not in own.axes and _differs_along(x, i)
+        }
+    own.varies |= set(differing(value, first[node.name]))
+    read = [n for n in node.all_input_nodes if isinstance(first[n.name], Tensor)]
+    if len(read) == 1 and own.varies:
+        own.reacts |= set(read)
+    for source in set(read) - own.reacts:
+        other = first[source.name]
+        if differing(recorder.env[source], other):
+            own.reacts |= (
+                {source} if differing(value, rerun(recorder, node, {source: other})) else set()
+            )
+
+
+def computes(node: fx.Node) -> bool:
+    """Whether a node is an operator: one that picks a result of another shows nothing new."""
+    return node.op == "call_function" and hasattr(node.target, "_schema")
+
+
+def differing(a: Any, b: Any) -> list[int]:
+    """Numbers of the results in which two values of a node differ where both are finite."""
+    pairs = enumerate(zip(tensors_in(a), tensors_in(b), strict=False))
+    return [k for k, (x, y) in pairs if x.shape == y.shape and _apart(x, y)]
+
+
+def _differs_along(x: Tensor, axis: int) -> bool:
+    return x.shape[axis] > 1 and _apart(x, x.narrow(axis, 0, 1))
+
+
+def _apart(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors differ by more than rounding; in NaN they do not."""
+    if not x.numel():
+        return False
+    if not (x.is_floating_point() or x.is_complex()):
+        return bool((x != y).any())
+    if bool((x.isinf() != y.isinf()).any()):  # a mask
+        return True
+    finite = x.isfinite() & y.isfinite()
+    a, b = x.where(finite, 0.0), y.where(finite, 0.0)
+    return bool(((a - b).abs() > TOLERANCE * _scale(a)).any())
+
+
+def is_constant(node: fx.Node) -> bool:
+    """Whether an operator has one value for all finite operands: a test for NaN, or times zero."""
+    name = operator_name(node.target)
+    return name in FINITENESS or (name == "aten.mul" and any(is_zero(x) for x in node.args))
+
+
+def lacking(
+    node: fx.Node, labels: Mapping[str, Result], own: Evidence, s: Solution, moves: Ints
+) -> str | None:
+    """What was not shown of a node that moves, or reads what moves; None if nothing is missing."""
+    results = [moving(x, s, moves) for x in as_tuple(labels.get(node.name, ()))]
+    used = _used(node, len(results))
+    operands = [n for n in _read(node) if any(moving(as_tuple(labels[n.name])[0], s, moves))]
+    operands = [n for n in operands if operator_name(n.target) not in FINITENESS]
+    if not used or not (operands or any(results[k] for k in used)):
+        return None
+    for k in used:
+        if k not in own.varies and (operands or results[k]):
+            return f"{UNPROVED}: it has the same finite values in every draw"
+        alike = any((k, axis) not in own.axes for axis in results[k])
+        if alike and operator_name(node.target) not in REARRANGING:
+            return f"{UNPROVED}: its values are the same all along an axis that may move"
+    if any(n not in own.reacts for n in operands):
+        return f"{UNPROVED}: what moves has no influence on its values"
+    return None
+
+
+def moving(labels: Labels, s: Solution, moves: Ints) -> list[int]:
+    """The axes on which units move."""
+    found = enumerate(numbered(labels, s))
+    return [i for i, x in found if not isinstance(x, Special) and bool((moves[x] != x).any())]
+
+
+def _used(node: fx.Node, results: int) -> list[int]:
+    """Numbers of the results that something reads."""
+    picked = [n.args[1] for n in node.users if n.target is operator.getitem]
+    if isinstance(node.meta.get("val"), (tuple, list)):
+        return sorted({k for k in picked if isinstance(k, int)})
+    read = any(not computes(user) or node in _read(user) for user in node.users)
+    return list(range(results)) if read else []
+
+
+def _read(node: fx.Node) -> list[fx.Node]:
+    """The operands whose values are read."""
+    unread = UNREAD.get(operator_name(node.target), frozenset())
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = [*zip(names, node.args, strict=False), *node.kwargs.items()]
+    found: dict[fx.Node, None] = {}
+    fx.node.map_arg(
+        [value for name, value in given if name not in unread], lambda n: found.setdefault(n)
+    )
+    return [n for n in found if foreseen(n) is not None]
+
+
+def foreseen(node: fx.Node) -> Tensor | None:
+    """The tensor that the exporter foresaw as a node's value, if it is one."""
+    value = node.meta.get("val")
+    return value if isinstance(value, Tensor) else None
+
+
+def numbered(labels: Labels, solution: Solution) -> Labels:
+    """Labels in the structure's unit numbers."""
+    return tuple(x if isinstance(x, Special) else solution.of(x) for x in labels)
+
+
+def _scale(value: Tensor) -> float:
+    """The largest finite magnitude, leaving out what is beyond any sum with the others."""
+    size = value.abs()
+    size = size[size.isfinite() & (size > 0)]
+    if not size.numel():
+        return 1e-30
+    return float(size[size <= _MASK * size.median()].max())
+
+
+def close_to(expected: Tensor, found: Tensor, tolerance: float = TOLERANCE) -> bool:
+    """Equal up to rounding in float64, relative to the largest value that is no mask's."""
+    if expected.is_complex() and found.is_complex():
+        expected, found = torch.view_as_real(expected), torch.view_as_real(found)
+    if not expected.is_floating_point():
+        return torch.equal(expected, found)
+    return torch.allclose(
+        expected, found, rtol=tolerance, atol=tolerance * _scale(expected), equal_nan=True
+    )

@@ -1,0 +1,261 @@
+"""Proof by execution: redraw every entry, permute, and compare every node of the graph.
+
+A node of which the draws cannot show that it moves as labeled is *unproved*, and treated like one
+that does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, fx
+
+from dimat.errors import StructureError
+from dimat.graph.interpreter import Recorder, from_draw
+from dimat.graph.trace import Trace, operator_name
+from dimat.symmetry.constants import redrawn_alike
+from dimat.symmetry.labels.operator_call import Result, as_tuple, tensors_in
+from dimat.symmetry.labels.positions import sources, take
+from dimat.symmetry.labels.solve import Solution
+from dimat.symmetry.labels.structure import cycles
+from dimat.symmetry.labels.units import Ints, Labels, Special
+from dimat.symmetry.proof.evidence import (
+    Evidence,
+    add_draw,
+    close_to,
+    computes,
+    is_constant,
+    lacking,
+    numbered,
+)
+from dimat.symmetry.proof.execute import ZEROS, Example, rerun, run, steps
+from dimat.symmetry.proof.redraw import DRAWS, LEAST_DRAWS, draw
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first node whose value is not, or may not be, what its labels promise.
+
+    Args:
+        node: Its name.
+        operator: Its operator.
+        why: What is wrong: the reason of the pins that follow.
+    """
+
+    node: str
+    operator: str
+    why: str
+
+
+class Proof:
+    """Draws of one model's graphs, and what they showed; it proves labels or finds a fault.
+
+    Args:
+        traces: The graphs.
+        state: The given state.
+        inputs: Flattened user inputs.
+        level: What may stand for an input: :data:`dimat.symmetry.proof.redraw.LEVELS`.
+        constants: Keys of entries in which what is equal stays equal.
+
+    Attributes:
+        examples: Each graph's values in the first draw, near the given ones.
+    """
+
+    def __init__(
+        self,
+        traces: Sequence[Trace],
+        state: Mapping[str, Tensor],
+        inputs: Sequence[Any],
+        level: str,
+        constants: Collection[str] = (),
+    ) -> None:
+        self.traces, self._given, self._level = traces, (state, inputs), level
+        self._constants = constants
+        drawn, fed = self._draw(0)
+        self.examples = [Example(drawn, fed, run(t, drawn, fed)) for t in traces]
+        self._evidence: list[dict[fx.Node, Evidence]] = [{} for _ in traces]
+        self._looked_at = 0
+        self._unusable: set[int] = set()
+
+    def first_fault(
+        self, labels: Sequence[Mapping[str, Result]], states: Mapping[str, Labels], s: Solution
+    ) -> Fault | None:
+        """The first node that does not move as labeled, or of which that was not shown.
+
+        The elements move every unit that can move: a random one may leave a group of two in peace.
+
+        Args:
+            labels: Of the nodes of each graph.
+            states: Of the state's entries.
+            s: The units' numbers and structure.
+        """
+        random = np.random.default_rng(1)
+        unproved = self._unproved(labels, s, random_moves(s, random))
+        for number in range(self._looked_at):
+            elements = [random_moves(s, random)]
+            if number == LEAST_DRAWS - 1:  # on generic values
+                elements += swaps(s, random)
+            if number in self._unusable:
+                continue
+            state, inputs = self._draw(number)
+            zeros = number < LEAST_DRAWS
+            for t, nodes in zip(self.traces, labels, strict=True):
+                run_of = steps(t, state, inputs, zeros=zeros)
+                found = _compare(t, run_of, nodes, states, s, elements)
+                if found is not None:
+                    return found
+        return unproved
+
+    def _draw(self, number: int) -> tuple[Mapping[str, Tensor], Sequence[Any]]:
+        state, inputs = draw(number, *self._given, self._level)
+        given = {key: self._given[0][key].detach().cpu() for key in self._constants}
+        alike = {key: redrawn_alike(value, state[key]) for key, value in given.items()}
+        return {**state, **alike}, inputs
+
+    def _unproved(
+        self, labels: Sequence[Mapping[str, Result]], s: Solution, moves: Ints
+    ) -> Fault | None:
+        """The first node of which the draws cannot tell whether it moves as labeled.
+
+        There are as many draws as it takes to tell of all, if :data:`DRAWS` are enough for that.
+        """
+        while True:
+            pairs = zip(self.traces, labels, self._evidence, strict=True)
+            faults = (_first_unproved(*pair, s, moves) for pair in pairs)
+            found = next((own for own in faults if own is not None), None)
+            enough = LEAST_DRAWS if found is None else len(DRAWS)
+            if self._looked_at >= enough:
+                return found
+            self._look()
+
+    def _look(self) -> None:
+        """Add what one more draw shows; nothing, if it is a further one that cannot be run."""
+        number = self._looked_at
+        try:
+            found = [self._shown(number, k) for k in range(len(self.traces))]
+        except (RuntimeError, IndexError, ValueError):
+            if number < LEAST_DRAWS:
+                raise
+            self._unusable.add(number)
+        else:
+            self._evidence = found
+        self._looked_at += 1
+
+    def _shown(self, number: int, k: int) -> dict[fx.Node, Evidence]:
+        """The evidence of graph ``k`` with that of a draw."""
+        found = {node: own.copy() for node, own in self._evidence[k].items()}
+        zeros = number < LEAST_DRAWS
+        for node, value, recorder in steps(self.traces[k], *self._draw(number), zeros=zeros):
+            if computes(node) and tensors_in(value):
+                own = found.setdefault(node, Evidence())
+                add_draw(own, node, value, self.examples[k].values, recorder)
+        return found
+
+
+def _first_unproved(
+    t: Trace,
+    labels: Mapping[str, Result],
+    evidence: Mapping[fx.Node, Evidence],
+    s: Solution,
+    moves: Ints,
+) -> Fault | None:
+    for node in t.graph.nodes:
+        if not computes(node) or is_constant(node) or node.name in t.draws:
+            continue
+        why = lacking(node, labels, evidence.get(node, Evidence()), s, moves)
+        if why is not None:
+            return Fault(node.name, operator_name(node.target), why)
+    return None
+
+
+def random_moves(solution: Solution, generator: np.random.Generator) -> Ints:
+    """A random element of the whole group that moves everything it can."""
+    families = enumerate(solution.structure.families)
+    return solution.structure.moves(
+        {k: cycles(f.cells.shape, generator) for k, f in families if f.size > 1}
+    )
+
+
+def swaps(s: Solution, generator: np.random.Generator) -> list[Ints]:
+    """Elements that swap two units in some of the cells; of any two cells one without the other.
+
+    If all cells turned at once, a tie that a rule forgot between two groups of two would not show,
+    nor what an odd permutation alone changes.
+    """
+    families = [(k, f) for k, f in enumerate(s.structure.families) if f.size > 1]
+    starts = np.cumsum([1, *(len(f.cells) for _, f in families)])
+    found = []
+    for bit in range(int(starts[-1] - 1).bit_length()):
+        slots = {}
+        for start, (k, f) in zip(starts, families, strict=False):
+            own = np.broadcast_to(np.arange(f.size), f.cells.shape).copy()
+            for c in range(len(own)):
+                if (int(start) + c) >> bit & 1:  # cells are numbered from 1
+                    i, j = generator.choice(f.size, 2, replace=False)
+                    own[c, [i, j]] = own[c, [j, i]]
+            slots[k] = own
+        found.append(s.structure.moves(slots))
+    return found
+
+
+def _compare(
+    t: Trace,
+    steps_: Iterable[tuple[fx.Node, Any, Recorder]],
+    labels: Mapping[str, Result],
+    states: Mapping[str, Labels],
+    s: Solution,
+    elements: Sequence[Ints],
+) -> Fault | None:
+    """The first node that does not move as labeled when what it reads moves as labeled.
+
+    One after another, so that all do, and rounding does not add up.
+    """
+    for node, value, recorder in steps_:
+        if not computes(node) or not tensors_in(value):
+            continue
+        if operator_name(node.target) in ZEROS:  # further draws have another constant there
+            continue
+        own = [numbered(x, s) for x in as_tuple(labels[node.name])]
+        read = {
+            n: numbered(as_tuple(labels[n.name])[0], s)
+            for n in node.all_input_nodes
+            if isinstance(recorder.env[n], Tensor)
+        }
+        drawn = numbered(states[t.draws[node.name]], s) if node.name in t.draws else None
+        for moves in elements:
+            if any(_moves(x, moves) for x in (*own, *read.values())) and not _agrees(
+                node, value, recorder, own, read, drawn, moves
+            ):
+                return Fault(node.name, operator_name(node.target), "its rule failed verification")
+    return None
+
+
+def _moves(labels: Labels, moves: Ints) -> bool:
+    return any(not isinstance(x, Special) and bool((moves[x] != x).any()) for x in labels)
+
+
+def _agrees(
+    node: fx.Node,
+    value: Any,
+    recorder: Recorder,
+    own: Sequence[Labels],
+    read: Mapping[fx.Node, Labels],
+    drawn: Labels | None,
+    moves: Ints,
+) -> bool:
+    """Whether a value moves as labeled when operands, and what is drawn at random, do."""
+    try:
+        # What is taken lies in memory in another way, and some views need it in order.
+        moved = {n: take(recorder.env[n], sources(x, moves)).contiguous() for n, x in read.items()}
+        if drawn is None:
+            found = tensors_in(rerun(recorder, node, moved))
+        else:
+            draw_ = take(recorder.given[node.name], sources(drawn, moves))
+            found = [from_draw(node, draw_, moved)]
+        pairs = zip(tensors_in(value), found, own, strict=False)
+        return bool(found) and all(close_to(take(x, sources(a, moves)), y) for x, y, a in pairs)
+    except (StructureError, RuntimeError, IndexError, ValueError):  # labels of another shape
+        return False

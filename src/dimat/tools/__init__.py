@@ -1,0 +1,1 @@
+"""What reads what runs wrote, or foresees them."""

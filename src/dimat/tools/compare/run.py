@@ -1,0 +1,169 @@
+"""``dimat compare``: all cells of a comparison, each once, and the tables of what they came to."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dimat.errors import ConfigError, if_interrupted
+from dimat.experiment.config.messages import broken_rule
+from dimat.experiment.config.validate import validate
+from dimat.tools.compare.folder import ComparisonFolder, open_folder
+from dimat.tools.compare.pool import Task, run_tasks
+from dimat.tools.compare.progress import Unwatched, Watcher
+from dimat.tools.compare.rows import to_csv
+from dimat.tools.compare.spec import Cell, Spec, expand
+from dimat.tools.compare.statistics import Spread
+from dimat.tools.compare.table import Point, as_text, percents, points_of
+from dimat.tools.compare.trial import Trial, is_cell_finished, read_cell
+
+MOST_CELLS = 1000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison came to.
+
+    Args:
+        spec: What was compared.
+        folder: Where it is.
+        points: Every grid point, with the numbers of its finished cells.
+        failures: Why cells failed, by the cell's name.
+    """
+
+    spec: Spec
+    folder: Path
+    points: tuple[Point, ...]
+    failures: Mapping[str, str]
+
+
+def compare(
+    spec: Spec, out: Path, *, jobs: int = 1, yes: bool = False, watcher: Watcher | None = None
+) -> Comparison:
+    """Run all cells that are not finished, and write the tables anew after each.
+
+    Args:
+        spec: What is compared.
+        out: The comparison folder; one of the same comparison is gone on with.
+        jobs: Cells at a time, >= 1.
+        yes: Whether more than 1,000 cells are wanted.
+        watcher: Told how it goes; by default nobody.
+
+    Raises:
+        ConfigError: If there are too many cells, or one has settings that cannot be run.
+        RecordError: If the folder holds something else.
+        Interrupted: If it is, saying how to go on.
+    """
+    watcher = watcher or Unwatched()
+    if spec.num_cells > MOST_CELLS and not yes:
+        raise ConfigError(f"that makes {spec.num_cells:,} cells: add --yes if they are wanted")
+    if jobs < 1:
+        raise ConfigError(f"setting 'jobs' is {jobs}: must be >= 1")
+    cells = expand(spec)
+    check(cells)
+    with if_interrupted(lambda: _way_on(out)), open_folder(out, spec, cells) as folder:
+        job = _Job(spec, cells, folder, watcher)
+        job.read_finished()
+        failures = job.run(jobs)
+    return Comparison(spec, out, tuple(job.points), failures)
+
+
+def _way_on(out: Path) -> str:
+    if not (out / "comparison.yaml").is_file():
+        return "no run was begun yet: the same command begins it"
+    return f"what was recorded is kept in {out}: the same command goes on"
+
+
+def check(cells: Iterable[Cell]) -> None:
+    """Refuse settings that no run can be made of, before anything runs.
+
+    Raises:
+        ConfigError: With the cell.
+    """
+    for cell in cells:
+        try:
+            validate(cell.config)
+        except ConfigError as error:
+            raise ConfigError(f"cell '{cell.name}': {error}") from None
+        if cell.config.max_wall_s is not None:
+            rule = "null: stop a comparison when you like, the same command goes on"
+            raise broken_rule("max_wall_s", cell.config.max_wall_s, rule)
+
+
+@dataclass
+class _Job:
+    """A comparison at work.
+
+    Args:
+        spec: What is compared.
+        cells: Its cells.
+        folder: Where it is written.
+        watcher: Told how it goes.
+    """
+
+    spec: Spec
+    cells: tuple[Cell, ...]
+    folder: ComparisonFolder
+    watcher: Watcher
+
+    def __post_init__(self) -> None:
+        self._trials: dict[str, tuple[Trial, ...]] = {}
+
+    @property
+    def points(self) -> list[Point]:
+        """Every grid point, with the numbers of its finished cells."""
+        return points_of(self.spec, self.cells, self._trials)
+
+    def read_finished(self) -> None:
+        """Read what is finished, and write the tables."""
+        for cell in self.cells:
+            self._read(cell)
+        self._write()
+
+    def run(self, jobs: int) -> dict[str, str]:
+        """Run what is not finished; returns why cells failed."""
+        tasks = [self._task(cell) for cell in self.cells if cell.name not in self._trials]
+        cells = {cell.name: cell for cell in self.cells}
+        failures: dict[str, str] = {}
+        self.watcher.begin(len(self._trials), len(self.cells))
+        try:
+            with closing(run_tasks(tasks, jobs, self.watcher)) as outcomes:
+                for outcome in outcomes:
+                    if outcome.error is None:
+                        self._read(cells[outcome.name])
+                        self._write()
+                    else:
+                        failures[outcome.name] = outcome.error
+                    self.folder.note_error(outcome.name, outcome.details)
+                    self.watcher.ended(outcome.name, self._said(outcome.name, outcome.error))
+        finally:
+            self.watcher.close()
+        if len(self._trials) == len(self.cells):
+            shutil.rmtree(self.folder.pretrained, ignore_errors=True)
+        return failures
+
+    def _task(self, cell: Cell) -> Task:
+        out = str(self.folder.cell(cell))
+        return Task(cell.name, replace(cell.config, out=out), self.folder.pretrained)
+
+    def _read(self, cell: Cell) -> None:
+        folder = self.folder.cell(cell)
+        if is_cell_finished(folder, cell):
+            self._trials[cell.name] = read_cell(folder, cell)
+
+    def _write(self) -> None:
+        self.folder.write("comparison.csv", to_csv(self.spec, self.cells, self._trials))
+        self.folder.write("comparison.txt", as_text(self.points))
+
+    def _said(self, name: str, error: str | None) -> str:
+        if error is not None:
+            return f"failed: {error}"
+        return "  ".join(f"{trial.method} {_percent(trial)}" for trial in self._trials[name])
+
+
+def _percent(trial: Trial) -> str:
+    accuracy = trial.accuracy
+    return percents(None if accuracy is None else Spread(1, accuracy, None)) + " %"

@@ -1,0 +1,181 @@
+"""What a user sees of a comparison: a table for every grid point, accuracies in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from dimat.experiment.config.access import shown
+from dimat.tools.compare.rows import numbers_of
+from dimat.tools.compare.spec import Cell, Spec
+from dimat.tools.compare.statistics import Difference, Spread, paired, spread
+from dimat.tools.compare.trial import Trial
+from dimat.tools.format import human_bytes
+
+WIDTH = 100
+_EQUAL = {"bytes": "at_equal_bytes", "epochs": "at_equal_epochs", "time": "at_equal_time"}
+_LEGEND = """\
+Accuracy: test accuracy in %, mean over agents; mean ± sample standard deviation over seeds; right
+after the merge that begins the last round, and after the training that ends it; before round 1 of
+the first method's agents. Difference: of the same seeds after the same phase, with its 95 %
+confidence interval (Student's, paired).
+Equal bytes, epochs, time: accuracy in the last measured round by which a method had used no more
+than the thriftiest (of those that use any, same seed) in all: bytes sent, training images seen,
+seconds computed by the slowest agent of every round."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """All seeds of one grid point.
+
+    Args:
+        name: Such as ``topology.name=ring``; empty without a grid.
+        seeds: Number of seeds, finished or not.
+        missing: Seeds that are not finished.
+        numbers: For each method and column of the CSV a value for each finished seed.
+    """
+
+    name: str
+    seeds: int
+    missing: tuple[int, ...]
+    numbers: Mapping[str, Mapping[str, Sequence[float | None]]]
+
+
+def points_of(
+    spec: Spec, cells: Sequence[Cell], trials: Mapping[str, Sequence[Trial]]
+) -> list[Point]:
+    """The grid points, in their order, with what their finished cells came to."""
+    points = []
+    for point in spec.points:
+        mine = [cell for cell in cells if cell.point == point]
+        done = [trials[cell.name] for cell in mine if cell.name in trials]
+        missing = tuple(cell.seed for cell in mine if cell.name not in trials)
+        numbers = {
+            method: _columns(
+                [numbers_of(trial) for cell in done for trial in cell if trial.method == method]
+            )
+            for method in spec.methods
+        }
+        name = ", ".join(f"{setting}={shown(value)}" for setting, value in point.items())
+        points.append(Point(name, len(mine), missing, numbers))
+    return points
+
+
+def _columns(rows: Sequence[Mapping[str, float | None]]) -> dict[str, list[float | None]]:
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+
+
+def comparison_tables(points: Sequence[Point]) -> RenderableType:
+    """A table for every grid point, and what the columns mean."""
+    parts: list[RenderableType] = []
+    for point in points:
+        parts += [Text(heading(point), style="bold"), _table(point), ""]
+    return Group(*parts, _LEGEND)
+
+
+def as_text(points: Sequence[Point]) -> str:
+    """The tables as plain text."""
+    console = Console(width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(comparison_tables(points), highlight=False)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def heading(point: Point) -> str:
+    """Which grid point, and how many of its seeds are in the numbers.
+
+    >>> heading(Point("agents=5", 3, (2,), {}))
+    'agents=5 · n = 2 of 3 seeds · unfinished: seed 2'
+    """
+    n = point.seeds - len(point.missing)
+    parts = [point.name] if point.name else []
+    parts.append(f"n = {n} of {point.seeds} seeds" if point.missing else f"n = {n}")
+    if point.missing:
+        parts.append("unfinished: seed " + ", ".join(map(str, point.missing)))
+    return " · ".join(parts)
+
+
+def _table(point: Point) -> Table:
+    first = next(iter(point.numbers), "")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("\nmethod")
+    table.add_column("\nafter")
+    table.add_column("\naccuracy", justify="right")
+    table.add_column(f"difference\nto {escape(first)}", justify="right")
+    for name in _EQUAL:
+        table.add_column(f"equal\n{name}", justify="right")
+    table.add_column("\nsent", justify="right")
+    table.add_column("\nbusy s", justify="right")
+    began = spread(point.numbers.get(first, {}).get("start_accuracy_mean", ()))
+    if began is not None:
+        table.add_row("(all)", "pre-training", percents(began))
+    for method, numbers in point.numbers.items():
+        other = None if method == first else point.numbers[first]
+        head, costs = [escape(method)], _costs(numbers)
+        for phase in _phases(numbers):
+            table.add_row(*head, *_accuracies(phase, numbers, other), *costs)
+            head, costs = [""], []
+    return table
+
+
+_Numbers = Mapping[str, Sequence[float | None]]
+_COLUMNS = {"merging": "merged_accuracy_mean", "training": "trained_accuracy_mean"}
+
+
+def _phases(numbers: _Numbers) -> list[str]:
+    """The phases that a method has, in their order; training if nothing is finished."""
+    return [name for name, own in _COLUMNS.items() if spread(numbers.get(own, ()))] or ["training"]
+
+
+def _accuracies(phase: str, numbers: _Numbers, first: _Numbers | None) -> list[str]:
+    """After which phase, how well, and how much better than the first method after the same."""
+    own, other = (one.get(_COLUMNS[phase], ()) for one in (numbers, first or {}))
+    versus = paired(own, other) if first is not None and own and other else None
+    return [phase, percents(spread(own)), interval(versus)]
+
+
+def _costs(numbers: _Numbers) -> list[str]:
+    """Accuracy for equal costs, and what was used."""
+    n = len(numbers.get("test_accuracy_mean", ()))
+    equal = [spread(numbers.get(column, ())) for column in _EQUAL.values()]
+    sent, busy = (spread(numbers.get(name, ())) for name in ("sent_bytes", "busy_s"))
+    return [
+        *(_some(one, n) for one in equal),
+        "–" if sent is None else human_bytes(round(sent.mean)),
+        "–" if busy is None else f"{busy.mean:.3g}",
+    ]
+
+
+def percents(one: Spread | None) -> str:
+    """A mean and its standard deviation in percent.
+
+    >>> percents(Spread(3, 0.756, 0.0051)), percents(Spread(1, 0.756, None)), percents(None)
+    ('75.6 ± 0.5', '75.6', '–')
+    """
+    if one is None:
+        return "–"
+    return f"{100 * one.mean:.1f}" + ("" if one.sd is None else f" ± {100 * one.sd:.1f}")
+
+
+def interval(one: Difference | None) -> str:
+    """A difference in percentage points with its confidence interval.
+
+    >>> interval(Difference(3, -0.234, -0.261, -0.207)), interval(None)
+    ('-23.4 [-26.1, -20.7]', '–')
+    """
+    if one is None:
+        return "–"
+    return f"{100 * one.mean:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+
+
+def _some(one: Spread | None, n: int) -> str:
+    """A mean in percent; of how many seeds it is, if not of all."""
+    if one is None:
+        return "–"
+    return f"{100 * one.mean:.1f}" + ("" if one.n == n else f" (n={one.n})")

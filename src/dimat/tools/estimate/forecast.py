@@ -1,0 +1,166 @@
+"""Everything that a run will cost: the parts put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.progress import Observer, Silent
+from dimat.experiment.running.process import borrowed
+from dimat.experiment.running.vectorized import trains_at_once
+from dimat.experiment.setup import Setup
+from dimat.tools.estimate.beat import Beat, beat_of
+from dimat.tools.estimate.calibrate import Pace, pace_of
+from dimat.tools.estimate.memory import Memory, memory_of_run
+from dimat.tools.estimate.model_cost import ModelFacts, model_facts
+from dimat.tools.estimate.traffic import Wire
+from dimat.tools.estimate.work import Work, pretraining_steps, shards_of
+
+_CALIBRATION_S = 15.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one method costs, all agents together; or pre-training.
+
+    Args:
+        flops: By what they are for.
+        sent_bytes: Of each agent.
+        wall_s: Expected seconds by what they are for; empty if no device was timed.
+    """
+
+    flops: Mapping[str, float]
+    sent_bytes: tuple[float, ...]
+    wall_s: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will cost, in one process.
+
+    Args:
+        config: Its settings.
+        facts: Of its network.
+        costs: Of pre-training, then of every method in turn, by name.
+        memory: Of all of it.
+        start_s: Seconds to read and deal out the images, and to find the network's symmetry; None
+            if no device was timed.
+        calibrated_s: Seconds that timing the device took.
+    """
+
+    config: RunConfig
+    facts: ModelFacts
+    costs: Mapping[str, Cost]
+    memory: Memory
+    start_s: float | None
+    calibrated_s: float
+
+    @property
+    def flops(self) -> float:
+        """The FLOP of all methods."""
+        return sum(sum(own.flops.values()) for own in self.costs.values())
+
+    @property
+    def wall_s(self) -> float | None:
+        """The seconds of all methods, one after another; None if no device was timed."""
+        if self.start_s is None:
+            return None
+        return self.start_s + sum(sum(own.wall_s.values()) for own in self.costs.values())
+
+
+def forecast(
+    setup: Setup, read_s: float, observer: Observer | None = None, *, calibrate: bool = True
+) -> Forecast:
+    """What a run will cost.
+
+    Args:
+        setup: Of the run.
+        read_s: Seconds that making it took.
+        observer: Told how it goes.
+        calibrate: Whether to time this device; about 15 s.
+
+    Raises:
+        ConfigError: If a method is a user's own: its cost cannot be foreseen.
+    """
+    config = setup.config
+    names = [config.method, *(name for name in config.controls if name != config.method)]
+    works, began = {name: _work(setup, name) for name in names}, time.perf_counter()
+    with borrowed(config.threads, config.device):
+        # first: a run imports what this does, too
+        timed = _Timed(setup, works, observer or Silent()) if calibrate else None
+        facts, ended = model_facts(setup), time.perf_counter()
+    wire = Wire(setup, facts)
+    costs = _pretraining(setup, works, facts, timed)
+    for name, work in works.items():
+        spent = timed.method(work) if timed else {}
+        costs[name] = Cost(work.flops(facts), tuple(wire.sent_bytes(name)), spent)
+    memory = memory_of_run(setup, facts, names)
+    start_s = read_s + timed.analysis_s if timed else None
+    return Forecast(config, facts, costs, memory, start_s, ended - began)
+
+
+def _work(setup: Setup, name: str) -> Work:
+    own = setup.pooled() if name == "centralized" else setup
+    return Work(own, name, shards_of(own))
+
+
+def _pretraining(
+    setup: Setup, works: Mapping[str, Work], facts: ModelFacts, timed: _Timed | None
+) -> dict[str, Cost]:
+    """Once for all methods, and once more for the one agent that has all images."""
+    setups = {"pre-training": setup} if set(works) != {"centralized"} else {}
+    if "centralized" in works:
+        setups["pre-training, centralized"] = works["centralized"].setup
+    costs = {}
+    for name, own in setups.items():
+        steps = sum(pretraining_steps(own))
+        flops = steps * own.config.batch_size * facts.training_flops
+        silent = (0.0,) * own.config.agents
+        costs[name] = Cost({"training": flops}, silent, timed.pretraining(own) if timed else {})
+    return costs
+
+
+class _Timed:
+    """A device that was timed."""
+
+    def __init__(self, setup: Setup, works: Mapping[str, Work], observer: Observer) -> None:
+        part_s = _CALIBRATION_S / (8 + 3 * len(works))
+        observer.stage("timing this device", 1 + len(works))
+        start = time.perf_counter()
+        if any(work.method.matches for work in works.values()):
+            _ = setup.analysis
+        self.analysis_s = time.perf_counter() - start
+        self.pace: Pace = pace_of(setup, part_s)
+        observer.advance()
+        self.beats: dict[str, Beat] = {}
+        for name, work in works.items():
+            self.beats[name] = beat_of(setup, work, self.pace)
+            observer.advance()
+
+    def pretraining(self, setup: Setup) -> dict[str, float]:
+        """Seconds of pre-training."""
+        own = setup.config
+        step = self.pace.stacked if trains_at_once(setup) else self.pace.step
+        return {
+            "training": sum(pretraining_steps(setup)) * step,
+            "checkpoints": own.agents * (own.pretrain_epochs * self.pace.snapshot + self.pace.keep),
+        }
+
+    def method(self, work: Work) -> dict[str, float]:
+        """Seconds of a method, by what they are for."""
+        own, beat, pace = work.counts, self.beats[work.name], self.pace
+        neighbors = 1.0 if work.name == "swarm" else work.neighbors
+        step = pace.stacked if trains_at_once(work.setup, work.method) else pace.step
+        return {
+            "training": own.steps * step,
+            "exchange and merging": own.steps * beat.exchange * neighbors
+            + (own.merges + own.mixed) * beat.merge
+            + own.merges * beat.take_over,
+            "matching": own.compared * beat.compare + own.comparing * beat.own,
+            "recalibration": own.recalibrated * pace.recalibrate,
+            "evaluation": own.evaluated * pace.evaluate,
+            "diagnostics": own.looked_at * beat.look,
+            "checkpoints": own.kept * (pace.keep + pace.snapshot),
+        }

@@ -1,0 +1,176 @@
+"""How often a method trains, matches, recalibrates and evaluates, all agents together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from dimat.experiment.running.rounds import method_settings
+from dimat.experiment.setup import Setup
+from dimat.merging import COMBINERS
+from dimat.methods import METHODS, Method
+from dimat.tools.estimate.known import check_known
+from dimat.tools.estimate.meetings import Meeting, meetings
+from dimat.tools.estimate.model_cost import ModelFacts
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the agents of a method do after pre-training, summed over agents and rounds.
+
+    Args:
+        steps: Training steps.
+        gradients: Gradients at other agents' networks.
+        merges: Times that an agent takes over what a merge gave it.
+        mixed: States of neighbors that are mixed in, in rounds.
+        compared: States of neighbors that an agent compares its units with.
+        comparing: Times that an agent compares its units with any.
+        recalibrated: Times that running statistics are computed anew.
+        evaluated: Times that an agent is evaluated.
+        looked_at: Times that an observer looks at an agent.
+        kept: Times that an agent is written into a checkpoint.
+    """
+
+    steps: float = 0
+    gradients: float = 0
+    merges: float = 0
+    mixed: float = 0
+    compared: float = 0
+    comparing: float = 0
+    recalibrated: float = 0
+    evaluated: float = 0
+    looked_at: float = 0
+    kept: float = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """One method of a run.
+
+    Args:
+        setup: Of the method: that of ``centralized`` has one agent.
+        name: Of the method.
+        shards: For each agent its numbers of training and of validation images, in the rounds.
+
+    Raises:
+        ConfigError: If the method's cost cannot be foreseen.
+    """
+
+    setup: Setup
+    name: str
+    shards: Sequence[tuple[int, int]]
+    method: Method = field(init=False)
+
+    def __post_init__(self) -> None:
+        made = METHODS[self.name](method_settings(self.setup.config))
+        check_known(self.name, made)
+        object.__setattr__(self, "method", made)
+
+    @property
+    def agents(self) -> int:
+        """How many there are."""
+        return self.setup.config.agents
+
+    @property
+    def together(self) -> bool:
+        """Whether agents step alike, as they exchange in steps."""
+        return self.method.exchanges == "steps"
+
+    @cached_property
+    def round_steps(self) -> list[int]:
+        """The steps of each agent in a round."""
+        return [self.setup.round_steps(i, together=self.together) for i in range(self.agents)]
+
+    @cached_property
+    def measured(self) -> list[int]:
+        """The rounds that are evaluated."""
+        own = self.setup.config
+        return [r for r in range(1, own.rounds + 1) if r % own.eval_every == 0 or r == own.rounds]
+
+    @cached_property
+    def meetings(self) -> list[Meeting]:
+        """Every round, of a method that exchanges with neighbors once a round."""
+        return list(meetings(self.setup, self.name))
+
+    @cached_property
+    def counts(self) -> Counts:
+        """All of it."""
+        config, n = self.setup.config, self.agents
+        steps = float(config.rounds * sum(self.round_steps))
+        every = config.checkpoint.every
+        kept = n * ((config.rounds - 1) // every) if every and config.rounds else 0
+        trained = n * (1 + len(self.measured))
+        common = {"steps": steps, "kept": kept}
+        if self.together:
+            looked = n * len(self.measured) if n > 1 else 0
+            crossed = steps * self.neighbors if self.name == "cga" else 0.0
+            anew = n * config.rounds if n > 1 and self._recalibrates else 0
+            seen = {"recalibrated": anew, "looked_at": looked}
+            return Counts(evaluated=trained, gradients=crossed, **seen, **common)
+        if self.name in ("fedavg", "diloco") and n > 1:
+            return self._of_rounds([n] * config.rounds, trained, n * config.rounds, **common)
+        merged = [sum(count > 0 for count in own.mixed) for own in self.meetings]
+        mixed = sum(sum(own.mixed) for own in self.meetings)
+        return self._of_rounds(merged, trained, mixed, **common)
+
+    def _of_rounds(
+        self, merged: Sequence[int], trained: int, mixed: int, **common: float
+    ) -> Counts:
+        """Counts of a method that exchanges once a round; ``merged``: how many agents, by round."""
+        met = [r for r in self.measured if r <= len(merged) and merged[r - 1]]
+        combiner = COMBINERS[self.setup.config.merging.combine]
+        calibrates = self.method.matches and self.name != "wm" and combiner.needs_batches
+        return Counts(
+            merges=self.agents * self.setup.config.rounds,
+            mixed=mixed,
+            compared=sum(sum(own.compared) for own in self.meetings),
+            comparing=sum(sum(c > 0 for c in own.compared) for own in self.meetings),
+            recalibrated=sum(merged) if self._recalibrates and not calibrates else 0,
+            evaluated=trained + self.agents * len(met),
+            looked_at=self.agents * len(met),
+            **common,
+        )
+
+    @property
+    def _recalibrates(self) -> bool:
+        return bool({"all", self.name} & set(self.setup.config.recalibration.methods))
+
+    @property
+    def neighbors(self) -> float:
+        """How many neighbors an agent has, in the mean."""
+        topology = self.setup.topology.at(0)
+        return sum(len(topology.neighbors(i)) for i in range(self.agents)) / self.agents
+
+    def flops(self, facts: ModelFacts) -> dict[str, float]:
+        """Arithmetic of all agents, by what it is for; all after pre-training.
+
+        Of matching, the forward passes are counted; of regression, about as many again.
+        """
+        config, own = self.setup.config, self.counts
+        train, held = (sum(part[k] for part in self.shards) / self.agents for k in (0, 1))
+        seen = min(config.matching.images, train)
+        runs = own.compared + own.comparing if self.name != "wm" else 0
+        if self.name in ("dimat", "final-merge") and config.merging.combine != "average":
+            runs += own.mixed + 2 * own.merges
+        forward = facts.forward_flops
+        evaluated = len(self.setup.dataset.test_y) + held
+        anew = min(config.recalibration.images, train) * facts.has_running_statistics
+        return {
+            "training": (own.steps + own.gradients) * config.batch_size * facts.training_flops,
+            "evaluation": own.evaluated * evaluated * forward,
+            "matching": runs * seen * forward,
+            "recalibration": own.recalibrated * anew * forward,
+        }
+
+
+def shards_of(setup: Setup) -> list[tuple[int, int]]:
+    """For each agent its numbers of training and of validation images, in the rounds."""
+    parts = setup.parts.rounds
+    trained = [len(setup.shard(i, pretraining=False)) for i in range(len(parts))]
+    return [(own, len(part) - own) for own, part in zip(trained, parts, strict=True)]
+
+
+def pretraining_steps(setup: Setup) -> list[int]:
+    """The steps of each agent before the first round."""
+    return [setup.pretrain_steps(i) for i in range(setup.config.agents)]

@@ -1,0 +1,108 @@
+"""Testing networks that are one architecture under several states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dimat.checkpoints import Family
+from dimat.experiment.progress import Observer
+from dimat.experiment.tables import percent
+from dimat.merging import mix
+from dimat.state import State, put_into
+from dimat.tools.merge.images import Images
+from dimat.tools.merge.result import Comparison, Path, Row, Score
+
+WORTH_A_NOTE_S = 2.0  # a user who sees no progress bar waits that long without a word
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Tests states of a family on labeled images.
+
+    Args:
+        family: Whose model is run, and whose inputs statistics are recomputed on.
+        images: The test images.
+        labels: (n,) int64, on the CPU.
+        observer: Told of every network tested.
+    """
+
+    family: Family
+    images: Images
+    labels: Tensor
+    observer: Observer
+
+    def compare(
+        self,
+        aligned: Sequence[State],
+        weights: Sequence[float],
+        merged: Mapping[str, tuple[State, State | None]],
+    ) -> Comparison:
+        """Parents, plain average, merged, ensemble; the path if there are two parents.
+
+        Args:
+            aligned: The parents in one unit order.
+            weights: Of the parents.
+            merged: Merged states by name, as combined and recalibrated.
+        """
+        states = self.family.states
+        average = mix(states, weights)
+        again = self.family.recalibrate(average)
+        self.observer.stage("testing", len(states) + _count(average, again, merged, len(states)))
+        logits = [self.logits(f"parent {i}", state) for i, state in enumerate(states)]
+        rows = [Row(f"parent {i}", self.score(own)) for i, own in enumerate(logits)]
+        pairs = {"plain average": (average, again), **merged}
+        rows += [self._row(name, *pair) for name, pair in pairs.items()]
+        together = sum((w * x for w, x in zip(weights, logits, strict=True)), torch.zeros(()))
+        rows.append(Row("ensemble of the parents", self.score(together)))
+        path = self.path(aligned) if len(states) == 2 else None
+        return Comparison(len(self.labels), tuple(rows), path)
+
+    def path(self, aligned: Sequence[State]) -> Path:
+        """Networks between two aligned parents, recalibrated."""
+        scores = []
+        for alpha in ALPHAS:
+            state = mix(aligned, (1 - alpha, alpha))
+            again = self.family.recalibrate(state) or state
+            scores.append(self.score(self.logits(f"α = {alpha:g}", again)))
+        return Path(ALPHAS, tuple(scores))
+
+    def logits(self, name: str, state: State) -> Tensor:
+        """(n, classes) float32 on the CPU; the observer is told, with a note if it took long."""
+        start, model = time.perf_counter(), self.family.model
+        put_into(model, state)
+        model.eval()
+        with torch.no_grad():
+            found = torch.cat([model(x).float().cpu() for x in self.images.batches()])
+        self.observer.advance()
+        if time.perf_counter() - start > WORTH_A_NOTE_S:
+            self.observer.note(f"{name}: {percent(self.score(found).accuracy)} %")
+        return found
+
+    def score(self, logits: Tensor) -> Score:
+        """Accuracy and mean cross-entropy."""
+        loss = float(functional.cross_entropy(logits, self.labels))
+        return Score(float((logits.argmax(1) == self.labels).double().mean()), loss)
+
+    def _row(self, name: str, plain: State, recalibrated: State | None) -> Row:
+        own = self.score(self.logits(name, plain))
+        if recalibrated is None:
+            return Row(name, own)
+        return Row(name, own, self.score(self.logits(f"{name}, recalibrated", recalibrated)))
+
+
+def _count(
+    average: State,
+    again: State | None,
+    merged: Mapping[str, tuple[State, State | None]],
+    parents: int,
+) -> int:
+    """Networks to test besides the parents."""
+    pairs = [(average, again), *merged.values()]
+    return sum(2 if b is not None else 1 for _, b in pairs) + (len(ALPHAS) if parents == 2 else 0)

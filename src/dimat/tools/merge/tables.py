@@ -1,0 +1,139 @@
+"""What a user sees of a merge: networks compared, the path between parents, how units fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from dimat.experiment.tables import percent
+from dimat.tools.merge.result import (
+    AlignResult,
+    Comparison,
+    GroupFit,
+    MergeResult,
+    ParentFit,
+    Path,
+    Row,
+    Score,
+)
+
+_WIDTH = 74
+
+
+def merge_tables(result: MergeResult) -> RenderableType:
+    """All tables of a merge, the most important first."""
+    found: list[RenderableType] = []
+    if result.comparison is not None:
+        found.append(_networks(result, result.comparison))
+        if result.comparison.path is not None:
+            found.append(_path(result.comparison.path, again=_again(result.comparison)))
+    return _stacked(*found, _units(result.fits))
+
+
+def align_table(result: AlignResult) -> RenderableType:
+    """How the units of the second checkpoint fit the first's."""
+    return _stacked(_units(result.fits))
+
+
+def _stacked(*tables: RenderableType) -> Group:
+    """One below the other, an empty line after each."""
+    return Group(*(part for table in tables for part in (table, "")))
+
+
+def _networks(result: MergeResult, comparison: Comparison) -> Table:
+    again = _again(comparison)
+    how = f"{result.config.method}, {result.config.combine}"
+    table = _table(f"Test accuracy in % and loss on {comparison.images} images")
+    table.add_column("\nnetwork" if again else "network", overflow="fold")
+    for head in ("\n", "recalibrated\n") if again else ("",):
+        table.add_column(f"{head}accuracy", justify="right")
+        table.add_column("\nloss" if again else "loss", justify="right")
+    for row in comparison.rows:
+        merged = row.name == "merged"
+        name = f"{row.name} ({how})" if merged else _named(row, result.config.parents)
+        scores = [row.plain, row.recalibrated] if again else [row.plain]
+        table.add_row(escape(name), *_cells(scores), style="bold" if merged else "")
+    chosen = "merged, recalibrated" if result.recalibrated else "merged"
+    table.caption = f"written: {chosen}; the ensemble is what merging can hope for"
+    return table
+
+
+def _again(comparison: Comparison) -> bool:
+    """Whether there are statistics to recalibrate."""
+    return any(row.recalibrated is not None for row in comparison.rows)
+
+
+def _named(row: Row, parents: Sequence[str]) -> str:
+    """A parent with the name of its file."""
+    kind, _, number = row.name.partition(" ")
+    if kind != "parent":
+        return row.name
+    return f"{row.name}: {parents[int(number)].rpartition('/')[2]}"
+
+
+def _cells(scores: Sequence[Score | None]) -> list[str]:
+    cells = []
+    for score in scores:
+        cells += ["–", "–"] if score is None else [percent(score.accuracy), _number(score.loss)]
+    return cells
+
+
+def _path(path: Path, *, again: bool) -> Table:
+    table = _table("From parent 0 (α = 0) to parent 1, aligned (α = 1)")
+    table.add_column("α")
+    for alpha in path.alphas:
+        table.add_column(f"{alpha:g}", justify="right")
+    table.add_row("accuracy", *(percent(score.accuracy) for score in path.scores))
+    table.add_row("loss", *(_number(score.loss) for score in path.scores))
+    how = "; BatchNorm recalibrated at every α" if again else ""
+    table.caption = f"loss barrier: {path.barrier:.3f}{how}"
+    return table
+
+
+def _units(fits: Sequence[ParentFit]) -> RenderableType:
+    table = _table("Units matched to those of parent 0")
+    table.add_column("group", overflow="fold")
+    for column in ("units", "similarity", "margin", "moved %"):
+        table.add_column(column, justify="right")
+    for fit in fits:
+        table.add_section()
+        if len(fits) > 1:
+            table.add_row(f"parent {fit.parent}", style="bold")
+        for group in fit.groups:
+            table.add_row(escape(group.group), *_fit(group))
+    if not any(fit.groups for fit in fits):
+        table.add_row("nothing can be permuted")
+    table.caption = (
+        "similarity: mean over matched units; margin: median lead of a match over\n"
+        "the next best one, below 0 where most units would fit another better"
+    )
+    return table
+
+
+def _fit(group: GroupFit) -> list[str]:
+    measured = [_number(group.similarity), _number(group.margin)]
+    return [str(group.units), *measured, percent(group.moved)]
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_style="bold",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        min_width=_WIDTH,
+    )
+
+
+def _number(value: float | None) -> str:
+    """Three decimals; a dash if there is none.
+
+    >>> _number(0.5), _number(None)
+    ('0.500', '–')
+    """
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,99 @@
+"""Writing a merge: the state and the report, both or neither, each whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from dimat.errors import ConfigError
+from dimat.experiment.record.environment import environment
+from dimat.experiment.record.lines import to_json
+from dimat.files import file_digest
+from dimat.state import save_state
+from dimat.tools.merge.result import AlignResult, Comparison, MergeResult, Score
+from dimat.tools.merge.settings import AlignConfig
+
+
+def write_aligned(result: AlignResult) -> None:
+    """Write the aligned state.
+
+    Raises:
+        ConfigError: If it cannot be written; then nothing is.
+    """
+    _write(result, None)
+
+
+def write_merge(result: MergeResult) -> None:
+    """Write the merged state and the report.
+
+    Raises:
+        ConfigError: If they cannot be written; then nothing is.
+    """
+    _write(result, to_json(report_of(result), indent=2) + "\n")
+
+
+def report_of(result: MergeResult) -> dict[str, object]:
+    """All that is known of a merge, for programs. Accuracies are fractions."""
+    config = result.config
+    return {
+        "settings": dataclasses.asdict(config),
+        "inputs": [_file(path) for path in _read(config)],
+        "recalibrated": result.recalibrated,
+        "evaluation": None if result.comparison is None else _comparison(result.comparison),
+        "matching": {
+            "symmetry": result.symmetry,
+            "parents": [dataclasses.asdict(fit) for fit in result.fits],
+        },
+        "seconds": dict(result.seconds),
+        "environment": environment(),
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, object]:
+    path = comparison.path
+    return {
+        "images": comparison.images,
+        "networks": [
+            {
+                "name": row.name,
+                **dataclasses.asdict(row.plain),
+                "recalibrated": row.recalibrated and dataclasses.asdict(row.recalibrated),
+            }
+            for row in comparison.rows
+        ],
+        "path": path
+        and {"alpha": list(path.alphas), **_columns(path.scores), "barrier": path.barrier},
+    }
+
+
+def _columns(scores: Iterable[Score]) -> dict[str, list[float]]:
+    found = list(scores)
+    return {"accuracy": [s.accuracy for s in found], "loss": [s.loss for s in found]}
+
+
+def _read(config: AlignConfig) -> list[str]:
+    source, _, path = config.data.partition(":")
+    return [*config.parents, *([path] if source == "npz" else [])]
+
+
+def _file(path: str) -> dict[str, object]:
+    return {"path": path, "bytes": Path(path).stat().st_size, "sha256": file_digest(Path(path))}
+
+
+def _write(result: AlignResult | MergeResult, report: str | None) -> None:
+    """The report goes to disk under another name first, so that it is there if the state is."""
+    outputs = result.config.outputs
+    partial = {name: path.with_name(f"{path.name}.partial") for name, path in outputs.items()}
+    try:
+        if report is not None:
+            partial["report"].write_text(report, encoding="utf-8")
+        save_state(result.state, outputs["out"])
+        if report is not None:
+            partial["report"].replace(outputs["report"])
+    except OSError as error:
+        with suppress(OSError):  # of a disk that is read-only by now
+            for path in partial.values():
+                path.unlink(missing_ok=True)
+        raise ConfigError(f"setting 'out': {outputs['out']} cannot be written: {error}") from error

@@ -1,0 +1,134 @@
+"""JSON objects of a run folder as values, checked: a message names the place and what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from dimat.errors import RecordError
+from dimat.tools.records.files import Placed
+from dimat.tools.records.run import Diagnosis, Graph, Line, Matrix, Shards
+
+_MEASURED = [f.name for f in dataclasses.fields(Line) if f.name not in ("round", "agent", "phase")]
+_NUMBERS = ("consensus_before", "consensus_after", "contraction", "barrier")
+_GAPS = ("spectral_gap", "permuted_gap")
+_GROUPS = ("units_moved", "similarity", "margin", "cycle_error")
+
+
+def line_of(placed: Placed) -> Line:
+    """A line of ``metrics.jsonl``; what it lacks is None.
+
+    Raises:
+        RecordError: If round, agent or phase are missing, or a number is none.
+    """
+    where, found = placed
+    phase = found.get("phase")
+    if phase not in ("trained", "merged"):
+        raise _wrong(where, "phase", phase, "'trained' or 'merged'")
+    return Line(
+        _whole(where, "round", found.get("round")),
+        _whole(where, "agent", found.get("agent")),
+        str(phase),
+        **{name: _number(where, name, found.get(name)) for name in _MEASURED},
+    )
+
+
+def diagnosis_of(placed: Placed) -> Diagnosis:
+    """A line of ``diagnostics.jsonl``: numbers, and numbers by group; nulls are left out.
+
+    Raises:
+        RecordError: If the round is missing, or a value is not what it should be.
+    """
+    where, found = placed
+    tables = {name: found[name] for name in _GROUPS if found.get(name) is not None}
+    return Diagnosis(
+        _whole(where, "round", found.get("round")),
+        _numbers(where, "", {name: found.get(name) for name in (*_NUMBERS, *_GAPS)}),
+        {name: _numbers(where, name, table) for name, table in tables.items()},
+    )
+
+
+def graph_of(placed: Placed) -> Graph:
+    """``topology.json``.
+
+    Raises:
+        RecordError: If it does not describe a graph.
+    """
+    where, found = placed
+    pi = _matrix(where, "pi", found.get("pi"))
+    if any(len(row) != len(pi) for row in pi):
+        raise RecordError(f"{where}: 'pi' is not square")
+    edges = [(int(i), int(j)) for i, j in _pairs(where, found.get("edges", []))]
+    if any(not 0 <= agent < len(pi) for edge in edges for agent in edge):
+        raise RecordError(f"{where}: 'edges' name an agent that 'pi' has no row of")
+    return Graph(
+        str(found.get("name", "")),
+        bool(found.get("directed", False)),
+        tuple(edges),
+        pi,
+        _number(where, "spectral_gap", found.get("spectral_gap")),
+        tuple(_matrix(where, "sequence", x) for x in _list(where, "sequence", found)),
+    )
+
+
+def shards_of(placed: Placed) -> Shards:
+    """``shards.json``; classes are a number or a list of names.
+
+    Raises:
+        RecordError: If it does not hold counts.
+    """
+    where, found = placed
+    classes = found.get("classes")
+    names = range(_whole(where, "classes", classes)) if not isinstance(classes, list) else classes
+    pretrain, rounds = (_matrix(where, x, found.get(x) or []) for x in ("pretrain", "rounds"))
+    if any(len(row) != len(names) for row in (*pretrain, *rounds)):
+        raise RecordError(f"{where}: a row of counts is not as long as there are classes")
+    return Shards(tuple(str(name) for name in names), pretrain, rounds)
+
+
+def _wrong(where: str, name: str, value: object, rule: str) -> RecordError:
+    shown = "missing" if value is None else repr(value)[:60]
+    return RecordError(f"{where}: '{name}' is {shown}: must be {rule}")
+
+
+def _number(where: str, name: str, value: object) -> float | None:
+    """A number; None if it is null or not finite."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(where, name, value, "a number or null")
+    return float(value) if math.isfinite(value) else None
+
+
+def _numbers(where: str, group: str, table: object) -> dict[str, float]:
+    if not isinstance(table, dict):
+        raise _wrong(where, group, table, "a number for every name")
+    found = {name: _number(where, name, value) for name, value in table.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _whole(where: str, name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _wrong(where, name, value, "a whole number >= 0")
+    return value
+
+
+def _list(where: str, name: str, found: Mapping[str, object]) -> Sequence[object]:
+    value = found.get(name) or []
+    if not isinstance(value, list):
+        raise _wrong(where, name, value, "a list")
+    return value
+
+
+def _matrix(where: str, name: str, value: object) -> Matrix:
+    if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
+        raise _wrong(where, name, value, "a list of lists of numbers")
+    return tuple(tuple(_number(where, name, x) or 0.0 for x in row) for row in value)
+
+
+def _pairs(where: str, value: object) -> Matrix:
+    pairs = _matrix(where, "edges", value)
+    if any(len(pair) != 2 for pair in pairs):
+        raise _wrong(where, "edges", value, "a list of pairs of agents")
+    return pairs

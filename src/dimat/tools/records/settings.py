@@ -1,0 +1,86 @@
+"""Settings by their dotted names, and which of them tell runs apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+
+from dimat.experiment.config.config import RunConfig
+
+# They say which run it is, what is recorded and where; everything else says what was compared.
+_ASIDE = ("method", "controls", "seed", "out", "overwrite", "log")
+_ASIDE_GROUPS = ("checkpoint.", "diagnostics.")
+
+
+def flat(found: Mapping[str, object], defaults: RunConfig) -> dict[str, object]:
+    """Every setting by its dotted name, in the order of the config; unknown ones come last.
+
+    Args:
+        found: What ``config.yaml`` holds, groups as mappings.
+        defaults: Settings that it lacks, as for ``dimat run --config``.
+    """
+    return _flat(dataclasses.asdict(defaults)) | _flat(found)
+
+
+def _flat(found: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    settings: dict[str, object] = {}
+    for name, value in found.items():
+        if isinstance(value, dict):
+            settings |= _flat(value, f"{prefix}{name}.")
+        else:
+            settings[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return settings
+
+
+def comparable(settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings that say what was compared: all but method, seed, and what is recorded where."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in _ASIDE and not name.startswith(_ASIDE_GROUPS)
+    }
+
+
+def differing(settings: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
+    """The names that do not have one value throughout, in the order they are first met.
+
+    >>> differing([{"agents": 5, "model": "mlp"}, {"agents": 10, "model": "mlp"}])
+    ('agents',)
+    """
+    everyone = list(settings)
+    names = dict.fromkeys(name for each in everyone for name in each)
+    return tuple(n for n in names if len({key_of(each.get(n)) for each in everyone}) > 1)
+
+
+def key_of(value: object) -> str:
+    """A text that is the same for equal settings and different for different ones."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def shown(value: object) -> str:
+    """A setting as it is written on the command line.
+
+    >>> shown(None), shown(True), shown(["wa", "local"]), shown(0.1)
+    ('null', 'true', 'wa,local', '0.1')
+    """
+    if isinstance(value, list | tuple):
+        return ",".join(shown(part) for part in value)
+    return str(value) if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def short_name(name: str, among: Iterable[str]) -> str:
+    """The last part of a dotted name, or its group's for ``GROUP.name``, if that is unambiguous.
+
+    >>> short_name("topology.name", ["topology.name", "data.alpha"])
+    'topology'
+    >>> short_name("topology.seed", ["topology.seed", "data.seed"])
+    'topology.seed'
+    """
+
+    def shorten(dotted: str) -> str:
+        group, _, last = dotted.rpartition(".")
+        return group if group and last == "name" else last
+
+    taken = [shorten(other) for other in among if other != name]
+    return name if shorten(name) in taken else shorten(name)

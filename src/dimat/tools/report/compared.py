@@ -1,0 +1,133 @@
+"""Runs put side by side: a series is one method at one point of what differs, all seeds of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dimat.tools.records.curve import curve
+from dimat.tools.records.run import Run, Source
+from dimat.tools.records.settings import differing, key_of, short_name, shown
+
+FOLDER = "folder"  # tells runs apart that are equal in all settings and not in their numbers
+
+
+@dataclass(frozen=True)
+class Series:
+    """One method with one set of settings: a line in every plot.
+
+    Args:
+        index: Its place among all series; it decides its color, dashes and marker.
+        method: Name of the method.
+        point: What tells it from series of the same method: settings by their names.
+        label: Method and point in words.
+        runs: One a seed, by seed; those that have not begun as well.
+    """
+
+    index: int
+    method: str
+    point: Mapping[str, object]
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """The runs that means are of."""
+        return tuple(run for run in self.runs if run.finished)
+
+    @property
+    def unfinished(self) -> tuple[Run, ...]:
+        """The runs that have begun and not come to their end."""
+        return tuple(run for run in self.runs if run.begun and not run.finished)
+
+    @property
+    def shown(self) -> tuple[Run, ...]:
+        """The finished runs, or, where there are none, those that have begun."""
+        return self.finished or self.unfinished
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All that a report shows.
+
+    Args:
+        sources: The folders it was made from.
+        series: Methods in the order they are first met, point by point.
+        differing: Settings that do not have one value throughout.
+        notes: What a reader should know about the files.
+    """
+
+    sources: tuple[Source, ...]
+    series: tuple[Series, ...]
+    differing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, begun or not."""
+        return tuple(run for series in self.series for run in series.runs)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods."""
+        return tuple(dict.fromkeys(series.method for series in self.series))
+
+
+def compare(sources: Sequence[Source]) -> Compared:
+    """Group the runs of all sources.
+
+    Runs that are equal in method, seed and settings count once if their numbers are equal too, as
+    far as both go; if they are not, every run is told apart by the folder it comes from.
+
+    Args:
+        sources: At least one, each with at least one run.
+    """
+    runs, notes = _once([run for source in sources for run in source.runs])
+    names = differing(run.settings for run in runs)
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        point = {name: run.settings.get(name) for name in names}
+        found.setdefault((key_of(point), run.method), []).append(run)
+    series = tuple(_series(i, group, names) for i, group in enumerate(found.values()))
+    notes += [f"{note}" for run in runs for note in run.notes]
+    return Compared(tuple(sources), series, names, tuple(notes))
+
+
+def _series(index: int, runs: Sequence[Run], names: Sequence[str]) -> Series:
+    first = runs[0]
+    point = {name: first.settings.get(name) for name in names}
+    words = [f"{short_name(name, names)}={shown(value)}" for name, value in point.items()]
+    label = " · ".join([first.method, ", ".join(words)] if words else [first.method])
+    ordered = sorted(runs, key=lambda run: run.seed)
+    return Series(index, first.method, point, label, tuple(ordered))
+
+
+def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Each run once, or all told apart by their folder; and notes on those left out."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        key = key_of([run.method, run.seed, run.settings])
+        groups.setdefault(key, []).append(run)
+    if any(not _equal(group) for group in groups.values()):
+        apart = [{**run.settings, FOLDER: run.source} for run in runs]
+        if len({run.source for run in runs}) > 1:
+            return [
+                dataclasses.replace(run, settings=settings)
+                for run, settings in zip(runs, apart, strict=True)
+            ], []
+    kept = [max(group, key=lambda run: (run.finished, len(run.lines))) for group in groups.values()]
+    notes = [
+        f"{run.folder} was left out: it is the same as {kept[i].folder}."
+        for i, group in enumerate(groups.values())
+        for run in group
+        if run is not kept[i] and run.begun
+    ]
+    return kept, notes
+
+
+def _equal(runs: Sequence[Run]) -> bool:
+    """Whether all have the same accuracies in every round that they have in common."""
+    curves = [{x.round: x.accuracy for x in curve(run)} for run in runs]
+    longest = max(curves, key=len)
+    return all(longest.get(r) == y for each in curves for r, y in each.items())

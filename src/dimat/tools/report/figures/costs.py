@@ -1,0 +1,119 @@
+"""What the methods cost: seconds and bytes, by what they were spent on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dimat.tools.report.compared import Compared, Series
+from dimat.tools.report.figures.figure import (
+    LONG,
+    Choice,
+    Figure,
+    Panel,
+    Trace,
+    axis,
+    cells,
+    plot,
+    text,
+)
+from dimat.tools.report.totals import bytes_sent, seconds
+
+# Not those of methods, and told apart by their patterns as well.
+_LOOKS = {"matching": ("#B8B8B8", "x"), "merging": ("#8C8C8C", "/"), "training": ("#5E5E5E", "")}
+_PATTERN = {"fillmode": "overlay", "fgcolor": "#FFFFFF", "size": 6}
+_LEGEND = {
+    "orientation": "h",
+    "traceorder": "normal",
+    "xref": "container",
+    "yref": "container",
+    "x": 0,
+    "yanchor": "top",
+}
+
+
+def costs(compared: Compared) -> Panel | None:
+    """Seconds and bytes of every method."""
+    found = [
+        _bars(compared, _seconds, ("Seconds", "~r", " s")),
+        _bars(compared, _bytes, ("Bytes sent", "~s", "B")),
+    ]
+    figures = tuple(figure for figure in found if figure)
+    if not figures:
+        return None
+    return Panel(
+        "costs",
+        "What it costs",
+        "Seconds that all agents together spent on matching, merging and training in the rounds "
+        "that were measured, and bytes that they sent to match and merge, and while they trained; "
+        "mean over the finished seeds (where none is finished: so far).",
+        (Choice("all", figures),),
+    )
+
+
+def _seconds(series: Series) -> Sequence[float | None]:
+    return tuple(seconds(series.shown).values())
+
+
+def _bytes(series: Series) -> Sequence[float | None]:
+    return (None, *bytes_sent(series.shown))
+
+
+def _bars(
+    compared: Compared,
+    parts: Callable[[Series], Sequence[float | None]],
+    measure: tuple[str, str, str],
+) -> Figure | None:
+    """A bar for every series, in parts for matching, merging, training.
+
+    Args:
+        compared: All series.
+        parts: What is drawn of one.
+        measure: What it is, plotly's format of it, and its unit.
+    """
+    values = [(series, parts(series)) for series in compared.series]
+    known = [(series, found) for series, found in values if any(x is not None for x in found)]
+    if not known:
+        return None
+    labels = [_wrapped(series.label) for series, _ in known]
+    traces = [
+        _bar(phase, labels, [found[i] for _, found in known], measure)
+        for i, phase in enumerate(_LOOKS)
+        if any(found[i] is not None for _, found in known)
+    ]
+    title, form, unit = measure
+    height = 150 + max(40, 17 * max(label.count("<br>") + 2 for label in labels)) * len(known)
+    room = min(LONG, max(len(line) for label in labels for line in label.split("<br>")))
+    return plot(
+        traces,
+        axis(title, tickformat=form, ticksuffix=unit, rangemode="tozero", automargin=False),
+        cells("", labels, autorange="reversed", automargin=False),
+        barmode="stack",
+        height=height,
+        margin={"l": 16 + 7 * room, "r": 8, "t": 62, "b": 48},
+        showlegend=True,
+        legend=_LEGEND | {"y": 1 - 30 / height},
+    )
+
+
+def _bar(
+    phase: str,
+    labels: Sequence[str],
+    values: Sequence[float | None],
+    measure: tuple[str, str, str],
+) -> Trace:
+    color, pattern = _LOOKS[phase]
+    _, form, unit = measure
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": phase,
+        "y": list(labels),
+        "x": list(values),
+        "marker": {"color": color, "pattern": {**_PATTERN, "shape": pattern}},
+        "hovertemplate": f"%{{y}}<br>{phase}: %{{x:.4{form}}}{unit}<extra></extra>",
+    }
+
+
+def _wrapped(label: str) -> str:
+    """A label on several lines: the method, then every setting."""
+    return text(label).replace(" · ", "<br>").replace(", ", "<br>")

@@ -1,0 +1,47 @@
+"""``data.csv``: every round of every run, for whoever wants to draw it another way."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from dimat.tools.records.curve import Measured, curve
+from dimat.tools.records.run import Run
+from dimat.tools.records.settings import shown
+from dimat.tools.report.compared import Compared, Series
+
+_MEASURED = ("round", "phase", "agents", "test_accuracy_mean", "test_accuracy_min")
+_SPENT = ("test_accuracy_max", "sent_bytes", "epochs", "busy_s")
+
+
+def numbers(compared: Compared) -> str:
+    """The text of ``data.csv``: a row a run and round; accuracies are fractions."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        ["folder", "method", *compared.differing, "seed", "finished", *_MEASURED, *_SPENT]
+    )
+    for series in compared.series:
+        for run in series.runs:
+            writer.writerows(_row(series, run, measured) for measured in curve(run))
+    return file.getvalue()
+
+
+def _row(series: Series, run: Run, measured: Measured) -> list[object]:
+    accuracies = measured.accuracies.values()
+    return [
+        run.folder,
+        series.method,
+        *(shown(value) for value in series.point.values()),
+        run.seed,
+        str(run.finished).lower(),
+        measured.round,
+        measured.phase,
+        len(accuracies),
+        measured.accuracy,
+        min(accuracies),
+        max(accuracies),
+        measured.sent_bytes,
+        measured.epochs,
+        measured.busy_s,
+    ]

@@ -1,0 +1,143 @@
+"""What a series came to: the numbers of the table of results."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dimat.tools.records.curve import curve, last_lines, total_busy_s
+from dimat.tools.records.run import Run
+from dimat.tools.report.compared import Series
+
+PHASES = ("match_s", "merge_s", "train_s")
+
+
+@dataclass(frozen=True)
+class Total:
+    """A series in one row; only finished runs count.
+
+    Args:
+        of: How many runs are planned.
+        accuracies: Final test accuracy of every finished run, mean over agents, a fraction.
+        worst: Mean over the runs of their worst agent's accuracy; None if not recorded.
+        sent_bytes: By all agents together, mean over the runs; None if not recorded.
+        busy_s: Seconds of a run in step (busy.py), mean over the runs; None if not recorded.
+        began: Accuracy before round 1, mean over agents and runs; None if not recorded.
+        merged: The same right after the last merge; None where a round begins with none.
+        trained: The same after the last training.
+    """
+
+    of: int
+    accuracies: tuple[float, ...]
+    worst: float | None
+    sent_bytes: float | None
+    busy_s: float | None
+    began: float | None = None
+    merged: float | None = None
+    trained: float | None = None
+
+    @property
+    def n(self) -> int:
+        """How many runs are finished."""
+        return len(self.accuracies)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean accuracy over the runs."""
+        return statistics.fmean(self.accuracies) if self.accuracies else None
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation over the runs; None for fewer than two."""
+        return statistics.stdev(self.accuracies) if self.n > 1 else None
+
+
+def total(series: Series) -> Total:
+    """The numbers of a series."""
+    runs = series.finished
+    finals = [x for x in (final_accuracy(run) for run in runs) if x is not None]
+    return Total(
+        len(series.runs),
+        tuple(finals),
+        _mean([_worst(run) for run in runs]),
+        _mean([_sent(run) for run in runs]),
+        _mean([total_busy_s(run) for run in runs]),
+        _mean([accuracy_after(run, "trained", 0) for run in runs]),
+        _mean([accuracy_after(run, "merged") for run in runs]),
+        _mean([accuracy_after(run, "trained") for run in runs]),
+    )
+
+
+def final_accuracy(run: Run) -> float | None:
+    """The accuracy of a finished run: that of its summary, else of the last round measured."""
+    recorded = _number(run.summary or {}, "test_accuracy_mean")
+    measured = curve(run)
+    return measured[-1].accuracy if recorded is None and measured else recorded
+
+
+def _worst(run: Run) -> float | None:
+    """The accuracy of the worst agent of a finished run."""
+    recorded = _number(run.summary or {}, "test_accuracy_min")
+    measured = curve(run)
+    return min(measured[-1].accuracies.values()) if recorded is None and measured else recorded
+
+
+def accuracy_after(run: Run, phase: str, number: int | None = None) -> float | None:
+    """Mean over the agents of a finished run after a phase of a round; the last if none is told."""
+    lines = [x for x in run.lines if x.phase == phase and x.test_accuracy is not None]
+    last = max((x.round for x in lines), default=0) if number is None else number
+    return _mean([x.test_accuracy for x in lines if x.round == last])
+
+
+def seconds(runs: Sequence[Run]) -> dict[str, float | None]:
+    """Seconds of every phase, all agents together, mean over the runs; None if not recorded."""
+    return {phase: _mean([_spent(run, phase) for run in runs]) for phase in PHASES}
+
+
+def bytes_sent(runs: Sequence[Run]) -> tuple[float | None, float | None]:
+    """Bytes sent while merging and while training, all agents together, mean over the runs.
+
+    What an agent sent between its line after a merge and the line before, it sent to merge.
+    """
+    split = [_split(run) for run in runs]
+    merging = _mean([None if each is None else each[0] for each in split])
+    return merging, _mean([None if each is None else each[1] for each in split])
+
+
+def _split(run: Run) -> tuple[float, float] | None:
+    before: dict[int, float] = {}
+    sent = {"merged": 0.0, "trained": 0.0}
+    for line in run.lines:
+        if line.sent_bytes is None:
+            return None
+        sent[line.phase] += max(0.0, line.sent_bytes - before.get(line.agent, 0.0))
+        before[line.agent] = line.sent_bytes
+    return (sent["merged"], sent["trained"]) if before else None
+
+
+def _spent(run: Run, phase: str) -> float | None:
+    found = [getattr(line, phase) for line in run.lines]
+    present = [float(x) for x in found if x is not None]
+    return sum(present) if present else None
+
+
+def _sent(run: Run) -> float | None:
+    """The bytes that all agents have sent together."""
+    recorded = _number(run.summary or {}, "sent_bytes")
+    if recorded is not None:
+        return recorded
+    found = [line.sent_bytes for line in last_lines(run)]
+    present = [x for x in found if x is not None]
+    return sum(present) if present and len(present) == len(found) else None
+
+
+def _number(found: Mapping[str, object], name: str) -> float | None:
+    value = found.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None if a value is missing or there is none."""
+    present = [value for value in values if value is not None]
+    return statistics.fmean(present) if present and len(present) == len(values) else None

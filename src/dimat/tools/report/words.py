@@ -1,0 +1,80 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dimat.tools.report.totals import Total
+
+NOTHING = "–"
+
+
+def human_bytes(count: float | None) -> str:
+    """Bytes in decimal units; a dash if not known.
+
+    >>> human_bytes(999), human_bytes(74_600_000), human_bytes(None)
+    ('999 B', '74.6 MB', '–')
+    """
+    if count is None:
+        return NOTHING
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def human_seconds(seconds: float | None) -> str:
+    """A duration; a dash if not known.
+
+    >>> human_seconds(0.1234), human_seconds(75), human_seconds(7300)
+    ('0.123 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds) // 60
+    return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else _hours(minutes)
+
+
+def _hours(minutes: int) -> str:
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def accuracy(total: Total) -> str:
+    """Mean and sample standard deviation in percent.
+
+    >>> accuracy(Total(3, (0.75, 0.77), None, None, None)), accuracy(Total(1, (), None, None, None))
+    ('76.0 ± 1.4', '–')
+    """
+    if total.mean is None:
+        return NOTHING
+    spread = "" if total.sd is None else f" ± {100 * total.sd:.1f}"
+    return f"{100 * total.mean:.1f}{spread}"
+
+
+def counted(total: Total) -> str:
+    """How many runs a mean is of.
+
+    >>> counted(Total(3, (0.75, 0.77), None, None, None))
+    '2 of 3'
+    """
+    return str(total.n) if total.n == total.of else f"{total.n} of {total.of}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a sentence.
+
+    >>> listed(["dimat"]), listed(["dimat", "wa", "local"])
+    ('dimat', 'dimat, wa and local')
+    """
+    return " and ".join(x for x in (", ".join(words[:-1]), *words[-1:]) if x)
+
+
+def number_of(count: int, word: str) -> str:
+    """A count with its noun.
+
+    >>> number_of(1, "run"), number_of(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{count} {word}{'' if count == 1 else 's'}"

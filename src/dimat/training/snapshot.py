@@ -1,0 +1,115 @@
+"""All that an agent is at one moment, as a tree of tensors: what a checkpoint is made of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from dimat.errors import StructureError
+from dimat.exchange.tree import Tree
+from dimat.methods.gauge import GaugeId
+from dimat.state import State, clone
+from dimat.training.trainer import Agent
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An agent at one moment. Its shard and settings are not in it: a run makes them again.
+
+    Args:
+        state: Its state.
+        optimizer: Its optimizer's ``state_dict``.
+        schedule: Its learning rate schedule's ``state_dict``.
+        counters: Steps, epochs, bytes and seconds so far.
+        gauge: Whose unit order its state is in; its own if None.
+        kept: What its method keeps, by name.
+        hidden: The model's buffers that are in no state.
+    """
+
+    state: State
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    counters: dict[str, float]
+    gauge: GaugeId | None = None
+    kept: Mapping[str, State] = field(default_factory=dict)
+    hidden: State = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, agent: Agent) -> Snapshot:
+        """A copy of all that changes in an agent."""
+        traffic = agent.traffic
+        return cls(
+            agent.state(),
+            copy.deepcopy(agent.optimizer.state_dict()),
+            # the rule itself, a function, is made again by the run
+            {k: v for k, v in agent.schedule.state_dict().items() if k != "lr_lambdas"},
+            {
+                "steps": agent.steps,
+                "epochs": agent.epochs,
+                "sent_bytes": traffic.sent_bytes,
+                "received_bytes": traffic.received_bytes,
+                "busy_s": traffic.busy_s,
+            },
+            agent.gauge,
+            {name: clone(own) for name, own in agent.kept.items()},
+            clone(_hidden(agent.model)),
+        )
+
+    def restore(self, agent: Agent, *, new_shard: bool = False) -> None:
+        """Make an agent, new and of the same settings, what this one was.
+
+        Args:
+            agent: Changed in place.
+            new_shard: Whether it goes on with other images: then no step on them was taken yet.
+        """
+        agent.load(self.state)
+        agent.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        agent.schedule.load_state_dict({**self.schedule, "lr_lambdas": [None]})
+        for name, value in _hidden(agent.model).items():
+            value.copy_(self.hidden[name])
+        count = self.counters
+        agent.steps = 0 if new_shard else int(count["steps"])
+        agent.epochs = int(count["epochs"])
+        agent.gauge = self.gauge
+        agent.kept = {
+            name: {key: value.clone().to(agent.device) for key, value in own.items()}
+            for name, own in self.kept.items()
+        }
+        agent.traffic.sent_bytes = int(count["sent_bytes"])
+        agent.traffic.received_bytes = int(count["received_bytes"])
+        agent.traffic.busy_s = count["busy_s"]
+
+    def tree(self) -> Tree:
+        """As dicts, lists, numbers and tensors, which are not copied."""
+        return {
+            "state": self.state,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "counters": self.counters,
+            "gauge": self.gauge and self.gauge.parts,
+            "kept": self.kept,
+            "hidden": self.hidden,
+        }
+
+    @classmethod
+    def of_tree(cls, tree: Tree) -> Snapshot:
+        """What :meth:`tree` gave.
+
+        Raises:
+            StructureError: If it is something else.
+        """
+        try:
+            gauge = GaugeId(*tree["gauge"]) if tree["gauge"] else None
+            return cls(**{**tree, "gauge": gauge})
+        except (KeyError, TypeError, ValueError) as error:
+            raise StructureError(f"no snapshot of an agent: {error!r}") from error
+
+
+def _hidden(model: nn.Module) -> State:
+    """Buffers that are not part of the state."""
+    seen = model.state_dict()
+    return {name: value for name, value in model.named_buffers() if name not in seen}
