@@ -29,7 +29,7 @@ from dimat.exchange.network.link import Rules
 from dimat.exchange.network.meeting import meet
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.pipe import Pipe
-from dimat.exchange.network.rendezvous import Board, serve
+from dimat.exchange.network.rendezvous import Directory, serve
 from dimat.state import State, check_finite, num_bytes
 
 AGENTS, HOST = 3, "127.0.0.1"
@@ -94,13 +94,13 @@ def agent(own: int, port: int, part: int, runs: int, barrier: Barrier, results: 
     state = state_of_shapes(part, own)
     sent = torch.zeros(num_bytes(state), dtype=torch.uint8)
     got = {j: torch.zeros_like(sent) for j in others}
-    board = Board(HOST, port, "bare")
+    board = Directory(HOST, port, "bare")
     pipes = {}
     for j in others:
         pipe = meet(board, own, j, HOST, lambda: True)
         assert pipe is not None
         pipes[j] = pipe
-    hood = Neighborhood(own, Board(HOST, port), HOST, Rules(timeout_s=60))
+    hood = Neighborhood(own, Directory(HOST, port), HOST, Rules(timeout_s=60))
     assert not hood.await_neighbors(others, 60)
 
     def round_(scan: bool) -> None:

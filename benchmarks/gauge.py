@@ -21,17 +21,17 @@ import torch
 import dimat.methods
 from dimat import RunConfig, run
 from dimat.exchange import Talk
-from dimat.exchange.collectives import Assembly
-from dimat.exchange.world import ALONE
+from dimat.exchange.collectives import Collectives
+from dimat.exchange.world import SINGLE_PROCESS
 from dimat.experiment.config.config import MatchingConfig, OptimizerConfig
 from dimat.experiment.progress import Silent
 from dimat.experiment.record.run_folder import RunFolder
-from dimat.experiment.record.writer import Desk
+from dimat.experiment.record.writer import RunWriter
 from dimat.experiment.running.pretrain import Pretraining
 from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.setup import Setup, make_setup
 from dimat.matching import activation_scores
-from dimat.methods import Dimat, Member, Merged, Method, Settings
+from dimat.methods import Dimat, Method, RoundContext, RoundResult, Settings
 from dimat.methods.gauge import cycle_error
 from dimat.methods.ordering.drift import drift
 from dimat.models import build_model
@@ -86,7 +86,7 @@ class Watched(Method):
     edges: dict[int, dict[tuple[int, int], Any]] = field(default_factory=dict)
     drifts: list[float] = field(default_factory=list)
 
-    def merge(self, me: Member) -> Talk[Merged]:
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
         symmetry = me.analysis().symmetry
         if self.fault and (me.agent, me.round) == (1, 10):  # its id says that nothing happened
             lost = symmetry.random(torch.Generator().manual_seed(0))
@@ -106,9 +106,9 @@ def prepared(agents: int, seed: int) -> tuple[Setup, Any]:
     return setup, Pretraining(setup, everybody(setup), Silent(), None).run()
 
 
-def everybody(setup: Setup) -> Assembly:
+def everybody(setup: Setup) -> Collectives:
     agents = setup.config.agents
-    return Assembly(ALONE.transport(agents), agents)
+    return Collectives(SINGLE_PROCESS.transport(agents), agents)
 
 
 def measured(setup: Setup, snapshots: Any, name: str, case: RunConfig) -> dict[str, float]:
@@ -125,8 +125,8 @@ def measured(setup: Setup, snapshots: Any, name: str, case: RunConfig) -> dict[s
     dimat.methods.METHODS["dimat"] = watched
     with tempfile.TemporaryDirectory() as folder:
         record = RunFolder.create(Path(folder) / "run", config, config.method)
-        desk = Desk(twin, config.method, record, Silent())
-        rounds = Rounds(twin, config.method, everybody(twin), Silent(), desk)
+        writer = RunWriter(twin, config.method, record, Silent())
+        rounds = Rounds(twin, config.method, everybody(twin), Silent(), writer)
         result = rounds.run(dict(snapshots))
     assert result is not None, "agent 0 lives here"
     found = result.summary

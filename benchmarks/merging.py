@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dimat.matching import MATCHERS, Activations, Matcher, Matching, Problem
 from dimat.matching.assignment import unit_order
-from dimat.merging import COMBINERS, Regression, expected_statistics, mix, recalibrate
+from dimat.merging import COMBINERS, Regression, mix, predicted_statistics, recalibrate
 from dimat.state import State, load_state, state_of
 from dimat.symmetry import Analysis, Permutation, analyze
 from dimat.symmetry.labels.units import Special
@@ -117,7 +117,7 @@ def methods() -> None:
             c.match(MATCHERS["activations"])
         show("activations, average", [c.accuracy(c.average()) for c in cases])
         expected = [
-            expected_statistics(c.analysis, c.aligned, c.weights, c.average()) for c in cases
+            predicted_statistics(c.analysis, c.aligned, c.weights, c.average()) for c in cases
         ]
         found = [c.accuracy(s) for c, s in zip(cases, expected, strict=True)]
         show("activations, average, expected statistics", found)

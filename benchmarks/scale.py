@@ -51,7 +51,7 @@ from dimat.methods import protocol
 from dimat.models import build_model
 from dimat.state import state_of
 from dimat.topology import build_topology
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 IMAGES = 50
 SETTLED = {10: 3, 100: 8, 1000: 12}  # rounds that an order takes to everybody, by agents
@@ -65,13 +65,13 @@ class Watch(Silent):
         self.agents, self.first = agents, 0.0
         self.start = time.perf_counter()
         self.rounds: list[float] = []
-        original = Agent.gradient
+        original = LocalTrainer.gradient
 
-        def gradient(agent: Agent) -> Any:
+        def gradient(agent: LocalTrainer) -> Any:
             self.first = self.first or time.perf_counter() - self.start
             return original(agent)
 
-        Agent.gradient = gradient  # type: ignore[method-assign]
+        LocalTrainer.gradient = gradient  # type: ignore[method-assign]
 
     def stage(self, description: str, total: int) -> None:
         self.done, self.rounds, self.last = 0, [], time.process_time()

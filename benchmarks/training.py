@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dimat.data import Dataset, partition
-from dimat.exchange.collectives import Assembly
+from dimat.exchange.collectives import Collectives
 from dimat.exchange.in_process import InProcess
 from dimat.experiment.config.config import DataConfig, OptimizerConfig, RunConfig
 from dimat.experiment.progress import Silent
@@ -159,7 +159,7 @@ def ours(case: Case, images: Tensor, labels: Tensor) -> Callable[[], object]:
     dataset = Dataset("synthetic", images, labels, images[:CLASSES], labels[:CLASSES])
     parts = partition("iid", labels, AGENTS, seed=0, alpha=1.0, batch_size=case.batch)
     setup = Setup(config, dataset, parts, build_network(config.topology, AGENTS))
-    rounds = Rounds(setup, "local", Assembly(InProcess(range(AGENTS)), AGENTS), Silent(), None)
+    rounds = Rounds(setup, "local", Collectives(InProcess(range(AGENTS)), AGENTS), Silent(), None)
     rounds.agents = [setup.new_agent(i, pretraining=False) for i in range(AGENTS)]
     assert [setup.round_steps(i) for i in range(AGENTS)] == [case.steps] * AGENTS
     return lambda: rounds._train(1, measured=False)

@@ -25,7 +25,7 @@ from dimat.data import Dataset
 from dimat.experiment.config.config import DataConfig
 from dimat.experiment.running.vectorized import train_all
 from dimat.experiment.setup import Setup, make_setup
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 # Model, width, steps between two looks at the clock.
 SMALL = [("mlp", 1.0, 10), ("mlp", 4.0, 10), ("cnn", 1.0, 5)]
@@ -55,7 +55,7 @@ def _noise(count: int) -> Dataset:
     return Dataset("noise", x, y, x[:10], y[:10])
 
 
-def timed(own: Setup, vectorize: int, agents: list[Agent], steps: int) -> float:
+def timed(own: Setup, vectorize: int, agents: list[LocalTrainer], steps: int) -> float:
     """Seconds of so many steps of every agent."""
     start = time.perf_counter()
     how = replace(own, config=replace(own.config, vectorize=vectorize))

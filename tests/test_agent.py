@@ -13,7 +13,7 @@ from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.setup import make_optimizer
 from dimat.merging import permute_optimizer
 from dimat.topology import Topology, build_topology
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 
 class Tied(nn.Module):
@@ -35,7 +35,7 @@ class Tied(nn.Module):
         return out
 
 
-def agent(index: int = 0, seed: int = 0) -> Agent:
+def agent(index: int = 0, seed: int = 0) -> LocalTrainer:
     torch.manual_seed(3)
     model = Tied()
     random = torch.Generator().manual_seed(index)
@@ -46,7 +46,7 @@ def agent(index: int = 0, seed: int = 0) -> Agent:
     alone = build_topology("ring", 1)
     assert isinstance(alone, Topology)
     shard = Shard(images, labels)
-    return Agent(index, model, optimizer, schedule, shard, alone, seed, 8)
+    return LocalTrainer(index, model, optimizer, schedule, shard, alone, seed, 8)
 
 
 def test_the_gradient_elsewhere_at_ones_own_state_is_ones_own() -> None:

@@ -30,7 +30,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def fake_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., RunResult]], None]:
     def install(run: Callable[..., RunResult]) -> None:
         module = ModuleType("dimat.experiment.run")
-        module.run = lambda config, observer, *, crew: run(config, observer)  # type: ignore[attr-defined]
+        module.run = lambda config, observer, *, world: run(config, observer)  # type: ignore[attr-defined]
         module.run_or_resume = module.run  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "dimat.experiment.run", module)
 

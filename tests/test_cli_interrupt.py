@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from dimat.cli import main
-from dimat.cli.launch import crew_of
+from dimat.cli.launch import world_of
 from dimat.exchange import torchrun
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.progress import LiveProgress
-from dimat.experiment.single_agent.rounds import Apart
+from dimat.experiment.single_agent.rounds import SingleAgentRun
 
 QUICK = ["--agents=2", "--rounds=1", "--pretrain_epochs=1", "--local_steps=2", "--controls=none"]
 QUICK += ["--method=wa", "--data.split=iid", "--data.train_images=200", "--threads=1"]
@@ -102,7 +102,7 @@ def test_an_agent_goes_on_by_the_same_command(
     patch.setattr("dimat.experiment.single_agent.run.make_setup", lambda *own: raise_())
     assert said(capsys, *AGENT) == BEGUN_NOT
     patch.undo()
-    patch.setattr(Apart, "run", lambda *own: raise_())
+    patch.setattr(SingleAgentRun, "run", lambda *own: raise_())
     again = "the same command{} begins the run again\n"
     found = "dimat: interrupted; there is no checkpoint yet in apart/agent-001: "
     assert said(capsys, *AGENT) == said(capsys, *AGENT) == found + again.format("")
@@ -131,18 +131,18 @@ def test_what_keeps_nothing_says_no_more(
 
 
 def test_of_several_processes_that_of_agent_0_alone_says_it(patch: pytest.MonkeyPatch) -> None:
-    class Crew:
+    class World:
         rank = 1
 
         def close(self) -> None: ...
 
     patch.setattr(torchrun, "launched", lambda: True)
-    patch.setattr(torchrun, "crew", lambda **own: Crew())
-    with pytest.raises(SystemExit) as caught, crew_of(RunConfig()):
+    patch.setattr(torchrun, "world", lambda **own: World())
+    with pytest.raises(SystemExit) as caught, world_of(RunConfig()):
         raise KeyboardInterrupt
     assert caught.value.code == 130
-    Crew.rank = 0
-    with pytest.raises(KeyboardInterrupt), crew_of(RunConfig()):
+    World.rank = 0
+    with pytest.raises(KeyboardInterrupt), world_of(RunConfig()):
         raise KeyboardInterrupt
 
 

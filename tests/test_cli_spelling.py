@@ -19,7 +19,7 @@ from dimat.experiment.config.messages import setting_types
 from dimat.experiment.config.parse import Parser, config_of, load_config, settings_parser
 from dimat.experiment.config.spelling import KNOWN_BY, is_list
 from dimat.methods import METHODS
-from dimat.tools.compare.read import Wishes, read_spec
+from dimat.tools.compare.read import Overrides, read_spec
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -86,7 +86,7 @@ def test_a_comparison_takes_both_spellings_in_file_and_options() -> None:
     Path("c.yaml").write_text(
         "compare:\n  grid:\n    topology: [ring, full]\n    local-epochs: 1\n"
     )
-    spec = read_spec(Path("c.yaml"), Wishes(grid={"matching.sweeps": "0,1"}))
+    spec = read_spec(Path("c.yaml"), Overrides(grid={"matching.sweeps": "0,1"}))
     assert [*spec.grid] == ["topology.name", "local_epochs", "matching.sweeps"]
     words = ["c.yaml", "--grid.batch-size", "8,16", "--topology=star", "--eval-every", "2"]
     given = _COMMANDS["compare"].parser().parse_args(words)["given"]

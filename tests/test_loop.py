@@ -20,7 +20,7 @@ from dimat.errors import ConfigError, ExchangeError, ModelError, StructureError,
 from dimat.exchange import Step, Talk
 from dimat.exchange.network.rendezvous import serve
 from dimat.merging import mix
-from dimat.methods import Member, Merged, Method
+from dimat.methods import Method, RoundContext, RoundResult
 from dimat.state import State, state_of
 from dimat.topology import build_topology
 
@@ -415,10 +415,10 @@ class Own(Method):
     def tolerant(self) -> bool:
         return True
 
-    def merge(self, me: Member) -> Talk[Merged]:
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
         inbox = yield Step(dict.fromkeys(me.neighbors, me.state), me.neighbors)
         states, weights = [me.state, *inbox.values()], me.weights_of(inbox)
-        return Merged(mix(states, weights), disagreement=0.0 if inbox else None)
+        return RoundResult(mix(states, weights), disagreement=0.0 if inbox else None)
 
 
 def test_agents_with_a_method_of_their_own_know_each_other_by_its_name(store: str) -> None:

@@ -19,7 +19,7 @@ from dimat.exchange import Step, Talk
 from dimat.exchange.network.handshake import check_terms
 from dimat.exchange.network.rendezvous import serve
 from dimat.merging import mix
-from dimat.methods import Member, Merged, Method
+from dimat.methods import Method, RoundContext, RoundResult
 from dimat.state import State, state_of
 
 
@@ -187,14 +187,14 @@ class TwoSteps(Method):
     def tolerant(self) -> bool:
         return True
 
-    def merge(self, me: Member) -> Talk[Merged]:
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
         inbox = yield Step(dict.fromkeys(me.neighbors, me.state), me.neighbors)
         if me.agent == 1 and self.fails:
             raise ZeroDivisionError("by mistake")
         again = yield Step(dict.fromkeys(me.neighbors, me.state), me.neighbors)
         heard = {j: inbox[j] for j in again if j in inbox}
         merged = mix([me.state, *heard.values()], me.weights_of(heard))
-        return Merged(merged, disagreement=0.0 if heard else None)
+        return RoundResult(merged, disagreement=0.0 if heard else None)
 
 
 def test_nobody_waits_for_the_rest_of_what_a_failing_agent_would_have_said(store: str) -> None:

@@ -27,7 +27,7 @@ from dimat.state import (
     state_of,
     widened,
 )
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 
 class Fourier(nn.Module):
@@ -133,7 +133,7 @@ def test_a_state_that_agents_send_holds_nothing_but_tensors_and_what_is_beside_s
     assert "0._extra_state" not in state
     assert extras_of(net.state_dict()) == {"0._extra_state": {"version": 1}}
     state["3.bias"] = torch.full((2,), 5.0)
-    for load in (put_into, lambda net, state: Agent.load(_holder(net), state)):
+    for load in (put_into, lambda net, state: LocalTrainer.load(_holder(net), state)):
         net[3].bias.data.zero_()
         load(net, state)
         assert net[3].bias.tolist() == [5.0, 5.0]

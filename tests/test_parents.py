@@ -13,7 +13,7 @@ from tests.analyses import analyze
 from torch import Tensor, nn
 
 import dimat
-from dimat.checkpoints.batches import Call
+from dimat.checkpoints.batches import ModelCall
 from dimat.checkpoints.mixing import mixed
 from dimat.errors import ConfigError, DataError, ModelError, StructureError
 from dimat.state import State, state_of
@@ -354,7 +354,7 @@ def test_batches_sorted_by_class_and_short_ones_give_the_statistics_of_all_sampl
 
 def test_mixed_batches_hold_every_sample_once_with_all_that_belongs_to_it() -> None:
     numbers = torch.arange(25)
-    calls = [Call((part,), {"twice": 2 * part}) for part in numbers.split(7)]
+    calls = [ModelCall((part,), {"twice": 2 * part}) for part in numbers.split(7)]
     found = mixed(calls)
     assert [call.samples for call in found] == [7, 7, 7, 4]
     args = torch.cat([call.args[0] for call in found])
@@ -365,7 +365,7 @@ def test_mixed_batches_hold_every_sample_once_with_all_that_belongs_to_it() -> N
 
 @pytest.mark.parametrize("other", [torch.zeros(3, 2), torch.eye(7), torch.tensor(1.0), "a word"])
 def test_batches_that_cannot_be_taken_apart_stay_as_they_are(other: object) -> None:
-    calls = [Call((part, other), {}) for part in torch.arange(21).split(7)]
+    calls = [ModelCall((part, other), {}) for part in torch.arange(21).split(7)]
     assert mixed(calls) == tuple(calls)
 
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from dimat.agent.membership import Presence, Standing
+from dimat.agent.membership import Membership, MembershipStatus
 from dimat.exchange.network.neighborhood import Neighborhood
-from dimat.methods import Member, Merged
+from dimat.methods import RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.topology import build_topology
 
@@ -31,9 +31,9 @@ class Hood:
         return self._news
 
 
-def presence(**news: Mapping[str, Any]) -> Presence:
+def presence(**news: Mapping[str, Any]) -> Membership:
     said = {int(name[1:]): own for name, own in news.items()}
-    return Presence(cast(Neighborhood, Hood(said)), joined=True)
+    return Membership(cast(Neighborhood, Hood(said)), joined=True)
 
 
 def at(number: int, gauge: GaugeId | None = ORDER, **more: Any) -> dict[str, Any]:
@@ -45,24 +45,28 @@ def _nothing() -> Any:
     raise AssertionError("no units are matched here")
 
 
-def member(agent: int = 1, topology: str = "ring", agents: int = 4) -> Member:
+def member(agent: int = 1, topology: str = "ring", agents: int = 4) -> RoundContext:
     network = build_topology(topology, agents)
-    return Member(agent, 1, {"w": torch.ones(2)}, network.at(0), ["w"], _nothing, list)
+    return RoundContext(agent, 1, {"w": torch.ones(2)}, network.at(0), ["w"], _nothing, list)
 
 
 @pytest.mark.parametrize("done", [7, 8, 9])
 def test_who_is_at_most_a_round_behind_goes_on_as_it_is(done: int) -> None:
     own = presence(_0=at(8), _2=at(7, OTHER))
     assert own.catch_up(done, GaugeId(9, 9)) == done
-    assert own.standing is Standing.CURRENT
+    assert own.standing is MembershipStatus.CURRENT
 
 
 @pytest.mark.parametrize(
     ("gauge", "standing"),
-    [(ORDER, Standing.CURRENT), (OTHER, Standing.STALE), (None, Standing.STALE)],
+    [
+        (ORDER, MembershipStatus.CURRENT),
+        (OTHER, MembershipStatus.STALE),
+        (None, MembershipStatus.STALE),
+    ],
 )
 def test_who_was_away_goes_on_where_others_are_and_listens_first_if_its_order_is_another(
-    gauge: GaugeId | None, standing: Standing
+    gauge: GaugeId | None, standing: MembershipStatus
 ) -> None:
     own = presence(_0=at(8), _2=at(9))
     assert own.catch_up(3, gauge) == 8  # where both have been
@@ -72,7 +76,7 @@ def test_who_was_away_goes_on_where_others_are_and_listens_first_if_its_order_is
 def test_where_no_method_keeps_orders_who_was_away_is_mixed_at_once() -> None:
     own = presence(_0=at(8, None), _2=at(9, None))
     assert own.catch_up(3, None) == 8
-    assert own.standing is Standing.CURRENT
+    assert own.standing is MembershipStatus.CURRENT
 
 
 def test_who_never_met_the_others_listens_first_whatever_order_it_says_it_is_in() -> None:
@@ -80,7 +84,7 @@ def test_who_never_met_the_others_listens_first_whatever_order_it_says_it_is_in(
     own = presence(_0=at(8))
     own.joined = False
     assert own.catch_up(7, ORDER) == 8
-    assert own.standing is Standing.STALE
+    assert own.standing is MembershipStatus.STALE
 
 
 @pytest.mark.parametrize("value", [10**12, -1, True, "9", None, [3]])
@@ -94,20 +98,20 @@ def test_who_has_nothing_is_new_where_others_have_begun() -> None:
     own = presence(_0=at(1))
     own.joined = False
     assert own.catch_up(0, None, empty_handed=True) == 1
-    assert own.standing is Standing.NEW
+    assert own.standing is MembershipStatus.NEW
 
 
 def test_at_the_very_beginning_nobody_is_new() -> None:
     own = presence(_0=at(0), _2=at(0))
     assert own.catch_up(0, None, empty_handed=True) == 0
-    assert own.standing is Standing.CURRENT
+    assert own.standing is MembershipStatus.CURRENT
 
 
 def test_who_was_pretrained_while_others_went_on_listens_first() -> None:
     own = presence(_0=at(5, None))
     own.joined = False
     assert own.catch_up(0, None) == 5
-    assert own.standing is Standing.STALE
+    assert own.standing is MembershipStatus.STALE
 
 
 def test_those_who_listen_themselves_are_no_measure() -> None:
@@ -117,7 +121,7 @@ def test_those_who_listen_themselves_are_no_measure() -> None:
 
 def test_who_is_new_has_all_its_weight_on_the_neighbor_it_listens_to_most() -> None:
     own = presence(_0=at(5, quiet=True), _2=at(5))
-    own.standing = Standing.NEW
+    own.standing = MembershipStatus.NEW
     me = own.member(member())
     assert me.neighbors == [0, 2]
     assert me.weights == [0.0, 0.0, 1.0]  # 0 listens itself
@@ -133,62 +137,62 @@ def test_who_is_current_brings_what_it_has() -> None:
 def test_who_listens_weighs_as_the_mixing_matrix_says_and_follows_any_order() -> None:
     """Even if its own is older: nobody hears it, so nobody would follow."""
     own, me = presence(_0=at(5), _2=at(5)), replace(member(), gauge=GaugeId(0, 1))
-    own.standing = Standing.STALE
+    own.standing = MembershipStatus.STALE
     assert own.member(me) == replace(me, gauge=None)
 
 
 @pytest.mark.parametrize(
     ("theirs", "ours", "standing"),
     [
-        ([1.0, 3.0, 2.0], 4.0, Standing.CURRENT),  # twice the median
-        ([1.0, 3.0, 2.0], 4.1, Standing.STALE),
-        ([None, None], 9.9, Standing.CURRENT),  # nobody can say
-        ([1.0, "x", [1], True, float("nan")], 2.1, Standing.STALE),  # that is no distance
+        ([1.0, 3.0, 2.0], 4.0, MembershipStatus.CURRENT),  # twice the median
+        ([1.0, 3.0, 2.0], 4.1, MembershipStatus.STALE),
+        ([None, None], 9.9, MembershipStatus.CURRENT),  # nobody can say
+        ([1.0, "x", [1], True, float("nan")], 2.1, MembershipStatus.STALE),  # that is no distance
     ],
 )
 def test_who_listens_is_heard_again_once_it_is_near(
-    theirs: list[Any], ours: float, standing: Standing
+    theirs: list[Any], ours: float, standing: MembershipStatus
 ) -> None:
     own = presence()
-    own.standing = Standing.STALE
+    own.standing = MembershipStatus.STALE
     own.hood.heard = {j: {"disagreement": x} for j, x in enumerate(theirs)}
-    own.after(Merged({}, disagreement=ours))
+    own.after(RoundResult({}, disagreement=ours))
     assert own.standing is standing
 
 
 def test_who_listens_is_heard_again_once_listening_brings_it_no_nearer() -> None:
     """Its being quiet may be what keeps its neighbors apart from each other."""
     own = presence()
-    own.standing = Standing.STALE
+    own.standing = MembershipStatus.STALE
     own.hood.heard = {0: {"disagreement": 0.1}}
     for distance, standing in [(9.0, "stale"), (7.0, "stale"), (6.4, "current")]:
-        own.after(Merged({}, disagreement=distance))
-        assert own.standing is Standing(standing)
+        own.after(RoundResult({}, disagreement=distance))
+        assert own.standing is MembershipStatus(standing)
 
 
 def test_what_it_is_to_its_neighbors_is_kept_through_a_restart() -> None:
     own, again = presence(), presence()
-    own.standing, own.disagreement = Standing.STALE, 3.5
+    own.standing, own.disagreement = MembershipStatus.STALE, 3.5
     again.joined = False
     again.restore(own.kept())
-    assert (again.standing, again.disagreement, again.joined) == (Standing.STALE, 3.5, True)
+    assert (again.standing, again.disagreement, again.joined) == (MembershipStatus.STALE, 3.5, True)
     assert again.resumed
 
 
 def test_who_heard_nobody_stays_what_it_was() -> None:
-    for standing in Standing:
+    for standing in MembershipStatus:
         own = presence()
         own.standing = standing
-        own.after(Merged({}))
+        own.after(RoundResult({}))
         assert own.standing is standing
 
 
 def test_who_took_over_a_state_is_mixed_from_then_on_and_says_nothing_of_its_disagreement() -> None:
     own = presence()
-    own.standing = Standing.NEW
-    own.after(Merged({}, disagreement=123.0))
+    own.standing = MembershipStatus.NEW
+    own.after(RoundResult({}, disagreement=123.0))
     own.speak(4, ORDER)
-    assert own.standing is Standing.CURRENT
+    assert own.standing is MembershipStatus.CURRENT
     assert not own.hood.quiet
     assert own.hood.saying == {
         "round": 4,
@@ -200,21 +204,21 @@ def test_who_took_over_a_state_is_mixed_from_then_on_and_says_nothing_of_its_dis
 
 def test_who_is_new_and_hears_others_than_the_one_it_wants_to_take_over_stays_new() -> None:
     own = presence(_0=at(5), _2=at(5))
-    own.standing = Standing.NEW
+    own.standing = MembershipStatus.NEW
     me = own.member(member())
     assert me.weights_of([2]) == [1.0, 0.0]  # 0 was lost: 2 alone changes nothing
-    own.after(Merged({}, disagreement=0.0))
-    assert own.standing is Standing.NEW
+    own.after(RoundResult({}, disagreement=0.0))
+    assert own.standing is MembershipStatus.NEW
 
 
 def test_who_is_new_and_finds_nobody_to_take_over_mixes_with_nobody() -> None:
     own = presence(_0=at(5, quiet=True))
-    own.standing = Standing.NEW
+    own.standing = MembershipStatus.NEW
     assert own.member(member()).weights == [1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("standing", [Standing.STALE, Standing.NEW])
-def test_who_listens_says_that_it_is_not_to_be_mixed(standing: Standing) -> None:
+@pytest.mark.parametrize("standing", [MembershipStatus.STALE, MembershipStatus.NEW])
+def test_who_listens_says_that_it_is_not_to_be_mixed(standing: MembershipStatus) -> None:
     own = presence()
     own.standing = standing
     own.speak(4, None)

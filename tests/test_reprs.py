@@ -17,7 +17,7 @@ from dimat.data.dataset import Dataset
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.record.results import AgentResult, MethodResult, RunResult
 from dimat.matching import Matching, Problem
-from dimat.methods import Member, Merged
+from dimat.methods import RoundContext, RoundResult
 from dimat.state import state_of
 from dimat.symmetry.find import analyze
 from dimat.symmetry.labels.units import Pin
@@ -46,8 +46,10 @@ def results(width: int) -> dict[str, Any]:
         "analysis": analysis,
         "trace": analysis.trace,
         "problem": Problem(analysis, [state] * width, [1 / width] * width, [inputs] * width),
-        "merged": Merged(state, permutation, dict.fromkeys(range(width), permutation)),
-        "member": Member(0, 1, state, ring.at(0), [*state], lambda: analysis, lambda: [inputs]),
+        "merged": RoundResult(state, permutation, dict.fromkeys(range(width), permutation)),
+        "member": RoundContext(
+            0, 1, state, ring.at(0), [*state], lambda: analysis, lambda: [inputs]
+        ),
         "exchanged": Exchanged(
             1, [*range(width)], (), 0.5, 0.1, 0.1, permutation, analysis.symmetry
         ),

@@ -21,7 +21,7 @@ from tests.data.test_data import arrays, write
 from dimat.checkpoints.files import read_checkpoint
 from dimat.data import load_dataset
 from dimat.errors import ConfigError, DataError, DimatError, RecordError, StructureError
-from dimat.experiment.record.checkpoint import Store
+from dimat.experiment.record.checkpoint import CheckpointFolder
 from dimat.experiment.record.lines import read_lines
 from dimat.experiment.record.run_folder import read_summary
 from dimat.files import VARIABLE, check_bytes
@@ -196,7 +196,7 @@ def test_a_named_pipe_is_not_opened_by_any_reader(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "round-000001").mkdir(parents=True)
     os.mkfifo(tmp_path / "checkpoints" / "round-000001" / "meta.json")
     with pytest.raises(StructureError, match="no regular file"):
-        Store(tmp_path / "checkpoints").read(1)
+        CheckpointFolder(tmp_path / "checkpoints").read(1)
 
 
 def test_a_file_of_a_run_that_is_longer_than_the_limit_is_not_read(

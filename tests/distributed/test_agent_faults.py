@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.distributed.cluster import PAW, SMALL, Cluster
 
 from dimat.exchange.tree import unpack
-from dimat.experiment.record.checkpoint import Store
+from dimat.experiment.record.checkpoint import CheckpointFolder
 
 Make = Callable[..., Cluster]
 PAIR = ((0, 1),)
@@ -39,7 +39,7 @@ def nothing_lost(cluster: Cluster) -> None:
 
 def gauge_root(cluster: Cluster, i: int) -> int:
     """Whose unit order the last checkpoint of an agent is in."""
-    found = Store(cluster.path(i) / "checkpoints", "round").latest(print)
+    found = CheckpointFolder(cluster.path(i) / "checkpoints", "round").latest(print)
     assert found
     return int(unpack(found.meta["agent"], found.tensors)["gauge"][0])
 

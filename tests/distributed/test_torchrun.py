@@ -21,7 +21,7 @@ from torch import nn
 import dimat
 from dimat import RunConfig
 from dimat.errors import ConfigError
-from dimat.exchange.world import Alone
+from dimat.exchange.world import SingleProcess
 from dimat.experiment.config.config import (
     DataConfig,
     DiagnosticsConfig,
@@ -30,7 +30,7 @@ from dimat.experiment.config.config import (
     TopologyConfig,
 )
 from dimat.experiment.config.parse import config_to_yaml
-from dimat.experiment.record.checkpoint import Store
+from dimat.experiment.record.checkpoint import CheckpointFolder
 
 PAW_AND_TAIL = "0 1\n1 2\n0 2\n2 3\n3 4\n"
 CONFIG = RunConfig(
@@ -157,7 +157,7 @@ class Mortal(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         victim, kept, mark = (os.environ.get(name, "") for name in ("VICTIM", "KEPT", "MARK"))
         mine = self.training and victim and os.environ["RANK"] == victim
-        if mine and not Path(mark).exists() and len(Store(Path(kept)).numbers()) >= 2:
+        if mine and not Path(mark).exists() and len(CheckpointFolder(Path(kept)).numbers()) >= 2:
             Path(mark).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         found: torch.Tensor = self.inner(x)
@@ -223,5 +223,5 @@ def test_an_error_in_one_process_is_said_and_ends_them_all(tmp_path: Path, here:
 def test_more_processes_than_agents_are_refused_with_the_way_out(tmp_path: Path) -> None:
     config = replace(CONFIG, topology=TopologyConfig("ring"), out=str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"'agents' is 5, and 6 processes .*-per-node 5\)"):
-        dimat.run(config, crew=Alone(0, 6))
+        dimat.run(config, world=SingleProcess(0, 6))
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 from uuid import uuid4
 
-from dimat.exchange.network.rendezvous import Board, serve
+from dimat.exchange.network.rendezvous import Directory, serve
 
 Result = TypeVar("Result")
 HOST = "127.0.0.1"
@@ -21,11 +21,11 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:3")
 _store = None
 
 
-def board(prefix: str | None = None) -> Board:
+def board(prefix: str | None = None) -> Directory:
     """A place of its own, unless it is named, at the one store of this process."""
     global _store
     _store = _store or serve(HOST, 0)
-    return Board(HOST, _store.port, prefix or uuid4().hex)
+    return Directory(HOST, _store.port, prefix or uuid4().hex)
 
 
 def together(works: Sequence[Callable[[], Result]], end_s: float = LONG_S) -> list[Result]:

@@ -22,7 +22,7 @@ from dimat.exchange.network.link import Link, Rules, Status
 from dimat.exchange.network.links import Links
 from dimat.exchange.network.meeting import meet
 from dimat.exchange.network.pipe import Broken
-from dimat.exchange.network.rendezvous import Board
+from dimat.exchange.network.rendezvous import Directory
 from dimat.exchange.network.wire import PREAMBLE, Frame, Kind, pack, said
 
 RULES = Rules(timeout_s=LONG_S, limit_bytes=1 << 20)
@@ -33,14 +33,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "_RETRY_S", 0.1)
 
 
-def links(own: int, place: Board, rules: Rules = RULES) -> Links:
+def links(own: int, place: Directory, rules: Rules = RULES) -> Links:
     return Links(own, place.another(), HOST, rules)
 
 
 class Stranger:
     """The other end of an edge to 0, without a link: it listens, and says what it likes."""
 
-    def __init__(self, place: Board) -> None:
+    def __init__(self, place: Directory) -> None:
         pipe = meet(place.another(), 1, 0, HOST, lambda: True)
         assert pipe is not None
         self.pipe, self.heard = pipe, list[int]()
@@ -123,7 +123,7 @@ def test_who_does_not_greet_is_not_talked_to_and_one_who_does_is_let_in_later(
         other.speak(Frame(Kind.BYE, 1, 0))
 
 
-def pair(place: Board) -> tuple[Links, Links, Link, Link]:
+def pair(place: Directory) -> tuple[Links, Links, Link, Link]:
     one, two = links(0, place), links(1, place)
     here, there = one.to(1), two.to(0)
     until(lambda: here.status is there.status is Status.UP)

@@ -14,10 +14,10 @@ from dimat.errors import ExchangeError
 from dimat.exchange.network import meeting
 from dimat.exchange.network.meeting import meet
 from dimat.exchange.network.pipe import Broken, Pipe
-from dimat.exchange.network.rendezvous import Board, serve
+from dimat.exchange.network.rendezvous import Directory, serve
 
 
-def met(place: Board, own: int, other: int, wait_s: float = 0.0) -> Pipe:
+def met(place: Directory, own: int, other: int, wait_s: float = 0.0) -> Pipe:
     """As a link does it: with a connection of its own, again if it did not succeed."""
     time.sleep(wait_s)
     own_board = place.another()
@@ -45,7 +45,7 @@ def check_joined(low: Pipe, high: Pipe) -> None:
         torch.testing.assert_close(got, sent, rtol=0, atol=0)
 
 
-def pair(place: Board, early: float = 0.0, late: float = 0.0) -> tuple[Pipe, Pipe]:
+def pair(place: Directory, early: float = 0.0, late: float = 0.0) -> tuple[Pipe, Pipe]:
     low, high = together([lambda: met(place, 1, 4, early), lambda: met(place, 4, 1, late)])
     check_joined(low, high)
     return low, high
@@ -73,7 +73,7 @@ def test_an_end_that_comes_back_with_nothing_meets_the_one_that_noticed(lost: st
     left, seat = (high, 4) if lost == "low" else (low, 1)
     with pytest.raises(Broken):
         left.receive(torch.zeros(1), LONG_S)
-    again = Board(place.host, place.port, place.prefix)  # of a new process
+    again = Directory(place.host, place.port, place.prefix)  # of a new process
     place, again = (place, again) if seat == 1 else (again, place)
     check_joined(*together([lambda: met(place, 1, 4), lambda: met(again, 4, 1)]))
 
@@ -81,15 +81,15 @@ def test_an_end_that_comes_back_with_nothing_meets_the_one_that_noticed(lost: st
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """All names that were given to attempts; those in vain are short."""
-    names, put = [], Board.put
+    names, put = [], Directory.put
 
-    def noted(self: Board, key: str, value: str) -> None:
+    def noted(self: Directory, key: str, value: str) -> None:
         if key.endswith("/name"):
             names.append(value)
         put(self, key, value)
 
     monkeypatch.setattr(meeting, "JOIN_S", 1.0)
-    monkeypatch.setattr(Board, "put", noted)
+    monkeypatch.setattr(Directory, "put", noted)
     return names
 
 
@@ -112,7 +112,7 @@ def test_ends_of_two_runs_on_one_store_do_not_meet() -> None:
     one, two = board(), board()
     given_up = time.monotonic() + 0.5
 
-    def alone(place: Board, own: int, other: int) -> Callable[[], Pipe | None]:
+    def alone(place: Directory, own: int, other: int) -> Callable[[], Pipe | None]:
         own_board = place.another()
         return lambda: meet(own_board, own, other, HOST, lambda: time.monotonic() < given_up)
 
@@ -140,7 +140,7 @@ def test_many_edges_form_at_once_each_with_its_own_other_end() -> None:
 def test_a_store_that_is_gone_is_an_error_until_one_is_there_again() -> None:
     store = serve(HOST, 0)
     port = store.port
-    place = Board(HOST, port, "run")
+    place = Directory(HOST, port, "run")
     place.put("x", "1")
     assert (place.look("x"), place.look("y")) == ("1", None)
     del store

@@ -25,7 +25,7 @@ from tests.exchange.village import (
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network.link import Rules, Status
 from dimat.exchange.network.neighborhood import Incident, Neighborhood
-from dimat.exchange.network.rendezvous import Board, serve
+from dimat.exchange.network.rendezvous import Directory, serve
 from dimat.exchange.network.wire import Frame, Kind
 from dimat.state import check_finite
 
@@ -518,7 +518,7 @@ def one_less(talk: Talk[None]) -> Talk[None]:
 def test_a_store_that_dies_is_missed_only_by_edges_that_form() -> None:
     stores = [serve(HOST, 0)]
     port = stores[0].port
-    with village(place=Board(HOST, port, "run")) as here:
+    with village(place=Directory(HOST, port, "run")) as here:
         play(here)
         stores.clear()
         play(here)

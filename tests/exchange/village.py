@@ -19,7 +19,7 @@ from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network import neighborhood
 from dimat.exchange.network.link import Link, Rules
 from dimat.exchange.network.neighborhood import Incident, Neighborhood
-from dimat.exchange.network.rendezvous import Board
+from dimat.exchange.network.rendezvous import Directory
 
 Admit = Callable[[int, Message], None]
 Heard = dict[int, tuple[int, ...]]
@@ -101,7 +101,7 @@ _playing: dict[int, Villager] = {}  # by thread
 
 def settle(
     agent: int,
-    place: Board,
+    place: Directory,
     graph: nx.Graph[int] = PAW,
     terms: Mapping[str, str] | None = None,
     timeout_s: float = LONG_S,
@@ -123,7 +123,7 @@ def village(
     terms: Mapping[int, Mapping[str, str]] | None = None,
     timeout_s: float = LONG_S,
     patience_s: float = LONG_S,
-    place: Board | None = None,
+    place: Directory | None = None,
 ) -> Iterator[Village]:
     """All agents of a graph, joined; in the end they say goodbye."""
     place = place or board()

@@ -28,7 +28,7 @@ from dimat.experiment.config.config import (
     TopologyConfig,
 )
 from dimat.experiment.setup import make_setup
-from dimat.methods import METHODS, Consensus, Learner, Method, Settings
+from dimat.methods import METHODS, Consensus, Method, Settings, StepContext
 from dimat.methods.ordering import tree as order
 from dimat.symmetry import Analysis, Permutation
 
@@ -271,7 +271,7 @@ def test_agents_that_step_together_have_one_learning_rate(
     rates: dict[int, list[float]] = {}
     step = Consensus.step
 
-    def spied(self: Consensus, me: Learner) -> Talk[None]:
+    def spied(self: Consensus, me: StepContext) -> Talk[None]:
         rates.setdefault(me.index, []).append(me.lr)
         return step(self, me)
 

@@ -9,10 +9,10 @@ import pytest
 
 from dimat.errors import ConfigError, DimatError, TopologyError
 from dimat.experiment.config.config import ExchangeConfig, MatchingConfig, RunConfig, TopologyConfig
-from dimat.experiment.single_agent.run import Meeting, run_agent
+from dimat.experiment.single_agent.run import Rendezvous, run_agent
 
 SMALL = RunConfig(agents=4, rounds=2, pretrain_epochs=0, local_steps=1, controls=(), threads=1)
-NOWHERE = Meeting("127.0.0.1", 9)
+NOWHERE = Rendezvous("127.0.0.1", 9)
 
 
 @pytest.mark.parametrize(

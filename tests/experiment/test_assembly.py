@@ -11,16 +11,16 @@ import torch
 from tests.experiment.test_run import SMALL
 
 from dimat.errors import StructureError
-from dimat.exchange.collectives import Assembly
+from dimat.exchange.collectives import Collectives
 from dimat.exchange.tree import as_message, tree_of
-from dimat.exchange.world import ALONE, block
+from dimat.exchange.world import SINGLE_PROCESS, block
 from dimat.experiment.progress import Silent
-from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.running import pretrain
 from dimat.experiment.running.pretrain import Pretrained, Pretraining
 from dimat.experiment.setup import Setup, make_setup
 
-FIVE = Assembly(ALONE.transport(5), 5)
+FIVE = Collectives(SINGLE_PROCESS.transport(5), 5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16])
@@ -80,8 +80,8 @@ class Counted(Silent):
             raise KeyboardInterrupt
 
 
-def pretrained(setup: Setup, store: Store, observer: Counted) -> list[Pretrained]:
-    three = Assembly(ALONE.transport(3), 3)
+def pretrained(setup: Setup, store: CheckpointFolder, observer: Counted) -> list[Pretrained]:
+    three = Collectives(SINGLE_PROCESS.transport(3), 3)
     found = Pretraining(setup, three, observer, store).run()
     assert [*found] == [0, 1, 2]
     return [*found.values()]
@@ -97,9 +97,9 @@ def check_equal(found: list[Pretrained], expected: list[Pretrained]) -> None:
 def test_pre_training_goes_on_from_the_last_epoch_that_was_kept(
     tmp_path: Path, setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = pretrained(setup, Store(tmp_path / "whole", "epoch"), Counted())
+    whole = pretrained(setup, CheckpointFolder(tmp_path / "whole", "epoch"), Counted())
     monkeypatch.setattr(pretrain, "_BETWEEN_S", 0.0)
-    store = Store(tmp_path / "stopped", "epoch", 1)
+    store = CheckpointFolder(tmp_path / "stopped", "epoch", 1)
     with pytest.raises(KeyboardInterrupt):
         pretrained(setup, store, Counted(last=8))  # two epochs of three agents, and two more
     assert store.numbers() == [6]
@@ -115,7 +115,7 @@ def test_agents_that_were_kept_at_different_epochs_all_come_to_the_last(
     tmp_path: Path, setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain, "_BETWEEN_S", 0.0)
-    every = Store(tmp_path / "every", "epoch", 9)
+    every = CheckpointFolder(tmp_path / "every", "epoch", 9)
     whole = pretrained(setup, every, Counted())
     early, late = every.read(3), every.read(9)
     for known in ([late, early, early], [late, early]):
@@ -126,6 +126,6 @@ def test_agents_that_were_kept_at_different_epochs_all_come_to_the_last(
             if name.startswith(f"{i}/")
         }
         agents = [own.meta["agents"][i] for i, own in enumerate(known)]
-        store = Store(tmp_path / f"ragged-{len(known)}", "epoch", 1)
+        store = CheckpointFolder(tmp_path / f"ragged-{len(known)}", "epoch", 1)
         store.write(Checkpoint(4, {"agents": agents}, tensors))
         check_equal(pretrained(setup, store, Counted()), whole)

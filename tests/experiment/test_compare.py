@@ -24,8 +24,8 @@ from tests import fork_server
 from dimat import RunConfig
 from dimat.errors import ConfigError, DataError, RecordError
 from dimat.experiment.config.config import DataConfig, MatchingConfig, RecalibrationConfig
-from dimat.experiment.progress import Observer
-from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.progress import Progress
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.run_folder import RunFolder
 from dimat.tools.compare.folder import open_folder, spec_to_yaml
 from dimat.tools.compare.progress import LiveCells
@@ -56,7 +56,7 @@ class Runner:
         self.failing: dict[str, BaseException] = {}
 
     def __call__(
-        self, config: RunConfig, observer: Observer | None = None, *, pretrained: Path
+        self, config: RunConfig, observer: Progress | None = None, *, pretrained: Path
     ) -> None:
         assert config.out is not None
         out = Path(config.out)
@@ -346,9 +346,9 @@ def test_what_cells_share_is_pretrained_once_and_by_one_process_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone: list[bool] = []
-    write = Store.write
+    write = CheckpointFolder.write
 
-    def watch(self: Store, checkpoint: Checkpoint) -> None:
+    def watch(self: CheckpointFolder, checkpoint: Checkpoint) -> None:
         if self.path.parent == tmp_path / "pretrained":
             with (self.path / ".lock").open("w") as file:
                 try:
@@ -358,7 +358,7 @@ def test_what_cells_share_is_pretrained_once_and_by_one_process_at_a_time(
                     alone.append(True)
         write(self, checkpoint)
 
-    monkeypatch.setattr(Store, "write", watch)
+    monkeypatch.setattr(CheckpointFolder, "write", watch)
     base = replace(TINY, pretrain_epochs=1)
     spec = replace(SPEC, base=base, methods=("wa", "local"), seeds=(0,))
     assert compare(spec, tmp_path).failures == {}

@@ -20,7 +20,7 @@ from dimat.tools.compare.rows import numbers_of, to_csv
 from dimat.tools.compare.spec import Spec, expand
 from dimat.tools.compare.statistics import paired, spread
 from dimat.tools.compare.table import as_text, points_of
-from dimat.tools.compare.trial import Trial
+from dimat.tools.compare.trial import MethodRun
 from dimat.tools.records.history import curve_of, read_curve, read_summary
 from dimat.tools.records.measured import Curve, Moment
 
@@ -161,14 +161,14 @@ CELLS = expand(SPEC)
 CURVES = {"dimat": DIMAT, "local": LOCAL}
 
 
-def trials(*names: str) -> dict[str, list[Trial]]:
+def trials(*names: str) -> dict[str, list[MethodRun]]:
     """Finished cells: dimat has 0.8 + seed/100, local half of it."""
     found = {}
     for cell in CELLS:
         if cell.name in names:
             best = 0.8 + cell.seed / 100
             found[cell.name] = [
-                Trial(
+                MethodRun(
                     cell,
                     m,
                     {
@@ -211,7 +211,7 @@ def test_both_phases_and_the_start_are_shown_and_like_is_compared_with_like() ->
 
 def test_a_run_of_an_older_version_is_shown_after_the_phase_that_it_reports() -> None:
     old = {"test_accuracy_mean": 0.7, "phase": "merged"}
-    found = numbers_of(Trial(CELLS[0], "dimat", old, CURVES["dimat"], {}))
+    found = numbers_of(MethodRun(CELLS[0], "dimat", old, CURVES["dimat"], {}))
     assert (found["merged_accuracy_mean"], found["trained_accuracy_mean"]) == (0.7, None)
 
 

@@ -17,7 +17,7 @@ from dimat.experiment.config.access import flat, point_name, typed, with_setting
 from dimat.experiment.config.config import DataConfig, RecalibrationConfig, TopologyConfig
 from dimat.experiment.config.parse import config_to_yaml
 from dimat.tools.compare.folder import spec_to_yaml
-from dimat.tools.compare.read import Wishes, parse_seeds, read_out, read_spec
+from dimat.tools.compare.read import Overrides, parse_seeds, read_out, read_spec
 from dimat.tools.compare.spec import Spec, canonical, difference, digest, expand
 
 GRID = {"topology.name": ("ring", "full"), "optimizer.lr": (0.1, 0.01, 0.001)}
@@ -135,7 +135,7 @@ def test_a_file_of_a_run_is_compared_as_it_is(tmp_path: Path) -> None:
 def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     group = {"methods": "wa", "seeds": 1, "grid": {"topology.name": "ring", "agents": [3, 4]}}
     path = written(tmp_path / "c.yaml", batch_size=8, compare=group)
-    wishes = Wishes("dimat,local", "5", {"topology.name": "full,star"}, {"batch_size": "16"})
+    wishes = Overrides("dimat,local", "5", {"topology.name": "full,star"}, {"batch_size": "16"})
     spec = read_spec(path, wishes)
     assert spec.base.batch_size == 16
     assert (spec.methods, spec.seeds) == (("dimat", "local"), (5,))
@@ -182,7 +182,7 @@ def test_what_a_comparison_sets_itself_is_refused_with_the_way_out(
     tmp_path: Path, name: str, way_out: str
 ) -> None:
     path = written(tmp_path / "c.yaml", agents=3)
-    for wishes in (Wishes(grid={name: "1,2"}), Wishes(settings={name: "1"})):
+    for wishes in (Overrides(grid={name: "1,2"}), Overrides(settings={name: "1"})):
         with pytest.raises(ConfigError, match=f"{name}' is set for each cell: .*{way_out}"):
             read_spec(path, wishes)
     with pytest.raises(ConfigError, match=f"'grid.{name}' is set for each cell"):
@@ -192,7 +192,7 @@ def test_what_a_comparison_sets_itself_is_refused_with_the_way_out(
 def test_a_setting_of_the_grid_cannot_be_one_value_as_well(tmp_path: Path) -> None:
     path = written(tmp_path / "c.yaml", compare={"grid": {"agents": [3, 4]}})
     with pytest.raises(ConfigError, match=r"'agents' varies: give its values by --grid\.agents"):
-        read_spec(path, Wishes(settings={"agents": "5"}))
+        read_spec(path, Overrides(settings={"agents": "5"}))
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,12 @@ from dimat.data import Shard
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
 from dimat.experiment.config.config import DiagnosticsConfig, MatchingConfig
-from dimat.experiment.evaluation.diagnostics import Sight, permuted_operator
+from dimat.experiment.evaluation.diagnostics import MergeSnapshot, permuted_operator
 from dimat.experiment.evaluation.loss_barrier import loss_barrier
-from dimat.methods import Averaging, Dimat, Merged, Method, Settings
+from dimat.methods import Averaging, Dimat, Method, RoundResult, Settings
 from dimat.state import State, consensus_distance
 from dimat.topology import Topology, build_topology, metropolis
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 RING: nx.Graph[int] = nx.cycle_graph(5)
 
@@ -35,11 +35,11 @@ def own() -> Fleet:
     return fleet("mlp")
 
 
-def see(own: Fleet, method: Method, states: list[State], graph: nx.Graph[int]) -> Sight:
+def see(own: Fleet, method: Method, states: list[State], graph: nx.Graph[int]) -> MergeSnapshot:
     them = own.members(states, graph)
     merged, _ = merge(method, them)
     symmetry = own.analysis.symmetry if method.matches else None
-    return Sight(them[0].topology, states, merged, them[0].parameters, symmetry)
+    return MergeSnapshot(them[0].topology, states, merged, them[0].parameters, symmetry)
 
 
 @pytest.mark.parametrize("gauge", ["tree", "pairwise"])
@@ -80,10 +80,10 @@ def test_plain_averaging_contracts_as_the_mixing_matrix_does(own: Fleet) -> None
 def test_units_moved_are_those_that_the_permutation_puts_elsewhere(own: Fleet) -> None:
     symmetry, state = own.analysis.symmetry, own.perturbed(1)[0]
     move = symmetry.random(torch.Generator().manual_seed(0))
-    merged = [Merged(state, symmetry.identity()), Merged(state, move)]
+    merged = [RoundResult(state, symmetry.identity()), RoundResult(state, move)]
     graph = nx.path_graph(2)
     pair = Topology("pair", graph, metropolis(graph, np.ones(2)))
-    seen = Sight(pair, [state] * 2, merged, [], symmetry).describe()["units_moved"]
+    seen = MergeSnapshot(pair, [state] * 2, merged, [], symmetry).describe()["units_moved"]
     moved = symmetry.apply(move, state)
     for group in symmetry.groups:
         key = next(k for k, _ in group.members if k.endswith("bias"))
@@ -175,7 +175,7 @@ def test_the_barrier_is_the_loss_halfway_above_the_mean_of_the_ends() -> None:
     graph = nx.path_graph(2)
     pair = Topology("pair", graph, metropolis(graph, np.ones(2)))
     names = [name for name, _ in agents[0].model.named_parameters()]
-    sight = Sight(pair, states, [Merged(s) for s in states], names, None)
+    sight = MergeSnapshot(pair, states, [RoundResult(s) for s in states], names, None)
     x, y = torch.randn(30, 1, 4, 4), torch.arange(30) % 3
     talks = [loss_barrier(a, pair, None if a.index else sight, (x, y), 20) for a in agents]
     found, elsewhere = run_all(talks, [Traffic(), Traffic()])
@@ -190,11 +190,11 @@ def test_the_barrier_is_the_loss_halfway_above_the_mean_of_the_ends() -> None:
         torch.testing.assert_close(agent.state(), state, rtol=0, atol=0)
 
 
-def lone_agent(index: int) -> Agent:
+def lone_agent(index: int) -> LocalTrainer:
     torch.manual_seed(5)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     shard = Shard(torch.zeros(9, 4, 4, 1), torch.arange(9) % 3)
     ring = build_topology("ring", 2)
-    return Agent(index, model, optimizer, schedule, shard, ring.at(0), 0, 3)
+    return LocalTrainer(index, model, optimizer, schedule, shard, ring.at(0), 0, 3)

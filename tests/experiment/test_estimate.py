@@ -40,7 +40,7 @@ from dimat.tools.estimate.model_cost import memory_entries, model_facts
 from dimat.tools.estimate.steps import STEPS
 from dimat.tools.estimate.traffic import Wire
 from dimat.training.snapshot import Snapshot
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 IRREGULAR = TopologyConfig("erdos-renyi", probability=0.5, seed=3)
@@ -228,7 +228,7 @@ def test_an_agent_takes_the_memory_that_was_foreseen(name: str) -> None:
 
 
 def test_without_calibration_nothing_is_trained_and_no_time_foreseen() -> None:
-    with mock.patch.object(Agent, "update", side_effect=AssertionError("it trains")):
+    with mock.patch.object(LocalTrainer, "update", side_effect=AssertionError("it trains")):
         found = foreseen(SMALL)
     assert found.wall_s is None
     assert all(not own.wall_s for own in found.costs.values())
@@ -242,7 +242,7 @@ def test_agents_that_train_at_once_are_timed_and_counted_in_a_stack(
     sizes: list[int] = []
     original = calibrate.train_at_once
 
-    def watched(agents: Sequence[Agent], *rest: Any) -> None:
+    def watched(agents: Sequence[LocalTrainer], *rest: Any) -> None:
         sizes.append(len(agents))
         original(agents, *rest)
 

@@ -21,7 +21,7 @@ from dimat.cli import main
 from dimat.errors import ConfigError, DimatError, WriteError, writing
 from dimat.experiment.callbacks.tensorboard import TensorBoard
 from dimat.experiment.config.config import CheckpointConfig
-from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.run_folder import RunFolder
 from dimat.experiment.run import run_or_resume
 from dimat.experiment.single_agent.faults import Fault, Rehearsal
@@ -106,7 +106,7 @@ def test_whatever_is_written_to_a_run_folder_names_its_file_if_it_cannot_be(
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it(tmp_path: Path) -> None:
-    store = Store(tmp_path / "checkpoints", keep=1)
+    store = CheckpointFolder(tmp_path / "checkpoints", keep=1)
     store.write(Checkpoint(1, {}, {"x": torch.ones(1)}))
     before = everything(tmp_path)
     with no_file_longer_than(1000), pytest.raises(WriteError, match="too large"):

@@ -17,7 +17,7 @@ import dimat
 from dimat.cli import main
 from dimat.errors import RecordError
 from dimat.experiment.record import lines as lines_module
-from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.lines import LineFiles, read_lines
 from dimat.experiment.record.run_folder import RunFolder
 from dimat.tools.records.history import read_curve, read_summary
@@ -40,7 +40,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("half") / "run"
     with pytest.raises(Stopped):
         dimat.run(replace(CONFIG, out=str(out)), callbacks=[StopAfter(10)])
-    assert Store(out / "checkpoints").numbers() == [1]
+    assert CheckpointFolder(out / "checkpoints").numbers() == [1]
     return out
 
 
@@ -92,7 +92,7 @@ def test_a_changed_line_after_the_checkpoint_is_written_anew(stopped: Path, whol
 def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_is_resumed(
     stopped: Path, whole: Path
 ) -> None:
-    store = Store(stopped / "checkpoints")
+    store = CheckpointFolder(stopped / "checkpoints")
     kept = store.read(1)
     old = {name: value for name, value in kept.meta.items() if name != "lines_sha256"}
     assert old != kept.meta

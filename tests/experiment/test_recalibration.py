@@ -22,7 +22,7 @@ from dimat.experiment.config.config import (
 )
 from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.setup import make_setup
-from dimat.methods import Merged
+from dimat.methods import RoundResult
 from dimat.training import round as parts
 from dimat.training.round import Part
 
@@ -97,9 +97,9 @@ def test_an_agent_is_busy_while_it_recalibrates_what_a_merge_gave_it(
     setup = make_setup(SMALL)
     agent, part = setup.new_agent(0, pretraining=False), Part(setup, "wa")
     Clock(monkeypatch, parts)
-    cost = part.take_over(agent, Merged(agent.state(), disagreement=1.0, merge_s=2.0), 1)
+    cost = part.take_over(agent, RoundResult(agent.state(), disagreement=1.0, merge_s=2.0), 1)
     assert (agent.traffic.busy_s, cost["merge_s"]) == (TAKES_S, 2.0 + TAKES_S)
-    cost = part.take_over(agent, Merged(agent.state()), 2)  # it met nobody
+    cost = part.take_over(agent, RoundResult(agent.state()), 2)  # it met nobody
     assert (agent.traffic.busy_s, cost["merge_s"]) == (TAKES_S, 0.0)
 
 

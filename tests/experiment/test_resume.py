@@ -29,7 +29,7 @@ from dimat.experiment.config.config import (
     OptimizerConfig,
     TopologyConfig,
 )
-from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.locks import alone
 from dimat.experiment.run import run_or_resume
 
@@ -248,7 +248,7 @@ def test_a_checkpoint_whose_metrics_were_lost_is_not_used(in_round_3: Path, whol
     """As after a power cut: lines that a later checkpoint counts on are not there."""
     out = in_round_3
     file = out / "metrics.jsonl"
-    kept = Store(out / "checkpoints").read(1).meta["sizes"]["metrics.jsonl"]
+    kept = CheckpointFolder(out / "checkpoints").read(1).meta["sizes"]["metrics.jsonl"]
     os.truncate(file, kept + 10)
     notes = Notes()
     dimat.resume(out, notes)
@@ -393,11 +393,11 @@ def test_checkpoints_are_written_as_often_and_kept_as_long_as_asked(
     config = replace(CONFIG, controls=(), checkpoint=CheckpointConfig(every, keep))
     with pytest.raises(Stopped):
         dimat.run(replace(config, out=str(tmp_path / "run")), callbacks=[StopAfter(28)])
-    assert Store(tmp_path / "run" / "checkpoints").numbers() == expected
+    assert CheckpointFolder(tmp_path / "run" / "checkpoints").numbers() == expected
 
 
 def test_a_checkpoint_replaces_one_of_its_number(tmp_path: Path) -> None:
-    store = Store(tmp_path, keep=2)
+    store = CheckpointFolder(tmp_path, keep=2)
     for value in (1.0, 2.0):
         store.write(Checkpoint(5, {"value": value}, {"x": torch.tensor([value])}))
     found = store.latest(lambda _: None)

@@ -25,7 +25,7 @@ from dimat.experiment.config.config import (
 from dimat.experiment.config.parse import load_config
 from dimat.experiment.record.summary import best_round
 from dimat.merging import COMBINERS
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 SMALL = RunConfig(
     agents=4, rounds=2, pretrain_epochs=2, width=0.25, threads=1, topology=TopologyConfig("star")
@@ -112,9 +112,9 @@ def test_matching_and_recalibration_see_only_the_agents_own_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[int, list[torch.Tensor]] = {}
-    original = Agent.calibration
+    original = LocalTrainer.calibration
 
-    def watch(self: Agent, purpose: int, number: int, images: int) -> Any:
+    def watch(self: LocalTrainer, purpose: int, number: int, images: int) -> Any:
         batches = original(self, purpose, number, images)
         seen.setdefault(self.index, []).extend(batches)
         own, _ = self.shard._train
@@ -123,7 +123,7 @@ def test_matching_and_recalibration_see_only_the_agents_own_shard(
             assert {x.numpy().tobytes() for x in batch} <= known
         return batches
 
-    monkeypatch.setattr(Agent, "calibration", watch)
+    monkeypatch.setattr(LocalTrainer, "calibration", watch)
     matching = MatchingConfig(gauge="pairwise")
     config = replace(SMALL, model="cnn", controls=("wa",), matching=matching)
     dimat.run(replace(config, out=str(tmp_path / "run")))

@@ -15,10 +15,10 @@ import dimat
 from dimat import state
 from dimat.data import Shard
 from dimat.exchange import collectives
-from dimat.exchange.collectives import Assembly
-from dimat.exchange.world import ALONE
+from dimat.exchange.collectives import Collectives
+from dimat.exchange.world import SINGLE_PROCESS
 from dimat.experiment.config.config import DataConfig, OptimizerConfig, TopologyConfig
-from dimat.experiment.record.checkpoint import Checkpoint, Store, _apart
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder, _apart
 from dimat.experiment.record.results import MethodResult
 from dimat.experiment.running import runner as job
 from dimat.experiment.running.pretrain import Pretrained
@@ -66,7 +66,7 @@ def test_what_all_agents_are_told_is_encoded_and_decoded_once(
     monkeypatch.setattr(collectives, "as_message", lambda tree: calls.append("in") or encode(tree))
     monkeypatch.setattr(collectives, "tree_of", lambda own: calls.append("out") or decode(own))
     said = {"results": list(range(20))}
-    assert Assembly(ALONE.transport(20), 20).tell(said) == said
+    assert Collectives(SINGLE_PROCESS.transport(20), 20).tell(said) == said
     assert calls == ["in", "out"]
 
 
@@ -107,7 +107,7 @@ def test_a_checkpoint_copies_only_what_shares_memory_and_changes_nothing(tmp_pat
     whole = torch.arange(24.0)
     image = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     tensors = {"all": whole, "half": whole[:12], "twice": whole, "image": image}
-    store = Store(tmp_path)
+    store = CheckpointFolder(tmp_path)
     store.write(Checkpoint(1, {"x": 1}, tensors))
     found = store.read(1).tensors
     assert all(torch.equal(found[name], own) for name, own in tensors.items())

@@ -13,18 +13,18 @@ from tests.experiment.test_resume import CONFIG, Content, content
 import dimat
 from dimat.cli import main
 from dimat.errors import ConfigError, Stopped
-from dimat.exchange.world import ALONE
+from dimat.exchange.world import SINGLE_PROCESS
 from dimat.experiment.config.config import CheckpointConfig, DataConfig
 from dimat.experiment.config.validate import validate
-from dimat.experiment.record import writer as desk
-from dimat.experiment.record.checkpoint import Store
+from dimat.experiment.record import writer as writer
+from dimat.experiment.record.checkpoint import CheckpointFolder
 from dimat.experiment.run import begun, run_or_resume
-from dimat.experiment.running import time_limit as allowance
+from dimat.experiment.running import time_limit as time_limit
 from dimat.experiment.setup import make_setup
-from dimat.experiment.single_agent.run import Meeting, run_agent
+from dimat.experiment.single_agent.run import Rendezvous, run_agent
 from dimat.tools.compare.run import check
 from dimat.tools.compare.spec import Spec, expand
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 SHORT = replace(CONFIG, rounds=3, controls=("sgp", "centralized"))
 QUICK = ["--agents=3", "--rounds=2", "--pretrain_epochs=2", "--controls=[]", "--threads=1"]
@@ -36,16 +36,16 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps = 0
-        update = Agent.update
+        update = LocalTrainer.update
 
         def counted(*args: object, **kwargs: object) -> None:
             self.steps += 1
             update(*args, **kwargs)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(Agent, "update", counted)
-        monkeypatch.setattr(allowance, "now", lambda: self.steps)
+        monkeypatch.setattr(LocalTrainer, "update", counted)
+        monkeypatch.setattr(time_limit, "now", lambda: self.steps)
         timer = SimpleNamespace(perf_counter=lambda: self.steps)
-        monkeypatch.setattr(desk, "time", timer)
+        monkeypatch.setattr(writer, "time", timer)
 
 
 @pytest.fixture
@@ -154,16 +154,18 @@ def test_it_keeps_the_round_it_stops_after_though_that_was_not_due(
     config = replace(SHORT, controls=(), pretrain_epochs=0, checkpoint=CheckpointConfig(every=100))
     with pytest.raises(Stopped, match="round 1 of 3"):
         dimat.run(replace(config, out=str(tmp_path / "run"), max_wall_s=1))
-    assert Store(tmp_path / "run" / "checkpoints").numbers() == [1]
+    assert CheckpointFolder(tmp_path / "run" / "checkpoints").numbers() == [1]
 
 
 def test_agents_do_not_ask_whether_time_is_up_where_there_is_no_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(allowance, "now", lambda: float("nan"))
+    monkeypatch.setattr(time_limit, "now", lambda: float("nan"))
     asked: list[object] = []
-    monkeypatch.setattr(allowance.Allowance, "end", lambda *own: asked.append(own))
-    dimat.run(replace(SHORT, rounds=1, controls=(), out=str(tmp_path / "run")), crew=ALONE)
+    monkeypatch.setattr(time_limit.TimeLimit, "end", lambda *own: asked.append(own))
+    dimat.run(
+        replace(SHORT, rounds=1, controls=(), out=str(tmp_path / "run")), world=SINGLE_PROCESS
+    )
     assert asked == []
 
 
@@ -181,7 +183,7 @@ def test_comparisons_and_agents_apart_know_no_limit() -> None:
     with pytest.raises(ConfigError, match="'max_wall_s' is 5.0: must be null: stop a comparison"):
         check(expand(Spec(config, ("wa",), (0,), {})))
     with pytest.raises(ConfigError, match="'max_wall_s' is 5.0: must be null: stop an agent"):
-        run_agent(config, 0, Meeting("127.0.0.1", 1))
+        run_agent(config, 0, Rendezvous("127.0.0.1", 1))
 
 
 def test_the_command_line_says_so_with_exit_code_3_until_it_is_done(

@@ -17,7 +17,7 @@ from torch import nn
 import dimat
 from dimat import RunConfig
 from dimat.errors import ConfigError, Stopped, TrainingError
-from dimat.exchange.collectives import Assembly
+from dimat.exchange.collectives import Collectives
 from dimat.exchange.in_process import InProcess
 from dimat.experiment.config.config import (
     DataConfig,
@@ -31,7 +31,7 @@ from dimat.experiment.running.vectorized import train_all
 from dimat.experiment.setup import Setup, make_setup
 from dimat.merging.optimizer import memory_of
 from dimat.training.snapshot import Snapshot
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 IID = DataConfig(split="iid")
 CONFIG = RunConfig(
@@ -42,7 +42,7 @@ TIMES = ("match_s", "merge_s", "train_s", "wall_s", "busy_s")
 
 def trained(
     config: RunConfig, steps: list[int], *, double: bool = True
-) -> tuple[list[Agent], list[int]]:
+) -> tuple[list[LocalTrainer], list[int]]:
     """Agents after so many steps each; and of how many it was told, each time.
 
     In float64: Adam turns the rounding of a gradient that is zero into a step.
@@ -56,14 +56,14 @@ def trained(
     return agents, told_of(setup, agents, steps)
 
 
-def told_of(setup: Setup, agents: list[Agent], steps: list[int]) -> list[int]:
+def told_of(setup: Setup, agents: list[LocalTrainer], steps: list[int]) -> list[int]:
     """Train; of how many agents it was told, each time that there were any."""
     told: list[int] = []
     train_all(setup, agents, steps, lambda own: told.append(len(own)))
     return [count for count in told if count]
 
 
-def check_alike(ours: Agent, theirs: Agent, tolerance: float = 2e-6) -> None:
+def check_alike(ours: LocalTrainer, theirs: LocalTrainer, tolerance: float = 2e-6) -> None:
     assert (ours.steps, ours.epochs, ours.lr) == (theirs.steps, theirs.epochs, theirs.lr)
     schedules = [own.schedule.state_dict() for own in (ours, theirs)]
     assert {**schedules[0], "lr_lambdas": 0} == {**schedules[1], "lr_lambdas": 0}
@@ -240,10 +240,10 @@ def test_a_run_trains_all_its_agents_at_once_in_pretraining_and_in_rounds(
 ) -> None:
     alone = run(small(vectorize=1), tmp_path / "alone")
 
-    def never(_: Agent) -> Any:
+    def never(_: LocalTrainer) -> Any:
         raise AssertionError("an agent trained by itself")
 
-    monkeypatch.setattr(Agent, "gradient", never)
+    monkeypatch.setattr(LocalTrainer, "gradient", never)
     found = run(small(vectorize=4), tmp_path / "at_once")
     assert len(found) == len(alone)
     for ours, theirs in zip(found, alone, strict=True):
@@ -277,7 +277,7 @@ def test_what_is_kept_is_of_one_epoch_though_another_agent_has_trained_all_on(
     """Under torchrun mail comes in any order: here agent 1 goes on before 2 has said how it is."""
     monkeypatch.setattr(pretrain, "_BETWEEN_S", 0.0)
     setup = make_setup(small(agents=3, pretrain_epochs=3, vectorize=3))
-    every = Assembly(InProcess(range(3)), 3)
+    every = Collectives(InProcess(range(3)), 3)
     own = pretrain.Pretraining(setup, every, Silent(), None)
     own.agents, own._written = [own._agent(i) for i in range(3)], 0.0
     kept: list[list[int]] = []

@@ -22,7 +22,7 @@ from torch.func import functional_call
 from dimat.matching import MATCHERS, Activations, Consistent, Matcher, Matching, Problem
 from dimat.matching.assignment import assign
 from dimat.matching.consistent import Gauge, Pairs
-from dimat.matching.coordinate_ascent import Descent, Field
+from dimat.matching.coordinate_ascent import AscentProblem, CoordinateAscent
 from dimat.symmetry import Analysis, Symmetry
 from dimat.symmetry.proof.redraw import redraw
 
@@ -260,9 +260,9 @@ def rises(totals: list[float]) -> bool:
 
 
 def test_no_sweep_lowers_the_inner_product(setting: Setting) -> None:
-    field = Field(setting.analysis)
+    field = AscentProblem(setting.analysis)
     for _ in range(5):
-        descent = Descent(field, setting.draw(), setting.draw())
+        descent = CoordinateAscent(field, setting.draw(), setting.draw())
         descent.settle()
         totals = [descent.total, *descent.sweeps()]
         assert rises(totals)
@@ -271,7 +271,7 @@ def test_no_sweep_lowers_the_inner_product(setting: Setting) -> None:
 
 def test_the_total_is_that_of_the_states_put_in_order(setting: Setting) -> None:
     ours, theirs = setting.draw(), setting.draw()
-    descent = Descent(Field(setting.analysis), ours, theirs)
+    descent = CoordinateAscent(AscentProblem(setting.analysis), ours, theirs)
     descent.settle()
     *_, total = descent.sweeps()
     aligned = setting.symmetry.apply(descent.permutation, theirs)
@@ -282,7 +282,7 @@ def test_the_total_is_that_of_the_states_put_in_order(setting: Setting) -> None:
 
 
 def test_no_single_assignment_of_a_plain_group_would_gain(setting: Setting) -> None:
-    descent = Descent(Field(setting.analysis), setting.draw(), setting.draw())
+    descent = CoordinateAscent(AscentProblem(setting.analysis), setting.draw(), setting.draw())
     descent.settle()
     list(descent.sweeps())
     for group in setting.symmetry.groups:

@@ -11,9 +11,9 @@ from tests.tiers import tiers
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dimat.graph.interpreter import Run
+from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import trace
-from dimat.merging import COMBINERS, Combiner, expected_statistics, mix
+from dimat.merging import COMBINERS, Combiner, mix, predicted_statistics
 from dimat.merging.layerwise.norms import channel_moments
 from dimat.merging.layerwise.sites import sites
 from dimat.state import State
@@ -34,7 +34,7 @@ def calibrated(model: nn.Module, state: State, batches: list[Tensor]) -> State:
     """The state with BatchNorm statistics of these batches, as trained networks have them."""
     found = dict(state)
     t = trace(model, (batches[0][:2],))
-    runs = [Run(t, found, x) for x in batches]
+    runs = [PartialInterpreter(t, found, x) for x in batches]
     for site in sites(t, sums=False):
         if site.mean is not None and site.variance is not None and site.norm is not None:
             for run in runs:
@@ -98,7 +98,7 @@ def test_repair_gives_every_unit_its_parents_mean_and_deviation(name: str) -> No
     found = COMBINERS["repair"].combine(
         analysis_of(model, batches[0][:2]), states, [0.25, 0.75], batches
     )
-    runs = [[Run(t, state, x) for x in batches] for state in (*states, found)]
+    runs = [[PartialInterpreter(t, state, x) for x in batches] for state in (*states, found)]
     for site in sites(t, sums=False):
         if site.norm is site.op or (site.norm is None and site.bias is None):
             continue
@@ -116,17 +116,17 @@ def test_expected_statistics_are_exact_for_copies_and_shrink_with_the_weights() 
     model = small("cnn", width=0.3).eval()
     analysis = analysis_of(model, torch.zeros(2, 3, 8, 8))
     (state,) = drawn(model, 1)
-    same = expected_statistics(analysis, [state] * 2, [0.5, 0.5], state)
+    same = predicted_statistics(analysis, [state] * 2, [0.5, 0.5], state)
     torch.testing.assert_close(same, state)
     (site, *_) = sites(analysis.trace, sums=False)
     assert site.weight is not None
     assert site.variance is not None
     apart = {**state, site.weight: 0.5 * state[site.weight]}
     states = [state, {**state, site.weight: torch.zeros_like(state[site.weight])}]
-    found = expected_statistics(analysis, states, [0.5, 0.5], apart)
+    found = predicted_statistics(analysis, states, [0.5, 0.5], apart)
     torch.testing.assert_close(found[site.variance], state[site.variance])
     crossed = {**state, site.weight: -state[site.weight]}
-    none = expected_statistics(
+    none = predicted_statistics(
         analysis, [state, crossed], [0.5, 0.5], mix([state, crossed], [0.5, 0.5])
     )
     assert float(none[site.variance].max()) < 1e-6

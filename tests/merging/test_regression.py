@@ -12,10 +12,10 @@ from tests.analyses import trace
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dimat.graph.interpreter import Run
+from dimat.graph.interpreter import PartialInterpreter
 from dimat.merging import Regression, mix
-from dimat.merging.layerwise.lockstep import Lockstep
-from dimat.merging.layerwise.regression import Moments
+from dimat.merging.layerwise.lockstep import LayerwiseRun
+from dimat.merging.layerwise.regression import NormalEquations
 from dimat.merging.layerwise.sites import sites
 from dimat.models import build_model
 from dimat.state import State, state_of
@@ -64,7 +64,7 @@ def test_moments_give_ridge_regression_with_an_intercept() -> None:
     random = np.random.default_rng(0)
     z, target = random.normal(size=(80, 5)) + 2, random.normal(size=(80, 3))
     start = random.normal(size=(3, 5))
-    moments = Moments(torch.from_numpy(start)[None], intercept=True)
+    moments = NormalEquations(torch.from_numpy(start)[None], intercept=True)
     for part in np.split(np.arange(80), 4):
         moments.update(torch.from_numpy(z[part])[:, None], torch.from_numpy(target[part])[:, None])
     matrix, intercept = moments.solve(0.1)
@@ -81,7 +81,7 @@ def test_the_ridge_goes_from_least_squares_to_the_start(ridge: float) -> None:
     random = torch.Generator().manual_seed(0)
     z = torch.randn(200, 2, 3, generator=random, dtype=torch.float64)
     truth = torch.randn(2, 4, 3, generator=random, dtype=torch.float64)
-    moments = Moments(torch.zeros_like(truth), intercept=False)
+    moments = NormalEquations(torch.zeros_like(truth), intercept=False)
     moments.update(z, torch.einsum("rgi,goi->rgo", z, truth))
     matrix, intercept = moments.solve(ridge)
     expected = truth if ridge < 1 else torch.zeros_like(truth)
@@ -91,7 +91,7 @@ def test_the_ridge_goes_from_least_squares_to_the_start(ridge: float) -> None:
 
 def test_inputs_that_are_always_zero_keep_their_averaged_weights() -> None:
     start = torch.randn(1, 2, 3, dtype=torch.float64)
-    moments = Moments(start, intercept=True)
+    moments = NormalEquations(start, intercept=True)
     z = torch.randn(30, 1, 3, dtype=torch.float64)
     z[:, :, 1] = 0
     moments.update(z, torch.randn(30, 1, 2, dtype=torch.float64))
@@ -250,7 +250,7 @@ def test_a_run_keeps_no_value_longer_than_it_is_read() -> None:
     model = small("resnet20", width=0.25).eval()
     t = trace(model, (torch.zeros(2, 3, 8, 8),))
     x = torch.randn(5, 3, 8, 8)
-    run = Run(t, model.state_dict(), x)
+    run = PartialInterpreter(t, model.state_dict(), x)
     most = 0
     nodes = [n for n in t.graph.nodes if n.op == "call_function"]
     for node in nodes:
@@ -265,7 +265,7 @@ def test_early_layers_look_at_few_batches_and_late_ones_at_all() -> None:
     t = trace(model, (torch.zeros(2, 3, 8, 8),))
     state = state_of(model)
     batches = [torch.randn(10, 3, 8, 8) for _ in range(6)]
-    lockstep = Lockstep(t, [state, state], state, [0.5, 0.5], batches)
+    lockstep = LayerwiseRun(t, [state, state], state, [0.5, 0.5], batches)
     used = [len(lockstep.at(site, 330).ours) for site in sites(t, sums=True)]
     assert used[0] == 3  # 64 places of 10 samples, counted as 16 each: 160 rows a batch
     assert used[-1] == 6  # one row a sample

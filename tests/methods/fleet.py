@@ -15,7 +15,7 @@ from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
 from dimat.merging import recalibrate
 from dimat.merging.optimizer import Memory
-from dimat.methods import Member, Merged, Method
+from dimat.methods import Method, RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.models import build_model
 from dimat.state import State
@@ -50,10 +50,10 @@ class Fleet:
         number: int = 1,
         gauges: Mapping[int, GaugeId | None] | None = None,
         memories: Sequence[Memory] | None = None,
-    ) -> list[Member]:
+    ) -> list[RoundContext]:
         topology = Topology("test", graph, metropolis(graph, np.ones(len(graph))))
         return [
-            Member(
+            RoundContext(
                 i,
                 number,
                 s,
@@ -109,6 +109,6 @@ def irregular(seed: int, n: int = 6) -> nx.Graph[int]:
     return graph
 
 
-def merge(method: Method, them: Sequence[Member]) -> tuple[list[Merged], list[Traffic]]:
+def merge(method: Method, them: Sequence[RoundContext]) -> tuple[list[RoundResult], list[Traffic]]:
     traffic = [Traffic() for _ in them]
     return run_all([method.merge(me) for me in them], traffic), traffic

@@ -9,7 +9,7 @@ from typing import TypeVar
 from dimat.errors import StructureError
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import Member, Merged, Method
+from dimat.methods import Method, RoundContext, RoundResult
 
 Result = TypeVar("Result")
 
@@ -56,7 +56,7 @@ class Losses:
         return heard
 
 
-def merge_over(losses: Losses, method: Method, them: Sequence[Member]) -> list[Merged]:
+def merge_over(losses: Losses, method: Method, them: Sequence[RoundContext]) -> list[RoundResult]:
     """One merge of all agents over such links."""
     talks = [losses.on(me.agent, method.merge(me)) for me in them]
     return run_all(talks, [Traffic() for _ in them])

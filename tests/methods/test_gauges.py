@@ -9,7 +9,7 @@ from tests.laws.graphs import PAW
 from tests.methods.fleet import Fleet, fleet, irregular, merge
 from torch.func import functional_call
 
-from dimat.methods import Dimat, Merged, Settings
+from dimat.methods import Dimat, RoundResult, Settings
 from dimat.methods.gauge import GaugeId, cycle_error
 from dimat.state import State, num_bytes
 
@@ -37,11 +37,11 @@ def healed() -> nx.Graph[int]:
     return graph
 
 
-def ids(merged: list[Merged]) -> dict[int, GaugeId | None]:
+def ids(merged: list[RoundResult]) -> dict[int, GaugeId | None]:
     return {i: m.gauge for i, m in enumerate(merged)}
 
 
-def states(merged: list[Merged]) -> list[State]:
+def states(merged: list[RoundResult]) -> list[State]:
     return [m.state for m in merged]
 
 

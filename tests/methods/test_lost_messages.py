@@ -18,7 +18,7 @@ from tests.methods.test_steps import STEPWISE, agents, irregular_topology
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import METHODS, Averaging, Dimat, Member, Merged, Method, Settings
+from dimat.methods import METHODS, Averaging, Dimat, Method, RoundContext, RoundResult, Settings
 from dimat.methods.gauge import GaugeId
 from dimat.topology import Topology, metropolis
 
@@ -44,14 +44,14 @@ def method(request: pytest.FixtureRequest) -> Method:
     return TOLERANT[request.param]
 
 
-def members(own: Fleet, graph: nx.Graph[int], gauge: GaugeId | None = None) -> list[Member]:
+def members(own: Fleet, graph: nx.Graph[int], gauge: GaugeId | None = None) -> list[RoundContext]:
     """Shuffled agents, each with an optimizer memory that is a copy of its parameters."""
     states = own.shuffled(own.perturbed(len(graph)))
     memories = [{"exp_avg": {k: s[k] for k in own.parameters}} for s in states]
     return own.members(states, graph, gauges=dict.fromkeys(graph, gauge), memories=memories)
 
 
-def same(first: Merged, second: Merged) -> None:
+def same(first: RoundResult, second: RoundResult) -> None:
     """Equal bit for bit, in all that an agent takes over."""
     torch.testing.assert_close(first.state, second.state, rtol=0, atol=0)
     torch.testing.assert_close(first.memory, second.memory, rtol=0, atol=0)
@@ -68,7 +68,7 @@ def test_a_row_sums_to_1_whoever_is_lost_and_is_as_it_was_if_nobody_is(
     n = len(graph)
     topology = Topology("test", graph, metropolis(graph, np.ones(n)))
     for i in range(n):
-        me = Member(i, 1, {}, topology, [], lambda: None, list)  # type: ignore[arg-type,return-value]
+        me = RoundContext(i, 1, {}, topology, [], lambda: None, list)  # type: ignore[arg-type,return-value]
         heard = [j for j in me.neighbors if data.draw(st.booleans())]
         found = me.weights_of(heard)
         assert sum(found) == pytest.approx(1, abs=1e-12)
@@ -83,7 +83,7 @@ def test_who_heard_nobody_has_a_weight_of_exactly_1_whatever_rounding_says() -> 
     pi = np.array([[0.8, 0.2, 0.0], [0.2, 0.1, 0.7], [0.0, 0.7, 0.3]])
     assert pi[1, 1] + (pi[1, 0] + pi[1, 2]) < 1
     topology = Topology("test", nx.path_graph(3), pi)
-    me = Member(1, 1, {}, topology, [], lambda: None, list)  # type: ignore[arg-type,return-value]
+    me = RoundContext(1, 1, {}, topology, [], lambda: None, list)  # type: ignore[arg-type,return-value]
     assert me.weights_of([]) == [1.0]
 
 
@@ -96,7 +96,9 @@ def test_where_both_ends_lose_each_other_averaging_keeps_the_mean_of_all(
     gone = {frozenset(edge) for edge in graph.edges if random.random() < 0.5}
     states = [{"x": torch.from_numpy(random.normal(size=3))} for _ in range(n)]
     topology = Topology("test", graph, metropolis(graph, np.ones(n)))
-    them = [Member(i, 1, s, topology, ["x"], lambda: None, list) for i, s in enumerate(states)]  # type: ignore[arg-type,return-value]
+    them = [
+        RoundContext(i, 1, s, topology, ["x"], lambda: None, list) for i, s in enumerate(states)
+    ]  # type: ignore[arg-type,return-value]
     merged = merge_over(Losses(lambda i, j, _: frozenset((i, j)) in gone), Averaging(), them)
     mean = torch.stack([s["x"] for s in states]).mean(0)
     torch.testing.assert_close(torch.stack([m.state["x"] for m in merged]).mean(0), mean)
@@ -221,7 +223,7 @@ def test_what_must_not_be_used_is_refused_and_it_is_as_if_it_were_lost(
 def test_where_nothing_may_be_lost_it_stops_the_round(own: Fleet, how: str) -> None:
     spoil, complaint = SPOILT[how]
 
-    def lying(me: Member) -> Talk[None]:
+    def lying(me: RoundContext) -> Talk[None]:
         yield Step(dict.fromkeys(me.neighbors, spoil(me.state)), me.neighbors)
 
     them = members(own, PAW)

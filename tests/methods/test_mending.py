@@ -14,7 +14,7 @@ from torch import Tensor
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import Averaging, Dimat, Merged, Settings
+from dimat.methods import Averaging, Dimat, RoundResult, Settings
 from dimat.methods.gauge import GaugeId
 from dimat.state import State
 
@@ -131,7 +131,7 @@ def test_memories_of_who_moves_back_move_along(own: Fleet) -> None:
 def test_a_drift_that_is_no_share_is_refused_by_its_sender(
     own: Fleet, claim: Mapping[str, Tensor]
 ) -> None:
-    def lying(talk: Talk[Merged]) -> Talk[Merged]:
+    def lying(talk: Talk[RoundResult]) -> Talk[RoundResult]:
         step = next(talk)
         while True:
             lies = {j: claim if "evidence" in m else m for j, m in step.send.items()}

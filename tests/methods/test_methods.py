@@ -19,7 +19,7 @@ from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
 from dimat.matching.unit_activations import observations
 from dimat.merging import recalibrate
-from dimat.methods import Averaging, Dimat, Local, Member, Merged, Method, Settings
+from dimat.methods import Averaging, Dimat, Local, Method, RoundContext, RoundResult, Settings
 from dimat.methods.gauge import GaugeId, colors, decode, encode
 from dimat.models import build_model
 from dimat.state import State, num_bytes
@@ -37,7 +37,7 @@ METHODS: dict[str, Method] = {
 }
 TOPOLOGY = Topology("paw", PAW, metropolis(PAW, np.ones(4)))
 ID_BYTES = 12  # an agent, the root and the generation of its gauge
-Make = Callable[[list[State]], list[Member]]
+Make = Callable[[list[State]], list[RoundContext]]
 
 
 @pytest.fixture(scope="module", params=["mlp", "cnn"])
@@ -62,19 +62,19 @@ def method(request: pytest.FixtureRequest) -> Method:
     return METHODS[request.param]
 
 
-def members(model: nn.Module, analysis: Analysis, states: list[State]) -> list[Member]:
+def members(model: nn.Module, analysis: Analysis, states: list[State]) -> list[RoundContext]:
     def batches(agent: int) -> list[Tensor]:
         random = torch.Generator().manual_seed(agent)
         return [torch.randn(40, 2, 8, 8, generator=random) for _ in range(3)]
 
     names = [name for name, _ in model.named_parameters()]
     return [
-        Member(i, 1, s, TOPOLOGY, names, lambda: analysis, lambda i=i: batches(i))  # type: ignore[misc]
+        RoundContext(i, 1, s, TOPOLOGY, names, lambda: analysis, lambda i=i: batches(i))  # type: ignore[misc]
         for i, s in enumerate(states)
     ]
 
 
-def merge(method: Method, them: list[Member]) -> tuple[list[Merged], list[Traffic]]:
+def merge(method: Method, them: list[RoundContext]) -> tuple[list[RoundResult], list[Traffic]]:
     traffic = [Traffic() for _ in them]
     return run_all([method.merge(me) for me in them], traffic), traffic
 

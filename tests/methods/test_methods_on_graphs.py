@@ -20,7 +20,7 @@ from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
 from dimat.merging import recalibrate
-from dimat.methods import METHODS, Member, Merged, Method, Settings
+from dimat.methods import METHODS, Method, RoundContext, RoundResult, Settings
 from dimat.methods.gauge import GaugeId
 from dimat.methods.ordering.pooled import encode_moments, measure_edges
 from dimat.methods.ordering.spread import age
@@ -79,7 +79,7 @@ def method(request: pytest.FixtureRequest) -> Method:
     return METHODS[name](SETTINGS[own])
 
 
-def members(network: Network, states: Sequence[State], graph: Topology) -> list[Member]:
+def members(network: Network, states: Sequence[State], graph: Topology) -> list[RoundContext]:
     model, analysis = network
 
     def batches(agent: int) -> list[Tensor]:
@@ -88,12 +88,12 @@ def members(network: Network, states: Sequence[State], graph: Topology) -> list[
 
     names = [name for name, _ in model.named_parameters()]
     return [
-        Member(i, 1, s, graph, names, lambda: analysis, lambda i=i: batches(i))  # type: ignore[misc]
+        RoundContext(i, 1, s, graph, names, lambda: analysis, lambda i=i: batches(i))  # type: ignore[misc]
         for i, s in enumerate(states)
     ]
 
 
-def merge(method: Method, them: Sequence[Member]) -> tuple[list[Merged], list[Traffic]]:
+def merge(method: Method, them: Sequence[RoundContext]) -> tuple[list[RoundResult], list[Traffic]]:
     traffic = [Traffic() for _ in them]
     return run_all([method.merge(me) for me in them], traffic), traffic
 
@@ -244,7 +244,7 @@ def test_a_merge_in_another_process_order_is_the_same_merge(
     graph = topology(1)
     first, _ = merge(method, members(network, permuted(network, 6), graph))
 
-    def delayed(talk: Generator[Step, Any, Merged], steps: int) -> Talk[Merged]:
+    def delayed(talk: Generator[Step, Any, RoundResult], steps: int) -> Talk[RoundResult]:
         for _ in range(steps):
             yield Step()
         return (yield from talk)
@@ -260,7 +260,7 @@ def test_a_permutation_that_is_not_one_to_one_stops_the_round(network: Network) 
     graph = Topology("pair", nx.path_graph(2), np.full((2, 2), 0.5))
     name = network[1].symmetry.names[0]
 
-    def lying(talk: Generator[Step, Any, Merged]) -> Talk[Merged]:
+    def lying(talk: Generator[Step, Any, RoundResult]) -> Talk[RoundResult]:
         step = next(talk)
         while True:
             send = {

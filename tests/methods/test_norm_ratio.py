@@ -16,8 +16,8 @@ import dimat
 from dimat.errors import ConfigError, StructureError, TrainingError
 from dimat.experiment.config.config import DataConfig, ExchangeConfig, RunConfig
 from dimat.experiment.running.rounds import method_settings
-from dimat.methods import MAX_NORM_RATIO, METHODS, Averaging, Member, Settings
-from dimat.methods.admit import sound
+from dimat.methods import MAX_NORM_RATIO, METHODS, Averaging, RoundContext, Settings
+from dimat.methods.admit import validate_state
 from dimat.state import State
 from dimat.topology import build_topology
 from dimat.training.round import Part
@@ -67,8 +67,8 @@ def test_the_ratio_is_of_the_norms_of_all_parameters_and_of_no_buffers() -> None
     weight, bias, mean = torch.tensor([3.0, 4.0]), torch.tensor([0.0]), torch.tensor([1.0])
     ours = {"weight": weight, "bias": bias, "mean": mean}
     topology = build_topology("full", 2).at(0)
-    me = Member(0, 1, ours, topology, ["weight", "bias"], lambda: None, list)  # type: ignore[arg-type,return-value]
-    admit = sound(me, 10.0)
+    me = RoundContext(0, 1, ours, topology, ["weight", "bias"], lambda: None, list)  # type: ignore[arg-type,return-value]
+    admit = validate_state(me, 10.0)
     admit(1, {**ours, "bias": bias + 49, "mean": mean * 1e6})
     for spoilt in ({"weight": weight * 10.1}, {"weight": weight * 0.099}, {"bias": bias + 50}):
         with pytest.raises(StructureError, match=r"ours 5: .* at most 50, and at least 0\.5$"):
@@ -112,7 +112,7 @@ def test_in_one_process_a_state_out_of_proportion_ends_the_run_and_is_named(
 ) -> None:
     member = Part.member
 
-    def diverged(self: Part, agent: object, number: int) -> Member:
+    def diverged(self: Part, agent: object, number: int) -> RoundContext:
         me = member(self, agent, number)  # type: ignore[arg-type]
         return replace(me, state=times(1e4, dict(me.state))) if me.agent == 1 else me
 
@@ -129,9 +129,9 @@ def test_for_one_that_is_new_its_own_norm_is_a_coarse_measure(own: Fleet) -> Non
     pi = me.topology.pi.copy()
     pi[0] = np.eye(4)[1]
     new = replace(me, topology=replace(me.topology, pi=pi))
-    sound(new, 10.0)(1, times(50.0, dict(me.state)))
+    validate_state(new, 10.0)(1, times(50.0, dict(me.state)))
     with pytest.raises(StructureError, match="norm"):
-        sound(new, 10.0)(1, times(1e4, dict(me.state)))
+        validate_state(new, 10.0)(1, times(1e4, dict(me.state)))
 
 
 def test_a_memory_that_is_huge_counts_as_ones_own_and_a_small_one_is_mixed(own: Fleet) -> None:

@@ -11,7 +11,7 @@ from tests.methods.fleet import Fleet, fleet, irregular, merge
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import Dimat, Merged, Settings
+from dimat.methods import Dimat, RoundResult, Settings
 from dimat.methods.gauge import cycle_error
 from dimat.methods.ordering.pooled import (
     encode_moments,
@@ -107,7 +107,7 @@ def test_no_message_is_large_enough_to_hold_the_images(own: Fleet) -> None:
 def test_moments_that_do_not_fit_are_refused_by_their_sender(
     own: Fleet, spoil: object, complaint: str
 ) -> None:
-    def lying(talk: Talk[Merged]) -> Talk[Merged]:
+    def lying(talk: Talk[RoundResult]) -> Talk[RoundResult]:
         step = next(talk)
         while True:
             send = {

@@ -11,7 +11,7 @@ from tests.methods.fleet import Fleet, fleet, irregular, merge
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import DiLoCo, FedAvg, FinalMerge, Member, Merged, WeightMatching
+from dimat.methods import DiLoCo, FedAvg, FinalMerge, RoundContext, RoundResult, WeightMatching
 from dimat.state import State
 
 
@@ -39,7 +39,7 @@ def test_federated_averaging_is_the_mean_weighted_by_images_on_any_graph(own: Fl
         torch.testing.assert_close(result.state, expected)
 
 
-def rounds(method: DiLoCo | FedAvg, own: Fleet, count: int) -> list[list[Merged]]:
+def rounds(method: DiLoCo | FedAvg, own: Fleet, count: int) -> list[list[RoundResult]]:
     """Merges one after another; between them every agent moves as it did at first."""
     drift = own.perturbed(5)
     states, kept, found = own.perturbed(5, by=0.3), [{}] * 5, []
@@ -87,9 +87,9 @@ def test_a_state_that_does_not_fit_is_refused_by_the_number_of_its_agent(own: Fl
 
 @pytest.mark.parametrize("count", [torch.tensor([0]), torch.tensor([1.0]), torch.tensor([1, 1])])
 def test_a_number_of_images_that_is_none_is_refused(own: Fleet, count: torch.Tensor) -> None:
-    def lying(me: Member) -> Talk[Merged]:
+    def lying(me: RoundContext) -> Talk[RoundResult]:
         yield Step({0: {**me.state, "/images": count}}, [0])
-        return Merged(me.state)
+        return RoundResult(me.state)
 
     them = own.members(own.perturbed(2), irregular(0, 2))
     with pytest.raises(StructureError, match="from agent 1 does not fit: '/images' must be one"):

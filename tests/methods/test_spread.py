@@ -21,7 +21,7 @@ from dimat.experiment.config.validate import gauge_of
 from dimat.matching.assignment import assign
 from dimat.matching.fit import fit
 from dimat.merging import mix
-from dimat.methods import Dimat, Member, Merged, Settings
+from dimat.methods import Dimat, RoundContext, RoundResult, Settings
 from dimat.methods.gauge import GaugeId
 from dimat.methods.ordering.pooled import local_scores, measure_edges
 from dimat.methods.ordering.spread import age
@@ -231,11 +231,11 @@ def test_on_a_directed_graph_it_spreads_the_way_messages_go(graph: nx.DiGraph[in
     them, ids = copies(MLP, n), dict.fromkeys(range(n))
     for number in range(1, n):
         members = [
-            Member(i, number, s, topology, MLP.parameters, lambda: MLP.analysis,
+            RoundContext(i, number, s, topology, MLP.parameters, lambda: MLP.analysis,
                    lambda i=i: MLP.batches(i), ids[i])  # type: ignore[misc]
             for i, s in enumerate(them)
         ]  # fmt: skip
-        merged: list[Merged] = merge(SPREAD, members)[0]
+        merged: list[RoundResult] = merge(SPREAD, members)[0]
         them, ids = [m.state for m in merged], {i: m.gauge for i, m in enumerate(merged)}
     assert set(ids.values()) == {GaugeId(0, 1)}
     alike(them)

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from dimat.data import Shard
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import METHODS, Member, Method, Settings
+from dimat.methods import METHODS, Method, RoundContext, Settings
 from dimat.methods.steps.swarm import pairs
 from dimat.state import State
 from dimat.topology import Topology
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 Vector = NDArray[np.float64]
 Gradient = Callable[[Vector], Vector]
@@ -51,7 +51,7 @@ class Point(nn.Module):
 
 
 @dataclass
-class OnQuadratic(Agent):
+class OnQuadratic(LocalTrainer):
     """An agent whose loss is ½ (x - b)ᵀ A (x - b)."""
 
     curvature: Vector = field(default_factory=lambda: np.eye(D))
@@ -86,17 +86,17 @@ def agents(topology: Topology, name: str) -> list[OnQuadratic]:
     return found
 
 
-def stacked(them: Sequence[Agent]) -> Vector:
+def stacked(them: Sequence[LocalTrainer]) -> Vector:
     return np.stack([me.state()["x"].numpy() for me in them])
 
 
-def in_steps(method: Method, them: Sequence[Agent]) -> Iterator[Vector]:
+def in_steps(method: Method, them: Sequence[LocalTrainer]) -> Iterator[Vector]:
     for _ in range(STEPS):
         run_all([method.step(me) for me in them], [Traffic() for _ in them])
         yield stacked(them)
 
 
-def in_rounds(method: Method, them: Sequence[Agent], local: int) -> Iterator[Vector]:
+def in_rounds(method: Method, them: Sequence[LocalTrainer], local: int) -> Iterator[Vector]:
     for number in range(STEPS // local):
         members = [_member(me, number + 1) for me in them]
         merged = run_all([method.merge(own) for own in members], [Traffic() for _ in them])
@@ -108,12 +108,12 @@ def in_rounds(method: Method, them: Sequence[Agent], local: int) -> Iterator[Vec
         yield stacked(them)
 
 
-def _member(me: Agent, number: int) -> Member:
+def _member(me: LocalTrainer, number: int) -> RoundContext:
     def never() -> list[Tensor]:
         raise AssertionError("nothing is matched here")
 
     own, images = me.topology, IMAGES[me.index]
-    return Member(
+    return RoundContext(
         me.index, number, me.state(), own, ["x"], never, never, images=images, kept=me.kept
     )  # type: ignore[arg-type]
 

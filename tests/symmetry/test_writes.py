@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dimat.graph.interpreter import Run
+from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import trace
 from dimat.symmetry import analyze
 from dimat.symmetry.proof.execute import run
@@ -65,7 +65,7 @@ def test_neither_tracing_nor_a_run_of_the_graph_changes_the_state(
     state = model.state_dict()
     before = {key: value.clone() for key, value in state.items()}
     t = trace(model, (x,), training=training)
-    Run(t, state, x).advance(next(iter(reversed(t.graph.nodes))))
+    PartialInterpreter(t, state, x).advance(next(iter(reversed(t.graph.nodes))))
     torch.testing.assert_close(state, before, rtol=0, atol=0)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dimat.agent.membership import Presence, check_lasting, most_bytes
+from dimat.agent.membership import Membership, check_lasting, most_bytes
 from dimat.checkpoints import unwrapped
 from dimat.checkpoints.reading import read_calls
 from dimat.errors import (
@@ -35,16 +35,16 @@ from dimat.exchange import Traffic
 from dimat.exchange.incidents import Incident, Rows
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
-from dimat.exchange.network.rendezvous import Board
+from dimat.exchange.network.rendezvous import Directory
 from dimat.exchange.precision import in_precision
 from dimat.exchange.torchrun import Place, launched, place
 from dimat.methods import (
     MAX_NORM_RATIO,
     METHODS,
     FinalMerge,
-    Member,
-    Merged,
     Method,
+    RoundContext,
+    RoundResult,
     Settings,
     check_needs,
 )
@@ -193,7 +193,7 @@ class Agent:
             patience_s=patience_s,
             device=_device(model),
         )
-        self._presence, self._timeout_s = Presence(self._hood), timeout_s
+        self._presence, self._timeout_s = Membership(self._hood), timeout_s
         self.traffic = Traffic()
         self.history: list[Exchanged] = []
         self.rounds, self._steps, self._life, self._closed = 0, 0, secrets.randbits(62), False
@@ -352,7 +352,7 @@ class Agent:
             None if merged.permutation is None else self._analysis.symmetry,
         )
 
-    def _talk(self, me: Member) -> Merged:
+    def _talk(self, me: RoundContext) -> RoundResult:
         """Run the method's part; nobody waits for the rest of one that fails in the midst of it."""
         talk = in_precision(self._method.merge(me), self._precision)
         try:
@@ -363,10 +363,10 @@ class Agent:
                 self._hood.cut(j)
             raise
 
-    def _member(self, number: int) -> Member:
+    def _member(self, number: int) -> RoundContext:
         state = state_of(self.model)
         check_finite(state, f"agent {self.id}, round {number}, before the merge")
-        return Member(
+        return RoundContext(
             agent=self.id,
             round=number,
             state=state,
@@ -420,7 +420,7 @@ def _place(
             raise ConfigError(f"'store' is '{store}': must be HOST:PORT")
         if not 0 <= id < agents:
             raise ConfigError(f"'id' is {id}: must be in 0 … {agents - 1}")
-        board = Board(host.removeprefix("[").removesuffix("]"), int(port), f"dimat/{name}")
+        board = Directory(host.removeprefix("[").removesuffix("]"), int(port), f"dimat/{name}")
         return Place(id, agents, board, interface)
     if not launched():
         raise ConfigError(
@@ -433,7 +433,7 @@ def _place(
             raise ConfigError(
                 f"'{setting}' is {given}, and torchrun says {found}: leave it away, or give 'store'"
             )
-    board = Board(own.board.host, own.board.port, f"{own.board.prefix}/{name}")
+    board = Directory(own.board.host, own.board.port, f"{own.board.prefix}/{name}")
     return Place(own.rank, own.size, board, interface or own.interface)
 
 

@@ -21,7 +21,7 @@ from dimat.agent.pace import Pace
 from dimat.errors import StructureError, TopologyError
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network.neighborhood import Neighborhood
-from dimat.methods import Member, Merged
+from dimat.methods import RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.topology import Network, Topology, near
 
@@ -51,7 +51,7 @@ def most_bytes(state_bytes: int) -> int:
     return 4 * state_bytes + (1 << 20)
 
 
-class Standing(Enum):
+class MembershipStatus(Enum):
     """What an agent is to its neighbors."""
 
     CURRENT = "current"  # mixes and is mixed
@@ -60,7 +60,7 @@ class Standing(Enum):
 
 
 @dataclass
-class Presence:
+class Membership:
     """What an agent is to its neighbors, from round to round.
 
     Args:
@@ -75,7 +75,7 @@ class Presence:
     """
 
     hood: Neighborhood
-    standing: Standing = Standing.CURRENT
+    standing: MembershipStatus = MembershipStatus.CURRENT
     disagreement: float | None = None
     resumed: bool = False
     joined: bool = False
@@ -94,7 +94,7 @@ class Presence:
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Go on from what :meth:`kept` gave."""
-        self.standing = Standing(kept["standing"])
+        self.standing = MembershipStatus(kept["standing"])
         self.disagreement, self.joined = kept["disagreement"], bool(kept["joined"])
         self.pace = Pace.of(kept.get("pace", {}))
         self.resumed = True
@@ -153,13 +153,17 @@ class Presence:
         if common <= done + slack:
             self.pace.meet(done)
         if ahead <= done + slack:
-            if said[0] > done + slack and not self.joined and self.standing is Standing.CURRENT:
-                self.standing = Standing.STALE
+            if (
+                said[0] > done + slack
+                and not self.joined
+                and self.standing is MembershipStatus.CURRENT
+            ):
+                self.standing = MembershipStatus.STALE
             return done
-        if empty_handed or self.standing is Standing.NEW:
-            self.standing = Standing.NEW
+        if empty_handed or self.standing is MembershipStatus.NEW:
+            self.standing = MembershipStatus.NEW
         elif not self.joined or not any(x.get("gauge") == _gauge(gauge) for x in settled):
-            self.standing = Standing.STALE
+            self.standing = MembershipStatus.STALE
         self.pace.done = ahead
         if ahead == common or math.isinf(self.pace.reach):
             self.pace.meet(ahead)
@@ -177,7 +181,7 @@ class Presence:
 
     def speak(self, done: int, gauge: GaugeId | None) -> None:
         """What goes along with all that is said from now on."""
-        self.hood.quiet = self.standing is not Standing.CURRENT
+        self.hood.quiet = self.standing is not MembershipStatus.CURRENT
         self.hood.saying = {
             "round": done,
             "gauge": _gauge(gauge),
@@ -185,15 +189,15 @@ class Presence:
             "resumed": self.resumed,
         }
 
-    def member(self, me: Member) -> Member:
+    def member(self, me: RoundContext) -> RoundContext:
         """What it brings to a merge.
 
         Who listens brings no order of its own, so that it follows whatever order it hears. Who has
         nothing has all its weight on one neighbor, or on itself where there is none to take over.
         """
-        if self.standing is Standing.STALE:
+        if self.standing is MembershipStatus.STALE:
             return replace(me, gauge=None)
-        if self.standing is Standing.CURRENT:
+        if self.standing is MembershipStatus.CURRENT:
             return me
         weights = dict(zip(me.neighbors, me.weights[1:], strict=True))
         settled = [j for j, x in self.hood.news().items() if j in weights and not x.get("quiet")]
@@ -205,25 +209,25 @@ class Presence:
         if any(not x.get("quiet") for x in self.hood.heard.values()):
             self.joined = self.pace.together = True
 
-    def after(self, merged: Merged) -> None:
+    def after(self, merged: RoundResult) -> None:
         """What it is to its neighbors after a merge."""
         before, self.disagreement = self.disagreement, merged.disagreement
         self.resumed = False
         self.noticed()
         if merged.disagreement is None:
             return  # it mixed with nobody
-        if self.standing is Standing.NEW:
+        if self.standing is MembershipStatus.NEW:
             if merged.disagreement > 0:  # else it did not hear the one that it wanted to take over
-                self.standing = Standing.CURRENT
+                self.standing = MembershipStatus.CURRENT
             self.disagreement = None
-        elif self.standing is Standing.STALE:
+        elif self.standing is MembershipStatus.STALE:
             theirs = [_distance(x.get("disagreement")) for x in self.hood.heard.values()]
             known = [x for x in theirs if x is not None]
             close = not known or merged.disagreement <= _NEAR * statistics.median(known)
             # Listening brings it no nearer: what is left is what they and it learn differently.
             still = before is not None and merged.disagreement > _STILL * before
             if close or still:
-                self.standing = Standing.CURRENT
+                self.standing = MembershipStatus.CURRENT
 
 
 def _earliest(others: Sequence[int], done: int, steps: int) -> Talk[int]:

@@ -11,15 +11,15 @@ from dimat.checkpoints.merge import (
     merge,
     recalibrates,
 )
-from dimat.checkpoints.parents import Family
+from dimat.checkpoints.parents import Parents
 from dimat.checkpoints.unwrapped import unwrapped
 
 __all__ = [
     "IMAGES",
     "RECALIBRATIONS",
-    "Family",
     "Forward",
     "Merge",
+    "Parents",
     "Recalibration",
     "fair_weights",
     "match",

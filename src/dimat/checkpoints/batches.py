@@ -20,7 +20,7 @@ from dimat.symmetry.given import NoGraph
 
 
 @dataclass(frozen=True)
-class Call:
+class ModelCall:
     """One batch as the arguments of a model.
 
     Args:
@@ -56,14 +56,14 @@ class Call:
         """The shapes of its tensors, for messages."""
         return ", ".join(str(tuple(x.shape)) for x in self.tensors)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Call:
+    def map(self, function: Callable[[Tensor], Tensor]) -> ModelCall:
         """The same with another tensor in place of each."""
         args, kwargs = torch.utils._pytree.tree_map(
             lambda x: function(x) if isinstance(x, Tensor) else x, (self.args, dict(self.kwargs))
         )
-        return Call(args, kwargs)
+        return ModelCall(args, kwargs)
 
-    def pick(self, index: Tensor) -> Call:
+    def pick(self, index: Tensor) -> ModelCall:
         """Some of the samples of a call that :attr:`splits`."""
         return self.map(lambda x: x[index.to(x.device)] if x.dim() else x)
 
@@ -81,8 +81,8 @@ class Calls:
         given: As they came, if that was otherwise; errors name these.
     """
 
-    calls: tuple[Call, ...]
-    given: tuple[Call, ...] = ()
+    calls: tuple[ModelCall, ...]
+    given: tuple[ModelCall, ...] = ()
 
     __repr__ = brief
 
@@ -111,7 +111,7 @@ class Calls:
         example = self._example(model)
         return given_analysis(symmetry, model, example.args, example.kwargs)
 
-    def _example(self, model: nn.Module) -> Call:
+    def _example(self, model: nn.Module) -> ModelCall:
         """Two samples; a batch, if the model takes no fewer or the batch is one whole."""
         example = self.calls[0]
         if not example.splits:
@@ -180,7 +180,7 @@ class Calls:
             raise
 
 
-def _check_sizes(call: Call, index: int, trace: Trace) -> None:
+def _check_sizes(call: ModelCall, index: int, trace: Trace) -> None:
     for value, sizes in zip(call.tensors, trace.sizes, strict=True):
         if any(n is not None and n != m for n, m in zip(sizes, value.shape, strict=True)):
             bound = ", ".join("any" if n is None else str(n) for n in sizes)
@@ -191,7 +191,7 @@ def _check_sizes(call: Call, index: int, trace: Trace) -> None:
             )
 
 
-def _error(model: nn.Module, call: Call) -> Exception | None:
+def _error(model: nn.Module, call: ModelCall) -> Exception | None:
     """What the model says to a call, in eval mode; nothing of it is changed."""
     try:
         with torch.no_grad(), in_mode(model, training=False):

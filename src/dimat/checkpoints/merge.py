@@ -11,7 +11,7 @@ from torch import nn
 
 from dimat.checkpoints.files import StateLike
 from dimat.checkpoints.forward import Forward
-from dimat.checkpoints.parents import Family
+from dimat.checkpoints.parents import Parents
 from dimat.errors import ConfigError, StructureError, check_known, chosen, in_words, quoted
 from dimat.matching import MATCHERS, Matcher, Matching
 from dimat.merging import COMBINERS, Combiner
@@ -71,7 +71,7 @@ def match(
     """
     matcher = _matcher(method)
     with in_words("matching"):
-        family = Family.of(
+        family = Parents.of(
             model, [ours, theirs], batches, forward=forward, images=images, symmetry=symmetry
         )
         return family.match(matcher, (0.5, 0.5))[1]
@@ -141,7 +141,7 @@ def merge(
     with in_words("merging"):
         parents = _listed(states)
         weights = fair_weights(weights, len(parents))
-        family = Family.of(
+        family = Parents.of(
             model, parents, batches, forward=forward, images=images, symmetry=symmetry
         )
         return _merge(family, matcher, combiner, recalibration, weights)
@@ -167,7 +167,7 @@ def _listed(states: Iterable[StateLike]) -> list[StateLike]:
 
 
 def _merge(
-    family: Family,
+    family: Parents,
     matcher: Matcher,
     combiner: Combiner,
     recalibration: Recalibration,

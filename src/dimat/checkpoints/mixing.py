@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from dimat.checkpoints.batches import Call
+from dimat.checkpoints.batches import ModelCall
 
 
-def mixed(calls: Sequence[Call]) -> tuple[Call, ...]:
+def mixed(calls: Sequence[ModelCall]) -> tuple[ModelCall, ...]:
     """The same samples at random places in batches of the first one's size, the last may be short.
 
     Batches that are sorted, by class or by domain, say little each by itself: their statistics are
@@ -36,7 +36,9 @@ def mixed(calls: Sequence[Call]) -> tuple[Call, ...]:
         return tuple(calls)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
     return tuple(
-        Call(*tree_unflatten([x[part.to(x.device)] for x in joined if x is not None], leaves[0][1]))
+        ModelCall(
+            *tree_unflatten([x[part.to(x.device)] for x in joined if x is not None], leaves[0][1])
+        )
         for part in torch.split(order, size)
     )
 

@@ -17,17 +17,17 @@ from dimat.checkpoints.batches import Calls
 from dimat.checkpoints.files import StateLike, entries_of
 from dimat.checkpoints.forward import Forward, bound
 from dimat.checkpoints.reading import read_calls
-from dimat.checkpoints.states import as_in, completed, fitting, working_copy
+from dimat.checkpoints.states import as_in, completed, validate_state, working_copy
 from dimat.checkpoints.unwrapped import unprefixed, unwrapped
 from dimat.errors import ConfigError, check_kind, quoted
 from dimat.matching import Matcher, Matching, Problem
-from dimat.merging import Combiner, calibrated_norms, expected_statistics
+from dimat.merging import Combiner, calibrated_norms, predicted_statistics
 from dimat.state import State, brief, extras_of, put_into, state_of, tensors_of
 from dimat.symmetry import Analysis, Symmetry
 
 
 @dataclass(frozen=True)
-class Family:
+class Parents:
     """States of one model, and inputs to compare them on. Steps return new states, in float32.
 
     Args:
@@ -60,7 +60,7 @@ class Family:
         images: int,
         names: Sequence[str] = (),
         symmetry: Symmetry | None = None,
-    ) -> Family:
+    ) -> Parents:
         """Check and prepare what :func:`dimat.merge` is given; ``names`` are for messages.
 
         Raises:
@@ -73,13 +73,13 @@ class Family:
         given = [entries_of(own, who) for own, who in zip(states, names, strict=True)]
         entries = [unprefixed(model, own) for own in given]
         originals = tuple(completed(model, s, who) for s, who in zip(entries, names, strict=True))
-        wide = tuple(fitting(twin, s, who) for s, who in zip(originals, names, strict=True))
+        wide = tuple(validate_state(twin, s, who) for s, who in zip(originals, names, strict=True))
         device = next(
             (x.device for x in tensors_of(twin.state_dict()).values()), torch.device("cpu")
         )
         extras = tuple(extras_of(own) for own in entries)
         calls = read_calls(batches, images, device, needed=symmetry is None)
-        return Family(twin, forward, originals, extras, wide, calls, symmetry)
+        return Parents(twin, forward, originals, extras, wide, calls, symmetry)
 
     @cached_property
     def analysis(self) -> Analysis:
@@ -134,7 +134,7 @@ class Family:
 
     def expect(self, merged: State, aligned: Sequence[State], weights: Sequence[float]) -> State:
         """The state with the BatchNorm statistics that its parents' let one expect."""
-        expected = expected_statistics(self.analysis, aligned, weights, merged)
+        expected = predicted_statistics(self.analysis, aligned, weights, merged)
         free = set(calibrated_norms(self.model))
         for prefix, module in self.model.named_modules():  # frozen ones stay as they are
             if isinstance(module, _BatchNorm) and module not in free:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimat.checkpoints.batches import Call, Calls
+from dimat.checkpoints.batches import Calls, ModelCall
 from dimat.checkpoints.mixing import mixed
 from dimat.errors import DataError, ModelError, check_whole, quoted
 from dimat.state import is_number
@@ -37,7 +37,7 @@ def read_calls(
     """
     check_whole("images", images)
     _check_kind(batches)
-    found: list[Call] = []
+    found: list[ModelCall] = []
     left = images
     for index, batch in enumerate(batches):
         call = _call(batch, index)
@@ -69,14 +69,14 @@ def _check_kind(batches: Iterable[Any]) -> None:
         )
 
 
-def _call(batch: Any, index: int) -> Call:
+def _call(batch: Any, index: int) -> ModelCall:
     """One batch as positional and keyword arguments; labels are left out."""
     if isinstance(batch, (tuple, list)) and batch:
         batch = batch[0]
     if isinstance(batch, Mapping):
-        call = Call((), dict(batch))
+        call = ModelCall((), dict(batch))
     else:
-        call = Call(tuple(batch) if isinstance(batch, (tuple, list)) else (batch,), {})
+        call = ModelCall(tuple(batch) if isinstance(batch, (tuple, list)) else (batch,), {})
     if not call.samples:
         raise DataError(
             f"batch {index} holds no samples: a batch is a tensor, a tuple whose first element is "
@@ -85,13 +85,13 @@ def _call(batch: Any, index: int) -> Call:
     return call
 
 
-def _check_values(call: Call, index: int) -> None:
+def _check_values(call: ModelCall, index: int) -> None:
     for value in call.tensors:
         if is_number(value) and not bool(torch.isfinite(value).all()):
             raise DataError(f"batch {index} holds values that are not finite")
 
 
-def _like(first: Call, call: Call, index: int) -> Call:
+def _like(first: ModelCall, call: ModelCall, index: int) -> ModelCall:
     """The call with its arguments in the order of the first one's: the graph is traced on that.
 
     The number of samples may differ, nothing else; of a call taken whole any size may.
@@ -100,7 +100,7 @@ def _like(first: Call, call: Call, index: int) -> Call:
         raise ModelError(
             f"batch {index} does not fit batch 0: it has {_named(call)}, expected {_named(first)}"
         )
-    call = Call(call.args, {name: call.kwargs[name] for name in first.kwargs})
+    call = ModelCall(call.args, {name: call.kwargs[name] for name in first.kwargs})
     whole = not (first.splits and call.splits)
     expected, found = _kinds(first, whole=whole), _kinds(call, whole=whole)
     if expected != found:
@@ -114,11 +114,11 @@ def _like(first: Call, call: Call, index: int) -> Call:
     return call
 
 
-def _named(call: Call) -> str:
+def _named(call: ModelCall) -> str:
     return ", ".join(f"'{name}'" for name in call.kwargs) or "no keyword arguments"
 
 
-def _kinds(call: Call, *, whole: bool) -> list[str]:
+def _kinds(call: ModelCall, *, whole: bool) -> list[str]:
     if whole:
         return [f"{x.dim()} axes {_wide_type(x)}" for x in call.tensors]
     return [f"{tuple(x.shape[1:])} {_wide_type(x)}" for x in call.tensors]
@@ -133,5 +133,5 @@ def _wide(value: Tensor, device: torch.device | str) -> Tensor:
     return value.detach().to(device, _wide_type(value))
 
 
-def _cut(call: Call, samples: int) -> Call:
+def _cut(call: ModelCall, samples: int) -> ModelCall:
     return call if samples >= call.samples or not call.splits else call.pick(torch.arange(samples))

@@ -53,7 +53,7 @@ def completed(model: nn.Module, state: Mapping[str, Any], who: str) -> State:
     return whole
 
 
-def fitting(model: nn.Module, state: Mapping[str, Tensor], who: str) -> State:
+def validate_state(model: nn.Module, state: Mapping[str, Tensor], who: str) -> State:
     """The state in the dtypes and on the devices of ``model``, a :func:`working_copy`.
 
     Args:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dimat.experiment.running.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
-    from dimat.exchange.world import Crew
+    from dimat.exchange.world import World
     from dimat.experiment.config.config import RunConfig
 
 INTERRUPTED = 130  # exit code, as shells have it
@@ -18,7 +18,7 @@ STOPPED = 3  # exit code of what stopped as it was told to, with more to do
 
 
 @contextmanager
-def crew_of(config: RunConfig) -> Iterator[Crew]:
+def world_of(config: RunConfig) -> Iterator[World]:
     """The processes that agents are spread over: those of ``torchrun``, or this one alone.
 
     Args:
@@ -31,30 +31,30 @@ def crew_of(config: RunConfig) -> Iterator[Crew]:
     """
     from dimat.errors import Stopped
     from dimat.exchange import torchrun
-    from dimat.exchange.world import ALONE
+    from dimat.exchange.world import SINGLE_PROCESS
 
     if not torchrun.launched():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if config.device == "cuda":  # each process of a machine has the GPU of its own number
         import torch
 
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     own = config.exchange
-    crew = torchrun.crew(
+    world = torchrun.world(
         interface=own.interface,
         timeout_s=own.timeout_s,
         patience_s=own.patience_s,
         device=config.device,
     )
     try:
-        yield crew
+        yield world
     except (Stopped, KeyboardInterrupt) as end:
-        if crew.rank == 0:
+        if world.rank == 0:
             raise
         raise SystemExit(STOPPED if isinstance(end, Stopped) else INTERRUPTED) from None
     finally:
-        crew.close()
+        world.close()
 
 
 def restarted() -> bool:

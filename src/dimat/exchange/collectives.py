@@ -37,7 +37,7 @@ def scatter(agent: int, agents: int, messages: Mapping[int, Message]) -> Talk[Me
 
 
 @dataclass(frozen=True)
-class Assembly:
+class Collectives:
     """All agents of a method; every process calls what is here alike.
 
     Args:

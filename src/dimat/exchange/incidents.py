@@ -35,7 +35,7 @@ class Incident:
 
 
 @dataclass(frozen=True)
-class Row:
+class IncidentRow:
     """Equal incidents in rounds that follow each other.
 
     Args:
@@ -70,16 +70,16 @@ class Rows:
     """
 
     def __init__(self) -> None:
-        self._open: Mapping[Incident, Row] = {}
+        self._open: Mapping[Incident, IncidentRow] = {}
 
-    def add(self, number: int, incidents: Iterable[Incident]) -> list[Row]:
+    def add(self, number: int, incidents: Iterable[Incident]) -> list[IncidentRow]:
         """What is to be told after a round."""
         now = {own: self._longer(own, number) for own in incidents}
         over = [row for own, row in self._open.items() if own not in now and not _doubled(row)]
         self._open = now
         return [*over, *(row for row in now.values() if _doubled(row))]
 
-    def end(self) -> list[Row]:
+    def end(self) -> list[IncidentRow]:
         """What is left to be told, as no more rounds follow."""
         return self.add(0, [])
 
@@ -90,17 +90,19 @@ class Rows:
     def restore(self, kept: Sequence[Mapping[str, Any]]) -> None:
         """Go on from what :meth:`kept` gave."""
         rows = [
-            Row(Incident(x["agent"], x["what"], x["why"]), x["since"], x["round"], x["times"])
+            IncidentRow(
+                Incident(x["agent"], x["what"], x["why"]), x["since"], x["round"], x["times"]
+            )
             for x in kept
         ]
         self._open = {row.incident: row for row in rows}
 
-    def _longer(self, own: Incident, number: int) -> Row:
+    def _longer(self, own: Incident, number: int) -> IncidentRow:
         row = self._open.get(own)
         if row is None:
-            return Row(own, number, number)
+            return IncidentRow(own, number, number)
         return replace(row, last=number, times=row.times + 1)
 
 
-def _doubled(row: Row) -> bool:
+def _doubled(row: IncidentRow) -> bool:
     return row.times.bit_count() == 1

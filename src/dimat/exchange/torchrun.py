@@ -1,4 +1,4 @@
-"""The processes that ``torchrun`` started, as the crew of a run."""
+"""The processes that ``torchrun`` started, as the world of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from dimat.errors import ConfigError
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.links import Links
-from dimat.exchange.network.rendezvous import Board, serve
+from dimat.exchange.network.rendezvous import Directory, serve
 from dimat.exchange.protocol import Transport
 from dimat.exchange.ranks import Ranks
 
@@ -74,7 +74,7 @@ class Place:
 
     rank: int
     size: int
-    board: Board
+    board: Directory
     interface: str | None
 
 
@@ -95,11 +95,11 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
         _held.append(serve(host, port))
     attempt = f"{environment.get('TORCHELASTIC_RUN_ID', '')}/{restarts(environment)}"
     together = environment.get("LOCAL_WORLD_SIZE", "1") == str(size)
-    board = Board(host, port, f"dimat/{attempt}")
+    board = Directory(host, port, f"dimat/{attempt}")
     return Place(rank, size, board, "127.0.0.1" if together else None)
 
 
-def crew(
+def world(
     *,
     interface: str | None = None,
     timeout_s: float = 30.0,
@@ -107,7 +107,7 @@ def crew(
     device: torch.device | str = "cpu",
     environment: Mapping[str, str] = os.environ,
 ) -> Torchrun:
-    """The crew that the environment describes, which ``torchrun`` made.
+    """The world that the environment describes, which ``torchrun`` made.
 
     Args:
         interface: The address of this machine that the other processes connect to. None: loopback

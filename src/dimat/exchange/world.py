@@ -10,7 +10,7 @@ from dimat.exchange.in_process import InProcess
 from dimat.exchange.protocol import Transport
 
 
-class Crew(Protocol):
+class World(Protocol):
     """All processes of a run, as one of them sees it."""
 
     @property
@@ -36,7 +36,7 @@ class Crew(Protocol):
 
 
 @dataclass(frozen=True)
-class Alone:
+class SingleProcess:
     """The one process of a run in one process."""
 
     rank: int = 0
@@ -50,7 +50,7 @@ class Alone:
         """There is nobody else."""
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()
 
 
 def block(agents: int, rank: int, size: int) -> range:

@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
 
 
-class Observer(Protocol):
+class Progress(Protocol):
     """Told how a run is getting on; has no influence on it."""
 
     def stage(self, description: str, total: int) -> None:
@@ -35,7 +35,7 @@ class Observer(Protocol):
 
 
 class Silent:
-    """An observer that shows nothing."""
+    """A progress that shows nothing."""
 
     def stage(self, description: str, total: int) -> None:
         """Show nothing."""
@@ -51,7 +51,7 @@ class Silent:
 
 
 class LiveProgress:
-    """An observer that shows a bar on stderr, and notes above it.
+    """A progress that shows a bar on stderr, and notes above it.
 
     Only notes, if it is neither a terminal nor a notebook that can draw (with ipywidgets).
 
@@ -61,7 +61,7 @@ class LiveProgress:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
-        self._progress = Progress(
+        self._progress = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),

@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from dimat.errors import ConfigError, check_kind, shown
-from dimat.exchange.world import ALONE, Crew
+from dimat.exchange.world import SINGLE_PROCESS, World
 from dimat.experiment.callbacks.callback import Callback
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import config_from, load_config
 from dimat.experiment.config.validate import validate
-from dimat.experiment.progress import LiveProgress, Observer, Silent
+from dimat.experiment.progress import LiveProgress, Progress, Silent
 from dimat.experiment.record.results import RunResult
 from dimat.experiment.record.run_folder import check_out, is_false_start, is_run_folder
-from dimat.experiment.running.runner import Job
+from dimat.experiment.running.runner import Runner
 from dimat.symmetry import Symmetry
 
 
 def run(
     config: RunConfig | Mapping[str, object] | str | os.PathLike[str] | None = None,
-    progress: bool | Observer | None = True,
+    progress: bool | Progress | None = True,
     *,
     callbacks: Sequence[Callback] = (),
-    crew: Crew = ALONE,
+    world: World = SINGLE_PROCESS,
     symmetry: Symmetry | None = None,
     **settings: object,
 ) -> RunResult:
@@ -42,7 +42,7 @@ def run(
         progress: Whether stderr shows how the run goes, as ``dimat run`` does: a bar in a terminal
             or a notebook, else a line a round. Or an observer that is told instead.
         callbacks: Told what is measured.
-        crew: The processes that agents are spread over; by default this one alone. Every process
+        world: The processes that agents are spread over; by default this one alone. Every process
             calls this with the same settings, and gets the same result; that of agent 0 writes.
         symmetry: Of the model, given by hand (``Symmetry.from_axes``) where it cannot be exported;
             it is proved by running the model. Method and controls then have to do without the
@@ -62,17 +62,17 @@ def run(
     validate(config)
     callbacks = _checked(callbacks, symmetry)
     observer = _observer(progress)
-    if config.out is not None and crew.rank == 0:
+    if config.out is not None and world.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return Job(config, observer, callbacks, crew, symmetry=symmetry).run(fresh=True)
+    return Runner(config, observer, callbacks, world, symmetry=symmetry).run(fresh=True)
 
 
 def resume(
     folder: str | os.PathLike[str],
-    progress: bool | Observer | None = True,
+    progress: bool | Progress | None = True,
     *,
     callbacks: Sequence[Callback] = (),
-    crew: Crew = ALONE,
+    world: World = SINGLE_PROCESS,
     max_wall_s: float | None = None,
     symmetry: Symmetry | None = None,
 ) -> RunResult:
@@ -84,7 +84,7 @@ def resume(
         folder: The run folder.
         progress: As in :func:`run`.
         callbacks: Told what is measured from here on.
-        crew: As in :func:`run`; a run may go on in more or fewer processes than it was begun in.
+        world: As in :func:`run`; a run may go on in more or fewer processes than it was begun in.
         max_wall_s: It stops again after so many seconds; without end if None.
         symmetry: As :func:`run` was given it.
 
@@ -95,11 +95,11 @@ def resume(
     check_kind("folder", folder, (str, os.PathLike), "the path of a run folder")
     config = begun(Path(folder), max_wall_s)
     callbacks = _checked(callbacks, symmetry)
-    job = Job(config, _observer(progress), callbacks, crew, symmetry=symmetry)
+    job = Runner(config, _observer(progress), callbacks, world, symmetry=symmetry)
     return job.run(fresh=False)
 
 
-def _observer(progress: bool | Observer | None) -> Observer:
+def _observer(progress: bool | Progress | None) -> Progress:
     """The observer that is told how a run goes."""
     if isinstance(progress, bool) or progress is None:
         return LiveProgress() if progress else Silent()
@@ -151,11 +151,11 @@ def begun(folder: Path, max_wall_s: float | None = None) -> RunConfig:
 
 def run_or_resume(
     config: RunConfig,
-    observer: Observer | None = None,
+    observer: Progress | None = None,
     *,
     callbacks: Sequence[Callback] = (),
     pretrained: Path | None = None,
-    crew: Crew = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> RunResult:
     """Go on with the run in ``config.out`` if it was begun, else begin it; nothing if it is done.
 
@@ -165,7 +165,7 @@ def run_or_resume(
         callbacks: Told what is measured.
         pretrained: A folder that runs share: agents that come out of pre-training alike are
             pre-trained once.
-        crew: As in :func:`run`.
+        world: As in :func:`run`.
 
     Raises:
         ConfigError: If the folder is of a run with other settings; and as :func:`run` does.
@@ -174,6 +174,6 @@ def run_or_resume(
     if config.out is None:
         raise ConfigError("setting 'out' is null: must be the folder to go on in")
     fresh = not is_run_folder(Path(config.out))
-    if fresh and crew.rank == 0:
+    if fresh and world.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return Job(config, observer, callbacks, crew, pretrained).run(fresh=fresh)
+    return Runner(config, observer, callbacks, world, pretrained).run(fresh=fresh)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from dimat.data import Dataset, Partition, Shard, hold_out, load_dataset, partition, subset
 from dimat.data.dataset import Tell
 from dimat.experiment.config.config import OptimizerConfig, RunConfig, TopologyConfig
-from dimat.experiment.progress import Observer, Silent
+from dimat.experiment.progress import Progress, Silent
 from dimat.models import build_model, check_output
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.topology import GraphOptions, Network, build_topology
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Setup:
         mask = torch.from_numpy(np.isin(mine, held))
         return Shard(data.train_x[mine], data.train_y[mine], held=mask, device=self.config.device)
 
-    def new_agent(self, agent: int, *, pretraining: bool, together: bool = False) -> Agent:
+    def new_agent(self, agent: int, *, pretraining: bool, together: bool = False) -> LocalTrainer:
         """An agent with a new model, before any training.
 
         Args:
@@ -107,7 +107,7 @@ class Setup:
         if any(p.dim() == 4 for p in model.parameters()):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = make_optimizer(config.optimizer, list(model.parameters()))
-        return Agent(
+        return LocalTrainer(
             index=agent,
             model=model,
             optimizer=optimizer,
@@ -132,7 +132,7 @@ class Setup:
             optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(total, 1), 1.0)))
         )
 
-    def set_out(self, agent: Agent) -> None:
+    def set_out(self, agent: LocalTrainer) -> None:
         """Put the schedules of agents that step together at the same place, after pre-training."""
         agent.schedule_at(self.pretrain_steps(agent.index, together=True))
 
@@ -183,7 +183,7 @@ class Setup:
 
 
 def make_setup(
-    config: RunConfig, observer: Observer | None = None, dataset: Dataset | None = None
+    config: RunConfig, observer: Progress | None = None, dataset: Dataset | None = None
 ) -> Setup:
     """Load, deal out and check everything; nothing is written or trained.
 
@@ -238,7 +238,7 @@ def build_network(
     )
 
 
-def _reading(observer: Observer) -> Tell:
+def _reading(observer: Progress) -> Tell:
     """Shows how many images are read."""
 
     def tell(new: int, total: int) -> None:

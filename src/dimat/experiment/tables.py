@@ -13,7 +13,7 @@ from dimat.experiment.record.results import MethodResult, RunResult
 from dimat.state import counted
 
 if TYPE_CHECKING:
-    from dimat.experiment.record.results import ApartResult
+    from dimat.experiment.record.results import SingleAgentResult
 
 _MAX_AGENTS = 20
 
@@ -58,7 +58,7 @@ def _caption(result: RunResult) -> str:
     return f"{phases}\nbefore round 1: {percent(found)} % on average"
 
 
-def apart_table(result: ApartResult) -> Table:
+def single_agent_table(result: SingleAgentResult) -> Table:
     """What one agent came to: its accuracy, and how its exchanges with each neighbor went."""
     happened = sorted({what for own in result.incidents.values() for what in own})
     table = Table(

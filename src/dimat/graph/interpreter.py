@@ -16,7 +16,7 @@ from dimat.graph.trace import RANKED, Trace, flatten_inputs, operator_name
 _IN_ANY_LAYOUT: dict[object, Any] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
 
 
-class Run:
+class PartialInterpreter:
     """One state's run on one batch, as far as it has got.
 
     A value is kept only until its last reader has run. Of random draws all entries are their mean:

@@ -15,7 +15,7 @@ from dimat.matching.cross_moments import CrossMoments, Statistic
 from dimat.matching.fit import Matching, fit, matching_of
 from dimat.matching.protocol import Problem
 from dimat.matching.ties import leveled, match_units
-from dimat.matching.unit_activations import Layers, Observer, observations
+from dimat.matching.unit_activations import ActivationRecorder, Layers, observations
 from dimat.symmetry import Analysis
 
 # Places (pixels, tokens) of every sample that are compared: see docs/matching.md.
@@ -84,7 +84,7 @@ class Activations:
             batches: Inputs, the same for all models.
         """
         places = observations(analysis, self.layers)
-        see = Observer(analysis.trace, places, self.per_sample)
+        see = ActivationRecorder(analysis.trace, places, self.per_sample)
         found: list[Moments] = [
             {(o.group, o.node): CrossMoments() for o in places} for _ in ours for _ in theirs
         ]
@@ -108,7 +108,7 @@ class Activations:
             batches: Inputs, the same for all models.
         """
         places = observations(analysis, self.layers)
-        see = Observer(analysis.trace, places, self.per_sample)
+        see = ActivationRecorder(analysis.trace, places, self.per_sample)
         found: dict[tuple[int, int], Moments] = {
             pair: {(o.group, o.node): CrossMoments() for o in places}
             for pair in combinations(range(len(states)), 2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dimat.matching.assignment import Floats, assign
-from dimat.matching.parameter_slices import Term, parameter_keys, terms_of
+from dimat.matching.parameter_slices import ParameterSlice, parameter_keys, terms_of
 from dimat.matching.unit_axes import outer_groups
 from dimat.state import as_real, is_number
 from dimat.symmetry import Analysis, Permutation
@@ -20,7 +20,7 @@ MAX_SWEEPS = 100  # a bound, not a budget: every step gains, so the sweeps end b
 GAIN = 1e-9  # of the product of both norms: less is rounding
 
 
-class Field:
+class AscentProblem:
     """What of a model can be compared, the same for all its states.
 
     Args:
@@ -53,7 +53,7 @@ class Field:
         first = {name: k for k, name in enumerate(self.symmetry.names)}
         return tuple(sorted(found, key=lambda block: min(first[name] for name in block)))
 
-    def of(self, names: Collection[str]) -> list[Term]:
+    def of(self, names: Collection[str]) -> list[ParameterSlice]:
         """The terms of these groups."""
         return [t for t in self.terms if t.group in names]
 
@@ -62,7 +62,7 @@ class Field:
         return set().union(*(self.keys[name] for name in names))
 
 
-class Descent:
+class CoordinateAscent:
     """Two states, theirs kept in the order found so far.
 
     A step is a permutation of theirs *as they stand*, so the cells that correspond are those in one
@@ -75,7 +75,7 @@ class Descent:
     """
 
     def __init__(
-        self, field: Field, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+        self, field: AscentProblem, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
     ) -> None:
         self.field = field
         keys = sorted(field.touched(field.symmetry.names))
@@ -153,7 +153,7 @@ class Descent:
             gained |= self._step([t for t in own if t.group == name], frozenset({name}))
         return gained
 
-    def _step(self, terms: Sequence[Term], only: frozenset[str]) -> bool:
+    def _step(self, terms: Sequence[ParameterSlice], only: frozenset[str]) -> bool:
         return self.gain(assign(self.field.symmetry, self.scores(terms), only), only)
 
     def move(self, step: Permutation, only: Collection[str]) -> None:
@@ -181,7 +181,7 @@ class Descent:
         self.theirs.update(moved)
         self.permutation = self.field.symmetry.compose(step, self.permutation)
 
-    def scores(self, terms: Sequence[Term]) -> dict[str, Floats]:
+    def scores(self, terms: Sequence[ParameterSlice]) -> dict[str, Floats]:
         """For each group of the terms (our units, their units as they stand)."""
         found: dict[str, Tensor] = {}
         for t in terms:
@@ -190,7 +190,7 @@ class Descent:
                 found[t.group] = found[t.group] + score if t.group in found else score
         return {name: score.cpu().numpy() for name, score in found.items()}
 
-    def distances(self, terms: Sequence[Term]) -> dict[str, Floats]:
+    def distances(self, terms: Sequence[ParameterSlice]) -> dict[str, Floats]:
         """For each group of the terms the squares of (our units, their units as they stand)."""
         found: dict[str, Tensor] = {}
         for t in terms:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dimat.matching.unit_axes import Seat, seats
+from dimat.matching.unit_axes import UnitAxes, seats
 from dimat.state import as_real
 from dimat.symmetry import Analysis
 
 
 @dataclass(frozen=True, eq=False)
-class Term:
+class ParameterSlice:
     """All units of a group on one axis of a parameter.
 
     Args:
@@ -26,7 +26,7 @@ class Term:
     """
 
     key: str
-    seat: Seat
+    seat: UnitAxes
     entries: int
 
     @property
@@ -64,11 +64,11 @@ def parameter_keys(analysis: Analysis) -> list[str]:
     ]
 
 
-def terms_of(analysis: Analysis) -> tuple[Term, ...]:
+def terms_of(analysis: Analysis) -> tuple[ParameterSlice, ...]:
     """Every group on every axis of every parameter, in the order of the state."""
     symmetry = analysis.symmetry
     return tuple(
-        Term(key, seat, seat.index.size * _rest(symmetry.shapes[key], seat.axes))
+        ParameterSlice(key, seat, seat.index.size * _rest(symmetry.shapes[key], seat.axes))
         for key in parameter_keys(analysis)
         for seat in seats(symmetry, symmetry.axes[key])
     )

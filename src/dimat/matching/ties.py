@@ -14,8 +14,8 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from dimat.matching.assignment import Floats, Scores, assign, permute_scores
-from dimat.matching.coordinate_ascent import MAX_SWEEPS, Descent, Field
-from dimat.matching.parameter_slices import Term
+from dimat.matching.coordinate_ascent import MAX_SWEEPS, AscentProblem, CoordinateAscent
+from dimat.matching.parameter_slices import ParameterSlice
 from dimat.symmetry import Analysis, Permutation
 from dimat.symmetry.labels.units import Ints
 
@@ -80,7 +80,7 @@ def match_units(
     tied = {name for name, score in scores.items() if _tied(score).any()}
     if not tied:
         return start
-    untying = _Untying(Descent(Field(analysis), ours, theirs), scores, start)
+    untying = _Untying(CoordinateAscent(AscentProblem(analysis), ours, theirs), scores, start)
     untying.run([block for block in untying.field.blocks if block & tied])
     return untying.descent.permutation
 
@@ -97,7 +97,7 @@ def _repeated(first: Ints) -> NDArray[np.bool_]:
 
 
 class _Untying:
-    def __init__(self, descent: Descent, scores: Scores, start: Permutation) -> None:
+    def __init__(self, descent: CoordinateAscent, scores: Scores, start: Permutation) -> None:
         self.descent, self.field, self.scores = descent, descent.field, scores
         descent.move(start, self.field.symmetry.names)
 
@@ -120,7 +120,7 @@ class _Untying:
         own = [t for t in self.field.of(block) if not t.others & block]
         return self.descent.gain(self._step(own, block), block)
 
-    def _step(self, terms: Sequence[Term], block: Collection[str]) -> Permutation:
+    def _step(self, terms: Sequence[ParameterSlice], block: Collection[str]) -> Permutation:
         symmetry = self.field.symmetry
         now = permute_scores(
             symmetry,

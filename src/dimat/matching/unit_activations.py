@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from dimat.graph.interpreter import Run
+from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace, operator_name
-from dimat.matching.unit_axes import Seat, outer_groups, seats
+from dimat.matching.unit_axes import UnitAxes, outer_groups, seats
 from dimat.symmetry import Analysis
 from dimat.symmetry.labels.units import Ints
 
@@ -186,7 +186,7 @@ class _Nodes:
         return [_observation(node, seat) for seat in seats(self.symmetry, self.labels[node.name])]
 
 
-def _observation(node: fx.Node, seat: Seat) -> Observation:
+def _observation(node: fx.Node, seat: UnitAxes) -> Observation:
     among = tuple(axis for axis, groups in seat.rest.items() if groups)
     return Observation(seat.group, node.name, seat.axes, seat.index, among, bool(seat.beside))
 
@@ -195,7 +195,7 @@ def _observation(node: fx.Node, seat: Seat) -> Observation:
 Seen = dict[tuple[str, str], Tensor]
 
 
-class Observer:
+class ActivationRecorder:
     """Runs the part of a graph that leads to the observed nodes, for any state.
 
     Args:
@@ -216,7 +216,7 @@ class Observer:
 
     def __call__(self, state: Mapping[str, Tensor], inputs: Any) -> Seen:
         """What is seen at every place; no value is kept longer than the graph reads it."""
-        run = Run(self.trace, state, inputs)
+        run = PartialInterpreter(self.trace, state, inputs)
         seen: Seen = {}
         for node, places in self.places:
             run.advance(node)

@@ -14,7 +14,7 @@ from dimat.symmetry.unit_places import standing_for, unit_places
 
 
 @dataclass(frozen=True, eq=False)
-class Seat:
+class UnitAxes:
     """All units of a group on one axis of a tensor.
 
     Args:
@@ -50,7 +50,7 @@ def outer_groups(symmetry: Symmetry) -> dict[str, frozenset[str]]:
     return {name: above(name) for name in over}
 
 
-def seats(symmetry: Symmetry, labels: Labels) -> list[Seat]:
+def seats(symmetry: Symmetry, labels: Labels) -> list[UnitAxes]:
     """Every group on every axis of a tensor.
 
     Left out is what cannot be compared place by place: a group two of whose units meet in one index
@@ -72,7 +72,7 @@ def seats(symmetry: Symmetry, labels: Labels) -> list[Seat]:
     return [s for s in found if not any(s.group == n and set(s.axes) <= a for n, a in hidden)]
 
 
-def _on_axis(symmetry: Symmetry, labels: Labels, axis: int, label: Ints) -> Iterator[Seat]:
+def _on_axis(symmetry: Symmetry, labels: Labels, axis: int, label: Ints) -> Iterator[UnitAxes]:
     joint = _spread(label)
     units, also = label.ravel(), _also(labels, axis, joint)
     rest = {i: _rest(symmetry, labels[i], joint) for i in range(len(labels)) if i not in joint}
@@ -84,7 +84,7 @@ def _on_axis(symmetry: Symmetry, labels: Labels, axis: int, label: Ints) -> Iter
         if index is not None:
             name, used = _names(symmetry)[number], index.ravel()
             here = _standing(symmetry, units[used]) - {name} | _standing(symmetry, also[used])
-            yield Seat(name, joint, index, here - outer[name], rest)
+            yield UnitAxes(name, joint, index, here - outer[name], rest)
 
 
 def _spread(label: Label) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from dimat.matching.coordinate_ascent import Descent, Field
+from dimat.matching.coordinate_ascent import AscentProblem, CoordinateAscent
 from dimat.matching.fit import Matching, fit, matching_of
 from dimat.matching.protocol import Problem
 
@@ -41,7 +41,7 @@ class Weights:
 
     def match(self, problem: Problem) -> list[Matching]:
         """Every state to the first; similarities are cosines of the units' weights."""
-        field = Field(problem.analysis)
+        field = AscentProblem(problem.analysis)
         first, *others = problem.states
         return [
             matching_of(field.symmetry.identity()),
@@ -49,9 +49,9 @@ class Weights:
         ]
 
     def _pair(
-        self, field: Field, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+        self, field: AscentProblem, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
     ) -> Matching:
-        descent = Descent(field, ours, theirs)
+        descent = CoordinateAscent(field, ours, theirs)
         descent.settle()
         for _ in descent.sweeps():
             pass

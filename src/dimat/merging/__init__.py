@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dimat.merging.layerwise.expected import expected_statistics
+from dimat.merging.layerwise.expected import predicted_statistics
 from dimat.merging.layerwise.regression import Regression
 from dimat.merging.layerwise.repair import Repair
 from dimat.merging.mix import mix
@@ -24,9 +24,9 @@ __all__ = [
     "Regression",
     "Repair",
     "calibrated_norms",
-    "expected_statistics",
     "mix",
     "permute_optimizer",
+    "predicted_statistics",
     "recalibrate",
     "reset_optimizer",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from dimat.methods.protocol import Learner, Member, Merged, Method
+from dimat.methods.protocol import Method, RoundContext, RoundResult, StepContext
 from dimat.methods.requirements import check_needs
 from dimat.methods.rounds.averaging import Averaging
 from dimat.methods.rounds.centralized import Centralized
@@ -54,14 +54,14 @@ __all__ = [
     "FedAvg",
     "FinalMerge",
     "GradientTracking",
-    "Learner",
     "Local",
     "LocalDecentralized",
-    "Member",
-    "Merged",
     "Method",
     "MomentumConsensus",
+    "RoundContext",
+    "RoundResult",
     "Settings",
+    "StepContext",
     "StochasticGradientPush",
     "Swarm",
     "WeightMatching",

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Inbox, Message, Step, Talk
-from dimat.methods.protocol import Member
+from dimat.methods.protocol import RoundContext
 from dimat.state import as_real, check_finite, check_same_structure
 
 Admit = Callable[[int, Message], None]
 NORM_RULE = "by setting 'max_norm_ratio' (of 'exchange'; null: any) it must be at most {:.4g}"
 
 
-def fitting(ours: Mapping[str, Tensor], what: str) -> Admit:
+def validate_structure(ours: Mapping[str, Tensor], what: str) -> Admit:
     """Refuses a message that is not of our structure.
 
     Args:
@@ -26,7 +26,7 @@ def fitting(ours: Mapping[str, Tensor], what: str) -> Admit:
     return lambda j, message: check_same_structure(ours, message, f"{what} from agent {j}")
 
 
-def sound(me: Member, max_norm_ratio: float | None) -> Admit:
+def validate_state(me: RoundContext, max_norm_ratio: float | None) -> Admit:
     """Refuses a state that is not of our structure, not finite, or of quite another norm.
 
     Who keeps nothing of its own, as it is new, was not trained: its norm is a coarse measure, and
@@ -62,7 +62,7 @@ def norm(state: Mapping[str, Tensor], parameters: Sequence[str]) -> float:
     )
 
 
-def needed(agents: Collection[int], heard: Collection[int]) -> None:
+def require_all(agents: Collection[int], heard: Collection[int]) -> None:
     """Go on only if we heard everyone.
 
     Raises:
@@ -76,12 +76,12 @@ def needed(agents: Collection[int], heard: Collection[int]) -> None:
         )
 
 
-def complete(step: Step) -> Talk[Inbox]:
+def require_inbox(step: Step) -> Talk[Inbox]:
     """One step of which no message may be missing.
 
     Raises:
         TrainingError: If one is.
     """
     inbox = yield step
-    needed(step.hear, inbox)
+    require_all(step.hear, inbox)
     return inbox

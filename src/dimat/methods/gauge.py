@@ -66,7 +66,7 @@ class Listener(Protocol):
         ...
 
 
-def toward(
+def align_to(
     analysis: Analysis,
     scores: Scores,
     into: Mapping[str, Tensor],

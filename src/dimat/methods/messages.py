@@ -11,8 +11,15 @@ from dimat.errors import StructureError
 from dimat.exchange import Message, Step, Talk
 from dimat.merging import mix
 from dimat.merging.optimizer import Memory, flat_memory, mix_memory, nested_memory
-from dimat.methods.admit import NORM_RULE, Admit, fitting, needed, norm, sound
-from dimat.methods.protocol import Learner, Member, row
+from dimat.methods.admit import (
+    NORM_RULE,
+    Admit,
+    norm,
+    require_all,
+    validate_state,
+    validate_structure,
+)
+from dimat.methods.protocol import RoundContext, StepContext, row
 from dimat.state import State, check_finite, squared_distance
 from dimat.symmetry import Permutation
 from dimat.topology import Topology
@@ -33,29 +40,29 @@ def swap(
         admit: What we can use; all that is of the structure of ``ours`` if None.
     """
     neighbors, told = topology.neighbors(agent), dict.fromkeys(topology.listeners(agent), ours)
-    inbox = yield Step(told, neighbors, admit or fitting(ours, what))
+    inbox = yield Step(told, neighbors, admit or validate_structure(ours, what))
     return {j: dict(inbox[j]) for j in neighbors if j in inbox}
 
 
-def swap_states(me: Member, max_norm_ratio: float | None = None) -> Talk[dict[int, State]]:
+def swap_states(me: RoundContext, max_norm_ratio: float | None = None) -> Talk[dict[int, State]]:
     """Tell our state, hear our neighbors', in the order of ``me.neighbors``; some may be lost."""
-    admit = sound(me, max_norm_ratio)
+    admit = validate_state(me, max_norm_ratio)
     return (yield from swap(me.topology, me.agent, me.state, admit=admit))
 
 
-def combined(me: Learner, ours: State, what: str = "state") -> Talk[State]:
+def combined(me: StepContext, ours: State, what: str = "state") -> Talk[State]:
     """The weighted average of what we and all our neighbors say in this step.
 
     Raises:
         TrainingError: If a message that is needed is lost.
     """
     theirs = yield from swap(me.topology, me.index, ours, what)
-    needed(me.topology.neighbors(me.index), theirs)
+    require_all(me.topology.neighbors(me.index), theirs)
     return mix([ours, *theirs.values()], row(me.topology, me.index))
 
 
 def swap_memories(
-    me: Member,
+    me: RoundContext,
     heard: Collection[int],
     moves: Mapping[int, Permutation],
     max_norm_ratio: float | None = None,
@@ -79,14 +86,14 @@ def swap_memories(
     return mix_memory(memories, me.weights_of(known))
 
 
-def _remembering(me: Member, own: State, max_norm_ratio: float | None) -> Admit:
+def _remembering(me: RoundContext, own: State, max_norm_ratio: float | None) -> Admit:
     """Refuses a memory that does not fit ours; who has none yet says nothing, which is allowed."""
 
     def admit(j: int, message: Message) -> None:
         if not (own and message):
             return
         who = f"optimizer memory from agent {j}"
-        fitting(own, "optimizer memory")(j, message)
+        validate_structure(own, "optimizer memory")(j, message)
         check_finite(message, who)
         if max_norm_ratio is None:
             return
@@ -98,7 +105,7 @@ def _remembering(me: Member, own: State, max_norm_ratio: float | None) -> Admit:
     return admit
 
 
-def _moved(me: Member, memory: Memory, move: Permutation | None) -> Memory:
+def _moved(me: RoundContext, memory: Memory, move: Permutation | None) -> Memory:
     if move is None:
         return memory
     symmetry = me.analysis().symmetry
@@ -106,7 +113,7 @@ def _moved(me: Member, memory: Memory, move: Permutation | None) -> Memory:
 
 
 def distance_from(
-    me: Member, ours: Mapping[str, Tensor], aligned: Mapping[int, Mapping[str, Tensor]]
+    me: RoundContext, ours: Mapping[str, Tensor], aligned: Mapping[int, Mapping[str, Tensor]]
 ) -> float | None:
     r"""Root of :math:`\sum_j \pi_{ij}\lVert\theta_i - P_{ij}\theta_j\rVert^2` over those heard.
 

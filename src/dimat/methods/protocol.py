@@ -20,7 +20,7 @@ Need = Literal["rows", "columns", "two-way"]
 
 
 @dataclass(frozen=True)
-class Member:
+class RoundContext:
     """All that an agent knows when a round begins. Its data stays behind ``batches``.
 
     Args:
@@ -93,7 +93,7 @@ def row(topology: Topology, agent: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Merged:
+class RoundResult:
     """What a round's merge gave an agent.
 
     Args:
@@ -130,7 +130,7 @@ class Merged:
     __repr__ = brief
 
 
-class Learner(Protocol):
+class StepContext(Protocol):
     """An agent in training, as a method sees it in one step."""
 
     @property
@@ -206,12 +206,12 @@ class Method:
         """Whether its ``merge`` does without messages that are lost."""
         return self.exchanges == "never"
 
-    def merge(self, me: Member) -> Talk[Merged]:
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """One agent's part when a round begins, before it trains."""
         yield Step()
-        return Merged(me.state)
+        return RoundResult(me.state)
 
-    def step(self, me: Learner) -> Talk[None]:
+    def step(self, me: StepContext) -> Talk[None]:
         """One agent's part in one training step."""
         me.update(me.gradient())
         yield from ()

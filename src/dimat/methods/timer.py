@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 
 
-class Stopwatch:
+class Timer:
     """Seconds spent inside ``with`` blocks; waiting for messages is not among them."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from dimat.symmetry.labels.solve import Solution
-from dimat.symmetry.labels.structure import Family, structure_of
+from dimat.symmetry.labels.structure import UnitFamily, structure_of
 from dimat.symmetry.labels.units import FIXED, Ints, Label, Labels, Pin, Special
 from dimat.symmetry.permutation import Group
 from dimat.symmetry.proof.evidence import numbered
@@ -99,7 +99,7 @@ def _needed(solution: Solution, axes: Mapping[str, Labels]) -> np.ndarray:
     return keep_family
 
 
-def _restrict(solution: Solution, keep: np.ndarray) -> tuple[Ints, list[Family]]:
+def _restrict(solution: Solution, keep: np.ndarray) -> tuple[Ints, list[UnitFamily]]:
     structure = solution.structure
     renumber = np.full(structure.count, -1, np.int64)
     position = np.cumsum(keep) - 1
@@ -109,14 +109,14 @@ def _restrict(solution: Solution, keep: np.ndarray) -> tuple[Ints, list[Family]]
         renumber[family.cells] = start + np.arange(family.cells.size).reshape(family.cells.shape)
         start += family.cells.size
     families = [
-        Family(renumber[f.cells], renumber[f.owners], tuple(int(position[o]) for o in f.over))
+        UnitFamily(renumber[f.cells], renumber[f.owners], tuple(int(position[o]) for o in f.over))
         for f in kept
     ]
     return renumber, families
 
 
 def _members(
-    axes: Mapping[str, Labels], families: list[Family], family_of: Ints
+    axes: Mapping[str, Labels], families: list[UnitFamily], family_of: Ints
 ) -> dict[int, tuple[tuple[str, int], ...]]:
     """For every family the axes on which it, or what belongs to it, stands."""
     above: list[set[int]] = []
@@ -147,7 +147,7 @@ def _names(
     return names
 
 
-def _owning_groups(families: list[Family], number: int) -> list[int]:
+def _owning_groups(families: list[UnitFamily], number: int) -> list[int]:
     """The nearest families above that permute, through those that only follow."""
     found: list[int] = []
     waiting = list(families[number].over)

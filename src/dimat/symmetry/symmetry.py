@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dimat.errors import StructureError, check_kind, nearest_key
 from dimat.state import State, counted, tensors_of
 from dimat.symmetry.labels.positions import Memo, Sources, moving_share, sources, take
-from dimat.symmetry.labels.structure import Family, Structure, structure_of
+from dimat.symmetry.labels.structure import Structure, UnitFamily, structure_of
 from dimat.symmetry.labels.units import FIXED, Ints, Label, Labels, Pin, Special, along
 from dimat.symmetry.permutation import Group, Permutation
 
@@ -284,7 +284,7 @@ class Symmetry:
                 for i, name in enumerate(names)
             )
         empty = np.empty((1, 0), np.int64)
-        structure = structure_of([Family(units[n][None, :], empty, ()) for n in sizes])
+        structure = structure_of([UnitFamily(units[n][None, :], empty, ()) for n in sizes])
         groups = tuple(Group(n, sizes[n], 1, (), tuple(members[n])) for n in sizes)
         shapes = {key: tuple(int(n) for n in value.shape) for key, value in state.items()}
         return Symmetry(structure, tuple(range(len(sizes))), groups, labels, shapes)
@@ -348,7 +348,7 @@ def _parse(content: dict[str, Any]) -> Symmetry:
     for f in content["families"]:
         cells = _expand(f["units"], tuple(f["shape"]))
         over = tuple(f["over"])
-        families.append(Family(cells, _expand(f["owners"], (len(cells), len(over))), over))
+        families.append(UnitFamily(cells, _expand(f["owners"], (len(cells), len(over))), over))
     structure = structure_of(families)
     axes: dict[str, Labels] = {}
     for key, labels in content["axes"].items():

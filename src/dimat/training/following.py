@@ -14,7 +14,7 @@ from dimat.checkpoints.batches import Calls
 from dimat.errors import ConfigError, check_kind, nearest_key, shown
 from dimat.merging.optimizer import plan_memory
 from dimat.merging.remembered import Move
-from dimat.methods import Merged
+from dimat.methods import RoundResult
 from dimat.state import State, clone, put_into
 from dimat.symmetry import Symmetry
 
@@ -82,7 +82,7 @@ class Followers:
                 )
         self._given[name] = get, set
 
-    def take_over(self, merged: Merged, before: State) -> None:
+    def take_over(self, merged: RoundResult, before: State) -> None:
         """Load, move, recalibrate; if anything fails, all is as it was.
 
         Args:
@@ -100,7 +100,7 @@ class Followers:
                 change.swap()
             undo.pop_all()
 
-    def _changes(self, merged: Merged) -> list[Change]:
+    def _changes(self, merged: RoundResult) -> list[Change]:
         """What moves with the units, made ready; nothing is changed yet."""
         move = merged.permutation
         if move is None:
@@ -115,7 +115,7 @@ class Followers:
             changes.append(plan_memory(self.optimizer, self.model, apply))
         return changes
 
-    def _recalibrates(self, merged: Merged) -> bool:
+    def _recalibrates(self, merged: RoundResult) -> bool:
         if merged.disagreement is None or self.recalibration == "none":
             return False
         return self.recalibration == "batchnorm" or not merged.calibrated

@@ -11,9 +11,9 @@ from dimat.errors import StructureError, TrainingError
 from dimat.experiment.setup import Setup
 from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of
-from dimat.methods import Member, Merged
+from dimat.methods import RoundContext, RoundResult
 from dimat.state import check_finite, tensors_of
-from dimat.training.trainer import MATCH, RECALIBRATE, Agent, parameter_names
+from dimat.training.trainer import MATCH, RECALIBRATE, LocalTrainer, parameter_names
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Part:
     setup: Setup
     name: str
 
-    def member(self, agent: Agent, number: int) -> Member:
+    def member(self, agent: LocalTrainer, number: int) -> RoundContext:
         """What an agent knows when a round begins.
 
         Raises:
@@ -42,7 +42,7 @@ class Part:
             ) from error
         config = self.setup.config
         mixes = config.optimizer.on_merge == "mix"
-        return Member(
+        return RoundContext(
             agent=agent.index,
             round=number,
             state=agent.state(),
@@ -57,7 +57,9 @@ class Part:
             kept=agent.kept,
         )
 
-    def take_over(self, agent: Agent, result: Merged, number: int) -> dict[str, float | None]:
+    def take_over(
+        self, agent: LocalTrainer, result: RoundResult, number: int
+    ) -> dict[str, float | None]:
         """Load the merged state, carry the optimizer along, recalibrate; what that cost."""
         start = time.perf_counter()
         agent.load(result.state)
@@ -75,7 +77,7 @@ class Part:
             "merge_s": result.merge_s + spent,
         }
 
-    def _carry_optimizer(self, agent: Agent, result: Merged) -> None:
+    def _carry_optimizer(self, agent: LocalTrainer, result: RoundResult) -> None:
         """Mixed, moved as the agent's units are, or forgotten."""
         if result.disagreement is not None and self.setup.config.optimizer.on_merge == "reset":
             reset_optimizer(agent.optimizer)
@@ -85,7 +87,7 @@ class Part:
             symmetry, p = self.setup.analysis.symmetry, result.permutation
             permute_optimizer(agent.optimizer, agent.model, lambda e: symmetry.apply(p, e))
 
-    def recalibrate(self, agent: Agent, number: int) -> float:
+    def recalibrate(self, agent: LocalTrainer, number: int) -> float:
         """BatchNorm statistics of an averaged model, from the agent's own images, if asked for.
 
         A step of the round, whether that is measured or not: the next merge matches units by what
@@ -104,5 +106,5 @@ class Part:
         return spent
 
 
-def _calibration(agent: Agent, purpose: int, number: int, images: int) -> list[Tensor]:
+def _calibration(agent: LocalTrainer, purpose: int, number: int, images: int) -> list[Tensor]:
     return list(agent.calibration(purpose, number, images))

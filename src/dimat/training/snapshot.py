@@ -13,7 +13,7 @@ from dimat.errors import StructureError
 from dimat.exchange.tree import Tree
 from dimat.methods.gauge import GaugeId
 from dimat.state import State, clone
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Snapshot:
     hidden: State = field(default_factory=dict)
 
     @classmethod
-    def of(cls, agent: Agent) -> Snapshot:
+    def of(cls, agent: LocalTrainer) -> Snapshot:
         """A copy of all that changes in an agent."""
         traffic = agent.traffic
         return cls(
@@ -59,7 +59,7 @@ class Snapshot:
             clone(_hidden(agent.model)),
         )
 
-    def restore(self, agent: Agent, *, new_shard: bool = False) -> None:
+    def restore(self, agent: LocalTrainer, *, new_shard: bool = False) -> None:
         """Make an agent, new and of the same settings, what this one was.
 
         Args:

@@ -25,7 +25,7 @@ _CALIBRATED = 250  # images of a forward pass without training, about
 
 
 @dataclass
-class Agent:
+class LocalTrainer:
     """One participant. Its randomness depends on (seed, agent, purpose, epoch) and nothing else.
 
     Args:

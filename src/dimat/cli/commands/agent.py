@@ -71,8 +71,8 @@ def execute(settings: Namespace) -> None:
     from dimat.cli.stop import stoppable
     from dimat.experiment.progress import LiveProgress
     from dimat.experiment.single_agent.faults import Faults
-    from dimat.experiment.single_agent.run import Meeting, run_agent
-    from dimat.experiment.tables import apart_table
+    from dimat.experiment.single_agent.run import Rendezvous, run_agent
+    from dimat.experiment.tables import single_agent_table
 
     faults = Faults.load(plan) if plan else None
     observer = LiveProgress()
@@ -80,12 +80,12 @@ def execute(settings: Namespace) -> None:
         try:
             with stoppable():
                 result = run_agent(
-                    config, own["id"], Meeting(*meeting, own["name"]), observer, faults=faults
+                    config, own["id"], Rendezvous(*meeting, own["name"]), observer, faults=faults
                 )
         finally:
             observer.close()
         console = Console()
-        console.print(apart_table(result))
+        console.print(single_agent_table(result))
         folder = f"run folder: {result.folder}"
         console.print(folder, markup=False, highlight=False, soft_wrap=True)
 

@@ -13,7 +13,7 @@ from dimat.errors import TrainingError
 from dimat.experiment.config.messages import within
 from dimat.experiment.config.parse import Parser
 from dimat.experiment.config.places import check_path
-from dimat.tools.compare.read import Wishes, read_out, read_spec
+from dimat.tools.compare.read import Overrides, read_out, read_spec
 
 SUMMARY = "compare methods over settings and seeds"
 _OWN = ("methods", "seeds", "jobs", "out", "yes", "help")
@@ -49,7 +49,7 @@ def execute(options: Namespace) -> None:
     """Run what is missing, and print the tables and where the folder is."""
     path = check_path("base", options.base)
     within("jobs", options.jobs, 1, _MOST_JOBS)
-    wishes = Wishes(options.methods, options.seeds, **options.given)
+    wishes = Overrides(options.methods, options.seeds, **options.given)
     spec = read_spec(path, wishes)
     out = check_path("out", options.out or spec.base.out or str(read_out(path)))
     from dimat.tools.compare.progress import LiveCells

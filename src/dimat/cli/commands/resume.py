@@ -5,7 +5,7 @@ from __future__ import annotations
 from jsonargparse import Namespace
 
 from dimat.cli.commands.run import show
-from dimat.cli.launch import crew_of
+from dimat.cli.launch import world_of
 from dimat.experiment.config.parse import Parser
 from dimat.experiment.config.places import check_path
 
@@ -36,9 +36,9 @@ def execute(options: Namespace) -> None:
 
     observer = LiveProgress()
     try:
-        with crew_of(begun(folder, limit)) as crew:
-            result = resume(folder, observer, crew=crew, max_wall_s=limit)
+        with world_of(begun(folder, limit)) as world:
+            result = resume(folder, observer, world=world, max_wall_s=limit)
     finally:
         observer.close()
-    if crew.rank == 0:
+    if world.rank == 0:
         show(result)

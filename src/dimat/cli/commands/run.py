@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.helping import FIRST, short_help
-from dimat.cli.launch import crew_of, restarted
+from dimat.cli.launch import restarted, world_of
 from dimat.errors import ConfigError
 from dimat.experiment.config.parse import Parser, config_of, settings_parser
 from dimat.experiment.config.validate import validate
@@ -67,11 +67,11 @@ def execute(settings: Namespace) -> None:
     goes_on = restarted() and config.out is not None
     observer = LiveProgress()
     try:
-        with crew_of(config) as crew:
-            result = (run_or_resume if goes_on else run)(config, observer, crew=crew)
+        with world_of(config) as world:
+            result = (run_or_resume if goes_on else run)(config, observer, world=world)
     finally:
         observer.close()
-    if crew.rank == 0:
+    if world.rank == 0:
         show(result)
 
 

@@ -13,7 +13,7 @@ from dimat.exchange.network.buffers import Pool
 from dimat.exchange.network.link import Common, Link, Rules
 from dimat.exchange.network.meeting import JOIN_S, meet
 from dimat.exchange.network.pipe import Pipe, check_interface
-from dimat.exchange.network.rendezvous import CONNECT_S, Board
+from dimat.exchange.network.rendezvous import CONNECT_S, Directory
 
 _MORE_S = 1.0  # beyond silence: for a thread to see that it is not wanted any more
 
@@ -37,7 +37,7 @@ class Links:
     def __init__(
         self,
         us: int,
-        board: Board,
+        board: Directory,
         address: str | None = None,
         rules: Rules | None = None,
         greeting: Callable[[int], Mapping[str, Any]] = lambda them: {},

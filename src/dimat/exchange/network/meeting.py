@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 
 from dimat.exchange.network.pipe import Pipe
-from dimat.exchange.network.rendezvous import Board
+from dimat.exchange.network.rendezvous import Directory
 
 JOIN_S = 5.0  # seconds that who comes first waits for the other, once both have a name
 _RENEW_S = 4 * JOIN_S  # a token that was answered by nobody
@@ -21,7 +21,7 @@ _QUICK_S, _SLOW_S = 0.02, 0.25
 
 
 def meet(
-    board: Board, own: int, other: int, address: str, wanted: Callable[[], bool]
+    board: Directory, own: int, other: int, address: str, wanted: Callable[[], bool]
 ) -> Pipe | None:
     """Join the other end, however long it takes.
 
@@ -46,7 +46,7 @@ def meet(
     return Pipe(board.under(f"{edge}/{name}"), int(own > other), address, JOIN_S)
 
 
-def _ask(board: Board, edge: str, wanted: Callable[[], bool]) -> str | None:
+def _ask(board: Directory, edge: str, wanted: Callable[[], bool]) -> str | None:
     token, since = uuid.uuid4().hex, time.monotonic()
     while wanted():
         board.put(f"{edge}/token", token)  # again and again: the store may have been replaced
@@ -59,7 +59,7 @@ def _ask(board: Board, edge: str, wanted: Callable[[], bool]) -> str | None:
     return None
 
 
-def _answer(board: Board, edge: str, wanted: Callable[[], bool]) -> str | None:
+def _answer(board: Directory, edge: str, wanted: Callable[[], bool]) -> str | None:
     since, before = time.monotonic(), board.look(f"{edge}/name")
     answered = (before or "").partition(".")[0]
     while wanted():

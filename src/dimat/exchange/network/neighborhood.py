@@ -22,7 +22,7 @@ from dimat.exchange.incidents import Incident
 from dimat.exchange.network.accounts import Accounts
 from dimat.exchange.network.link import Link, Rules, Status
 from dimat.exchange.network.links import Links
-from dimat.exchange.network.rendezvous import Board
+from dimat.exchange.network.rendezvous import Directory
 from dimat.exchange.network.silence import Silence
 from dimat.exchange.network.wire import Frame, Kind, pack, said, unpack
 from dimat.exchange.protocol import Inbox, Message, Result, Step, Talk, Traffic
@@ -71,7 +71,7 @@ class Neighborhood:
     def __init__(
         self,
         agent: int,
-        board: Board,
+        board: Directory,
         interface: str | None = None,
         rules: Rules | None = None,
         *,

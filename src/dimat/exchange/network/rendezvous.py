@@ -46,7 +46,7 @@ def serve(host: str, port: int) -> TCPStore:
     return TCPStore(host, port, None, True, wait, False, master_listen_fd=listener.detach())
 
 
-class Board:
+class Directory:
     """A store's keys, for one thread; it connects again after the store was gone.
 
     Args:
@@ -59,9 +59,9 @@ class Board:
         self.host, self.port, self.prefix = host, port, prefix
         self._store: Store | None = None
 
-    def another(self) -> Board:
+    def another(self) -> Directory:
         """The same, with a connection of its own."""
-        return Board(self.host, self.port, self.prefix)
+        return Directory(self.host, self.port, self.prefix)
 
     def store(self) -> Store:
         """Its connection.

@@ -11,7 +11,7 @@ import networkx as nx
 import numpy as np
 
 from dimat.matching.assignment import unit_order
-from dimat.methods import Merged
+from dimat.methods import RoundResult
 from dimat.methods.gauge import moved_around
 from dimat.state import State, consensus_distance
 from dimat.symmetry import Permutation, Symmetry
@@ -22,7 +22,7 @@ _MOST_UNITS = 600  # n times C of the permuted operator whose eigenvalues are co
 
 
 @dataclass(frozen=True)
-class Sight:
+class MergeSnapshot:
     """One merge, seen from above.
 
     Args:
@@ -35,7 +35,7 @@ class Sight:
 
     topology: Topology
     before: Sequence[State]
-    merged: Sequence[Merged]
+    merged: Sequence[RoundResult]
     parameters: Sequence[str]
     symmetry: Symmetry | None
 

@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dimat.exchange.collectives import Assembly
-from dimat.experiment.evaluation.diagnostics import Sight, of_training
+from dimat.exchange.collectives import Collectives
+from dimat.experiment.evaluation.diagnostics import MergeSnapshot, of_training
 from dimat.experiment.evaluation.loss_barrier import loss_barrier
 from dimat.experiment.evaluation.merge_snapshot import seen, shown
-from dimat.experiment.record.writer import Desk
+from dimat.experiment.record.writer import RunWriter
 from dimat.experiment.setup import Setup
-from dimat.methods import Member, Merged
+from dimat.methods import RoundContext, RoundResult
 from dimat.topology import Topology
-from dimat.training.trainer import Agent, parameter_names
+from dimat.training.trainer import LocalTrainer, parameter_names
 
 
 @dataclass
 class Measure:
-    """Measures this process's agents, and brings what it finds to the desk.
+    """Measures this process's agents, and brings what it finds to the run folder's writer.
 
     Args:
         setup: What all methods have in common.
-        assembly: All agents.
-        desk: Where lines are written, in agent 0's process.
+        collectives: All agents.
+        writer: Where lines are written, in agent 0's process.
     """
 
     setup: Setup
-    assembly: Assembly
-    desk: Desk | None = None
+    collectives: Collectives
+    writer: RunWriter | None = None
 
     def due(self, number: int) -> bool:
         """Whether a round is measured."""
@@ -39,7 +39,7 @@ class Measure:
         self,
         number: int,
         phase: str,
-        agents: Sequence[Agent],
+        agents: Sequence[LocalTrainer],
         measured: Sequence[Mapping[str, float | None]],
     ) -> None:
         """Evaluate agents, and write one line of metrics each.
@@ -54,34 +54,34 @@ class Measure:
             agent.index: line_of(self.setup, agent, number, phase, own)
             for agent, own in zip(agents, measured, strict=True)
         }
-        found = self.assembly.gather(lines)
-        if self.desk:
-            self.desk.metrics(found)
+        found = self.collectives.gather(lines)
+        if self.writer:
+            self.writer.metrics(found)
 
     def merge(
         self,
         number: int,
-        agents: Sequence[Agent],
-        members: Sequence[Member],
-        merged: Sequence[Merged],
+        agents: Sequence[LocalTrainer],
+        members: Sequence[RoundContext],
+        merged: Sequence[RoundResult],
         *,
         matches: bool,
     ) -> None:
         """What an observer sees of a merge, before the agents take it over."""
         trees = {me.agent: shown(me, own) for me, own in zip(members, merged, strict=True)}
-        found, topology = self.assembly.gather(trees), members[0].topology
+        found, topology = self.collectives.gather(trees), members[0].topology
         sight = None
-        if self.desk:
+        if self.writer:
             symmetry = self.setup.analysis.symmetry if matches else None
             both = [seen(tree, symmetry, self.setup.config.device) for tree in found]
             states, results = [state for state, _ in both], [own for _, own in both]
-            sight = Sight(topology, states, results, members[0].parameters, symmetry)
+            sight = MergeSnapshot(topology, states, results, members[0].parameters, symmetry)
         barrier = self._barrier(agents, topology, sight)
-        if self.desk and sight:
-            self.desk.diagnostics({"round": number, **sight.describe(), "barrier": barrier})
+        if self.writer and sight:
+            self.writer.diagnostics({"round": number, **sight.describe(), "barrier": barrier})
 
     def _barrier(
-        self, agents: Sequence[Agent], topology: Topology, sight: Sight | None
+        self, agents: Sequence[LocalTrainer], topology: Topology, sight: MergeSnapshot | None
     ) -> float | None:
         """The loss barrier, if it is asked for."""
         images = self.setup.config.diagnostics.barrier_images
@@ -89,20 +89,20 @@ class Measure:
             return None
         test = self.setup.test
         talks = {a.index: loss_barrier(a, topology, sight, test, images) for a in agents}
-        return self.assembly.run(talks)[agents[0].index]
+        return self.collectives.run(talks)[agents[0].index]
 
-    def training(self, number: int, agents: Sequence[Agent]) -> None:
+    def training(self, number: int, agents: Sequence[LocalTrainer]) -> None:
         """What an observer sees of agents that exchange while they train."""
-        states = self.assembly.gather({agent.index: agent.state() for agent in agents})
-        if self.desk:
+        states = self.collectives.gather({agent.index: agent.state() for agent in agents})
+        if self.writer:
             device, names = self.setup.config.device, parameter_names(agents[0].model)
             there = [{k: v.to(device) for k, v in state.items()} for state in states]
             line = of_training(self.setup.topology, there, names)
-            self.desk.diagnostics({"round": number, **line})
+            self.writer.diagnostics({"round": number, **line})
 
 
 def line_of(
-    setup: Setup, agent: Agent, number: int, phase: str, measured: Mapping[str, float | None]
+    setup: Setup, agent: LocalTrainer, number: int, phase: str, measured: Mapping[str, float | None]
 ) -> dict[str, object]:
     """Evaluate an agent: one line of metrics.
 

@@ -10,17 +10,17 @@ from torch import Tensor
 from dimat.exchange import Step, Talk
 from dimat.exchange.collectives import OBSERVER, gather
 from dimat.exchange.tree import as_message, tree_of
-from dimat.experiment.evaluation.diagnostics import Sight
+from dimat.experiment.evaluation.diagnostics import MergeSnapshot
 from dimat.merging import mix, recalibrate
 from dimat.state import State
 from dimat.topology import Topology
-from dimat.training.trainer import RECALIBRATE, Agent
+from dimat.training.trainer import RECALIBRATE, LocalTrainer
 
 Images = tuple[Tensor, Tensor]
 
 
 def loss_barrier(
-    agent: Agent, topology: Topology, sight: Sight | None, test: Images, images: int
+    agent: LocalTrainer, topology: Topology, sight: MergeSnapshot | None, test: Images, images: int
 ) -> Talk[float]:
     """Test loss halfway between aligned neighbors, above the mean of their own: over all edges.
 
@@ -57,7 +57,7 @@ def loss_barrier(
     return statistics.fmean(barriers) if barriers else 0.0
 
 
-def _measured(agent: Agent, at: int, state: State, test: Images, images: int) -> Talk[float]:
+def _measured(agent: LocalTrainer, at: int, state: State, test: Images, images: int) -> Talk[float]:
     """The loss of a network that agent 0 has, measured by the agent ``at``; NaN for the others."""
     if agent.index == at == OBSERVER:
         return _loss(agent, state, test, images)
@@ -71,7 +71,7 @@ def _measured(agent: Agent, at: int, state: State, test: Images, images: int) ->
     return float("nan")
 
 
-def _loss(agent: Agent, state: State, test: Images, images: int) -> float:
+def _loss(agent: LocalTrainer, state: State, test: Images, images: int) -> float:
     """What a network would lose at an agent, with running statistics of its images; NaN if none."""
     if not state:
         return float("nan")

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from dimat.exchange.tree import Tree
-from dimat.methods import Member, Merged
+from dimat.methods import RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId, decode, encode
 from dimat.state import State
 from dimat.symmetry import Permutation, Symmetry
 
 
-def shown(me: Member, merged: Merged) -> Tree:
+def shown(me: RoundContext, merged: RoundResult) -> Tree:
     """States before and after, how units moved, and how well they match; nothing is copied."""
     own = merged.permutation
     return {
@@ -29,7 +29,7 @@ def shown(me: Member, merged: Merged) -> Tree:
     }
 
 
-def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, Merged]:
+def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, RoundResult]:
     """What :func:`shown` gave: the state before the merge, and the part of it that is looked at.
 
     Args:
@@ -47,7 +47,7 @@ def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, Mer
         return decode(symmetry, _on(message, "cpu"))
 
     alignments = {j: moved(message) for j, message in tree["alignments"].items()}
-    merged = Merged(
+    merged = RoundResult(
         _on(tree["after"], device),
         moved(tree["move"]),
         {j: move for j, move in alignments.items() if move is not None},

@@ -44,7 +44,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Store:
+class CheckpointFolder:
     """The checkpoints of one run in one folder.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dimat.exchange.incidents import Incident, Row, Rows
+from dimat.exchange.incidents import Incident, IncidentRow, Rows
 from dimat.experiment.record.run_folder import RunFolder
 
 MOST_BYTES = 1 << 24
@@ -56,7 +56,7 @@ class IncidentLog:
         self.counts = {int(j): Counter(own) for j, own in kept["counts"].items()}
         self._rows.restore(kept["rows"])
 
-    def _tell(self, number: int, rows: Sequence[Row]) -> None:
+    def _tell(self, number: int, rows: Sequence[IncidentRow]) -> None:
         for row in rows:
             if self._size() >= MOST_BYTES:
                 return

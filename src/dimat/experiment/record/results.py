@@ -80,7 +80,7 @@ class RunResult:
 
 
 @dataclass(frozen=True)
-class ApartResult:
+class SingleAgentResult:
     """What one agent came to.
 
     Args:

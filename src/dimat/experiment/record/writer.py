@@ -13,8 +13,8 @@ from dimat.errors import ConfigError
 from dimat.exchange.tree import Tree, pack, unpack
 from dimat.experiment.callbacks.callback import Callback
 from dimat.experiment.digests import run_digest, shard_facts, topology_facts
-from dimat.experiment.progress import Observer
-from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.progress import Progress
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.lines import Line, digest_name
 from dimat.experiment.record.results import MethodResult, results_of
 from dimat.experiment.record.run_folder import OVERWRITE, RunFolder
@@ -24,7 +24,7 @@ from dimat.state import State
 
 
 @dataclass(frozen=True)
-class Kept:
+class ResumePoint:
     """Where a run goes on.
 
     Args:
@@ -37,7 +37,7 @@ class Kept:
 
 
 @dataclass
-class Desk:
+class RunWriter:
     """Where all that is known of a method's rounds comes together.
 
     Args:
@@ -52,17 +52,17 @@ class Desk:
     setup: Setup
     name: str
     folder: RunFolder
-    observer: Observer
+    observer: Progress
     callbacks: Sequence[Callback] = ()
     history: list[Line] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         path, keep = self.folder.path / "checkpoints", self.setup.config.checkpoint.keep
-        self.store = Store(path, "round", keep)
+        self.store = CheckpointFolder(path, "round", keep)
         self._digest = run_digest(self.setup, self.folder.config)
         self._fresh: list[Line] = []
 
-    def open(self) -> Kept | None:
+    def open(self) -> ResumePoint | None:
         """Begin, or go on after the last round that was kept: then what was kept.
 
         Raises:
@@ -80,7 +80,9 @@ class Desk:
             self.folder.write_json("shards", shard_facts(self.setup))
             return None
         self._spent = found.meta["wall_s"]
-        return Kept(found.number, [unpack(own, found.tensors) for own in found.meta["agents"]])
+        return ResumePoint(
+            found.number, [unpack(own, found.tensors) for own in found.meta["agents"]]
+        )
 
     def _check(self, checkpoint: Checkpoint) -> None:
         """Refuse a checkpoint of another run, or one whose lines are missing."""

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from dimat.errors import Stopped, TrainingError
 from dimat.exchange import Talk
-from dimat.exchange.collectives import OBSERVER, Assembly, gather, scatter
+from dimat.exchange.collectives import OBSERVER, Collectives, gather, scatter
 from dimat.exchange.tree import Tree, as_message, pack, tree_of, unpack
-from dimat.experiment.progress import Observer
-from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.progress import Progress
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.locks import alone
-from dimat.experiment.running.time_limit import ENDLESS, Allowance
+from dimat.experiment.running.time_limit import ENDLESS, TimeLimit
 from dimat.experiment.running.vectorized import train_all, trains_at_once
 from dimat.experiment.setup import Setup
 from dimat.training.snapshot import Snapshot
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 _BETWEEN_S = 20.0  # a killed pre-training loses no more than about this, and an epoch
 
@@ -55,19 +55,19 @@ class Pretraining:
 
     Args:
         setup: What to start from.
-        assembly: All agents.
+        collectives: All agents.
         observer: Told how it goes.
         store: Where it is kept, in agent 0's process.
-        allowance: How long it may take; by the clock of agent 0's process.
+        time_limit: How long it may take; by the clock of agent 0's process.
     """
 
     setup: Setup
-    assembly: Assembly
-    observer: Observer
-    store: Store | None
-    allowance: Allowance = ENDLESS
+    collectives: Collectives
+    observer: Progress
+    store: CheckpointFolder | None
+    time_limit: TimeLimit = ENDLESS
     done: dict[int, Pretrained] = field(default_factory=dict)
-    agents: Sequence[Agent] = field(init=False, default=())
+    agents: Sequence[LocalTrainer] = field(init=False, default=())
     _noted: dict[tuple[int, int], Pretrained] = field(init=False, default_factory=dict)
 
     def run(self) -> dict[int, Pretrained]:
@@ -77,13 +77,13 @@ class Pretraining:
             TrainingError: If a loss is not finite.
             Stopped: If time is up, after an epoch of all agents that was kept.
         """
-        here, epochs = self.assembly.transport.agents, self.setup.config.pretrain_epochs
+        here, epochs = self.collectives.transport.agents, self.setup.config.pretrain_epochs
         self.observer.stage("pre-training", len(here) * max(epochs, 1))
         with alone(self.store.path) if self.store else nullcontext():
             first = self._take_up()
             self._written = time.monotonic()
             self.agents = [self._agent(i) for i in here]
-            reached = self.assembly.run({a.index: self._epochs(a, first) for a in self.agents})
+            reached = self.collectives.run({a.index: self._epochs(a, first) for a in self.agents})
         epoch, up = reached[here[0]]
         if up:
             raise Stopped(f"pre-training, epoch {epoch} of {epochs}")
@@ -93,10 +93,10 @@ class Pretraining:
         """Hear from agent 0's process what is kept: the first epoch that is not over."""
         kept = self._kept()
         epochs = [int(own["snapshot"]["counters"]["epochs"]) for own in kept]
-        first = min(epochs) if len(epochs) == self.assembly.size else 0
+        first = min(epochs) if len(epochs) == self.collectives.size else 0
         known = dict(enumerate(kept))
-        heard = self.assembly.scatter(
-            {i: {"first": first, "kept": known.get(i)} for i in range(self.assembly.size)}
+        heard = self.collectives.scatter(
+            {i: {"first": first, "kept": known.get(i)} for i in range(self.collectives.size)}
         )
         self.done = {i: Pretrained.of_tree(x["kept"]) for i, x in heard.items() if x["kept"]}
         return int(next(iter(heard.values()))["first"])
@@ -110,7 +110,7 @@ class Pretraining:
             for own in found.meta["agents"]
         ]
 
-    def _agent(self, index: int) -> Agent:
+    def _agent(self, index: int) -> LocalTrainer:
         agent = self.setup.new_agent(index, pretraining=True)
         if index in self.done:
             self.done[index].snapshot.restore(agent)
@@ -119,7 +119,7 @@ class Pretraining:
         self.observer.advance(min(agent.epochs, self.setup.config.pretrain_epochs))
         return agent
 
-    def _epochs(self, agent: Agent, first: int) -> Talk[tuple[int, bool]]:
+    def _epochs(self, agent: LocalTrainer, first: int) -> Talk[tuple[int, bool]]:
         """One agent's part: an epoch, and whether it is time to bring together what there is.
 
         Returns:
@@ -134,13 +134,13 @@ class Pretraining:
             due, up = yield from self._due(agent.index, last=epoch + 1 == epochs)
             if due:
                 message = as_message(own.tree())
-                found = yield from gather(agent.index, self.assembly.size, message)
+                found = yield from gather(agent.index, self.collectives.size, message)
                 self._keep([tree_of(message) for message in found])
             if up:
                 return epoch + 1, True
         return epochs, False
 
-    def _epoch(self, agent: Agent) -> None:
+    def _epoch(self, agent: LocalTrainer) -> None:
         """One epoch of an agent; where several train at once, of all who are as far as it is."""
         if not trains_at_once(self.setup):
             one_epoch(agent)
@@ -150,7 +150,7 @@ class Pretraining:
         steps = [own.shard.num_batches(own.batch_size) for own in group]
         train_all(self.setup, group, steps, self._note)
 
-    def _note(self, agents: Sequence[Agent]) -> None:
+    def _note(self, agents: Sequence[LocalTrainer]) -> None:
         """Agents after an epoch."""
         for agent in agents:
             try:
@@ -165,11 +165,11 @@ class Pretraining:
 
         It is kept after the last epoch, if the last keeping is long ago, and if time is up.
         """
-        size, messages = self.assembly.size, {}
-        if self.allowance.limits:  # it looks at its clock when all have done their epoch
+        size, messages = self.collectives.size, {}
+        if self.time_limit.limits:  # it looks at its clock when all have done their epoch
             yield from gather(agent, size, as_message(None))
         if agent == OBSERVER:
-            up = self.allowance.is_up
+            up = self.time_limit.is_up
             due = last or up or time.monotonic() - self._written >= _BETWEEN_S
             messages = dict.fromkeys(range(size), as_message([due, up]))
         due, up = tree_of((yield from scatter(agent, size, messages)))
@@ -189,7 +189,7 @@ class Pretraining:
         self._written = time.monotonic()
 
 
-def one_epoch(agent: Agent) -> None:
+def one_epoch(agent: LocalTrainer) -> None:
     """One pass of an agent over its own images, by itself."""
     start = time.perf_counter()
     for _ in range(agent.shard.num_batches(agent.batch_size)):

@@ -8,23 +8,23 @@ from typing import TypeVar
 
 from dimat.errors import Stopped, StructureError, TrainingError, in_words
 from dimat.exchange import Talk
-from dimat.exchange.collectives import Assembly
+from dimat.exchange.collectives import Collectives
 from dimat.exchange.precision import in_precision
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.validate import gauge_of
 from dimat.experiment.evaluation.evaluate import Measure
-from dimat.experiment.progress import Observer
+from dimat.experiment.progress import Progress
 from dimat.experiment.record.results import MethodResult
-from dimat.experiment.record.writer import Desk
+from dimat.experiment.record.writer import RunWriter
 from dimat.experiment.running.pretrain import Pretrained
-from dimat.experiment.running.time_limit import ENDLESS, Allowance
+from dimat.experiment.running.time_limit import ENDLESS, TimeLimit
 from dimat.experiment.running.vectorized import train_all, trains_at_once
 from dimat.experiment.setup import Setup
 from dimat.methods import METHODS, Settings
 from dimat.state import State
 from dimat.training.round import Part
 from dimat.training.snapshot import Snapshot
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 Value = TypeVar("Value")
 
@@ -36,31 +36,31 @@ class Rounds:
     Args:
         setup: What all methods have in common.
         name: Of the method.
-        assembly: All agents.
+        collectives: All agents.
         observer: Told how it goes.
-        desk: Where all that is measured goes, in agent 0's process.
-        allowance: How long it may take; by the clock of agent 0's process.
+        writer: Where all that is measured goes, in agent 0's process.
+        time_limit: How long it may take; by the clock of agent 0's process.
         agents: Of this process, in order.
         states: Theirs that the accuracies of the last round are of; none before that round.
     """
 
     setup: Setup
     name: str
-    assembly: Assembly
-    observer: Observer
-    desk: Desk | None
-    allowance: Allowance = ENDLESS
-    agents: list[Agent] = field(default_factory=list)
+    collectives: Collectives
+    observer: Progress
+    writer: RunWriter | None
+    time_limit: TimeLimit = ENDLESS
+    agents: list[LocalTrainer] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.method = METHODS[self.name](method_settings(self.setup.config))
-        self.measure = Measure(self.setup, self.assembly, self.desk)
+        self.measure = Measure(self.setup, self.collectives, self.writer)
         self.part = Part(self.setup, self.name)
         self.together = self.method.exchanges == "steps"
 
     def run(self, pretrained: MutableMapping[int, Pretrained]) -> MethodResult | None:
-        """All rounds, or those that are left; the desk writes metrics, states and summary.
+        """All rounds, or those that are left; the writer writes metrics, states and summary.
 
         Args:
             pretrained: The agents of this process, after pre-training; taken out one by one, since
@@ -83,11 +83,11 @@ class Rounds:
             self._train(number, measured=measured)
             if number == rounds and not met:
                 self.states = [agent.state() for agent in self.agents]
-            if self.desk:
-                self.desk.news(number)
+            if self.writer:
+                self.writer.news(number)
             self._keep_or_stop(number)
-        states = self.assembly.gather(self._by_agent(self.states))
-        return self.desk.close(states) if self.desk else None
+        states = self.collectives.gather(self._by_agent(self.states))
+        return self.writer.close(states) if self.writer else None
 
     # --- a round -----------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class Rounds:
                 merged = self._exchange([self.method.merge(me) for me in members])
         except StructureError as error:
             raise TrainingError(f"{where}: {error}") from error
-        met = measured and self.assembly.any(own.disagreement is not None for own in merged)
+        met = measured and self.collectives.any(own.disagreement is not None for own in merged)
         if met:
             matches = self.method.matches
             self.measure.merge(number, self.agents, members, merged, matches=matches)
@@ -123,7 +123,7 @@ class Rounds:
             raise TrainingError(f"{self.name}, round {number}, {error}") from error
         spent = [a.traffic.busy_s - b for a, b in zip(self.agents, before, strict=True)]
         costs = [_learned(loss, s) for loss, s in zip(losses, spent, strict=True)]
-        mixed = self.together and self.assembly.size > 1
+        mixed = self.together and self.collectives.size > 1
         if mixed:
             for agent, cost in zip(self.agents, costs, strict=True):
                 cost["merge_s"] = self.part.recalibrate(agent, number)
@@ -141,7 +141,7 @@ class Rounds:
         steps = [self.setup.round_steps(agent.index) for agent in self.agents]
         train_all(self.setup, self.agents, steps, lambda own: self.observer.advance(len(own)))
 
-    def _learn(self, agent: Agent) -> Talk[None]:
+    def _learn(self, agent: LocalTrainer) -> Talk[None]:
         """One agent's steps of a round."""
         for _ in range(self.setup.round_steps(agent.index, together=self.together)):
             if self.together:  # else nobody asks, and a graph that varies is drawn for each step
@@ -155,7 +155,7 @@ class Rounds:
         precision = self.setup.config.exchange.precision
         own = self._by_agent([in_precision(talk, precision) for talk in talks])
         traffic = {agent.index: agent.traffic for agent in self.agents}
-        found = self.assembly.transport.run(own, traffic)
+        found = self.collectives.transport.run(own, traffic)
         return [found[agent.index] for agent in self.agents]
 
     # --- beginning, and going on ----------------------------------------------------------------
@@ -163,7 +163,7 @@ class Rounds:
     def _set_out(self, pretrained: MutableMapping[int, Pretrained]) -> int:
         """Agents as they are after pre-training, or after the last round that was kept: which."""
         new, together = self.setup.new_agent, self.together
-        here = self.assembly.transport.agents
+        here = self.collectives.transport.agents
         self.agents = [new(i, pretraining=False, together=together) for i in here]
         done = self._go_on()
         if done is not None:
@@ -183,11 +183,11 @@ class Rounds:
 
     def _go_on(self) -> int | None:
         """Restore the agents of this process from what agent 0's has kept, if it has."""
-        kept = self.desk.open() if self.desk else None
-        number = self.assembly.tell(kept and kept.number)
+        kept = self.writer.open() if self.writer else None
+        number = self.collectives.tell(kept and kept.number)
         if number is None:
             return None
-        found = self.assembly.scatter(dict(enumerate(kept.agents)) if kept else {})
+        found = self.collectives.scatter(dict(enumerate(kept.agents)) if kept else {})
         for agent in self.agents:
             Snapshot.of_tree(found[agent.index]).restore(agent)
         return int(number)
@@ -198,7 +198,7 @@ class Rounds:
         every = config.checkpoint.every
         if number == config.rounds:  # its summary follows
             return
-        stop = self.allowance.limits and self.assembly.tell(self.allowance.is_up)
+        stop = self.time_limit.limits and self.collectives.tell(self.time_limit.is_up)
         if stop or (every and number % every == 0):
             self._keep(number)
         if stop:
@@ -206,9 +206,9 @@ class Rounds:
 
     def _keep(self, number: int) -> None:
         snapshots = [Snapshot.of(agent).tree() for agent in self.agents]
-        found = self.assembly.gather(self._by_agent(snapshots))
-        if self.desk:
-            self.desk.keep(number, found)
+        found = self.collectives.gather(self._by_agent(snapshots))
+        if self.writer:
+            self.writer.keep(number, found)
 
     def _by_agent(self, values: Sequence[Value]) -> dict[int, Value]:
         return {agent.index: own for agent, own in zip(self.agents, values, strict=True)}

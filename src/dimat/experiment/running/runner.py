@@ -8,22 +8,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dimat.errors import ConfigError, Stopped, if_interrupted
-from dimat.exchange.collectives import Assembly
-from dimat.exchange.world import ALONE, Crew
+from dimat.exchange.collectives import Collectives
+from dimat.exchange.world import SINGLE_PROCESS, World
 from dimat.experiment.callbacks.callback import LOGS, Callback
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.digests import pretrain_digest
 from dimat.experiment.handshake import terms
-from dimat.experiment.progress import Observer, Silent
-from dimat.experiment.record.checkpoint import Store
+from dimat.experiment.progress import Progress, Silent
+from dimat.experiment.record.checkpoint import CheckpointFolder
 from dimat.experiment.record.lines import check_finished
 from dimat.experiment.record.results import MethodResult, RunResult, results_of
 from dimat.experiment.record.run_folder import RunFolder, way_on
-from dimat.experiment.record.writer import Desk
+from dimat.experiment.record.writer import RunWriter
 from dimat.experiment.running.pretrain import Pretrained, Pretraining
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.running.rounds import Rounds, method_settings
-from dimat.experiment.running.time_limit import Allowance
+from dimat.experiment.running.time_limit import TimeLimit
 from dimat.experiment.running.vectorized import check_trains_at_once
 from dimat.experiment.setup import Setup, make_setup
 from dimat.methods import METHODS, check_needs
@@ -33,25 +33,25 @@ _TIMES = 64  # of a graph that varies at random: how many are looked at before i
 
 
 @dataclass
-class Job:
+class Runner:
     """A run, and where it is up to.
 
     Every process has one. That of agent 0 alone has the run folder, the observer and the callbacks.
     """
 
     config: RunConfig
-    observer: Observer | None
+    observer: Progress | None
     callbacks: Sequence[Callback] = ()
-    crew: Crew = ALONE
+    world: World = SINGLE_PROCESS
     pretrained: Path | None = None
     symmetry: Symmetry | None = None
 
     def __post_init__(self) -> None:
         self._path: Path | None = None  # of the run folder, once there is one
-        self._watch: Observer = Silent()
-        self._assemblies: dict[int, Assembly] = {}
-        self._allowance = Allowance(self.config.max_wall_s)
-        if self.crew.rank == 0:
+        self._watch: Progress = Silent()
+        self._assemblies: dict[int, Collectives] = {}
+        self._time_limit = TimeLimit(self.config.max_wall_s)
+        if self.world.rank == 0:
             self._watch = self.observer or Silent()
 
     def run(self, *, fresh: bool) -> RunResult:
@@ -66,22 +66,22 @@ class Job:
             return self._run(fresh=fresh)
 
     def _run(self, *, fresh: bool) -> RunResult:
-        self._check_crew()
-        if self.crew.rank == 0:
+        self._check_world()
+        if self.world.rank == 0:
             self.callbacks = [*self.callbacks, *(LOGS[name]() for name in self.config.log)]
         try:
             with borrowed(self.config.threads, self.config.device):
                 setup = replace(make_setup(self.config, self._watch), symmetry=self.symmetry)
                 self._check_methods(setup)
-                self.crew.agree(self._terms(setup))
+                self.world.agree(self._terms(setup))
                 with self._home(fresh=fresh) as home:
                     return self._methods(setup, home)
         finally:
             self._watch.close()
 
-    def _check_crew(self) -> None:
+    def _check_world(self) -> None:
         """Every process has an agent."""
-        size, agents = self.crew.size, self.config.agents
+        size, agents = self.world.size, self.config.agents
         if size > agents:
             raise ConfigError(
                 f"setting 'agents' is {agents}, and {size} processes were started: start at most "
@@ -103,7 +103,7 @@ class Job:
     @contextmanager
     def _home(self, *, fresh: bool) -> Iterator[RunFolder | None]:
         """The run folder, in which no other run is; only where agent 0 lives."""
-        if self.crew.rank != 0:
+        if self.world.rank != 0:
             yield None
             return
         config = self.config
@@ -148,17 +148,17 @@ class Job:
         result, reached = None, None
         try:
             result = self._method(setup, name, folder, home)
-            if before is None and not last and self._allowance.is_up:
+            if before is None and not last and self._time_limit.is_up:
                 reached = f"{name}, all rounds"  # of a method that was not done before
         except Stopped as stopped:
             reached = str(stopped)
-        if self._allowance.limits and (end := self._told(home, reached)):
+        if self._time_limit.limits and (end := self._told(home, reached)):
             raise Stopped(end)
         return result
 
     def _told(self, home: RunFolder | None, reached: str | None) -> str | None:
         """What agent 0's process says of where the run stops; None if it does not."""
-        end = home and reached and self._allowance.end(reached, home.path)
+        end = home and reached and self._time_limit.end(reached, home.path)
         heard = self._assembly(self.config.agents).tell(end)
         return None if heard is None else str(heard)
 
@@ -172,10 +172,10 @@ class Job:
         main, *controls = [MethodResult.of_tree(own) for own in heard["results"]]
         return RunResult(self.config, Path(heard["folder"]), main, tuple(controls))
 
-    def _assembly(self, agents: int) -> Assembly:
+    def _assembly(self, agents: int) -> Collectives:
         """So many agents in this job's processes; made once."""
         if agents not in self._assemblies:
-            self._assemblies[agents] = Assembly(self.crew.transport(agents), agents)
+            self._assemblies[agents] = Collectives(self.world.transport(agents), agents)
         return self._assemblies[agents]
 
     def _check_methods(self, setup: Setup) -> None:
@@ -203,28 +203,32 @@ class Job:
     ) -> MethodResult | None:
         """One method, unless its folder says that it is done; its result where agent 0 lives."""
         own = setup.pooled() if name == "centralized" else setup
-        assembly = self._assembly(own.config.agents)
-        if not assembly.transport.agents:
+        collectives = self._assembly(own.config.agents)
+        if not collectives.transport.agents:
             return None
         summary = None if folder is None else folder.summary()
-        if assembly.tell(summary is not None):
+        if collectives.tell(summary is not None):
             if folder is None or summary is None:
                 return None
             check_finished(folder.path, summary)
             return MethodResult(name, results_of(folder.lines(), self.config.rounds), summary)
-        desk = None if folder is None else Desk(own, name, folder, self._watch, self.callbacks)
-        pretrained = self._pretrain(own, assembly, home)
-        result = Rounds(own, name, assembly, self._watch, desk, self._allowance).run(pretrained)
+        writer = (
+            None if folder is None else RunWriter(own, name, folder, self._watch, self.callbacks)
+        )
+        pretrained = self._pretrain(own, collectives, home)
+        result = Rounds(own, name, collectives, self._watch, writer, self._time_limit).run(
+            pretrained
+        )
         if folder is not None and folder is not home:  # that one's pre-training serves the controls
             folder.finish()
         return result
 
     def _pretrain(
-        self, setup: Setup, assembly: Assembly, home: RunFolder | None
+        self, setup: Setup, collectives: Collectives, home: RunFolder | None
     ) -> dict[int, Pretrained]:
         """Agents after pre-training: trained now, or taken from where they are kept."""
         store = None
         if home:
             shared = self.pretrained or home.path / "checkpoints" / "pretrained"
-            store = Store(shared / pretrain_digest(setup)[:16], "epoch", 1)
-        return Pretraining(setup, assembly, self._watch, store, self._allowance).run()
+            store = CheckpointFolder(shared / pretrain_digest(setup)[:16], "epoch", 1)
+        return Pretraining(setup, collectives, self._watch, store, self._time_limit).run()

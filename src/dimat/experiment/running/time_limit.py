@@ -14,7 +14,7 @@ def now() -> float:
 
 
 @dataclass(frozen=True)
-class Allowance:
+class TimeLimit:
     """Wall time that one process may spend on a run, from when this value is made.
 
     It is looked at only after something was done, so that every process gets on, however short its
@@ -51,4 +51,4 @@ class Allowance:
         )
 
 
-ENDLESS = Allowance()
+ENDLESS = TimeLimit()

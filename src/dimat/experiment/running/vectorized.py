@@ -16,9 +16,9 @@ from dimat.errors import ConfigError
 from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.setup import Setup, make_optimizer
 from dimat.methods import Method
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
-Done = Callable[[Sequence[Agent]], None]
+Done = Callable[[Sequence[LocalTrainer]], None]
 
 
 def trains_at_once(setup: Setup, method: Method | None = None) -> bool:
@@ -32,7 +32,9 @@ def trains_at_once(setup: Setup, method: Method | None = None) -> bool:
     return setup.config.vectorize > 1 and setup.config.agents > 1 and not own_step
 
 
-def train_all(setup: Setup, agents: Sequence[Agent], steps: Sequence[int], done: Done) -> None:
+def train_all(
+    setup: Setup, agents: Sequence[LocalTrainer], steps: Sequence[int], done: Done
+) -> None:
     """Train agents that do not talk meanwhile, as many at once as ``setup.config.vectorize`` says.
 
     Args:
@@ -57,14 +59,14 @@ def train_all(setup: Setup, agents: Sequence[Agent], steps: Sequence[int], done:
 
 
 def _alike(
-    setup: Setup, agents: Sequence[Agent], steps: Sequence[int]
-) -> list[list[tuple[Agent, int]]]:
+    setup: Setup, agents: Sequence[LocalTrainer], steps: Sequence[int]
+) -> list[list[tuple[LocalTrainer, int]]]:
     """Agents, with their steps, by what a stack has in common.
 
     Their learning rates are and stay alike, and their optimizers remember the same: as many steps,
     for Adam, and momenta or none.
     """
-    groups: dict[Any, list[tuple[Agent, int]]] = {}
+    groups: dict[Any, list[tuple[LocalTrainer, int]]] = {}
     for agent, count in zip(agents, steps, strict=True):
         length = setup.pretrain_steps(agent.index), setup.round_steps(agent.index)
         place = (*length, agent.schedule.last_epoch)
@@ -73,7 +75,7 @@ def _alike(
     return list(groups.values())
 
 
-def _remembered(agent: Agent) -> Iterator[tuple[str, str, float | None]]:
+def _remembered(agent: LocalTrainer) -> Iterator[tuple[str, str, float | None]]:
     """What the optimizer remembers, by parameter and kind; of step counters their value."""
     for name, parameter in agent.parameters.items():
         for kind, value in agent.optimizer.state.get(parameter, {}).items():
@@ -85,8 +87,8 @@ def _of_weights(kind: str, value: Any) -> bool:
 
 
 def _shrinking(
-    group: Sequence[tuple[Agent, int]],
-) -> Iterator[tuple[list[Agent], int, list[Agent]]]:
+    group: Sequence[tuple[LocalTrainer, int]],
+) -> Iterator[tuple[list[LocalTrainer], int, list[LocalTrainer]]]:
     """Agents that train on together, for how many steps, and those for whom these are the last."""
     taken = 0
     for end in sorted({count for _, count in group if count}):
@@ -95,7 +97,7 @@ def _shrinking(
         taken = end
 
 
-def train_at_once(agents: Sequence[Agent], steps: int, optimizer: OptimizerConfig) -> None:
+def train_at_once(agents: Sequence[LocalTrainer], steps: int, optimizer: OptimizerConfig) -> None:
     """Take ``steps`` training steps with every agent, each on its own batches, in one go.
 
     Every agent comes to where it would have come alone, but for rounding: sums over a stack are
@@ -137,7 +139,7 @@ def check_trains_at_once(setup: Setup) -> None:
 class _Stack:
     """Parameters, buffers and optimizer memory of several agents, the agents as a first axis."""
 
-    def __init__(self, agents: Sequence[Agent], optimizer: OptimizerConfig) -> None:
+    def __init__(self, agents: Sequence[LocalTrainer], optimizer: OptimizerConfig) -> None:
         self.agents, self.first = agents, agents[0]
         self.parameters = {
             name: torch.stack([agent.parameters[name].detach() for agent in agents])

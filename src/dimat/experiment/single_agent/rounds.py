@@ -12,37 +12,37 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from dimat.agent.membership import Presence, Standing, most_bytes
+from dimat.agent.membership import Membership, MembershipStatus, most_bytes
 from dimat.errors import ConfigError, StructureError, TrainingError, in_words
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
-from dimat.exchange.network.rendezvous import Board
+from dimat.exchange.network.rendezvous import Directory
 from dimat.exchange.precision import in_precision
 from dimat.exchange.tree import pack, unpack
 from dimat.experiment.evaluation.evaluate import line_of
 from dimat.experiment.handshake import terms
-from dimat.experiment.progress import Observer
-from dimat.experiment.record.checkpoint import Checkpoint, Store
+from dimat.experiment.progress import Progress
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.incident_log import IncidentLog
 from dimat.experiment.record.lines import digest_name
-from dimat.experiment.record.results import ApartResult
+from dimat.experiment.record.results import SingleAgentResult
 from dimat.experiment.record.run_folder import OVERWRITE, RunFolder
 from dimat.experiment.running.pretrain import one_epoch
 from dimat.experiment.setup import Setup
 from dimat.experiment.single_agent.faults import Faults, Rehearsal
-from dimat.methods import Merged, Method
+from dimat.methods import Method, RoundResult
 from dimat.state import State, num_bytes, state_of
 from dimat.topology import near
 from dimat.training.round import Part
 from dimat.training.snapshot import Snapshot
-from dimat.training.trainer import Agent
+from dimat.training.trainer import LocalTrainer
 
 _BETWEEN_S = 20.0  # a killed pre-training loses no more than about this, and an epoch
 _LOOK_S = 3.0  # how long an agent looks around, before it pre-trains, for others that are ahead
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """Where an agent finds the others.
 
     Args:
@@ -57,7 +57,7 @@ class Meeting:
 
 
 @dataclass
-class Apart:
+class SingleAgentRun:
     """One agent, and where it is up to.
 
     Args:
@@ -75,7 +75,7 @@ class Apart:
     method: Method
     index: int
     folder: RunFolder
-    observer: Observer
+    observer: Progress
     done: int = 0
     exchanged: Counter[int] = field(default_factory=Counter)
     state: State = field(default_factory=dict)
@@ -84,14 +84,16 @@ class Apart:
         config = self.setup.config
         self.terms = terms(self.setup, matches=self.method.matches)
         self.part = Part(self.setup, config.method)
-        self.store = Store(self.folder.path / "checkpoints", "round", config.checkpoint.keep)
+        self.store = CheckpointFolder(
+            self.folder.path / "checkpoints", "round", config.checkpoint.keep
+        )
         self.log = IncidentLog(self.folder, self.observer.note)
 
-    def run(self, meeting: Meeting, faults: Faults) -> ApartResult:
+    def run(self, meeting: Rendezvous, faults: Faults) -> SingleAgentResult:
         """From where it is to the last round."""
         config = self.setup.config
         own = config.exchange
-        board = Board(meeting.host, meeting.port, f"dimat/{meeting.name}")
+        board = Directory(meeting.host, meeting.port, f"dimat/{meeting.name}")
         size = num_bytes(state_of(self.setup.new_model(self.index)))
         rules = Rules(self.terms, own.timeout_s, limit_bytes=most_bytes(size))
         self.hood = Neighborhood(
@@ -104,7 +106,7 @@ class Apart:
         )
         log = self.folder.path / "faults.jsonl"
         self.rehearsal = Rehearsal(faults, self.index, log, self.hood)
-        self.presence = Presence(self.hood, rounds=config.rounds)
+        self.presence = Membership(self.hood, rounds=config.rounds)
         self.life = secrets.randbits(62)
         try:
             agent = self._set_out()
@@ -119,7 +121,7 @@ class Apart:
 
     # --- a round -----------------------------------------------------------------------------
 
-    def _round(self, agent: Agent) -> None:
+    def _round(self, agent: LocalTrainer) -> None:
         before, config = self.done, self.setup.config
         self.done = self.presence.catch_up(self.done, agent.gauge)
         self.observer.advance(self.done - before)
@@ -129,7 +131,7 @@ class Apart:
             merged = self._exchange(agent, number)
             line = self.part.take_over(agent, merged, number)
         self.presence.speak(number, agent.gauge)  # whoever comes meanwhile knows that it is late
-        met = merged.disagreement is not None and self.presence.standing is not Standing.NEW
+        met = merged.disagreement is not None and self.presence.standing is not MembershipStatus.NEW
         if met:
             self._write(agent, number, "merged", line)
             self.state = agent.state()
@@ -141,7 +143,7 @@ class Apart:
             self.folder.write_state(self.index, self.state)
         self._keep(agent)
 
-    def _exchange(self, agent: Agent, number: int) -> Merged:
+    def _exchange(self, agent: LocalTrainer, number: int) -> RoundResult:
         self.presence.speak(self.done, agent.gauge)
         me = replace(self.part.member(agent, number), life=self.life)
         me = self.presence.member(me)
@@ -158,7 +160,7 @@ class Apart:
         self.exchanged.update(j for j in neighbors if j not in failed)
         self.log.add(number, self.hood.incidents)
 
-    def _train(self, agent: Agent, number: int) -> None:
+    def _train(self, agent: LocalTrainer, number: int) -> None:
         start = time.perf_counter()
         for _ in range(self.setup.round_steps(self.index)):
             agent.topology = self.setup.topology.at(agent.steps)
@@ -172,7 +174,7 @@ class Apart:
         self._write(agent, number, "trained", {"train_loss": loss, "train_s": spent})
 
     def _write(
-        self, agent: Agent, number: int, phase: str, measured: Mapping[str, float | None]
+        self, agent: LocalTrainer, number: int, phase: str, measured: Mapping[str, float | None]
     ) -> None:
         config = self.setup.config
         if number % config.eval_every and number != config.rounds:
@@ -189,7 +191,7 @@ class Apart:
 
     # --- beginning, going on, and end -----------------------------------------------------------
 
-    def _set_out(self) -> Agent:
+    def _set_out(self) -> LocalTrainer:
         """As it was when it stopped; else as a neighbor is that is ahead; else pre-trained."""
         config = self.setup.config
         others = near(self.setup.topology, self.index)
@@ -214,7 +216,7 @@ class Apart:
             self.folder.write_state(self.index, agent.state())
         return agent
 
-    def _restore(self, agent: Agent, found: Checkpoint) -> None:
+    def _restore(self, agent: LocalTrainer, found: Checkpoint) -> None:
         self.folder.rewind(found.meta["sizes"])
         Snapshot.of_tree(unpack(found.meta["agent"], found.tensors)).restore(agent)
         self.done = found.number
@@ -222,7 +224,7 @@ class Apart:
         self.presence.restore(found.meta["presence"])
         self.log.restore(found.meta.get("incidents"))
 
-    def _go_back(self, agent: Agent) -> None:
+    def _go_back(self, agent: LocalTrainer) -> None:
         """To the last round that all have done, if all were stopped and it is still there."""
         if self.method.exchanges == "never" or self.setup.config.method == "final-merge":
             return  # it would be the same alone
@@ -242,10 +244,10 @@ class Apart:
                 found.append(number)
         return found
 
-    def _pretrain(self, agent: Agent) -> None:
+    def _pretrain(self, agent: LocalTrainer) -> None:
         """Local epochs before the first merge; the agent then is as after them."""
         epochs = self.setup.config.pretrain_epochs
-        store = Store(self.store.path / "pretrained", "epoch", 1)
+        store = CheckpointFolder(self.store.path / "pretrained", "epoch", 1)
         learner, found = self.setup.new_agent(self.index, pretraining=True), None
         if (found := store.latest(self.observer.note, self._check)) is not None:
             Snapshot.of_tree(unpack(found.meta["agent"], found.tensors)).restore(learner)
@@ -267,16 +269,16 @@ class Apart:
         self._write(agent, 0, "trained", {"train_loss": loss, "train_s": spent})
         self._keep(agent)
 
-    def _keep(self, agent: Agent) -> None:
+    def _keep(self, agent: LocalTrainer) -> None:
         config = self.setup.config
         every = config.checkpoint.every
-        if self.presence.standing is Standing.NEW:
+        if self.presence.standing is MembershipStatus.NEW:
             return  # it is still to take over a state: its own is not one to go on from
         if every and (self.done % every == 0 or self.done == config.rounds):
             self.folder.flush()
             self.store.write(self._checkpoint(agent, self.done))
 
-    def _checkpoint(self, agent: Agent, number: int) -> Checkpoint:
+    def _checkpoint(self, agent: LocalTrainer, number: int) -> Checkpoint:
         tensors: dict[str, Tensor] = {}
         packed = pack(Snapshot.of(agent).tree(), "agent", tensors)
         meta = {
@@ -297,14 +299,14 @@ class Apart:
             )
         self.folder.check_lines(checkpoint.meta)
 
-    def _finish(self) -> ApartResult:
+    def _finish(self) -> SingleAgentResult:
         lines = self.folder.lines()
         last = {
             phase: [x["test_accuracy"] for x in lines if x["phase"] == phase]
             for phase in ("trained", "merged")
         }
         self.log.end(self.done)
-        result = ApartResult(
+        result = SingleAgentResult(
             self.index,
             self.folder.path,
             len({x["round"] for x in lines if x["round"]}),

@@ -10,27 +10,27 @@ from dimat.errors import ConfigError, if_interrupted
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.messages import broken_rule
 from dimat.experiment.config.validate import check_id, validate
-from dimat.experiment.progress import Observer, Silent
-from dimat.experiment.record.results import ApartResult
+from dimat.experiment.progress import Progress, Silent
+from dimat.experiment.record.results import SingleAgentResult
 from dimat.experiment.record.run_folder import RunFolder, is_run_folder, way_on
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.running.rounds import method_settings
 from dimat.experiment.setup import make_setup
 from dimat.experiment.single_agent.faults import Faults
-from dimat.experiment.single_agent.rounds import Apart, Meeting
+from dimat.experiment.single_agent.rounds import Rendezvous, SingleAgentRun
 from dimat.methods import METHODS, Method, check_needs
 
-__all__ = ["ApartResult", "Meeting", "run_agent"]
+__all__ = ["Rendezvous", "SingleAgentResult", "run_agent"]
 
 
 def run_agent(
     config: RunConfig,
     agent: int,
-    meeting: Meeting,
-    observer: Observer | None = None,
+    meeting: Rendezvous,
+    observer: Progress | None = None,
     *,
     faults: Faults | None = None,
-) -> ApartResult:
+) -> SingleAgentResult:
     """Run one agent to the last round, or go on with it if its folder says that it was begun.
 
     Args:
@@ -60,10 +60,10 @@ def _run(
     config: RunConfig,
     method: Method,
     agent: int,
-    meeting: Meeting,
-    observer: Observer,
+    meeting: Rendezvous,
+    observer: Progress,
     faults: Faults,
-) -> ApartResult:
+) -> SingleAgentResult:
     setup = make_setup(config, observer)
     check_lasting(setup.topology)
     check_needs(config.method, method, setup.topology.at(0))
@@ -74,7 +74,7 @@ def _run(
     fresh = config.overwrite or not is_run_folder(path)
     by, resumed = "runs the agent", "the same command"
     with RunFolder.held(path, config, fresh=fresh, by=by, resumed=resumed) as folder:
-        return Apart(setup, method, agent, folder, observer).run(meeting, faults)
+        return SingleAgentRun(setup, method, agent, folder, observer).run(meeting, faults)
 
 
 def _method(config: RunConfig) -> Method:

@@ -14,7 +14,7 @@ from dimat.state import State
 from dimat.symmetry import Analysis
 
 
-def expected_statistics(
+def predicted_statistics(
     analysis: Analysis,
     states: Sequence[Mapping[str, Tensor]],
     weights: Sequence[float],

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimat.graph.interpreter import Run
+from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace
 from dimat.merging.layerwise.layer import Layer
 from dimat.merging.layerwise.sites import Site
@@ -19,7 +19,7 @@ LEAST_ROWS = 10_000  # of a layer, if there are as many
 ROWS_PER_SAMPLE = 16  # at most, on average: neighboring places tell little that is new
 
 
-class Lockstep:
+class LayerwiseRun:
     """The parents and the merged network on the same batches, layer by layer.
 
     A batch is run on to a layer only when that layer needs it. Early layers, whose images are
@@ -43,10 +43,10 @@ class Lockstep:
         batches: Sequence[Any],
     ) -> None:
         self.weights = weights
-        self.parents = [[Run(trace, state, x) for x in batches] for state in parents]
-        self.ours = [Run(trace, merged, x) for x in batches]
+        self.parents = [[PartialInterpreter(trace, state, x) for x in batches] for state in parents]
+        self.ours = [PartialInterpreter(trace, merged, x) for x in batches]
 
-    def at(self, site: Site, quota: int | None = None) -> Goal:
+    def at(self, site: Site, quota: int | None = None) -> LayerTarget:
         """Run the parents through a layer, and the merged network up to it.
 
         Args:
@@ -62,7 +62,7 @@ class Lockstep:
             rows += _worth(self.parents[0][used].value(site.end), site)
             used += 1
         parents = [parent[:used] for parent in self.parents]
-        return Goal(site, parents, self.ours[:used], self.weights)
+        return LayerTarget(site, parents, self.ours[:used], self.weights)
 
 
 def _worth(end: Tensor, site: Site) -> float:
@@ -72,7 +72,7 @@ def _worth(end: Tensor, site: Site) -> float:
 
 
 @dataclass(frozen=True)
-class Goal:
+class LayerTarget:
     """The target of one layer, on some batches.
 
     Args:
@@ -83,11 +83,11 @@ class Goal:
     """
 
     site: Site
-    parents: Sequence[Sequence[Run]]
-    ours: Sequence[Run]
+    parents: Sequence[Sequence[PartialInterpreter]]
+    ours: Sequence[PartialInterpreter]
     weights: Sequence[float]
 
-    def whole(self) -> Iterator[tuple[Run, Tensor]]:
+    def whole(self) -> Iterator[tuple[PartialInterpreter, Tensor]]:
         """The merged network's run and the target, batch by batch."""
         for b, run in enumerate(self.ours):
             yield run, self._target(b)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dimat.graph.interpreter import Run
+from dimat.graph.interpreter import PartialInterpreter
 from dimat.merging.layerwise.layer import Layer
-from dimat.merging.layerwise.lockstep import Goal, average
+from dimat.merging.layerwise.lockstep import LayerTarget, average
 from dimat.merging.layerwise.sites import Site, argument
 from dimat.state import State
 
@@ -25,7 +25,11 @@ def folded(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
 
 
 def unfold(
-    site: Site, layer: Layer, merged: State, ours: Sequence[Run], fit: tuple[Tensor, Tensor]
+    site: Site,
+    layer: Layer,
+    merged: State,
+    ours: Sequence[PartialInterpreter],
+    fit: tuple[Tensor, Tensor],
 ) -> None:
     """Write ``matrix @ z + intercept`` into a layer and the BatchNorm after it.
 
@@ -79,7 +83,7 @@ def channel_moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return mean, torch.stack(spread).sum(0) * (count / max(count - 1, 1))
 
 
-def fit_norm(goal: Goal, merged: State, ridge: float) -> None:
+def fit_norm(goal: LayerTarget, merged: State, ridge: float) -> None:
     """Fit a norm's own scale and shift, unit by unit, by ridge regression to the targets.
 
     A BatchNorm's statistics become those of the merged network's values.
@@ -105,7 +109,7 @@ def fit_norm(goal: Goal, merged: State, ridge: float) -> None:
         merged[site.bias] = (shift + mean_r - change * mean_x).to(merged[site.bias].dtype)
 
 
-def _averaged_scale(goal: Goal, merged: State) -> Tensor | None:
+def _averaged_scale(goal: LayerTarget, merged: State) -> Tensor | None:
     """The scale that the fit sets out from; a BatchNorm's statistics are set on the way.
 
     What BatchNorm multiplies by is scale over deviation: that is averaged, and taken apart with the
@@ -124,7 +128,7 @@ def _averaged_scale(goal: Goal, merged: State) -> Tensor | None:
     return (average(parts, goal.weights) * (variance + site.epsilon).sqrt()).double()
 
 
-def _normalized(site: Site, run: Run, merged: State) -> Tensor:
+def _normalized(site: Site, run: PartialInterpreter, merged: State) -> Tensor:
     """The norm's result before its scale and shift."""
     if site.mean is not None and site.variance is not None:
         x: Tensor = run.value(site.input)

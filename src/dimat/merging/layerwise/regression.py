@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dimat.errors import StructureError
 from dimat.merging.layerwise.layer import layer_of
-from dimat.merging.layerwise.lockstep import LEAST_ROWS, Lockstep, average
+from dimat.merging.layerwise.lockstep import LEAST_ROWS, LayerwiseRun, average
 from dimat.merging.layerwise.norms import fit_norm, folded, unfold
 from dimat.merging.layerwise.sites import Site, sites
 from dimat.merging.mix import mix
@@ -69,7 +69,7 @@ class Regression:
         """Fit layer after layer; the parents run one layer ahead of the merged network."""
         trace, wide = analysis.trace, [widened(state) for state in states]
         merged = mix(wide, weights)
-        lockstep = Lockstep(trace, wide, merged, weights, batches)
+        lockstep = LayerwiseRun(trace, wide, merged, weights, batches)
         for site in sites(trace, sums=True):
             if site.weight is not None and merged[site.weight].is_complex():
                 continue  # averaged
@@ -80,14 +80,18 @@ class Regression:
         return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
 
     def _fit_layer(
-        self, site: Site, lockstep: Lockstep, merged: State, states: Sequence[Mapping[str, Tensor]]
+        self,
+        site: Site,
+        lockstep: LayerwiseRun,
+        merged: State,
+        states: Sequence[Mapping[str, Tensor]],
     ) -> None:
         assert site.weight is not None
         layer = layer_of(site.op, merged[site.weight])
         start = average([folded(site, layer, state) for state in states], lockstep.weights)
         quota = max(self.rows_per_unknown * start.shape[2], LEAST_ROWS)
         goal = lockstep.at(site, quota)
-        moments = Moments(start, intercept=site.bias is not None or site.norm is not None)
+        moments = NormalEquations(start, intercept=site.bias is not None or site.norm is not None)
         for z, target in goal.rows(layer, quota):
             moments.update(z, target)
         try:
@@ -104,7 +108,7 @@ class Regression:
             merged[site.bias] = intercept
 
 
-class Moments:
+class NormalEquations:
     """What a ridge regression needs of its observations, accumulated in float64.
 
     Where a constant is fitted too, inputs are shifted by the first batch's mean: of a mean that is

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dimat.merging.layerwise.layer import Layer, layer_of
-from dimat.merging.layerwise.lockstep import LEAST_ROWS, Goal, Lockstep, average
+from dimat.merging.layerwise.lockstep import LEAST_ROWS, LayerTarget, LayerwiseRun, average
 from dimat.merging.layerwise.norms import channel_moments, set_statistics
 from dimat.merging.layerwise.sites import sites
 from dimat.merging.mix import mix
@@ -48,7 +48,7 @@ class Repair:
         """Layer after layer; the parents run one layer ahead of the merged network."""
         trace, wide = analysis.trace, [widened(state) for state in states]
         merged = mix(wide, weights)
-        lockstep = Lockstep(trace, wide, merged, weights, batches)
+        lockstep = LayerwiseRun(trace, wide, merged, weights, batches)
         for site in sites(trace, sums=False):
             if site.weight is not None and merged[site.weight].is_complex():
                 continue  # averaged
@@ -60,7 +60,7 @@ class Repair:
         return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
 
 
-def _rescale(goal: Goal, merged: State) -> None:
+def _rescale(goal: LayerTarget, merged: State) -> None:
     site = goal.site
     assert site.weight is not None
     layer = layer_of(site.op, merged[site.weight])
@@ -78,7 +78,7 @@ def _rescale(goal: Goal, merged: State) -> None:
         merged[site.bias] = mean - factor * (own_mean - merged[site.bias])
 
 
-def _set_norm(goal: Goal, merged: State, mean: Tensor, deviation: Tensor) -> None:
+def _set_norm(goal: LayerTarget, merged: State, mean: Tensor, deviation: Tensor) -> None:
     """A BatchNorm gives any mean and deviation by its scale and shift."""
     site = goal.site
     assert site.scale is not None

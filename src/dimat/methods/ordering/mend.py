@@ -11,17 +11,17 @@ from dimat.errors import StructureError
 from dimat.exchange import Step, Talk
 from dimat.matching import Problem, Weights
 from dimat.merging import mix
-from dimat.methods.admit import complete
+from dimat.methods.admit import require_inbox
 from dimat.methods.gauge import decode, encode
 from dimat.methods.ordering.drift import drift
-from dimat.methods.protocol import Member
-from dimat.methods.timer import Stopwatch
+from dimat.methods.protocol import RoundContext
+from dimat.methods.timer import Timer
 from dimat.state import State
 from dimat.symmetry import Permutation
 
 
 def mend(
-    me: Member, theirs: Mapping[int, State], threshold: float, watch: Stopwatch
+    me: RoundContext, theirs: Mapping[int, State], threshold: float, watch: Timer
 ) -> Talk[tuple[dict[int, Permutation], float]]:
     """Whoever has drifted most among its neighbors is matched to them again, by weights.
 
@@ -47,19 +47,19 @@ def mend(
         drifted = drift(me.analysis(), me.state, mean)
     evidence = drifted * sum(weights[1:]) if drifted > threshold else 0.0
     claim = {"evidence": torch.tensor([evidence], dtype=torch.float64)}
-    inbox = yield from complete(Step(dict.fromkeys(me.neighbors, claim), me.neighbors))
+    inbox = yield from require_inbox(Step(dict.fromkeys(me.neighbors, claim), me.neighbors))
     rivals = [(_evidence(inbox[j], j), j) for j in me.neighbors]
     moves: dict[int, Permutation] = {}
     if evidence > 0 and (evidence, me.agent) > max(rivals):
         with watch:
             moves[me.agent] = _back(me, mean)
     said = encode(moves[me.agent]) if moves else {}
-    inbox = yield from complete(Step(dict.fromkeys(me.neighbors, said), me.neighbors))
+    inbox = yield from require_inbox(Step(dict.fromkeys(me.neighbors, said), me.neighbors))
     moves.update({j: decode(symmetry, message) for j, message in inbox.items() if message})
     return moves, drifted
 
 
-def _back(me: Member, mean: State) -> Permutation:
+def _back(me: RoundContext, mean: State) -> Permutation:
     """Our units in the order of the neighbors' mean."""
     problem = Problem(me.analysis(), [mean, me.state], [0.5, 0.5])
     return Weights().match(problem)[1].permutation

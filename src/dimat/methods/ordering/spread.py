@@ -11,12 +11,12 @@ from dimat.exchange import Message, Step, Talk
 from dimat.matching.assignment import add_scores
 from dimat.matching.ties import match_units
 from dimat.merging import mix
-from dimat.methods.admit import Admit, sound
+from dimat.methods.admit import Admit, validate_state
 from dimat.methods.gauge import GaugeId
 from dimat.methods.ordering.pooled import local_scores, measure_edges
 from dimat.methods.ordering.tree import Order, fits
-from dimat.methods.protocol import Member
-from dimat.methods.timer import Stopwatch
+from dimat.methods.protocol import RoundContext
+from dimat.methods.timer import Timer
 from dimat.state import State
 
 _GAUGE = "/gauge"  # no state has an entry of this name: modules are not named with a slash
@@ -24,17 +24,17 @@ _SCATTER = 0x9E3779B1  # 2^32 by the golden ratio, and odd: its multiples lie ap
 Heard = dict[int, tuple[GaugeId, State]]
 
 
-def swap_in_orders(me: Member, max_norm_ratio: float | None) -> Talk[Heard]:
+def swap_in_orders(me: RoundContext, max_norm_ratio: float | None) -> Talk[Heard]:
     """Tell our state and whose order it is in, hear our neighbors'; some may be lost."""
     own = claimed(me)
     gauge = torch.tensor(own.parts, dtype=torch.int64)
     message = {**me.state, _GAUGE: gauge}
     told = dict.fromkeys(me.topology.listeners(me.agent), message)
-    inbox = yield Step(told, me.neighbors, _admit(sound(me, max_norm_ratio)))
+    inbox = yield Step(told, me.neighbors, _admit(validate_state(me, max_norm_ratio)))
     return {j: _parts(j, inbox[j]) for j in me.neighbors if j in inbox}
 
 
-def claimed(me: Member) -> GaugeId:
+def claimed(me: RoundContext) -> GaugeId:
     """Whose order we are in: our own, as of this round, if nobody's yet."""
     if me.gauge is None or me.gauge.generation == 0:
         return GaugeId(me.agent, me.round, me.life)
@@ -51,7 +51,7 @@ def age(own: GaugeId) -> tuple[int, int, int, int]:
     return own.generation, own.root * _SCATTER % 2**32, own.root, own.life
 
 
-def spread(me: Member, heard: Heard, watch: Stopwatch) -> tuple[Mapping[int, State], Order]:
+def spread(me: RoundContext, heard: Heard, watch: Timer) -> tuple[Mapping[int, State], Order]:
     r"""We take over the oldest order that we hear of, if it is not ours, and mix with who is in it.
 
     With :math:`B` the neighbors in that order, and :math:`C_j` the correlations of their units with

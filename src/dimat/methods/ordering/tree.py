@@ -13,24 +13,24 @@ from dimat.exchange import Step, Talk
 from dimat.exchange.precision import exact, from_exact
 from dimat.matching.assignment import Scores, permute_scores
 from dimat.matching.fit import fit
-from dimat.methods.admit import complete
+from dimat.methods.admit import require_inbox
 from dimat.methods.gauge import (
     GaugeId,
+    align_to,
     colors,
     decode,
     decode_ids,
     encode,
     encode_ids,
     refine,
-    toward,
     transposed,
 )
 from dimat.methods.ordering.mend import mend
 from dimat.methods.ordering.plan import Plan, make_plan
 from dimat.methods.ordering.pooled import encode_moments, local_scores, measure_edges, pooled_scores
-from dimat.methods.protocol import Member
+from dimat.methods.protocol import RoundContext
 from dimat.methods.settings import Settings
-from dimat.methods.timer import Stopwatch
+from dimat.methods.timer import Timer
 from dimat.state import State
 from dimat.symmetry import Permutation
 
@@ -55,14 +55,14 @@ class Order:
 
 
 def pairwise(
-    me: Member, theirs: Mapping[int, State], settings: Settings, watch: Stopwatch
+    me: RoundContext, theirs: Mapping[int, State], settings: Settings, watch: Timer
 ) -> Talk[Order]:
     """The paper's rule: every neighbor we heard is put in our order, and we stay as we are."""
     scores = yield from compare(me, theirs, list(theirs), settings, watch)
     with watch:
         pooled = settings.statistics == "pooled"
         moves = {
-            j: toward(
+            j: align_to(
                 me.analysis(),
                 transposed(own),
                 me.state,
@@ -75,7 +75,7 @@ def pairwise(
 
 
 def one_gauge(
-    me: Member, theirs: Mapping[int, State], settings: Settings, watch: Stopwatch
+    me: RoundContext, theirs: Mapping[int, State], settings: Settings, watch: Timer
 ) -> Talk[Order]:
     """All agents that can reach each other in this round come into one unit order.
 
@@ -107,7 +107,7 @@ def one_gauge(
 
 
 def fits(
-    me: Member, scores: Mapping[int, Scores], moves: Mapping[int, Permutation]
+    me: RoundContext, scores: Mapping[int, Scores], moves: Mapping[int, Permutation]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Similarity and margin by group once all have moved, in the mean over those compared with."""
     symmetry = me.analysis().symmetry
@@ -128,11 +128,11 @@ def fits(
 
 
 def compare(
-    me: Member,
+    me: RoundContext,
     theirs: Mapping[int, State],
     neighbors: Collection[int],
     settings: Settings,
-    watch: Stopwatch,
+    watch: Timer,
 ) -> Talk[dict[int, Scores]]:
     """For some neighbors the scores (their units, our units), on our images or on both ends'.
 
@@ -148,13 +148,13 @@ def compare(
             return {j: local_scores(own) for j, own in moments.items()}
     # Both ends have to add up the same numbers: no precision of the link may round them.
     said = {j: exact(encode_moments(own)) for j, own in moments.items()}
-    inbox = yield from complete(Step(said, list(others)))
+    inbox = yield from require_inbox(Step(said, list(others)))
     with watch:
         heard = {j: from_exact(message) for j, message in inbox.items()}
         return {j: pooled_scores(own, heard[j], j, me.agent) for j, own in moments.items()}
 
 
-def gossip(me: Member, own: GaugeId) -> Talk[dict[int, GaugeId]]:
+def gossip(me: RoundContext, own: GaugeId) -> Talk[dict[int, GaugeId]]:
     """The gauges of all whom we can reach, told on from neighbor to neighbor.
 
     Raises:
@@ -168,7 +168,7 @@ def gossip(me: Member, own: GaugeId) -> Talk[dict[int, GaugeId]]:
     known = news = {me.agent: own}
     for _ in range(steps):
         told = dict.fromkeys(me.neighbors, encode_ids(news))
-        inbox = yield from complete(Step(told, me.neighbors))
+        inbox = yield from require_inbox(Step(told, me.neighbors))
         news = {}
         for j, message in inbox.items():
             heard = decode_ids(message, part, f"gauge ids from agent {j}")
@@ -178,12 +178,12 @@ def gossip(me: Member, own: GaugeId) -> Talk[dict[int, GaugeId]]:
 
 
 def compose(
-    me: Member,
+    me: RoundContext,
     theirs: Mapping[int, State],
     plan: Plan,
     scores: Mapping[int, Scores],
     settings: Settings,
-    watch: Stopwatch,
+    watch: Timer,
 ) -> Talk[dict[int, Permutation]]:
     """For ourselves and our neighbors the permutation into the new order, down the tree.
 
@@ -194,22 +194,22 @@ def compose(
     moves = {me.agent: symmetry.identity()}
     parent = plan.parents.get(me.agent)
     if parent is not None:
-        inbox = yield from complete(Step(hear=[parent]))
+        inbox = yield from require_inbox(Step(hear=[parent]))
         moves[me.agent] = moves[parent] = decode(symmetry, inbox[parent])
         if me.agent in plan.crossings:
             with watch:
                 turned = settings.statistics == "pooled" and me.agent < parent
                 own = scores[parent]
-                step = toward(me.analysis(), own, theirs[parent], me.state, turned=turned)
+                step = align_to(me.analysis(), own, theirs[parent], me.state, turned=turned)
                 moves[me.agent] = symmetry.compose(moves[parent], step)
     others = [j for j in me.neighbors if j != parent]
     told = dict.fromkeys(me.neighbors, encode(moves[me.agent]))
-    inbox = yield from complete(Step(told, others))
+    inbox = yield from require_inbox(Step(told, others))
     moves.update({j: decode(symmetry, inbox[j]) for j in others})
     return moves
 
 
-def announce(me: Member, moves: dict[int, Permutation], turn: Collection[int]) -> Talk[None]:
+def announce(me: RoundContext, moves: dict[int, Permutation], turn: Collection[int]) -> Talk[None]:
     """Those whose turn it is tell their neighbors; the others listen to them.
 
     Raises:
@@ -220,6 +220,6 @@ def announce(me: Member, moves: dict[int, Permutation], turn: Collection[int]) -
     if mine:
         send = dict.fromkeys(me.neighbors, encode(moves[me.agent]))
     hear = [] if mine else [j for j in me.neighbors if j in turn]
-    inbox = yield from complete(Step(send, hear))
+    inbox = yield from require_inbox(Step(send, hear))
     symmetry = me.analysis().symmetry
     moves.update({j: decode(symmetry, message) for j, message in inbox.items()})

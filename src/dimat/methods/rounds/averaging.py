@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dimat.exchange import Talk
 from dimat.merging import mix
 from dimat.methods.messages import distance_from, swap_memories, swap_states
-from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.protocol import Method, Need, RoundContext, RoundResult
 from dimat.methods.settings import MAX_NORM_RATIO
 
 
@@ -44,7 +44,7 @@ class Averaging(Method):
         """An average of those that are heard is one."""
         return True
 
-    def merge(self, me: Member) -> Talk[Merged]:
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """Swap states, mix."""
         theirs = yield from swap_states(me, self.max_norm_ratio)
         memory = None
@@ -52,4 +52,4 @@ class Averaging(Method):
             memory = yield from swap_memories(me, theirs, {}, self.max_norm_ratio)
         disagreement = distance_from(me, me.state, theirs)
         merged = mix([me.state, *theirs.values()], me.weights_of(theirs))
-        return Merged(merged, disagreement=disagreement, memory=memory)
+        return RoundResult(merged, disagreement=disagreement, memory=memory)

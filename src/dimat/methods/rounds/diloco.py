@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dimat.exchange import Talk
 from dimat.methods.messages import distance
-from dimat.methods.protocol import Member, Merged, Method
+from dimat.methods.protocol import Method, RoundContext, RoundResult
 from dimat.methods.rounds.server import mean_of_all
 
 
@@ -39,7 +39,7 @@ class DiLoCo(Method):
     momentum: float = 0.9
     exchanges = "rounds"
 
-    def merge(self, me: Member) -> Talk[Merged]:
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """The mean of all, and the outer step."""
         mean = yield from mean_of_all(me, weighted=False)
         alone = me.topology.num_agents == 1
@@ -47,7 +47,9 @@ class DiLoCo(Method):
         if not me.kept:
             outer = {key: mean[key] for key in me.parameters}
             velocity = {key: value.new_zeros(value.shape) for key, value in outer.items()}
-            return Merged(mean, disagreement=apart, kept={"outer": outer, "velocity": velocity})
+            return RoundResult(
+                mean, disagreement=apart, kept={"outer": outer, "velocity": velocity}
+            )
         delta = {key: value - mean[key] for key, value in me.kept["outer"].items()}
         velocity = {k: self.momentum * v + delta[k] for k, v in me.kept["velocity"].items()}
         outer = {
@@ -55,4 +57,4 @@ class DiLoCo(Method):
             for key, value in me.kept["outer"].items()
         }
         kept = {"outer": outer, "velocity": velocity}
-        return Merged({**mean, **outer}, disagreement=apart, kept=kept)
+        return RoundResult({**mean, **outer}, disagreement=apart, kept=kept)

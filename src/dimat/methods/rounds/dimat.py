@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from dimat.exchange import Talk
 from dimat.merging import COMBINERS, mix
-from dimat.methods.admit import needed
+from dimat.methods.admit import require_all
 from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.ordering.spread import spread, swap_in_orders
 from dimat.methods.ordering.tree import Order, one_gauge, pairwise
-from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.protocol import Method, Need, RoundContext, RoundResult
 from dimat.methods.settings import Settings
-from dimat.methods.timer import Stopwatch
+from dimat.methods.timer import Timer
 from dimat.state import State
 from dimat.symmetry import Permutation
 
@@ -61,9 +61,9 @@ class Dimat(Method):
         own = self.settings
         return own.gauge == "spread" or (own.gauge == "pairwise" and own.statistics == "local")
 
-    def merge(self, me: Member) -> Talk[Merged]:
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """One agent's part of one round."""
-        matched, combined = Stopwatch(), Stopwatch()
+        matched, combined = Timer(), Timer()
         theirs, order = yield from self._meet(me, matched)
         memory = None
         if self.settings.mix_memory:
@@ -74,7 +74,7 @@ class Dimat(Method):
         disagreement = distance_from(me, own, aligned)
         with combined:
             merged = self._combine(me, own, aligned)
-        return Merged(
+        return RoundResult(
             merged,
             permutation=order.moves.get(me.agent),
             alignments={j: p for j, p in order.moves.items() if j != me.agent},
@@ -89,7 +89,7 @@ class Dimat(Method):
             margin=order.margin,
         )
 
-    def _meet(self, me: Member, watch: Stopwatch) -> Talk[tuple[Mapping[int, State], Order]]:
+    def _meet(self, me: RoundContext, watch: Timer) -> Talk[tuple[Mapping[int, State], Order]]:
         """The states that we mix with, and how they and we come into one order."""
         own = self.settings
         if own.gauge == "spread":
@@ -97,11 +97,11 @@ class Dimat(Method):
             return spread(me, heard, watch)
         theirs = yield from swap_states(me, own.max_norm_ratio)
         if not self.tolerant:
-            needed(me.neighbors, theirs)
+            require_all(me.neighbors, theirs)
         align = pairwise if own.gauge == "pairwise" else one_gauge
         return theirs, (yield from align(me, theirs, own, watch))
 
-    def _combine(self, me: Member, own: State, aligned: Mapping[int, State]) -> State:
+    def _combine(self, me: RoundContext, own: State, aligned: Mapping[int, State]) -> State:
         states, weights = [own, *aligned.values()], me.weights_of(aligned)
         if not aligned:  # nobody to combine with
             return mix(states, weights)
@@ -110,5 +110,5 @@ class Dimat(Method):
         return combiner.combine(me.analysis(), states, weights, batches)
 
 
-def _moved(me: Member, state: State, move: Permutation | None) -> State:
+def _moved(me: RoundContext, state: State, move: Permutation | None) -> State:
     return state if move is None else me.analysis().symmetry.apply(move, state)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dimat.exchange import Talk
 from dimat.methods.messages import distance
-from dimat.methods.protocol import Member, Merged, Method
+from dimat.methods.protocol import Method, RoundContext, RoundResult
 from dimat.methods.rounds.server import mean_of_all
 
 
@@ -27,9 +27,9 @@ class FedAvg(Method):
 
     exchanges = "rounds"
 
-    def merge(self, me: Member) -> Talk[Merged]:
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """The mean of all."""
         if me.topology.num_agents == 1:
             return (yield from super().merge(me))
         mean = yield from mean_of_all(me, weighted=True)
-        return Merged(mean, disagreement=distance(me.state, mean, me.parameters))
+        return RoundResult(mean, disagreement=distance(me.state, mean, me.parameters))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dimat.exchange import Talk
-from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.protocol import Method, Need, RoundContext, RoundResult
 from dimat.methods.rounds.dimat import Dimat
 
 
@@ -42,7 +42,7 @@ class FinalMerge(Method):
         """As its one merge is."""
         return self.merging.tolerant
 
-    def merge(self, me: Member) -> Talk[Merged]:
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """Nothing, but in the last round."""
         if me.round < me.rounds:
             return (yield from super().merge(me))

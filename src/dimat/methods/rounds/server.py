@@ -7,15 +7,15 @@ import torch
 from dimat.errors import StructureError
 from dimat.exchange import Message, Step, Talk
 from dimat.merging import mix
-from dimat.methods.admit import complete
-from dimat.methods.protocol import Member
+from dimat.methods.admit import require_inbox
+from dimat.methods.protocol import RoundContext
 from dimat.state import State, check_same_structure
 
 HUB = 0
 _IMAGES = "/images"  # no state has an entry of this name: modules are not named with a slash
 
 
-def mean_of_all(me: Member, *, weighted: bool) -> Talk[State]:
+def mean_of_all(me: RoundContext, *, weighted: bool) -> Talk[State]:
     """The mean of all agents' states, formed by agent 0 and sent to everyone.
 
     Whatever the graph: 2 (N - 1) states travel, as many as in an all-reduce around a ring.
@@ -30,11 +30,11 @@ def mean_of_all(me: Member, *, weighted: bool) -> Talk[State]:
     """
     if me.agent != HUB:
         count = torch.tensor([me.images if weighted else 1], dtype=torch.int64)
-        inbox = yield from complete(Step({HUB: {**me.state, _IMAGES: count}}, [HUB]))
+        inbox = yield from require_inbox(Step({HUB: {**me.state, _IMAGES: count}}, [HUB]))
         check_same_structure(me.state, inbox[HUB], f"state from agent {HUB}")
         return dict(inbox[HUB])
     others = [j for j in range(me.topology.num_agents) if j != HUB]
-    inbox = yield from complete(Step(hear=others))
+    inbox = yield from require_inbox(Step(hear=others))
     states, counts = [me.state], [me.images if weighted else 1]
     for j in others:
         states.append({key: value for key, value in inbox[j].items() if key != _IMAGES})

@@ -8,9 +8,9 @@ from dimat.exchange import Talk
 from dimat.matching import Problem, Weights
 from dimat.merging import mix
 from dimat.methods.messages import distance_from, swap_memories, swap_states
-from dimat.methods.protocol import Member, Merged, Method, Need
+from dimat.methods.protocol import Method, Need, RoundContext, RoundResult
 from dimat.methods.settings import MAX_NORM_RATIO
-from dimat.methods.timer import Stopwatch
+from dimat.methods.timer import Timer
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class WeightMatching(Method):
         """Those that are heard are matched one by one."""
         return True
 
-    def merge(self, me: Member) -> Talk[Merged]:
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """Swap states, align each neighbor, mix."""
         theirs = yield from swap_states(me, self.max_norm_ratio)
-        matched, combined = Stopwatch(), Stopwatch()
+        matched, combined = Timer(), Timer()
         with matched:
             moves = {
                 j: Weights().match(Problem(me.analysis(), [me.state, state], [0.5, 0.5]))[1]
@@ -69,7 +69,7 @@ class WeightMatching(Method):
         with combined:
             aligned = {j: me.analysis().symmetry.apply(order[j], s) for j, s in theirs.items()}
             merged = mix([me.state, *aligned.values()], me.weights_of(aligned))
-        return Merged(
+        return RoundResult(
             merged,
             alignments=order,
             disagreement=distance_from(me, me.state, aligned),

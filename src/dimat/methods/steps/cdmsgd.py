@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from dimat.exchange import Talk
-from dimat.methods.protocol import Learner
+from dimat.methods.protocol import StepContext
 from dimat.methods.steps.consensus import InEitherOrder
 
 
@@ -38,7 +38,7 @@ class MomentumConsensus(InEitherOrder):
         Algorithm 2.
     """
 
-    def step(self, me: Learner) -> Talk[None]:
+    def step(self, me: StepContext) -> Talk[None]:
         """Gradient, average, velocity step."""
         gradient, rate = me.gradient(), me.lr
         if me.kept and rate:  # b is -v / alpha: it follows alpha, so that v stays what it was

@@ -13,9 +13,9 @@ from torch import Tensor
 from dimat.errors import TrainingError
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
-from dimat.methods.admit import complete, fitting, needed
+from dimat.methods.admit import require_all, require_inbox, validate_structure
 from dimat.methods.messages import swap
-from dimat.methods.protocol import Learner, Method, Need, row
+from dimat.methods.protocol import Method, Need, StepContext, row
 from dimat.methods.steps.consensus import DOUBLY_STOCHASTIC
 from dimat.state import State, as_real, check_finite
 
@@ -49,14 +49,16 @@ class CrossGradients(Method):
         """What ``cdsgd`` needs, and that neighbors can answer."""
         return DOUBLY_STOCHASTIC | {"two-way"}
 
-    def step(self, me: Learner) -> Talk[None]:
+    def step(self, me: StepContext) -> Talk[None]:
         """Send the model, answer with gradients, project, average and step."""
         own, ours = me.gradient(), me.state()
         neighbors = me.topology.neighbors(me.index)
         theirs = yield from swap(me.topology, me.index, ours)
         answers = {j: me.gradient_at(state) for j, state in theirs.items()}
-        needed(neighbors, theirs)
-        inbox = yield from complete(Step(answers, neighbors, fitting(own, "gradient")))
+        require_all(neighbors, theirs)
+        inbox = yield from require_inbox(
+            Step(answers, neighbors, validate_structure(own, "gradient"))
+        )
         if not all(bool(torch.isfinite(value).all()) for value in own.values()):
             raise TrainingError(f"agent {me.index}: its gradient is not finite")
         for j in neighbors:

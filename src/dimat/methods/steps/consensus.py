@@ -7,7 +7,7 @@ from typing import Literal
 
 from dimat.exchange import Talk
 from dimat.methods.messages import combined
-from dimat.methods.protocol import Learner, Method, Need
+from dimat.methods.protocol import Method, Need, StepContext
 from dimat.state import State
 
 DOUBLY_STOCHASTIC: frozenset[Need] = frozenset({"rows", "columns"})
@@ -30,7 +30,7 @@ class InEitherOrder(Method):
         """Otherwise what it finds is not the minimum of the mean loss."""
         return DOUBLY_STOCHASTIC
 
-    def along(self, me: Learner, direction: State) -> Talk[None]:
+    def along(self, me: StepContext, direction: State) -> Talk[None]:
         """Average with the neighbors and step along ``direction``, in this order or the other."""
         if self.order == "combine":
             me.load((yield from combined(me, me.state())))
@@ -69,6 +69,6 @@ class Consensus(InEitherOrder):
         2017; Jiang et al., "Collaborative Deep Learning in Fixed Topology Networks", NeurIPS 2017.
     """
 
-    def step(self, me: Learner) -> Talk[None]:
+    def step(self, me: StepContext) -> Talk[None]:
         """Gradient, average, optimizer step."""
         yield from self.along(me, me.gradient())

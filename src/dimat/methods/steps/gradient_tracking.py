@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dimat.exchange import Talk
 from dimat.methods.messages import combined
-from dimat.methods.protocol import Learner
+from dimat.methods.protocol import StepContext
 from dimat.methods.steps.consensus import InEitherOrder
 
 
@@ -34,7 +34,7 @@ class GradientTracking(InEitherOrder):
         Tracking Methods", Math. Program. 2021.
     """
 
-    def step(self, me: Learner) -> Talk[None]:
+    def step(self, me: StepContext) -> Talk[None]:
         """Track, then a step as ``cdsgd`` takes it."""
         gradient = me.gradient()
         tracker = gradient

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.protocol import Learner
+from dimat.methods.protocol import StepContext
 from dimat.methods.steps.consensus import InEitherOrder
 
 
@@ -32,7 +32,7 @@ class LocalDecentralized(InEitherOrder):
     quiet_steps: int = 4
     mixing_steps: int = 1
 
-    def step(self, me: Learner) -> Talk[None]:
+    def step(self, me: StepContext) -> Talk[None]:
         """One step of a spell."""
         quiet = me.steps % (self.quiet_steps + self.mixing_steps) < self.quiet_steps
         yield from super().step(me) if quiet else self.along(me, me.gradient())

@@ -9,8 +9,8 @@ import torch
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
-from dimat.methods.admit import complete
-from dimat.methods.protocol import Learner, Method, Need
+from dimat.methods.admit import require_inbox
+from dimat.methods.protocol import Method, Need, StepContext
 from dimat.state import State, check_same_structure
 
 _WEIGHT = "/weight"  # no state has an entry of this name: modules are not named with a slash
@@ -44,7 +44,7 @@ class StochasticGradientPush(Method):
         """Columns that sum to 1: no mass is made or lost."""
         return frozenset({"columns"})
 
-    def step(self, me: Learner) -> Talk[None]:
+    def step(self, me: StepContext) -> Talk[None]:
         """Gradient at z, optimizer step, push."""
         weight = float(me.kept["push"]["weight"]) if me.kept else 1.0
         me.update(me.gradient(), 1 / weight)
@@ -53,7 +53,7 @@ class StochasticGradientPush(Method):
         message = {**ours, _WEIGHT: torch.tensor([weight], dtype=torch.float64)}
         neighbors = me.topology.neighbors(i)
         told = dict.fromkeys(me.topology.listeners(i), message)
-        inbox = yield from complete(Step(told, neighbors))
+        inbox = yield from require_inbox(Step(told, neighbors))
         states, masses = [ours], [float(pi[i, i]) * weight]
         for j in neighbors:
             state = dict(inbox[j])

@@ -9,8 +9,8 @@ import numpy as np
 
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
-from dimat.methods.admit import complete, fitting
-from dimat.methods.protocol import Learner, Method, Need
+from dimat.methods.admit import require_inbox, validate_structure
+from dimat.methods.protocol import Method, Need, StepContext
 from dimat.topology import Topology
 
 
@@ -46,7 +46,7 @@ class Swarm(Method):
         """Pairs."""
         return frozenset({"two-way"})
 
-    def step(self, me: Learner) -> Talk[None]:
+    def step(self, me: StepContext) -> Talk[None]:
         """A local step; then perhaps a meeting."""
         time = me.steps
         topology = me.topology
@@ -57,8 +57,8 @@ class Swarm(Method):
         if partner is None:
             return
         ours = me.state()
-        met = Step({partner: ours}, [partner], fitting(ours, "state"))
-        inbox = yield from complete(met)
+        met = Step({partner: ours}, [partner], validate_structure(ours, "state"))
+        inbox = yield from require_inbox(met)
         me.load(mix([ours, inbox[partner]], [0.5, 0.5]))
 
 

@@ -14,7 +14,7 @@ def row_keys(rows: Ints) -> Hashes:
     """A hash of every row."""
     keys = np.full(len(rows), 17, np.uint64)
     for column in rows.T:
-        keys = mix(keys ^ mix(column.astype(np.uint64)))
+        keys = hash64(keys ^ hash64(column.astype(np.uint64)))
     return keys
 
 
@@ -24,7 +24,7 @@ def distinct(rows: Ints) -> Ints:
     return rows[np.lexsort(rows.T[::-1])]
 
 
-def mix(x: Hashes) -> Hashes:
+def hash64(x: Hashes) -> Hashes:
     """A hash of 64-bit integers (splitmix64)."""
     with np.errstate(over="ignore"):
         x = (x + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from dimat.errors import StructureError
 from dimat.symmetry.labels.closure import Facts, close
-from dimat.symmetry.labels.row_hash import Hashes, distinct, mix, row_keys
-from dimat.symmetry.labels.structure import Family, Structure, cycles
+from dimat.symmetry.labels.row_hash import Hashes, distinct, hash64, row_keys
+from dimat.symmetry.labels.structure import Structure, UnitFamily, cycles
 from dimat.symmetry.labels.units import Ints, Pin, Units
 
 
@@ -63,7 +63,7 @@ def _by_body(facts: Facts, colors: Hashes) -> Ints:
     """Owner facts without circles: parts belong to their body's least, which has all its owners."""
     rows, body = facts.rows, facts.body
     outward = rows[body[rows[:, 1]] != body[rows[:, 2]]]
-    role = (mix(outward[:, 0].astype(np.uint64)) ^ colors[outward[:, 1]]) >> np.uint64(1)
+    role = (hash64(outward[:, 0].astype(np.uint64)) ^ colors[outward[:, 1]]) >> np.uint64(1)
     lifted = np.column_stack([role.astype(np.int64), body[outward[:, 1]], body[outward[:, 2]]])
     parts = np.flatnonzero(body != np.arange(facts.count))
     inward = np.column_stack([np.zeros(len(parts), np.int64), parts, body[parts]])
@@ -122,17 +122,17 @@ def _refine(facts: Facts, axes: Sequence[tuple[Ints, int]], pinned: NDArray[np.b
         for k, (label, _) in enumerate(axes):
             if id(label) not in seen:
                 seen.add(id(label))
-                colors[np.unique(number[label])] += mix(np.asarray([k], np.uint64))[0]
+                colors[np.unique(number[label])] += hash64(np.asarray([k], np.uint64))[0]
         ids = np.arange(count, dtype=np.uint64)
-        colors = np.where(pinned, mix(ids + np.uint64(1 << 40)), mix(colors))
-        relation = mix(rows[:, 0].astype(np.uint64))
+        colors = np.where(pinned, hash64(ids + np.uint64(1 << 40)), hash64(colors))
+        relation = hash64(rows[:, 0].astype(np.uint64))
         distinct = len(np.unique(colors))
         while True:
             up = np.zeros(count, np.uint64)
-            np.add.at(up, rows[:, 1], mix(relation ^ colors[rows[:, 2]]))
+            np.add.at(up, rows[:, 1], hash64(relation ^ colors[rows[:, 2]]))
             down = np.zeros(count, np.uint64)
-            np.add.at(down, rows[:, 2], mix(~relation ^ colors[rows[:, 1]]))
-            colors = np.where(pinned, colors, mix(colors ^ mix(up ^ mix(down))))
+            np.add.at(down, rows[:, 2], hash64(~relation ^ colors[rows[:, 1]]))
+            colors = np.where(pinned, colors, hash64(colors ^ hash64(up ^ hash64(down))))
             now = len(np.unique(colors))
             if now == distinct:
                 return colors
@@ -146,15 +146,15 @@ def _structure(colors: Hashes, rows: Ints, pinned: NDArray[np.bool_]) -> Structu
     colors = np.where(pinned, np.uint64(0), colors)
     with np.errstate(over="ignore"):
         key = np.zeros(count, np.uint64)
-        fact = mix(mix(rows[:, 0].astype(np.uint64)) ^ rows[:, 2].astype(np.uint64))
+        fact = hash64(hash64(rows[:, 0].astype(np.uint64)) ^ rows[:, 2].astype(np.uint64))
         np.add.at(key, rows[:, 1], fact)
-        key = mix(key ^ mix(colors))
+        key = hash64(key ^ hash64(colors))
     family_of = np.unique(colors, return_inverse=True)[1].astype(np.int64)
     by_cell = np.lexsort((np.arange(count), key, family_of))
     owners_of = _owner_table(rows, count)
     order = _owners_first(family_of, rows)
     members = np.split(by_cell, np.flatnonzero(np.diff(family_of[by_cell])) + 1)
-    families: list[Family] = []
+    families: list[UnitFamily] = []
     renumber = np.empty(count, np.int64)
     cell_of, slot_of = np.empty(count, np.int64), np.empty(count, np.int64)
     position = {int(f): k for k, f in enumerate(order)}
@@ -168,7 +168,7 @@ def _structure(colors: Hashes, rows: Ints, pinned: NDArray[np.bool_]) -> Structu
         cells = cells[np.argsort(cells[:, 0])]
         table = owners_of(cells[:, 0])
         over = tuple(position[int(family_of[o])] for o in table[0]) if table.size else ()
-        families.append(Family(cells, table, over))
+        families.append(UnitFamily(cells, table, over))
         renumber[mine] = len(families) - 1
         cell_of[cells] = np.arange(len(cells))[:, None]
         slot_of[cells] = np.arange(cells.shape[1])[None, :]

@@ -14,7 +14,7 @@ from dimat.symmetry.labels.units import Ints
 
 
 @dataclass(frozen=True)
-class Family:
+class UnitFamily:
     """Units that play the same role, in cells of units with the same owners.
 
     Args:
@@ -39,7 +39,7 @@ class Family:
 class Structure:
     """All families, owners before members; a unit's number is its position in ``family_of``."""
 
-    families: list[Family]
+    families: list[UnitFamily]
     family_of: Ints
     cell_of: Ints
     slot_of: Ints
@@ -98,7 +98,7 @@ def cycles(shape: tuple[int, ...], generator: np.random.Generator) -> Ints:
     return slots
 
 
-def structure_of(families: list[Family]) -> Structure:
+def structure_of(families: list[UnitFamily]) -> Structure:
     """A structure from its families; their cells must number all units once."""
     units = (
         np.concatenate([f.cells.ravel() for f in families]) if families else np.empty(0, np.int64)

@@ -36,7 +36,7 @@ from dimat.symmetry.proof.redraw import DRAWS, LEAST_DRAWS, draw
 
 
 @dataclass(frozen=True)
-class Fault:
+class ProofFault:
     """The first node whose value is not, or may not be, what its labels promise.
 
     Args:
@@ -82,7 +82,7 @@ class Proof:
 
     def first_fault(
         self, labels: Sequence[Mapping[str, Result]], states: Mapping[str, Labels], s: Solution
-    ) -> Fault | None:
+    ) -> ProofFault | None:
         """The first node that does not move as labeled, or of which that was not shown.
 
         The elements move every unit that can move: a random one may leave a group of two in peace.
@@ -117,7 +117,7 @@ class Proof:
 
     def _unproved(
         self, labels: Sequence[Mapping[str, Result]], s: Solution, moves: Ints
-    ) -> Fault | None:
+    ) -> ProofFault | None:
         """The first node of which the draws cannot tell whether it moves as labeled.
 
         There are as many draws as it takes to tell of all, if :data:`DRAWS` are enough for that.
@@ -161,13 +161,13 @@ def _first_unproved(
     evidence: Mapping[fx.Node, Evidence],
     s: Solution,
     moves: Ints,
-) -> Fault | None:
+) -> ProofFault | None:
     for node in t.graph.nodes:
         if not computes(node) or is_constant(node) or node.name in t.draws:
             continue
         why = lacking(node, labels, evidence.get(node, Evidence()), s, moves)
         if why is not None:
-            return Fault(node.name, operator_name(node.target), why)
+            return ProofFault(node.name, operator_name(node.target), why)
     return None
 
 
@@ -208,7 +208,7 @@ def _compare(
     states: Mapping[str, Labels],
     s: Solution,
     elements: Sequence[Ints],
-) -> Fault | None:
+) -> ProofFault | None:
     """The first node that does not move as labeled when what it reads moves as labeled.
 
     One after another, so that all do, and rounding does not add up.
@@ -229,7 +229,9 @@ def _compare(
             if any(_moves(x, moves) for x in (*own, *read.values())) and not _agrees(
                 node, value, recorder, own, read, drawn, moves
             ):
-                return Fault(node.name, operator_name(node.target), "its rule failed verification")
+                return ProofFault(
+                    node.name, operator_name(node.target), "its rule failed verification"
+                )
     return None
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dimat.errors import DimatError
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.progress import Observer
+from dimat.experiment.progress import Progress
 from dimat.experiment.running.allocator import keep_freed_memory
 from dimat.tools.compare.progress import Watcher, Within
 
@@ -71,7 +71,7 @@ def run_tasks(tasks: Sequence[Task], jobs: int, watcher: Watcher) -> Generator[O
     return _in_turn(tasks, watcher) if jobs == 1 else _at_once(tasks, jobs, watcher)
 
 
-def perform(task: Task, observer: Observer | None = None) -> Outcome:
+def perform(task: Task, observer: Progress | None = None) -> Outcome:
     """Run one, or go on with it."""
     from dimat.experiment.run import run_or_resume
 

@@ -35,7 +35,7 @@ _MOST_SEEDS = 100_000
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Overrides:
     """What the command line asks for, as text; it overrides the file.
 
     Args:
@@ -51,7 +51,7 @@ class Wishes:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_spec(path: Path, wishes: Wishes | None = None) -> Spec:
+def read_spec(path: Path, wishes: Overrides | None = None) -> Spec:
     """What to compare.
 
     Args:
@@ -65,7 +65,7 @@ def read_spec(path: Path, wishes: Wishes | None = None) -> Spec:
     Raises:
         ConfigError: For the first thing that is wrong; what is wrong in the file is said of it.
     """
-    wishes = wishes or Wishes()
+    wishes = wishes or Overrides()
     try:
         base, given = _read(path)
         grid = _grid(given.get("grid", {}))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from dimat.experiment.config.access import shown
 from dimat.tools.compare.spec import Cell, Spec
-from dimat.tools.compare.trial import Trial
+from dimat.tools.compare.trial import MethodRun
 
 _AT_EQUAL = {"sent_bytes": "bytes", "steps": "epochs", "busy_s": "time"}
 _SUMMARY = ("rounds", "test_accuracy_mean", "test_accuracy_min", "test_accuracy_std", "best_round")
@@ -24,7 +24,7 @@ NUMBERS: tuple[str, ...] = (
 )
 
 
-def to_csv(spec: Spec, cells: Sequence[Cell], trials: Mapping[str, Sequence[Trial]]) -> str:
+def to_csv(spec: Spec, cells: Sequence[Cell], trials: Mapping[str, Sequence[MethodRun]]) -> str:
     """The table as text.
 
     Args:
@@ -46,7 +46,7 @@ def to_csv(spec: Spec, cells: Sequence[Cell], trials: Mapping[str, Sequence[Tria
     return file.getvalue()
 
 
-def numbers_of(trial: Trial) -> dict[str, float | None]:
+def numbers_of(trial: MethodRun) -> dict[str, float | None]:
     """All numbers of a trial by their columns; None where something was not recorded."""
     return {
         **{name: trial.number(name) for name in (*_SUMMARY, "wall_s")},
@@ -56,7 +56,7 @@ def numbers_of(trial: Trial) -> dict[str, float | None]:
     }
 
 
-def _phases(trial: Trial) -> dict[str, float | None]:
+def _phases(trial: MethodRun) -> dict[str, float | None]:
     """Accuracy after each phase; of runs of older versions after the one that they report."""
     found = {name: trial.number(name) for name in PHASES}
     told = f"{trial.summary.get('phase', 'trained')}_accuracy_mean"

@@ -18,7 +18,7 @@ from dimat.tools.compare.rows import to_csv
 from dimat.tools.compare.spec import Cell, Spec, expand
 from dimat.tools.compare.statistics import Spread
 from dimat.tools.compare.table import Point, as_text, percents, points_of
-from dimat.tools.compare.trial import Trial, is_cell_finished, read_cell
+from dimat.tools.compare.trial import MethodRun, is_cell_finished, read_cell
 
 MOST_CELLS = 1000
 
@@ -110,7 +110,7 @@ class _Job:
     watcher: Watcher
 
     def __post_init__(self) -> None:
-        self._trials: dict[str, tuple[Trial, ...]] = {}
+        self._trials: dict[str, tuple[MethodRun, ...]] = {}
 
     @property
     def points(self) -> list[Point]:
@@ -164,6 +164,6 @@ class _Job:
         return "  ".join(f"{trial.method} {_percent(trial)}" for trial in self._trials[name])
 
 
-def _percent(trial: Trial) -> str:
+def _percent(trial: MethodRun) -> str:
     accuracy = trial.accuracy
     return percents(None if accuracy is None else Spread(1, accuracy, None)) + " %"

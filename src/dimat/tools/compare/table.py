@@ -15,7 +15,7 @@ from dimat.experiment.config.access import shown
 from dimat.tools.compare.rows import numbers_of
 from dimat.tools.compare.spec import Cell, Spec
 from dimat.tools.compare.statistics import Difference, Spread, paired, spread
-from dimat.tools.compare.trial import Trial
+from dimat.tools.compare.trial import MethodRun
 from dimat.tools.format import human_bytes
 
 WIDTH = 100
@@ -48,7 +48,7 @@ class Point:
 
 
 def points_of(
-    spec: Spec, cells: Sequence[Cell], trials: Mapping[str, Sequence[Trial]]
+    spec: Spec, cells: Sequence[Cell], trials: Mapping[str, Sequence[MethodRun]]
 ) -> list[Point]:
     """The grid points, in their order, with what their finished cells came to."""
     points = []

@@ -13,7 +13,7 @@ from dimat.tools.records.measured import Curve
 
 
 @dataclass(frozen=True)
-class Trial:
+class MethodRun:
     """One method in one cell, finished.
 
     Args:
@@ -52,7 +52,7 @@ def is_cell_finished(folder: Path, cell: Cell) -> bool:
     return all(is_finished(own) for own in method_folders(folder, cell).values())
 
 
-def read_cell(folder: Path, cell: Cell) -> tuple[Trial, ...]:
+def read_cell(folder: Path, cell: Cell) -> tuple[MethodRun, ...]:
     """All methods of a finished cell, in their order.
 
     Raises:
@@ -62,6 +62,6 @@ def read_cell(folder: Path, cell: Cell) -> tuple[Trial, ...]:
     curves = {name: read_curve(own) for name, own in folders.items()}
     equal = at_equal(curves)
     return tuple(
-        Trial(cell, name, read_summary(own), curves[name], equal[name])
+        MethodRun(cell, name, read_summary(own), curves[name], equal[name])
         for name, own in folders.items()
     )

@@ -9,16 +9,16 @@ from dimat.data import Partition
 from dimat.exchange.in_process import run_all
 from dimat.exchange.precision import in_precision
 from dimat.experiment.config.config import RecalibrationConfig
-from dimat.experiment.evaluation.diagnostics import Sight, of_training
+from dimat.experiment.evaluation.diagnostics import MergeSnapshot, of_training
 from dimat.experiment.evaluation.merge_snapshot import seen, shown
 from dimat.experiment.setup import Setup
-from dimat.methods import Member, Merged
+from dimat.methods import RoundContext, RoundResult
 from dimat.tools.estimate.calibrate import Pace
 from dimat.tools.estimate.timing import each, seconds
 from dimat.tools.estimate.work import Work
 from dimat.topology import build_topology
 from dimat.training.round import Part
-from dimat.training.trainer import Agent, parameter_names
+from dimat.training.trainer import LocalTrainer, parameter_names
 
 _CAUTION = 3.0  # comparing units costs about so many times what the forward passes do
 
@@ -134,7 +134,7 @@ def _merges(pair: Setup, work: Work) -> _Spent:
         agent.update(agent.gradient())  # an optimizer that has something to remember
     for number in range(1, pair.config.rounds + 1):
         members = [part.member(agent, number) for agent in agents]
-        merged: list[Merged] = []
+        merged: list[RoundResult] = []
         spent.merge += seconds(device, lambda: merged.extend(_talk(pair, work, members, agents)))  # noqa: B023
         spent.match += sum(own.match_s for own in merged)
         spent.look = seconds(device, lambda: _look(pair, work, members, merged))  # noqa: B023
@@ -144,18 +144,22 @@ def _merges(pair: Setup, work: Work) -> _Spent:
 
 
 def _talk(
-    pair: Setup, work: Work, members: Sequence[Member], agents: Sequence[Agent]
-) -> list[Merged]:
+    pair: Setup, work: Work, members: Sequence[RoundContext], agents: Sequence[LocalTrainer]
+) -> list[RoundResult]:
     precision = pair.config.exchange.precision
     talks = [in_precision(work.method.merge(me), precision) for me in members]
     return run_all(talks, [agent.traffic for agent in agents])
 
 
-def _look(pair: Setup, work: Work, members: Sequence[Member], merged: Sequence[Merged]) -> object:
+def _look(
+    pair: Setup, work: Work, members: Sequence[RoundContext], merged: Sequence[RoundResult]
+) -> object:
     symmetry = pair.analysis.symmetry if work.method.matches else None
     both = [
         seen(shown(me, own), symmetry, pair.config.device)
         for me, own in zip(members, merged, strict=True)
     ]
     states, results = [state for state, _ in both], [own for _, own in both]
-    return Sight(pair.topology.at(0), states, results, members[0].parameters, symmetry).describe()
+    return MergeSnapshot(
+        pair.topology.at(0), states, results, members[0].parameters, symmetry
+    ).describe()

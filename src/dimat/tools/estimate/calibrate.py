@@ -12,13 +12,13 @@ from torch import Tensor
 from dimat.errors import writing
 from dimat.exchange.tree import pack
 from dimat.experiment.evaluation.evaluate import line_of
-from dimat.experiment.record.checkpoint import Checkpoint, Store, flush
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder, flush
 from dimat.experiment.running.vectorized import train_at_once, trains_at_once
 from dimat.experiment.setup import Setup
 from dimat.merging import recalibrate
 from dimat.tools.estimate.timing import each
 from dimat.training.snapshot import Snapshot
-from dimat.training.trainer import RECALIBRATE, Agent
+from dimat.training.trainer import RECALIBRATE, LocalTrainer
 
 _STACKED, _STEPS = 32, 10  # agents that train at once, and their steps in one go, at most
 _KEPT = 4  # agents in a checkpoint: files are written and flushed once for all
@@ -82,7 +82,9 @@ def pace_of(setup: Setup, part_s: float) -> Pace:
     )
 
 
-def _training(setup: Setup, agent: Agent, forward: float, part_s: float) -> tuple[float, float]:
+def _training(
+    setup: Setup, agent: LocalTrainer, forward: float, part_s: float
+) -> tuple[float, float]:
     """Seconds of a step: alone, and where several agents train at once.
 
     If one is long it is of a smaller batch, from which the whole is foreseen.
@@ -120,7 +122,9 @@ def _stacked(setup: Setup, batch_size: int, alone_s: float, part_s: float) -> fl
     return spent
 
 
-def _evaluation(setup: Setup, agent: Agent, forward: float, part_s: float) -> tuple[float, float]:
+def _evaluation(
+    setup: Setup, agent: LocalTrainer, forward: float, part_s: float
+) -> tuple[float, float]:
     """Seconds for an image in an evaluation, and of the whole of it."""
     device, (x, y) = setup.config.device, setup.test
     images = len(y) + len(agent.shard.validation()[1])
@@ -136,7 +140,7 @@ def _first(count: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x[:count], y[:count]
 
 
-def _recalibration(setup: Setup, agent: Agent, forward: float, part_s: float) -> float:
+def _recalibration(setup: Setup, agent: LocalTrainer, forward: float, part_s: float) -> float:
     own = min(setup.config.recalibration.images, len(agent.shard))
     few = _affordable(own, forward, part_s)
     batches = agent.calibration(RECALIBRATE, 1, few)
@@ -145,12 +149,12 @@ def _recalibration(setup: Setup, agent: Agent, forward: float, part_s: float) ->
     return spent * own / few
 
 
-def _keeping(agent: Agent, part_s: float) -> float:
+def _keeping(agent: LocalTrainer, part_s: float) -> float:
     tensors: dict[str, Tensor] = {}
     tree = Snapshot.of(agent).tree()
     agents = [pack(tree, str(i), tensors) for i in range(_KEPT)]
     with tempfile.TemporaryDirectory() as folder:
-        store, numbers = Store(Path(folder)), itertools.count()
+        store, numbers = CheckpointFolder(Path(folder)), itertools.count()
         lines = [Path(folder, name) for name in ("metrics.jsonl", "diagnostics.jsonl")]
 
         def keep() -> None:

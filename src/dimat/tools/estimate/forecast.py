@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.progress import Observer, Silent
+from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.running.vectorized import trains_at_once
 from dimat.experiment.setup import Setup
@@ -71,7 +71,7 @@ class Forecast:
 
 
 def forecast(
-    setup: Setup, read_s: float, observer: Observer | None = None, *, calibrate: bool = True
+    setup: Setup, read_s: float, observer: Progress | None = None, *, calibrate: bool = True
 ) -> Forecast:
     """What a run will cost.
 
@@ -125,7 +125,7 @@ def _pretraining(
 class _Timed:
     """A device that was timed."""
 
-    def __init__(self, setup: Setup, works: Mapping[str, Work], observer: Observer) -> None:
+    def __init__(self, setup: Setup, works: Mapping[str, Work], observer: Progress) -> None:
         part_s = _CALIBRATION_S / (8 + 3 * len(works))
         observer.stage("timing this device", 1 + len(works))
         start = time.perf_counter()

@@ -14,7 +14,7 @@ from dimat.exchange.precision import narrowed
 from dimat.exchange.protocol import Traffic
 from dimat.experiment.running.rounds import method_settings
 from dimat.experiment.setup import Setup
-from dimat.methods import METHODS, Member
+from dimat.methods import METHODS, RoundContext
 from dimat.methods.gauge import GaugeId, encode
 from dimat.methods.ordering.pooled import encode_moments, measure_edges
 from dimat.methods.ordering.tree import gossip
@@ -133,13 +133,13 @@ class Wire:
         return [own.sent_bytes for own in traffic]
 
 
-def _listener(agent: int, topology: Topology) -> Member:
+def _listener(agent: int, topology: Topology) -> RoundContext:
     """A member that only gossips: it has no network."""
 
     def nothing() -> list[Tensor]:
         return []
 
-    return Member(agent, 1, {}, topology, (), _never, nothing)
+    return RoundContext(agent, 1, {}, topology, (), _never, nothing)
 
 
 def _never() -> Analysis:

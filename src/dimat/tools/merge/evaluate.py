@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dimat.checkpoints import Family
-from dimat.experiment.progress import Observer
+from dimat.checkpoints import Parents
+from dimat.experiment.progress import Progress
 from dimat.experiment.tables import percent
 from dimat.merging import mix
 from dimat.state import State, put_into
 from dimat.tools.merge.images import Images
-from dimat.tools.merge.result import Comparison, Path, Row, Score
+from dimat.tools.merge.result import ComparisonRow, MergeComparison, Path, Score
 
 WORTH_A_NOTE_S = 2.0  # a user who sees no progress bar waits that long without a word
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """Tests states of a family on labeled images.
 
     Args:
@@ -33,17 +33,17 @@ class Judge:
         observer: Told of every network tested.
     """
 
-    family: Family
+    family: Parents
     images: Images
     labels: Tensor
-    observer: Observer
+    observer: Progress
 
     def compare(
         self,
         aligned: Sequence[State],
         weights: Sequence[float],
         merged: Mapping[str, tuple[State, State | None]],
-    ) -> Comparison:
+    ) -> MergeComparison:
         """Parents, plain average, merged, ensemble; the path if there are two parents.
 
         Args:
@@ -56,13 +56,13 @@ class Judge:
         again = self.family.recalibrate(average)
         self.observer.stage("testing", len(states) + _count(average, again, merged, len(states)))
         logits = [self.logits(f"parent {i}", state) for i, state in enumerate(states)]
-        rows = [Row(f"parent {i}", self.score(own)) for i, own in enumerate(logits)]
+        rows = [ComparisonRow(f"parent {i}", self.score(own)) for i, own in enumerate(logits)]
         pairs = {"plain average": (average, again), **merged}
         rows += [self._row(name, *pair) for name, pair in pairs.items()]
         together = sum((w * x for w, x in zip(weights, logits, strict=True)), torch.zeros(()))
-        rows.append(Row("ensemble of the parents", self.score(together)))
+        rows.append(ComparisonRow("ensemble of the parents", self.score(together)))
         path = self.path(aligned) if len(states) == 2 else None
-        return Comparison(len(self.labels), tuple(rows), path)
+        return MergeComparison(len(self.labels), tuple(rows), path)
 
     def path(self, aligned: Sequence[State]) -> Path:
         """Networks between two aligned parents, recalibrated."""
@@ -90,11 +90,13 @@ class Judge:
         loss = float(functional.cross_entropy(logits, self.labels))
         return Score(float((logits.argmax(1) == self.labels).double().mean()), loss)
 
-    def _row(self, name: str, plain: State, recalibrated: State | None) -> Row:
+    def _row(self, name: str, plain: State, recalibrated: State | None) -> ComparisonRow:
         own = self.score(self.logits(name, plain))
         if recalibrated is None:
-            return Row(name, own)
-        return Row(name, own, self.score(self.logits(f"{name}, recalibrated", recalibrated)))
+            return ComparisonRow(name, own)
+        return ComparisonRow(
+            name, own, self.score(self.logits(f"{name}, recalibrated", recalibrated))
+        )
 
 
 def _count(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dimat.checkpoints import Family
+from dimat.checkpoints import Parents
 from dimat.checkpoints.files import read_checkpoint
 from dimat.data import load_dataset, load_images
 from dimat.errors import DataError
@@ -34,13 +34,13 @@ class Inputs:
     train: Images
     test: tuple[Images, Tensor] | None
 
-    def family(self, config: AlignConfig) -> Family:
+    def family(self, config: AlignConfig) -> Parents:
         """The parents with their calibration images.
 
         Raises:
             StructureError: If a checkpoint does not fit the model; names the file and the model.
         """
-        return Family.of(
+        return Parents.of(
             self.model,
             [self.states[parent] for parent in config.parents],
             self.train.sample(config.images, config.seed),

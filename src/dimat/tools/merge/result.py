@@ -23,7 +23,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One network of the comparison.
 
     Args:
@@ -61,7 +61,7 @@ class Path:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MergeComparison:
     """Networks tested on one set of images.
 
     Args:
@@ -71,7 +71,7 @@ class Comparison:
     """
 
     images: int
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     path: Path | None
 
 
@@ -148,7 +148,7 @@ class MergeResult:
     state: State
     symmetry: str
     fits: tuple[ParentFit, ...]
-    comparison: Comparison | None
+    comparison: MergeComparison | None
     recalibrated: bool
     seconds: Mapping[str, float]
 

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dimat.checkpoints import Family, fair_weights, recalibrates
-from dimat.experiment.progress import Observer, Silent
+from dimat.checkpoints import Parents, fair_weights, recalibrates
+from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.running.process import borrowed
 from dimat.matching import MATCHERS, Matching
 from dimat.merging import COMBINERS
 from dimat.state import State
 from dimat.tools.merge.checks import check
-from dimat.tools.merge.evaluate import WORTH_A_NOTE_S, Judge
+from dimat.tools.merge.evaluate import WORTH_A_NOTE_S, Evaluator
 from dimat.tools.merge.fits import parent_fits
 from dimat.tools.merge.inputs import Inputs, read_inputs
-from dimat.tools.merge.result import AlignResult, Comparison, MergeResult
+from dimat.tools.merge.result import AlignResult, MergeComparison, MergeResult
 from dimat.tools.merge.settings import AlignConfig, MergeConfig
 
 
@@ -25,7 +25,7 @@ from dimat.tools.merge.settings import AlignConfig, MergeConfig
 class _Watch:
     """Tells an observer of stages, and keeps how long they took."""
 
-    observer: Observer
+    observer: Progress
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -46,7 +46,7 @@ class _Watch:
             self.observer.close()
 
 
-def align_checkpoints(config: AlignConfig, observer: Observer | None = None) -> AlignResult:
+def align_checkpoints(config: AlignConfig, observer: Progress | None = None) -> AlignResult:
     """Put the units of the second checkpoint in the order of the first.
 
     Args:
@@ -66,7 +66,7 @@ def align_checkpoints(config: AlignConfig, observer: Observer | None = None) -> 
     return AlignResult(config, family.rounded(aligned, 1), symmetry.digest, fits)
 
 
-def merge_checkpoints(config: MergeConfig, observer: Observer | None = None) -> MergeResult:
+def merge_checkpoints(config: MergeConfig, observer: Progress | None = None) -> MergeResult:
     """Align checkpoints to the first, combine them, and test what came of it.
 
     Args:
@@ -85,7 +85,7 @@ def merge_checkpoints(config: MergeConfig, observer: Observer | None = None) -> 
         with watch.stage(f"combining ({config.combine})"):
             plain, again = _combined(config, family, aligned, weights)
         judge = _judge(inputs, family, watch.observer)
-        comparison: Comparison | None = None
+        comparison: MergeComparison | None = None
         if judge is not None:
             with watch.stage("testing"):
                 comparison = judge.compare(aligned, weights, {"merged": (plain, again)})
@@ -104,7 +104,7 @@ def merge_checkpoints(config: MergeConfig, observer: Observer | None = None) -> 
 
 def _matched(
     config: AlignConfig, weights: Sequence[float], watch: _Watch
-) -> tuple[Inputs, Family, list[Matching]]:
+) -> tuple[Inputs, Parents, list[Matching]]:
     with watch.stage("reading"):
         inputs = read_inputs(config)
         family = inputs.family(config)
@@ -115,7 +115,7 @@ def _matched(
 
 
 def _combined(
-    config: MergeConfig, family: Family, aligned: Sequence[State], weights: Sequence[float]
+    config: MergeConfig, family: Parents, aligned: Sequence[State], weights: Sequence[float]
 ) -> tuple[State, State | None]:
     """As combined, and recalibrated if the model has statistics; as precise as it is written."""
     plain = family.combine(COMBINERS[config.combine], aligned, weights)
@@ -126,5 +126,5 @@ def _combined(
     return family.rounded(plain), None if again is None else family.rounded(again)
 
 
-def _judge(inputs: Inputs, family: Family, observer: Observer) -> Judge | None:
-    return None if inputs.test is None else Judge(family, *inputs.test, observer)
+def _judge(inputs: Inputs, family: Parents, observer: Progress) -> Evaluator | None:
+    return None if inputs.test is None else Evaluator(family, *inputs.test, observer)

@@ -12,12 +12,12 @@ from rich.table import Table
 from dimat.experiment.tables import percent
 from dimat.tools.merge.result import (
     AlignResult,
-    Comparison,
+    ComparisonRow,
     GroupFit,
+    MergeComparison,
     MergeResult,
     ParentFit,
     Path,
-    Row,
     Score,
 )
 
@@ -44,7 +44,7 @@ def _stacked(*tables: RenderableType) -> Group:
     return Group(*(part for table in tables for part in (table, "")))
 
 
-def _networks(result: MergeResult, comparison: Comparison) -> Table:
+def _networks(result: MergeResult, comparison: MergeComparison) -> Table:
     again = _again(comparison)
     how = f"{result.config.method}, {result.config.combine}"
     table = _table(f"Test accuracy in % and loss on {comparison.images} images")
@@ -62,12 +62,12 @@ def _networks(result: MergeResult, comparison: Comparison) -> Table:
     return table
 
 
-def _again(comparison: Comparison) -> bool:
+def _again(comparison: MergeComparison) -> bool:
     """Whether there are statistics to recalibrate."""
     return any(row.recalibrated is not None for row in comparison.rows)
 
 
-def _named(row: Row, parents: Sequence[str]) -> str:
+def _named(row: ComparisonRow, parents: Sequence[str]) -> str:
     """A parent with the name of its file."""
     kind, _, number = row.name.partition(" ")
     if kind != "parent":

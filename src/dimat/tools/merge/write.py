@@ -12,7 +12,7 @@ from dimat.experiment.record.environment import environment
 from dimat.experiment.record.lines import to_json
 from dimat.files import file_digest
 from dimat.state import save_state
-from dimat.tools.merge.result import AlignResult, Comparison, MergeResult, Score
+from dimat.tools.merge.result import AlignResult, MergeComparison, MergeResult, Score
 from dimat.tools.merge.settings import AlignConfig
 
 
@@ -51,7 +51,7 @@ def report_of(result: MergeResult) -> dict[str, object]:
     }
 
 
-def _comparison(comparison: Comparison) -> dict[str, object]:
+def _comparison(comparison: MergeComparison) -> dict[str, object]:
     path = comparison.path
     return {
         "images": comparison.images,
