@@ -34,15 +34,15 @@ from dimat.experiment.config.config import DataConfig, TopologyConfig
 from dimat.experiment.evaluation.evaluate import Measure
 from dimat.experiment.running.rounds import Rounds
 from dimat.methods.rounds import dimat as method
-from dimat.training.round import Part
+from dimat.training.trainer import LocalTrainer
 
 AGENTS, FULL, CIFAR = 5, 10_000, "/tmp/cifar10_1k.npz"
 PARTS = {
     "training": [(Rounds, "_train")],
     "exchange": [(Rounds, "_merge")],
     "matching": [(method, "spread")],
-    "merging": [(method.Dimat, "_combine"), (Part, "take_over"), (method, "distance_from")],
-    "recalibration": [(Part, "recalibrate")],
+    "merging": [(method.Dimat, "_combine"), (LocalTrainer, "take_over"), (method, "distance_from")],
+    "recalibration": [(LocalTrainer, "recalibrate")],
     "evaluation": [(Measure, "agents")],
     "diagnostics": [(Measure, "merge")],
     "checkpoint": [(Rounds, "_keep_or_stop")],

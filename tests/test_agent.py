@@ -12,8 +12,9 @@ from dimat.data import Shard
 from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.setup import make_optimizer
 from dimat.merging import permute_optimizer
+from dimat.symmetry import analyze
 from dimat.topology import Topology, build_topology
-from dimat.training.trainer import LocalTrainer
+from dimat.training.trainer import LocalTrainer, MergeSettings
 
 
 class Tied(nn.Module):
@@ -46,7 +47,8 @@ def agent(index: int = 0, seed: int = 0) -> LocalTrainer:
     alone = build_topology("ring", 1)
     assert isinstance(alone, Topology)
     shard = Shard(images, labels)
-    return LocalTrainer(index, model, optimizer, schedule, shard, alone, seed, 8)
+    merging = MergeSettings("local", alone, lambda: analyze(model, (torch.zeros(1, 4, 4, 1),)))
+    return LocalTrainer(index, model, optimizer, schedule, shard, alone, seed, 8, merging)
 
 
 def test_the_gradient_elsewhere_at_ones_own_state_is_ones_own() -> None:

@@ -11,16 +11,17 @@ from tests.fork_server import LONG_S, run
 
 PROCESS = f"""
 import sys, time
-from dimat.cli.agent import _ending
+from dimat.cli.commands.agent import _ending
 from dimat.errors import ConfigError
-from dimat.exchange import board
-from dimat.exchange.link import Rules
-from dimat.exchange.links import Links, lingering
+from dimat.exchange.network import rendezvous as board
+from dimat.exchange.network.link import Rules
+from dimat.exchange.network.links import Links, lingering
 asked, store = [], board.TCPStore
 board.CONNECT_S = FOREVER = 10**5  # who waits for the store, or for silence, does not end
 board.TCPStore = lambda *args: asked.append(1) or store(*args)
 with _ending():
-    links = Links(1, board.Board("{HOST}", int(sys.argv[1])), "{HOST}", Rules(timeout_s=FOREVER))
+    there = board.Directory("{HOST}", int(sys.argv[1]))
+    links = Links(1, there, "{HOST}", Rules(timeout_s=FOREVER))
     for j in (0, 2, 3):
         links.to(j)
     while len(asked) < 3:

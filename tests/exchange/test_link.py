@@ -269,10 +269,10 @@ def test_goodbye_to_one_who_never_came_or_does_not_answer_takes_no_longer_than_s
 
 PROCESS = """
 import sys, time
-from dimat.exchange.board import Board
-from dimat.exchange.link import Rules, Status
-from dimat.exchange.links import Links
-links = Links(1, Board("127.0.0.1", int(sys.argv[1]), sys.argv[2]), "127.0.0.1", Rules({}, 300))
+from dimat.exchange.network.rendezvous import Directory
+from dimat.exchange.network.link import Rules, Status
+from dimat.exchange.network.links import Links
+links = Links(1, Directory("127.0.0.1", int(sys.argv[1]), sys.argv[2]), "127.0.0.1", Rules({}, 300))
 link = links.to(int(sys.argv[3]))
 while sys.argv[3] == "0" and link.status is not Status.UP:
     time.sleep(0.01)

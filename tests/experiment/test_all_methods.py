@@ -121,7 +121,7 @@ def test_with_identity_matching_and_without_batchnorm_dimat_is_plain_averaging(
     def identity(analysis: Analysis, *states: object, turned: bool = False) -> Permutation:
         return analysis.symmetry.identity()
 
-    monkeypatch.setattr(order, "toward", identity)
+    monkeypatch.setattr(order, "align_to", identity)
     config = replace(SMALL, model="mlp", rounds=3, matching=MatchingConfig(gauge=gauge, sweeps=0))  # type: ignore[arg-type]
     own = dimat.run(replace(config, method="dimat", controls=("wa",), out=str(tmp_path / "a")))
     keys = ("round", "agent", "phase", "test_accuracy", "test_loss", "train_loss", "disagreement")

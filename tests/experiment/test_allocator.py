@@ -11,7 +11,7 @@ import pytest
 COUNT = """
 import resource
 import torch
-from dimat.experiment.allocator import keep_freed_memory
+from dimat.experiment.running.allocator import keep_freed_memory
 
 def faults():
     step = lambda: [torch.ones(2**21) for _ in range(8)]  # 64 MB at once, as activations are

@@ -24,8 +24,9 @@ from dimat.experiment.evaluation.diagnostics import MergeSnapshot, permuted_oper
 from dimat.experiment.evaluation.loss_barrier import loss_barrier
 from dimat.methods import Averaging, Dimat, Method, RoundResult, Settings
 from dimat.state import State, consensus_distance
+from dimat.symmetry import analyze
 from dimat.topology import Topology, build_topology, metropolis
-from dimat.training.trainer import LocalTrainer
+from dimat.training.trainer import LocalTrainer, MergeSettings
 
 RING: nx.Graph[int] = nx.cycle_graph(5)
 
@@ -197,4 +198,5 @@ def lone_agent(index: int) -> LocalTrainer:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     shard = Shard(torch.zeros(9, 4, 4, 1), torch.arange(9) % 3)
     ring = build_topology("ring", 2)
-    return LocalTrainer(index, model, optimizer, schedule, shard, ring.at(0), 0, 3)
+    merging = MergeSettings("local", ring, lambda: analyze(model, (torch.zeros(1, 4, 4, 1),)))
+    return LocalTrainer(index, model, optimizer, schedule, shard, ring.at(0), 0, 3, merging)

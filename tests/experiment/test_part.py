@@ -12,7 +12,6 @@ from dimat import RunConfig
 from dimat.experiment.evaluation import loss_barrier as barrier
 from dimat.experiment.setup import make_setup
 from dimat.merging import recalibrate
-from dimat.training.round import Part
 from dimat.training.trainer import RECALIBRATE
 
 NORM = "blocks.0.norm1.running_var"
@@ -25,13 +24,13 @@ def test_statistics_are_those_of_the_arithmetic_it_is_evaluated_in(
     setup = make_setup(
         RunConfig(agents=2, model="resnet20", width=0.25, precision=precision, threads=1)
     )
-    agent = setup.new_agent(0, pretraining=False)
+    agent = setup.new_agent(0, pretraining=False, method="wa")
     expected, other = copy.deepcopy(agent.model), copy.deepcopy(agent.model)
     batches = agent.calibration(RECALIBRATE, 1, setup.config.recalibration.images)
     for model, half in ((expected, precision == "bfloat16"), (other, precision != "bfloat16")):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             recalibrate(model, batches)
-    Part(setup, "wa").recalibrate(agent, 1)
+    agent.recalibrate(1)
     assert torch.equal(agent.state()[NORM], expected.state_dict()[NORM])
     assert not torch.equal(agent.state()[NORM], other.state_dict()[NORM])
 

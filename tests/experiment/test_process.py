@@ -142,7 +142,7 @@ TAKEN = """
 import ctypes
 import sys
 import dimat
-from dimat.experiment.allocator import keep_freed_memory
+from dimat.experiment.running.allocator import keep_freed_memory
 
 class Info(ctypes.Structure):
     _fields_ = [(x, ctypes.c_size_t) for x in "arena ord small hblks hblkhd u f o k l".split()]

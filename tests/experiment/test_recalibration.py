@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from tests.experiment.test_run import lines
 
 import dimat
 from dimat import RunConfig
+from dimat.exchange import Step, Talk
+from dimat.exchange.in_process import InProcess
 from dimat.experiment.config.config import (
     DataConfig,
     DiagnosticsConfig,
@@ -22,9 +24,9 @@ from dimat.experiment.config.config import (
 )
 from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.setup import make_setup
-from dimat.methods import RoundResult
-from dimat.training import round as parts
-from dimat.training.round import Part
+from dimat.methods import Method, RoundContext, RoundResult
+from dimat.training import trainer
+from dimat.training.round import merge_round
 
 SMALL = RunConfig(
     agents=3,
@@ -91,23 +93,37 @@ class Clock:
         monkeypatch.setattr("time.perf_counter", lambda: self.now)
 
 
+@dataclass
+class Reports(Method):
+    """Says what came of a merge."""
+
+    result: RoundResult
+
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
+        """Say it."""
+        yield Step()
+        return self.result
+
+
 def test_an_agent_is_busy_while_it_recalibrates_what_a_merge_gave_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setup = make_setup(SMALL)
-    agent, part = setup.new_agent(0, pretraining=False), Part(setup, "wa")
-    Clock(monkeypatch, parts)
-    cost = part.take_over(agent, RoundResult(agent.state(), disagreement=1.0, merge_s=2.0), 1)
-    assert (agent.traffic.busy_s, cost["merge_s"]) == (TAKES_S, 2.0 + TAKES_S)
-    cost = part.take_over(agent, RoundResult(agent.state()), 2)  # it met nobody
-    assert (agent.traffic.busy_s, cost["merge_s"]) == (TAKES_S, 0.0)
+    agent = setup.new_agent(0, pretraining=False, method="wa")
+    Clock(monkeypatch, trainer)
+    method = Reports(RoundResult(agent.state(), disagreement=1.0, merge_s=2.0))
+    (result,) = merge_round([agent], method, InProcess([0]), 1)
+    assert (agent.traffic.busy_s, result.merge_s) == (TAKES_S, 2.0 + TAKES_S)
+    method = Reports(RoundResult(agent.state()))  # it met nobody
+    (result,) = merge_round([agent], method, InProcess([0]), 2)
+    assert (agent.traffic.busy_s, result.merge_s) == (TAKES_S, 0.0)
 
 
 @pytest.mark.parametrize(("method", "phase"), [("wa", "merged"), ("cdsgd", "trained")])
 def test_the_time_of_recalibration_counts_in_rounds_that_are_not_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, phase: str
 ) -> None:
-    Clock(monkeypatch, parts)
+    Clock(monkeypatch, trainer)
     dimat.run(replace(SMALL, method=method, eval_every=3, out=str(tmp_path / "run")))
     last = [x for x in lines(tmp_path / "run") if (x["round"], x["phase"]) == (3, phase)]
     assert [x["busy_s"] for x in last] == [3 * TAKES_S] * 3

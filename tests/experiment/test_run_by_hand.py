@@ -12,7 +12,7 @@ import dimat
 from dimat import RunConfig, Symmetry
 from dimat.errors import ConfigError, StructureError, TrainingError
 from dimat.models import build_model
-from dimat.training.round import Part
+from dimat.training.trainer import LocalTrainer
 
 MODEL = """
 from torch import nn
@@ -78,7 +78,7 @@ def test_what_fails_in_taking_over_a_merge_is_told_in_our_words(
     def broken(*args: object) -> None:
         raise KeyError("momentum")
 
-    monkeypatch.setattr(Part, "take_over", broken)
+    monkeypatch.setattr(LocalTrainer, "take_over", broken)
     own = replace(config, model="mlp", method="wa", controls=())
     with pytest.raises(
         TrainingError, match="wa, round 1, in the merge: taking it over failed: KeyError: 'mome"

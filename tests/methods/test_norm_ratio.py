@@ -20,7 +20,7 @@ from dimat.methods import MAX_NORM_RATIO, METHODS, Averaging, RoundContext, Sett
 from dimat.methods.admit import validate_state
 from dimat.state import State
 from dimat.topology import build_topology
-from dimat.training.round import Part
+from dimat.training.trainer import LocalTrainer
 
 SMALL = RunConfig(
     agents=3,
@@ -110,13 +110,13 @@ def test_an_agent_in_ones_own_loop_has_the_default_and_can_have_another() -> Non
 def test_in_one_process_a_state_out_of_proportion_ends_the_run_and_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    member = Part.member
+    context = LocalTrainer.context
 
-    def diverged(self: Part, agent: object, number: int) -> RoundContext:
-        me = member(self, agent, number)  # type: ignore[arg-type]
+    def diverged(self: LocalTrainer, number: int) -> RoundContext:
+        me = context(self, number)
         return replace(me, state=times(1e4, dict(me.state))) if me.agent == 1 else me
 
-    monkeypatch.setattr(Part, "member", diverged)
+    monkeypatch.setattr(LocalTrainer, "context", diverged)
     with pytest.raises(TrainingError, match="round 1.*state from agent .*max_norm_ratio"):
         dimat.run(replace(SMALL, out=f"{tmp_path}/run"))
     off = ExchangeConfig(max_norm_ratio=None)

@@ -31,12 +31,12 @@ from dimat.errors import (
     look_up,
     quoted,
 )
-from dimat.exchange import Traffic
+from dimat.exchange import Talk, Traffic
 from dimat.exchange.incidents import Incident, Rows
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.rendezvous import Directory
-from dimat.exchange.precision import in_precision
+from dimat.exchange.protocol import Result
 from dimat.exchange.torchrun import Place, launched, place
 from dimat.methods import (
     MAX_NORM_RATIO,
@@ -53,6 +53,7 @@ from dimat.state import State, brief, check_finite, num_bytes, state_of, tensors
 from dimat.symmetry import Analysis, Permutation, Symmetry
 from dimat.topology import Network, build_topology, near
 from dimat.training.following import Followers
+from dimat.training.round import merge_round
 
 _LOG = logging.getLogger("dimat")
 
@@ -327,46 +328,48 @@ class Agent:
         empty = not self.history and not self._presence.joined
         done = self._presence.catch_up(self.rounds, self._gauge, empty_handed=empty)
         self._presence.speak(done, self._gauge)
-        me = self._presence.member(self._member(done + 1))
-        merged = self._talk(me)
-        incidents = tuple(self._hood.incidents)
-        for row in self._rows.add(me.round, incidents):
-            _LOG.warning("round %d: %s", me.round, row)
-        self._presence.after(merged)
-        start = time.perf_counter()
-        self._followers.take_over(merged, me.state)
-        taken_s = time.perf_counter() - start
-        self.traffic.busy_s += taken_s
-        self.rounds, self._gauge = me.round, merged.gauge or self._gauge
+        transport = _CutsOff(self._hood, self.neighbors)
+        (merged,) = merge_round(
+            [self], self._method, transport, done + 1, precision=self._precision, observe=self._note
+        )
+        self.rounds, self._gauge = done + 1, merged.gauge or self._gauge
         self._kept = merged.kept
         self._presence.speak(self.rounds, self._gauge)  # who comes meanwhile knows that it is late
+        incidents = tuple(self._hood.incidents)
         lost = {own.agent for own in incidents if own.uncounted}
         return Exchanged(
             self.rounds,
-            [j for j in me.neighbors if j not in lost],
+            [j for j in self.topology.at(done).neighbors(self.id) if j not in lost],
             incidents,
             merged.disagreement,
             merged.match_s,
-            merged.merge_s + taken_s,
+            merged.merge_s,
             merged.permutation,
             None if merged.permutation is None else self._analysis.symmetry,
         )
 
-    def _talk(self, me: RoundContext) -> RoundResult:
-        """Run the method's part; nobody waits for the rest of one that fails in the midst of it."""
-        talk = in_precision(self._method.merge(me), self._precision)
-        try:
-            return self._hood.run({self.id: talk}, {self.id: self.traffic})[self.id]
-        except BaseException:
-            self._hood.take_back()
-            for j in self.neighbors:
-                self._hood.cut(j)
-            raise
+    def _note(self, contexts: Sequence[RoundContext], results: Sequence[RoundResult]) -> None:
+        """What became of the exchange; nothing of the agent's has changed yet."""
+        for row in self._rows.add(contexts[0].round, tuple(self._hood.incidents)):
+            _LOG.warning("round %d: %s", contexts[0].round, row)
+        self._presence.after(results[0])
 
-    def _member(self, number: int) -> RoundContext:
+    # --- an agent in a round (training/round.py) ----------------------------------------------
+
+    @property
+    def index(self) -> int:
+        """Its number, ``id``."""
+        return self.id
+
+    def context(self, number: int) -> RoundContext:
+        """The state, graph and calibration batches that it brings to the merge of a round.
+
+        Raises:
+            StructureError: If its state is not finite.
+        """
         state = state_of(self.model)
         check_finite(state, f"agent {self.id}, round {number}, before the merge")
-        return RoundContext(
+        me = RoundContext(
             agent=self.id,
             round=number,
             state=state,
@@ -378,6 +381,15 @@ class Agent:
             kept=self._kept,
             life=self._life,
         )
+        return self._presence.member(me)
+
+    def take_over(self, me: RoundContext, result: RoundResult) -> float:
+        """Load, move what follows the units, recalibrate, or leave all as it was: seconds."""
+        start = time.perf_counter()
+        self._followers.take_over(result, me.state)
+        spent = time.perf_counter() - start
+        self.traffic.busy_s += spent
+        return spent
 
     def _batches(self) -> Sequence[Any]:
         return self._calls.pieces(self._analysis.trace)
@@ -403,6 +415,31 @@ class Agent:
         if self._method.matches:
             own["symmetry"] = self._analysis.symmetry.digest[:16]
         return own
+
+
+@dataclass(frozen=True)
+class _CutsOff:
+    """The agent's transport; nobody waits for the rest of a talk that fails in the midst of it."""
+
+    hood: Neighborhood
+    neighbors: Sequence[int]
+
+    @property
+    def agents(self) -> Sequence[int]:
+        """The one agent of this process."""
+        return self.hood.agents
+
+    def run(
+        self, talks: Mapping[int, Talk[Result]], traffic: Mapping[int, Traffic]
+    ) -> dict[int, Result]:
+        """What the talk comes to."""
+        try:
+            return self.hood.run(talks, traffic)
+        except BaseException:
+            self.hood.take_back()
+            for j in self.neighbors:
+                self.hood.cut(j)
+            raise
 
 
 def _place(

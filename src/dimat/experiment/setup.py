@@ -19,7 +19,7 @@ from dimat.experiment.progress import Progress, Silent
 from dimat.models import build_model, check_output
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.topology import GraphOptions, Network, build_topology
-from dimat.training.trainer import LocalTrainer
+from dimat.training.trainer import LocalTrainer, MergeSettings
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,16 @@ class Setup:
         mask = torch.from_numpy(np.isin(mine, held))
         return Shard(data.train_x[mine], data.train_y[mine], held=mask, device=self.config.device)
 
-    def new_agent(self, agent: int, *, pretraining: bool, together: bool = False) -> LocalTrainer:
+    def new_agent(
+        self, agent: int, *, pretraining: bool, together: bool = False, method: str | None = None
+    ) -> LocalTrainer:
         """An agent with a new model, before any training.
 
         Args:
             agent: Its number.
             pretraining: Whether its shard is that of pre-training.
             together: Whether all agents take their steps at the same time.
+            method: Name of the method that it merges by; that of the settings if None.
         """
         config = self.config
         model = self.new_model(agent).to(config.device)
@@ -114,10 +117,23 @@ class Setup:
             schedule=self._schedule(agent, optimizer, together=together),
             shard=self.shard(agent, pretraining=pretraining),
             topology=self.topology.at(0),
+            merging=self._merging(method or config.method),
             seed=config.seed,
             batch_size=config.batch_size,
             augment=config.data.augment,
             precision=config.precision,
+        )
+
+    def _merging(self, method: str) -> MergeSettings:
+        config, own = self.config, self.config.recalibration
+        return MergeSettings(
+            method=method,
+            topology=self.topology,
+            analysis=lambda: self.analysis,
+            rounds=config.rounds,
+            matching_images=config.matching.images,
+            on_merge=config.optimizer.on_merge,
+            recalibration_images=own.images if {"all", method} & set(own.methods) else 0,
         )
 
     def _schedule(

@@ -1,110 +1,98 @@
-"""One agent's part of a round beside its method's: what it brings along, what it takes over."""
+"""One round of DIMAT, before its local training: exchange, match, merge, recalibrate.
+
+The algorithm of the paper, once: ``dimat run`` calls it for all agents of a process, and
+``dimat agent`` and ``dimat.Agent`` for one whose neighbors are elsewhere. Which states are
+exchanged, how units are matched and what is mixed is the method's part
+(:mod:`dimat.methods.rounds.dimat`).
+"""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Literal, Protocol
 
-from torch import Tensor
-
-from dimat.errors import StructureError, TrainingError
-from dimat.experiment.setup import Setup
-from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
-from dimat.merging.optimizer import load_memory, memory_of
-from dimat.methods import RoundContext, RoundResult
-from dimat.state import check_finite, tensors_of
-from dimat.training.trainer import MATCH, RECALIBRATE, LocalTrainer, parameter_names
+from dimat.errors import StructureError, TrainingError, in_words
+from dimat.exchange import Traffic, Transport
+from dimat.exchange.precision import in_precision
+from dimat.methods import Method, RoundContext, RoundResult
 
 
-@dataclass(frozen=True)
-class Part:
-    """What every agent does around the merge of a method.
+class RoundAgent(Protocol):
+    """An agent as a round sees it: a ``LocalTrainer``, or a ``dimat.Agent``."""
 
-    Args:
-        setup: What all methods have in common.
-        name: Of the method.
-    """
+    @property
+    def index(self) -> int:
+        """Its number."""
 
-    setup: Setup
-    name: str
+    @property
+    def traffic(self) -> Traffic:
+        """Counters of the bytes that it sent and received."""
 
-    def member(self, agent: LocalTrainer, number: int) -> RoundContext:
-        """What an agent knows when a round begins.
+    def context(self, number: int) -> RoundContext:
+        """The state, graph, images and memory that it brings to the merge of a round."""
 
-        Raises:
-            TrainingError: If its state is not finite.
-        """
-        try:
-            check_finite(tensors_of(agent.model.state_dict()), f"agent {agent.index}")
-        except StructureError as error:
-            raise TrainingError(
-                f"{self.name}, round {number}, before the merge: {error}; training diverges"
-            ) from error
-        config = self.setup.config
-        mixes = config.optimizer.on_merge == "mix"
-        return RoundContext(
-            agent=agent.index,
-            round=number,
-            state=agent.state(),
-            topology=self.setup.topology.at(number - 1),
-            parameters=parameter_names(agent.model),
-            analysis=lambda: self.setup.analysis,
-            batches=lambda: _calibration(agent, MATCH, number, config.matching.images),
-            gauge=agent.gauge,
-            memory=memory_of(agent.optimizer, agent.model) if mixes else {},
-            rounds=config.rounds,
-            images=len(agent.shard),
-            kept=agent.kept,
-        )
-
-    def take_over(
-        self, agent: LocalTrainer, result: RoundResult, number: int
-    ) -> dict[str, float | None]:
-        """Load the merged state, carry the optimizer along, recalibrate; what that cost."""
-        start = time.perf_counter()
-        agent.load(result.state)
-        agent.gauge = result.gauge or agent.gauge
-        agent.kept = {name: dict(own) for name, own in result.kept.items()}
-        self._carry_optimizer(agent, result)
-        agent.traffic.busy_s += time.perf_counter() - start
-        if result.disagreement is not None and not result.calibrated:
-            self.recalibrate(agent, number)
-        spent = time.perf_counter() - start
-        return {
-            "disagreement": result.disagreement,
-            "drift": result.drift,
-            "match_s": result.match_s,
-            "merge_s": result.merge_s + spent,
-        }
-
-    def _carry_optimizer(self, agent: LocalTrainer, result: RoundResult) -> None:
-        """Mixed, moved as the agent's units are, or forgotten."""
-        if result.disagreement is not None and self.setup.config.optimizer.on_merge == "reset":
-            reset_optimizer(agent.optimizer)
-        elif result.memory is not None:
-            load_memory(agent.optimizer, agent.model, result.memory)
-        elif result.permutation is not None:
-            symmetry, p = self.setup.analysis.symmetry, result.permutation
-            permute_optimizer(agent.optimizer, agent.model, lambda e: symmetry.apply(p, e))
-
-    def recalibrate(self, agent: LocalTrainer, number: int) -> float:
-        """BatchNorm statistics of an averaged model, from the agent's own images, if asked for.
-
-        A step of the round, whether that is measured or not: the next merge matches units by what
-        these statistics make of them, and mixes them.
+    def take_over(self, me: RoundContext, result: RoundResult) -> float:
+        """Load the merged state, move the optimizer along, recalibrate BatchNorm.
 
         Returns:
-            Seconds that it took; the agent was busy for as long.
+            Seconds that it took.
         """
-        own, start = self.setup.config.recalibration, time.perf_counter()
-        if {"all", self.name} & set(own.methods):
-            images = _calibration(agent, RECALIBRATE, number, own.images)
-            with agent.autocast():  # as it is evaluated
-                recalibrate(agent.model, images)
-        spent = time.perf_counter() - start
-        agent.traffic.busy_s += spent
-        return spent
 
 
-def _calibration(agent: LocalTrainer, purpose: int, number: int, images: int) -> list[Tensor]:
-    return list(agent.calibration(purpose, number, images))
+Observe = Callable[[Sequence[RoundContext], Sequence[RoundResult]], None]
+
+
+def merge_round(
+    agents: Sequence[RoundAgent],
+    method: Method,
+    transport: Transport,
+    number: int,
+    *,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    where: str = "",
+    observe: Observe | None = None,
+) -> list[RoundResult]:
+    """The merge of one round, at the agents of this process.
+
+    Args:
+        agents: Those agents.
+        method: How they merge.
+        transport: Between them and all others.
+        number: The round, from 1.
+        precision: What is sent: float32 or bfloat16.
+        where: Begins the message if something fails: ``"wa, round 3, in the merge"``. Without it
+            errors go through as they are.
+        observe: Called with contexts and results, before any agent has taken its result over.
+
+    Returns:
+        By agent, in their order; ``merge_s`` has the seconds of taking over and recalibrating too.
+
+    Raises:
+        TrainingError: If an agent's state is not finite, or, with ``where``, if anything fails.
+    """
+    contexts = [agent.context(number) for agent in agents]
+    with _named(where, "a method's part"):  # exchange, match, mix
+        talks = {me.agent: in_precision(method.merge(me), precision) for me in contexts}
+        found = transport.run(talks, {agent.index: agent.traffic for agent in agents})
+        results = [found[agent.index] for agent in agents]
+    if observe is not None:
+        observe(contexts, results)
+    with _named(where, "taking it over"):  # load, move the optimizer along, recalibrate
+        both = zip(agents, contexts, results, strict=True)
+        spent = [agent.take_over(me, result) for agent, me, result in both]
+    return [replace(it, merge_s=it.merge_s + s) for it, s in zip(results, spent, strict=True)]
+
+
+@contextmanager
+def _named(where: str, what: str) -> Iterator[None]:
+    """Errors that say in which round of what, and in which part of it."""
+    if not where:
+        yield
+        return
+    try:
+        with in_words(f"{where}: {what}", TrainingError):
+            yield
+    except StructureError as error:
+        raise TrainingError(f"{where}: {error}") from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +15,43 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from dimat.data import Shard, generator
-from dimat.errors import TrainingError
+from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Traffic
+from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
+from dimat.merging.optimizer import load_memory, memory_of
+from dimat.methods import RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
-from dimat.state import State, clone, put_into, state_of
-from dimat.topology import Topology
+from dimat.state import State, check_finite, clone, put_into, state_of, tensors_of
+from dimat.symmetry import Analysis
+from dimat.topology import Network, Topology
 
 # What a stream of random numbers is for: one number each, so that streams never meet.
 TRAIN, MATCH, RECALIBRATE, NOISE = 1, 2, 3, 4
 _CALIBRATED = 250  # images of a forward pass without training, about
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """What a run says of the merges of an agent.
+
+    Args:
+        method: Name of the method, for messages.
+        topology: The graph and the mixing matrix of every round.
+        analysis: The model's symmetry; asked for where units move.
+        rounds: The last round.
+        matching_images: How many of its own images units are matched on.
+        on_merge: What becomes of the optimizer's memory: kept (it moves with the units), mixed, or
+            reset.
+        recalibration_images: How many of its own images BatchNorm is recalibrated on; 0: it is not.
+    """
+
+    method: str
+    topology: Network
+    analysis: Callable[[], Analysis]
+    rounds: int = 1
+    matching_images: int = 1000
+    on_merge: Literal["keep", "mix", "reset"] = "keep"
+    recalibration_images: int = 0
 
 
 @dataclass
@@ -37,6 +67,7 @@ class LocalTrainer:
         topology: Whom it talks to in this step, if it exchanges while it trains.
         seed: Seed of the run.
         batch_size: Images a training step.
+        merging: What the run says of its merges.
         augment: Whether training images are augmented.
         precision: float32, or bfloat16 by autocast.
         gauge: Whose unit order its model is in; its own if None.
@@ -57,6 +88,7 @@ class LocalTrainer:
     topology: Topology
     seed: int
     batch_size: int
+    merging: MergeSettings
     augment: bool = False
     precision: str = "float32"
     gauge: GaugeId | None = None
@@ -208,6 +240,76 @@ class LocalTrainer:
         """Inputs from its own training images, the same for every method of one seed."""
         random = generator(self.seed, self.index, purpose, round_number, device=self.device)
         return self.shard.calibration(images, _CALIBRATED, random)
+
+    # --- the merge of a round (round.py) ------------------------------------------------------
+
+    def context(self, number: int) -> RoundContext:
+        """The state, graph, images and memory that it brings to the merge of a round.
+
+        Raises:
+            TrainingError: If its state is not finite.
+        """
+        own = self.merging
+        try:
+            check_finite(tensors_of(self.model.state_dict()), f"agent {self.index}")
+        except StructureError as error:
+            raise TrainingError(
+                f"{own.method}, round {number}, before the merge: {error}; training diverges"
+            ) from error
+        return RoundContext(
+            agent=self.index,
+            round=number,
+            state=self.state(),
+            topology=own.topology.at(number - 1),
+            parameters=parameter_names(self.model),
+            analysis=own.analysis,
+            batches=lambda: self.calibration(MATCH, number, own.matching_images),
+            gauge=self.gauge,
+            memory=memory_of(self.optimizer, self.model) if own.on_merge == "mix" else {},
+            rounds=own.rounds,
+            images=len(self.shard),
+            kept=self.kept,
+        )
+
+    def take_over(self, me: RoundContext, result: RoundResult) -> float:
+        """Load the merged state, move the optimizer along, recalibrate: seconds that it took."""
+        start = time.perf_counter()
+        self.load(result.state)
+        self.gauge = result.gauge or self.gauge
+        self.kept = {name: dict(own) for name, own in result.kept.items()}
+        self._carry_optimizer(result)
+        self.traffic.busy_s += time.perf_counter() - start
+        if result.disagreement is not None and not result.calibrated:
+            self.recalibrate(me.round)
+        return time.perf_counter() - start
+
+    def _carry_optimizer(self, result: RoundResult) -> None:
+        """The optimizer's memory mixed, moved as the agent's units are, or forgotten."""
+        if result.disagreement is not None and self.merging.on_merge == "reset":
+            reset_optimizer(self.optimizer)
+        elif result.memory is not None:
+            load_memory(self.optimizer, self.model, result.memory)
+        elif result.permutation is not None:
+            symmetry, p = self.merging.analysis().symmetry, result.permutation
+            permute_optimizer(self.optimizer, self.model, lambda e: symmetry.apply(p, e))
+
+    def recalibrate(self, number: int) -> float:
+        """BatchNorm statistics of an averaged model, from the agent's own images, if asked for.
+
+        A step of the round, whether that is measured or not: the next merge matches units by what
+        these statistics make of them, and mixes them.
+
+        Returns:
+            Seconds that it took; the agent was busy for as long.
+        """
+        start = time.perf_counter()
+        if self.merging.recalibration_images:
+            images = self.calibration(RECALIBRATE, number, self.merging.recalibration_images)
+            with self.autocast():  # as it is evaluated
+                recalibrate(self.model, images)
+        spent = time.perf_counter() - start
+        self.traffic.busy_s += spent
+        return spent
 
     def evaluate(
         self, inputs: Tensor, labels: Tensor, batch_size: int = 1000

@@ -101,6 +101,16 @@ class Measure:
             self.writer.diagnostics({"round": number, **line})
 
 
+def merge_costs(result: RoundResult) -> dict[str, float | None]:
+    """What a line of metrics says of a merge."""
+    return {
+        "disagreement": result.disagreement,
+        "drift": result.drift,
+        "match_s": result.match_s,
+        "merge_s": result.merge_s,
+    }
+
+
 def line_of(
     setup: Setup, agent: LocalTrainer, number: int, phase: str, measured: Mapping[str, float | None]
 ) -> dict[str, object]:

@@ -6,13 +6,13 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from dimat.errors import Stopped, StructureError, TrainingError, in_words
+from dimat.errors import Stopped, TrainingError
 from dimat.exchange import Talk
 from dimat.exchange.collectives import Collectives
 from dimat.exchange.precision import in_precision
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.validate import gauge_of
-from dimat.experiment.evaluation.evaluate import Measure
+from dimat.experiment.evaluation.evaluate import Measure, merge_costs
 from dimat.experiment.progress import Progress
 from dimat.experiment.record.results import MethodResult
 from dimat.experiment.record.writer import RunWriter
@@ -20,9 +20,9 @@ from dimat.experiment.running.pretrain import Pretrained
 from dimat.experiment.running.time_limit import ENDLESS, TimeLimit
 from dimat.experiment.running.vectorized import train_all, trains_at_once
 from dimat.experiment.setup import Setup
-from dimat.methods import METHODS, Settings
+from dimat.methods import METHODS, RoundContext, RoundResult, Settings
 from dimat.state import State
-from dimat.training.round import Part
+from dimat.training.round import merge_round
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
@@ -56,7 +56,6 @@ class Rounds:
     def __post_init__(self) -> None:
         self.method = METHODS[self.name](method_settings(self.setup.config))
         self.measure = Measure(self.setup, self.collectives, self.writer)
-        self.part = Part(self.setup, self.name)
         self.together = self.method.exchanges == "steps"
 
     def run(self, pretrained: MutableMapping[int, Pretrained]) -> MethodResult | None:
@@ -93,22 +92,26 @@ class Rounds:
 
     def _merge(self, number: int, *, measured: bool) -> bool:
         """Exchange, match, merge; recalibrate; evaluate. Whether any met, if it is measured."""
-        members = [self.part.member(agent, number) for agent in self.agents]
-        where = f"{self.name}, round {number}, in the merge"
-        try:
-            with in_words(f"{where}: a method's part", TrainingError):
-                merged = self._exchange([self.method.merge(me) for me in members])
-        except StructureError as error:
-            raise TrainingError(f"{where}: {error}") from error
-        met = measured and self.collectives.any(own.disagreement is not None for own in merged)
+        met = False
+
+        def observe(contexts: Sequence[RoundContext], results: Sequence[RoundResult]) -> None:
+            nonlocal met
+            met = self.collectives.any(own.disagreement is not None for own in results)
+            if met:
+                matches = self.method.matches
+                self.measure.merge(number, self.agents, contexts, results, matches=matches)
+
+        results = merge_round(
+            self.agents,
+            self.method,
+            self.collectives.transport,
+            number,
+            precision=self.setup.config.exchange.precision,
+            where=f"{self.name}, round {number}, in the merge",
+            observe=observe if measured else None,
+        )
         if met:
-            matches = self.method.matches
-            self.measure.merge(number, self.agents, members, merged, matches=matches)
-        both = zip(self.agents, merged, strict=True)
-        with in_words(f"{where}: taking it over", TrainingError):
-            costs = [self.part.take_over(agent, result, number) for agent, result in both]
-        if met:
-            self.measure.agents(number, "merged", self.agents, costs)
+            self.measure.agents(number, "merged", self.agents, [merge_costs(x) for x in results])
         if met and number == self.setup.config.rounds:
             self.states = [agent.state() for agent in self.agents]
         return met
@@ -126,7 +129,7 @@ class Rounds:
         mixed = self.together and self.collectives.size > 1
         if mixed:
             for agent, cost in zip(self.agents, costs, strict=True):
-                cost["merge_s"] = self.part.recalibrate(agent, number)
+                cost["merge_s"] = agent.recalibrate(number)
         if not measured:
             return
         if mixed:
@@ -162,9 +165,11 @@ class Rounds:
 
     def _set_out(self, pretrained: MutableMapping[int, Pretrained]) -> int:
         """Agents as they are after pre-training, or after the last round that was kept: which."""
-        new, together = self.setup.new_agent, self.together
+        setup, together, name = self.setup, self.together, self.name
         here = self.collectives.transport.agents
-        self.agents = [new(i, pretraining=False, together=together) for i in here]
+        self.agents = [
+            setup.new_agent(i, pretraining=False, together=together, method=name) for i in here
+        ]
         done = self._go_on()
         if done is not None:
             pretrained.clear()

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from dimat.agent.membership import Membership, MembershipStatus, most_bytes
-from dimat.errors import ConfigError, StructureError, TrainingError, in_words
+from dimat.errors import ConfigError, StructureError, TrainingError
+from dimat.exchange import Traffic
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.rendezvous import Directory
-from dimat.exchange.precision import in_precision
 from dimat.exchange.tree import pack, unpack
-from dimat.experiment.evaluation.evaluate import line_of
+from dimat.experiment.evaluation.evaluate import line_of, merge_costs
 from dimat.experiment.handshake import terms
 from dimat.experiment.progress import Progress
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
@@ -30,10 +30,10 @@ from dimat.experiment.record.run_folder import OVERWRITE, RunFolder
 from dimat.experiment.running.pretrain import one_epoch
 from dimat.experiment.setup import Setup
 from dimat.experiment.single_agent.faults import Faults, Rehearsal
-from dimat.methods import Method, RoundResult
+from dimat.methods import Method, RoundContext, RoundResult
 from dimat.state import State, num_bytes, state_of
 from dimat.topology import near
-from dimat.training.round import Part
+from dimat.training.round import merge_round
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
@@ -54,6 +54,40 @@ class Rendezvous:
     host: str
     port: int
     name: str = "dimat"
+
+
+@dataclass(frozen=True)
+class _Present:
+    """The agent in a merge whose neighbors may miss it.
+
+    Args:
+        trainer: Its model, optimizer and shard.
+        membership: What it is to its neighbors.
+        life: A number that no other start of this agent has.
+    """
+
+    trainer: LocalTrainer
+    membership: Membership
+    life: int
+
+    @property
+    def index(self) -> int:
+        """Its number."""
+        return self.trainer.index
+
+    @property
+    def traffic(self) -> Traffic:
+        """Counters of the bytes that it sent and received."""
+        return self.trainer.traffic
+
+    def context(self, number: int) -> RoundContext:
+        """What it brings to the merge, by what it is to its neighbors."""
+        me = replace(self.trainer.context(number), life=self.life)
+        return self.membership.member(me)
+
+    def take_over(self, me: RoundContext, result: RoundResult) -> float:
+        """Load, move the optimizer along, recalibrate: seconds that it took."""
+        return self.trainer.take_over(me, result)
 
 
 @dataclass
@@ -83,7 +117,6 @@ class SingleAgentRun:
     def __post_init__(self) -> None:
         config = self.setup.config
         self.terms = terms(self.setup, matches=self.method.matches)
-        self.part = Part(self.setup, config.method)
         self.store = CheckpointFolder(
             self.folder.path / "checkpoints", "round", config.checkpoint.keep
         )
@@ -127,13 +160,20 @@ class SingleAgentRun:
         self.observer.advance(self.done - before)
         number = min(self.done + 1, config.rounds)
         self.rehearsal.strike(number)
-        with in_words(f"{config.method}, round {number}: the merge", TrainingError):
-            merged = self._exchange(agent, number)
-            line = self.part.take_over(agent, merged, number)
+        self.presence.speak(self.done, agent.gauge)
+        (merged,) = merge_round(
+            [_Present(agent, self.presence, self.life)],
+            self.method,
+            self.hood,
+            number,
+            precision=config.exchange.precision,
+            where=f"{config.method}, round {number}, in the merge",
+            observe=self._note,
+        )
         self.presence.speak(number, agent.gauge)  # whoever comes meanwhile knows that it is late
         met = merged.disagreement is not None and self.presence.standing is not MembershipStatus.NEW
         if met:
-            self._write(agent, number, "merged", line)
+            self._write(agent, number, "merged", merge_costs(merged))
             self.state = agent.state()
         self._train(agent, number)
         if not met:
@@ -143,22 +183,14 @@ class SingleAgentRun:
             self.folder.write_state(self.index, self.state)
         self._keep(agent)
 
-    def _exchange(self, agent: LocalTrainer, number: int) -> RoundResult:
-        self.presence.speak(self.done, agent.gauge)
-        me = replace(self.part.member(agent, number), life=self.life)
-        me = self.presence.member(me)
-        talk = in_precision(self.method.merge(me), self.setup.config.exchange.precision)
-        merged = self.hood.run({self.index: talk}, {self.index: agent.traffic})[self.index]
-        self.presence.after(merged)
-        if self.method.exchanges == "rounds":
-            self._record(number, me.neighbors)
-        return merged
-
-    def _record(self, number: int, neighbors: Sequence[int]) -> None:
-        """What became of the exchange with each neighbor."""
+    def _note(self, contexts: Sequence[RoundContext], results: Sequence[RoundResult]) -> None:
+        """What became of the exchange with each neighbor, and of this agent among them."""
+        self.presence.after(results[0])
+        if self.method.exchanges != "rounds":
+            return
         failed = {incident.agent for incident in self.hood.incidents if incident.uncounted}
-        self.exchanged.update(j for j in neighbors if j not in failed)
-        self.log.add(number, self.hood.incidents)
+        self.exchanged.update(j for j in contexts[0].neighbors if j not in failed)
+        self.log.add(contexts[0].round, self.hood.incidents)
 
     def _train(self, agent: LocalTrainer, number: int) -> None:
         start = time.perf_counter()

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dimat.data import Partition
-from dimat.exchange.in_process import run_all
-from dimat.exchange.precision import in_precision
+from dimat.exchange.in_process import InProcess, run_all
 from dimat.experiment.config.config import RecalibrationConfig
 from dimat.experiment.evaluation.diagnostics import MergeSnapshot, of_training
 from dimat.experiment.evaluation.merge_snapshot import seen, shown
 from dimat.experiment.setup import Setup
 from dimat.methods import RoundContext, RoundResult
 from dimat.tools.estimate.calibrate import Pace
-from dimat.tools.estimate.timing import each, seconds
+from dimat.tools.estimate.timing import clock, each
 from dimat.tools.estimate.work import Work
 from dimat.topology import build_topology
-from dimat.training.round import Part
-from dimat.training.trainer import LocalTrainer, parameter_names
+from dimat.training.round import merge_round
+from dimat.training.trainer import parameter_names
 
 _CAUTION = 3.0  # comparing units costs about so many times what the forward passes do
 
@@ -128,27 +127,26 @@ def _in_rounds(setup: Setup, work: Work, pace: Pace) -> Beat:
 
 def _merges(pair: Setup, work: Work) -> _Spent:
     """Let two agents merge, as in the rounds of a run."""
-    device, part, spent = pair.config.device, Part(pair, work.name), _Spent()
-    agents = [pair.new_agent(i, pretraining=False) for i in (0, 1)]
+    spent, device = _Spent(), pair.config.device
+    agents = [pair.new_agent(i, pretraining=False, method=work.name) for i in (0, 1)]
     for agent in agents:
         agent.update(agent.gradient())  # an optimizer that has something to remember
+    marks = [0.0, 0.0, 0.0]  # a round's merge begins, ends, and was looked at
+
+    def observe(contexts: Sequence[RoundContext], results: Sequence[RoundResult]) -> None:
+        marks[1] = clock(device)
+        _look(pair, work, contexts, results)
+        marks[2] = clock(device)
+        spent.match += sum(own.match_s for own in results)
+
+    precision, transport = pair.config.exchange.precision, InProcess((0, 1))
     for number in range(1, pair.config.rounds + 1):
-        members = [part.member(agent, number) for agent in agents]
-        merged: list[RoundResult] = []
-        spent.merge += seconds(device, lambda: merged.extend(_talk(pair, work, members, agents)))  # noqa: B023
-        spent.match += sum(own.match_s for own in merged)
-        spent.look = seconds(device, lambda: _look(pair, work, members, merged))  # noqa: B023
-        for agent, own in zip(agents, merged, strict=True):
-            spent.take_over += seconds(device, lambda: part.take_over(agent, own, number))  # noqa: B023
+        marks[0] = clock(device)
+        merge_round(agents, work.method, transport, number, precision=precision, observe=observe)
+        spent.merge += marks[1] - marks[0]
+        spent.look = marks[2] - marks[1]
+        spent.take_over += clock(device) - marks[2]
     return spent
-
-
-def _talk(
-    pair: Setup, work: Work, members: Sequence[RoundContext], agents: Sequence[LocalTrainer]
-) -> list[RoundResult]:
-    precision = pair.config.exchange.precision
-    talks = [in_precision(work.method.merge(me), precision) for me in members]
-    return run_all(talks, [agent.traffic for agent in agents])
 
 
 def _look(

@@ -10,11 +10,9 @@ import torch
 
 def seconds(device: str, task: Callable[[], object]) -> float:
     """Wall seconds of one call, until the device has done all of it."""
-    _finish(device)
-    start = time.perf_counter()
+    start = clock(device)
     task()
-    _finish(device)
-    return time.perf_counter() - start
+    return clock(device) - start
 
 
 def each(device: str, task: Callable[[], object], budget_s: float, most: int = 10_000) -> float:
@@ -36,6 +34,8 @@ def each(device: str, task: Callable[[], object], budget_s: float, most: int = 1
     return spent / calls
 
 
-def _finish(device: str) -> None:
+def clock(device: str) -> float:
+    """Seconds of a clock, once the device has done all that it was given."""
     if device != "cpu":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
