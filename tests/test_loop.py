@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.analyses import analyze
-from tests.exchange.halls import until
+from tests.exchange.threads import until
 from torch import Tensor, nn
 from torch.testing import assert_close
 

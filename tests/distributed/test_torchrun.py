@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tests.exchange.halls import together
+from tests.exchange.threads import together
 from tests.experiment.test_resume import Content, StopAfter, Stopped, content
 from tests.fork_server import LONG_S, ROOT, run
 from torch import nn

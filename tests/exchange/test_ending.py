@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from tests.exchange.halls import HOST, together
+from tests.exchange.threads import HOST, together
 from tests.fork_server import LONG_S, run
 
 PROCESS = f"""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.exchange.halls import HOST, LONG_S, board, closing, together, until
+from tests.exchange.threads import HOST, LONG_S, board, closing, together, until
 from tests.fork_server import run
 
 from dimat.errors import ConfigError

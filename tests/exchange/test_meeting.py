@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.exchange.halls import HOST, LONG_S, board, together, until
+from tests.exchange.threads import HOST, LONG_S, board, together, until
 
 from dimat.errors import ExchangeError
 from dimat.exchange.network import meeting

@@ -10,17 +10,17 @@ from typing import Any
 import networkx as nx
 import pytest
 import torch
-from tests.exchange.halls import HOST, LONG_S, board, closing, together, until
-from tests.exchange.village import (
+from tests.exchange.agents_on_graph import (
+    AgentsOnGraph,
     Clock,
-    Village,
-    Villager,
+    GraphAgent,
+    agents_on_graph,
     edges_used,
     joined,
     play,
     settle,
-    village,
 )
+from tests.exchange.threads import HOST, LONG_S, board, closing, together, until
 
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network.link import Rules, Status
@@ -48,12 +48,12 @@ class Unhurried(Rules):
     beat_s = LONG_S  # type: ignore[assignment]
 
 
-def is_unhurried(here: Village) -> None:
+def is_unhurried(here: AgentsOnGraph) -> None:
     for own in here.values():
         own.hood._links.common.rules = Unhurried(timeout_s=LONG_S)
 
 
-def check_quiet(here: Village) -> None:
+def check_quiet(here: AgentsOnGraph) -> None:
     """One more round, in which nothing is amiss."""
     joined(here)
     play(here)
@@ -71,7 +71,7 @@ def test_where_nothing_fails_every_edge_carries_every_round_and_all_is_counted(
         wait(self, halves)
 
     monkeypatch.setattr(Neighborhood, "_wait", watched)
-    with village() as here:
+    with agents_on_graph() as here:
         for k in range(5):
             play(here)
             for own in here.values():
@@ -87,7 +87,7 @@ def test_a_neighbor_that_came_and_went_before_anybody_looked_is_not_waited_for()
     def waits(timeout: float) -> None:
         raise AssertionError("it waits")
 
-    with village(PAIR) as here:
+    with agents_on_graph(PAIR) as here:
         here[0].hood.close()
         until(lambda: here[1].link(0).status is Status.LEFT)
         with pytest.MonkeyPatch.context() as patch:
@@ -96,7 +96,7 @@ def test_a_neighbor_that_came_and_went_before_anybody_looked_is_not_waited_for()
 
 
 def test_a_neighbor_that_never_came_is_not_waited_for() -> None:
-    with village(absent=[3]) as here:
+    with agents_on_graph(absent=[3]) as here:
         assert here[2].hood.await_neighbors([0, 1, 3], 0.2) == [3]
         for _ in range(2):
             play(here)
@@ -107,7 +107,7 @@ def test_a_neighbor_that_never_came_is_not_waited_for() -> None:
 
 def test_one_that_comes_late_is_taken_up_in_the_next_round() -> None:
     place = board()
-    with village(absent=[3], place=place) as here:
+    with agents_on_graph(absent=[3], place=place) as here:
         play(here)
         here[3] = settle(3, place)
         check_quiet(here)
@@ -117,7 +117,7 @@ def test_one_that_comes_late_is_taken_up_in_the_next_round() -> None:
 @pytest.mark.parametrize("dies", [2, 3])
 def test_one_that_is_killed_mid_round_is_lost_at_once_and_back_when_it_is_back(dies: int) -> None:
     place = board()
-    with village(place=place) as here:
+    with agents_on_graph(place=place) as here:
         play(here)
         rest = {i: own for i, own in here.items() if i != dies}
         dead = here.pop(dies)
@@ -136,7 +136,7 @@ def test_one_that_is_killed_mid_round_is_lost_at_once_and_back_when_it_is_back(d
 
 
 def test_one_that_says_goodbye_has_left_and_nobody_waits() -> None:
-    with village() as here:
+    with agents_on_graph() as here:
         play(here)
         here.pop(3).hood.close()
         until(lambda: here[2].link(3).status is Status.LEFT)
@@ -147,7 +147,7 @@ def test_one_that_says_goodbye_has_left_and_nobody_waits() -> None:
 
 def test_what_was_said_before_a_goodbye_still_counts() -> None:
     """Agent 0 looks for the answer to what it said when 1 has left already."""
-    with village(PAIR) as here:
+    with agents_on_graph(PAIR) as here:
         link, post = here[0].link(1), here[0].link(1).post
 
         def slow(frame: Frame, epoch: int | None = None) -> None:
@@ -166,19 +166,19 @@ def test_what_was_said_before_a_goodbye_still_counts() -> None:
 
 def test_one_that_is_slow_but_alive_is_waited_for_longer_than_silence_would_be() -> None:
     """Twenty signs of life are due in what would be silence."""
-    with village(timeout_s=2.0) as here:
+    with agents_on_graph(timeout_s=2.0) as here:
         here[2].pause = lambda step: time.sleep(3)
         play(here)
         assert edges_used(here) == ALL
         assert all(own.last == {} for own in here.values())
 
 
-def counted(own: Villager, others: Collection[int]) -> bool:
+def counted(own: GraphAgent, others: Collection[int]) -> bool:
     """Whether an agent is done with others in this round."""
     return own.waits and {own.link(j) for j in others} <= {*own.hood._counted}
 
 
-def gives_up(clock: Clock, here: Village, i: int, j: int) -> None:
+def gives_up(clock: Clock, here: AgentsOnGraph, i: int, j: int) -> None:
     """A round without one neighbor of an agent, which waits for it until its patience ends."""
 
     def patience_ends() -> None:
@@ -191,7 +191,7 @@ def gives_up(clock: Clock, here: Village, i: int, j: int) -> None:
 def test_one_that_lives_and_says_nothing_is_lost_when_patience_ends_and_no_longer(
     clock: Clock,
 ) -> None:
-    with village() as here:
+    with agents_on_graph() as here:
         gives_up(clock, here, 2, 3)
         assert edges_used({i: here[i] for i in (0, 1, 2)}) == WITHOUT_3
         assert here[2].last == {3: "lost"}
@@ -205,7 +205,7 @@ def test_one_that_lives_and_says_nothing_is_lost_when_patience_ends_and_no_longe
 def test_one_that_hangs_costs_patience_once_and_is_taken_up_as_soon_as_it_speaks(
     clock: Clock,
 ) -> None:
-    with village() as here:
+    with agents_on_graph() as here:
         gives_up(clock, here, 2, 3)
         for _ in range(3):
             joined_again(here, 2, 3)
@@ -220,7 +220,7 @@ def test_one_that_hangs_costs_patience_once_and_is_taken_up_as_soon_as_it_speaks
 def test_two_who_have_given_each_other_up_are_together_again_in_the_next_round(
     clock: Clock,
 ) -> None:
-    with village(PAIR) as here:
+    with agents_on_graph(PAIR) as here:
         for k in (0, 1):
             gives_up(clock, here, k, 1 - k)
             joined_again(here, 0, 1, k + 2)
@@ -234,7 +234,7 @@ def test_a_message_beyond_the_limit_is_not_let_in_and_the_edge_forms_anew() -> N
     place = board()
     rules = [Rules(timeout_s=LONG_S, limit_bytes=limit) for limit in (8, 1 << 20)]
     hoods = [Neighborhood(i, place.another(), HOST, rules[i], patience_s=LONG_S) for i in (0, 1)]
-    here = {i: Villager(own, i, [1 - i]) for i, own in enumerate(hoods)}
+    here = {i: GraphAgent(own, i, [1 - i]) for i, own in enumerate(hoods)}
     with closing(hoods):
         hoods[1].await_neighbors([0], 0)
         joined(here)
@@ -247,7 +247,7 @@ def test_a_message_beyond_the_limit_is_not_let_in_and_the_edge_forms_anew() -> N
 def test_one_that_waits_for_another_is_not_given_up_for_that(clock: Clock) -> None:
     """Agent 0 of a line has waited for as long for 1 as 1 has for 2, which says nothing."""
     line: nx.Graph[int] = nx.path_graph(3)
-    with village(line) as here:
+    with agents_on_graph(line) as here:
 
         def patience_ends() -> None:
             until(lambda: len(here[0].heard) == 1 and here[0].waits and here[0].link(1).waits)
@@ -260,14 +260,14 @@ def test_one_that_waits_for_another_is_not_given_up_for_that(clock: Clock) -> No
         assert here[0].incidents == [[], []]
 
 
-def joined_again(here: Village, i: int, j: int, epoch: int = 2) -> None:
+def joined_again(here: AgentsOnGraph, i: int, j: int, epoch: int = 2) -> None:
     """Wait until an edge has formed so often, at both ends."""
     for a, b in [(i, j), (j, i)]:
         until(lambda a=a, b=b: here[a].link(b).carries(max(here[a].link(b).epoch, epoch)))  # type: ignore[misc]
 
 
 def test_one_that_is_frozen_is_lost_as_soon_as_its_beats_are_missed() -> None:
-    with village() as here:
+    with agents_on_graph() as here:
         thawed, near, far = threading.Event(), here[2].link(3), here[3].link(2)
         heard, receive = [], near._receive
         near.rules = Rules(timeout_s=0.6)
@@ -285,7 +285,7 @@ def test_one_that_is_frozen_is_lost_as_soon_as_its_beats_are_missed() -> None:
         check_quiet(here)
 
 
-def are_together(here: Village) -> None:
+def are_together(here: AgentsOnGraph) -> None:
     """Rounds until all have come back to each other."""
 
     def all_used() -> bool:
@@ -301,7 +301,7 @@ def test_what_may_not_be_used_is_refused_here_and_declined_there() -> None:
         if j == 2:
             check_finite({"x": message["x"] / 0.0}, f"state from agent {j}")
 
-    with village() as here:
+    with agents_on_graph() as here:
         play(here)
         here[3].admit = admit
         play(here)
@@ -323,7 +323,7 @@ def test_what_was_changed_on_the_way_is_refused_once() -> None:
         changed[3] ^= 1
         return header, changed
 
-    with village() as here:
+    with agents_on_graph() as here:
         here[2].hood.tamper[0] = spoil
         play(here)
         assert edges_used(here) == ALL - {(0, 2)}
@@ -336,7 +336,7 @@ def test_what_was_changed_on_the_way_is_refused_once() -> None:
     "header", [b"\xff", b"[" * 99999, b'{"said": {"step": 0}}', b'{"said": 3}']
 )
 def test_a_broken_header_is_refused_and_nothing_else_breaks(header: bytes) -> None:
-    with village() as here:
+    with agents_on_graph() as here:
         here[2].hood.tamper[0] = lambda _, payload: (header, payload)
         play(here)
         assert edges_used(here) == ALL - {(0, 2)}
@@ -345,7 +345,7 @@ def test_a_broken_header_is_refused_and_nothing_else_breaks(header: bytes) -> No
 
 
 def test_one_that_only_listens_hears_and_is_not_heard() -> None:
-    with village() as here:
+    with agents_on_graph() as here:
         here[3].hood.quiet = True
         play(here)
         assert here[3].heard[-1] == {2: (0,)}
@@ -361,7 +361,7 @@ def test_one_that_only_listens_hears_and_is_not_heard() -> None:
 
 def test_what_goes_along_is_heard_and_so_is_what_was_said_at_the_beginning() -> None:
     place = board()
-    with village(PAIR, place=place) as here:
+    with agents_on_graph(PAIR, place=place) as here:
         assert here[0].hood.news().keys() == {1}
         assert "mood" not in here[0].hood.news()[1]
         here[1].hood.saying = {"mood": "good"}
@@ -375,7 +375,7 @@ def test_what_goes_along_is_heard_and_so_is_what_was_said_at_the_beginning() -> 
 
 def test_whose_settings_differ_is_not_talked_to_and_both_ends_say_why() -> None:
     terms = {i: {"rounds": "20"} for i in range(3)} | {3: {"rounds": "30"}}
-    with village(terms=terms) as here:
+    with agents_on_graph(terms=terms) as here:
         joined({i: own for i, own in here.items() if i != 3})
         until(lambda: here[2].link(3).status is here[3].link(2).status is Status.DIFFERS)
         play(here)
@@ -384,7 +384,7 @@ def test_whose_settings_differ_is_not_talked_to_and_both_ends_say_why() -> None:
         assert here[3].why(2) == "agent 2 has other settings: 'rounds' is 20 there and 30 here"
 
 
-def swallow(own: Villager, j: int, kind: Kind) -> None:
+def swallow(own: GraphAgent, j: int, kind: Kind) -> None:
     """Lose what is next said of a kind to a neighbor, and cut the edge once our end has counted."""
     link, post = own.link(j), own.link(j).post
 
@@ -402,7 +402,7 @@ def swallow(own: Villager, j: int, kind: Kind) -> None:
 
 
 def test_what_one_end_alone_counted_is_recorded_when_the_edge_has_formed_anew() -> None:
-    with village() as here:
+    with agents_on_graph() as here:
         play(here)
         swallow(here[2], 3, Kind.ACCEPT)
         play(here)
@@ -420,7 +420,7 @@ def test_what_one_end_alone_counted_is_recorded_when_the_edge_has_formed_anew() 
 
 def test_an_end_that_was_started_again_knows_nothing_of_what_was_counted() -> None:
     place = board()
-    with village(PAIR, place=place) as here:
+    with agents_on_graph(PAIR, place=place) as here:
         for _ in range(3):
             play(here)
         here.pop(1).die()
@@ -434,7 +434,7 @@ def test_an_end_that_was_started_again_knows_nothing_of_what_was_counted() -> No
 
 def test_a_counted_exchange_is_in_what_is_told_even_before_the_round_is_over() -> None:
     """Agent 2 counts with 3 and waits for 0 while its edge to 3 breaks and forms anew."""
-    with village() as here:
+    with agents_on_graph() as here:
         here[0].pause = lambda step: joined_again(here, 2, 3)
         swallow(here[2], 3, Kind.ACCEPT)
         play(here)
@@ -446,7 +446,7 @@ def test_a_counted_exchange_is_in_what_is_told_even_before_the_round_is_over() -
 
 
 def test_two_who_miss_each_other_at_different_steps_are_in_step_in_the_next_round() -> None:
-    with village() as here:
+    with agents_on_graph() as here:
         for own in here.values():
             own.steps = 3
         play(here)
@@ -475,7 +475,7 @@ def test_two_who_miss_each_other_at_different_steps_are_in_step_in_the_next_roun
         assert here[0].heard[-1] == {1: (3, 3, 3), 2: (3, 3, 3)}
 
 
-def twice_of(own: Villager) -> Any:
+def twice_of(own: GraphAgent) -> Any:
     return lambda: (own.play(), own.play())
 
 
@@ -491,7 +491,7 @@ def test_a_one_way_edge_that_broke_at_a_later_step_is_in_step_again() -> None:
             found += [message["x"].tolist() for message in inbox.values()]
         return found
 
-    with village(PAIR) as here:
+    with agents_on_graph(PAIR) as here:
         hoods = {i: own.hood for i, own in here.items()}
 
         def tell() -> None:
@@ -518,7 +518,7 @@ def one_less(talk: Talk[None]) -> Talk[None]:
 def test_a_store_that_dies_is_missed_only_by_edges_that_form() -> None:
     stores = [serve(HOST, 0)]
     port = stores[0].port
-    with village(place=Directory(HOST, port, "run")) as here:
+    with agents_on_graph(place=Directory(HOST, port, "run")) as here:
         play(here)
         stores.clear()
         play(here)
@@ -537,7 +537,7 @@ def test_an_error_of_a_talk_is_its_own_and_the_next_round_is_well() -> None:
         yield Step()
         raise ValueError("agent 2 lost its data")
 
-    with village() as here:
+    with agents_on_graph() as here:
         with pytest.raises(ValueError, match="agent 2 lost its data"):
             here[2].hood.run({2: broken()}, {2: Traffic()})
         check_quiet(here)
@@ -547,7 +547,7 @@ def test_a_talk_may_refuse_with_nothing_but_a_structure_error() -> None:
     def admit(j: int, message: Message) -> None:
         raise KeyError("our own mistake")
 
-    with village(PAIR) as here:
+    with agents_on_graph(PAIR) as here:
         here[0].admit = admit
 
         def fails() -> None:
@@ -561,7 +561,7 @@ def test_a_talk_may_refuse_with_nothing_but_a_structure_error() -> None:
 
 
 def test_what_was_counted_and_not_used_after_all_comes_out_when_the_edge_has_formed_anew() -> None:
-    with village() as here:
+    with agents_on_graph() as here:
         play(here)
         here[2].hood.take_back()
         del here[2].heard[-1][3]

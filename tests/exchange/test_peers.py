@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.exchange.halls import HOST, board, together
-from tests.exchange.village import Villager, village
+from tests.exchange.agents_on_graph import GraphAgent, agents_on_graph
+from tests.exchange.threads import HOST, board, together
 
 import dimat
 from dimat.agent.agent import _graph, _matrix
@@ -81,12 +81,12 @@ def test_an_incident_is_fit_to_be_shown_whoever_says_why() -> None:
 
 
 def test_a_greeting_that_goes_on_for_ever_is_cut_where_it_comes_in() -> None:
-    with village(PAIR, terms={0: {"rounds": "2"}, 1: {"rounds": LONG}}) as here:
+    with agents_on_graph(PAIR, terms={0: {"rounds": "2"}, 1: {"rounds": LONG}}) as here:
         refused(here[0], "agent 1 has other settings: 'rounds' is \\x1b[31m")
         refused(here[1], "agent 0 has other settings: 'rounds' is 2 there")
 
 
-def refused(own: Villager, why: str) -> None:
+def refused(own: GraphAgent, why: str) -> None:
     """Rounds until the link has seen that settings differ; the greeting is heard once it forms."""
     for _ in range(500):
         own.play()
@@ -102,7 +102,7 @@ def test_a_refusal_is_cut_at_both_ends() -> None:
     def refuse(j: int, message: Message) -> None:
         raise StructureError(LONG)
 
-    with village(PAIR) as here:
+    with agents_on_graph(PAIR) as here:
         here[0].admit = refuse
         together([here[0].play, here[1].play])
         assert (here[0].last, here[1].last) == ({1: "refused"}, {0: "declined"})
@@ -120,7 +120,7 @@ def test_a_refusal_that_was_not_cut_by_who_says_it_is_cut_by_who_hears_it(
         post(link, long_one if own.kind is Kind.ACCEPT and link.us == 0 else own, epoch)
 
     monkeypatch.setattr(Link, "post", long)
-    with village(PAIR) as here:
+    with agents_on_graph(PAIR) as here:
         together([here[0].play, here[1].play])
         assert here[1].last == {0: "declined"}
         assert fit_to_be_shown(here[1].why(0))
@@ -133,7 +133,7 @@ def test_who_listens_only_is_not_refused_for_what_it_says_and_so_can_hear() -> N
     def refuse(j: int, message: Message) -> None:
         raise StructureError("out of proportion")
 
-    with village(PAIR) as here:
+    with agents_on_graph(PAIR) as here:
         here[1].hood.quiet = True
         here[0].admit = refuse
         together([here[0].play, here[1].play])
@@ -147,7 +147,7 @@ def test_why_a_link_broke_is_fit_to_be_shown_in_any_error_that_says_so() -> None
 
 
 def test_what_a_neighbor_calls_itself_is_kept_and_said_back_in_short() -> None:
-    with village(PAIR) as here:
+    with agents_on_graph(PAIR) as here:
         link = here[0].link(1)
         link.greeting = {**link.greeting, "generation": LONG}
         account = here[0].hood._greeting(1)
@@ -273,20 +273,20 @@ def test_an_agent_in_ones_own_loop_does_not_repeat_itself_either(
 # --- kinds of conversations ---------------------------------------------------------------------
 
 
-def talk(own: Villager, number: int, about: str) -> int:
+def talk(own: GraphAgent, number: int, about: str) -> int:
     """A talk that finds the least of numbers, about something."""
     mine = _earliest(own.near, number, 1)
     return own.hood.run({own.agent: mine}, {own.agent: Traffic()}, about)[own.agent]
 
 
-def whats(own: Villager) -> dict[int, tuple[str, str]]:
+def whats(own: GraphAgent) -> dict[int, tuple[str, str]]:
     return {x.agent: (x.what, x.why) for x in own.hood.incidents}
 
 
 @pytest.mark.parametrize("about", [_AGREED, "a merge", LONG])
 def test_what_is_said_in_one_conversation_is_never_taken_for_another(about: str) -> None:
     """Both are at step 0, and say what the other one would understand."""
-    with village(PAIR) as here:
+    with agents_on_graph(PAIR) as here:
         found = together([lambda: talk(here[0], 9, _COMMON), lambda: talk(here[1], 3, about)])
         assert found == [9, 3]
         assert {what for own in here.values() for what, _ in whats(own).values()} <= {
@@ -300,7 +300,7 @@ def test_what_is_said_in_one_conversation_is_never_taken_for_another(about: str)
         here.clear()
 
 
-def talk_is_one(first: Villager, second: Villager) -> bool:
+def talk_is_one(first: GraphAgent, second: GraphAgent) -> bool:
     """Whether both are in one conversation again, after a round at most that does not count."""
     for _ in range(2):
         found = together([lambda: talk(first, 9, _COMMON), lambda: talk(second, 3, _COMMON)])

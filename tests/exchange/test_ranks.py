@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch
-from tests.exchange.halls import HOST, LONG_S, board, closing, together, until
 from tests.exchange.test_transports import gossip, in_process, once, over_ranks
+from tests.exchange.threads import HOST, LONG_S, board, closing, together, until
 
 from dimat.errors import ExchangeError
 from dimat.exchange import Step, Talk, Traffic

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.exchange.halls import HOST, LONG_S, board, together
-from tests.exchange.weather import delay_sends
+from tests.exchange.slow_and_broken import delay_sends
+from tests.exchange.threads import HOST, LONG_S, board, together
 from tests.laws.graphs import PAW, connected_graphs
 
 from dimat.errors import ExchangeError, StructureError
@@ -79,7 +79,7 @@ slowly = settings(max_examples=4, suppress_health_check=[HealthCheck.function_sc
 
 
 @pytest.fixture(autouse=True)
-def weather(monkeypatch: pytest.MonkeyPatch) -> None:
+def slow_and_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     delay_sends(monkeypatch, 5, 0.002)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.experiment.test_run import SMALL, lines
-from tests.methods.fleet import Fleet, fleet, irregular, merge
+from tests.methods.agents import Agents, agents_of, irregular, merge
 from tests.tiers import tiers
 
 import dimat
@@ -32,11 +32,11 @@ RING: nx.Graph[int] = nx.cycle_graph(5)
 
 
 @pytest.fixture(scope="module")
-def own() -> Fleet:
-    return fleet("mlp")
+def own() -> Agents:
+    return agents_of("mlp")
 
 
-def see(own: Fleet, method: Method, states: list[State], graph: nx.Graph[int]) -> MergeSnapshot:
+def see(own: Agents, method: Method, states: list[State], graph: nx.Graph[int]) -> MergeSnapshot:
     them = own.members(states, graph)
     merged, _ = merge(method, them)
     symmetry = own.analysis.symmetry if method.matches else None
@@ -44,7 +44,7 @@ def see(own: Fleet, method: Method, states: list[State], graph: nx.Graph[int]) -
 
 
 @pytest.mark.parametrize("gauge", ["tree", "pairwise"])
-def test_shuffled_agents_are_as_far_apart_as_in_order(own: Fleet, gauge: str) -> None:
+def test_shuffled_agents_are_as_far_apart_as_in_order(own: Agents, gauge: str) -> None:
     """The distance is measured in one unit order, whichever way agents are aligned."""
     states = own.perturbed(5, by=0.02)
     plain = see(own, Averaging(), states, RING).describe()
@@ -57,7 +57,7 @@ def test_shuffled_agents_are_as_far_apart_as_in_order(own: Fleet, gauge: str) ->
     assert seen["consensus_before"] < 0.5 * raw  # type: ignore[operator]
 
 
-def test_agents_in_different_orders_are_not_measured_against_each_other(own: Fleet) -> None:
+def test_agents_in_different_orders_are_not_measured_against_each_other(own: Agents) -> None:
     """Orders that spread have come one edge far: on a line of four from 0 to 1, and from 2 to 3."""
     graph: nx.Graph[int] = nx.path_graph(4)
     states = own.shuffled(own.perturbed(4, by=0.02))
@@ -67,7 +67,7 @@ def test_agents_in_different_orders_are_not_measured_against_each_other(own: Fle
     assert [sight.together(i, i + 1) for i in range(3)] == [True, False, True]
 
 
-def test_plain_averaging_contracts_as_the_mixing_matrix_does(own: Fleet) -> None:
+def test_plain_averaging_contracts_as_the_mixing_matrix_does(own: Agents) -> None:
     states, graph = own.perturbed(6), irregular(0)
     sight = see(own, Averaging(), states, graph)
     seen = sight.describe()
@@ -78,7 +78,7 @@ def test_plain_averaging_contracts_as_the_mixing_matrix_does(own: Fleet) -> None
     assert (seen["units_moved"], seen["cycle_error"], seen["permuted_gap"]) == ({}, None, None)
 
 
-def test_units_moved_are_those_that_the_permutation_puts_elsewhere(own: Fleet) -> None:
+def test_units_moved_are_those_that_the_permutation_puts_elsewhere(own: Agents) -> None:
     symmetry, state = own.analysis.symmetry, own.perturbed(1)[0]
     move = symmetry.random(torch.Generator().manual_seed(0))
     merged = [RoundResult(state, symmetry.identity()), RoundResult(state, move)]
@@ -94,7 +94,7 @@ def test_units_moved_are_those_that_the_permutation_puts_elsewhere(own: Fleet) -
 
 
 def test_consistent_alignments_have_no_cycle_error_and_the_gap_of_the_mixing_matrix(
-    own: Fleet,
+    own: Agents,
 ) -> None:
     states = own.shuffled([own.perturbed(1)[0]] * 5)
     seen = see(own, Dimat(Settings("pairwise")), states, RING).describe()
@@ -104,7 +104,7 @@ def test_consistent_alignments_have_no_cycle_error_and_the_gap_of_the_mixing_mat
     assert all(value > 0 for value in seen["margin"].values())  # type: ignore[attr-defined]
 
 
-def test_inconsistent_alignments_have_a_cycle_error_and_another_gap(own: Fleet) -> None:
+def test_inconsistent_alignments_have_a_cycle_error_and_another_gap(own: Agents) -> None:
     """Agents that have nothing in common are matched by chance."""
     states = own.shuffled(own.perturbed(5, by=3.0))
     seen = see(own, Dimat(Settings("pairwise")), states, RING).describe()
@@ -114,7 +114,7 @@ def test_inconsistent_alignments_have_a_cycle_error_and_another_gap(own: Fleet) 
     assert seen["permuted_gap"] != pytest.approx(seen["spectral_gap"], rel=1e-3)
 
 
-def test_the_permuted_operator_does_to_units_what_the_merge_does(own: Fleet) -> None:
+def test_the_permuted_operator_does_to_units_what_the_merge_does(own: Agents) -> None:
     """Two paths: the first bias of a merged network is the operator times all first biases."""
     states = own.shuffled(own.perturbed(5, by=3.0))
     sight = see(own, Dimat(Settings("pairwise")), states, RING)
@@ -130,7 +130,7 @@ def test_the_permuted_operator_does_to_units_what_the_merge_does(own: Fleet) -> 
     np.testing.assert_allclose(operator @ before, after)
 
 
-def test_a_pair_is_seen_in_one_order(own: Fleet) -> None:
+def test_a_pair_is_seen_in_one_order(own: Agents) -> None:
     base = own.perturbed(1)[0]
     for gauge in ("tree", "pairwise"):
         sight = see(own, Dimat(Settings(gauge)), own.shuffled([base] * 5), RING)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import networkx as nx
 import pytest
 import torch
 from tests.laws.graphs import PAW
-from tests.methods.fleet import Fleet, fleet, irregular, merge
+from tests.methods.agents import Agents, agents_of, irregular, merge
 from torch.func import functional_call
 
 from dimat.methods import Dimat, RoundResult, Settings
@@ -17,8 +17,8 @@ SETTINGS = {"local": Settings(), "pooled": Settings(statistics="pooled")}
 
 
 @pytest.fixture(scope="module", params=["mlp", "cnn"])
-def own(request: pytest.FixtureRequest) -> Fleet:
-    return fleet(request.param)
+def own(request: pytest.FixtureRequest) -> Agents:
+    return agents_of(request.param)
 
 
 @pytest.fixture(params=list(SETTINGS))
@@ -45,7 +45,7 @@ def states(merged: list[RoundResult]) -> list[State]:
     return [m.state for m in merged]
 
 
-def same_function(own: Fleet, found: list[State], expected: State) -> None:
+def same_function(own: Agents, found: list[State], expected: State) -> None:
     x = torch.randn(16, 2, 6, 6, dtype=torch.float64)
     for state in found:
         torch.testing.assert_close(
@@ -64,14 +64,14 @@ def mean(them: list[State]) -> State:
     }
 
 
-def test_every_part_of_a_broken_graph_has_a_gauge_of_its_own(own: Fleet, method: Dimat) -> None:
+def test_every_part_of_a_broken_graph_has_a_gauge_of_its_own(own: Agents, method: Dimat) -> None:
     first, _ = merge(method, own.members(own.shuffled([own.perturbed(1)[0]] * 7), halves()))
     assert set(list(ids(first).values())[:4]) == {GaugeId(2, 1)}
     assert set(list(ids(first).values())[4:]) == {GaugeId(4, 1)}
 
 
 def test_when_a_partition_heals_the_higher_gauge_moves_by_one_permutation(
-    own: Fleet, method: Dimat
+    own: Agents, method: Dimat
 ) -> None:
     base = own.perturbed(1)[0]
     first, _ = merge(method, own.members(own.shuffled([base] * 7), halves()))
@@ -90,7 +90,7 @@ def test_when_a_partition_heals_the_higher_gauge_moves_by_one_permutation(
     torch.testing.assert_close(second[6].state, second[0].state)
 
 
-def test_from_then_on_nothing_is_matched_and_only_ids_travel(own: Fleet, method: Dimat) -> None:
+def test_from_then_on_nothing_is_matched_and_only_ids_travel(own: Agents, method: Dimat) -> None:
     first, _ = merge(method, own.members(own.shuffled(own.perturbed(7)), halves()))
     second, _ = merge(method, own.members(states(first), healed(), 2, ids(first)))
     them = own.members(states(second), healed(), 3, ids(second))
@@ -101,7 +101,7 @@ def test_from_then_on_nothing_is_matched_and_only_ids_travel(own: Fleet, method:
         assert count.sent_bytes == degree * (num_bytes(them[i].state) + 7 * 12)
 
 
-def test_different_models_are_never_mixed_in_different_orders(own: Fleet, method: Dimat) -> None:
+def test_different_models_are_never_mixed_in_different_orders(own: Agents, method: Dimat) -> None:
     """The mean of all agents, in the order that they come into, is kept through every event."""
     shuffled = own.shuffled(own.perturbed(7))
     first, _ = merge(method, own.members(shuffled, halves()))
@@ -115,7 +115,7 @@ def test_different_models_are_never_mixed_in_different_orders(own: Fleet, method
 
 @pytest.mark.parametrize("joiner", range(4))
 def test_a_late_joiner_takes_over_the_order_of_the_others(
-    own: Fleet, method: Dimat, joiner: int
+    own: Agents, method: Dimat, joiner: int
 ) -> None:
     """Also one that was the root once, and comes back with a fresh state."""
     base = own.perturbed(1)[0]
@@ -133,7 +133,7 @@ def test_a_late_joiner_takes_over_the_order_of_the_others(
     torch.testing.assert_close(second[joiner].state, second[(joiner + 1) % 4].state)
 
 
-def test_an_agent_that_meets_nobody_keeps_its_own_order(own: Fleet, method: Dimat) -> None:
+def test_an_agent_that_meets_nobody_keeps_its_own_order(own: Agents, method: Dimat) -> None:
     graph: nx.Graph[int] = nx.empty_graph(3)
     graph.add_edge(0, 1)
     them = own.shuffled([own.perturbed(1)[0]] * 3)
@@ -149,7 +149,7 @@ def test_an_agent_that_meets_nobody_keeps_its_own_order(own: Fleet, method: Dima
 
 @pytest.mark.parametrize("seed", range(3))
 def test_on_a_graph_that_changes_every_round_all_come_into_one_order_as_they_meet(
-    own: Fleet, method: Dimat, seed: int
+    own: Agents, method: Dimat, seed: int
 ) -> None:
     """Half of the edges at a time: parts form, meet and part again; copies stay copies."""
     base = own.perturbed(1)[0]
@@ -170,7 +170,7 @@ def test_on_a_graph_that_changes_every_round_all_come_into_one_order_as_they_mee
 
 @pytest.mark.parametrize("seed", range(3))
 def test_permutations_of_the_tree_gauge_agree_around_every_cycle(
-    own: Fleet, method: Dimat, seed: int
+    own: Agents, method: Dimat, seed: int
 ) -> None:
     """Of models that have little in common, where pairwise matching disagrees with itself."""
     graph, symmetry = irregular(seed), own.analysis.symmetry
@@ -183,7 +183,7 @@ def test_permutations_of_the_tree_gauge_agree_around_every_cycle(
     assert cycle_error(symmetry, graph, edges) == 0.0
 
 
-def test_forgetting_matches_everyone_again_into_a_gauge_of_a_new_generation(own: Fleet) -> None:
+def test_forgetting_matches_everyone_again_into_a_gauge_of_a_new_generation(own: Agents) -> None:
     method = Dimat(Settings(every=3))
     them, known = own.shuffled(own.perturbed(4)), {}
     for number in range(1, 8):
@@ -193,7 +193,7 @@ def test_forgetting_matches_everyone_again_into_a_gauge_of_a_new_generation(own:
         assert all((m.permutation is not None) == (number % 3 == 1) for m in merged)
 
 
-def test_memories_move_as_the_units_of_their_agents_do(own: Fleet, method: Dimat) -> None:
+def test_memories_move_as_the_units_of_their_agents_do(own: Agents, method: Dimat) -> None:
     """Two paths: the memory is a copy of the state, so it has to merge to what the state does."""
     mixing = Dimat(Settings(statistics=method.settings.statistics, mix_memory=True))
     them = own.shuffled(own.perturbed(4))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from tests.laws.graphs import PAW
-from tests.methods.fleet import fleet
+from tests.methods.agents import agents_of
 from tests.methods.lossy import Losses, merge_over
 
 from dimat.methods import Dimat, Settings
@@ -15,7 +15,7 @@ from dimat.methods.gauge import GaugeId
 
 
 def test_one_that_is_new_and_misses_its_leader_stays_as_it_is_whatever_order_it_hears_of() -> None:
-    own = fleet("mlp")
+    own = agents_of("mlp")
     gauges = {0: None, 1: GaugeId(1, 1), 2: GaugeId(2, 1), 3: GaugeId(2, 1)}
     them = own.members(own.perturbed(4), PAW, number=5, gauges=gauges)
     pi = them[0].topology.pi.copy()

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.laws.graphs import PAW, connected_graphs
-from tests.methods.fleet import Fleet, fleet, irregular, merge
+from tests.methods.agents import Agents, agents_of, irregular, merge
 from tests.methods.lossy import Losses, merge_over
 from tests.methods.test_steps import STEPWISE, agents, irregular_topology
 
@@ -35,8 +35,8 @@ TOLERANT = {
 
 
 @pytest.fixture(scope="module")
-def own() -> Fleet:
-    return fleet("mlp")
+def own() -> Agents:
+    return agents_of("mlp")
 
 
 @pytest.fixture(params=list(TOLERANT))
@@ -44,7 +44,7 @@ def method(request: pytest.FixtureRequest) -> Method:
     return TOLERANT[request.param]
 
 
-def members(own: Fleet, graph: nx.Graph[int], gauge: GaugeId | None = None) -> list[RoundContext]:
+def members(own: Agents, graph: nx.Graph[int], gauge: GaugeId | None = None) -> list[RoundContext]:
     """Shuffled agents, each with an optimizer memory that is a copy of its parameters."""
     states = own.shuffled(own.perturbed(len(graph)))
     memories = [{"exp_avg": {k: s[k] for k in own.parameters}} for s in states]
@@ -106,7 +106,7 @@ def test_where_both_ends_lose_each_other_averaging_keeps_the_mean_of_all(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_averaging_is_the_dense_product_with_what_is_lost_put_on_the_diagonal(
-    own: Fleet, seed: int
+    own: Agents, seed: int
 ) -> None:
     """One-sided losses too: who is not heard may still hear."""
     graph, random = irregular(seed), np.random.default_rng(seed)
@@ -134,7 +134,9 @@ def test_what_is_tolerant_is_known_of_every_method() -> None:
     assert not Dimat(Settings("pairwise", "pooled")).tolerant
 
 
-def test_where_nothing_is_lost_it_is_the_same_merge_bit_for_bit(own: Fleet, method: Method) -> None:
+def test_where_nothing_is_lost_it_is_the_same_merge_bit_for_bit(
+    own: Agents, method: Method
+) -> None:
     them, losses = members(own, PAW), Losses()
     for a, b in zip(merge_over(losses, method, them), merge(method, them)[0], strict=True):
         same(a, b)
@@ -142,7 +144,9 @@ def test_where_nothing_is_lost_it_is_the_same_merge_bit_for_bit(own: Fleet, meth
 
 
 @pytest.mark.parametrize("deaf", range(4))
-def test_who_hears_nobody_stays_as_it_is_bit_for_bit(own: Fleet, method: Method, deaf: int) -> None:
+def test_who_hears_nobody_stays_as_it_is_bit_for_bit(
+    own: Agents, method: Method, deaf: int
+) -> None:
     them = members(own, PAW)
     merged = merge_over(Losses(lambda j, i, k: i == deaf), method, them)[deaf]
     torch.testing.assert_close(merged.state, dict(them[deaf].state), rtol=0, atol=0)
@@ -156,7 +160,7 @@ MIXING = [name for name in TOLERANT if name.endswith("-mix")]
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_a_memory_whose_state_was_lost_is_left_out(own: Fleet, name: str) -> None:
+def test_a_memory_whose_state_was_lost_is_left_out(own: Agents, name: str) -> None:
     """Nobody knows how its units move. A memory that is a copy merges to what the state does."""
     them, gone = members(own, irregular(1)), np.random.default_rng(5).random((6, 6)) < 0.5
     for m in merge_over(Losses(lambda j, i, k: k == 0 and gone[i, j]), TOLERANT[name], them):
@@ -165,7 +169,7 @@ def test_a_memory_whose_state_was_lost_is_left_out(own: Fleet, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_a_memory_that_is_lost_counts_as_ones_own(own: Fleet, name: str) -> None:
+def test_a_memory_that_is_lost_counts_as_ones_own(own: Agents, name: str) -> None:
     """And the state, which was not lost, is that of a merge without losses."""
     gone = np.random.default_rng(5).random((6, 6)) < 0.5
     them = members(own, irregular(1), GaugeId(0, 1))
@@ -204,7 +208,7 @@ SPOILT = {
 @pytest.mark.parametrize("how", list(SPOILT))
 @pytest.mark.parametrize("name", ["wa", "wm", "spread", "pairwise", "final-merge"])
 def test_what_must_not_be_used_is_refused_and_it_is_as_if_it_were_lost(
-    own: Fleet, name: str, how: str
+    own: Agents, name: str, how: str
 ) -> None:
     kind = name if name in METHODS else "dimat"
     gauge = "pairwise" if name == "pairwise" else "spread"
@@ -220,7 +224,7 @@ def test_what_must_not_be_used_is_refused_and_it_is_as_if_it_were_lost(
 
 
 @pytest.mark.parametrize("how", list(SPOILT))
-def test_where_nothing_may_be_lost_it_stops_the_round(own: Fleet, how: str) -> None:
+def test_where_nothing_may_be_lost_it_stops_the_round(own: Agents, how: str) -> None:
     spoil, complaint = SPOILT[how]
 
     def lying(me: RoundContext) -> Talk[None]:
@@ -233,14 +237,14 @@ def test_where_nothing_may_be_lost_it_stops_the_round(own: Fleet, how: str) -> N
         run_all(talks, [Traffic() for _ in them])
 
 
-def test_without_a_limit_any_norm_is_taken(own: Fleet) -> None:
+def test_without_a_limit_any_norm_is_taken(own: Agents) -> None:
     losses = Losses(spoilt=lambda j, i, k, m: times(1e3)(m) if j == 2 else m)
     merge_over(losses, Averaging(max_norm_ratio=None), members(own, PAW))
     assert losses.refused == []
 
 
 @pytest.mark.parametrize("value", [[1], [-1, 1], [0, 0], [0.0, 1.0]])
-def test_a_state_in_an_order_that_cannot_be_is_refused(own: Fleet, value: list[float]) -> None:
+def test_a_state_in_an_order_that_cannot_be_is_refused(own: Agents, value: list[float]) -> None:
     def spoil(j: int, i: int, k: int, message: Message) -> Message:
         return {**message, "/gauge": torch.tensor(value)} if j == 2 else message
 
@@ -250,7 +254,7 @@ def test_a_state_in_an_order_that_cannot_be_is_refused(own: Fleet, value: list[f
     assert all("state from agent 2 does not fit" in why for _, _, why in losses.refused)
 
 
-def test_a_memory_that_is_not_finite_is_refused(own: Fleet) -> None:
+def test_a_memory_that_is_not_finite_is_refused(own: Agents) -> None:
     losses = Losses(spoilt=lambda j, i, k, m: nan(m) if (j, k) == (2, 1) else m)
     them = members(own, PAW)
     found = merge_over(losses, TOLERANT["wa-mix"], them)
@@ -275,7 +279,7 @@ STEPS = {"fedavg": 1, "diloco": 1, "tree": 3, "tree-pooled": 4, "pairwise-pooled
 
 
 @pytest.mark.parametrize(("name", "step"), [(n, k) for n in NEEDS_ALL for k in range(STEPS[n])])
-def test_a_merge_that_needs_everyone_says_whom_it_missed(own: Fleet, name: str, step: int) -> None:
+def test_a_merge_that_needs_everyone_says_whom_it_missed(own: Agents, name: str, step: int) -> None:
     them = members(own, nx.complete_graph(3))
     losses = Losses(lambda j, i, k: {i, j} == {0, 1} and k == step)
     with pytest.raises(TrainingError, match=r"nothing from agent [01], and this method needs"):

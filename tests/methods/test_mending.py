@@ -8,7 +8,7 @@ import networkx as nx
 import pytest
 import torch
 from tests.laws.graphs import PAW
-from tests.methods.fleet import Fleet, fleet, irregular, merge
+from tests.methods.agents import Agents, agents_of, irregular, merge
 from torch import Tensor
 
 from dimat.errors import StructureError
@@ -31,8 +31,8 @@ PLANTED = [(name, agent) for name, graph in GRAPHS.items() for agent in graph]
 
 
 @pytest.fixture(scope="module", params=["mlp", "cnn"])
-def own(request: pytest.FixtureRequest) -> Fleet:
-    return fleet(request.param)
+def own(request: pytest.FixtureRequest) -> Agents:
+    return agents_of(request.param)
 
 
 def gathered(n: int) -> dict[int, GaugeId | None]:
@@ -45,7 +45,7 @@ def mean(them: list[State]) -> State:
 
 
 @pytest.mark.parametrize("graph", list(GRAPHS))
-def test_agents_that_stay_together_are_mixed_as_they_are(own: Fleet, graph: str) -> None:
+def test_agents_that_stay_together_are_mixed_as_they_are(own: Agents, graph: str) -> None:
     g = GRAPHS[graph]
     them = own.members(own.perturbed(len(g)), g, 2, gathered(len(g)))
     merged, traffic = merge(TESTING, them)
@@ -60,7 +60,7 @@ def test_agents_that_stay_together_are_mixed_as_they_are(own: Fleet, graph: str)
 
 @pytest.mark.parametrize(("graph", "planted"), PLANTED)
 def test_one_in_another_order_is_found_in_any_place_and_alone_moves_back(
-    own: Fleet, graph: str, planted: int
+    own: Agents, graph: str, planted: int
 ) -> None:
     """The merge is then what it would have been, so the mean of all is kept too."""
     g = GRAPHS[graph]
@@ -76,7 +76,7 @@ def test_one_in_another_order_is_found_in_any_place_and_alone_moves_back(
     assert {m.gauge for m in merged} == {ONE}
 
 
-def test_two_who_are_no_neighbors_move_back_at_once(own: Fleet) -> None:
+def test_two_who_are_no_neighbors_move_back_at_once(own: Agents) -> None:
     ring: nx.Graph[int] = nx.cycle_graph(6)
     together = own.perturbed(6)
     spoilt = [own.shuffled([s], seed=i)[0] if i in (0, 3) else s for i, s in enumerate(together)]
@@ -87,7 +87,7 @@ def test_two_who_are_no_neighbors_move_back_at_once(own: Fleet) -> None:
         torch.testing.assert_close(a.state, b.state)
 
 
-def test_without_the_test_another_order_is_not_noticed(own: Fleet) -> None:
+def test_without_the_test_another_order_is_not_noticed(own: Agents) -> None:
     """The control: the laws above can fail."""
     together = own.perturbed(4)
     spoilt = [together[0], own.shuffled([together[1]])[0], *together[2:]]
@@ -97,7 +97,7 @@ def test_without_the_test_another_order_is_not_noticed(own: Fleet) -> None:
     assert float((merged[1].state[key] - expected[1].state[key]).abs().max()) > 0.05
 
 
-def test_below_the_threshold_nobody_moves(own: Fleet) -> None:
+def test_below_the_threshold_nobody_moves(own: Agents) -> None:
     together = own.perturbed(4)
     spoilt = [together[0], own.shuffled([together[1]])[0], *together[2:]]
     lax = Dimat(Settings(drift=1.0))
@@ -107,7 +107,7 @@ def test_below_the_threshold_nobody_moves(own: Fleet) -> None:
     assert merged[1].drift > 0.2
 
 
-def test_memories_of_who_moves_back_move_along(own: Fleet) -> None:
+def test_memories_of_who_moves_back_move_along(own: Agents) -> None:
     mixing = Dimat(Settings(drift=0.2, mix_memory=True))
     together = own.perturbed(4)
     spoilt = [*together[:3], own.shuffled([together[3]])[0]]
@@ -129,7 +129,7 @@ def test_memories_of_who_moves_back_move_along(own: Fleet) -> None:
     ],
 )
 def test_a_drift_that_is_no_share_is_refused_by_its_sender(
-    own: Fleet, claim: Mapping[str, Tensor]
+    own: Agents, claim: Mapping[str, Tensor]
 ) -> None:
     def lying(talk: Talk[RoundResult]) -> Talk[RoundResult]:
         step = next(talk)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.laws.graphs import PAW
-from tests.methods.fleet import Fleet, fleet
+from tests.methods.agents import Agents, agents_of
 from tests.methods.lossy import Losses, merge_over
 
 import dimat
@@ -35,8 +35,8 @@ SMALL = RunConfig(
 
 
 @pytest.fixture(scope="module")
-def own() -> Fleet:
-    return fleet("mlp")
+def own() -> Agents:
+    return agents_of("mlp")
 
 
 def times(factor: float, state: State) -> State:
@@ -46,7 +46,7 @@ def times(factor: float, state: State) -> State:
 @pytest.mark.parametrize("name", ["wa", "wm", "dimat", "final-merge"])
 @pytest.mark.parametrize("factor", [1e4, 11.0, 1 / 11, 1e-4])
 def test_by_default_a_state_out_of_proportion_is_as_if_it_were_lost(
-    own: Fleet, name: str, factor: float
+    own: Agents, name: str, factor: float
 ) -> None:
     method = METHODS[name](Settings(gauge="spread"))
     them = own.members(own.perturbed(4), PAW)
@@ -123,7 +123,7 @@ def test_in_one_process_a_state_out_of_proportion_ends_the_run_and_is_named(
     dimat.run(replace(SMALL, out=f"{tmp_path}/off", exchange=off))
 
 
-def test_for_one_that_is_new_its_own_norm_is_a_coarse_measure(own: Fleet) -> None:
+def test_for_one_that_is_new_its_own_norm_is_a_coarse_measure(own: Agents) -> None:
     """It was not trained: what it takes over may be far from it, but not so far."""
     me = own.members(own.perturbed(4), PAW)[0]
     pi = me.topology.pi.copy()
@@ -134,7 +134,7 @@ def test_for_one_that_is_new_its_own_norm_is_a_coarse_measure(own: Fleet) -> Non
         validate_state(new, 10.0)(1, times(1e4, dict(me.state)))
 
 
-def test_a_memory_that_is_huge_counts_as_ones_own_and_a_small_one_is_mixed(own: Fleet) -> None:
+def test_a_memory_that_is_huge_counts_as_ones_own_and_a_small_one_is_mixed(own: Agents) -> None:
     graph = nx.complete_graph(3)
     states = own.perturbed(3)
     memories = [{"exp_avg": {k: s[k] for k in own.parameters}} for s in states]

@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from tests.methods.fleet import Fleet, fleet, irregular, merge
+from tests.methods.agents import Agents, agents_of, irregular, merge
 
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
@@ -25,11 +25,11 @@ PAIRWISE = Dimat(Settings("pairwise", "pooled"))
 
 
 @pytest.fixture(scope="module", params=["mlp", "cnn"])
-def own(request: pytest.FixtureRequest) -> Fleet:
-    return fleet(request.param)
+def own(request: pytest.FixtureRequest) -> Agents:
+    return agents_of(request.param)
 
 
-def strangers(own: Fleet, n: int) -> list[State]:
+def strangers(own: Agents, n: int) -> list[State]:
     """Models that have little in common: assignments are far from clear."""
     return own.shuffled(own.perturbed(n, by=1.0))
 
@@ -48,7 +48,7 @@ def with_ties(states: list[State], twins: bool) -> list[State]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("ties", [None, "dead", "twins"])
 def test_the_two_ends_of_an_edge_find_inverse_permutations(
-    own: Fleet, seed: int, ties: str | None
+    own: Agents, seed: int, ties: str | None
 ) -> None:
     graph, symmetry = irregular(seed), own.analysis.symmetry
     states = own.perturbed(6, by=1.0)
@@ -59,7 +59,7 @@ def test_the_two_ends_of_an_edge_find_inverse_permutations(
         assert back.moved == 0.0
 
 
-def test_local_statistics_do_not_agree_there_and_back(own: Fleet) -> None:
+def test_local_statistics_do_not_agree_there_and_back(own: Agents) -> None:
     """The control: the law above can fail."""
     graph, symmetry = irregular(0), own.analysis.symmetry
     merged, _ = merge(Dimat(Settings("pairwise")), own.members(strangers(own, 6), graph))
@@ -67,7 +67,7 @@ def test_local_statistics_do_not_agree_there_and_back(own: Fleet) -> None:
     assert cycle_error(symmetry, graph, edges) > 0.1
 
 
-def test_pooled_moments_are_those_of_the_images_of_both(own: Fleet) -> None:
+def test_pooled_moments_are_those_of_the_images_of_both(own: Agents) -> None:
     a, b = strangers(own, 2)
     mine = measure_edges(own.analysis, a, {1: b}, own.batches(0))[1]
     theirs = measure_edges(own.analysis, b, {0: a}, own.batches(1))[0]
@@ -87,7 +87,7 @@ def test_pooled_moments_are_those_of_the_images_of_both(own: Fleet) -> None:
         np.testing.assert_array_equal(score, second[name].T)
 
 
-def test_no_message_is_large_enough_to_hold_the_images(own: Fleet) -> None:
+def test_no_message_is_large_enough_to_hold_the_images(own: Agents) -> None:
     """What travels for matching does not grow with the number of images."""
     a, b = strangers(own, 2)
     sizes = []
@@ -105,7 +105,7 @@ def test_no_message_is_large_enough_to_hold_the_images(own: Fleet) -> None:
     ],
 )
 def test_moments_that_do_not_fit_are_refused_by_their_sender(
-    own: Fleet, spoil: object, complaint: str
+    own: Agents, spoil: object, complaint: str
 ) -> None:
     def lying(talk: Talk[RoundResult]) -> Talk[RoundResult]:
         step = next(talk)

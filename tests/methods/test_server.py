@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.methods.fleet import Fleet, fleet, irregular, merge
+from tests.methods.agents import Agents, agents_of, irregular, merge
 
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
@@ -16,8 +16,8 @@ from dimat.state import State
 
 
 @pytest.fixture(scope="module")
-def own() -> Fleet:
-    return fleet("mlp")
+def own() -> Agents:
+    return agents_of("mlp")
 
 
 def mean(states: list[State], weights: list[float]) -> State:
@@ -29,7 +29,7 @@ def mean(states: list[State], weights: list[float]) -> State:
     }
 
 
-def test_federated_averaging_is_the_mean_weighted_by_images_on_any_graph(own: Fleet) -> None:
+def test_federated_averaging_is_the_mean_weighted_by_images_on_any_graph(own: Agents) -> None:
     states = own.perturbed(6)
     images = [10, 20, 5, 40, 1, 7]
     them = own.members(states, irregular(0))
@@ -39,7 +39,7 @@ def test_federated_averaging_is_the_mean_weighted_by_images_on_any_graph(own: Fl
         torch.testing.assert_close(result.state, expected)
 
 
-def rounds(method: DiLoCo | FedAvg, own: Fleet, count: int) -> list[list[RoundResult]]:
+def rounds(method: DiLoCo | FedAvg, own: Agents, count: int) -> list[list[RoundResult]]:
     """Merges one after another; between them every agent moves as it did at first."""
     drift = own.perturbed(5)
     states, kept, found = own.perturbed(5, by=0.3), [{}] * 5, []
@@ -55,7 +55,7 @@ def rounds(method: DiLoCo | FedAvg, own: Fleet, count: int) -> list[list[RoundRe
     return found
 
 
-def test_the_outer_step_is_torchs_nesterov_on_the_mean_change(own: Fleet) -> None:
+def test_the_outer_step_is_torchs_nesterov_on_the_mean_change(own: Agents) -> None:
     found = rounds(DiLoCo(0.7, 0.9), own, 5)
     names = own.members(own.perturbed(1), irregular(1, 1))[0].parameters
     drift = mean(own.perturbed(5), [1.0] * 5)
@@ -70,14 +70,14 @@ def test_the_outer_step_is_torchs_nesterov_on_the_mean_change(own: Fleet) -> Non
             torch.testing.assert_close(got, {k: v.detach() for k, v in outer.items()})
 
 
-def test_an_outer_step_of_one_without_momentum_is_the_mean(own: Fleet) -> None:
+def test_an_outer_step_of_one_without_momentum_is_the_mean(own: Agents) -> None:
     ours, theirs = rounds(DiLoCo(1.0, 0.0), own, 3), rounds(FedAvg(), own, 3)
     for a, b in zip(ours, theirs, strict=True):
         for x, y in zip(a, b, strict=True):
             torch.testing.assert_close(x.state, y.state)
 
 
-def test_a_state_that_does_not_fit_is_refused_by_the_number_of_its_agent(own: Fleet) -> None:
+def test_a_state_that_does_not_fit_is_refused_by_the_number_of_its_agent(own: Agents) -> None:
     states = own.perturbed(4)
     key = next(iter(states[0]))
     states[2] = {**states[2], key: states[2][key][1:]}
@@ -86,7 +86,7 @@ def test_a_state_that_does_not_fit_is_refused_by_the_number_of_its_agent(own: Fl
 
 
 @pytest.mark.parametrize("count", [torch.tensor([0]), torch.tensor([1.0]), torch.tensor([1, 1])])
-def test_a_number_of_images_that_is_none_is_refused(own: Fleet, count: torch.Tensor) -> None:
+def test_a_number_of_images_that_is_none_is_refused(own: Agents, count: torch.Tensor) -> None:
     def lying(me: RoundContext) -> Talk[RoundResult]:
         yield Step({0: {**me.state, "/images": count}}, [0])
         return RoundResult(me.state)
@@ -96,7 +96,7 @@ def test_a_number_of_images_that_is_none_is_refused(own: Fleet, count: torch.Ten
         run_all([FedAvg().merge(them[0]), lying(them[1])], [Traffic(), Traffic()])
 
 
-def test_a_final_merge_is_silent_until_the_last_round(own: Fleet) -> None:
+def test_a_final_merge_is_silent_until_the_last_round(own: Agents) -> None:
     them = own.members(own.shuffled(own.perturbed(6)), irregular(2))
     early, traffic = merge(FinalMerge(), [replace(m, round=3, rounds=4) for m in them])
     assert traffic == [Traffic()] * 6
@@ -107,7 +107,9 @@ def test_a_final_merge_is_silent_until_the_last_round(own: Fleet) -> None:
         torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
 
 
-def test_weight_matching_brings_permuted_copies_back_into_each_agents_own_order(own: Fleet) -> None:
+def test_weight_matching_brings_permuted_copies_back_into_each_agents_own_order(
+    own: Agents,
+) -> None:
     states = own.shuffled([own.perturbed(1)[0]] * 6)
     merged, _ = merge(WeightMatching(), own.members(states, irregular(3)))
     for state, result in zip(states, merged, strict=True):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.laws.graphs import PAW, connected_graphs, directed_graphs
-from tests.methods.fleet import Fleet, fleet, irregular, merge
+from tests.methods.agents import Agents, agents_of, irregular, merge
 from tests.methods.lossy import Losses, merge_over
 from torch.func import functional_call
 
@@ -34,20 +34,20 @@ Ids = Mapping[int, GaugeId | None]
 
 
 @pytest.fixture(scope="module", params=["mlp", "cnn"])
-def own(request: pytest.FixtureRequest) -> Fleet:
-    return fleet(request.param)
+def own(request: pytest.FixtureRequest) -> Agents:
+    return agents_of(request.param)
 
 
-MLP = fleet("mlp")
+MLP = agents_of("mlp")
 
 
-def copies(own: Fleet, n: int) -> list[State]:
+def copies(own: Agents, n: int) -> list[State]:
     """One network, each time in another unit order."""
     return own.shuffled([own.perturbed(1)[0]] * n)
 
 
 def rounds(
-    own: Fleet,
+    own: Agents,
     states: Sequence[State],
     graph: nx.Graph[int],
     numbers: Sequence[int],
@@ -66,7 +66,7 @@ def rounds(
     return them, ids
 
 
-def same_function(own: Fleet, found: Sequence[State], expected: State) -> None:
+def same_function(own: Agents, found: Sequence[State], expected: State) -> None:
     x = torch.randn(16, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for state in found:
         torch.testing.assert_close(
@@ -119,7 +119,7 @@ def test_of_two_orders_one_is_always_the_older(parts: list[tuple[int, int, int]]
     assert first.generation == min(own.generation for own in orders)
 
 
-def test_the_root_stays_and_each_agent_moves_by_one_permutation(own: Fleet) -> None:
+def test_the_root_stays_and_each_agent_moves_by_one_permutation(own: Agents) -> None:
     before = copies(own, 4)
     them, _ = rounds(own, before, PAW, [1, 2])
     torch.testing.assert_close(them[3], before[0])
@@ -127,7 +127,7 @@ def test_the_root_stays_and_each_agent_moves_by_one_permutation(own: Fleet) -> N
 
 
 def test_an_agent_mixes_with_who_is_in_the_order_it_comes_into_and_with_nobody_else(
-    own: Fleet,
+    own: Agents,
 ) -> None:
     """Of different models: agents 1 and 2 follow 0, which nobody has joined yet; 3 follows 2."""
     before = own.shuffled(own.perturbed(4))
@@ -146,7 +146,7 @@ def test_an_agent_mixes_with_who_is_in_the_order_it_comes_into_and_with_nobody_e
         assert merged[i].gauge == GaugeId(leader, 1)
 
 
-def test_once_all_are_in_one_order_nothing_is_matched_and_the_mean_is_kept(own: Fleet) -> None:
+def test_once_all_are_in_one_order_nothing_is_matched_and_the_mean_is_kept(own: Agents) -> None:
     them, ids = rounds(own, own.shuffled(own.perturbed(4)), PAW, [1, 2])
     members = own.members(them, PAW, 3, ids)
     merged, traffic = merge(SPREAD, members)
@@ -160,7 +160,7 @@ def test_once_all_are_in_one_order_nothing_is_matched_and_the_mean_is_kept(own: 
 
 @pytest.mark.parametrize("late", [1, 3])
 def test_when_a_partition_heals_the_older_order_wins_and_of_one_age_that_of_lower_scatter(
-    own: Fleet, late: int
+    own: Agents, late: int
 ) -> None:
     """Agents 0 to 3 are a part that came together in round 1, or later than the other, in 3."""
     parts = nx.disjoint_union(PAW, nx.complete_graph(3))
@@ -179,7 +179,7 @@ def test_when_a_partition_heals_the_older_order_wins_and_of_one_age_that_of_lowe
     same_function(own, them, copies(own, 1)[0])
 
 
-def test_an_order_outlives_its_root_and_who_takes_its_place_joins_it(own: Fleet) -> None:
+def test_an_order_outlives_its_root_and_who_takes_its_place_joins_it(own: Agents) -> None:
     them, ids = rounds(own, copies(own, 4), PAW, [1, 2])
     gone = Losses(lambda j, i, k: 0 in (i, j))
     them, ids = rounds(own, them, PAW, [3, 4], ids, lambda number: gone)
@@ -192,7 +192,7 @@ def test_an_order_outlives_its_root_and_who_takes_its_place_joins_it(own: Fleet)
     alike([m.state for m in merged])
 
 
-def test_who_comes_back_with_an_id_that_nobody_has_any_more_moves(own: Fleet) -> None:
+def test_who_comes_back_with_an_id_that_nobody_has_any_more_moves(own: Agents) -> None:
     first, stale = rounds(own, copies(own, 4), PAW, [1])
     assert stale[3] == GaugeId(2, 1)
     them, ids = rounds(own, first, PAW, [2, 3], stale)
@@ -243,7 +243,7 @@ def test_on_a_directed_graph_it_spreads_the_way_messages_go(graph: nx.DiGraph[in
 
 @pytest.mark.parametrize("seed", range(3))
 def test_who_hears_several_of_an_order_is_matched_to_all_of_them_as_it_mixes_them(
-    own: Fleet, seed: int
+    own: Agents, seed: int
 ) -> None:
     """Neighbors that have little in common: no match with one of them is as good for all."""
     graph = irregular(seed)

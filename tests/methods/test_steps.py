@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.methods.fleet import irregular
+from tests.methods.agents import irregular
 from torch import Tensor
 
 from dimat.exchange import Traffic

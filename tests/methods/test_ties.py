@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.methods.fleet import Fleet, fleet, irregular, merge
+from tests.methods.agents import Agents, agents_of, irregular, merge
 from torch.func import functional_call
 
 from dimat.methods import Dimat, Settings
@@ -21,8 +21,8 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def own() -> Fleet:
-    return fleet("mlp")
+def own() -> Agents:
+    return agents_of("mlp")
 
 
 def spoilt(state: State) -> State:
@@ -37,7 +37,7 @@ def spoilt(state: State) -> State:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_agents_with_copies_of_one_state_have_it_still_after_they_merged(
-    own: Fleet, way: str
+    own: Agents, way: str
 ) -> None:
     state, graph = spoilt(own.model.state_dict()), irregular(0)
     states = own.shuffled([state] * len(graph))

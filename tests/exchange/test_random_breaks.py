@@ -6,12 +6,19 @@ import random
 import time
 
 import pytest
-from tests.exchange.halls import together, until
-from tests.exchange.village import Village, Villager, edges_used, joined, play, village
-from tests.exchange.weather import delay_sends
+from tests.exchange.agents_on_graph import (
+    AgentsOnGraph,
+    GraphAgent,
+    agents_on_graph,
+    edges_used,
+    joined,
+    play,
+)
+from tests.exchange.slow_and_broken import delay_sends
+from tests.exchange.threads import together, until
 
 
-def live(here: Village, own: Villager, rounds: int, draw: random.Random) -> None:
+def live(here: AgentsOnGraph, own: GraphAgent, rounds: int, draw: random.Random) -> None:
     """Rounds until all have had enough of them, cutting an edge now and then."""
     while any(len(other.heard) < rounds or least_used(other) < 3 for other in here.values()):
         time.sleep(draw.random() * 0.004)
@@ -20,12 +27,12 @@ def live(here: Village, own: Villager, rounds: int, draw: random.Random) -> None
         own.play()
 
 
-def least_used(own: Villager) -> int:
+def least_used(own: GraphAgent) -> int:
     """How often an agent exchanged with the neighbor that it heard least."""
     return min(sum(j in heard for heard in [*own.heard]) for j in own.near)
 
 
-def settled(here: Village) -> None:
+def settled(here: AgentsOnGraph) -> None:
     """Rounds without trouble, in which all that was one-sided comes out."""
 
     def all_used() -> bool:
@@ -42,7 +49,7 @@ def settled(here: Village) -> None:
 def test_in_a_storm_nobody_hangs_and_every_edge_is_accounted_for_at_both_ends(
     monkeypatch: pytest.MonkeyPatch, seed: int, steps: int, rounds: int
 ) -> None:
-    with village(timeout_s=2.0, patience_s=1.0) as here:  # whatever is late, the books hold
+    with agents_on_graph(timeout_s=2.0, patience_s=1.0) as here:  # whatever is late, the books hold
         delay_sends(monkeypatch, seed, breaks=0.01)
         for own in here.values():
             own.steps = steps

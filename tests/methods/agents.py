@@ -26,7 +26,7 @@ SHAPE = (2, 6, 6)
 
 
 @dataclass(frozen=True)
-class Fleet:
+class Agents:
     """A model, and agents of it."""
 
     model: nn.Module
@@ -85,7 +85,7 @@ class Fleet:
         return [symmetry.apply(symmetry.random(random), s) for s in states]
 
 
-def fleet(name: str) -> Fleet:
+def agents_of(name: str) -> Agents:
     torch.manual_seed(1)
     model = build_model(name, in_channels=2, num_classes=3, image_size=SHAPE[1:], width=0.15)
     for module in model.modules():
@@ -95,7 +95,7 @@ def fleet(name: str) -> Fleet:
     model.double()
     random = torch.Generator().manual_seed(0)
     recalibrate(model, [torch.randn(100, *SHAPE, generator=random, dtype=torch.float64)])
-    return Fleet(model.eval(), analyze(model, (torch.zeros(2, *SHAPE, dtype=torch.float64),)))
+    return Agents(model.eval(), analyze(model, (torch.zeros(2, *SHAPE, dtype=torch.float64),)))
 
 
 def irregular(seed: int, n: int = 6) -> nx.Graph[int]:

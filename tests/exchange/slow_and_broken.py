@@ -22,7 +22,7 @@ def delay_sends(
             time.sleep(draw.random() * most_s * (10 if draw.random() < 0.05 else 1))
         if draw.random() < breaks:
             self.close()
-            raise Broken("bad weather")
+            raise Broken("the edge breaks")
         send(self, tensor, timeout_s)
 
     monkeypatch.setattr(Pipe, "send", slowly)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import networkx as nx
 import pytest
 import torch
-from tests.exchange.halls import HOST, LONG_S, board, closing, together, until
+from tests.exchange.threads import HOST, LONG_S, board, closing, together, until
 from tests.laws.graphs import PAW
 
 from dimat.exchange import Message, Step, Talk, Traffic
@@ -26,7 +26,7 @@ Heard = dict[int, tuple[int, ...]]
 
 
 @dataclass
-class Villager:
+class GraphAgent:
     """An agent: what it heard in each of its rounds, of whom, and what did not count."""
 
     hood: Neighborhood
@@ -95,8 +95,8 @@ class Villager:
         until(lambda: not any(x._thread.is_alive() for x in self.hood._links.all().values()))
 
 
-Village = dict[int, Villager]
-_playing: dict[int, Villager] = {}  # by thread
+AgentsOnGraph = dict[int, GraphAgent]
+_playing: dict[int, GraphAgent] = {}  # by thread
 
 
 def settle(
@@ -106,17 +106,17 @@ def settle(
     terms: Mapping[str, str] | None = None,
     timeout_s: float = LONG_S,
     patience_s: float = LONG_S,
-) -> Villager:
+) -> GraphAgent:
     """One more agent."""
     rules = Rules(terms or {}, timeout_s)
     hood = Neighborhood(agent, place.another(), HOST, rules, patience_s=patience_s)
-    villager = Villager(hood, agent, sorted(graph.neighbors(agent)))
+    villager = GraphAgent(hood, agent, sorted(graph.neighbors(agent)))
     hood.await_neighbors(villager.near, 0)
     return villager
 
 
 @contextmanager
-def village(
+def agents_on_graph(
     graph: nx.Graph[int] = PAW,
     *,
     absent: Sequence[int] = (),
@@ -124,7 +124,7 @@ def village(
     timeout_s: float = LONG_S,
     patience_s: float = LONG_S,
     place: Directory | None = None,
-) -> Iterator[Village]:
+) -> Iterator[AgentsOnGraph]:
     """All agents of a graph, joined; in the end they say goodbye."""
     place = place or board()
     here = {
@@ -139,14 +139,14 @@ def village(
         check_accounts(here)
 
 
-def joined(here: Village) -> None:
+def joined(here: AgentsOnGraph) -> None:
     """Wait until all edges between those who are here have formed, at both ends."""
     for own in here.values():
         near = [j for j in own.near if j in here]
         until(lambda own=own, near=near: not own.hood.await_neighbors(near, LONG_S))
 
 
-def play(here: Village, *, without: Sequence[int] = ()) -> None:
+def play(here: AgentsOnGraph, *, without: Sequence[int] = ()) -> None:
     """One round of all, at once."""
     together([own.play for i, own in here.items() if i not in without])
 
@@ -165,7 +165,7 @@ class Clock:
         own.looks += 1
         return time.monotonic() + own.ahead_s
 
-    def skip(self, own: Villager, seconds: float = LONG_S) -> None:
+    def skip(self, own: GraphAgent, seconds: float = LONG_S) -> None:
         """Let so much time pass for one who waits, and wait until it has seen that."""
         until(lambda: own.waits)
         before, own.ahead_s = own.looks, own.ahead_s + seconds + 1
@@ -174,13 +174,13 @@ class Clock:
         until(lambda: own.looks > before + 1 or not own.waits)
 
 
-def edges_used(here: Village) -> set[tuple[int, int]]:
+def edges_used(here: AgentsOnGraph) -> set[tuple[int, int]]:
     """Edges on which both ends exchanged in their last rounds, the lower first."""
     ends = {(i, j) for i, own in here.items() for j in own.heard[-1]}
     return {(i, j) for i, j in ends if i < j and (j, i) in ends}
 
 
-def check_accounts(here: Village) -> None:
+def check_accounts(here: AgentsOnGraph) -> None:
     """What one end exchanged the other did too, but for what was recorded as one-sided."""
     for i, own in here.items():
         for j in (j for j in own.near if j in here and j > i):
@@ -193,7 +193,7 @@ def check_accounts(here: Village) -> None:
             assert numbers == sorted(numbers, key=lambda x: (x[2], x[1])), "out of order"
 
 
-def one_sided(own: Villager, j: int) -> int:
+def one_sided(own: GraphAgent, j: int) -> int:
     """How many exchanges a neighbor counted alone, as recorded."""
     return sum(
         int(x.why.split()[2])
