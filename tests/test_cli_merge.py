@@ -309,7 +309,9 @@ def test_a_file_that_exists_is_replaced_only_if_that_is_asked_for(
 ) -> None:
     Path(name).write_text("precious")
     assert f"{name} exists: use another, or --overwrite" in refused(capsys, *GOOD.split())
-    assert main([*GOOD.split(), "--overwrite", "--no-evaluate", "--images", "50"]) == 0
+    assert f"{name} exists" in refused(capsys, *GOOD.split(), "--overwrite=false")
+    quick = ["--no-evaluate", "true", "--images", "50"]  # as settings of a run are written, too
+    assert main([*GOOD.split(), "--overwrite", "true", *quick]) == 0
     assert Path(name).read_bytes() != b"precious"
 
 

@@ -173,4 +173,4 @@ def test_a_stopped_run_is_resumed_and_a_finished_one_shown(
 
 def test_what_is_no_run_is_not_resumed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", "nowhere"]) == 2
-    assert "nowhere is not a run folder" in capsys.readouterr().err
+    assert "nowhere is not a run folder: there is no such folder" in capsys.readouterr().err

@@ -147,7 +147,7 @@ def test_an_agent_is_interrupted_while_it_looks_for_a_store(cluster: Make) -> No
     pair.open()
     pair.kill_store()
     pair.start(0)
-    pair.until(lambda: pair.path(0).exists(), "it sets out")
+    pair.until(lambda: "does not answer" in pair.log(0).read_text(), "it says what it misses")
     pair.send(0, signal.SIGTERM)
     assert pair.finish([0]) == {0: 130}
     assert "Traceback" not in pair.log(0).read_text()

@@ -136,6 +136,8 @@ def begun(folder: Path, max_wall_s: float | None = None) -> RunConfig:
     Raises:
         ConfigError: If the folder is no run folder, or its settings cannot be used.
     """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a run folder: there is no such folder")
     if is_false_start(folder):
         raise ConfigError(
             f"{folder} is not a run folder: a run was killed there before it began, and the "

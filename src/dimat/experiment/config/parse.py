@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -71,7 +71,8 @@ class Parser(ArgumentParser):
         self._help_shortly(given)
         known = [s[2:] for a in self._actions for s in a.option_strings if s.startswith("--")]
         lists = {s for a in self._actions if isinstance(a.default, tuple) for s in a.option_strings}
-        words = spelled_words(given, known)
+        flags = {s for a in self._actions if a.nargs == 0 for s in a.option_strings}
+        words = _plain_flags(spelled_words(given, known), flags)
         return super().parse_args(_bracket(words, lists), *rest, **kwargs)
 
     def _help_shortly(self, words: Sequence[str]) -> None:
@@ -85,6 +86,22 @@ class Parser(ArgumentParser):
         """The type of every option, by its name."""
         hints = {a.dest: getattr(a, "_typehint", a.type) for a in self._actions}
         return {name: hint for name, hint in hints.items() if hint}
+
+
+def _plain_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:
+    """The words, where an option that takes no value may be given true or false all the same.
+
+    >>> _plain_flags(["--overwrite", "true", "a", "--yes=false"], {"--overwrite", "--yes"})
+    ['--overwrite', 'a']
+    """
+    found: list[str] = []
+    for given in words:
+        for word in given.split("=", 1) if given.split("=")[0] in flags else [given]:
+            if word not in ("true", "false") or not found or found[-1] not in flags:
+                found.append(word)
+            elif word == "false":
+                found.pop()
+    return found
 
 
 def settings_parser(

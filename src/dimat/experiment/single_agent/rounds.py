@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from dimat.agent.membership import Membership, MembershipStatus, most_bytes
-from dimat.errors import ConfigError, StructureError, TrainingError
+from dimat.errors import ConfigError, ExchangeError, StructureError, TrainingError
 from dimat.exchange import Traffic
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
@@ -137,6 +137,7 @@ class SingleAgentRun:
             patience_s=own.patience_s,
             device=config.device,
         )
+        self._look_for(board)
         log = self.folder.path / "faults.jsonl"
         self.rehearsal = Rehearsal(faults, self.index, log, self.hood)
         self.presence = Membership(self.hood, rounds=config.rounds)
@@ -151,6 +152,13 @@ class SingleAgentRun:
         finally:
             self.hood.close()
         return self._finish()
+
+    def _look_for(self, board: Directory) -> None:
+        """Say so if the store does not answer: the agent then begins by itself."""
+        try:
+            board.local_address()
+        except ExchangeError as error:
+            self.observer.note(f"{error}; it is asked again and again: start 'dimat store' there")
 
     # --- a round -----------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from dimat.state import counted
 from dimat.tools.estimate.forecast import Cost, Forecast
 
 _BYTES = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -85,7 +86,7 @@ def _parts(own: Forecast) -> Table:
     flops = _sums([cost.flops for cost in own.costs.values()])
     spent = _sums([cost.wall_s for cost in own.costs.values()])
     device = torch.cuda.get_device_name(own.config.device) if own.config.device != "cpu" else "CPU"
-    title = f"What for, on this {device}, {own.config.threads} threads"
+    title = f"What for, on this {device}, {counted(own.config.threads, 'thread')}"
     table = _table(title, ("", "FLOP", "time"))
     if own.start_s is not None:
         table.add_row("to begin with", "", duration(own.start_s))
