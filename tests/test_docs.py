@@ -19,6 +19,7 @@ from dimat.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ALL_PAGES = [*PAGES, ROOT / "examples" / "README.md"]
 
 
 def blocks(kind: str, pages: Sequence[Path] = PAGES) -> list[str]:
@@ -72,7 +73,7 @@ def test_there_is_something_to_check() -> None:
     assert len(blocks("console")) >= 3
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
 def test_every_local_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
@@ -83,7 +84,7 @@ READ_BY_SHELLS = set("[]*?~^#'\"<>()|;&!$`")
 PROGRAMS = r"(?:pip|dimat|torchrun|python|make|git|tensorboard|\.venv/bin/python) "
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "examples" / "README.md"], ids=str)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
 def test_no_command_needs_quotes(page: Path) -> None:
     lines = [line.removeprefix("$ ") for kind in ("sh", "console") for line in blocks(kind, [page])]
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
