@@ -60,7 +60,7 @@ BENCHMARKS = (
     Benchmark("symmetry", "finding and applying symmetries against a forward pass"),
     Benchmark("merging_speed", "matching and merging against forward passes"),
     Benchmark("gauge", "the table of docs/gauge.md"),
-    Benchmark("digits", "the numbers of the README"),
+    Benchmark("digits", "the numbers of docs/what_it_can.md"),
     Benchmark("combine", "average against regression in rounds", needs=CIFAR10),
     Benchmark("merging", "the tables of docs/matching.md", None, TABLES, needs=PARENTS),
 )

@@ -74,6 +74,14 @@ def test_a_marked_block_names_a_commit(block: object) -> None:
     assert re.fullmatch(r"[0-9a-f]{7,40}", block.commit)  # type: ignore[attr-defined]
 
 
+def test_the_numbers_of_the_readme_are_those_of_the_page_that_it_names() -> None:
+    readme, page = ((ROOT / x).read_text() for x in ("README.md", "docs/what_it_can.md"))
+    said = re.findall(r"\b\d+\.\d\b", readme.partition("## What it can")[2].partition("\n## ")[0])
+    made = "".join(block.text for block in blocks(page))
+    assert len(said) >= 3
+    assert [number for number in said if number not in made] == []
+
+
 def test_another_program_is_refused() -> None:
     with pytest.raises(ValueError, match="not by 'rm -r x'"):
         argv("rm -r x")

@@ -19,6 +19,7 @@ from dimat.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ALL_PAGES = [*PAGES, ROOT / "examples" / "README.md"]
 
 
 def blocks(kind: str, pages: Sequence[Path] = PAGES) -> list[str]:
@@ -72,10 +73,54 @@ def test_there_is_something_to_check() -> None:
     assert len(blocks("console")) >= 3
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
 def test_every_local_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+# What zsh, unlike bash, takes as a pattern even if no file fits, and what any shell reads itself.
+READ_BY_SHELLS = set("[]*?~^#'\"<>()|;&!$`")
+PROGRAMS = r"(?:pip|dimat|torchrun|python|make|git|tensorboard|\.venv/bin/python) "
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+def test_no_command_needs_quotes(page: Path) -> None:
+    lines = [line.removeprefix("$ ") for kind in ("sh", "console") for line in blocks(kind, [page])]
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    commands = [line for line in (*lines, *spans) if re.match(PROGRAMS, line)]
+    assert [line for line in commands if READ_BY_SHELLS & set(line)] == []
+
+
+def test_the_readme_can_be_read_at_once() -> None:
+    assert len(PAGES[0].read_text().splitlines()) <= 150
+
+
+GLOSSARY = re.findall(
+    r"^### ([^\n]+)\n\n(.*?)(?=^### |\Z)",
+    (ROOT / "docs" / "glossary.md").read_text(),
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def test_the_glossary_is_in_the_order_of_the_alphabet_without_twins() -> None:
+    words = [word.lower() for word, _ in GLOSSARY]
+    assert len(words) > 50
+    assert words == sorted(set(words))
+
+
+def test_each_word_of_the_glossary_says_where_it_is_used_and_what_others_call_it() -> None:
+    for word, text in GLOSSARY:
+        assert "*Page*: [" in text, word
+        assert re.search(r"In the literature|The field's word|A word of dimat's own", text), word
+
+
+def test_what_the_glossary_says_is_in_the_code_is_there() -> None:
+    source = "\n".join(x.read_text() for x in (ROOT / "src").rglob("*.py"))
+    for word, text in GLOSSARY:
+        for name in re.findall(r"`(?:dimat\.)?([A-Z]\w+)(?:\.(\w+))?`", text):
+            for part in filter(None, name):
+                assert re.search(rf"\b(?:class|def) {part}\b|^ *{part}\b *[:=]", source, re.M), word
 
 
 def script(name: str) -> Any:
