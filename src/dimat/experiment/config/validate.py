@@ -186,9 +186,9 @@ def _check_text(config: RunConfig) -> None:
 def _check_names(config: RunConfig) -> None:
     check_known("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _check_list("log", config.log, LOGS)
-    from dimat.topology import NETWORKS
+    from dimat.topology import TOPOLOGIES
 
-    check_known("topology.name", config.topology.name, NETWORKS)
+    check_known("topology.name", config.topology.name, TOPOLOGIES)
     from dimat.data import SOURCES, SPLITS
     from dimat.merging import COMBINERS
     from dimat.methods import METHODS
