@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.methods.making import made
 from tests.methods.test_steps import irregular_topology, lopsided
 from torch import Tensor, nn
 
 from dimat.data import Shard
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import METHODS, Method, RoundContext, Settings
+from dimat.methods import METHODS, Method, RoundContext
 from dimat.methods.steps.swarm import pairs
 from dimat.state import State
 from dimat.topology import Topology
@@ -223,10 +224,10 @@ def test_consensus_methods_follow_their_papers_under_a_schedule(
     name: str, own: str, order: str
 ) -> None:
     topology = irregular_topology(2)
-    settings = Settings(order=order, quiet_steps=3, mixing_steps=2)  # type: ignore[arg-type]
+    method = made(name, order=order, quiet_steps=3, mixing_steps=2)
     them = agents(topology, own)
     oracle = ORACLES[name](stacked(them), topology.pi, gradient_of(them), Displacement(own), order)
-    check(in_steps(METHODS[name](settings), them), oracle)
+    check(in_steps(method, them), oracle)
 
 
 @pytest.mark.parametrize("own", OPTIMIZERS)
@@ -241,7 +242,7 @@ def test_gradient_push_follows_its_numerators_and_weights_under_a_schedule(own: 
             x, w = topology.pi @ x, topology.pi @ w
             yield x / w
 
-    check(in_steps(METHODS["sgp"](Settings()), them), oracle(stacked(them)))
+    check(in_steps(METHODS["sgp"](), them), oracle(stacked(them)))
 
 
 @pytest.mark.parametrize("own", OPTIMIZERS)
@@ -262,7 +263,7 @@ def test_cross_gradients_follow_the_quadratic_program_under_a_schedule(own: str)
             x = consensus(x, topology.pi, delta, along, "combine")
             yield x
 
-    check(in_steps(METHODS["cga"](Settings()), them), oracle(stacked(them)))
+    check(in_steps(METHODS["cga"](), them), oracle(stacked(them)))
     assert sum(np.abs(by).max() > 1e-3 for by in turned) > 10  # there was something to project
 
 
@@ -279,7 +280,7 @@ def test_a_swarm_follows_local_steps_and_meetings_under_a_schedule(own: str) -> 
             x = np.stack([(x[i] + x[met.get(i, i)]) / 2 for i in range(len(x))])
             yield x
 
-    check(in_steps(METHODS["swarm"](Settings(quiet_steps=2, seed=3)), them), oracle(stacked(them)))
+    check(in_steps(METHODS["swarm"](quiet_steps=2, seed=3), them), oracle(stacked(them)))
 
 
 @pytest.mark.parametrize("own", OPTIMIZERS)
@@ -308,5 +309,5 @@ def test_methods_of_rounds_follow_their_papers_under_a_schedule(name: str, own: 
                 x = x + delta(x, g(x))
             yield x
 
-    method = METHODS[name](Settings(outer_lr=0.7, outer_momentum=0.8))
+    method = made(name, lr=0.7, momentum=0.8)
     check(in_rounds(method, them, local), oracle(stacked(them)))
