@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -31,7 +31,7 @@ from dimat.experiment.running.pretrain import Pretraining
 from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.setup import Setup, make_setup
 from dimat.matching import activation_scores
-from dimat.methods import Dimat, Method, RoundContext, RoundResult, Settings
+from dimat.methods import Dimat, RoundContext, RoundResult
 from dimat.methods.gauge import cycle_error
 from dimat.methods.ordering.drift import drift
 from dimat.models import build_model
@@ -74,14 +74,11 @@ CASES = {
 }
 
 
-@dataclass
-class Watched(Method):
+@dataclass(frozen=True)
+class Watched(Dimat):
     """``dimat``, and what it found."""
 
-    settings: Settings
-    exchanges = "rounds"
-    matches = True
-    fault: bool = False
+    fault: ClassVar[bool] = False
     seconds: list[float] = field(default_factory=list)
     edges: dict[int, dict[tuple[int, int], Any]] = field(default_factory=dict)
     drifts: list[float] = field(default_factory=list)
@@ -91,7 +88,7 @@ class Watched(Method):
         if self.fault and (me.agent, me.round) == (1, 10):  # its id says that nothing happened
             lost = symmetry.random(torch.Generator().manual_seed(0))
             me = replace(me, state=symmetry.apply(lost, me.state))
-        result = yield from Dimat(self.settings).merge(me)
+        result = yield from super().merge(me)
         self.seconds.append(result.match_s)
         if result.drift is not None:
             self.drifts.append(result.drift)
@@ -99,6 +96,12 @@ class Watched(Method):
         for j, p in result.alignments.items():
             self.edges.setdefault(me.round, {})[me.agent, j] = symmetry.compose(own, p)
         return result
+
+
+class Faulty(Watched):
+    """The same with a fault in round 10."""
+
+    fault = True
 
 
 def prepared(agents: int, seed: int) -> tuple[Setup, Any]:
@@ -116,17 +119,12 @@ def measured(setup: Setup, snapshots: Any, name: str, case: RunConfig) -> dict[s
     config = replace(case, agents=own.agents, seed=own.seed)
     twin = replace(setup, config=config)
     twin.__dict__.update(analysis=setup.analysis, test=setup.test)
-    seen: list[Watched] = []
-
-    def watched(settings: Settings) -> Watched:
-        seen.append(Watched(settings, "fault" in name))
-        return seen[-1]
-
-    dimat.methods.METHODS["dimat"] = watched
+    dimat.methods.METHODS["dimat"] = Faulty if "fault" in name else Watched
     with tempfile.TemporaryDirectory() as folder:
         record = RunFolder.create(Path(folder) / "run", config, config.method)
         writer = RunWriter(twin, config.method, record, Silent())
         rounds = Rounds(twin, config.method, everybody(twin), Silent(), writer)
+        seen = rounds.method
         result = rounds.run(dict(snapshots))
     assert result is not None, "agent 0 lives here"
     found = result.summary
@@ -134,9 +132,9 @@ def measured(setup: Setup, snapshots: Any, name: str, case: RunConfig) -> dict[s
         "accuracy": 100 * float(str(found["test_accuracy_mean"])),
         "kB": float(str(found["sent_bytes"])) / 1e3 / config.rounds / config.agents,
     }
-    if seen:
-        numbers["ms"] = 1e3 * sum(seen[0].seconds) / config.rounds / config.agents
-        complete = [e for e in seen[0].edges.values() if len(e) == 2 * twin.topology.graph.size()]
+    if isinstance(seen, Watched):
+        numbers["ms"] = 1e3 * sum(seen.seconds) / config.rounds / config.agents
+        complete = [e for e in seen.edges.values() if len(e) == 2 * twin.topology.graph.size()]
         errors = [cycle_error(setup.analysis.symmetry, twin.topology.graph, e) for e in complete]
         numbers["cycle"] = 100 * statistics.fmean(errors) if errors else 0.0
     return numbers

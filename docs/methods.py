@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from dimat.methods import METHODS, Method, Settings
+from dimat.methods import METHODS, Method
 
 FOLDER = Path(__file__).parent / "methods"
 WHEN = {
@@ -29,24 +31,10 @@ NEEDS = {
     frozenset({"rows", "columns", "two-way"}): f"{_BOTH}, and {_TWO_WAY}",
 }
 
-# Where a method's own argument is set in a run.
-NAMES = {
-    "order": "`consensus.order`",
-    "quiet_steps": "`consensus.quiet_steps`",
-    "mixing_steps": "`consensus.mixing_steps`",
-    "lr": "`outer.lr`",
-    "momentum": "`outer.momentum`",
-    "max_norm_ratio": "`exchange.max_norm_ratio`",
-    "mix_memory": "`optimizer.on_merge: mix`",
-    "settings": "`matching`, `merging`, `optimizer.on_merge`",
-    "merging": "`matching`, `merging`",
-    "seed": "`seed`",
-}
-
 
 def pages() -> dict[str, str]:
     """For each file of the folder what it holds."""
-    made = {name: make(Settings()) for name, make in METHODS.items()}
+    made = {name: kind() for name, kind in METHODS.items()}
     found = {f"{name}.md": page(name, method) for name, method in made.items()}
     rows = "\n".join(
         f"| [`{name}`]({name}.md) | {summary(method)} | {WHEN[method.exchanges]} |"
@@ -77,7 +65,7 @@ def summary(method: Method) -> str:
 def page(name: str, method: Method) -> str:
     """One method's page."""
     file = "/".join(Path(inspect.getfile(type(method))).parts[-2:])
-    text = markdown(inspect.getdoc(type(method)) or "")
+    text = markdown(inspect.getdoc(type(method)) or "", settings(method))
     return (
         f"# {name}\n\n{text}\n\n---\n\nIt {WHEN[method.exchanges]}; it needs "
         f"{NEEDS[method.needs]}. Code: "
@@ -85,13 +73,26 @@ def page(name: str, method: Method) -> str:
     )
 
 
-def markdown(text: str) -> str:
-    """A docstring as Markdown."""
+def settings(method: Method) -> dict[str, str]:
+    """For each parameter where it is set in a run."""
+    found = {}
+    for own in dataclasses.fields(method):
+        name, equals = own.metadata.get("setting"), own.metadata.get("equals")
+        value = "" if equals is None else f": {equals}"
+        found[own.name] = f"`{name}{value}`" if name else f"`method_options: {own.name}=…`"
+    return found
+
+
+def markdown(text: str, names: Mapping[str, str] | None = None) -> str:
+    """A docstring as Markdown; its arguments by other names."""
     text = re.sub(r"(?<!`)``(?!`)", "`", text)
     text = re.sub(r"^\.\. math::[ ]*(.*)\n((?:\n?[ ]+.*\n?)*)", _block, text, flags=re.MULTILINE)
     text = re.sub(r":math:`([^`]*)`", r"$`\1`$", text)
     text = re.sub(
-        r"^(Args|References):\n((?:[ ]+.*\n?|\n(?=[ ]))*)", _section, text, flags=re.MULTILINE
+        r"^(Args|References):\n((?:[ ]+.*\n?|\n(?=[ ]))*)",
+        lambda found: _section(found, names or {}),
+        text,
+        flags=re.MULTILINE,
     )
     return text.strip()
 
@@ -101,12 +102,12 @@ def _block(found: re.Match[str]) -> str:
     return "```math\n" + "\n".join(line for line in lines if line) + "\n```\n"
 
 
-def _section(found: re.Match[str]) -> str:
+def _section(found: re.Match[str], names: Mapping[str, str]) -> str:
     lines = [line[4:] for line in found[2].splitlines()]
     if found[1] == "References":
         return "## Reference\n\n" + "\n".join(lines) + "\n"
     items = re.sub(
-        r"^(\w+): ", lambda m: f"* {NAMES[m[1]]}: ", "\n".join(lines), flags=re.MULTILINE
+        r"^(\w+): ", lambda m: f"* {names[m[1]]}: ", "\n".join(lines), flags=re.MULTILINE
     )
     return "## Settings\n\n" + items.replace("\n    ", "\n  ") + "\n"
 

@@ -26,7 +26,7 @@ class Half(Method):
         return RoundResult(mix(states, me.weights), disagreement=0.0)  # None: nobody was heard
 
 
-METHODS["half"] = lambda settings: Half()
+METHODS.register("half", Half)
 
 with tempfile.TemporaryDirectory() as folder:
     result = dimat.run(

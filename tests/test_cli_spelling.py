@@ -40,7 +40,7 @@ def other(name: str) -> str:
 
 @pytest.mark.parametrize("name", [name for name in setting_types() if "_" in name])
 def test_a_setting_with_dashes_is_the_one_with_underscores(name: str) -> None:
-    value = {"optimizer.on_merge": "mix"}.get(name, "3")
+    value = {"optimizer.on_merge": "mix", "method_options": "keep=3"}.get(name, "3")
     words = [f"--{name}={value}"], [f"--{other(name)}={value}"], [f"--{other(name)}", value]
     found = [config(*own) for own in words]
     assert found[0] == found[1] == found[2] != RunConfig()

@@ -28,7 +28,7 @@ from dimat.experiment.config.config import (
     TopologyConfig,
 )
 from dimat.experiment.setup import make_setup
-from dimat.methods import METHODS, Consensus, Method, Settings, StepContext
+from dimat.methods import METHODS, Consensus, Method, StepContext
 from dimat.methods.ordering import tree as order
 from dimat.symmetry import Analysis, Permutation
 
@@ -67,7 +67,7 @@ def test_with_one_agent_every_method_but_diloco_is_centralized(
     tmp_path: Path, centralized: Callable[[RunConfig], Path], name: str, turn: str
 ) -> None:
     own = replace(ALONE, method=name, consensus=ConsensusConfig(order=turn, quiet_steps=1))  # type: ignore[arg-type]
-    if turn == "adapt" and METHODS[name](Settings()).exchanges != "steps":
+    if turn == "adapt" and METHODS[name].exchanges != "steps":
         own = replace(own, data=replace(own.data, split="iid"))
     ours = dimat.run(replace(own, out=str(tmp_path / "ours"))).folder
     theirs = centralized(replace(own, method="centralized"))
@@ -294,7 +294,7 @@ def test_training_that_diverges_is_said_with_method_and_round(tmp_path: Path, me
 def test_graphs_that_change_are_followed_by_step_or_by_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part: str
 ) -> None:
-    kind = type(METHODS[name](Settings()))
+    kind = METHODS[name]
     seen: list[list[int]] = []
     original = getattr(kind, part)
 

@@ -22,7 +22,7 @@ from dimat.exchange.in_process import run_all
 from dimat.experiment.config.config import DiagnosticsConfig, MatchingConfig
 from dimat.experiment.evaluation.diagnostics import MergeSnapshot, permuted_operator
 from dimat.experiment.evaluation.loss_barrier import loss_barrier
-from dimat.methods import Averaging, Dimat, Method, RoundResult, Settings
+from dimat.methods import Averaging, Dimat, Method, RoundResult
 from dimat.state import State, consensus_distance
 from dimat.symmetry import analyze
 from dimat.topology import Topology, build_topology, metropolis
@@ -49,7 +49,7 @@ def test_shuffled_agents_are_as_far_apart_as_in_order(own: Agents, gauge: str) -
     states = own.perturbed(5, by=0.02)
     plain = see(own, Averaging(), states, RING).describe()
     shuffled = own.shuffled(states)
-    sight = see(own, Dimat(Settings(gauge)), shuffled, RING)  # type: ignore[arg-type]
+    sight = see(own, Dimat(gauge), shuffled, RING)  # type: ignore[arg-type]
     seen = sight.describe()
     for name in ("consensus_before", "consensus_after", "contraction"):
         assert seen[name] == pytest.approx(plain[name]), name
@@ -61,7 +61,7 @@ def test_agents_in_different_orders_are_not_measured_against_each_other(own: Age
     """Orders that spread have come one edge far: on a line of four from 0 to 1, and from 2 to 3."""
     graph: nx.Graph[int] = nx.path_graph(4)
     states = own.shuffled(own.perturbed(4, by=0.02))
-    sight = see(own, Dimat(Settings("spread")), states, graph)
+    sight = see(own, Dimat("spread"), states, graph)
     seen = sight.describe()
     assert seen["consensus_before"] is seen["consensus_after"] is seen["contraction"] is None
     assert [sight.together(i, i + 1) for i in range(3)] == [True, False, True]
@@ -97,7 +97,7 @@ def test_consistent_alignments_have_no_cycle_error_and_the_gap_of_the_mixing_mat
     own: Agents,
 ) -> None:
     states = own.shuffled([own.perturbed(1)[0]] * 5)
-    seen = see(own, Dimat(Settings("pairwise")), states, RING).describe()
+    seen = see(own, Dimat("pairwise"), states, RING).describe()
     assert seen["cycle_error"] == {"edges": 0.0, "cycles": 0.0}
     assert seen["permuted_gap"] == pytest.approx(seen["spectral_gap"])
     assert all(value == pytest.approx(1) for value in seen["similarity"].values())  # type: ignore[attr-defined]
@@ -107,7 +107,7 @@ def test_consistent_alignments_have_no_cycle_error_and_the_gap_of_the_mixing_mat
 def test_inconsistent_alignments_have_a_cycle_error_and_another_gap(own: Agents) -> None:
     """Agents that have nothing in common are matched by chance."""
     states = own.shuffled(own.perturbed(5, by=3.0))
-    seen = see(own, Dimat(Settings("pairwise")), states, RING).describe()
+    seen = see(own, Dimat("pairwise"), states, RING).describe()
     assert seen["cycle_error"]["edges"] > 0.1  # type: ignore[index]
     assert seen["cycle_error"]["cycles"] > 0.1  # type: ignore[index]
     assert 0 < seen["permuted_gap"] < 1  # type: ignore[operator]
@@ -117,7 +117,7 @@ def test_inconsistent_alignments_have_a_cycle_error_and_another_gap(own: Agents)
 def test_the_permuted_operator_does_to_units_what_the_merge_does(own: Agents) -> None:
     """Two paths: the first bias of a merged network is the operator times all first biases."""
     states = own.shuffled(own.perturbed(5, by=3.0))
-    sight = see(own, Dimat(Settings("pairwise")), states, RING)
+    sight = see(own, Dimat("pairwise"), states, RING)
     symmetry = own.analysis.symmetry
     group = next(g for g in symmetry.groups if any(k.endswith("bias") for k, _ in g.members))
     key = next(k for k, _ in group.members if k.endswith("bias"))
@@ -133,7 +133,7 @@ def test_the_permuted_operator_does_to_units_what_the_merge_does(own: Agents) ->
 def test_a_pair_is_seen_in_one_order(own: Agents) -> None:
     base = own.perturbed(1)[0]
     for gauge in ("tree", "pairwise"):
-        sight = see(own, Dimat(Settings(gauge)), own.shuffled([base] * 5), RING)  # type: ignore[arg-type]
+        sight = see(own, Dimat(gauge), own.shuffled([base] * 5), RING)  # type: ignore[arg-type]
         for i, j in RING.edges:
             first, second = sight.pair(i, j)
             torch.testing.assert_close(first, second)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import dimat
 from dimat import RunConfig
 from dimat.errors import ConfigError
+from dimat.exchange import Talk
 from dimat.experiment.config.config import (
     ConsensusConfig,
     DataConfig,
@@ -26,18 +27,16 @@ from dimat.experiment.config.config import (
     TopologyConfig,
 )
 from dimat.experiment.config.parse import load_config
-from dimat.experiment.running.rounds import method_settings
 from dimat.experiment.setup import Setup, make_setup
 from dimat.merging.optimizer import flat_memory, memory_of
-from dimat.methods import METHODS, Averaging, Method, Settings
+from dimat.methods import METHODS, Averaging, Method, RoundContext, RoundResult, StepContext
 from dimat.state import num_bytes, state_of
 from dimat.tools.estimate import calibrate
 from dimat.tools.estimate import forecast as forecasting
 from dimat.tools.estimate.assume import assumed
 from dimat.tools.estimate.forecast import Forecast, forecast
-from dimat.tools.estimate.known import KNOWN
+from dimat.tools.estimate.known import is_foreseen
 from dimat.tools.estimate.model_cost import memory_entries, model_facts
-from dimat.tools.estimate.steps import STEPS
 from dimat.tools.estimate.traffic import Wire
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
@@ -93,12 +92,26 @@ class Steps(Method):
     exchanges = "steps"
 
 
-@pytest.mark.parametrize("made", [Pairs, Steps, Method, lambda: Averaging()])
+class Otherwise(Averaging):
+    """What its base says of its cost is not what it does."""
+
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
+        return (yield from super().merge(me))
+
+
+class Careful(Method):
+    """It says nothing to anybody, and yet takes steps of its own."""
+
+    def step(self, me: StepContext) -> Talk[None]:
+        yield from super().step(me)
+
+
+@pytest.mark.parametrize("made", [Pairs, Steps, Otherwise, Careful])
 @pytest.mark.parametrize("role", ["method", "controls"])
 def test_a_method_of_ones_own_is_refused_with_the_way_to_measure_it(
-    monkeypatch: pytest.MonkeyPatch, made: Callable[[], Method], role: str
+    monkeypatch: pytest.MonkeyPatch, made: type[Method], role: str
 ) -> None:
-    monkeypatch.setitem(METHODS, "own", lambda settings: made())
+    monkeypatch.setitem(METHODS, "own", made)
     config = replace(SMALL, method="own") if role == "method" else replace(SMALL, controls=("own",))
     with pytest.raises(ConfigError, match="'own' is not one of dimat's own.*run it for two rounds"):
         foreseen(config)
@@ -107,13 +120,24 @@ def test_a_method_of_ones_own_is_refused_with_the_way_to_measure_it(
 def test_a_method_of_ones_own_under_a_known_name_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(METHODS, "wa", lambda settings: Pairs())
+    monkeypatch.setitem(METHODS, "wa", Pairs)
     with pytest.raises(ConfigError, match="'wa' is not one of dimat's own"):
         foreseen(replace(SMALL, method="wa"))
 
 
 def test_all_methods_of_dimat_are_foreseen() -> None:
-    assert {name: type(make(Settings())) for name, make in METHODS.items()} == KNOWN
+    assert [name for name, kind in METHODS.items() if not is_foreseen(kind())] == []
+
+
+def test_a_method_of_ones_own_that_says_what_it_costs_is_foreseen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Mine(Averaging):
+        """As ``wa``, and says so."""
+
+    monkeypatch.setitem(METHODS, "mine", Mine)
+    found = foreseen(replace(SMALL, method="wa", controls=("mine",))).costs
+    assert found["mine"] == found["wa"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -149,7 +173,7 @@ def arithmetic(config: RunConfig, out: Path) -> float:
     """What a run did once its model had been looked at."""
     setup = make_setup(config)
     with pytest.MonkeyPatch.context() as patch:
-        if METHODS[config.method](method_settings(config)).matches:
+        if METHODS[config.method].matches:
             # Not counted by a difference of two looks: what PyTorch counts of an export is less
             # the second time, whenever its own cache still knows the first.
             patch.setattr(Setup, "analysis", setup.analysis)
@@ -294,7 +318,11 @@ def test_every_method_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         own = found.costs[name].wall_s
         assert own["training"] > 0
         assert min(own.values()) >= 0
-        assert (own["exchange and merging"] > 0) or name in SOLITARY or name in STEPS
+        assert (
+            (own["exchange and merging"] > 0)
+            or name in SOLITARY
+            or METHODS[name].exchanges == "steps"
+        )
     assert found.costs["pre-training, centralized"].wall_s["training"] > 0
 
 

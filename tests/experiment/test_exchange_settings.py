@@ -10,10 +10,10 @@ import pytest
 import dimat
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import ExchangeConfig, MatchingConfig, RunConfig
+from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.validate import validate
 from dimat.experiment.digests import run_digest
 from dimat.experiment.record.run_folder import RunFolder, check_same_settings
-from dimat.experiment.running.rounds import method_settings
 from dimat.experiment.setup import make_setup
 
 SMALL = RunConfig(
@@ -87,8 +87,9 @@ def test_what_is_out_of_range_is_refused(exchange: ExchangeConfig, complaint: st
 def test_how_agents_come_into_one_order_follows_from_what_is_asked_for(
     matching: MatchingConfig, apart: bool, gauge: str, once: str
 ) -> None:
-    own = method_settings(replace(SMALL, matching=matching), apart=apart)
-    assert (own.gauge, own.once) == (gauge, once)
+    config = replace(SMALL, matching=matching)
+    found = [make_method(config, name, apart=apart) for name in ("dimat", "final-merge")]
+    assert [vars(own)["gauge"] for own in found] == [gauge, once]
 
 
 def test_a_spreading_order_with_what_takes_all_agents_at_once_is_refused() -> None:

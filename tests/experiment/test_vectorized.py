@@ -406,7 +406,7 @@ def test_a_method_of_ones_own_that_steps_otherwise_takes_its_turns(
         def step(self, me: Any) -> Any:
             yield from super().step(me)
 
-    monkeypatch.setitem(METHODS, "local", lambda _: Careful())
+    monkeypatch.setitem(METHODS, "local", Careful)
 
     def never(*_: Any) -> None:
         raise AssertionError("trained at once")

@@ -10,7 +10,7 @@ from tests.laws.graphs import PAW
 from tests.methods.agents import agents_of
 from tests.methods.lossy import Losses, merge_over
 
-from dimat.methods import Dimat, Settings
+from dimat.methods import Dimat
 from dimat.methods.gauge import GaugeId
 
 
@@ -21,7 +21,7 @@ def test_one_that_is_new_and_misses_its_leader_stays_as_it_is_whatever_order_it_
     pi = them[0].topology.pi.copy()
     pi[0] = np.eye(4)[1]
     them[0] = replace(them[0], topology=replace(them[0].topology, pi=pi))
-    found = merge_over(Losses(lambda j, i, k: (j, i) == (1, 0)), Dimat(Settings("spread")), them)[0]
+    found = merge_over(Losses(lambda j, i, k: (j, i) == (1, 0)), Dimat("spread"), them)[0]
     torch.testing.assert_close(found.state, dict(them[0].state), rtol=0, atol=0)
     assert found.permutation is None
     assert not found.disagreement  # it did not hear the one that it wanted to take over

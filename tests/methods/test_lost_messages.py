@@ -13,24 +13,25 @@ from hypothesis import strategies as st
 from tests.laws.graphs import PAW, connected_graphs
 from tests.methods.agents import Agents, agents_of, irregular, merge
 from tests.methods.lossy import Losses, merge_over
+from tests.methods.making import made
 from tests.methods.test_steps import STEPWISE, agents, irregular_topology
 
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import METHODS, Averaging, Dimat, Method, RoundContext, RoundResult, Settings
+from dimat.methods import METHODS, Averaging, Dimat, Method, RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.topology import Topology, metropolis
 
 TOLERANT = {
-    "local": METHODS["local"](Settings()),
-    "wa": METHODS["wa"](Settings()),
-    "wa-mix": METHODS["wa"](Settings(mix_memory=True)),
-    "wm-mix": METHODS["wm"](Settings(mix_memory=True)),
-    "spread": Dimat(Settings("spread")),
-    "spread-mix": Dimat(Settings("spread", mix_memory=True)),
-    "pairwise-mix": Dimat(Settings("pairwise", mix_memory=True)),
-    "final-merge": METHODS["final-merge"](Settings("spread")),
+    "local": METHODS["local"](),
+    "wa": METHODS["wa"](),
+    "wa-mix": METHODS["wa"](mix_memory=True),
+    "wm-mix": METHODS["wm"](mix_memory=True),
+    "spread": Dimat("spread"),
+    "spread-mix": Dimat("spread", mix_memory=True),
+    "pairwise-mix": Dimat("pairwise", mix_memory=True),
+    "final-merge": METHODS["final-merge"](gauge="spread"),
 }
 
 
@@ -128,10 +129,10 @@ def test_averaging_is_the_dense_product_with_what_is_lost_put_on_the_diagonal(
 
 def test_what_is_tolerant_is_known_of_every_method() -> None:
     for gauge, more in (("tree", set()), ("pairwise", {"dimat", "final-merge"})):
-        found = {n for n, make in METHODS.items() if make(Settings(gauge)).tolerant}  # type: ignore[arg-type]
+        found = {n for n in METHODS if made(n, gauge=gauge).tolerant}
         assert found == {"local", "centralized", "wa", "wm"} | more
-    assert Dimat(Settings("spread")).tolerant
-    assert not Dimat(Settings("pairwise", "pooled")).tolerant
+    assert Dimat("spread").tolerant
+    assert not Dimat("pairwise", "pooled").tolerant
 
 
 def test_where_nothing_is_lost_it_is_the_same_merge_bit_for_bit(
@@ -212,7 +213,7 @@ def test_what_must_not_be_used_is_refused_and_it_is_as_if_it_were_lost(
 ) -> None:
     kind = name if name in METHODS else "dimat"
     gauge = "pairwise" if name == "pairwise" else "spread"
-    method = METHODS[kind](Settings(gauge, max_norm_ratio=3.0))  # type: ignore[arg-type]
+    method = made(kind, gauge=gauge, max_norm_ratio=3.0)
     spoil = SPOILT[how][0]
     them = members(own, PAW)
     losses = Losses(spoilt=lambda j, i, k, m: spoil(m) if j == 2 else m)
@@ -267,12 +268,12 @@ def test_a_memory_that_is_not_finite_is_refused(own: Agents) -> None:
 # --- the others -----------------------------------------------------------------------------------
 
 NEEDS_ALL = {
-    "fedavg": METHODS["fedavg"](Settings()),
-    "diloco": METHODS["diloco"](Settings()),
-    "tree": Dimat(Settings("tree")),
-    "tree-pooled": Dimat(Settings("tree", "pooled")),
-    "pairwise-pooled": Dimat(Settings("pairwise", "pooled")),
-    "drift": Dimat(Settings("tree", drift=0.5)),
+    "fedavg": METHODS["fedavg"](),
+    "diloco": METHODS["diloco"](),
+    "tree": Dimat("tree"),
+    "tree-pooled": Dimat("tree", "pooled"),
+    "pairwise-pooled": Dimat("pairwise", "pooled"),
+    "drift": Dimat("tree", drift=0.5),
 }
 # The first ones, in which these two talk to each other.
 STEPS = {"fedavg": 1, "diloco": 1, "tree": 3, "tree-pooled": 4, "pairwise-pooled": 2, "drift": 3}
@@ -288,7 +289,7 @@ def test_a_merge_that_needs_everyone_says_whom_it_missed(own: Agents, name: str,
 
 @pytest.mark.parametrize("name", STEPWISE)
 def test_a_step_that_needs_everyone_says_whom_it_missed(name: str) -> None:
-    method = METHODS[name](Settings(quiet_steps=0))
+    method = made(name, quiet_steps=0)
     them = agents(irregular_topology())
     losses = Losses(lambda j, i, k: True)
     with pytest.raises(TrainingError, match="nothing from agent"):

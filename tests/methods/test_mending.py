@@ -14,11 +14,11 @@ from torch import Tensor
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import Averaging, Dimat, RoundResult, Settings
+from dimat.methods import Averaging, Dimat, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.state import State
 
-TESTING = Dimat(Settings(drift=0.2))
+TESTING = Dimat(drift=0.2)
 ONE = GaugeId(0, 1)
 GRAPHS: dict[str, nx.Graph[int]] = {
     "paw": PAW,
@@ -100,7 +100,7 @@ def test_without_the_test_another_order_is_not_noticed(own: Agents) -> None:
 def test_below_the_threshold_nobody_moves(own: Agents) -> None:
     together = own.perturbed(4)
     spoilt = [together[0], own.shuffled([together[1]])[0], *together[2:]]
-    lax = Dimat(Settings(drift=1.0))
+    lax = Dimat(drift=1.0)
     merged, _ = merge(lax, own.members(spoilt, PAW, 2, gathered(4)))
     assert all(m.permutation is None for m in merged)
     assert merged[1].drift is not None
@@ -108,7 +108,7 @@ def test_below_the_threshold_nobody_moves(own: Agents) -> None:
 
 
 def test_memories_of_who_moves_back_move_along(own: Agents) -> None:
-    mixing = Dimat(Settings(drift=0.2, mix_memory=True))
+    mixing = Dimat(drift=0.2, mix_memory=True)
     together = own.perturbed(4)
     spoilt = [*together[:3], own.shuffled([together[3]])[0]]
     names = [name for name, _ in own.model.named_parameters()]

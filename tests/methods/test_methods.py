@@ -19,7 +19,7 @@ from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
 from dimat.matching.unit_activations import observations
 from dimat.merging import recalibrate
-from dimat.methods import Averaging, Dimat, Local, Method, RoundContext, RoundResult, Settings
+from dimat.methods import Averaging, Dimat, Local, Method, RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId, colors, decode, encode
 from dimat.models import build_model
 from dimat.state import State, num_bytes
@@ -30,10 +30,10 @@ METHODS: dict[str, Method] = {
     "local": Local(),
     "wa": Averaging(),
     "dimat-tree": Dimat(),
-    "dimat-tree-without-sweeps": Dimat(Settings(sweeps=0)),
-    "dimat-pairwise": Dimat(Settings("pairwise")),
-    "dimat-tree-pooled": Dimat(Settings(statistics="pooled")),
-    "dimat-pairwise-pooled": Dimat(Settings("pairwise", "pooled")),
+    "dimat-tree-without-sweeps": Dimat(sweeps=0),
+    "dimat-pairwise": Dimat("pairwise"),
+    "dimat-tree-pooled": Dimat(statistics="pooled"),
+    "dimat-pairwise-pooled": Dimat("pairwise", "pooled"),
 }
 TOPOLOGY = Topology("paw", PAW, metropolis(PAW, np.ones(4)))
 ID_BYTES = 12  # an agent, the root and the generation of its gauge
@@ -192,7 +192,7 @@ def test_in_one_gauge_states_are_mixed_as_they_are(model: nn.Module, analysis: A
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
         assert (a.permutation, a.gauge) == (None, one)
-    again, _ = merge(Dimat(Settings(sweeps=0, every=1)), them)
+    again, _ = merge(Dimat(sweeps=0, every=1), them)
     assert all(m.permutation is not None for m in again)
     assert {m.gauge for m in again} == {GaugeId(TOPOLOGY.root, 2)}
 
@@ -209,7 +209,7 @@ def test_bytes_are_one_state_per_edge_and_direction_and_the_permutations(
         if isinstance(method, Local):
             assert count.sent_bytes == count.received_bytes == 0
             continue
-        own = method.settings if isinstance(method, Dimat) else Settings("pairwise")
+        own = method if isinstance(method, Dimat) else Dimat("pairwise")
         each = size
         if own.gauge == "tree":
             each += (1 + own.sweeps) * permutation + 4 * ID_BYTES

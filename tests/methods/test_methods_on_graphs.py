@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.analyses import analyze
+from tests.methods.making import made
 from tests.tiers import tiers
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -20,24 +21,23 @@ from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
 from dimat.merging import recalibrate
-from dimat.methods import METHODS, Method, RoundContext, RoundResult, Settings
+from dimat.methods import METHODS, Dimat, Method, RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.methods.ordering.pooled import encode_moments, measure_edges
 from dimat.methods.ordering.spread import age
 from dimat.methods.rounds.diloco import DiLoCo
 from dimat.methods.rounds.fedavg import FedAvg
-from dimat.methods.rounds.final_merge import FinalMerge
 from dimat.models import build_model
 from dimat.state import State, num_bytes
 from dimat.symmetry import Analysis
 from dimat.topology import Topology, metropolis
 
 SETTINGS = {
-    "tree": Settings(sweeps=2),
-    "pairwise": Settings("pairwise"),
-    "spread": Settings("spread"),
-    "tree-pooled": Settings(statistics="pooled", sweeps=2),
-    "pairwise-pooled": Settings("pairwise", "pooled"),
+    "tree": Dimat(sweeps=2),
+    "pairwise": Dimat("pairwise"),
+    "spread": Dimat("spread"),
+    "tree-pooled": Dimat(statistics="pooled", sweeps=2),
+    "pairwise-pooled": Dimat("pairwise", "pooled"),
 }
 CASES = [
     (name, own) for name in METHODS for own in (SETTINGS if name == "dimat" else list(SETTINGS)[:1])
@@ -76,7 +76,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 @pytest.fixture(params=CASES, ids="-".join)
 def method(request: pytest.FixtureRequest) -> Method:
     name, own = request.param
-    return METHODS[name](SETTINGS[own])
+    return SETTINGS[own] if name == "dimat" else made(name, sweeps=2)
 
 
 def members(network: Network, states: Sequence[State], graph: Topology) -> list[RoundContext]:
@@ -134,7 +134,7 @@ def test_permuted_copies_merge_to_one_function_on_any_graph(
     network: Network, own: str, seed: int
 ) -> None:
     states, graph = permuted(network, 6), topology(seed)
-    merged, _ = merge(METHODS["dimat"](SETTINGS[own]), members(network, states, graph))
+    merged, _ = merge(SETTINGS[own], members(network, states, graph))
     x = torch.randn(32, *SHAPE, dtype=torch.float64)
     for i, result in enumerate(merged):
         torch.testing.assert_close(
@@ -152,7 +152,7 @@ def test_averaging_is_the_dense_product_and_says_how_far_the_neighbors_were(
 ) -> None:
     states, graph = perturbed(network, 6), topology(5)
     them = members(network, states, graph)
-    merged, _ = merge(METHODS["wa"](Settings()), them)
+    merged, _ = merge(METHODS["wa"](), them)
     for key, value in states[0].items():
         found = [m.state[key] for m in merged]
         if value.is_floating_point():
@@ -175,7 +175,7 @@ def test_pairwise_merging_is_the_average_of_what_was_aligned_to_each_agent(
     network: Network,
 ) -> None:
     """Two paths: permuted neighbors merge to what the neighbors in order merge to."""
-    graph, method = topology(2), METHODS["dimat"](Settings("pairwise"))
+    graph, method = topology(2), Dimat("pairwise")
     model, analysis = network
     base = dict(model.state_dict())
     random = torch.Generator().manual_seed(7)
@@ -186,7 +186,7 @@ def test_pairwise_merging_is_the_average_of_what_was_aligned_to_each_agent(
     ]  # fmt: skip
     symmetry = analysis.symmetry
     moves = [symmetry.random(random) for _ in states]
-    in_order, _ = merge(METHODS["wa"](Settings()), members(network, states, graph))
+    in_order, _ = merge(METHODS["wa"](), members(network, states, graph))
     shuffled = [symmetry.apply(p, s) for p, s in zip(moves, states, strict=True)]
     merged, _ = merge(method, members(network, shuffled, graph))
     for p, expected, result in zip(moves, in_order, merged, strict=True):
@@ -209,8 +209,7 @@ def test_bytes_are_a_state_per_edge_and_direction_and_the_permutations_of_the_tr
             assert count == Traffic(sent, received)
         return
     each = num_bytes(states[0]) if method.exchanges == "rounds" else 0
-    whole = method.merging if isinstance(method, FinalMerge) else method
-    own = getattr(whole, "settings", Settings("pairwise"))
+    own = method if isinstance(method, Dimat) else Dimat("pairwise")
     if own.gauge == "tree":
         each += (1 + 2) * permutation  # down the tree, and once a sweep
         each += 12 * graph.num_agents  # everybody's gauge
@@ -270,7 +269,7 @@ def test_a_permutation_that_is_not_one_to_one_stops_the_round(network: Network) 
             inbox = yield Step(send, step.hear)
             step = talk.send(inbox)
 
-    method = METHODS["dimat"](Settings(sweeps=1))
+    method = Dimat(sweeps=1)
     honest = [method.merge(me) for me in members(network, permuted(network, 2), graph)]
     with pytest.raises(StructureError, match=f"group '{name}' is not one to one"):
         run_all([lying(honest[0]), honest[1]], [Traffic(), Traffic()])

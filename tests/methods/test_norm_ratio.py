@@ -11,12 +11,13 @@ import torch
 from tests.laws.graphs import PAW
 from tests.methods.agents import Agents, agents_of
 from tests.methods.lossy import Losses, merge_over
+from tests.methods.making import made
 
 import dimat
 from dimat.errors import ConfigError, StructureError, TrainingError
 from dimat.experiment.config.config import DataConfig, ExchangeConfig, RunConfig
-from dimat.experiment.running.rounds import method_settings
-from dimat.methods import MAX_NORM_RATIO, METHODS, Averaging, RoundContext, Settings
+from dimat.experiment.config.methods import make_method
+from dimat.methods import MAX_NORM_RATIO, METHODS, Averaging, RoundContext
 from dimat.methods.admit import validate_state
 from dimat.state import State
 from dimat.topology import build_topology
@@ -48,7 +49,7 @@ def times(factor: float, state: State) -> State:
 def test_by_default_a_state_out_of_proportion_is_as_if_it_were_lost(
     own: Agents, name: str, factor: float
 ) -> None:
-    method = METHODS[name](Settings(gauge="spread"))
+    method = made(name, gauge="spread")
     them = own.members(own.perturbed(4), PAW)
     found = merge_over(
         losses := Losses(spoilt=lambda j, i, k, m: times(factor, dict(m)) if j == 2 else m),
@@ -76,12 +77,14 @@ def test_the_ratio_is_of_the_norms_of_all_parameters_and_of_no_buffers() -> None
 
 
 def test_one_default_holds_for_every_way_to_run_and_null_is_off() -> None:
-    assert ExchangeConfig().max_norm_ratio == MAX_NORM_RATIO == Settings().max_norm_ratio == 10
+    assert ExchangeConfig().max_norm_ratio == MAX_NORM_RATIO == Averaging().max_norm_ratio == 10
     assert Averaging().max_norm_ratio == MAX_NORM_RATIO
     for apart in (False, True):  # dimat run and torchrun; dimat agent
-        assert method_settings(SMALL, apart=apart).max_norm_ratio == MAX_NORM_RATIO
         off = replace(SMALL, exchange=ExchangeConfig(max_norm_ratio=None))
-        assert method_settings(off, apart=apart).max_norm_ratio is None
+        for name in ("dimat", "wa", "wm", "final-merge"):
+            own, any_ratio = (make_method(x, name, apart=apart) for x in (SMALL, off))
+            assert vars(own)["max_norm_ratio"] == MAX_NORM_RATIO
+            assert vars(any_ratio)["max_norm_ratio"] is None
 
 
 def test_an_agent_in_ones_own_loop_has_the_default_and_can_have_another() -> None:
@@ -139,7 +142,7 @@ def test_a_memory_that_is_huge_counts_as_ones_own_and_a_small_one_is_mixed(own: 
     states = own.perturbed(3)
     memories = [{"exp_avg": {k: s[k] for k in own.parameters}} for s in states]
     them = own.members(states, graph, memories=memories)
-    method = METHODS["wa"](Settings(mix_memory=True))
+    method = METHODS["wa"](mix_memory=True)
 
     def memory(factor: float) -> Losses:
         return Losses(spoilt=lambda j, i, k, m: times(factor, dict(m)) if (j, k) == (2, 1) else m)

@@ -11,7 +11,7 @@ from tests.methods.agents import Agents, agents_of, irregular, merge
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import Dimat, RoundResult, Settings
+from dimat.methods import Dimat, RoundResult
 from dimat.methods.gauge import cycle_error
 from dimat.methods.ordering.pooled import (
     encode_moments,
@@ -21,7 +21,7 @@ from dimat.methods.ordering.pooled import (
 )
 from dimat.state import State
 
-PAIRWISE = Dimat(Settings("pairwise", "pooled"))
+PAIRWISE = Dimat("pairwise", "pooled")
 
 
 @pytest.fixture(scope="module", params=["mlp", "cnn"])
@@ -62,7 +62,7 @@ def test_the_two_ends_of_an_edge_find_inverse_permutations(
 def test_local_statistics_do_not_agree_there_and_back(own: Agents) -> None:
     """The control: the law above can fail."""
     graph, symmetry = irregular(0), own.analysis.symmetry
-    merged, _ = merge(Dimat(Settings("pairwise")), own.members(strangers(own, 6), graph))
+    merged, _ = merge(Dimat("pairwise"), own.members(strangers(own, 6), graph))
     edges = {(i, j): p for i, m in enumerate(merged) for j, p in m.alignments.items()}
     assert cycle_error(symmetry, graph, edges) > 0.1
 

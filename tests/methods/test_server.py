@@ -11,7 +11,15 @@ from tests.methods.agents import Agents, agents_of, irregular, merge
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import DiLoCo, FedAvg, FinalMerge, RoundContext, RoundResult, WeightMatching
+from dimat.methods import (
+    DiLoCo,
+    Dimat,
+    FedAvg,
+    FinalMerge,
+    RoundContext,
+    RoundResult,
+    WeightMatching,
+)
 from dimat.state import State
 
 
@@ -102,7 +110,7 @@ def test_a_final_merge_is_silent_until_the_last_round(own: Agents) -> None:
     assert traffic == [Traffic()] * 6
     assert all(m.disagreement is None for m in early)
     last, _ = merge(FinalMerge(), [replace(m, round=4, rounds=4) for m in them])
-    expected, _ = merge(FinalMerge().merging, [replace(m, round=4, rounds=4) for m in them])
+    expected, _ = merge(Dimat(), [replace(m, round=4, rounds=4) for m in them])
     for a, b in zip(last, expected, strict=True):
         torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
 

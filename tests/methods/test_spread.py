@@ -17,11 +17,11 @@ from torch.func import functional_call
 
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import MatchingConfig
-from dimat.experiment.config.validate import gauge_of
+from dimat.experiment.config.gauge import gauge_of
 from dimat.matching.assignment import assign
 from dimat.matching.fit import fit
 from dimat.merging import mix
-from dimat.methods import Dimat, RoundContext, RoundResult, Settings
+from dimat.methods import Dimat, RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.methods.ordering.pooled import local_scores, measure_edges
 from dimat.methods.ordering.spread import age
@@ -29,7 +29,7 @@ from dimat.state import State, num_bytes
 from dimat.symmetry import Permutation
 from dimat.topology import Topology
 
-SPREAD = Dimat(Settings("spread"))
+SPREAD = Dimat("spread")
 Ids = Mapping[int, GaugeId | None]
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.methods.agents import irregular
+from tests.methods.making import made
 from torch import Tensor
 
 from dimat.exchange import Traffic
@@ -23,7 +24,6 @@ from dimat.methods import (
     GradientTracking,
     LocalDecentralized,
     Method,
-    Settings,
     StochasticGradientPush,
     Swarm,
 )
@@ -34,7 +34,7 @@ from dimat.topology import Network, Topology, build_topology, metropolis
 
 Vector = NDArray[np.float64]
 D, LR = 3, 0.05
-STEPWISE = [name for name, make in METHODS.items() if make(Settings()).exchanges == "steps"]
+STEPWISE = [name for name, kind in METHODS.items() if kind.exchanges == "steps"]
 
 
 @dataclass
@@ -123,7 +123,7 @@ def test_consensus_follows_the_closed_form_in_both_orders(order: str, seed: int)
     network = irregular_topology(seed)
     them = agents(network, seed)
     x, pi = stacked(them), network.pi
-    run(METHODS["cdsgd"](Settings(order=order)), them, 20)  # type: ignore[arg-type]
+    run(made("cdsgd", order=order), them, 20)
     for _ in range(20):
         g = gradients(them, x)
         x = pi @ x - LR * g if order == "combine" else pi @ (x - LR * g)
@@ -132,10 +132,10 @@ def test_consensus_follows_the_closed_form_in_both_orders(order: str, seed: int)
 
 @pytest.mark.parametrize("order", ["combine", "adapt"])
 def test_momentum_consensus_at_a_constant_rate_is_consensus_with_momentum_sgd(order: str) -> None:
-    network, own = irregular_topology(), Settings(order=order)  # type: ignore[arg-type]
+    network = irregular_topology()
     ours, theirs = agents(network, momentum=0.6), agents(network, momentum=0.6)
-    run(METHODS["cdmsgd"](own), ours, 7)
-    run(METHODS["cdsgd"](own), theirs, 7)
+    run(made("cdmsgd", order=order), ours, 7)
+    run(made("cdsgd", order=order), theirs, 7)
     np.testing.assert_array_equal(stacked(ours), stacked(theirs))
 
 
@@ -154,7 +154,7 @@ def test_disagreement_without_gradients_shrinks_by_the_second_eigenvalue(
         me.x = vectors[me.index, -2:] @ np.arange(1.0, 1 + 2 * D).reshape(2, D)
     for _ in range(12):
         before = stacked(them) - stacked(them).mean(0)
-        run(METHODS[name](Settings(order=order)), them, 1)  # type: ignore[arg-type]
+        run(made(name, order=order), them, 1)
         after = stacked(them) - stacked(them).mean(0)
         np.testing.assert_allclose(after, values[-2] * before, rtol=1e-9, atol=1e-15)
 
@@ -164,7 +164,7 @@ def test_gradient_tracking_follows_the_closed_form_in_both_orders(order: str) ->
     network = irregular_topology(1)
     them = agents(network)
     x, pi = stacked(them), network.pi
-    run(METHODS["gradient-tracking"](Settings(order=order)), them, 20)  # type: ignore[arg-type]
+    run(made("gradient-tracking", order=order), them, 20)
     g = gradients(them, x)
     y = g
     for k in range(20):
@@ -377,7 +377,7 @@ def test_spells_without_local_steps_are_consensus() -> None:
 def test_one_agent_takes_the_steps_of_its_optimizer(name: str) -> None:
     alone = build_topology("ring", 1)
     (ours,), (theirs,) = agents(alone, momentum=0.5), agents(alone, momentum=0.5)
-    (traffic,) = run(METHODS[name](Settings()), [ours], 12)
+    (traffic,) = run(METHODS[name](), [ours], 12)
     run(Method(), [theirs], 12)
     np.testing.assert_array_equal(ours.x, theirs.x)
     assert traffic == Traffic()
@@ -389,7 +389,7 @@ def test_agents_with_one_loss_at_one_point_stay_together_and_descend(name: str) 
     them = agents(network)
     for me in them:
         me.curvature, me.minimum, me.x = np.eye(D), np.zeros(D), np.ones(D)
-    run(METHODS[name](Settings()), them, 30)
+    run(METHODS[name](), them, 30)
     np.testing.assert_allclose(stacked(them), np.full((6, D), 0.95**30), rtol=1e-9)
 
 
@@ -397,8 +397,7 @@ def test_agents_with_one_loss_at_one_point_stay_together_and_descend(name: str) 
 def test_bytes_are_counted_on_every_edge(name: str) -> None:
     network = irregular_topology(2)
     them = agents(network)
-    settings = Settings(quiet_steps=1)
-    traffic = run(METHODS[name](settings), them, 10)
+    traffic = run(made(name, quiet_steps=1), them, 10)
     assert sum(t.sent_bytes for t in traffic) == sum(t.received_bytes for t in traffic)
     state, gradient, weight = 8 * D + 8, 8 * D, 8
     if name == "swarm":
@@ -424,5 +423,5 @@ def test_graphs_that_change_are_followed_step_by_step(name: str) -> None:
     for me in them:
         me.lr = 1e-12
     mean = stacked(them).mean(0)
-    run(METHODS[name](Settings(quiet_steps=0)), them, 150)
+    run(made(name, quiet_steps=0), them, 150)
     np.testing.assert_allclose(stacked(them), np.stack([mean] * 6), atol=1e-3)

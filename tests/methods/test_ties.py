@@ -7,16 +7,16 @@ import torch
 from tests.methods.agents import Agents, agents_of, irregular, merge
 from torch.func import functional_call
 
-from dimat.methods import Dimat, Settings
+from dimat.methods import Dimat
 from dimat.methods.gauge import GaugeId
 from dimat.state import State
 
 WAYS = {
-    "pairwise, local": Settings(gauge="pairwise"),
-    "pairwise, pooled": Settings(gauge="pairwise", statistics="pooled"),
-    "tree, local": Settings(gauge="tree"),
-    "tree, pooled": Settings(gauge="tree", statistics="pooled", sweeps=2),
-    "spread": Settings(gauge="spread"),
+    "pairwise, local": Dimat(gauge="pairwise"),
+    "pairwise, pooled": Dimat(gauge="pairwise", statistics="pooled"),
+    "tree, local": Dimat(gauge="tree"),
+    "tree, pooled": Dimat(gauge="tree", statistics="pooled", sweeps=2),
+    "spread": Dimat(gauge="spread"),
 }
 
 

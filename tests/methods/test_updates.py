@@ -15,17 +15,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.methods.making import made
 from tests.methods.test_steps import irregular_topology, lopsided
 from torch import Tensor, nn
 
 from dimat.data import Shard
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
-from dimat.methods import METHODS, Method, RoundContext, Settings
+from dimat.methods import METHODS, Method, RoundContext
 from dimat.methods.steps.swarm import pairs
 from dimat.state import State
+from dimat.symmetry import Analysis
 from dimat.topology import Topology
-from dimat.training.trainer import LocalTrainer
+from dimat.training.trainer import LocalTrainer, MergeSettings
 
 Vector = NDArray[np.float64]
 Gradient = Callable[[Vector], Vector]
@@ -72,6 +74,10 @@ def optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(own, LR, MOMENTUM if name == "msgd" else 0.0, weight_decay=DECAY)
 
 
+def unmatched() -> Analysis:
+    raise AssertionError("nothing is matched here")
+
+
 def agents(topology: Topology, name: str) -> list[OnQuadratic]:
     random, found = np.random.default_rng(7), []
     for i in range(topology.num_agents):
@@ -81,7 +87,8 @@ def agents(topology: Topology, name: str) -> list[OnQuadratic]:
         shard = Shard(torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64))
         schedule = torch.optim.lr_scheduler.LambdaLR(own, lambda step: rate(step) / LR)
         curvature = root @ root.T / D + 0.2 * np.eye(D)
-        args = (i, model, own, schedule, shard, topology, 0, 1)
+        merging = MergeSettings("quadratic", topology, unmatched)
+        args = (i, model, own, schedule, shard, topology, 0, 1, merging)
         found.append(OnQuadratic(*args, curvature=curvature, minimum=b))
     return found
 
@@ -223,10 +230,10 @@ def test_consensus_methods_follow_their_papers_under_a_schedule(
     name: str, own: str, order: str
 ) -> None:
     topology = irregular_topology(2)
-    settings = Settings(order=order, quiet_steps=3, mixing_steps=2)  # type: ignore[arg-type]
+    method = made(name, order=order, quiet_steps=3, mixing_steps=2)
     them = agents(topology, own)
     oracle = ORACLES[name](stacked(them), topology.pi, gradient_of(them), Displacement(own), order)
-    check(in_steps(METHODS[name](settings), them), oracle)
+    check(in_steps(method, them), oracle)
 
 
 @pytest.mark.parametrize("own", OPTIMIZERS)
@@ -241,7 +248,7 @@ def test_gradient_push_follows_its_numerators_and_weights_under_a_schedule(own: 
             x, w = topology.pi @ x, topology.pi @ w
             yield x / w
 
-    check(in_steps(METHODS["sgp"](Settings()), them), oracle(stacked(them)))
+    check(in_steps(METHODS["sgp"](), them), oracle(stacked(them)))
 
 
 @pytest.mark.parametrize("own", OPTIMIZERS)
@@ -262,7 +269,7 @@ def test_cross_gradients_follow_the_quadratic_program_under_a_schedule(own: str)
             x = consensus(x, topology.pi, delta, along, "combine")
             yield x
 
-    check(in_steps(METHODS["cga"](Settings()), them), oracle(stacked(them)))
+    check(in_steps(METHODS["cga"](), them), oracle(stacked(them)))
     assert sum(np.abs(by).max() > 1e-3 for by in turned) > 10  # there was something to project
 
 
@@ -279,7 +286,7 @@ def test_a_swarm_follows_local_steps_and_meetings_under_a_schedule(own: str) -> 
             x = np.stack([(x[i] + x[met.get(i, i)]) / 2 for i in range(len(x))])
             yield x
 
-    check(in_steps(METHODS["swarm"](Settings(quiet_steps=2, seed=3)), them), oracle(stacked(them)))
+    check(in_steps(METHODS["swarm"](quiet_steps=2, seed=3), them), oracle(stacked(them)))
 
 
 @pytest.mark.parametrize("own", OPTIMIZERS)
@@ -308,5 +315,5 @@ def test_methods_of_rounds_follow_their_papers_under_a_schedule(name: str, own: 
                 x = x + delta(x, g(x))
             yield x
 
-    method = METHODS[name](Settings(outer_lr=0.7, outer_momentum=0.8))
+    method = made(name, lr=0.7, momentum=0.8)
     check(in_rounds(method, them, local), oracle(stacked(them)))

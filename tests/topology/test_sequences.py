@@ -13,7 +13,7 @@ from tests.laws.graphs import connected_graphs, directed_graphs
 
 from dimat.errors import ConfigError
 from dimat.topology import (
-    NETWORKS,
+    TOPOLOGIES,
     Dropout,
     Matrix,
     Network,
@@ -44,7 +44,7 @@ def product(network: Network, times: range) -> Matrix:
     return reduce(lambda before, pi: pi @ before, matrices)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "edges"])
+@pytest.mark.parametrize("name", [name for name in TOPOLOGIES if name != "edges"])
 @pytest.mark.parametrize("agents", [4, 6, 12])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_every_network_is_what_the_protocol_says(name: str, agents: int, dropout: float) -> None:

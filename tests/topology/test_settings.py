@@ -14,7 +14,7 @@ from dimat.errors import ConfigError
 from dimat.experiment.config.config import RunConfig, TopologyConfig
 from dimat.experiment.config.validate import validate
 from dimat.experiment.setup import build_network
-from dimat.topology import MIXING, NETWORKS, Dropout, GraphOptions, build_topology
+from dimat.topology import MIXING, TOPOLOGIES, Dropout, GraphOptions, build_topology
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_setting_out_of_range_is_refused(settings: dict[str, Any], message: st
         validate(RunConfig(topology=TopologyConfig(**settings)))
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "edges"])
+@pytest.mark.parametrize("name", [name for name in TOPOLOGIES if name != "edges"])
 def test_every_name_is_a_setting(name: str) -> None:
     validate(RunConfig(topology=TopologyConfig(name, dropout=0.5, seed=2**62)))
 
@@ -60,7 +60,7 @@ def test_settings_reach_the_graph(tmp_path: Path) -> None:
 def test_every_name_and_setting_is_in_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "topologies.md").read_text()
     options = [f"topology.{field.name}" for field in fields(TopologyConfig)]
-    names = [*NETWORKS, *MIXING, "auto", *options]
+    names = [*TOPOLOGIES, *MIXING, "auto", *options]
     assert [name for name in names if f"`{name}`" not in page] == []
 
 

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Integral, Real
 from types import TracebackType
@@ -41,11 +41,9 @@ from dimat.exchange.torchrun import Place, launched, place
 from dimat.methods import (
     MAX_NORM_RATIO,
     METHODS,
-    FinalMerge,
     Method,
     RoundContext,
     RoundResult,
-    Settings,
     check_needs,
 )
 from dimat.methods.gauge import GaugeId
@@ -171,8 +169,8 @@ class Agent:
         if isinstance(topology, str):
             topology = build_topology(topology, self._size)
         self.topology = topology
-        settings = Settings(gauge="spread", max_norm_ratio=max_norm_ratio)
-        self._method = _method(method, settings, self.topology, self._size)
+        given = {"matching.gauge": "spread", "exchange.max_norm_ratio": max_norm_ratio}
+        self._method = _method(method, given, self.topology, self._size)
         if symmetry is not None and self._method.needs_graph:
             raise ConfigError(
                 "'symmetry' is given by hand, which comes without the model's graph, and 'method' "
@@ -406,7 +404,7 @@ class Agent:
         own = {
             "agents": str(self._size),
             "every": str(self._every),
-            "method": repr(method) if is_dataclass(method) else type(method).__qualname__,
+            "method": repr(method),
             "precision": self._precision,
             "graph": _graph(self.topology),
             "mixing matrix": _matrix(self.topology),
@@ -474,19 +472,23 @@ def _place(
     return Place(own.rank, own.size, board, interface or own.interface)
 
 
-def _method(method: str | Method, settings: Settings, topology: Network, agents: int) -> Method:
+def _method(
+    method: str | Method, given: Mapping[str, object], topology: Network, agents: int
+) -> Method:
     """The method, if it does without lost messages and can use the graph."""
     if topology.num_agents != agents:
         raise ConfigError(f"'topology' is of {topology.num_agents} agents, and there are {agents}")
     if isinstance(method, str):
-        method = look_up("method", method, METHODS)(settings)
+        kind = look_up("method", method, METHODS)
+        own = {f.name: f.metadata["setting"] for f in fields(kind) if "setting" in f.metadata}
+        method = kind(**{name: given[s] for name, s in own.items() if s in given})
     check_kind("method", method, Method, "a name, such as 'dimat', or a dimat.methods.Method")
     if not method.tolerant or method.exchanges == "steps":
         raise ConfigError(
             "'method' needs every message of every agent, and agents may miss each other here: use "
             "dimat, wa or wm"
         )
-    if method.exchanges == "never" or isinstance(method, FinalMerge):
+    if method.exchanges == "never" or method.merges_once:
         raise ConfigError(
             "'method' does not exchange every so many steps, which is what an agent does here: use "
             "dimat, wa or wm"

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dimat.errors import DataError, check_known
+from dimat.errors import DataError, look_up
+from dimat.registry import Registry, a_function
 from dimat.state import brief
 
 Indices = NDArray[np.int64]
@@ -36,7 +37,7 @@ def partition(
     """Deal out images by one of :data:`SPLITS`; every agent gets at least one full batch.
 
     Args:
-        name: iid, by-class, dirichlet or iid-then-by-class.
+        name: One of :data:`SPLITS`, such as iid.
         labels: (n,) labels of the training images.
         agents: Number of agents, >= 1.
         seed: Of the dealing.
@@ -47,9 +48,9 @@ def partition(
         ConfigError: If no such split is known.
         DataError: If an agent gets less than a batch: which agent, how many, the way out.
     """
-    check_known("data.split", name, SPLITS)
+    deal = look_up("data.split", name, SPLITS)
     random = np.random.default_rng(np.random.SeedSequence([seed, 77]))
-    dealt = SPLITS[name](labels.numpy(), agents, alpha, random)
+    dealt = deal(labels.numpy(), agents, alpha, random)
     for parts in (dealt.pretrain, dealt.rounds):
         _check_sizes(parts, name, batch_size)
     return dealt
@@ -126,12 +127,17 @@ def iid_then_by_class(
     )
 
 
-SPLITS: dict[str, Callable[[Indices, int, float, np.random.Generator], Partition]] = {
-    "iid": iid,
-    "by-class": by_class,
-    "dirichlet": dirichlet,
-    "iid-then-by-class": iid_then_by_class,
-}
+SPLITS: Registry[Callable[[Indices, int, float, np.random.Generator], Partition]] = Registry(
+    "data.split",
+    "dimat.splits",
+    {
+        "iid": iid,
+        "by-class": by_class,
+        "dirichlet": dirichlet,
+        "iid-then-by-class": iid_then_by_class,
+    },
+    a_function,
+)
 
 
 def hold_out(

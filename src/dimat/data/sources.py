@@ -12,15 +12,16 @@ from dimat.data.folder import folder
 from dimat.data.huggingface import huggingface
 from dimat.data.npz import npz, npz_images
 from dimat.errors import look_up
+from dimat.registry import Registry, a_function
 
 __all__ = ["SOURCES", "Dataset", "load_dataset", "load_images"]
 
-SOURCES: dict[str, Callable[[str, Tell], Dataset]] = {
-    "digits": digits,
-    "npz": npz,
-    "folder": folder,
-    "hf": huggingface,
-}
+SOURCES: Registry[Callable[[str, Tell], Dataset]] = Registry(
+    "data.source",
+    "dimat.sources",
+    {"digits": digits, "npz": npz, "folder": folder, "hf": huggingface},
+    a_function,
+)
 
 
 def load_dataset(source: str, tell: Tell = quiet) -> Dataset:

@@ -20,6 +20,7 @@ _PRETRAIN = (
     *("model", "width", "shortcut", "norm", "init", "device", "threads", "precision", "vectorize"),
 )
 _LENGTH = ("rounds", "local_epochs", "local_steps")
+_LATER = ("method_options", "imports")  # runs that were begun before there were these go on
 
 
 def topology_facts(network: Network) -> dict[str, object]:
@@ -52,7 +53,10 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
     links = config.exchange  # how long they are waited for, and where, changes no result
     exchange = ExchangeConfig(links.precision, max_norm_ratio=links.max_norm_ratio)
     recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
-    digest = hashlib.sha256((config_to_yaml(recipe) + pretrain_digest(setup)).encode())
+    settings = config_to_yaml(recipe)
+    for name in _LATER:
+        settings = settings.replace(f"\n{name}: []\n", "\n", 1)
+    digest = hashlib.sha256((settings + pretrain_digest(setup)).encode())
     for indices in setup.parts.rounds:
         digest.update(indices.tobytes())
     return digest.hexdigest()

@@ -10,16 +10,22 @@ from dimat.matching.identity import Identity
 from dimat.matching.protocol import Matcher, Problem
 from dimat.matching.ties import match_units
 from dimat.matching.weights import Weights
+from dimat.registry import Registry, an_object
 
 # The matchers, by name: a matcher is a value.
-MATCHERS: dict[str, Matcher] = {
-    "activations": Activations(),
-    "consistent": Consistent(),
-    "covariance": Activations("covariance"),
-    "cosine": Activations("cosine"),
-    "identity": Identity(),
-    "weights": Weights(),
-}
+MATCHERS: Registry[Matcher] = Registry(
+    "method",
+    "dimat.matchers",
+    {
+        "activations": Activations(),
+        "consistent": Consistent(),
+        "covariance": Activations("covariance"),
+        "cosine": Activations("cosine"),
+        "identity": Identity(),
+        "weights": Weights(),
+    },
+    an_object("match"),
+)
 
 __all__ = [
     "MATCHERS",

@@ -9,13 +9,15 @@ from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
 from dimat.merging.protocol import Average, Combiner
 from dimat.merging.recalibrate import calibrated_norms, recalibrate
+from dimat.registry import Registry, an_object
 
 # The ways to combine aligned states, by name.
-COMBINERS: dict[str, Combiner] = {
-    "average": Average(),
-    "repair": Repair(),
-    "regression": Regression(),
-}
+COMBINERS: Registry[Combiner] = Registry(
+    "merging.combine",
+    "dimat.combiners",
+    {"average": Average(), "repair": Repair(), "regression": Regression()},
+    an_object("combine", "needs_batches"),
+)
 
 __all__ = [
     "COMBINERS",

@@ -1,11 +1,12 @@
-"""The methods, by name: a method is a value, made from settings."""
+"""The methods, by name: a method is a value, its class has its parameters as fields."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import MISSING, fields
 
-from dimat.methods.protocol import Method, RoundContext, RoundResult, StepContext
+from dimat.errors import ConfigError, quoted
+from dimat.methods.admit import MAX_NORM_RATIO
+from dimat.methods.protocol import Method, RoundContext, RoundResult, StepContext, setting
 from dimat.methods.requirements import check_needs
 from dimat.methods.rounds.averaging import Averaging
 from dimat.methods.rounds.centralized import Centralized
@@ -15,7 +16,6 @@ from dimat.methods.rounds.fedavg import FedAvg
 from dimat.methods.rounds.final_merge import FinalMerge
 from dimat.methods.rounds.local import Local
 from dimat.methods.rounds.weight_matching import WeightMatching
-from dimat.methods.settings import MAX_NORM_RATIO, Settings
 from dimat.methods.steps.cdmsgd import MomentumConsensus
 from dimat.methods.steps.cga import CrossGradients
 from dimat.methods.steps.consensus import Consensus
@@ -23,24 +23,49 @@ from dimat.methods.steps.gradient_tracking import GradientTracking
 from dimat.methods.steps.ldsgd import LocalDecentralized
 from dimat.methods.steps.sgp import StochasticGradientPush
 from dimat.methods.steps.swarm import Swarm
+from dimat.registry import Registry
 
-METHODS: dict[str, Callable[[Settings], Method]] = {
-    "dimat": Dimat,
-    "wa": lambda own: Averaging(own.mix_memory, own.max_norm_ratio),
-    "wm": lambda own: WeightMatching(own.mix_memory, own.max_norm_ratio),
-    "local": lambda own: Local(),
-    "final-merge": lambda own: FinalMerge(Dimat(replace(own, gauge=own.once or own.gauge))),
-    "fedavg": lambda own: FedAvg(),
-    "diloco": lambda own: DiLoCo(own.outer_lr, own.outer_momentum),
-    "cdsgd": lambda own: Consensus(own.order),
-    "cdmsgd": lambda own: MomentumConsensus(own.order),
-    "sgp": lambda own: StochasticGradientPush(),
-    "cga": lambda own: CrossGradients(),
-    "gradient-tracking": lambda own: GradientTracking(own.order),
-    "swarm": lambda own: Swarm(own.quiet_steps, own.seed),
-    "ldsgd": lambda own: LocalDecentralized(own.order, own.quiet_steps, own.mixing_steps),
-    "centralized": lambda own: Centralized(),
-}
+
+def _checked(name: str, kind: object) -> type[Method]:
+    """A class of methods, if one can be made without arguments.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    if not isinstance(kind, type) or not issubclass(kind, Method):
+        raise ConfigError(
+            f"method '{name}' is {quoted(kind)}: must be a class, with dimat.methods.Method as base"
+        )
+    for own in fields(kind):
+        if own.init and own.default is MISSING and own.default_factory is MISSING:
+            raise ConfigError(
+                f"method '{name}': parameter '{own.name}' has no default, which every one must have"
+            )
+    return kind
+
+
+METHODS: Registry[type[Method]] = Registry(
+    "method",
+    "dimat.methods",
+    {
+        "dimat": Dimat,
+        "wa": Averaging,
+        "wm": WeightMatching,
+        "local": Local,
+        "final-merge": FinalMerge,
+        "fedavg": FedAvg,
+        "diloco": DiLoCo,
+        "cdsgd": Consensus,
+        "cdmsgd": MomentumConsensus,
+        "sgp": StochasticGradientPush,
+        "cga": CrossGradients,
+        "gradient-tracking": GradientTracking,
+        "swarm": Swarm,
+        "ldsgd": LocalDecentralized,
+        "centralized": Centralized,
+    },
+    _checked,
+)
 
 __all__ = [
     "MAX_NORM_RATIO",
@@ -60,10 +85,10 @@ __all__ = [
     "MomentumConsensus",
     "RoundContext",
     "RoundResult",
-    "Settings",
     "StepContext",
     "StochasticGradientPush",
     "Swarm",
     "WeightMatching",
     "check_needs",
+    "setting",
 ]

@@ -13,6 +13,7 @@ from dimat.methods.protocol import RoundContext
 from dimat.state import as_real, check_finite, check_same_structure
 
 Admit = Callable[[int, Message], None]
+MAX_NORM_RATIO = 10.0  # healthy agents: 2.2 at most, whatever their ages, docs/distributed.md
 NORM_RULE = "by setting 'max_norm_ratio' (of 'exchange'; null: any) it must be at most {:.4g}"
 
 

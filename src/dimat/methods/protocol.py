@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 from dimat.exchange import Step, Talk
 from dimat.merging.optimizer import Memory
+from dimat.methods.cost import Meeting, Sizes
 from dimat.methods.gauge import GaugeId
 from dimat.state import State, brief
 from dimat.symmetry import Analysis, Permutation
@@ -172,12 +173,26 @@ class StepContext(Protocol):
         """Multiply what its optimizer, if that is momentum SGD, has summed of gradients."""
 
 
+def setting(name: str, default: Any, *, equals: object = None) -> Any:
+    """A field of a method whose value, in a run, is that of a setting.
+
+    Args:
+        name: Of the setting, such as ``consensus.order``.
+        default: The field's value where there is no run.
+        equals: If given, the field's value is whether the setting's is this.
+    """
+    return field(default=default, metadata={"setting": name, "equals": equals})
+
+
+@dataclass(frozen=True)
 class Method:
     """One way of learning together. As it stands: every agent alone.
 
     A method overrides ``merge`` and exchanges once a round, or ``step`` and exchanges while it
-    trains. It is stateless: what it needs comes with the member or the learner, and what it wants
-    to find again is ``kept`` there.
+    trains. It is a frozen dataclass, its fields are its parameters, and all have defaults: one
+    made by :func:`setting` has the value of a setting of the run, any other is given in
+    ``method_options``. It is stateless: what it needs comes with the member or the learner, and
+    what it wants to find again is ``kept`` there.
 
     Attributes:
         exchanges: When: never, in rounds, or in steps.
@@ -186,15 +201,36 @@ class Method:
             stochastic), edges that carry both ways.
         tolerant: Whether ``merge`` can be resumed with an inbox that lacks messages: then their
             weight is the agent's own. One that cannot raises ``TrainingError`` for it.
+        scope: Of which images an agent learns: its own (agents), or those of all (pooled), and then
+            it is the only one.
+        merges_once: Whether all merging is done in the last round.
+        in_pairs: Whether who meets whom is drawn at random, and an agent meets one at a time.
+        asks_gradients: Whether every neighbor computes a gradient for the agent in a step.
+        keeps: How many times its parameters an agent keeps beside them.
     """
 
-    exchanges: Literal["never", "rounds", "steps"] = "never"
-    matches: bool = False
+    exchanges: ClassVar[Literal["never", "rounds", "steps"]] = "never"
+    matches: ClassVar[bool] = False
+    scope: ClassVar[Literal["agents", "pooled"]] = "agents"
+    merges_once: ClassVar[bool] = False
+    in_pairs: ClassVar[bool] = False
+    asks_gradients: ClassVar[bool] = False
+    keeps: ClassVar[int] = 0
 
     @property
     def needs(self) -> frozenset[Need]:
         """What the mixing matrix must have."""
         return frozenset()
+
+    @property
+    def combiner(self) -> str:
+        """Name of the combiner of what is aligned."""
+        return "average"
+
+    @property
+    def spell(self) -> int:
+        """Steps after which an agent does the same again."""
+        return 1
 
     @property
     def needs_graph(self) -> bool:
@@ -215,3 +251,38 @@ class Method:
         """One agent's part in one training step."""
         me.update(me.gradient())
         yield from ()
+
+    def check_optimizer(self, method: str, optimizer: str) -> None:
+        """Refuse an optimizer of local training that the method cannot work with.
+
+        Args:
+            method: Its own name, for the message.
+            optimizer: The optimizer's: sgd, msgd, adam or adamw.
+
+        Raises:
+            ConfigError: If so.
+        """
+
+    # --- what it will cost: a method of one's own may leave these out, and is not foreseen then ---
+
+    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
+        """The rounds of ``merge``, foreseen.
+
+        Args:
+            topologies: Of all rounds.
+        """
+        yield from ()
+
+    def sends(self, sizes: Sizes, time: int, topology: Topology) -> Sequence[float] | None:
+        """Bytes that every agent sends in one ``step``, or in one ``merge``.
+
+        Args:
+            sizes: Of messages.
+            time: The step since pre-training, or the round, from 0.
+            topology: Of that time.
+
+        Returns:
+            None if they are those of the :meth:`meetings`: a state to every listener, and what it
+            takes to match.
+        """
+        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dimat.topology.build import NETWORKS, TOPOLOGIES, build_topology
+from dimat.topology.build import TOPOLOGIES, build_topology
 from dimat.topology.directed import directed_exponential, directed_ring
 from dimat.topology.drawn import DRAWN, erdos_renyi, random_regular
 from dimat.topology.dropout import Dropout
@@ -40,7 +40,6 @@ from dimat.topology.topology import Network, Topology, near
 __all__ = [
     "DRAWN",
     "MIXING",
-    "NETWORKS",
     "SEQUENCES",
     "TOLERANCE",
     "TOPOLOGIES",

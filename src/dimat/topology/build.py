@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from typing import TypeAlias
 
 import networkx as nx
 import numpy as np
 
-from dimat.errors import ConfigError, TopologyError, check_kind, check_known, shown
+from dimat.errors import ConfigError, TopologyError, check_kind, look_up, shown
+from dimat.registry import Registry, a_function
 from dimat.topology.directed import DIRECTED
 from dimat.topology.drawn import DRAWN
 from dimat.topology.dropout import Dropout
@@ -19,8 +22,22 @@ from dimat.topology.options import DEFAULTS, GraphOptions
 from dimat.topology.sequences import SEQUENCES, Periodic
 from dimat.topology.topology import Network, Topology
 
-TOPOLOGIES = {**UNDIRECTED, **DIRECTED}
-NETWORKS = (*TOPOLOGIES, *DRAWN, *SEQUENCES, "edges")
+Graphs: TypeAlias = "nx.Graph[int] | Sequence[nx.Graph[int]]"
+
+
+def edges(agents: int, options: GraphOptions) -> nx.Graph[int]:
+    """The graph of a file of edges."""
+    return read_edges(options.path, agents, directed=options.directed)
+
+
+# Functions of the number of agents, and of options if they ask for those, to a graph of the agents
+# 0 … n-1, or to several that take turns.
+TOPOLOGIES: Registry[Callable[..., Graphs]] = Registry(
+    "topology.name",
+    "dimat.topologies",
+    {**UNDIRECTED, **DIRECTED, **DRAWN, **SEQUENCES, "edges": edges},
+    a_function,
+)
 
 
 def build_topology(
@@ -35,7 +52,7 @@ def build_topology(
     """A network by name, checked: a :class:`Topology`, unless it varies in time.
 
     Args:
-        name: One of :data:`NETWORKS`.
+        name: One of :data:`TOPOLOGIES`.
         agents: Number of agents, >= 1.
         mixing: One of :data:`MIXING`, or auto: push on directed graphs, metropolis on others.
         options: What graphs need that are read from a file or drawn.
@@ -63,14 +80,23 @@ def build_topology(
 
 def _graphs(name: str, agents: int, options: GraphOptions) -> Sequence[nx.Graph[int]]:
     """The graphs of a network that take turns; one, if it never changes."""
-    check_known("topology.name", name, NETWORKS)
-    if name in TOPOLOGIES:
-        return [TOPOLOGIES[name](agents)]
-    if name in DRAWN:
-        return [DRAWN[name](agents, options)]
-    if name in SEQUENCES:
-        return SEQUENCES[name](agents)
-    return [read_edges(options.path, agents, directed=options.directed)]
+    build = look_up("topology.name", name, TOPOLOGIES)
+    asks = "options" in inspect.signature(build).parameters
+    found = build(agents, options=options) if asks else build(agents)
+    graphs = [found] if isinstance(found, nx.Graph) else list(found)
+    for graph in graphs:
+        _check_nodes(name, graph, agents)
+    return graphs
+
+
+def _check_nodes(name: str, graph: object, agents: int) -> None:
+    if not isinstance(graph, nx.Graph) or set(graph) != set(range(agents)):
+        rule = f"a networkx graph of the nodes 0 … {agents - 1}"
+        raise TopologyError(f"topology '{name}' of {agents} agents must be {rule}, or several")
+    looped = sorted(nx.nodes_with_selfloops(graph))
+    if looped:
+        rule = "an edge to itself: leave it out, its own weight is the mixing matrix's"
+        raise TopologyError(f"topology '{name}': agent {looped[0]} has {rule}")
 
 
 def _weights(agents: int, sizes: Sequence[int] | Matrix | None) -> Matrix:

@@ -280,6 +280,10 @@ class RunConfig:
             local (no exchange), centralized (one model on all data).
         controls: Methods run beside it from the same pre-trained agents, for comparison, or none;
             the method itself is left out.
+        method_options: Parameters of methods that are no settings, as NAME=VALUE: of methods of
+            your own.
+        imports: Modules that register methods and the like of your own, imported before anything
+            else is looked up.
         seed: Seed of everything random, in [0, 2^63).
         out: Run folder; a new one under runs/, named after the time, if null.
         overwrite: Replace an existing run folder.
@@ -323,6 +327,8 @@ class RunConfig:
     batch_size: int = 32
     method: str = "dimat"
     controls: tuple[str, ...] = ("wa", "local")
+    method_options: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
     seed: int = 0
     out: str | None = None
     overwrite: bool = False

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from dimat.errors import ConfigError, DimatError, did_you_mean, quoted
+from dimat.experiment.config.options import as_options
 
 if TYPE_CHECKING:
     from dimat.topology import Network, Topology
@@ -52,11 +53,13 @@ def plain(value: object, kind: object) -> object:
 
     >>> plain(["wa", "local"], tuple[str, ...]), plain("wa,local", tuple[str, ...])
     (('wa', 'local'), ('wa', 'local'))
-    >>> plain("none", tuple[str, ...])
-    ()
+    >>> plain("none", tuple[str, ...]), plain({"keep": 0.5}, tuple[str, ...])
+    ((), ('keep=0.5',))
     """
     kinds = (kind, *get_args(kind))
     module, name = type(value).__module__, type(value).__name__
+    if isinstance(value, Mapping) and get_origin(kind) is tuple:
+        return as_options(value)
     if isinstance(value, list) and get_origin(kind) is tuple:
         return tuple(value)
     if isinstance(value, str) and get_origin(kind) is tuple:

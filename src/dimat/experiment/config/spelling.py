@@ -12,6 +12,7 @@ from typing import get_origin
 from dimat.errors import ConfigError
 from dimat.experiment.config.forms import KNOWN_BY, listed
 from dimat.experiment.config.messages import setting_types
+from dimat.experiment.config.options import as_options
 
 
 def spelled(name: str, known: Collection[str]) -> str:
@@ -74,7 +75,9 @@ def spelled_tree(
     names = {*known, *(name.partition(".")[0] for name in known)} - {*KNOWN_BY.values()}
     for given, value in content.items():
         name = spelled(f"{prefix}{given}", names).removeprefix(prefix)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and is_list(f"{prefix}{name}"):
+            value = list(as_options(value))
+        elif isinstance(value, dict):
             value = spelled_tree(value, known, f"{prefix}{name}.")
         elif isinstance(value, str) and not prefix and KNOWN_BY.get(name) in known:
             value = {KNOWN_BY[name].rpartition(".")[2]: value}

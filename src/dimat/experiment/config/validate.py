@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from dimat.errors import ConfigError, check_known
 from dimat.experiment.callbacks.callback import LOGS
-from dimat.experiment.config.config import OPTIMIZERS, MatchingConfig, RunConfig
+from dimat.experiment.config.config import OPTIMIZERS, RunConfig
+from dimat.experiment.config.gauge import gauge_of
 from dimat.experiment.config.messages import MOST, broken_rule, setting_types, within, wrong_type
 from dimat.experiment.config.places import check_host, check_path, check_source
 
@@ -95,11 +96,11 @@ def validate(config: RunConfig) -> None:
     _check_ranges(config)
     _check_text(config)
     _check_path(config)
-    _check_momentum(config)
     _check_stop(config)
     _check_stack(config)
     gauge_of(config.matching)
     _check_names(config)
+    _check_methods(config)
     _check_device(config.device)
 
 
@@ -111,34 +112,6 @@ def check_id(config: RunConfig, agent: int) -> None:
     """
     if not 0 <= agent < config.agents:
         raise ConfigError(f"setting 'id' is {agent}: must be in 0 … {config.agents - 1}")
-
-
-def gauge_of(
-    matching: MatchingConfig, *, apart: bool = False, once: bool = False
-) -> Literal["tree", "spread", "pairwise"]:
-    """How agents come into one unit order.
-
-    Args:
-        matching: The settings, auto among them.
-        apart: Whether agents may miss each other.
-        once: Whether there is one merge only, and an order has no rounds to spread in.
-
-    Raises:
-        ConfigError: If other settings need one that all agents come into at once.
-    """
-    gauge = matching.gauge
-    defaults = (("statistics", "local"), ("every", 0), ("drift", None))
-    if gauge == "auto":
-        at_once = once or any(getattr(matching, name) != default for name, default in defaults)
-        gauge = "spread" if apart or not at_once else "tree"
-        if apart and once:
-            gauge = "pairwise"
-    for name, default in defaults:
-        value = getattr(matching, name)
-        if gauge == "spread" and value != default:
-            rule = f"{'null' if default is None else default} where agents may miss each other"
-            raise broken_rule(f"matching.{name}", value, f"{rule} (matching.gauge spread)")
-    return gauge
 
 
 def _get(config: RunConfig, name: str) -> Any:
@@ -186,9 +159,9 @@ def _check_text(config: RunConfig) -> None:
 def _check_names(config: RunConfig) -> None:
     check_known("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _check_list("log", config.log, LOGS)
-    from dimat.topology import NETWORKS
+    from dimat.topology import TOPOLOGIES
 
-    check_known("topology.name", config.topology.name, NETWORKS)
+    check_known("topology.name", config.topology.name, TOPOLOGIES)
     from dimat.data import SOURCES, SPLITS
     from dimat.merging import COMBINERS
     from dimat.methods import METHODS
@@ -211,14 +184,13 @@ def _check_list(setting: str, names: tuple[str, ...], known: Collection[str]) ->
             raise ConfigError(f"setting '{setting}' has '{name}' twice: must name each once")
 
 
-def _check_momentum(config: RunConfig) -> None:
-    """Cdmsgd is momentum SGD itself; an adaptive optimizer has no velocity of its kind."""
-    name = config.optimizer.name
-    if "cdmsgd" in (config.method, *config.controls) and name not in ("sgd", "msgd"):
-        raise ConfigError(
-            f"method 'cdmsgd' is momentum SGD, and setting 'optimizer.name' is '{name}': "
-            "must be 'msgd' (or 'sgd', without momentum); 'cdsgd' takes any optimizer"
-        )
+def _check_methods(config: RunConfig) -> None:
+    """All methods can be made, and work with the optimizer."""
+    from dimat.experiment.config.methods import check_options, make_method
+
+    check_options(config)
+    for name in (config.method, *config.controls):
+        make_method(config, name).check_optimizer(name, config.optimizer.name)
 
 
 def _check_stop(config: RunConfig) -> None:

@@ -10,8 +10,7 @@ from dimat.errors import Stopped, TrainingError
 from dimat.exchange import Talk
 from dimat.exchange.collectives import Collectives
 from dimat.exchange.precision import in_precision
-from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.validate import gauge_of
+from dimat.experiment.config.methods import make_method
 from dimat.experiment.evaluation.evaluate import Measure, merge_costs
 from dimat.experiment.progress import Progress
 from dimat.experiment.record.results import MethodResult
@@ -20,7 +19,7 @@ from dimat.experiment.running.pretrain import Pretrained
 from dimat.experiment.running.time_limit import ENDLESS, TimeLimit
 from dimat.experiment.running.vectorized import train_all, trains_at_once
 from dimat.experiment.setup import Setup
-from dimat.methods import METHODS, RoundContext, RoundResult, Settings
+from dimat.methods import RoundContext, RoundResult
 from dimat.state import State
 from dimat.training.round import merge_round
 from dimat.training.snapshot import Snapshot
@@ -54,7 +53,7 @@ class Rounds:
     states: list[State] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.method = METHODS[self.name](method_settings(self.setup.config))
+        self.method = make_method(self.setup.config, self.name)
         self.measure = Measure(self.setup, self.collectives, self.writer)
         self.together = self.method.exchanges == "steps"
 
@@ -221,33 +220,3 @@ class Rounds:
 
 def _learned(loss: float, spent_s: float) -> dict[str, float | None]:
     return {"train_loss": loss, "train_s": spent_s}
-
-
-def method_settings(config: RunConfig, *, apart: bool = False) -> Settings:
-    """The part of a config that a method reads.
-
-    Args:
-        config: Of the run.
-        apart: Whether agents may miss each other, so that no step can need all of them.
-
-    Raises:
-        ConfigError: If it cannot be done then.
-    """
-    own, steps = config.matching, config.consensus
-    return Settings(
-        gauge=gauge_of(own, apart=apart),
-        once=gauge_of(own, apart=apart, once=True),
-        statistics=own.statistics,
-        sweeps=own.sweeps,
-        every=own.every,
-        drift=own.drift,
-        combine=config.merging.combine,
-        mix_memory=config.optimizer.on_merge == "mix",
-        order=steps.order,
-        quiet_steps=steps.quiet_steps,
-        mixing_steps=steps.mixing_steps,
-        outer_lr=config.outer.lr,
-        outer_momentum=config.outer.momentum,
-        seed=config.seed,
-        max_norm_ratio=config.exchange.max_norm_ratio,
-    )

@@ -12,6 +12,7 @@ from dimat.exchange.collectives import Collectives
 from dimat.exchange.world import SINGLE_PROCESS, World
 from dimat.experiment.callbacks.callback import LOGS, Callback
 from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.methods import make_method
 from dimat.experiment.digests import pretrain_digest
 from dimat.experiment.handshake import terms
 from dimat.experiment.progress import Progress, Silent
@@ -22,7 +23,7 @@ from dimat.experiment.record.run_folder import RunFolder, way_on
 from dimat.experiment.record.writer import RunWriter
 from dimat.experiment.running.pretrain import Pretrained, Pretraining
 from dimat.experiment.running.process import borrowed
-from dimat.experiment.running.rounds import Rounds, method_settings
+from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.running.time_limit import TimeLimit
 from dimat.experiment.running.vectorized import check_trains_at_once
 from dimat.experiment.setup import Setup, make_setup
@@ -90,10 +91,10 @@ class Runner:
 
     def _terms(self, setup: Setup) -> Mapping[str, str]:
         """What all processes must have alike: what decides when they talk, and about what."""
-        config, settings = self.config, method_settings(self.config)
+        config = self.config
         names = (config.method, *config.controls)
         return {
-            **terms(setup, matches=any(METHODS[name](settings).matches for name in names)),
+            **terms(setup, matches=any(METHODS[name].matches for name in names)),
             "controls": str(config.controls),
             "eval_every": str(config.eval_every),
             "checkpoint.every": str(config.checkpoint.every),
@@ -180,8 +181,8 @@ class Runner:
 
     def _check_methods(self, setup: Setup) -> None:
         """That graph and model suit all methods, before anything is trained."""
-        settings = method_settings(self.config)
-        methods = {n: METHODS[n](settings) for n in (self.config.method, *self.config.controls)}
+        names = (self.config.method, *self.config.controls)
+        methods = {name: make_method(self.config, name) for name in names}
         for name, method in methods.items():
             for time in range(min(setup.topology.period or _TIMES, _TIMES)):
                 check_needs(name, method, setup.topology.at(time))
@@ -202,7 +203,7 @@ class Runner:
         self, setup: Setup, name: str, folder: RunFolder | None, home: RunFolder | None
     ) -> MethodResult | None:
         """One method, unless its folder says that it is done; its result where agent 0 lives."""
-        own = setup.pooled() if name == "centralized" else setup
+        own = setup.pooled() if METHODS[name].scope == "pooled" else setup
         collectives = self._assembly(own.config.agents)
         if not collectives.transport.agents:
             return None

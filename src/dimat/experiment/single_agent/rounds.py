@@ -266,7 +266,7 @@ class SingleAgentRun:
 
     def _go_back(self, agent: LocalTrainer) -> None:
         """To the last round that all have done, if all were stopped and it is still there."""
-        if self.method.exchanges == "never" or self.setup.config.method == "final-merge":
+        if self.method.exchanges == "never" or self.method.merges_once:
             return  # it would be the same alone
         network, kept = self.setup.topology, self._readable()
         common = self.presence.common_round(self.index, network, self.done, kept)

@@ -9,16 +9,16 @@ from dimat.agent.membership import check_lasting
 from dimat.errors import ConfigError, if_interrupted
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.messages import broken_rule
+from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.validate import check_id, validate
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.record.results import SingleAgentResult
 from dimat.experiment.record.run_folder import RunFolder, is_run_folder, way_on
 from dimat.experiment.running.process import borrowed
-from dimat.experiment.running.rounds import method_settings
 from dimat.experiment.setup import make_setup
 from dimat.experiment.single_agent.faults import Faults
 from dimat.experiment.single_agent.rounds import Rendezvous, SingleAgentRun
-from dimat.methods import METHODS, Method, check_needs
+from dimat.methods import Method, check_needs
 
 __all__ = ["Rendezvous", "SingleAgentResult", "run_agent"]
 
@@ -79,7 +79,7 @@ def _run(
 
 def _method(config: RunConfig) -> Method:
     """The method, if it does without lost messages."""
-    method = METHODS[config.method](method_settings(config, apart=True))
+    method = make_method(config, apart=True)
     if not method.tolerant:
         raise ConfigError(
             f"setting 'method' is '{config.method}', which needs every message of every agent: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import networkx as nx
 from torch import Tensor
@@ -29,7 +30,6 @@ from dimat.methods.ordering.mend import mend
 from dimat.methods.ordering.plan import Plan, make_plan
 from dimat.methods.ordering.pooled import encode_moments, local_scores, measure_edges, pooled_scores
 from dimat.methods.protocol import RoundContext
-from dimat.methods.settings import Settings
 from dimat.methods.timer import Timer
 from dimat.state import State
 from dimat.symmetry import Permutation
@@ -54,13 +54,33 @@ class Order:
     margin: Mapping[str, float] = field(default_factory=dict)
 
 
+class OrderRules(Protocol):
+    """How agents come into one order, as the parameters of ``dimat`` say."""
+
+    @property
+    def statistics(self) -> str:
+        """Local, or pooled by the two ends of an edge."""
+
+    @property
+    def sweeps(self) -> int:
+        """Refinement sweeps."""
+
+    @property
+    def every(self) -> int:
+        """Rounds between matchings of all agents; 0: only those of different gauges match."""
+
+    @property
+    def drift(self) -> float | None:
+        """Share of an agent's units above which it is matched again; None: never."""
+
+
 def pairwise(
-    me: RoundContext, theirs: Mapping[int, State], settings: Settings, watch: Timer
+    me: RoundContext, theirs: Mapping[int, State], how: OrderRules, watch: Timer
 ) -> Talk[Order]:
     """The paper's rule: every neighbor we heard is put in our order, and we stay as we are."""
-    scores = yield from compare(me, theirs, list(theirs), settings, watch)
+    scores = yield from compare(me, theirs, list(theirs), how, watch)
     with watch:
-        pooled = settings.statistics == "pooled"
+        pooled = how.statistics == "pooled"
         moves = {
             j: align_to(
                 me.analysis(),
@@ -75,29 +95,29 @@ def pairwise(
 
 
 def one_gauge(
-    me: RoundContext, theirs: Mapping[int, State], settings: Settings, watch: Timer
+    me: RoundContext, theirs: Mapping[int, State], how: OrderRules, watch: Timer
 ) -> Talk[Order]:
     """All agents that can reach each other in this round come into one unit order.
 
     Where all are in one already, no activations are compared and nothing travels but the ids, and
     how far agents have drifted if that is tested.
     """
-    forgets = settings.every > 0 and (me.round - 1) % settings.every == 0
+    forgets = how.every > 0 and (me.round - 1) % how.every == 0
     own = GaugeId(me.agent) if forgets or me.gauge is None else me.gauge
     ids = yield from gossip(me, own)
     plan = make_plan(me.topology.graph, ids, me.round)
     if plan is None:
         moves: dict[int, Permutation] = {}
         drifted = None
-        if settings.drift is not None and me.neighbors:
-            moves, drifted = yield from mend(me, theirs, settings.drift, watch)
+        if how.drift is not None and me.neighbors:
+            moves, drifted = yield from mend(me, theirs, how.drift, watch)
         return Order(moves, own, drifted)
     compared: Collection[int] = plan.needs(me.agent, me.neighbors)
-    if settings.statistics == "pooled":
+    if how.statistics == "pooled":
         compared = plan.compares(me.agent, me.neighbors, me.topology.graph)
-    scores = yield from compare(me, theirs, compared, settings, watch)
-    moves = yield from compose(me, theirs, plan, scores, settings, watch)
-    for turn in colors(me.topology.graph) * settings.sweeps:
+    scores = yield from compare(me, theirs, compared, how, watch)
+    moves = yield from compose(me, theirs, plan, scores, how, watch)
+    for turn in colors(me.topology.graph) * how.sweeps:
         with watch:
             if me.agent in turn & plan.alone:
                 moves[me.agent] = refine(me.analysis().symmetry, scores, moves, me)
@@ -131,7 +151,7 @@ def compare(
     me: RoundContext,
     theirs: Mapping[int, State],
     neighbors: Collection[int],
-    settings: Settings,
+    how: OrderRules,
     watch: Timer,
 ) -> Talk[dict[int, Scores]]:
     """For some neighbors the scores (their units, our units), on our images or on both ends'.
@@ -144,7 +164,7 @@ def compare(
     with watch:
         others = {j: theirs[j] for j in neighbors}
         moments = measure_edges(me.analysis(), me.state, others, me.batches())
-        if settings.statistics == "local":
+        if how.statistics == "local":
             return {j: local_scores(own) for j, own in moments.items()}
     # Both ends have to add up the same numbers: no precision of the link may round them.
     said = {j: exact(encode_moments(own)) for j, own in moments.items()}
@@ -182,7 +202,7 @@ def compose(
     theirs: Mapping[int, State],
     plan: Plan,
     scores: Mapping[int, Scores],
-    settings: Settings,
+    how: OrderRules,
     watch: Timer,
 ) -> Talk[dict[int, Permutation]]:
     """For ourselves and our neighbors the permutation into the new order, down the tree.
@@ -198,7 +218,7 @@ def compose(
         moves[me.agent] = moves[parent] = decode(symmetry, inbox[parent])
         if me.agent in plan.crossings:
             with watch:
-                turned = settings.statistics == "pooled" and me.agent < parent
+                turned = how.statistics == "pooled" and me.agent < parent
                 own = scores[parent]
                 step = align_to(me.analysis(), own, theirs[parent], me.state, turned=turned)
                 moves[me.agent] = symmetry.compose(moves[parent], step)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
 from dimat.merging import mix
+from dimat.methods.admit import MAX_NORM_RATIO
+from dimat.methods.cost import Meeting, everybody
 from dimat.methods.messages import distance_from, swap_memories, swap_states
-from dimat.methods.protocol import Method, Need, RoundContext, RoundResult
-from dimat.methods.settings import MAX_NORM_RATIO
+from dimat.methods.protocol import Method, Need, RoundContext, RoundResult, setting
+from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Averaging(Method):
         Updates", ICML 2020.
     """
 
-    mix_memory: bool = False
-    max_norm_ratio: float | None = MAX_NORM_RATIO
+    mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")
+    max_norm_ratio: float | None = setting("exchange.max_norm_ratio", MAX_NORM_RATIO)
     exchanges = "rounds"
 
     @property
@@ -53,3 +56,7 @@ class Averaging(Method):
         disagreement = distance_from(me, me.state, theirs)
         merged = mix([me.state, *theirs.values()], me.weights_of(theirs))
         return RoundResult(merged, disagreement=disagreement, memory=memory)
+
+    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
+        """All neighbors, none of them compared with."""
+        return everybody(topologies, compared=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from dimat.methods.protocol import Method
 
@@ -20,3 +21,5 @@ class Centralized(Method):
     no competitor but the measure of what they lose. *Breaks when* taken for a bound: a
     decentralized method takes N gradients at a time and may do better with few epochs.
     """
+
+    scope: ClassVar[Literal["agents", "pooled"]] = "pooled"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
+from dimat.methods.cost import Meeting, Sizes
 from dimat.methods.messages import distance
-from dimat.methods.protocol import Method, RoundContext, RoundResult
-from dimat.methods.rounds.server import mean_of_all
+from dimat.methods.protocol import Method, RoundContext, RoundResult, setting
+from dimat.methods.rounds.server import mean_of_all, server_meetings, server_sends
+from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,10 @@ class DiLoCo(Method):
         Douillard et al., "DiLoCo: Distributed Low-Communication Training of Language Models", 2023.
     """
 
-    lr: float = 0.7
-    momentum: float = 0.9
+    lr: float = setting("outer.lr", 0.7)
+    momentum: float = setting("outer.momentum", 0.9)
     exchanges = "rounds"
+    keeps = 2
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """The mean of all, and the outer step."""
@@ -58,3 +62,11 @@ class DiLoCo(Method):
         }
         kept = {"outer": outer, "velocity": velocity}
         return RoundResult({**mean, **outer}, disagreement=apart, kept=kept)
+
+    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
+        """All with the server."""
+        return server_meetings(topologies)
+
+    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
+        """Once to the server, and back."""
+        return server_sends(sizes, topology)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from dimat.exchange import Talk
 from dimat.merging import COMBINERS, mix
-from dimat.methods.admit import require_all
+from dimat.methods.admit import MAX_NORM_RATIO, require_all
+from dimat.methods.cost import Meeting, everybody
 from dimat.methods.messages import distance_from, swap_memories, swap_states
+from dimat.methods.ordering.foreseen import planned, spreading
 from dimat.methods.ordering.spread import spread, swap_in_orders
 from dimat.methods.ordering.tree import Order, one_gauge, pairwise
-from dimat.methods.protocol import Method, Need, RoundContext, RoundResult
-from dimat.methods.settings import Settings
+from dimat.methods.protocol import Method, Need, RoundContext, RoundResult, setting
 from dimat.methods.timer import Timer
 from dimat.state import State
 from dimat.symmetry import Permutation
+from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,30 @@ class Dimat(Method):
     scratch).
 
     Args:
-        settings: How it matches and combines.
+        gauge: tree (one unit order for all, at once), spread (one that neighbors take over from
+            each other) or pairwise (each aligns its neighbors to itself).
+        statistics: local, or pooled by the two ends of an edge.
+        sweeps: Refinement sweeps when agents come into one gauge, >= 0.
+        every: Rounds between matchings of all agents; 0: only those of different gauges match.
+        drift: Share of an agent's units in (0, 1] that would rather change places, above which it
+            is matched again; None: never.
+        combine: Name of a combiner, for what is aligned.
+        mix_memory: Whether the optimizers' memories are averaged too, permuted alike.
+        max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
 
     References:
         Saadati et al., "DIMAT: Decentralized Iterative Merging-And-Training for Deep Learning
         Models", CVPR 2024.
     """
 
-    settings: Settings = field(default_factory=Settings)
+    gauge: Literal["tree", "spread", "pairwise"] = setting("matching.gauge", "tree")
+    statistics: Literal["local", "pooled"] = setting("matching.statistics", "local")
+    sweeps: int = setting("matching.sweeps", 3)
+    every: int = setting("matching.every", 0)
+    drift: float | None = setting("matching.drift", None)
+    combine: str = setting("merging.combine", "average")
+    mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")
+    max_norm_ratio: float | None = setting("exchange.max_norm_ratio", MAX_NORM_RATIO)
     exchanges = "rounds"
     matches = True
 
@@ -58,17 +77,22 @@ class Dimat(Method):
     @property
     def tolerant(self) -> bool:
         """Where an agent needs one message of a neighbor, and can do without it."""
-        own = self.settings
-        return own.gauge == "spread" or (own.gauge == "pairwise" and own.statistics == "local")
+        if self.gauge == "pairwise":
+            return self.statistics == "local"
+        return self.gauge == "spread"
+
+    @property
+    def combiner(self) -> str:
+        """Name of the combiner."""
+        return self.combine
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """One agent's part of one round."""
         matched, combined = Timer(), Timer()
         theirs, order = yield from self._meet(me, matched)
         memory = None
-        if self.settings.mix_memory:
-            most = self.settings.max_norm_ratio
-            memory = yield from swap_memories(me, theirs, order.moves, most)
+        if self.mix_memory:
+            memory = yield from swap_memories(me, theirs, order.moves, self.max_norm_ratio)
         own = _moved(me, me.state, order.moves.get(me.agent))
         aligned = {j: _moved(me, state, order.moves.get(j)) for j, state in theirs.items()}
         disagreement = distance_from(me, own, aligned)
@@ -84,30 +108,37 @@ class Dimat(Method):
             merge_s=combined.seconds,
             gauge=order.gauge,
             memory=memory,
-            calibrated=bool(aligned) and COMBINERS[self.settings.combine].needs_batches,
+            calibrated=bool(aligned) and COMBINERS[self.combine].needs_batches,
             similarity=order.similarity,
             margin=order.margin,
         )
 
     def _meet(self, me: RoundContext, watch: Timer) -> Talk[tuple[Mapping[int, State], Order]]:
         """The states that we mix with, and how they and we come into one order."""
-        own = self.settings
-        if own.gauge == "spread":
-            heard = yield from swap_in_orders(me, own.max_norm_ratio)
+        if self.gauge == "spread":
+            heard = yield from swap_in_orders(me, self.max_norm_ratio)
             return spread(me, heard, watch)
-        theirs = yield from swap_states(me, own.max_norm_ratio)
+        theirs = yield from swap_states(me, self.max_norm_ratio)
         if not self.tolerant:
             require_all(me.neighbors, theirs)
-        align = pairwise if own.gauge == "pairwise" else one_gauge
-        return theirs, (yield from align(me, theirs, own, watch))
+        align = pairwise if self.gauge == "pairwise" else one_gauge
+        return theirs, (yield from align(me, theirs, self, watch))
 
     def _combine(self, me: RoundContext, own: State, aligned: Mapping[int, State]) -> State:
         states, weights = [own, *aligned.values()], me.weights_of(aligned)
         if not aligned:  # nobody to combine with
             return mix(states, weights)
-        combiner = COMBINERS[self.settings.combine]
+        combiner = COMBINERS[self.combine]
         batches = me.batches() if combiner.needs_batches else []
         return combiner.combine(me.analysis(), states, weights, batches)
+
+    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
+        """Who is compared and mixed with whom, as the gauges come about."""
+        if self.gauge == "spread":
+            return spreading(topologies)
+        if self.gauge == "tree":
+            return planned(topologies, every=self.every, pooled=self.statistics == "pooled")
+        return everybody(topologies, compared=True)
 
 
 def _moved(me: RoundContext, state: State, move: Permutation | None) -> State:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
+from dimat.methods.cost import Meeting, Sizes
 from dimat.methods.messages import distance
 from dimat.methods.protocol import Method, RoundContext, RoundResult
-from dimat.methods.rounds.server import mean_of_all
+from dimat.methods.rounds.server import mean_of_all, server_meetings, server_sends
+from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,11 @@ class FedAvg(Method):
             return (yield from super().merge(me))
         mean = yield from mean_of_all(me, weighted=True)
         return RoundResult(mean, disagreement=distance(me.state, mean, me.parameters))
+
+    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
+        """All with the server."""
+        return server_meetings(topologies)
+
+    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
+        """Once to the server, and back."""
+        return server_sends(sizes, topology)

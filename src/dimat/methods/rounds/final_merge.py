@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.protocol import Method, Need, RoundContext, RoundResult
+from dimat.methods.cost import Meeting, nobody
+from dimat.methods.protocol import Method, RoundContext, RoundResult
 from dimat.methods.rounds.dimat import Dimat
+from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
-class FinalMerge(Method):
+class FinalMerge(Dimat):
     r"""Local training until the last round, which begins with one aligned merge.
 
     .. math::
@@ -20,30 +23,23 @@ class FinalMerge(Method):
     *Assumes* that models trained apart can still be matched. *Breaks when* shards differ so much
     that they cannot, or when one merge over a sparse graph does not reach everyone.
 
-    Args:
-        merging: How the merge is done: as ``dimat`` does, all agents in one order at once.
+    Its parameters are those of ``dimat``, for its one merge: all agents in one order at once.
 
     References:
         "A single merging suffices: recovering server-based learning performance in decentralized
         learning", arXiv 2507.06542.
     """
 
-    merging: Dimat = field(default_factory=Dimat)
-    exchanges = "rounds"
-    matches = True
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What its one merge needs."""
-        return self.merging.needs
-
-    @property
-    def tolerant(self) -> bool:
-        """As its one merge is."""
-        return self.merging.tolerant
+    merges_once = True
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """Nothing, but in the last round."""
         if me.round < me.rounds:
-            return (yield from super().merge(me))
-        return (yield from self.merging.merge(me))
+            return (yield from Method.merge(self, me))
+        return (yield from super().merge(me))
+
+    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
+        """None but in the last round."""
+        rounds = list(topologies)
+        yield from nobody(rounds[:-1])
+        yield from super().meetings(rounds[-1:])

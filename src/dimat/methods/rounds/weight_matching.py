@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
 from dimat.matching import Problem, Weights
 from dimat.merging import mix
+from dimat.methods.admit import MAX_NORM_RATIO
+from dimat.methods.cost import Meeting, everybody
 from dimat.methods.messages import distance_from, swap_memories, swap_states
-from dimat.methods.protocol import Method, Need, RoundContext, RoundResult
-from dimat.methods.settings import MAX_NORM_RATIO
+from dimat.methods.protocol import Method, Need, RoundContext, RoundResult, setting
 from dimat.methods.timer import Timer
+from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class WeightMatching(Method):
         Ainsworth et al., "Git Re-Basin: Merging Models modulo Permutation Symmetries", ICLR 2023.
     """
 
-    mix_memory: bool = False
-    max_norm_ratio: float | None = MAX_NORM_RATIO
+    mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")
+    max_norm_ratio: float | None = setting("exchange.max_norm_ratio", MAX_NORM_RATIO)
     exchanges = "rounds"
     matches = True
 
@@ -77,3 +80,7 @@ class WeightMatching(Method):
             merge_s=combined.seconds,
             memory=memory,
         )
+
+    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
+        """All neighbors, each compared with."""
+        return everybody(topologies, compared=True)

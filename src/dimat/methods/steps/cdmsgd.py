@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from dimat.errors import ConfigError
 from dimat.exchange import Talk
+from dimat.methods.cost import Sizes, to_listeners
 from dimat.methods.protocol import StepContext
 from dimat.methods.steps.consensus import InEitherOrder
+from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,16 @@ class MomentumConsensus(InEitherOrder):
             me.scale_momentum(float(me.kept["step"]["lr"]) / rate)
         me.kept["step"] = {"lr": torch.tensor(rate, dtype=torch.float64)}
         yield from self.along(me, gradient)
+
+    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
+        """A state to every listener."""
+        return to_listeners(topology, sizes.state)
+
+    def check_optimizer(self, method: str, optimizer: str) -> None:
+        """It is momentum SGD itself; an adaptive optimizer has no velocity of its kind."""
+        if optimizer not in ("sgd", "msgd"):
+            raise ConfigError(
+                f"method '{method}' is momentum SGD, and setting 'optimizer.name' is "
+                f"'{optimizer}': must be 'msgd' (or 'sgd', without momentum); 'cdsgd' takes any "
+                "optimizer"
+            )

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dimat.exchange import Talk
+from dimat.methods.cost import Sizes, to_listeners
 from dimat.methods.messages import combined
-from dimat.methods.protocol import Method, Need, StepContext
+from dimat.methods.protocol import Method, Need, StepContext, setting
 from dimat.state import State
+from dimat.topology import Topology
 
 DOUBLY_STOCHASTIC: frozenset[Need] = frozenset({"rows", "columns"})
-StepOrder = Literal["combine", "adapt"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class InEitherOrder(Method):
         order: combine (then adapt) or adapt (then combine).
     """
 
-    order: StepOrder = "combine"
+    order: Literal["combine", "adapt"] = setting("consensus.order", "combine")
     exchanges = "steps"
 
     @property
@@ -72,3 +73,7 @@ class Consensus(InEitherOrder):
     def step(self, me: StepContext) -> Talk[None]:
         """Gradient, average, optimizer step."""
         yield from self.along(me, me.gradient())
+
+    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
+        """A state to every listener."""
+        return to_listeners(topology, sizes.state)

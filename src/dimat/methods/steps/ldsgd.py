@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.protocol import StepContext
+from dimat.methods.cost import Sizes, to_listeners
+from dimat.methods.protocol import StepContext, setting
 from dimat.methods.steps.consensus import InEitherOrder
+from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,20 @@ class LocalDecentralized(InEitherOrder):
         Li et al., "Communication-Efficient Local Decentralized SGD Methods", 2019 (LD-SGD).
     """
 
-    quiet_steps: int = 4
-    mixing_steps: int = 1
+    quiet_steps: int = setting("consensus.quiet_steps", 4)
+    mixing_steps: int = setting("consensus.mixing_steps", 1)
+
+    @property
+    def spell(self) -> int:
+        """Local steps, then consensus steps."""
+        return self.quiet_steps + self.mixing_steps
 
     def step(self, me: StepContext) -> Talk[None]:
         """One step of a spell."""
-        quiet = me.steps % (self.quiet_steps + self.mixing_steps) < self.quiet_steps
+        quiet = me.steps % self.spell < self.quiet_steps
         yield from super().step(me) if quiet else self.along(me, me.gradient())
+
+    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
+        """A state to every listener in a consensus step."""
+        quiet = time % self.spell < self.quiet_steps
+        return to_listeners(topology, 0 if quiet else sizes.state)

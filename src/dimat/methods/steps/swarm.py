@@ -10,7 +10,8 @@ import numpy as np
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
 from dimat.methods.admit import require_inbox, validate_structure
-from dimat.methods.protocol import Method, Need, StepContext
+from dimat.methods.cost import Sizes
+from dimat.methods.protocol import Method, Need, StepContext, setting
 from dimat.topology import Topology
 
 
@@ -37,21 +38,27 @@ class Swarm(Method):
         NeurIPS 2021 (SwarmSGD).
     """
 
-    quiet_steps: int = 4
-    seed: int = 0
+    quiet_steps: int = setting("consensus.quiet_steps", 4)
+    seed: int = setting("seed", 0)
     exchanges = "steps"
+    in_pairs = True
 
     @property
     def needs(self) -> frozenset[Need]:
         """Pairs."""
         return frozenset({"two-way"})
 
+    @property
+    def spell(self) -> int:
+        """Steps without a meeting, and the one with it."""
+        return self.quiet_steps + 1
+
     def step(self, me: StepContext) -> Talk[None]:
         """A local step; then perhaps a meeting."""
         time = me.steps
         topology = me.topology
         me.update(me.gradient())
-        if (time + 1) % (self.quiet_steps + 1):
+        if (time + 1) % self.spell:
             return
         partner = pairs(topology, self.seed, time).get(me.index)
         if partner is None:
@@ -60,6 +67,13 @@ class Swarm(Method):
         met = Step({partner: ours}, [partner], validate_structure(ours, "state"))
         inbox = yield from require_inbox(met)
         me.load(mix([ours, inbox[partner]], [0.5, 0.5]))
+
+    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
+        """A state to whom it meets."""
+        if (time + 1) % self.spell:
+            return [0.0] * topology.num_agents
+        met = pairs(topology, self.seed, time)
+        return [float(sizes.state if i in met else 0) for i in range(topology.num_agents)]
 
 
 def pairs(topology: Topology, seed: int, time: int) -> dict[int, int]:

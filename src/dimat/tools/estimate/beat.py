@@ -11,7 +11,7 @@ from dimat.experiment.config.config import RecalibrationConfig
 from dimat.experiment.evaluation.diagnostics import MergeSnapshot, of_training
 from dimat.experiment.evaluation.merge_snapshot import seen, shown
 from dimat.experiment.setup import Setup
-from dimat.methods import RoundContext, RoundResult
+from dimat.methods import METHODS, RoundContext, RoundResult
 from dimat.tools.estimate.calibrate import Pace
 from dimat.tools.estimate.timing import clock, each
 from dimat.tools.estimate.work import Work
@@ -68,7 +68,7 @@ def pair_of(setup: Setup, name: str, images: int) -> Setup:
     config = replace(
         own,
         agents=2,
-        rounds=1 if name == "final-merge" else 2,
+        rounds=1 if METHODS[name].merges_once else 2,
         matching=replace(own.matching, images=images),
         recalibration=RecalibrationConfig(methods=()),  # that is timed apart
     )
@@ -82,9 +82,7 @@ def pair_of(setup: Setup, name: str, images: int) -> Setup:
 def _in_steps(setup: Setup, work: Work, pace: Pace) -> Beat:
     pair, device = pair_of(setup, work.name, 1), setup.config.device
     agents = [pair.new_agent(i, pretraining=False, together=True) for i in (0, 1)]
-    own = setup.config.consensus
-    spell = {"swarm": own.quiet_steps + 1, "ldsgd": own.quiet_steps + own.mixing_steps}
-    steps = spell.get(work.name, 1)
+    steps = work.method.spell
 
     def step() -> None:
         for _ in range(steps):
@@ -114,7 +112,7 @@ def _in_rounds(setup: Setup, work: Work, pace: Pace) -> Beat:
     pair = pair_of(setup, work.name, few)
     spent = _merges(pair, work)
     own = Work(pair, work.name, work.shards[:2]).counts
-    once = 0.0 if work.name == "wm" else few * pace.forward
+    once = few * pace.forward if work.method.needs_graph else 0.0
     compared = max(spent.match - own.comparing * once, 0.0) / max(own.compared, 1)
     return Beat(
         merge=max(spent.merge - spent.match, 0.0) / (own.merges + own.mixed),

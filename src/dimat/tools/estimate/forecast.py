@@ -11,6 +11,7 @@ from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.running.vectorized import trains_at_once
 from dimat.experiment.setup import Setup
+from dimat.methods import METHODS
 from dimat.tools.estimate.beat import Beat, beat_of
 from dimat.tools.estimate.calibrate import Pace, pace_of
 from dimat.tools.estimate.memory import Memory, memory_of_run
@@ -102,7 +103,7 @@ def forecast(
 
 
 def _work(setup: Setup, name: str) -> Work:
-    own = setup.pooled() if name == "centralized" else setup
+    own = setup.pooled() if METHODS[name].scope == "pooled" else setup
     return Work(own, name, shards_of(own))
 
 
@@ -110,9 +111,10 @@ def _pretraining(
     setup: Setup, works: Mapping[str, Work], facts: ModelFacts, timed: _Timed | None
 ) -> dict[str, Cost]:
     """Once for all methods, and once more for the one agent that has all images."""
-    setups = {"pre-training": setup} if set(works) != {"centralized"} else {}
-    if "centralized" in works:
-        setups["pre-training, centralized"] = works["centralized"].setup
+    pooled = [name for name, work in works.items() if work.method.scope == "pooled"]
+    setups = {"pre-training": setup} if len(pooled) < len(works) else {}
+    for name in pooled[:1]:
+        setups[f"pre-training, {name}"] = works[name].setup
     costs = {}
     for name, own in setups.items():
         steps = sum(pretraining_steps(own))
@@ -151,7 +153,7 @@ class _Timed:
     def method(self, work: Work) -> dict[str, float]:
         """Seconds of a method, by what they are for."""
         own, beat, pace = work.counts, self.beats[work.name], self.pace
-        neighbors = 1.0 if work.name == "swarm" else work.neighbors
+        neighbors = 1.0 if work.method.in_pairs else work.neighbors
         step = pace.stacked if trains_at_once(work.setup, work.method) else pace.step
         return {
             "training": own.steps * step,

@@ -1,39 +1,40 @@
-"""The methods whose cost can be foreseen: what is counted here is counted by their names."""
+"""The methods whose cost can be foreseen: those that say it beside what they do."""
 
 from __future__ import annotations
 
-from dimat import methods
 from dimat.errors import ConfigError
 from dimat.methods import Method
 
-KNOWN: dict[str, type[Method]] = {
-    "dimat": methods.Dimat,
-    "wa": methods.Averaging,
-    "wm": methods.WeightMatching,
-    "local": methods.Local,
-    "final-merge": methods.FinalMerge,
-    "fedavg": methods.FedAvg,
-    "diloco": methods.DiLoCo,
-    "cdsgd": methods.Consensus,
-    "cdmsgd": methods.MomentumConsensus,
-    "sgp": methods.StochasticGradientPush,
-    "cga": methods.CrossGradients,
-    "gradient-tracking": methods.GradientTracking,
-    "swarm": methods.Swarm,
-    "ldsgd": methods.LocalDecentralized,
-    "centralized": methods.Centralized,
-}
 
-
-def check_known(name: str, method: Method) -> None:
-    """Refuse a method that is registered by a user, under a name of its own or under one of these.
+def check_foreseen(name: str, method: Method) -> None:
+    """Refuse a method that does not say what it costs.
 
     Raises:
         ConfigError: Naming it, and how its cost is measured instead.
     """
-    if type(method) is not KNOWN.get(name):
+    if not is_foreseen(method):
         raise ConfigError(
             f"method '{name}' is not one of dimat's own, and what it exchanges cannot be foreseen: "
             f"run it for two rounds (method '{name}', rounds 2) and read sent_bytes, busy_s and "
             "the seconds of every phase in metrics.jsonl, or estimate one that exchanges alike"
         )
+
+
+def is_foreseen(method: Method) -> bool:
+    """Whether the class that says what a method does, or a class made of it, says what it costs."""
+    does, says = ("step", "sends") if method.exchanges == "steps" else ("merge", "meetings")
+    other = "merge" if does == "step" else "step"
+    if not _defines(method, Method, other):
+        return False
+    if method.exchanges == "never":
+        return _defines(method, Method, does)
+    return not _defines(method, Method, says) and _depth(method, says) <= _depth(method, does)
+
+
+def _defines(method: Method, kind: type, name: str) -> bool:
+    return type(method).__mro__[_depth(method, name)] is kind
+
+
+def _depth(method: Method, name: str) -> int:
+    """How far up the bases of a method's class the one is that defines an attribute."""
+    return next(k for k, kind in enumerate(type(method).__mro__) if name in vars(kind))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from dimat.experiment.running.rounds import method_settings
 from dimat.experiment.setup import Setup
 from dimat.methods import METHODS
 from dimat.state import num_bytes
@@ -58,7 +57,7 @@ def memory_of_run(setup: Setup, facts: ModelFacts, names: Collection[str]) -> Me
         "images": stored * len(data.train_y) / config.agents,
     }
     narrow = 0.5 if config.precision == "bfloat16" else 1.0
-    methods = [METHODS[name](method_settings(config)) for name in names]
+    methods = [METHODS[name] for name in names]
     at_once = min(config.vectorize, config.agents)
     stacked = at_once * (facts.state_bytes + remembered) if at_once > 1 else 0
     moved = any(own.matches for own in methods) * config.agents * facts.state_bytes
@@ -82,11 +81,8 @@ def _copies(setup: Setup, facts: ModelFacts, remembered: int, name: str) -> floa
     is its state before and after; a checkpoint is a copy of all that it is.
     """
     pretrained = measured = facts.state_bytes
-    merging = {"never": 0, "steps": 1, "rounds": 2}[_exchanges(setup, name)] * facts.state_bytes
-    tracked = 2 * facts.gradient_bytes if name in ("gradient-tracking", "diloco") else 0
+    method = METHODS[name]
+    merging = {"never": 0, "steps": 1, "rounds": 2}[method.exchanges] * facts.state_bytes
+    tracked = method.keeps * facts.gradient_bytes
     keeping = facts.state_bytes + remembered + tracked if setup.config.checkpoint.every else 0
     return float(pretrained + remembered + measured + tracked + max(merging, keeping))
-
-
-def _exchanges(setup: Setup, name: str) -> str:
-    return METHODS[name](method_settings(setup.config)).exchanges

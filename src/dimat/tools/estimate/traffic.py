@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from dimat.exchange.in_process import run_all
 from dimat.exchange.precision import narrowed
 from dimat.exchange.protocol import Traffic
-from dimat.experiment.running.rounds import method_settings
+from dimat.experiment.config.methods import make_method
 from dimat.experiment.setup import Setup
-from dimat.methods import METHODS, RoundContext
+from dimat.methods import RoundContext
+from dimat.methods.cost import Meeting
 from dimat.methods.gauge import GaugeId, encode
 from dimat.methods.ordering.pooled import encode_moments, measure_edges
 from dimat.methods.ordering.tree import gossip
 from dimat.state import num_bytes, state_of
 from dimat.symmetry import Analysis
-from dimat.tools.estimate.meetings import Meeting, meetings
 from dimat.tools.estimate.model_cost import ModelFacts, memory_entries
-from dimat.tools.estimate.steps import in_steps
+from dimat.tools.estimate.steps import in_steps, rounds_of
 from dimat.topology import Topology
 
-_ID, _COUNT = 8 * len(fields(GaugeId)), 8  # what some methods add to a state
+_ID = 8 * len(fields(GaugeId))  # what tells whose order a state is in
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,18 @@ class Wire:
         Exact but for three things: of a graph that varies at random a sample of times stands for
         all steps, agents that drift are not foreseen, and neither is what is refused.
         """
-        method = METHODS[name](method_settings(self.setup.config))
+        method = make_method(self.setup.config, name)
         size = self.setup.config.agents
         if method.exchanges == "never" or size == 1:
             return [0.0] * size
-        if name in ("fedavg", "diloco"):
-            each = self.setup.config.rounds
-            return [each * (size - 1) * self.state, *[each * (self.state + _COUNT)] * (size - 1)]
         if method.exchanges == "steps":
-            return in_steps(self, name)
-        found = [0.0] * size
-        for number, meeting in enumerate(meetings(self.setup, name), start=1):
-            found = [a + b for a, b in zip(found, self._round(number, meeting), strict=True)]
-        return found
+            return in_steps(self.setup, self, method)
+        found: Sequence[float] = [0.0] * size
+        for number, meeting in enumerate(method.meetings(rounds_of(self.setup)), start=1):
+            sent = method.sends(self, number - 1, meeting.topology)
+            own = self._round(number, meeting) if sent is None else sent
+            found = [a + b for a, b in zip(found, own, strict=True)]
+        return [*found]
 
     # --- messages -----------------------------------------------------------------------------
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from dimat.experiment.running.rounds import method_settings
+from dimat.experiment.config.methods import make_method
 from dimat.experiment.setup import Setup
 from dimat.merging import COMBINERS
-from dimat.methods import METHODS, Method
-from dimat.tools.estimate.known import check_known
-from dimat.tools.estimate.meetings import Meeting, meetings
+from dimat.methods import Method
+from dimat.methods.cost import Meeting
+from dimat.tools.estimate.known import check_foreseen
 from dimat.tools.estimate.model_cost import ModelFacts
+from dimat.tools.estimate.steps import rounds_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Work:
     """One method of a run.
 
     Args:
-        setup: Of the method: that of ``centralized`` has one agent.
+        setup: Of the method: if its scope is pooled, of one agent.
         name: Of the method.
         shards: For each agent its numbers of training and of validation images, in the rounds.
 
@@ -63,8 +64,8 @@ class Work:
     method: Method = field(init=False)
 
     def __post_init__(self) -> None:
-        made = METHODS[self.name](method_settings(self.setup.config))
-        check_known(self.name, made)
+        made = make_method(self.setup.config, self.name)
+        check_foreseen(self.name, made)
         object.__setattr__(self, "method", made)
 
     @property
@@ -91,7 +92,7 @@ class Work:
     @cached_property
     def meetings(self) -> list[Meeting]:
         """Every round, of a method that exchanges with neighbors once a round."""
-        return list(meetings(self.setup, self.name))
+        return list(self.method.meetings(rounds_of(self.setup)))
 
     @cached_property
     def counts(self) -> Counts:
@@ -104,12 +105,10 @@ class Work:
         common = {"steps": steps, "kept": kept}
         if self.together:
             looked = n * len(self.measured) if n > 1 else 0
-            crossed = steps * self.neighbors if self.name == "cga" else 0.0
+            crossed = steps * self.neighbors if self.method.asks_gradients else 0.0
             anew = n * config.rounds if n > 1 and self._recalibrates else 0
             seen = {"recalibrated": anew, "looked_at": looked}
             return Counts(evaluated=trained, gradients=crossed, **seen, **common)
-        if self.name in ("fedavg", "diloco") and n > 1:
-            return self._of_rounds([n] * config.rounds, trained, n * config.rounds, **common)
         merged = [sum(count > 0 for count in own.mixed) for own in self.meetings]
         mixed = sum(sum(own.mixed) for own in self.meetings)
         return self._of_rounds(merged, trained, mixed, **common)
@@ -119,8 +118,7 @@ class Work:
     ) -> Counts:
         """Counts of a method that exchanges once a round; ``merged``: how many agents, by round."""
         met = [r for r in self.measured if r <= len(merged) and merged[r - 1]]
-        combiner = COMBINERS[self.setup.config.merging.combine]
-        calibrates = self.method.matches and self.name != "wm" and combiner.needs_batches
+        calibrates = COMBINERS[self.method.combiner].needs_batches
         return Counts(
             merges=self.agents * self.setup.config.rounds,
             mixed=mixed,
@@ -150,8 +148,8 @@ class Work:
         config, own = self.setup.config, self.counts
         train, held = (sum(part[k] for part in self.shards) / self.agents for k in (0, 1))
         seen = min(config.matching.images, train)
-        runs = own.compared + own.comparing if self.name != "wm" else 0
-        if self.name in ("dimat", "final-merge") and config.merging.combine != "average":
+        runs = own.compared + own.comparing if self.method.needs_graph else 0
+        if COMBINERS[self.method.combiner].needs_batches:
             runs += own.mixed + 2 * own.merges
         forward = facts.forward_flops
         evaluated = len(self.setup.dataset.test_y) + held

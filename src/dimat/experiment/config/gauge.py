@@ -1,0 +1,36 @@
+"""How agents come into one unit order: what the setting ``matching.gauge`` auto means."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dimat.experiment.config.config import MatchingConfig
+from dimat.experiment.config.messages import broken_rule
+
+
+def gauge_of(
+    matching: MatchingConfig, *, apart: bool = False, once: bool = False
+) -> Literal["tree", "spread", "pairwise"]:
+    """How agents come into one unit order.
+
+    Args:
+        matching: The settings, auto among them.
+        apart: Whether agents may miss each other.
+        once: Whether there is one merge only, and an order has no rounds to spread in.
+
+    Raises:
+        ConfigError: If other settings need one that all agents come into at once.
+    """
+    gauge = matching.gauge
+    defaults = (("statistics", "local"), ("every", 0), ("drift", None))
+    if gauge == "auto":
+        at_once = once or any(getattr(matching, name) != default for name, default in defaults)
+        gauge = "spread" if apart or not at_once else "tree"
+        if apart and once:
+            gauge = "pairwise"
+    for name, default in defaults:
+        value = getattr(matching, name)
+        if gauge == "spread" and value != default:
+            rule = f"{'null' if default is None else default} where agents may miss each other"
+            raise broken_rule(f"matching.{name}", value, f"{rule} (matching.gauge spread)")
+    return gauge

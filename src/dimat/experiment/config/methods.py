@@ -1,0 +1,92 @@
+"""A method made from the settings of a run: its parameters are the fields of its class."""
+
+from __future__ import annotations
+
+from dataclasses import Field, fields
+from functools import reduce
+from typing import Any, get_type_hints
+
+from dimat.errors import ConfigError, did_you_mean, in_words, look_up
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.gauge import gauge_of
+from dimat.experiment.config.messages import rule_of, setting_types, unknown_setting
+from dimat.experiment.config.options import NOT_OF_TYPE, of_type, split_option
+from dimat.methods import METHODS, Method
+
+
+def make_method(config: RunConfig, name: str | None = None, *, apart: bool = False) -> Method:
+    """A method of a run.
+
+    Args:
+        config: Of the run.
+        name: Of the method; that of the run if None.
+        apart: Whether agents may miss each other, so that no step can need all of them.
+
+    Raises:
+        ConfigError: If there is no such method, or a setting or option does not suit it.
+    """
+    name = config.method if name is None else name
+    kind = look_up("method", name, METHODS)
+    gauge_of(config.matching, apart=apart)  # must suit agents that are apart, whatever the method
+    values = {
+        own.name: _value(config, name, kind, own, apart=apart)
+        for own in fields(kind)
+        if own.init and "setting" in own.metadata
+    }
+    types = get_type_hints(kind)
+    for option in config.method_options:
+        parameter, text = split_option(option)
+        if parameter in options_of(kind):
+            values[parameter] = _typed(option, text, types[parameter], name)
+    with in_words(f"making method '{name}'", ConfigError):
+        return kind(**values)
+
+
+def options_of(kind: type[Method]) -> list[str]:
+    """The parameters of a class of methods that are no settings of a run."""
+    return [own.name for own in fields(kind) if own.init and "setting" not in own.metadata]
+
+
+def check_options(config: RunConfig) -> None:
+    """Refuse options that no method of a run has.
+
+    Raises:
+        ConfigError: For the first that is none, or is given twice.
+    """
+    names = list(dict.fromkeys((config.method, *config.controls)))
+    known = [option for name in names for option in options_of(METHODS[name])]
+    given = [split_option(option)[0] for option in config.method_options]
+    for option, parameter in zip(config.method_options, given, strict=True):
+        if parameter not in known:
+            hint = did_you_mean(parameter, known) if known else "none has any"
+            raise ConfigError(
+                f"setting 'method_options' has '{option}', and no method of this run "
+                f"({', '.join(names)}) has a parameter of that name: {hint}"
+            )
+        if given.count(parameter) > 1:
+            raise ConfigError(f"setting 'method_options' has '{parameter}' twice: give it once")
+
+
+def _value(
+    config: RunConfig, name: str, kind: type[Method], own: Field[Any], *, apart: bool
+) -> object:
+    """The value of a parameter that is a setting."""
+    setting, equals = own.metadata["setting"], own.metadata.get("equals")
+    if setting not in setting_types():
+        raise ConfigError(
+            f"method '{name}': parameter '{own.name}': {unknown_setting(setting, setting_types())}"
+        )
+    if setting == "matching.gauge":  # what auto means
+        return gauge_of(config.matching, apart=apart, once=kind.merges_once)
+    value = reduce(getattr, setting.split("."), config)
+    return value if equals is None else value == equals
+
+
+def _typed(option: str, text: str, kind: object, method: str) -> object:
+    value = of_type(text, kind)
+    if value is NOT_OF_TYPE:
+        raise ConfigError(
+            f"setting 'method_options' has '{option}': of method '{method}' it must be "
+            f"{rule_of(kind)}"
+        )
+    return value
