@@ -19,9 +19,9 @@ from tests.experiment.report_folders import (
     write_lines,
 )
 
-from dimat.tools.records.curve import curve
-from dimat.tools.records.read import read_sources
-from dimat.tools.records.run import Line, Run
+from dimat.tools.records.curve import Line
+from dimat.tools.records.run import Run
+from dimat.tools.records.sources import read_sources
 from dimat.tools.report.bands import band
 from dimat.tools.report.compared import Compared, compare
 from dimat.tools.report.groups import distinct
@@ -119,7 +119,7 @@ def test_a_total_is_of_the_finished_runs(tmp_path: Path) -> None:
     half = make_run(tmp_path / "half", "wa", 2, recorded=1)
     [series] = report(*folders, half).series
     found = total(series)
-    finals = [curve(run)[-1] for run in series.finished]
+    finals = [run.curve.measured[-1] for run in series.finished]
     assert (found.n, found.of) == (2, 3)
     assert found.mean == pytest.approx(statistics.fmean(x.accuracy for x in finals))
     assert found.sd == pytest.approx(statistics.stdev(x.accuracy for x in finals))
@@ -203,7 +203,7 @@ def test_the_csv_has_every_round_of_every_run(tmp_path: Path) -> None:
     by_key = {(x["method"], x["topology.name"], x["seed"], x["round"]): x for x in rows}
     for series in found.series:
         for run in series.runs:
-            for measured in curve(run):
+            for measured in run.curve.measured:
                 name = str(series.point["topology.name"])
                 row = by_key[series.method, name, str(run.seed), str(measured.round)]
                 assert float(row["test_accuracy_mean"]) == measured.accuracy

@@ -16,7 +16,7 @@ from tests.experiment.report_folders import make_comparison, make_run
 
 from dimat.cli import main
 from dimat.errors import ConfigError, RecordError
-from dimat.tools.records.read import read_sources
+from dimat.tools.records.sources import read_sources
 from dimat.tools.report import write
 from dimat.tools.report.compared import compare
 from dimat.tools.report.page import page

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dimat.cli import main
-from dimat.tools.records.read import read_sources
+from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import Compared, compare
 from dimat.tools.report.page import page
 from dimat.tools.report.totals import final_accuracy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dimat.tools.records.curve import curve
 from dimat.tools.records.run import Run
 from dimat.tools.records.settings import key_of, shown
 from dimat.tools.report.compared import Compared, Series
@@ -140,7 +139,7 @@ def _unfinished(series: Series) -> list[Html]:
 
 
 def _so_far(run: Run) -> str:
-    measured = curve(run)
+    measured = run.curve.measured
     rounds = run.settings.get("rounds", "?")
     so_far = f"recorded up to round {measured[-1].round}" if measured else "nothing recorded yet"
     return f": unfinished, {so_far} of {rounds} ({run.folder})"

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dimat.errors import ConfigError
-from dimat.tools.records.read import read_sources
+from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import compare
 from dimat.tools.report.markup import tag
 from dimat.tools.report.numbers import numbers
