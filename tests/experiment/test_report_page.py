@@ -77,7 +77,7 @@ def test_what_was_compared_is_said_at_the_top(tmp_path: Path) -> None:
 
 def test_the_table_has_mean_spread_and_number_of_every_method(tmp_path: Path) -> None:
     found = compare(read_sources([str(make_comparison(tmp_path / "c"))]))
-    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", page(found))
+    rows = re.findall(r"<tr>\s*<th scope=\"row\">.*?</tr>", page(found), re.DOTALL)
     from dimat.tools.report.totals import total
 
     for series, row in zip(found.series, rows, strict=False):

@@ -66,6 +66,17 @@ class Panel:
     legend: bool = False
     ordered: bool = False
 
+    @property
+    def places(self) -> int:
+        """How many figures are shown at a time, at most."""
+        return max(len(choice.figures) for choice in self.choices)
+
+    @property
+    def series(self) -> set[object]:
+        """The series that are drawn, by index."""
+        traces = [t for choice in self.choices for figure in choice.figures for t in figure.traces]
+        return {trace["meta"] for trace in traces if "meta" in trace}
+
 
 def text(words: str) -> str:
     """Words for a figure, where plotly would take markup for markup.
