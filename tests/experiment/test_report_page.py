@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
@@ -160,6 +161,13 @@ def test_no_name_of_a_file_becomes_markup(tmp_path: Path) -> None:
     ]
     assert not [x for _, x in found.tags if any(name.startswith("on") for name in x)]
     assert found.words.count("<script>window.hacked") > 10  # it is there, as text
+
+
+def test_the_templates_are_in_the_package_and_let_no_text_through_as_markup() -> None:
+    folder = files("dimat.tools.report") / "templates"
+    found = {path.name: path.read_text() for path in folder.iterdir()}
+    assert {"page.html", "results.html", "panel.html", "settings.html"} <= found.keys()
+    assert not [name for name, text in found.items() if re.search(r"\bsafe\b|autoescape", text)]
 
 
 def figures_of(text: str) -> Mapping[str, Sequence[Sequence[Mapping[str, object]]]]:

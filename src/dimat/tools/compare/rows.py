@@ -61,7 +61,7 @@ def _phases(trial: MethodRun) -> dict[str, float | None]:
     """Accuracy after each phase; of runs of older versions after the one that they report."""
     found = {name: trial.run.number(name) for name in PHASES}
     told = f"{(trial.run.summary or {}).get('phase', 'trained')}_accuracy_mean"
-    return found if found.get(told) is not None else found | {told: trial.accuracy}
+    return found if found.get(told) is not None else found | {told: trial.run.accuracy}
 
 
 def _text(value: float | None) -> str:

@@ -26,11 +26,6 @@ class MethodRun:
     run: Run
     at_equal: Mapping[str, float | None]
 
-    @property
-    def accuracy(self) -> float | None:
-        """Mean test accuracy over the agents in the last round, a fraction."""
-        return self.run.number("test_accuracy_mean")
-
 
 def method_folders(folder: Path, cell: Cell) -> dict[str, Path]:
     """The run folder of every method of a cell."""

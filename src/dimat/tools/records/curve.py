@@ -87,7 +87,7 @@ class Curve:
         What a round had used is counted at the same moment.
         """
         found: dict[int, Measurement] = {}
-        for phase in self.phases:  # merged comes before trained
+        for phase in self.phases:
             found.setdefault(phase.round, phase)
         return tuple(found.values())
 
@@ -107,13 +107,18 @@ class Curve:
         return found[-1].accuracy if found else None
 
 
-def curve_of(lines: Sequence[Line]) -> Curve:
-    """The curve of metrics; of lines that a resumed run wrote twice the last count."""
-    agents = {line.agent for line in lines}
+def in_order(lines: Iterable[Line]) -> tuple[Line, ...]:
+    """Lines by round, phase and agent; of those that a resumed run wrote twice, the last."""
     latest = {(line.round, line.phase, line.agent): line for line in lines}
+    return tuple(latest[key] for key in sorted(latest))  # merged comes before trained
+
+
+def curve_of(lines: Sequence[Line]) -> Curve:
+    """The curve of metrics that are in order."""
+    agents = {line.agent for line in lines}
     phases: dict[tuple[int, str], list[Line]] = {}
-    for (number, phase, _), line in sorted(latest.items(), key=lambda item: item[0]):
-        phases.setdefault((number, phase), []).append(line)
+    for line in lines:
+        phases.setdefault((line.round, line.phase), []).append(line)
     seconds = busy_s({line.agent: line.busy_s for line in own} for own in phases.values())
     return Curve(
         tuple(

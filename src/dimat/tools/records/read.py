@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dimat.errors import RecordError
 from dimat.experiment.record.lines import check_finished
+from dimat.tools.records.curve import in_order
 from dimat.tools.records.files import Placed, read_json, read_json_lines, read_text, read_yaml
 from dimat.tools.records.parse import diagnosis_of, graph_of, line_of, shards_of
 from dimat.tools.records.run import Run
@@ -45,7 +46,7 @@ def read_run(folder: Path, source: str = "") -> Run:
         read_text(folder / "config.yaml") or "",
         read_json(folder / "environment.json") or {},
         summary,
-        tuple(line_of(placed) for placed in metrics),
+        in_order(line_of(placed) for placed in metrics),
         tuple(diagnosis_of(placed) for placed in diagnostics),
         graph and graph_of(graph),
         shards and shards_of(shards),

@@ -75,7 +75,7 @@ class Run:
         config: ``config.yaml`` as it is; empty if the run is not there yet.
         environment: Versions and hardware.
         summary: ``summary.json``; None while the run is unfinished.
-        lines: Its metrics.
+        lines: Its metrics, by round, phase and agent.
         diagnostics: In the order of their rounds.
         graph: None if not recorded.
         shards: None if not recorded.
@@ -106,6 +106,12 @@ class Run:
         """Whether there is a folder of it."""
         return bool(self.config)
 
+    @property
+    def accuracy(self) -> float | None:
+        """What it came to, mean over agents: as its summary says, else in the last round."""
+        recorded, measured = self.number("test_accuracy_mean"), self.curve.measured
+        return measured[-1].accuracy if recorded is None and measured else recorded
+
     @cached_property
     def curve(self) -> Curve:
         """Its accuracy phase by phase, and at what cost."""
@@ -114,8 +120,9 @@ class Run:
     def number(self, name: str) -> float | None:
         """A number of the summary; None if it has none of that name."""
         value = (self.summary or {}).get(name)
-        known = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if known else None  # type: ignore[arg-type]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value)
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,9 @@ class Total:
 def total(series: Series) -> Total:
     """The numbers of a series."""
     runs = series.finished
-    finals = [x for x in (final_accuracy(run) for run in runs) if x is not None]
     return Total(
         len(series.runs),
-        tuple(finals),
+        tuple(run.accuracy for run in runs if run.accuracy is not None),
         _mean([_worst(run) for run in runs]),
         _mean([run.curve.end.sent_bytes for run in runs]),
         _mean([run.curve.end.busy_s for run in runs]),
@@ -66,12 +65,6 @@ def total(series: Series) -> Total:
         _mean([run.curve.after("merged") for run in runs]),
         _mean([run.curve.after("trained") for run in runs]),
     )
-
-
-def final_accuracy(run: Run) -> float | None:
-    """The accuracy of a finished run: that of its summary, else of the last round measured."""
-    recorded, measured = run.number("test_accuracy_mean"), run.curve.measured
-    return measured[-1].accuracy if recorded is None and measured else recorded
 
 
 def _worst(run: Run) -> float | None:
