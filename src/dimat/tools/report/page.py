@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dimat.tools.format import human_bytes
 from dimat.tools.records.settings import shown
 from dimat.tools.report import words
 from dimat.tools.report.compared import Compared
@@ -25,7 +26,7 @@ _FILTERS = (
     shown,
     words.accuracy,
     words.counted,
-    words.human_bytes,
+    human_bytes,
     words.human_seconds,
     words.listed,
     words.percent,

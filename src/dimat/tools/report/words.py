@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dimat.tools import format
+from dimat.tools.format import NOTHING
 from dimat.tools.report.totals import Total
-
-NOTHING = "–"
-
-
-def human_bytes(count: float | None) -> str:
-    """Bytes in decimal units; a dash if not known.
-
-    >>> human_bytes(999), human_bytes(74_600_000), human_bytes(None)
-    ('999 B', '74.6 MB', '–')
-    """
-    return NOTHING if count is None else format.human_bytes(round(count))
 
 
 def human_seconds(seconds: float | None) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dimat.tools.report.words import human_bytes
+from dimat.tools.format import human_bytes
 
 Trace = Mapping[str, object]
 LONG = 22  # characters of a name; of a longer one the middle is left out
