@@ -1,4 +1,4 @@
-"""Busy time has one definition, and whoever reads a run folder finds the same."""
+"""Curve and busy time have one definition: whoever reads a run folder finds the same."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from tests.experiment.report_folders import AGENTS, make_run, metrics, write_lines
 
-from dimat.tools.records.busy import busy_s
-from dimat.tools.records.curve import curve
-from dimat.tools.records.history import read_curve
-from dimat.tools.records.read import read_sources
+from dimat import RunConfig
+from dimat.tools.compare.rows import numbers_of
+from dimat.tools.compare.spec import Cell
+from dimat.tools.compare.trial import read_cell
+from dimat.tools.records.curve import busy_s
+from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import compare
 from dimat.tools.report.totals import total
 
@@ -38,13 +40,18 @@ def test_compare_and_report_call_the_same_number_busy(tmp_path: Path, method: st
         now += rng.uniform(0.1, 2.0)
         line["busy_s"] = now
     write_lines(folder / "metrics.jsonl", [*lines[-3:], *lines])  # a resumed run writes some twice
-    compared, read = compare(read_sources([str(folder)])), read_curve(folder)
-    [series] = compared.series
-    found = curve(series.runs[0])
-    assert [(x.round, x.busy_s) for x in found] == [
-        (moment.round, moment.used["busy_s"]) for moment in read.moments
-    ]
-    assert total(series).busy_s == read.total["busy_s"]
+    [series] = compare(read_sources([str(folder)])).series
+    [cell] = read_cell(folder, Cell("seed=0", {}, 0, RunConfig(method=method, controls=())))
+    assert total(series).busy_s == numbers_of(cell)["busy_s"]
     by_phase = np.array([line["busy_s"] for line in lines], float).reshape(-1, AGENTS)
     expected = np.diff(by_phase, axis=0, prepend=0).max(1).sum()
-    assert read.total["busy_s"] == pytest.approx(expected)
+    assert total(series).busy_s == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("method", ["dimat", "cdsgd"])
+def test_compare_and_report_read_the_same_curve(tmp_path: Path, method: str) -> None:
+    folder = make_run(tmp_path / "run", method)
+    [series] = compare(read_sources([str(folder)])).series
+    [cell] = read_cell(folder, Cell("seed=0", {}, 0, RunConfig(method=method, controls=())))
+    assert [run.curve for run in series.runs] == [cell.run.curve]
+    assert total(series).sent_bytes == numbers_of(cell)["sent_bytes"]

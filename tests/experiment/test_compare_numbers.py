@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,28 +16,32 @@ from dimat import RunConfig
 from dimat.errors import RecordError
 from dimat.tools.compare.budget import at_equal, budget, reached
 from dimat.tools.compare.rows import numbers_of, to_csv
-from dimat.tools.compare.spec import Spec, expand
+from dimat.tools.compare.spec import Cell, Spec, expand
 from dimat.tools.compare.statistics import paired, spread
 from dimat.tools.compare.table import as_text, points_of
-from dimat.tools.compare.trial import MethodRun
-from dimat.tools.records.history import curve_of, read_curve, read_summary
-from dimat.tools.records.measured import Curve, Moment
+from dimat.tools.compare.trial import MethodRun, read_cell
+from dimat.tools.records.curve import Curve, Line, Measurement, curve_of
+from dimat.tools.records.run import Run
 
 
-def curve(accuracies: Sequence[float | None], sent: Sequence[float], total: float) -> Curve:
-    """A curve by rounds; steps are 100 a round, busy time is not recorded."""
-    moments = tuple(
-        Moment(r, a, {"sent_bytes": s, "steps": 100.0 * r, "busy_s": None})
+def lines(accuracies: Sequence[float | None], sent: Sequence[float]) -> tuple[Line, ...]:
+    """Metrics of one agent by rounds; steps are 100 a round, busy time is not recorded."""
+    return tuple(
+        Line(r, 0, "trained", a, sent_bytes=s, steps=100.0 * r)
         for r, (a, s) in enumerate(zip(accuracies, sent, strict=True))
     )
-    return Curve(
-        moments, {"sent_bytes": total, "steps": 100.0 * (len(moments) - 1), "busy_s": None}
-    )
 
 
-DIMAT = curve([0.1, 0.5, 0.7, 0.8], [0, 10, 20, 30], 30)
-CDSGD = curve([0.1, 0.6, 0.9], [0, 25, 100], 100)
-LOCAL = curve([0.1, 0.3, 0.2], [0, 0, 0], 0)
+def curve(accuracies: Sequence[float | None], sent: Sequence[float]) -> Curve:
+    return curve_of(lines(accuracies, sent))
+
+
+LINES = {
+    "dimat": lines([0.1, 0.5, 0.7, 0.8], [0, 10, 20, 30]),
+    "cdsgd": lines([0.1, 0.6, 0.9], [0, 25, 100]),
+    "local": lines([0.1, 0.3, 0.2], [0, 0, 0]),
+}
+DIMAT, CDSGD, LOCAL = map(curve_of, LINES.values())
 
 
 def test_the_budget_is_the_smallest_total_of_those_that_use_the_resource() -> None:
@@ -53,14 +56,14 @@ def test_at_a_budget_the_last_round_within_it_counts_and_nothing_between() -> No
     assert [reached(CDSGD, "sent_bytes", limit) for limit in (24, 25, 99.9, 100, 1e9)] == [
         *(0.1, 0.6, 0.6, 0.9, 0.9)
     ]
-    assert reached(curve([0.5], [7], 7), "sent_bytes", 6) is None
+    assert reached(curve([0.5], [7]), "sent_bytes", 6) is None
     assert reached(LOCAL, "sent_bytes", None) is None
     assert reached(LOCAL, "busy_s", 3.0) is None
-    assert reached(curve([0.5, None], [0, 1], 1), "sent_bytes", 1) is None
+    assert reached(curve([0.5, None], [0, 1]), "sent_bytes", 1) is None
 
 
 def test_uses_that_were_summed_in_another_order_are_equal() -> None:
-    assert reached(curve([0.5], [0.1 + 0.2], 1), "sent_bytes", 0.3) == 0.5
+    assert reached(curve([0.5], [0.1 + 0.2]), "sent_bytes", 0.3) == 0.5
 
 
 def test_methods_of_a_cell_share_one_budget() -> None:
@@ -70,57 +73,78 @@ def test_methods_of_a_cell_share_one_budget() -> None:
     assert found["local"] == {"sent_bytes": 0.2, "steps": 0.2, "busy_s": None}
 
 
-def line(number: int, agent: int, phase: str, accuracy: float | None, **more: float) -> Any:
-    return {"round": number, "agent": agent, "phase": phase, "test_accuracy": accuracy, **more}
-
-
 def test_a_curve_is_read_where_the_accuracy_was_measured() -> None:
-    lines = [
-        line(0, 0, "trained", 0.2, sent_bytes=0, steps=10, busy_s=2.0),
-        line(0, 1, "trained", 0.4, sent_bytes=0, steps=20, busy_s=4.0),
-        line(2, 0, "merged", 0.5, sent_bytes=10, steps=30, busy_s=5.0),
-        line(2, 1, "merged", 0.7, sent_bytes=20, steps=40, busy_s=6.0),
-        line(2, 0, "trained", 0.9, sent_bytes=10, steps=50, busy_s=7.0),
-        line(2, 1, "trained", 0.9, sent_bytes=20, steps=60, busy_s=9.0),
-    ]
-    found = curve_of(lines)
-    assert [(m.round, m.accuracy) for m in found.moments] == [
+    found = curve_of(
+        [
+            Line(0, 0, "trained", 0.2, sent_bytes=0, steps=10, busy_s=2.0),
+            Line(0, 1, "trained", 0.4, sent_bytes=0, steps=20, busy_s=4.0),
+            Line(2, 0, "merged", 0.5, sent_bytes=10, steps=30, busy_s=5.0),
+            Line(2, 1, "merged", 0.7, sent_bytes=20, steps=40, busy_s=6.0),
+            Line(2, 0, "trained", 0.9, sent_bytes=10, steps=50, busy_s=7.0),
+            Line(2, 1, "trained", 0.9, sent_bytes=20, steps=60, busy_s=9.0),
+        ]
+    )
+    assert [(m.round, m.accuracy) for m in found.rounds] == [
         (0, pytest.approx(0.3)),
         (2, pytest.approx(0.6)),
     ]
     # The others wait for the slowest: 4, then 3 (of agent 0), then 3 (of agent 1).
-    assert found.moments[0].used == {"sent_bytes": 0, "steps": 30, "busy_s": 4.0}
-    assert found.moments[1].used == {"sent_bytes": 30, "steps": 70, "busy_s": 7.0}
-    assert found.total == {"sent_bytes": 30, "steps": 110, "busy_s": 10.0}
+    assert [(m.sent_bytes, m.steps, m.busy_s) for m in (*found.rounds, found.end)] == [
+        (0, 30, 4.0),
+        (30, 70, 7.0),
+        (30, 110, 10.0),
+    ]
+    assert (found.after("trained", 0), found.after("merged"), found.after("trained")) == (
+        pytest.approx(0.3),
+        pytest.approx(0.6),
+        pytest.approx(0.9),
+    )
 
 
 def test_steps_that_were_rounded_for_agents_that_step_together_are_equal() -> None:
-    ours = Curve((Moment(1, 0.9, {"steps": 1006.0}),), {"steps": 1006.0})
-    theirs = Curve((Moment(1, 0.8, {"steps": 1000.0}),), {"steps": 1000.0})
-    found = at_equal({"cdsgd": ours, "wa": theirs})
+    def one(accuracy: float, steps: float) -> Curve:
+        return Curve((Measurement(1, "trained", {0: accuracy}, steps=steps),))
+
+    found = at_equal({"cdsgd": one(0.9, 1006), "wa": one(0.8, 1000)})
     assert (found["cdsgd"]["steps"], found["wa"]["steps"]) == (0.9, 0.8)
-    more = Curve((Moment(1, 0.9, {"steps": 1020.0}),), {"steps": 1020.0})
-    assert at_equal({"cdsgd": more, "wa": theirs})["cdsgd"]["steps"] is None
+    found = at_equal({"cdsgd": one(0.9, 1020), "wa": one(0.8, 1000)})
+    assert found["cdsgd"]["steps"] is None
 
 
 def test_a_number_that_an_agent_lacks_is_no_number() -> None:
-    lines = [line(0, 0, "trained", None, sent_bytes=0), line(0, 1, "trained", 0.4, sent_bytes=0)]
-    found = curve_of(lines)
-    assert found.moments[0].accuracy is None
-    assert found.total == {"sent_bytes": 0, "steps": None, "busy_s": None}
+    found = curve_of([Line(0, 0, "trained", None, sent_bytes=0), Line(0, 1, "trained", 0.4, 0)])
+    assert found.rounds[0].accuracy is None
+    assert (found.end.sent_bytes, found.end.steps, found.end.busy_s) == (0, None, None)
+    assert found.measured == ()
+
+
+def test_a_mean_of_some_agents_is_no_accuracy_of_the_run() -> None:
+    whole = [Line(0, agent, "trained", 0.4, sent_bytes=1) for agent in (0, 1)]
+    found = curve_of([*whole, Line(1, 0, "trained", 0.9, sent_bytes=1)])
+    assert [m.accuracy for m in found.rounds] == [0.4, None]
+    assert reached(found, "sent_bytes", 5) is None
 
 
 def test_a_record_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="metrics.jsonl' cannot be read"):
-        read_curve(tmp_path)
-    good = json.dumps(line(0, 0, "trained", 0.5))
-    for bad, message in [('{"round": 1', "is broken"), ("{}", "lacks round, phase or agent")]:
-        (tmp_path / "metrics.jsonl").write_text(f"{good}\n{bad}\n")
-        with pytest.raises(RecordError, match=f"metrics.jsonl', line 2 {message}"):
-            read_curve(tmp_path)
-    (tmp_path / "summary.json").write_text("{")
-    with pytest.raises(RecordError, match="summary.json' cannot be read"):
-        read_summary(tmp_path)
+    cell = Cell("seed=0", {}, 0, RunConfig(controls=()))
+    metrics, summary = tmp_path / "metrics.jsonl", tmp_path / "summary.json"
+    summary.write_text("{}")
+    with pytest.raises(RecordError, match=r"metrics.jsonl ends early, though its run is finished"):
+        read_cell(tmp_path, cell)
+    good = json.dumps({"round": 0, "agent": 0, "phase": "trained"})
+    for text, message in [
+        (f'{good}\n{{"round": 1', " ends early, though its run is finished"),
+        (f'{good}\n{{"round": 1\n', ", line 2: not JSON"),
+        (f"{good}\n{{}}\n", ", line 2: 'phase' is missing"),
+    ]:
+        metrics.write_text(text)
+        with pytest.raises(RecordError, match=f"metrics.jsonl{message}"):
+            read_cell(tmp_path, cell)
+    metrics.write_text(f"{good}\n")
+    assert len(read_cell(tmp_path, cell)) == 1
+    summary.write_text("{")
+    with pytest.raises(RecordError, match=r"summary.json, line 1: not a JSON object"):
+        read_cell(tmp_path, cell)
 
 
 def test_a_spread_is_numpys_mean_and_sample_deviation() -> None:
@@ -158,7 +182,12 @@ def test_one_pair_has_no_interval() -> None:
 
 SPEC = Spec(RunConfig(), ("dimat", "local"), (0, 1, 2), {"topology.name": ("ring", "[b]star")})
 CELLS = expand(SPEC)
-CURVES = {"dimat": DIMAT, "local": LOCAL}
+EQUAL = at_equal({"dimat": DIMAT, "local": LOCAL})
+
+
+def method_run(method: str, **summary: object) -> MethodRun:
+    run = Run("", "", method, 0, {}, summary=summary, lines=LINES[method])
+    return MethodRun(method, run, EQUAL[method])
 
 
 def trials(*names: str) -> dict[str, list[MethodRun]]:
@@ -168,18 +197,13 @@ def trials(*names: str) -> dict[str, list[MethodRun]]:
         if cell.name in names:
             best = 0.8 + cell.seed / 100
             found[cell.name] = [
-                MethodRun(
-                    cell,
+                method_run(
                     m,
-                    {
-                        "test_accuracy_mean": a,
-                        "rounds": 3,
-                        "start_accuracy_mean": 0.9,
-                        "merged_accuracy_mean": merged,
-                        "trained_accuracy_mean": best / 2 if m == "local" else 0.45,
-                    },
-                    CURVES[m],
-                    at_equal(CURVES)[m],
+                    test_accuracy_mean=a,
+                    rounds=3,
+                    start_accuracy_mean=0.9,
+                    merged_accuracy_mean=merged,
+                    trained_accuracy_mean=best / 2 if m == "local" else 0.45,
                 )
                 for m, a, merged in (("dimat", best, best), ("local", best / 2, None))
             ]
@@ -210,8 +234,7 @@ def test_both_phases_and_the_start_are_shown_and_like_is_compared_with_like() ->
 
 
 def test_a_run_of_an_older_version_is_shown_after_the_phase_that_it_reports() -> None:
-    old = {"test_accuracy_mean": 0.7, "phase": "merged"}
-    found = numbers_of(MethodRun(CELLS[0], "dimat", old, CURVES["dimat"], {}))
+    found = numbers_of(method_run("dimat", test_accuracy_mean=0.7, phase="merged"))
     assert (found["merged_accuracy_mean"], found["trained_accuracy_mean"]) == (0.7, None)
 
 

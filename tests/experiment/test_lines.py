@@ -20,8 +20,9 @@ from dimat.experiment.record import lines as lines_module
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.lines import LineFiles, read_lines
 from dimat.experiment.record.run_folder import RunFolder
-from dimat.tools.records.history import read_curve, read_summary
-from dimat.tools.records.read import read_source
+from dimat.tools.compare.spec import Cell
+from dimat.tools.compare.trial import read_cell
+from dimat.tools.records.sources import read_source
 
 CONFIG = replace(TINY, rounds=3, controls=("local",))
 BREAKS = {"not UTF-8": 0xFF, "not JSON": ord("}"), "another number": ord("9")}
@@ -106,7 +107,7 @@ def report(out: Path) -> object:
 
 
 def compare(out: Path) -> object:
-    return read_curve(out), read_summary(out)
+    return read_cell(out, Cell("seed=0", {}, 0, CONFIG))
 
 
 @pytest.mark.parametrize("byte", BREAKS.values(), ids=BREAKS.keys())

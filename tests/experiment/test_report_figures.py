@@ -13,8 +13,8 @@ import pytest
 from tests.experiment import report_folders as folders
 from tests.experiment.report_folders import AGENTS, GROUPS, make_comparison, make_run
 
-from dimat.tools.records.curve import Measured, curve
-from dimat.tools.records.read import read_sources
+from dimat.tools.records.curve import Measurement
+from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import Compared, Series, compare
 from dimat.tools.report.figures.accuracy import by_agent, by_cost, by_round
 from dimat.tools.report.figures.costs import costs
@@ -64,8 +64,8 @@ def numbers(trace: Trace, name: str) -> Sequence[float]:
     return found
 
 
-def curves(series: Series) -> list[tuple[Measured, ...]]:
-    return [curve(run) for run in series.finished]
+def curves(series: Series) -> list[tuple[Measurement, ...]]:
+    return [run.curve.measured for run in series.finished]
 
 
 def test_plotly_accepts_every_figure_and_json_holds_it(compared: Compared, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_an_unfinished_run_is_a_line_of_its_own_that_ends_where_it_does(compared
     assert line["meta"] == wa.index
     assert numbers(line, "x") == [0, 1, 2]
     [half] = wa.unfinished
-    assert numbers(line, "y") == pytest.approx([100 * x.accuracy for x in curve(half)])
+    assert numbers(line, "y") == pytest.approx([100 * x.accuracy for x in half.curve.measured])
     panel = by_round(compared)
     assert panel is not None
     assert "unfinished" in panel.caption
@@ -173,7 +173,7 @@ def test_what_was_not_recorded_cannot_be_chosen(tmp_path: Path) -> None:
 
 def test_every_agent_has_a_line(compared: Compared) -> None:
     figure = figure_of(by_agent(compared), "wa, seed 1")
-    own = curve(compared.series[1].runs[1])
+    own = compared.series[1].runs[1].curve.measured
     assert len(figure.traces) == AGENTS + 1
     for agent in range(AGENTS):
         expected = [100 * x.accuracies[agent] for x in own]

@@ -19,15 +19,15 @@ from tests.experiment.report_folders import (
     write_lines,
 )
 
-from dimat.tools.records.curve import curve
-from dimat.tools.records.read import read_sources
-from dimat.tools.records.run import Line, Run
+from dimat.tools.records.curve import Line
+from dimat.tools.records.run import Run
+from dimat.tools.records.sources import read_sources
 from dimat.tools.report.bands import band
 from dimat.tools.report.compared import Compared, compare
 from dimat.tools.report.groups import distinct
 from dimat.tools.report.numbers import numbers
 from dimat.tools.report.style import COLORS, MARKERS, style_of
-from dimat.tools.report.totals import bytes_sent, final_accuracy, seconds, total
+from dimat.tools.report.totals import bytes_sent, seconds, total
 
 
 def report(*folders: Path) -> Compared:
@@ -119,7 +119,7 @@ def test_a_total_is_of_the_finished_runs(tmp_path: Path) -> None:
     half = make_run(tmp_path / "half", "wa", 2, recorded=1)
     [series] = report(*folders, half).series
     found = total(series)
-    finals = [curve(run)[-1] for run in series.finished]
+    finals = [run.curve.measured[-1] for run in series.finished]
     assert (found.n, found.of) == (2, 3)
     assert found.mean == pytest.approx(statistics.fmean(x.accuracy for x in finals))
     assert found.sd == pytest.approx(statistics.stdev(x.accuracy for x in finals))
@@ -147,9 +147,9 @@ def test_there_is_no_spread_of_one_and_no_mean_of_none(tmp_path: Path) -> None:
 
 def test_the_summary_has_the_last_word_on_the_final_accuracy() -> None:
     lines = (Line(0, 0, "trained", 0.25),)
-    assert final_accuracy(Run("", "", "m", 0, {}, summary={}, lines=lines)) == 0.25
+    assert Run("", "", "m", 0, {}, summary={}, lines=lines).accuracy == 0.25
     known = {"test_accuracy_mean": 0.5}
-    assert final_accuracy(Run("", "", "m", 0, {}, summary=known, lines=lines)) == 0.5
+    assert Run("", "", "m", 0, {}, summary=known, lines=lines).accuracy == 0.5
 
 
 def test_seconds_are_summed_over_agents_and_rounds(tmp_path: Path) -> None:
@@ -159,6 +159,15 @@ def test_seconds_are_summed_over_agents_and_rounds(tmp_path: Path) -> None:
     assert found["merge_s"] == pytest.approx(0.1 * 4 * AGENTS)
     assert found["train_s"] == pytest.approx(0.8 * 5 * AGENTS)
     assert seconds([]) == {"match_s": None, "merge_s": None, "train_s": None}
+
+
+def test_what_a_resumed_run_wrote_twice_is_spent_once(tmp_path: Path) -> None:
+    once, twice = make_run(tmp_path / "a", "dimat"), make_run(tmp_path / "b", "dimat")
+    lines = (once / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (twice / "metrics.jsonl").write_text("".join([*lines[-7:], *lines]))
+    [first], [second] = (report(folder).runs for folder in (once, twice))
+    assert seconds([first]) == seconds([second])
+    assert bytes_sent([first]) == bytes_sent([second])
 
 
 def test_bytes_are_of_the_phase_that_they_were_sent_in() -> None:
@@ -203,7 +212,7 @@ def test_the_csv_has_every_round_of_every_run(tmp_path: Path) -> None:
     by_key = {(x["method"], x["topology.name"], x["seed"], x["round"]): x for x in rows}
     for series in found.series:
         for run in series.runs:
-            for measured in curve(run):
+            for measured in run.curve.measured:
                 name = str(series.point["topology.name"])
                 row = by_key[series.method, name, str(run.seed), str(measured.round)]
                 assert float(row["test_accuracy_mean"]) == measured.accuracy

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +17,7 @@ from tests.experiment.report_folders import make_comparison, make_run
 
 from dimat.cli import main
 from dimat.errors import ConfigError, RecordError
-from dimat.tools.records.read import read_sources
+from dimat.tools.records.sources import read_sources
 from dimat.tools.report import write
 from dimat.tools.report.compared import compare
 from dimat.tools.report.page import page
@@ -77,7 +78,7 @@ def test_what_was_compared_is_said_at_the_top(tmp_path: Path) -> None:
 
 def test_the_table_has_mean_spread_and_number_of_every_method(tmp_path: Path) -> None:
     found = compare(read_sources([str(make_comparison(tmp_path / "c"))]))
-    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", page(found))
+    rows = re.findall(r"<tr>\s*<th scope=\"row\">.*?</tr>", page(found), re.DOTALL)
     from dimat.tools.report.totals import total
 
     for series, row in zip(found.series, rows, strict=False):
@@ -160,6 +161,13 @@ def test_no_name_of_a_file_becomes_markup(tmp_path: Path) -> None:
     ]
     assert not [x for _, x in found.tags if any(name.startswith("on") for name in x)]
     assert found.words.count("<script>window.hacked") > 10  # it is there, as text
+
+
+def test_the_templates_are_in_the_package_and_let_no_text_through_as_markup() -> None:
+    folder = files("dimat.tools.report") / "templates"
+    found = {path.name: path.read_text() for path in folder.iterdir()}
+    assert {"page.html", "results.html", "panel.html", "settings.html"} <= found.keys()
+    assert not [name for name, text in found.items() if re.search(r"\bsafe\b|autoescape", text)]
 
 
 def figures_of(text: str) -> Mapping[str, Sequence[Sequence[Mapping[str, object]]]]:

@@ -20,9 +20,8 @@ from tests.experiment.report_folders import (
 )
 
 from dimat.errors import RecordError
-from dimat.tools.records.curve import curve
-from dimat.tools.records.read import read_source, read_sources
 from dimat.tools.records.run import Diagnosis
+from dimat.tools.records.sources import read_source, read_sources
 
 
 def test_a_run_is_read_whole(tmp_path: Path) -> None:
@@ -244,7 +243,7 @@ def test_a_folder_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
 def test_the_accuracy_of_a_round_is_after_its_merge_if_there_was_one(tmp_path: Path) -> None:
     [run] = read_source(str(make_run(tmp_path / "a", "dimat", rounds=2))).runs
     written = metrics("dimat", 0, 2)
-    found = curve(run)
+    found = run.curve.measured
     assert [(x.round, x.phase) for x in found] == [(0, "trained"), (1, "merged"), (2, "merged")]
     own = [x for x in written if (x["round"], x["phase"]) == (2, "merged")]
     assert found[2].accuracies == {x["agent"]: x["test_accuracy"] for x in own}
@@ -257,7 +256,7 @@ def test_a_round_that_not_all_agents_came_through_is_left_out(tmp_path: Path) ->
     lines = metrics("dimat", 0, 3)
     write_lines(folder / "metrics.jsonl", lines[: -2 * AGENTS + 2])  # two agents merged in round 3
     [run] = read_source(str(folder)).runs
-    assert [x.round for x in curve(run)] == [0, 1, 2]
+    assert [x.round for x in run.curve.measured] == [0, 1, 2]
 
 
 def test_of_lines_that_were_written_twice_the_last_counts(tmp_path: Path) -> None:
@@ -265,4 +264,4 @@ def test_of_lines_that_were_written_twice_the_last_counts(tmp_path: Path) -> Non
     lines = metrics("local", 0, 1)
     write_lines(folder / "metrics.jsonl", [{**lines[-1], "test_accuracy": 0.0}, *lines])
     [run] = read_source(str(folder)).runs
-    assert curve(run)[-1].accuracies[AGENTS - 1] == lines[-1]["test_accuracy"]
+    assert run.curve.measured[-1].accuracies[AGENTS - 1] == lines[-1]["test_accuracy"]

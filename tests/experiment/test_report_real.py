@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from dimat.cli import main
-from dimat.tools.records.read import read_sources
+from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import Compared, compare
 from dimat.tools.report.page import page
-from dimat.tools.report.totals import final_accuracy
 
 QUICK = """
 agents: 3
@@ -38,7 +37,7 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compared:
 
 
 def accuracies(compared: Compared) -> list[float | None]:
-    return [final_accuracy(run) for run in compared.runs]
+    return [run.accuracy for run in compared.runs]
 
 
 def test_a_comparison_is_read_and_its_command_makes_it_again(
@@ -47,7 +46,7 @@ def test_a_comparison_is_read_and_its_command_makes_it_again(
     assert [(x.method, x.finished) for x in compared.runs] == [("dimat", True), ("cdsgd", True)]
     for run in compared.runs:
         summary = json.loads(Path(run.folder, "summary.json").read_text())
-        assert final_accuracy(run) == summary["test_accuracy_mean"]
+        assert run.accuracy == summary["test_accuracy_mean"]
         assert run.graph is not None
         assert run.shards is not None
         assert len(run.diagnostics) == 2

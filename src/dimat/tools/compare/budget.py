@@ -7,11 +7,15 @@ cumulative use does not exceed the budget: measured, never interpolated or extra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from dimat.tools.records.measured import Curve
+from dimat.tools.records.curve import Curve, Measurement
 
-RESOURCES: tuple[str, ...] = ("sent_bytes", "steps", "busy_s")
+RESOURCES: Mapping[str, Callable[[Measurement], float | None]] = {
+    "sent_bytes": lambda measured: measured.sent_bytes,
+    "steps": lambda measured: measured.steps,
+    "busy_s": lambda measured: measured.busy_s,
+}
 # Equal uses may be summed in different orders; agents that step together take the mean number of
 # steps of a round, rounded to whole ones.
 _SLACK = {"sent_bytes": 1e-9, "steps": 0.01, "busy_s": 1e-9}
@@ -19,7 +23,7 @@ _SLACK = {"sent_bytes": 1e-9, "steps": 0.01, "busy_s": 1e-9}
 
 def budget(curves: Sequence[Curve], resource: str) -> float | None:
     """The smallest total of a resource among those that use it; None if none does."""
-    totals = [curve.total.get(resource) for curve in curves]
+    totals = [RESOURCES[resource](curve.end) for curve in curves]
     return min((total for total in totals if total), default=None)
 
 
@@ -32,9 +36,8 @@ def reached(curve: Curve, resource: str, limit: float | None) -> float | None:
     if limit is None:
         return None
     most = limit * (1 + _SLACK[resource])
-    within = [
-        m for m in curve.moments if (used := m.used.get(resource)) is not None and used <= most
-    ]
+    use = RESOURCES[resource]
+    within = [x for x in curve.rounds if (used := use(x)) is not None and used <= most]
     return within[-1].accuracy if within else None
 
 

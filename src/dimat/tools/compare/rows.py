@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from dimat.experiment.config.access import shown
+from dimat.tools.compare.budget import RESOURCES
 from dimat.tools.compare.spec import Cell, Spec
 from dimat.tools.compare.trial import MethodRun
 
@@ -49,18 +50,18 @@ def to_csv(spec: Spec, cells: Sequence[Cell], trials: Mapping[str, Sequence[Meth
 def numbers_of(trial: MethodRun) -> dict[str, float | None]:
     """All numbers of a trial by their columns; None where something was not recorded."""
     return {
-        **{name: trial.number(name) for name in (*_SUMMARY, "wall_s")},
+        **{name: trial.run.number(name) for name in (*_SUMMARY, "wall_s")},
         **_phases(trial),
-        **trial.curve.total,
+        **{name: use(trial.run.curve.end) for name, use in RESOURCES.items()},
         **{f"at_equal_{name}": trial.at_equal.get(use) for use, name in _AT_EQUAL.items()},
     }
 
 
 def _phases(trial: MethodRun) -> dict[str, float | None]:
     """Accuracy after each phase; of runs of older versions after the one that they report."""
-    found = {name: trial.number(name) for name in PHASES}
-    told = f"{trial.summary.get('phase', 'trained')}_accuracy_mean"
-    return found if found.get(told) is not None else found | {told: trial.accuracy}
+    found = {name: trial.run.number(name) for name in PHASES}
+    told = f"{(trial.run.summary or {}).get('phase', 'trained')}_accuracy_mean"
+    return found if found.get(told) is not None else found | {told: trial.run.accuracy}
 
 
 def _text(value: float | None) -> str:

@@ -165,5 +165,5 @@ class _Job:
 
 
 def _percent(trial: MethodRun) -> str:
-    accuracy = trial.accuracy
+    accuracy = trial.run.accuracy
     return percents(None if accuracy is None else Spread(1, accuracy, None)) + " %"

@@ -147,7 +147,7 @@ def _costs(numbers: _Numbers) -> list[str]:
     sent, busy = (spread(numbers.get(name, ())) for name in ("sent_bytes", "busy_s"))
     return [
         *(_some(one, n) for one in equal),
-        "–" if sent is None else human_bytes(round(sent.mean)),
+        human_bytes(sent.mean if sent else None),
         "–" if busy is None else f"{busy.mean:.3g}",
     ]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dimat.tools.compare.budget import at_equal
 from dimat.tools.compare.spec import Cell
-from dimat.tools.records.history import is_finished, read_curve, read_summary
-from dimat.tools.records.measured import Curve
+from dimat.tools.records.read import is_finished, read_run
+from dimat.tools.records.run import Run
 
 
 @dataclass(frozen=True)
@@ -17,28 +17,14 @@ class MethodRun:
     """One method in one cell, finished.
 
     Args:
-        cell: The cell.
         method: The method.
-        summary: What ``summary.json`` holds.
-        curve: What it reached with what.
+        run: What it left behind.
         at_equal: For each resource what it had reached with the smallest total of the cell.
     """
 
-    cell: Cell
     method: str
-    summary: Mapping[str, object]
-    curve: Curve
+    run: Run
     at_equal: Mapping[str, float | None]
-
-    def number(self, name: str) -> float | None:
-        """A number of the summary; None if it has none of that name."""
-        value = self.summary.get(name)
-        return float(value) if isinstance(value, int | float) else None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Mean test accuracy over the agents in the last round, a fraction."""
-        return self.number("test_accuracy_mean")
 
 
 def method_folders(folder: Path, cell: Cell) -> dict[str, Path]:
@@ -58,10 +44,6 @@ def read_cell(folder: Path, cell: Cell) -> tuple[MethodRun, ...]:
     Raises:
         RecordError: If a file cannot be read.
     """
-    folders = method_folders(folder, cell)
-    curves = {name: read_curve(own) for name, own in folders.items()}
-    equal = at_equal(curves)
-    return tuple(
-        MethodRun(cell, name, read_summary(own), curves[name], equal[name])
-        for name, own in folders.items()
-    )
+    runs = {name: read_run(own) for name, own in method_folders(folder, cell).items()}
+    equal = at_equal({name: run.curve for name, run in runs.items()})
+    return tuple(MethodRun(name, run, equal[name]) for name, run in runs.items())

@@ -1,96 +1,176 @@
-"""A run round by round: the accuracy of a round, and what it took to get there."""
+"""A run phase by phase: the accuracy of its agents, and what it took to get there."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-from dimat.tools.records.busy import busy_s
-from dimat.tools.records.run import Line, Run
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One measured round of a run.
+class Line:
+    """One line of ``metrics.jsonl``; None is what was not recorded.
 
     Args:
         round: 0 is after pre-training.
-        phase: After which its accuracy was measured: merged where agents merge, else trained.
-        accuracies: Test accuracy of every agent by its number, a fraction.
-        sent_bytes: By all agents together until then; None if not recorded.
-        epochs: Passes over the own shard until then, mean over agents; None if not recorded.
-        busy_s: Seconds of a run in step until then (busy.py); None if not recorded.
+        agent: Its number, from 0.
+        phase: trained or merged.
+        test_accuracy: A fraction.
+        sent_bytes: By this agent since the run began.
+        steps: Optimizer steps since the run began.
+        epochs: Passes over the agent's own shard since the run began.
+        busy_s: Seconds that the agent computed since the run began.
+        match_s: Seconds of this phase that went into matching.
+        merge_s: Seconds of this phase that went into merging.
+        train_s: Seconds of this phase that went into training.
     """
 
     round: int
+    agent: int
     phase: str
-    accuracies: dict[int, float]
-    sent_bytes: float | None
-    epochs: float | None
-    busy_s: float | None
+    test_accuracy: float | None = None
+    sent_bytes: float | None = None
+    steps: float | None = None
+    epochs: float | None = None
+    busy_s: float | None = None
+    match_s: float | None = None
+    merge_s: float | None = None
+    train_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All agents at the end of a phase: their accuracies, and what they had used by then.
+
+    A resource is None if not every agent recorded it.
+
+    Args:
+        round: 0 is after pre-training.
+        phase: trained or merged.
+        accuracies: Test accuracy of every agent by its number, a fraction; empty unless every agent
+            of the run was measured, since a mean of some agents is none of the run.
+        sent_bytes: By all agents together.
+        steps: Optimizer steps of all agents together.
+        epochs: Passes over the own shard, mean over agents.
+        busy_s: Seconds of a run whose agents go in step: see :func:`busy_s`.
+    """
+
+    round: int = 0
+    phase: str = "trained"
+    accuracies: Mapping[int, float] = field(default_factory=dict)
+    sent_bytes: float | None = None
+    steps: float | None = None
+    epochs: float | None = None
+    busy_s: float | None = None
 
     @property
-    def accuracy(self) -> float:
-        """Mean over the agents."""
-        return statistics.fmean(self.accuracies.values())
+    def accuracy(self) -> float | None:
+        """Mean over the agents; None unless every agent was measured."""
+        return statistics.fmean(self.accuracies.values()) if self.accuracies else None
 
 
-def curve(run: Run) -> tuple[Measured, ...]:
-    """All rounds in which every agent was measured, in order.
+@dataclass(frozen=True)
+class Curve:
+    """What a run reached, and with what.
 
-    The accuracy of a round is that of its merged lines if there are any, else of its trained ones.
-    A round that a killed run did not come through is left out: its mean would be of some agents.
+    Args:
+        phases: The measurement after every phase, in order.
     """
-    agents = {line.agent for line in run.lines}
-    phases = _phases(run)
-    measured: dict[int, Measured | None] = {}
-    for ((number, phase), lines), spent in zip(phases.items(), _busy(phases), strict=True):
-        if number not in measured:  # merged comes before trained
-            whole = {line.agent for line in lines if line.test_accuracy is not None} == agents
-            measured[number] = _measured(number, phase, lines, spent) if whole else None
-    return tuple(own for own in measured.values() if own)
+
+    phases: tuple[Measurement, ...]
+
+    @property
+    def rounds(self) -> tuple[Measurement, ...]:
+        """The one that stands for each round: after its merge if it has one, else after training.
+
+        What a round had used is counted at the same moment.
+        """
+        found: dict[int, Measurement] = {}
+        for phase in self.phases:
+            found.setdefault(phase.round, phase)
+        return tuple(found.values())
+
+    @property
+    def measured(self) -> tuple[Measurement, ...]:
+        """The rounds that every agent came through: a killed run leaves half a round."""
+        return tuple(own for own in self.rounds if own.accuracies)
+
+    @property
+    def end(self) -> Measurement:
+        """The last phase: what it had used is what the run used."""
+        return self.phases[-1] if self.phases else Measurement()
+
+    def after(self, phase: str, number: int | None = None) -> float | None:
+        """Mean accuracy after a phase of a round; after the last such phase if none is told."""
+        found = [x for x in self.phases if x.phase == phase and number in (x.round, None)]
+        return found[-1].accuracy if found else None
 
 
-def total_busy_s(run: Run) -> float | None:
-    """Seconds of a run in step until its last line (busy.py); None if not recorded."""
-    found = _busy(_phases(run))
-    return found[-1] if found else None
+def in_order(lines: Iterable[Line]) -> tuple[Line, ...]:
+    """Lines by round, phase and agent; of those that a resumed run wrote twice, the last."""
+    latest = {(line.round, line.phase, line.agent): line for line in lines}
+    return tuple(latest[key] for key in sorted(latest))  # merged comes before trained
 
 
-def _phases(run: Run) -> dict[tuple[int, str], list[Line]]:
-    """All lines by round and phase, in order; of lines that a resumed run wrote twice the last."""
-    latest = {(line.round, line.phase, line.agent): line for line in run.lines}
-    found: dict[tuple[int, str], list[Line]] = {}
-    for (number, phase, _), line in sorted(latest.items(), key=lambda item: item[0]):
-        found.setdefault((number, phase), []).append(line)
-    return found
-
-
-def _busy(phases: Mapping[tuple[int, str], Sequence[Line]]) -> list[float | None]:
-    return busy_s({line.agent: line.busy_s for line in lines} for lines in phases.values())
-
-
-def _measured(number: int, phase: str, lines: Sequence[Line], spent: float | None) -> Measured:
-    return Measured(
-        number,
-        phase,
-        {line.agent: line.test_accuracy for line in lines if line.test_accuracy is not None},
-        _all(sum, (line.sent_bytes for line in lines)),
-        _all(statistics.fmean, (line.epochs for line in lines)),
-        spent,
+def curve_of(lines: Sequence[Line]) -> Curve:
+    """The curve of metrics that are in order."""
+    agents = {line.agent for line in lines}
+    phases: dict[tuple[int, str], list[Line]] = {}
+    for line in lines:
+        phases.setdefault((line.round, line.phase), []).append(line)
+    seconds = busy_s({line.agent: line.busy_s for line in own} for own in phases.values())
+    return Curve(
+        tuple(
+            Measurement(
+                number,
+                phase,
+                _accuracies(own, agents),
+                _of_all(math.fsum, [line.sent_bytes for line in own]),
+                _of_all(math.fsum, [line.steps for line in own]),
+                _of_all(statistics.fmean, [line.epochs for line in own]),
+                spent,
+            )
+            for ((number, phase), own), spent in zip(phases.items(), seconds, strict=True)
+        )
     )
 
 
-def _all(
-    function: Callable[[Sequence[float]], float], values: Iterable[float | None]
+def busy_s(phases: Iterable[Mapping[int, float | None]]) -> list[float | None]:
+    """Seconds until the end of each phase: one lasts as long as its slowest agent computes.
+
+    The others wait for that agent, so this is what the run would take with a device for each of
+    them, without evaluation and without the way of a message.
+
+    Args:
+        phases: Measured phases in their order; for each agent the seconds that it had computed by
+            the end of the phase, ``busy_s`` of ``metrics.jsonl``, None if not recorded.
+
+    Returns:
+        None from the first phase on in which an agent has no record.
+    """
+    found: list[float | None] = []
+    before: dict[int, float] = {}
+    total: float | None = 0.0
+    for phase in phases:
+        own = {agent: value for agent, value in phase.items() if value is not None}
+        if total is None or len(own) < len(phase):
+            total = None
+        else:
+            total += max(value - before.get(agent, 0.0) for agent, value in own.items())
+            before.update(own)
+        found.append(total)
+    return found
+
+
+def _accuracies(lines: Sequence[Line], agents: set[int]) -> dict[int, float]:
+    found = {x.agent: x.test_accuracy for x in lines if x.test_accuracy is not None}
+    return found if found.keys() == agents else {}
+
+
+def _of_all(
+    function: Callable[[Sequence[float]], float], values: Sequence[float | None]
 ) -> float | None:
     """``function`` of the values; None if one is missing."""
-    found = list(values)
-    present = [value for value in found if value is not None]
-    return float(function(present)) if present and len(present) == len(found) else None
-
-
-def last_lines(run: Run) -> tuple[Line, ...]:
-    """The last line of every agent: its cumulative numbers are those of the whole run."""
-    return tuple({line.agent: line for line in run.lines}.values())
+    present = [value for value in values if value is not None]
+    return function(present) if present and len(present) == len(values) else None

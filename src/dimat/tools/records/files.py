@@ -23,11 +23,7 @@ def read_text(path: Path) -> str | None:
         RecordError: If it is there and cannot be read, or is not UTF-8.
     """
     try:
-        return read_regular(path).decode()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+        return None if (found := _content(path)) is None else found.decode()
     except UnicodeDecodeError as error:
         raise RecordError(f"{path} is not text in UTF-8") from error
 
@@ -85,12 +81,7 @@ def read_json_lines(path: Path) -> tuple[list[Placed], str]:
     Raises:
         RecordError: If any other line is not a JSON object; names file and line.
     """
-    try:
-        lines = read_regular(path).split(b"\n")
-    except (FileNotFoundError, NotADirectoryError):
-        return [], ""
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+    lines = (_content(path) or b"").split(b"\n")
     found: list[Placed] = []
     for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
@@ -106,3 +97,13 @@ def read_json_lines(path: Path) -> tuple[list[Placed], str]:
             raise RecordError(f"{where}: not a JSON object")
         found.append((where, value))
     return found, ""
+
+
+def _content(path: Path) -> bytes | None:
+    """What a file holds; None if there is none."""
+    try:
+        return read_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dimat.errors import RecordError
+from dimat.tools.records.curve import Line
 from dimat.tools.records.files import Placed
-from dimat.tools.records.run import Diagnosis, Graph, Line, Matrix, Shards
+from dimat.tools.records.run import Diagnosis, Graph, Matrix, Shards
 
 _MEASURED = [f.name for f in dataclasses.fields(Line) if f.name not in ("round", "agent", "phase")]
 _NUMBERS = ("consensus_before", "consensus_after", "contraction", "barrier")

@@ -1,42 +1,14 @@
-"""What a report is made from: the files of runs, as frozen values."""
+"""Runs as they were recorded: the files of their folders as frozen values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+
+from dimat.tools.records.curve import Curve, Line, curve_of
 
 Matrix = tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of ``metrics.jsonl``; None is what was not recorded.
-
-    Args:
-        round: 0 is after pre-training.
-        agent: Its number, from 0.
-        phase: trained or merged.
-        test_accuracy: A fraction.
-        sent_bytes: By this agent since the run began.
-        steps: Optimizer steps since the run began.
-        epochs: Passes over the agent's own shard since the run began.
-        busy_s: Seconds that the agent computed since the run began.
-        match_s: Seconds of this phase that went into matching.
-        merge_s: Seconds of this phase that went into merging.
-        train_s: Seconds of this phase that went into training.
-    """
-
-    round: int
-    agent: int
-    phase: str
-    test_accuracy: float | None = None
-    sent_bytes: float | None = None
-    steps: float | None = None
-    epochs: float | None = None
-    busy_s: float | None = None
-    match_s: float | None = None
-    merge_s: float | None = None
-    train_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,13 +69,13 @@ class Run:
     Args:
         source: The folder given by the user that it was found in.
         folder: Its own folder.
-        method: Name of the method.
+        method: Its name.
         seed: Seed of everything random.
         settings: Every other setting by its dotted name, less those that only say where to write.
         config: ``config.yaml`` as it is; empty if the run is not there yet.
         environment: Versions and hardware.
         summary: ``summary.json``; None while the run is unfinished.
-        lines: Its metrics.
+        lines: Its metrics, by round, phase and agent.
         diagnostics: In the order of their rounds.
         graph: None if not recorded.
         shards: None if not recorded.
@@ -133,6 +105,24 @@ class Run:
     def begun(self) -> bool:
         """Whether there is a folder of it."""
         return bool(self.config)
+
+    @property
+    def accuracy(self) -> float | None:
+        """What it came to, mean over agents: as its summary says, else in the last round."""
+        recorded, measured = self.number("test_accuracy_mean"), self.curve.measured
+        return measured[-1].accuracy if recorded is None and measured else recorded
+
+    @cached_property
+    def curve(self) -> Curve:
+        """Its accuracy phase by phase, and at what cost."""
+        return curve_of(self.lines)
+
+    def number(self, name: str) -> float | None:
+        """A number of the summary; None if it has none of that name."""
+        value = (self.summary or {}).get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value)
 
 
 @dataclass(frozen=True)

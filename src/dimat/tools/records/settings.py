@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from dimat.experiment.config.access import flat as defaults
 from dimat.experiment.config.config import RunConfig
 
 # They say which run it is, what is recorded and where; everything else says what was compared.
@@ -13,24 +13,22 @@ _ASIDE = ("method", "controls", "seed", "out", "overwrite", "log")
 _ASIDE_GROUPS = ("checkpoint.", "diagnostics.")
 
 
-def flat(found: Mapping[str, object], defaults: RunConfig) -> dict[str, object]:
+def flat(found: Mapping[str, object]) -> dict[str, object]:
     """Every setting by its dotted name, in the order of the config; unknown ones come last.
 
     Args:
-        found: What ``config.yaml`` holds, groups as mappings.
-        defaults: Settings that it lacks, as for ``dimat run --config``.
+        found: What ``config.yaml`` holds, groups as mappings; what it lacks has its default, as for
+            ``dimat run --config``.
     """
-    return _flat(dataclasses.asdict(defaults)) | _flat(found)
+    return defaults(RunConfig()) | dict(_leaves(found))
 
 
-def _flat(found: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    settings: dict[str, object] = {}
+def _leaves(found: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in found.items():
         if isinstance(value, dict):
-            settings |= _flat(value, f"{prefix}{name}.")
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            settings[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return settings
+            yield f"{prefix}{name}", value
 
 
 def comparable(settings: Mapping[str, object]) -> dict[str, object]:

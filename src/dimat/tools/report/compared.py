@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dimat.tools.records.curve import curve
 from dimat.tools.records.run import Run, Source
 from dimat.tools.records.settings import differing, key_of, short_name, shown
 
@@ -128,6 +127,6 @@ def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 def _equal(runs: Sequence[Run]) -> bool:
     """Whether all have the same accuracies in every round that they have in common."""
-    curves = [{x.round: x.accuracy for x in curve(run)} for run in runs]
+    curves = [{x.round: x.accuracy for x in run.curve.measured} for run in runs]
     longest = max(curves, key=len)
     return all(longest.get(r) == y for each in curves for r, y in each.items())

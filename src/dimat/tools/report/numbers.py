@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from dimat.tools.records.curve import Measured, curve
+from dimat.tools.records.curve import Measurement
 from dimat.tools.records.run import Run
 from dimat.tools.records.settings import shown
 from dimat.tools.report.compared import Compared, Series
@@ -23,11 +23,11 @@ def numbers(compared: Compared) -> str:
     )
     for series in compared.series:
         for run in series.runs:
-            writer.writerows(_row(series, run, measured) for measured in curve(run))
+            writer.writerows(_row(series, run, measured) for measured in run.curve.measured)
     return file.getvalue()
 
 
-def _row(series: Series, run: Run, measured: Measured) -> list[object]:
+def _row(series: Series, run: Run, measured: Measurement) -> list[object]:
     accuracies = measured.accuracies.values()
     return [
         run.folder,

@@ -1,10 +1,14 @@
-"""The page: sections in order, with a place for every plot."""
+"""The page: what its templates are filled with, and which plots it has in which order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dimat.tools.format import human_bytes
+from dimat.tools.records.settings import shown
+from dimat.tools.report import words
 from dimat.tools.report.compared import Compared
 from dimat.tools.report.figures.accuracy import by_agent, by_cost, by_round
 from dimat.tools.report.figures.costs import costs
@@ -12,12 +16,21 @@ from dimat.tools.report.figures.diagnostics import consensus, units
 from dimat.tools.report.figures.figure import Panel
 from dimat.tools.report.figures.graph import topologies
 from dimat.tools.report.figures.shards import shards
-from dimat.tools.report.legend import legend
-from dimat.tools.report.markup import Html, script_json, tag
-from dimat.tools.report.recipe import notes, recipe
-from dimat.tools.report.results import head, results, title
+from dimat.tools.report.recipe import configs, differing, environment
+from dimat.tools.report.results import counts, facts, left_out
+from dimat.tools.report.style import style_of
+from dimat.tools.report.totals import total
 
 MARKER = "dimat report"  # the generator that index.html names: how an earlier report is known
+_FILTERS = (
+    shown,
+    words.accuracy,
+    words.counted,
+    human_bytes,
+    words.human_seconds,
+    words.listed,
+    words.percent,
+)
 
 
 @dataclass(frozen=True)
@@ -43,24 +56,21 @@ def page(compared: Compared) -> str:
         for chapter in chapters
         for panel in chapter.panels
     }
-    body = tag(
-        "body",
-        head(compared),
-        _contents(chapters),
-        tag("p", id="trouble", class_="note", role="alert", hidden=True),
-        tag("noscript", tag("p", "The plots need JavaScript; the tables do not.", class_="note")),
-        tag(
-            "main",
-            results(compared),
-            *(_section(chapter, compared) for chapter in chapters),
-            recipe(compared),
-            notes(compared),
-        ),
-        script_json("figures", figures),
-        tag("script", src="plotly.min.js"),
-        tag("script", src="report.js"),
+    template = _templates().get_template("page.html")
+    return template.render(
+        marker=MARKER,
+        compared=compared,
+        styles=[style_of(series, compared) for series in compared.series],
+        facts=facts(compared),
+        counts=counts(compared.runs),
+        totals=[(series, total(series)) for series in compared.series],
+        left_out=left_out(compared),
+        sections=chapters,
+        figures=figures,
+        differing=differing(compared),
+        configs=configs(compared),
+        environment=environment(compared),
     )
-    return f"<!doctype html>\n{tag('html', _head(compared), body, lang='en')}\n"
 
 
 def sections(compared: Compared) -> list[Section]:
@@ -80,68 +90,16 @@ def sections(compared: Compared) -> list[Section]:
     ]
 
 
-def _head(compared: Compared) -> Html:
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="generator", content=MARKER),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{title(compared)} – dimat report"),
-        tag("link", rel="stylesheet", href="report.css"),
+def _templates() -> Environment:
+    """The templates of the page: all that is put into them is text, and is escaped."""
+    templates = Environment(
+        loader=PackageLoader("dimat.tools.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-
-
-def _contents(chapters: Sequence[Section]) -> Html:
-    found = [
-        ("results", "Results"),
-        *((x.name, x.title) for x in chapters),
-        ("settings", "Settings"),
-    ]
-    items = (tag("li", tag("a", words, href=f"#{name}")) for name, words in found)
-    return tag("nav", tag("ul", *items), aria_label="Contents")
-
-
-def _section(chapter: Section, compared: Compared) -> Html:
-    missing = tag("p", "Not recorded by these runs.", class_="missing")
-    panels = [_panel(panel, compared) for panel in chapter.panels] or [missing]
-    return tag("section", tag("h2", chapter.title), *panels, id=chapter.name)
-
-
-def _panel(panel: Panel, compared: Compared) -> Html:
-    """Heading, control, legend, room for the plots, caption."""
-    count = max(len(choice.figures) for choice in panel.choices)
-    words = f"{panel.title}. {panel.caption}"
-    plots = [tag("div", class_="plot", role="img", aria_label=words) for _ in range(count)]
-    return tag(
-        "figure",
-        tag("h3", panel.title),
-        _control(panel),
-        legend(compared, set(_series(panel))) if panel.legend else Html(""),
-        tag("div", *plots, class_=f"plots of-{count}"),
-        tag("figcaption", panel.caption),
-        class_="panel",
-        id=f"panel-{panel.name}",
-        data_panel=panel.name,
-    )
-
-
-def _series(panel: Panel) -> Iterator[object]:
-    """The series that are drawn in a panel, by index."""
-    for choice in panel.choices:
-        for figure in choice.figures:
-            yield from (trace["meta"] for trace in figure.traces if "meta" in trace)
-
-
-def _control(panel: Panel) -> Html:
-    """A slider for what is in order, else a list to choose from; nothing if there is no choice."""
-    labels = [choice.label for choice in panel.choices]
-    if len(labels) == 1:
-        return Html("")
-    if panel.ordered:
-        slider = tag("input", type="range", min=0, max=len(labels) - 1, value=0, class_="choose")
-        chosen = tag("output", labels[0], data_labels="\n".join(labels))
-        return tag("p", tag("label", f"{panel.control} ", slider), " ", chosen, class_="control")
-    options = (tag("option", label, value=i) for i, label in enumerate(labels))
-    chosen = tag("select", *options, class_="choose", autocomplete="off")
-    return tag("p", tag("label", f"{panel.control} ", chosen), class_="control")
+    templates.filters |= {function.__name__: function for function in _FILTERS}
+    templates.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return templates

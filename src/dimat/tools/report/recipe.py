@@ -1,71 +1,76 @@
-"""The end of the page: the settings, what it ran on, and how to run it again."""
+"""The end of the page: the settings, and what it ran on."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-from dimat.tools.records.run import Run
 from dimat.tools.records.settings import key_of, shown
-from dimat.tools.report.compared import Compared, Series
-from dimat.tools.report.markup import Html, join, table, tag
+from dimat.tools.report.compared import Compared
+from dimat.tools.report.results import values_of
 from dimat.tools.report.words import number_of
 
 
-def recipe(compared: Compared) -> Html:
-    """Settings, environment, commands."""
-    return tag(
-        "section",
-        tag("h2", "Settings"),
-        _differing(compared),
-        *_configs(compared),
-        tag("h3", "What it ran on"),
-        _environment(compared),
-        tag("h3", "How to run it again"),
-        *_commands(compared),
-        id="settings",
-    )
+@dataclass(frozen=True)
+class Fact:
+    """A row of a table of names and values.
+
+    Args:
+        name: What it is.
+        value: All its values.
+        differs: Whether runs differ in it.
+    """
+
+    name: str
+    value: str
+    differs: bool
 
 
-def notes(compared: Compared) -> Html:
-    """What a reader should know about the files; empty if there is nothing."""
-    if not compared.notes:
-        return Html("")
-    items = (tag("li", note) for note in compared.notes)
-    return tag("section", tag("h2", "Notes"), tag("ul", *items), id="notes")
+@dataclass(frozen=True)
+class ConfigLine:
+    """A line of a ``config.yaml``, its line break included.
+
+    Args:
+        text: As it is there.
+        marked: Whether runs differ in its setting.
+    """
+
+    text: str
+    marked: bool
 
 
-def _differing(compared: Compared) -> Html:
-    if not compared.differing:
-        return tag("p", "All runs have the same settings, but for method and seed.")
-    rows = [(name, tag("mark", _values(compared, name))) for name in compared.differing]
-    return table(["Setting", "Values"], rows, "Settings that differ between the runs.")
+@dataclass(frozen=True)
+class Config:
+    """The settings of a run, as they are written.
+
+    Args:
+        title: Which run it is of.
+        lines: Those of its ``config.yaml``.
+    """
+
+    title: str
+    lines: tuple[ConfigLine, ...]
 
 
-def _values(compared: Compared, name: str) -> str:
-    found = {key_of(x): shown(x) for x in (run.settings.get(name) for run in compared.runs)}
-    return ", ".join(found.values())
+def differing(compared: Compared) -> list[Fact]:
+    """The settings in which runs differ."""
+    return [Fact(x, values_of(compared, x, unset=True), True) for x in compared.differing]
 
 
-def _configs(compared: Compared) -> list[Html]:
+def configs(compared: Compared) -> list[Config]:
     """The config of the first run of every point; the same settings are shown once."""
-    first: dict[str, tuple[Series, Run]] = {}
+    found: dict[str, Config] = {}
     for series in compared.series:
         for run in series.runs:
-            if run.begun:
-                first.setdefault(key_of(series.point), (series, run))
-    found = []
-    for series, run in first.values():
-        point = series.label.partition(" · ")[2]
-        summary = f"config.yaml of {series.method}, seed {run.seed}" + (
-            f", {point}" if point else ""
-        )
-        lines = _marked(run.config, compared.differing)
-        found.append(tag("details", tag("summary", summary), tag("pre", tag("code", *lines))))
-    return found
+            if run.begun and (key := key_of(series.point)) not in found:
+                point = series.label.removeprefix(series.method).replace(" · ", ", ", 1)
+                title = f"{series.method}, seed {run.seed}{point}"
+                found[key] = Config(title, _lines(run.config, compared.differing))
+    return [*found.values()]
 
 
-def _marked(config: str, names: Collection[str]) -> list[Html]:
+def _lines(config: str, names: Collection[str]) -> tuple[ConfigLine, ...]:
     """The lines of a config; those of some settings, by dotted name, are marked."""
     group, name, lines = "", "", []
     for line in config.splitlines():
@@ -74,35 +79,20 @@ def _marked(config: str, names: Collection[str]) -> list[Html]:
             group = name = key
         elif line.startswith("  ") and not line.strip().startswith("-"):
             name = f"{group}.{key}"
-        text = join([f"{line}\n"])
-        lines.append(tag("mark", text) if name in names else text)
-    return lines
+        lines.append(ConfigLine(f"{line}\n", name in names))
+    return tuple(lines)
 
 
-def _environment(compared: Compared) -> Html:
-    runs = [run for run in compared.runs if run.begun]
-    names = dict.fromkeys(name for run in runs for name in run.environment)
-    if not names:
-        return tag("p", "Not recorded.", class_="missing")
-    rows = [
-        (name.replace("_", " "), _counted([run.environment for run in runs], name))
-        for name in names
-    ]
-    return table(["What", "Value"], rows, "Versions and hardware; marked where runs differ.")
+def environment(compared: Compared) -> list[Fact]:
+    """Versions and hardware; nothing if none were recorded."""
+    recorded = [run.environment for run in compared.runs if run.begun]
+    names = dict.fromkeys(name for one in recorded for name in one)
+    return [_counted(recorded, name) for name in names]
 
 
-def _counted(environments: list[Mapping[str, object]], name: str) -> str:
+def _counted(recorded: Sequence[Mapping[str, object]], name: str) -> Fact:
     """The one value; or all of them, with how many runs have it."""
-    counts = Counter(shown(environment.get(name)) for environment in environments)
-    if len(counts) == 1:
-        return next(iter(counts))
-    return tag(
-        "mark", "; ".join(f"{value} ({number_of(count, 'run')})" for value, count in counts.items())
-    )
-
-
-def _commands(compared: Compared) -> list[Html]:
-    commands = [source.command for source in compared.sources]
-    told = "From the folder that this report was made in; the same settings and seeds give the same"
-    block = tag("pre", tag("code", "\n".join(commands)))
-    return [tag("p", f"{told} accuracies on the same machine and versions."), block]
+    counts = Counter(shown(one.get(name)) for one in recorded)
+    values = [f"{value} ({number_of(count, 'run')})" for value, count in counts.items()]
+    several = len(counts) > 1
+    return Fact(name.replace("_", " "), "; ".join(values if several else counts), several)

@@ -40,6 +40,11 @@ class Style:
     marker: str
 
     @property
+    def path(self) -> str:
+        """The marker as an SVG path."""
+        return MARKERS[self.marker]
+
+    @property
     def pale(self) -> str:
         """The color for areas."""
         red, green, blue = (int(self.color[i : i + 2], 16) for i in (1, 3, 5))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dimat.tools.records.curve import curve, last_lines, total_busy_s
 from dimat.tools.records.run import Run
 from dimat.tools.report.compared import Series
 
@@ -22,7 +21,7 @@ class Total:
         accuracies: Final test accuracy of every finished run, mean over agents, a fraction.
         worst: Mean over the runs of their worst agent's accuracy; None if not recorded.
         sent_bytes: By all agents together, mean over the runs; None if not recorded.
-        busy_s: Seconds of a run in step (busy.py), mean over the runs; None if not recorded.
+        busy_s: Seconds of a run in step, mean over the runs; None if not recorded.
         began: Accuracy before round 1, mean over agents and runs; None if not recorded.
         merged: The same right after the last merge; None where a round begins with none.
         trained: The same after the last training.
@@ -56,38 +55,22 @@ class Total:
 def total(series: Series) -> Total:
     """The numbers of a series."""
     runs = series.finished
-    finals = [x for x in (final_accuracy(run) for run in runs) if x is not None]
     return Total(
         len(series.runs),
-        tuple(finals),
+        tuple(run.accuracy for run in runs if run.accuracy is not None),
         _mean([_worst(run) for run in runs]),
-        _mean([_sent(run) for run in runs]),
-        _mean([total_busy_s(run) for run in runs]),
-        _mean([accuracy_after(run, "trained", 0) for run in runs]),
-        _mean([accuracy_after(run, "merged") for run in runs]),
-        _mean([accuracy_after(run, "trained") for run in runs]),
+        _mean([run.curve.end.sent_bytes for run in runs]),
+        _mean([run.curve.end.busy_s for run in runs]),
+        _mean([run.curve.after("trained", 0) for run in runs]),
+        _mean([run.curve.after("merged") for run in runs]),
+        _mean([run.curve.after("trained") for run in runs]),
     )
-
-
-def final_accuracy(run: Run) -> float | None:
-    """The accuracy of a finished run: that of its summary, else of the last round measured."""
-    recorded = _number(run.summary or {}, "test_accuracy_mean")
-    measured = curve(run)
-    return measured[-1].accuracy if recorded is None and measured else recorded
 
 
 def _worst(run: Run) -> float | None:
     """The accuracy of the worst agent of a finished run."""
-    recorded = _number(run.summary or {}, "test_accuracy_min")
-    measured = curve(run)
+    recorded, measured = run.number("test_accuracy_min"), run.curve.measured
     return min(measured[-1].accuracies.values()) if recorded is None and measured else recorded
-
-
-def accuracy_after(run: Run, phase: str, number: int | None = None) -> float | None:
-    """Mean over the agents of a finished run after a phase of a round; the last if none is told."""
-    lines = [x for x in run.lines if x.phase == phase and x.test_accuracy is not None]
-    last = max((x.round for x in lines), default=0) if number is None else number
-    return _mean([x.test_accuracy for x in lines if x.round == last])
 
 
 def seconds(runs: Sequence[Run]) -> dict[str, float | None]:
@@ -120,21 +103,6 @@ def _spent(run: Run, phase: str) -> float | None:
     found = [getattr(line, phase) for line in run.lines]
     present = [float(x) for x in found if x is not None]
     return sum(present) if present else None
-
-
-def _sent(run: Run) -> float | None:
-    """The bytes that all agents have sent together."""
-    recorded = _number(run.summary or {}, "sent_bytes")
-    if recorded is not None:
-        return recorded
-    found = [line.sent_bytes for line in last_lines(run)]
-    present = [x for x in found if x is not None]
-    return sum(present) if present and len(present) == len(found) else None
-
-
-def _number(found: Mapping[str, object], name: str) -> float | None:
-    value = found.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -4,23 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dimat.tools.format import NOTHING
 from dimat.tools.report.totals import Total
-
-NOTHING = "–"
-
-
-def human_bytes(count: float | None) -> str:
-    """Bytes in decimal units; a dash if not known.
-
-    >>> human_bytes(999), human_bytes(74_600_000), human_bytes(None)
-    ('999 B', '74.6 MB', '–')
-    """
-    if count is None:
-        return NOTHING
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
 def human_seconds(seconds: float | None) -> str:
@@ -41,16 +26,22 @@ def _hours(minutes: int) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def percent(fraction: float | None) -> str:
+    """A fraction in percent; a dash if not known.
+
+    >>> percent(0.756), percent(None)
+    ('75.6', '–')
+    """
+    return NOTHING if fraction is None else f"{100 * fraction:.1f}"
+
+
 def accuracy(total: Total) -> str:
     """Mean and sample standard deviation in percent.
 
     >>> accuracy(Total(3, (0.75, 0.77), None, None, None)), accuracy(Total(1, (), None, None, None))
     ('76.0 ± 1.4', '–')
     """
-    if total.mean is None:
-        return NOTHING
-    spread = "" if total.sd is None else f" ± {100 * total.sd:.1f}"
-    return f"{100 * total.mean:.1f}{spread}"
+    return percent(total.mean) + ("" if total.sd is None else f" ± {percent(total.sd)}")
 
 
 def counted(total: Total) -> str:

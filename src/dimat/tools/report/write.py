@@ -10,15 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from dimat.errors import ConfigError
-from dimat.tools.records.read import read_sources
+from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import compare
-from dimat.tools.report.markup import tag
 from dimat.tools.report.numbers import numbers
 from dimat.tools.report.page import MARKER, page
 
 _ASSETS = ("report.css", "report.js")
 _CONTENTS = {"index.html", "data.csv", "plotly.min.js", *_ASSETS}
-_SIGN = str(tag("meta", name="generator", content=MARKER))
+_SIGN = f'<meta name="generator" content="{MARKER}">'
 
 
 def write_report(paths: Sequence[str], out: Path, *, overwrite: bool = False) -> Path:

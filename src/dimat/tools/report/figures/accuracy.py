@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dimat.tools.records.curve import Measured, curve
+from dimat.tools.records.curve import Measurement
 from dimat.tools.records.run import Run
 from dimat.tools.report.bands import Track
 from dimat.tools.report.compared import Compared, Series
@@ -110,15 +110,17 @@ def _spread(compared: Compared) -> str:
     return (band if several else "One seed a line.") + (_UNFINISHED if unfinished else "")
 
 
-def _track(place: Callable[[Measured], float | None]) -> Callable[[Run], Track]:
+def _track(place: Callable[[Measurement], float | None]) -> Callable[[Run], Track]:
     """Percent at some place, for the rounds that have one."""
     return lambda run: {
-        x.round: (where, 100 * x.accuracy) for x in curve(run) if (where := place(x)) is not None
+        x.round: (where, 100 * x.accuracy)
+        for x in run.curve.rounds
+        if x.accuracy is not None and (where := place(x)) is not None
     }
 
 
 def _by(
-    compared: Compared, label: str, title: str, place: Callable[[Measured], float | None]
+    compared: Compared, label: str, title: str, place: Callable[[Measurement], float | None]
 ) -> Choice | None:
     lines = series_lines(compared, _track(place), _PERCENT)
     figure = plot(lines, axis(title), _accuracy())
@@ -153,16 +155,16 @@ def _reference(series: Series, compared: Compared, ends: tuple[float, float]) ->
 
 
 def _agents(series: Series, run: Run, style: Style) -> Figure | None:
-    measured = curve(run)
+    measured = run.curve.measured
     if not measured:
         return None
-    rounds = [x.round for x in measured]
+    means = _track(lambda x: x.round)(run)
     lines = [
         {
             "type": "scatter",
             "mode": "lines",
             "name": f"agent {agent}",
-            "x": rounds,
+            "x": [*means],
             "y": [round(100 * x.accuracies[agent], 4) for x in measured],
             "line": {"color": style.color, "width": 1},
             "opacity": 0.55,
@@ -170,7 +172,7 @@ def _agents(series: Series, run: Run, style: Style) -> Figure | None:
         }
         for agent in measured[0].accuracies
     ]
-    mean = line_of(series, style, rounds, [100 * x.accuracy for x in measured])
+    mean = line_of(series, style, [*means], [y for _, y in means.values()])
     hover = f"<b>mean of %{{fullData.name}}</b><br>round %{{x}}: {_PERCENT}<extra></extra>"
     lines.append(mean | {"line": {"color": style.color, "width": 3}, "hovertemplate": hover})
     return plot(lines, round_axis(lines), _accuracy())

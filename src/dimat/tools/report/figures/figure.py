@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dimat.tools.report.words import human_bytes
+from dimat.tools.format import human_bytes
 
 Trace = Mapping[str, object]
 LONG = 22  # characters of a name; of a longer one the middle is left out
@@ -65,6 +65,17 @@ class Panel:
     control: str = "show"
     legend: bool = False
     ordered: bool = False
+
+    @property
+    def places(self) -> int:
+        """How many figures are shown at a time, at most."""
+        return max(len(choice.figures) for choice in self.choices)
+
+    @property
+    def series(self) -> set[object]:
+        """The series that are drawn, by index."""
+        traces = [t for choice in self.choices for figure in choice.figures for t in figure.traces]
+        return {trace["meta"] for trace in traces if "meta" in trace}
 
 
 def text(words: str) -> str:
