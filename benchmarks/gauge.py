@@ -89,11 +89,11 @@ class Watched(Dimat):
             lost = symmetry.random(torch.Generator().manual_seed(0))
             me = replace(me, state=symmetry.apply(lost, me.state))
         result = yield from super().merge(me)
-        self.seconds.append(result.match_s)
-        if result.drift is not None:
-            self.drifts.append(result.drift)
+        self.seconds.append(result.report.match_s)
+        if result.report.drift is not None:
+            self.drifts.append(result.report.drift)
         own = symmetry.inverse(result.permutation or symmetry.identity())
-        for j, p in result.alignments.items():
+        for j, p in result.report.alignments.items():
             self.edges.setdefault(me.round, {})[me.agent, j] = symmetry.compose(own, p)
         return result
 

@@ -17,7 +17,7 @@ from dimat.data.dataset import Dataset
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.record.results import AgentResult, MethodResult, RunResult
 from dimat.matching import Matching, Problem
-from dimat.methods import RoundContext, RoundResult
+from dimat.methods import RoundContext, RoundReport, RoundResult
 from dimat.state import state_of
 from dimat.symmetry.find import analyze
 from dimat.symmetry.labels.units import Pin
@@ -46,7 +46,11 @@ def results(width: int) -> dict[str, Any]:
         "analysis": analysis,
         "trace": analysis.trace,
         "problem": Problem(analysis, [state] * width, [1 / width] * width, [inputs] * width),
-        "merged": RoundResult(state, permutation, dict.fromkeys(range(width), permutation)),
+        "merged": RoundResult(
+            state,
+            permutation,
+            report=RoundReport(alignments=dict.fromkeys(range(width), permutation)),
+        ),
         "member": RoundContext(
             0, 1, state, ring.at(0), [*state], lambda: analysis, lambda: [inputs]
         ),

@@ -24,7 +24,7 @@ from dimat.experiment.config.config import (
 )
 from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.setup import make_setup
-from dimat.methods import Method, RoundContext, RoundResult
+from dimat.methods import Method, RoundContext, RoundReport, RoundResult
 from dimat.training import trainer
 from dimat.training.round import merge_round
 
@@ -93,7 +93,7 @@ class Clock:
         monkeypatch.setattr("time.perf_counter", lambda: self.now)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reports(Method):
     """Says what came of a merge."""
 
@@ -111,12 +111,12 @@ def test_an_agent_is_busy_while_it_recalibrates_what_a_merge_gave_it(
     setup = make_setup(SMALL)
     agent = setup.new_agent(0, pretraining=False, method="wa")
     Clock(monkeypatch, trainer)
-    method = Reports(RoundResult(agent.state(), disagreement=1.0, merge_s=2.0))
+    method = Reports(RoundResult(agent.state(), disagreement=1.0, report=RoundReport(merge_s=2.0)))
     (result,) = merge_round([agent], method, InProcess([0]), 1)
-    assert (agent.traffic.busy_s, result.merge_s) == (TAKES_S, 2.0 + TAKES_S)
+    assert (agent.traffic.busy_s, result.report.merge_s) == (TAKES_S, 2.0 + TAKES_S)
     method = Reports(RoundResult(agent.state()))  # it met nobody
     (result,) = merge_round([agent], method, InProcess([0]), 2)
-    assert (agent.traffic.busy_s, result.merge_s) == (TAKES_S, 0.0)
+    assert (agent.traffic.busy_s, result.report.merge_s) == (TAKES_S, 0.0)
 
 
 @pytest.mark.parametrize(("method", "phase"), [("wa", "merged"), ("cdsgd", "trained")])

@@ -95,7 +95,7 @@ def test_from_then_on_nothing_is_matched_and_only_ids_travel(own: Agents, method
     second, _ = merge(method, own.members(states(first), healed(), 2, ids(first)))
     them = own.members(states(second), healed(), 3, ids(second))
     third, traffic = merge(method, them)
-    assert all(m.permutation is None and m.match_s == 0.0 for m in third)
+    assert all(m.permutation is None and m.report.match_s == 0.0 for m in third)
     for i, count in enumerate(traffic):
         degree = len(them[i].neighbors)
         assert count.sent_bytes == degree * (num_bytes(them[i].state) + 7 * 12)
@@ -178,7 +178,7 @@ def test_permutations_of_the_tree_gauge_agree_around_every_cycle(
     edges = {
         (i, j): symmetry.compose(symmetry.inverse(m.permutation), p)  # type: ignore[arg-type]
         for i, m in enumerate(merged)
-        for j, p in m.alignments.items()
+        for j, p in m.report.alignments.items()
     }
     assert cycle_error(symmetry, graph, edges) == 0.0
 

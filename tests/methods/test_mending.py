@@ -51,7 +51,7 @@ def test_agents_that_stay_together_are_mixed_as_they_are(own: Agents, graph: str
     merged, traffic = merge(TESTING, them)
     plain, _ = merge(Averaging(), them)
     for a, b in zip(merged, plain, strict=True):
-        assert (a.drift, a.permutation, a.gauge) == (0.0, None, ONE)
+        assert (a.report.drift, a.permutation, a.gauge) == (0.0, None, ONE)
         torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
     _, without = merge(Dimat(), them)
     for i, count in enumerate(traffic):  # one number to each neighbor is all that the test costs
@@ -72,7 +72,7 @@ def test_one_in_another_order_is_found_in_any_place_and_alone_moves_back(
         assert (a.permutation is not None) == (i == planted)
         torch.testing.assert_close(a.state, b.state)
     torch.testing.assert_close(mean([m.state for m in merged]), mean(together))
-    assert merged[planted].drift == pytest.approx(1.0, abs=0.3)
+    assert merged[planted].report.drift == pytest.approx(1.0, abs=0.3)
     assert {m.gauge for m in merged} == {ONE}
 
 
@@ -103,8 +103,8 @@ def test_below_the_threshold_nobody_moves(own: Agents) -> None:
     lax = Dimat(drift=1.0)
     merged, _ = merge(lax, own.members(spoilt, PAW, 2, gathered(4)))
     assert all(m.permutation is None for m in merged)
-    assert merged[1].drift is not None
-    assert merged[1].drift > 0.2
+    assert merged[1].report.drift is not None
+    assert merged[1].report.drift > 0.2
 
 
 def test_memories_of_who_moves_back_move_along(own: Agents) -> None:

@@ -55,7 +55,7 @@ def test_the_two_ends_of_an_edge_find_inverse_permutations(
     states = own.shuffled(with_ties(states, ties == "twins") if ties else states)
     merged, _ = merge(PAIRWISE, own.members(states, graph))
     for i, j in graph.edges:
-        back = symmetry.compose(merged[i].alignments[j], merged[j].alignments[i])
+        back = symmetry.compose(merged[i].report.alignments[j], merged[j].report.alignments[i])
         assert back.moved == 0.0
 
 
@@ -63,7 +63,7 @@ def test_local_statistics_do_not_agree_there_and_back(own: Agents) -> None:
     """The control: the law above can fail."""
     graph, symmetry = irregular(0), own.analysis.symmetry
     merged, _ = merge(Dimat("pairwise"), own.members(strangers(own, 6), graph))
-    edges = {(i, j): p for i, m in enumerate(merged) for j, p in m.alignments.items()}
+    edges = {(i, j): p for i, m in enumerate(merged) for j, p in m.report.alignments.items()}
     assert cycle_error(symmetry, graph, edges) > 0.1
 
 

@@ -142,7 +142,7 @@ def test_an_agent_mixes_with_who_is_in_the_order_it_comes_into_and_with_nobody_e
         share = float(them[i].topology.pi[i, leader])
         expected = mix([moved, before[leader]], [1 - share, share])
         torch.testing.assert_close(merged[i].state, expected)
-        assert merged[i].alignments == {}
+        assert merged[i].report.alignments == {}
         assert merged[i].gauge == GaugeId(leader, 1)
 
 
@@ -154,7 +154,7 @@ def test_once_all_are_in_one_order_nothing_is_matched_and_the_mean_is_kept(own: 
         mean = torch.stack([s[key] for s in them]).mean(0)
         torch.testing.assert_close(torch.stack([m.state[key] for m in merged]).mean(0), mean)
     for me, m, count in zip(members, merged, traffic, strict=True):
-        assert (m.match_s, m.permutation) == (0.0, None)
+        assert (m.report.match_s, m.permutation) == (0.0, None)
         assert count.sent_bytes == len(me.neighbors) * (num_bytes(me.state) + 24)
 
 

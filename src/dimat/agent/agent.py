@@ -340,8 +340,8 @@ class Agent:
             [j for j in self.topology.at(done).neighbors(self.id) if j not in lost],
             incidents,
             merged.disagreement,
-            merged.match_s,
-            merged.merge_s,
+            merged.report.match_s,
+            merged.report.merge_s,
             merged.permutation,
             None if merged.permutation is None else self._analysis.symmetry,
         )

@@ -6,7 +6,14 @@ from dataclasses import MISSING, fields
 
 from dimat.errors import ConfigError, quoted
 from dimat.methods.admit import MAX_NORM_RATIO
-from dimat.methods.protocol import Method, RoundContext, RoundResult, StepContext, setting
+from dimat.methods.protocol import (
+    Method,
+    RoundContext,
+    RoundReport,
+    RoundResult,
+    StepContext,
+    setting,
+)
 from dimat.methods.requirements import check_needs
 from dimat.methods.rounds.averaging import Averaging
 from dimat.methods.rounds.centralized import Centralized
@@ -84,6 +91,7 @@ __all__ = [
     "Method",
     "MomentumConsensus",
     "RoundContext",
+    "RoundReport",
     "RoundResult",
     "StepContext",
     "StochasticGradientPush",

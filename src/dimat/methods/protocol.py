@@ -94,39 +94,52 @@ def row(topology: Topology, agent: int) -> list[float]:
 
 
 @dataclass(frozen=True)
+class RoundReport:
+    """Telemetry of one agent's merge: nothing that is done next depends on it.
+
+    Args:
+        match_s: Seconds spent matching.
+        merge_s: Seconds spent combining, and then taking the result over and recalibrating.
+        alignments: For each neighbor that was permuted how its units moved before they were mixed.
+        similarity: Mean similarity of matched units for each group that was matched.
+        margin: How much better they match than the best other unit, in the mean, by group.
+        drift: Share of its units that would rather have changed places; None if not measured.
+    """
+
+    match_s: float = 0.0
+    merge_s: float = 0.0
+    alignments: Mapping[int, Permutation] = field(default_factory=dict)
+    similarity: Mapping[str, float] = field(default_factory=dict)
+    margin: Mapping[str, float] = field(default_factory=dict)
+    drift: float | None = None
+
+    __repr__ = brief
+
+
+@dataclass(frozen=True)
 class RoundResult:
-    """What a round's merge gave an agent.
+    """The result of one agent's merge: what it takes over.
 
     Args:
         state: Its merged state.
         permutation: How its own units moved, if they did: its optimizer follows.
-        alignments: For each neighbor that was permuted how its units moved before they were mixed.
-        disagreement: Weighted distance from its aligned neighbors before the merge; None
-            if it heard nobody: then there is nothing to recalibrate or to measure.
-        drift: Share of its units that would rather have changed places; None if not measured.
-        match_s: Seconds spent matching.
-        merge_s: Seconds spent combining.
+        disagreement: Weighted distance from its aligned neighbors before the merge; None if it
+            heard nobody: then there is nothing to recalibrate or to measure.
         gauge: Whose unit order the merged state is in; as before if None.
         memory: The merged optimizer memory; None if it was not mixed.
         calibrated: Whether running statistics are those of the merged model already.
         kept: What the method wants to find again in the next round, by name.
-        similarity: Mean similarity of matched units for each group that was matched.
-        margin: How much better they match than the best other unit, in the mean, by group.
+        report: Telemetry.
     """
 
     state: State
     permutation: Permutation | None = None
-    alignments: Mapping[int, Permutation] = field(default_factory=dict)
     disagreement: float | None = None
-    drift: float | None = None
-    match_s: float = 0.0
-    merge_s: float = 0.0
     gauge: GaugeId | None = None
     memory: Memory | None = None
     calibrated: bool = False
     kept: Mapping[str, State] = field(default_factory=dict)
-    similarity: Mapping[str, float] = field(default_factory=dict)
-    margin: Mapping[str, float] = field(default_factory=dict)
+    report: RoundReport = field(default_factory=RoundReport)
 
     __repr__ = brief
 

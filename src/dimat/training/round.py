@@ -67,7 +67,7 @@ def merge_round(
         observe: Called with contexts and results, before any agent has taken its result over.
 
     Returns:
-        By agent, in their order; ``merge_s`` has the seconds of taking over and recalibrating too.
+        By agent, in their order; ``report.merge_s`` has the seconds of taking over, too.
 
     Raises:
         TrainingError: If an agent's state is not finite, or, with ``where``, if anything fails.
@@ -82,7 +82,12 @@ def merge_round(
     with _named(where, "taking it over"):  # load, move the optimizer along, recalibrate
         both = zip(agents, contexts, results, strict=True)
         spent = [agent.take_over(me, result) for agent, me, result in both]
-    return [replace(it, merge_s=it.merge_s + s) for it, s in zip(results, spent, strict=True)]
+    return [_spent_too(result, own) for result, own in zip(results, spent, strict=True)]
+
+
+def _spent_too(result: RoundResult, seconds: float) -> RoundResult:
+    report = result.report
+    return replace(result, report=replace(report, merge_s=report.merge_s + seconds))
 
 
 @contextmanager

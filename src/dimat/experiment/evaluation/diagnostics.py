@@ -44,7 +44,9 @@ class MergeSnapshot:
         """For pairwise alignment: for every (i, j) the permutation of j's units into i's order."""
         if any(own.permutation is not None for own in self.merged):
             return {}
-        return {(i, j): p for i, own in enumerate(self.merged) for j, p in own.alignments.items()}
+        return {
+            (i, j): p for i, own in enumerate(self.merged) for j, p in own.report.alignments.items()
+        }
 
     def pair(self, i: int, j: int) -> tuple[State, State]:
         """The states of two neighbors before the merge, in one order."""
@@ -70,8 +72,8 @@ class MergeSnapshot:
             "consensus_after": after,
             "contraction": shrunk,
             "units_moved": self._units_moved(),
-            "similarity": _means([own.similarity for own in self.merged]),
-            "margin": _means([own.margin for own in self.merged]),
+            "similarity": _means([own.report.similarity for own in self.merged]),
+            "margin": _means([own.report.margin for own in self.merged]),
             "cycle_error": self._cycle_error(),
             "spectral_gap": self.topology.spectral_gap,
             "permuted_gap": self._permuted_gap(),

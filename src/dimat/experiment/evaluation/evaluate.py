@@ -105,9 +105,9 @@ def merge_costs(result: RoundResult) -> dict[str, float | None]:
     """What a line of metrics says of a merge."""
     return {
         "disagreement": result.disagreement,
-        "drift": result.drift,
-        "match_s": result.match_s,
-        "merge_s": result.merge_s,
+        "drift": result.report.drift,
+        "match_s": result.report.match_s,
+        "merge_s": result.report.merge_s,
     }
 
 

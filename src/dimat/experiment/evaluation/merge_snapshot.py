@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dimat.exchange.tree import Tree
-from dimat.methods import RoundContext, RoundResult
+from dimat.methods import RoundContext, RoundReport, RoundResult
 from dimat.methods.gauge import GaugeId, decode, encode
 from dimat.state import State
 from dimat.symmetry import Permutation, Symmetry
@@ -21,11 +21,11 @@ def shown(me: RoundContext, merged: RoundResult) -> Tree:
         "before": me.state,
         "after": merged.state,
         "move": None if own is None else encode(own),
-        "alignments": {j: encode(move) for j, move in merged.alignments.items()},
+        "alignments": {j: encode(move) for j, move in merged.report.alignments.items()},
         "disagreement": merged.disagreement,
         "gauge": merged.gauge and merged.gauge.parts,
-        "similarity": merged.similarity,
-        "margin": merged.margin,
+        "similarity": merged.report.similarity,
+        "margin": merged.report.margin,
     }
 
 
@@ -50,11 +50,13 @@ def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, Rou
     merged = RoundResult(
         _on(tree["after"], device),
         moved(tree["move"]),
-        {j: move for j, move in alignments.items() if move is not None},
         tree["disagreement"],
         gauge=GaugeId(*tree["gauge"]) if tree["gauge"] else None,
-        similarity=tree["similarity"],
-        margin=tree["margin"],
+        report=RoundReport(
+            alignments={j: move for j, move in alignments.items() if move is not None},
+            similarity=tree["similarity"],
+            margin=tree["margin"],
+        ),
     )
     return _on(tree["before"], device), merged
 

@@ -14,7 +14,7 @@ from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.ordering.foreseen import planned, spreading
 from dimat.methods.ordering.spread import spread, swap_in_orders
 from dimat.methods.ordering.tree import Order, one_gauge, pairwise
-from dimat.methods.protocol import Method, Need, RoundContext, RoundResult, setting
+from dimat.methods.protocol import Method, Need, RoundContext, RoundReport, RoundResult, setting
 from dimat.methods.timer import Timer
 from dimat.state import State
 from dimat.symmetry import Permutation
@@ -101,16 +101,18 @@ class Dimat(Method):
         return RoundResult(
             merged,
             permutation=order.moves.get(me.agent),
-            alignments={j: p for j, p in order.moves.items() if j != me.agent},
             disagreement=disagreement,
-            drift=order.drift,
-            match_s=matched.seconds,
-            merge_s=combined.seconds,
             gauge=order.gauge,
             memory=memory,
             calibrated=bool(aligned) and COMBINERS[self.combine].needs_batches,
-            similarity=order.similarity,
-            margin=order.margin,
+            report=RoundReport(
+                match_s=matched.seconds,
+                merge_s=combined.seconds,
+                alignments={j: p for j, p in order.moves.items() if j != me.agent},
+                similarity=order.similarity,
+                margin=order.margin,
+                drift=order.drift,
+            ),
         )
 
     def _meet(self, me: RoundContext, watch: Timer) -> Talk[tuple[Mapping[int, State], Order]]:

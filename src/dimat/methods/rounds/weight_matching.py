@@ -11,7 +11,7 @@ from dimat.merging import mix
 from dimat.methods.admit import MAX_NORM_RATIO
 from dimat.methods.cost import Meeting, everybody
 from dimat.methods.messages import distance_from, swap_memories, swap_states
-from dimat.methods.protocol import Method, Need, RoundContext, RoundResult, setting
+from dimat.methods.protocol import Method, Need, RoundContext, RoundReport, RoundResult, setting
 from dimat.methods.timer import Timer
 from dimat.topology import Topology
 
@@ -74,11 +74,9 @@ class WeightMatching(Method):
             merged = mix([me.state, *aligned.values()], me.weights_of(aligned))
         return RoundResult(
             merged,
-            alignments=order,
             disagreement=distance_from(me, me.state, aligned),
-            match_s=matched.seconds,
-            merge_s=combined.seconds,
             memory=memory,
+            report=RoundReport(matched.seconds, combined.seconds, alignments=order),
         )
 
     def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:

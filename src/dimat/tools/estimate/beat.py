@@ -135,7 +135,7 @@ def _merges(pair: Setup, work: Work) -> _Spent:
         marks[1] = clock(device)
         _look(pair, work, contexts, results)
         marks[2] = clock(device)
-        spent.match += sum(own.match_s for own in results)
+        spent.match += sum(own.report.match_s for own in results)
 
     precision, transport = pair.config.exchange.precision, InProcess((0, 1))
     for number in range(1, pair.config.rounds + 1):
