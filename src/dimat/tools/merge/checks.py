@@ -70,6 +70,7 @@ def _shared(config: AlignConfig) -> RunConfig:
         device=config.device,
         threads=config.threads,
         seed=config.seed,
+        imports=config.imports,
     )
 
 
