@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dimat.compat import tree_map
 from dimat.errors import DataError, ModelError
 from dimat.graph.capture import in_mode
 from dimat.graph.trace import Trace, flatten_inputs
@@ -58,7 +59,7 @@ class ModelCall:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ModelCall:
         """The same with another tensor in place of each."""
-        args, kwargs = torch.utils._pytree.tree_map(
+        args, kwargs = tree_map(
             lambda x: function(x) if isinstance(x, Tensor) else x, (self.args, dict(self.kwargs))
         )
         return ModelCall(args, kwargs)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from dimat.compat import tree_leaves
 from dimat.errors import ConfigError, StructureError, quoted
 from dimat.files import check_archive, check_bytes, open_regular
 from dimat.state import State, load_state
@@ -81,7 +82,7 @@ def _load_pickled(path: Path) -> Any:
     try:
         _check_calls(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, Tensor)]
+        tensors = [x for x in tree_leaves(found) if isinstance(x, Tensor)]
     except Exception as error:  # a damaged file makes the reader raise anything
         refused = "weights_only" in str(error) or "Unsupported" in str(error)
         why = (

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dimat.checkpoints.batches import ModelCall
+from dimat.compat import tree_flatten, tree_unflatten
 
 
 def mixed(calls: Sequence[ModelCall]) -> tuple[ModelCall, ...]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dimat.checkpoints.batches import Calls
 from dimat.checkpoints.files import StateLike, entries_of
@@ -19,6 +18,7 @@ from dimat.checkpoints.forward import Forward, bound
 from dimat.checkpoints.reading import read_calls
 from dimat.checkpoints.states import as_in, completed, validate_state, working_copy
 from dimat.checkpoints.unwrapped import unprefixed, unwrapped
+from dimat.compat import BatchNorm
 from dimat.errors import ConfigError, check_kind, quoted
 from dimat.matching import Matcher, Matching, Problem
 from dimat.merging import Combiner, calibrated_norms, predicted_statistics
@@ -137,7 +137,7 @@ class Parents:
         expected = predicted_statistics(self.analysis, aligned, weights, merged)
         free = set(calibrated_norms(self.model))
         for prefix, module in self.model.named_modules():  # frozen ones stay as they are
-            if isinstance(module, _BatchNorm) and module not in free:
+            if isinstance(module, BatchNorm) and module not in free:
                 own = {f"{prefix}.{name}".removeprefix(".") for name, _ in module.named_buffers()}
                 expected.update({key: merged[key] for key in own if key in merged})
         return expected

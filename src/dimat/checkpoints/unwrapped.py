@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from dimat.checkpoints.files import without_prefix
+from dimat.compat import compiled_from
 from dimat.state import check_module
 
 
@@ -19,11 +20,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     check_module(model)
     while True:
-        inner: nn.Module | None = None
+        inner = compiled_from(model)
         if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             inner = model.module
-        elif type(model).__name__ == "OptimizedModule":  # its class is slow to import
-            inner = model._modules.get("_orig_mod")
         if inner is None:
             return model
         model = inner

@@ -15,9 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import Dim, ExportedProgram
 
+from dimat.compat import (
+    HigherOrderOperator,
+    OpOverload,
+    arguments_of,
+    share_entries,
+    tree_leaves,
+    tree_map,
+    writes_operands,
+)
 from dimat.errors import ModelError, first_line
 
 _NUMBERS = (type(None), bool, int, float, str)  # and the like, which outputs may be as they are
@@ -134,10 +142,11 @@ def _may_write(node: fx.Node) -> bool:
         return True  # a graph inside the graph
     if not isinstance(node.target, OpOverload):
         return False
-    schema = node.target._schema
-    given = dict(zip((own.name for own in schema.arguments), node.args, strict=False))
-    # what a batch norm writes in training its schema does not say
-    return schema.is_mutable or bool(given.get("running_mean") and given.get("training"))
+    names = (argument.name for argument in arguments_of(node.target))
+    given = dict(zip(names, node.args, strict=False))
+    # The schema of batch norm does not say that it writes its running statistics in training.
+    updates_statistics = bool(given.get("running_mean") and given.get("training"))
+    return writes_operands(node.target) or updates_statistics
 
 
 @contextmanager
@@ -156,7 +165,7 @@ def _collected_later() -> Iterator[None]:
 
 def _free_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What may vary: the batch that all inputs lead with; any size, if they do not lead alike."""
-    leading = {len(x) for x in torch.utils._pytree.tree_leaves((args, kwargs)) if _has_axes(x)}
+    leading = {len(x) for x in tree_leaves((args, kwargs)) if _has_axes(x)}
     batch = Dim("batch", min=2)
 
     def spec(x: Any) -> Any:
@@ -164,7 +173,7 @@ def _free_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return None
         return {0: batch} if len(leading) == 1 else dict.fromkeys(range(x.dim()), Dim.AUTO)
 
-    tree = torch.utils._pytree.tree_map(spec, (args, kwargs))
+    tree = tree_map(spec, (args, kwargs))
     return (*tree[0], *tree[1].values()) if kwargs else tree[0]
 
 
@@ -188,10 +197,7 @@ class _TensorsOnly(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._modules, self._parameters = model._modules, model._parameters
-        self._buffers = model._buffers
-        self._non_persistent_buffers_set = model._non_persistent_buffers_set
-        self.training = model.training
+        share_entries(self, model)
 
         def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
             return tuple(_tensors(model(*args, **kwargs), []))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dimat.compat import arguments_of
 from dimat.graph.trace import RANKED, Trace, flatten_inputs, operator_name
 
 # An exported graph may view what was contiguous in the example; batches need not be (images with
@@ -151,7 +152,7 @@ def _in_float64(
         double = torch.complex128 if x.is_complex else torch.float64
         return double if x.is_complex or x.is_floating_point else x
 
-    names = [a.name for a in target._schema.arguments] if hasattr(target, "_schema") else []
+    names = [argument.name for argument in arguments_of(target)]
     given: list[Any] = [widen(x) for x in args]
     for i, name in enumerate(names[: len(given)]):
         if name in ("dropout", "dropout_p"):

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from dimat.compat import OpOverload, arguments_of, size_hint, tree_leaves
 from dimat.errors import ConfigError, ModelError, shown
 from dimat.graph.capture import capture
 from dimat.state import brief, tensors_of
@@ -93,7 +94,7 @@ class Trace:
         for node in self.graph.nodes:
             if node.name in self.draws:
                 draw = torch.randn if operator_name(node.target) in NORMAL else torch.rand
-                shape = [n if isinstance(n, int) else n.node.hint for n in node.meta["val"].shape]
+                shape = [size_hint(n) for n in node.meta["val"].shape]
                 found[self.draws[node.name]] = draw(shape, generator=generator)
         return found
 
@@ -117,7 +118,7 @@ class Trace:
 
 def flatten_inputs(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
     """The tensors and numbers of ``args`` and ``kwargs`` in the order the graph takes them."""
-    return torch.utils._pytree.tree_flatten((tuple(args), dict(kwargs or {})))[0]
+    return tree_leaves((tuple(args), dict(kwargs or {})))
 
 
 def as_args(args: object) -> tuple[Any, ...]:
@@ -224,7 +225,7 @@ def _written(node: fx.Node) -> list[fx.Node]:
     """The operands that an operator changes."""
     unsaid = WRITES_UNSAID.get(operator_name(node.target), ())
     found = []
-    for i, argument in enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ())):
+    for i, argument in enumerate(arguments_of(node.target)):
         alias = argument.alias_info
         if argument.name in unsaid or (alias is not None and alias.is_write):
             value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
@@ -275,7 +276,7 @@ WRITES_UNSAID = {"aten.instance_norm": ("running_mean", "running_var")}
 
 def operator_name(target: Any) -> str:
     """``aten.add`` for ``aten.add.Tensor``; ``getitem`` and the like by their own name."""
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, OpOverload):
         return str(target).rsplit(".", 1)[0]
     if target is operator.getitem:
         return "getitem"

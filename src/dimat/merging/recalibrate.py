@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from dimat.compat import BatchNorm
 from dimat.errors import DataError
 
 
@@ -62,7 +62,7 @@ def recalibrate(
 class _Pool:
     """The moments of all that went into one norm, which normalizes by them as they grow."""
 
-    def __init__(self, norm: _BatchNorm) -> None:
+    def __init__(self, norm: BatchNorm) -> None:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         self.mean, self.variance = norm.running_mean, norm.running_var
@@ -98,13 +98,13 @@ class _Pool:
         self.mean.copy_(self.moments[1])
 
 
-def calibrated_norms(model: nn.Module) -> list[_BatchNorm]:
+def calibrated_norms(model: nn.Module) -> list[BatchNorm]:
     """The BatchNorm modules whose running statistics are not frozen.
 
     Frozen are those that stay in eval mode when the model is put in training mode, by a ``train``
     of its own, and those that are in eval mode while the model is in training mode.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
     if not norms:
         return []
     modes = {m: m.training for m in model.modules()}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dimat.compat import arguments_of, has_schema
 from dimat.graph.trace import Trace, operator_name
 from dimat.state import is_number
 from dimat.symmetry.constants import constant_labels
@@ -208,11 +209,10 @@ def _bind(node: fx.Node, labels: Mapping[str, Result], values: Mapping[str, Any]
 
     args = fx.node.map_arg(node.args, lower)
     kwargs = fx.node.map_arg(dict(node.kwargs), lower)
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
+    if not has_schema(node):
         return {**{str(i): x for i, x in enumerate(args)}, **kwargs}
     bound: dict[str, Any] = {}
-    for i, argument in enumerate(schema.arguments):
+    for i, argument in enumerate(arguments_of(node.target)):
         if i < len(args):
             bound[argument.name] = args[i]
         elif argument.name in kwargs:

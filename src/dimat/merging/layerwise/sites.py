@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from dimat.compat import arguments_of
 from dimat.graph.interpreter import DROPOUT
 from dimat.graph.trace import Trace, operator_name
 
@@ -96,7 +97,7 @@ def sites(trace: Trace, *, sums: bool) -> list[Site]:
 
 def argument(node: fx.Node, name: str, position: int) -> Any:
     """An argument by name, or by position (from the end of the schema if negative)."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    schema = arguments_of(node.target)
     names = [a.name for a in schema]
     index = names.index(name) if name in names else position % len(names)
     if index < len(node.args):

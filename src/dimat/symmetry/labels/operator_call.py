@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, fx
 
+from dimat.compat import tree_leaves
 from dimat.symmetry.labels.units import (
     ANY,
     FIXED,
@@ -78,9 +78,7 @@ class Call:
 
     def tensors(self) -> list[Operand]:
         """All tensor operands, in order."""
-        leaves = torch.utils._pytree.tree_leaves(
-            self.arguments, is_leaf=lambda x: isinstance(x, Operand)
-        )
+        leaves = tree_leaves(self.arguments, is_leaf=lambda x: isinstance(x, Operand))
         return [x for x in leaves if isinstance(x, Operand)]
 
     def pin(self, operand: Operand, axes: Sequence[int], why: str) -> None:

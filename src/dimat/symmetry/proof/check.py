@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dimat.compat import Dropout, tree_flatten, tree_leaves, tree_unflatten
 from dimat.errors import ModelError, StructureError, check_kind, first_line
 from dimat.graph.trace import as_args, tied_keys
 from dimat.state import check_module, tensors_of
@@ -90,7 +91,7 @@ def _check(
 def without_dropout(model: nn.Module) -> nn.Module:
     """The model itself, with the dropout of PyTorch's own layers set to zero."""
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
+        if isinstance(module, Dropout):
             module.p = 0.0
         if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
             module.dropout = 0.0
@@ -125,13 +126,13 @@ class _Trial:
     ) -> None:
         self.symmetry, self.twin, self.random = symmetry, twin, np.random.default_rng(number)
         given = {key: value.detach() for key, value in tensors_of(twin.state_dict()).items()}
-        flat, spec = torch.utils._pytree.tree_flatten((args, kwargs))
+        flat, spec = tree_flatten((args, kwargs))
         errors: list[Exception] = []
         for level in LEVELS:
             state, inputs = draw(number, given, flat, level)
             state.update({key: state[first] for key, first in tied_keys(twin).items()})
             self.state = {key: value.to(given[key].dtype) for key, value in state.items()}
-            self.call = torch.utils._pytree.tree_unflatten([self._fed(x) for x in inputs], spec)
+            self.call = tree_unflatten([self._fed(x) for x in inputs], spec)
             try:
                 self.outputs, self.written = self._run(self.state)
                 return
@@ -174,7 +175,7 @@ class _Trial:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             result = torch.func.functional_call(self.twin, copied, args, kwargs, tie_weights=False)
-        leaves = torch.utils._pytree.tree_leaves(result)
+        leaves = tree_leaves(result)
         return [x for x in leaves if isinstance(x, Tensor)], copied
 
     def _moving(self, names: Sequence[str]) -> Permutation:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dimat.compat import arguments_of, has_schema
 from dimat.graph.interpreter import Recorder
 from dimat.graph.trace import operator_name
 from dimat.symmetry.labels.operator_call import Result, as_tuple, tensors_in
@@ -98,7 +99,7 @@ def add_draw(
 
 def computes(node: fx.Node) -> bool:
     """Whether a node is an operator: one that picks a result of another shows nothing new."""
-    return node.op == "call_function" and hasattr(node.target, "_schema")
+    return node.op == "call_function" and has_schema(node)
 
 
 def differing(a: Any, b: Any) -> list[int]:
@@ -169,7 +170,7 @@ def _used(node: fx.Node, results: int) -> list[int]:
 def _read(node: fx.Node) -> list[fx.Node]:
     """The operands whose values are read."""
     unread = UNREAD.get(operator_name(node.target), frozenset())
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    names = [argument.name for argument in arguments_of(node.target)]
     given = [*zip(names, node.args, strict=False), *node.kwargs.items()]
     found: dict[fx.Node, None] = {}
     fx.node.map_arg(
