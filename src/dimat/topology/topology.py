@@ -9,8 +9,7 @@ from typing import Protocol
 import networkx as nx
 import numpy as np
 
-from dimat.errors import TopologyError
-from dimat.topology.graphs import check_connected, is_directed
+from dimat.topology.graphs import is_directed
 from dimat.topology.mixing import Matrix, keeps_sum
 
 
@@ -126,30 +125,6 @@ class Topology:
     def spectral_gap(self) -> float:
         """1 minus the second largest modulus: how fast disagreement is mixed away, in [0, 1]."""
         return 1.0 - self.second_eigenvalue
-
-    @cached_property
-    def root(self) -> int:
-        """The graph's center (the lowest number, if there are several).
-
-        Raises:
-            TopologyError: If the graph is directed or not connected.
-        """
-        if self.directed:
-            raise TopologyError(
-                f"topology '{self.name}' is directed: only an undirected one has a tree that both "
-                "ends of an edge can use; use an undirected one"
-            )
-        check_connected(self.graph)
-        return int(min(nx.center(self.graph)))
-
-    def tree(self) -> list[tuple[int, int]]:
-        """(parent, child) edges of a breadth-first tree from the root, the same at every agent.
-
-        Raises:
-            TopologyError: If the graph is directed or not connected.
-        """
-        edges = nx.bfs_edges(self.graph, self.root, sort_neighbors=sorted)
-        return [(int(parent), int(child)) for parent, child in edges]
 
 
 def near(network: Network, agent: int) -> list[int]:
