@@ -1,4 +1,4 @@
-"""The model inside of what PyTorch wraps around it."""
+"""The model inside of PyTorch's wrappers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from dimat.state import check_module
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, out of ``DistributedDataParallel``, ``DataParallel``, ``torch.compile``.
+    """The model inside of ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``.
+
+    Args:
+        model: A model, in any number of wrappers.
 
     Raises:
         ConfigError: If it is no model.
@@ -29,6 +32,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def unprefixed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state with the names of the model, if it has those of a wrapped one."""
+    """A state under the names of a model, if it has those of the wrapped model.
+
+    Args:
+        model: The unwrapped model.
+        state: Not changed.
+    """
     own = model.state_dict()
     return dict(state) if any(key in own for key in state) else without_prefix(state)

@@ -1,4 +1,4 @@
-"""A model handed to ``torch.export``: in one mode, in silence, and left as it was."""
+"""Export of a model by ``torch.export``: in one mode, in silence, and leaving it as it was."""
 
 from __future__ import annotations
 
@@ -28,12 +28,20 @@ from dimat.compat import (
 )
 from dimat.errors import ModelError, first_line
 
-_NUMBERS = (type(None), bool, int, float, str)  # and the like, which outputs may be as they are
+_PLAIN_VALUES = (type(None), bool, int, float, str)  # that torch.export takes as outputs
 
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Run a model in eval or training mode; its modes, entries and random numbers come back."""
+    """A context in which a model is in eval or training mode.
+
+    Afterwards the modes of its modules, its parameters and buffers, and the random state are as
+    they were before.
+
+    Args:
+        model: Restored at the end.
+        training: Whether the mode is that of training.
+    """
     modes = {module: module.training for module in model.modules()}
     before = {name: value.detach().clone() for name, value in _entries(model)}
     devices = {x.device for x in (*model.parameters(), *model.buffers()) if x.is_cuda}
@@ -64,6 +72,12 @@ def capture(
     Where the inputs differ in their leading sizes there is no batch dimension: then every size is
     free that the model does not fix.
 
+    Args:
+        model: Not changed.
+        args: Example inputs.
+        kwargs: Example keyword inputs.
+        training: Whether the model is exported in training mode.
+
     Raises:
         ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
     """
@@ -82,6 +96,7 @@ def capture(
 def _outputs(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool
 ) -> Any:
+    """The outputs of the model on its example inputs."""
     try:
         with torch.no_grad():
             return model(*args, **kwargs)
@@ -105,6 +120,7 @@ def _export(
     kwargs: dict[str, Any],
     dropped: Sequence[str],
 ) -> ExportedProgram:
+    """The functional export, with free sizes if ``torch.export`` manages, else with fixed ones."""
     failures: list[str] = []
     for spec in (_free_sizes(args, kwargs), None):
         try:
@@ -131,13 +147,15 @@ def _export(
 
 
 def _functional(graph: fx.Graph) -> bool:
-    """Whether no operator writes what it is given: then there is nothing to make functional, which
-    takes longer than the export itself.
+    """Whether no operator writes to an operand.
+
+    Then there is nothing to make functional, which would take longer than the export itself.
     """
     return not any(map(_may_write, graph.nodes))
 
 
 def _may_write(node: fx.Node) -> bool:
+    """Whether a node may write to an operand, or holds a graph that may."""
     if node.op == "get_attr" or isinstance(node.target, HigherOrderOperator):
         return True  # a graph inside the graph
     if not isinstance(node.target, OpOverload):
@@ -151,8 +169,10 @@ def _may_write(node: fx.Node) -> bool:
 
 @contextmanager
 def _collected_later() -> Iterator[None]:
-    """No garbage collection inside: for a million small objects of an export it would go through
-    all that PyTorch has loaded, up to a third of the time.
+    """A context without garbage collection.
+
+    The million small objects of an export would make it go through all that PyTorch has loaded,
+    for up to a third of the time.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -164,7 +184,7 @@ def _collected_later() -> Iterator[None]:
 
 
 def _free_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What may vary: the batch that all inputs lead with; any size, if they do not lead alike."""
+    """The free sizes of the inputs: the batch, if all lead with one size, else every size."""
     leading = {len(x) for x in tree_leaves((args, kwargs)) if _has_axes(x)}
     batch = Dim("batch", min=2)
 
@@ -189,10 +209,10 @@ def _describe(value: Any) -> str:
 
 
 class _TensorsOnly(nn.Module):
-    """A model whose outputs are the tensors among its outputs; its entries keep their names.
+    """A model that returns only the tensors among its outputs; its entries keep their names.
 
-    Tensors are looked for in lists, tuples, dicts and dataclasses. Anything else, such as a cache,
-    is left out: nothing is promised of it.
+    Tensors are found in lists, tuples, dicts and dataclasses. Anything else, such as a cache, is
+    left out: nothing is promised of it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -202,13 +222,13 @@ class _TensorsOnly(nn.Module):
         def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
             return tuple(_tensors(model(*args, **kwargs), []))
 
-        # no submodule, which would rename the entries; and the inputs keep their names
+        # torch.export names the inputs after the parameters of forward.
         forward.__signature__ = inspect.signature(model.forward)  # type: ignore[attr-defined]
         self.__dict__["forward"] = forward
 
 
 def _tensors(value: Any, dropped: list[str]) -> Iterator[Tensor]:
-    """The tensors in usual containers; types of objects that are left out go to ``dropped``."""
+    """The tensors in the usual containers; the types of other objects are added to ``dropped``."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -220,17 +240,17 @@ def _tensors(value: Any, dropped: list[str]) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from _tensors(getattr(value, field.name), dropped)
-    elif not isinstance(value, _NUMBERS):
+    elif not isinstance(value, _PLAIN_VALUES):
         dropped.append(type(value).__name__)
 
 
 def _plain(value: Any) -> bool:
-    """Whether torch.export takes such outputs as they are."""
+    """Whether torch.export takes an output as it is."""
     if type(value) in (list, tuple):
         return all(map(_plain, value))
     if type(value) is dict:
         return all(map(_plain, value.values()))
-    return isinstance(value, (Tensor, *_NUMBERS))
+    return isinstance(value, (Tensor, *_PLAIN_VALUES))
 
 
 # --- silence ------------------------------------------------------------------------------------
@@ -238,7 +258,7 @@ def _plain(value: Any) -> bool:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep PyTorch's warnings and logs of an export from the user's terminal, in this thread."""
+    """A context that keeps PyTorch's warnings and logs in this thread from the user's terminal."""
     thread = threading.get_ident()
 
     def spoken(record: logging.LogRecord) -> bool:
@@ -254,7 +274,7 @@ def _silence() -> Iterator[None]:
 
 
 def _handlers() -> set[logging.Handler]:
-    """All that write what PyTorch logs: its own, the root's, and that of last resort."""
+    """The handlers of PyTorch's log records: its own, the root logger's, that of last resort."""
     known = [x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger)]
     own = [x for x in known if x.name.split(".")[0] == "torch"]
     found = {handler for logger in (logging.root, *own) for handler in logger.handlers}

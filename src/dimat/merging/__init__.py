@@ -1,4 +1,4 @@
-"""Merge what is aligned: combine states, recalibrate statistics, carry the optimizer along."""
+"""Merging of aligned states: combination, recalibration, and the optimizer's memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dimat.merging.optimizer import permute_optimizer, reset_optimizer
 from dimat.merging.protocol import Average, Combiner
 from dimat.merging.recalibrate import calibrated_norms, recalibrate
 
-# The ways to combine aligned states, by name.
+# The combiners of aligned states, by name.
 COMBINERS: dict[str, Combiner] = {
     "average": Average(),
     "repair": Repair(),
