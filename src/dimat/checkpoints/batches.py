@@ -46,7 +46,7 @@ class ModelCall:
 
     @property
     def splits(self) -> bool:
-        """Whether the call can be taken apart into samples: all its tensors have that many.
+        """Whether the call can be taken apart: all its tensors have one entry a sample.
 
         A graph, given as features of nodes and a list of edges, is one whole.
         """

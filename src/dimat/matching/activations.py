@@ -1,4 +1,4 @@
-"""Matching by ``activations``: those of both models' units, on the same inputs, are compared."""
+"""Matching by ``activations`` of both models' units on the same inputs."""
 
 from __future__ import annotations
 

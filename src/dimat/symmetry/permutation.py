@@ -18,7 +18,7 @@ class Group:
     Args:
         name: That of the first module whose parameter it moves, or the name given by hand.
         size: Number of units that are permuted among themselves.
-        cells: How many such sets there are, each with its own permutation: 1 for a plain group, the
+        cells: Number of such sets, each with a permutation of its own: 1 for a plain group, the
             number of heads for the dimensions inside heads.
         over: Names of the groups whose units the cells belong to (empty for a plain group).
         members: (state key, axis) pairs that the group acts on.

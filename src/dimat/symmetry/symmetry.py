@@ -190,7 +190,14 @@ class Symmetry:
             )
 
     def explain(self, key: str) -> str:
-        """One line per axis of a state entry: the groups that move it, or why it is pinned."""
+        """One line per axis of a state entry: the groups that move it, or why it is pinned.
+
+        Args:
+            key: Key of the entry.
+
+        Raises:
+            StructureError: If there is no such entry.
+        """
         if key not in self.axes:
             near = nearest_key(key, self.axes)
             raise StructureError(f"no state entry '{key}' in this symmetry{near}")

@@ -127,8 +127,8 @@ def moving_share(labels: Labels, shape: Sequence[int], movable: Ints) -> float:
     """Number of a tensor's entries that some permutation moves.
 
     Args:
-        labels: Of its axes.
-        shape: Its shape.
+        labels: Labels of the tensor's axes.
+        shape: Shape of the tensor.
         movable: 1 for every unit that some permutation moves.
     """
     still = np.ones((1,) * len(shape), np.bool_)

@@ -87,9 +87,9 @@ def add_draw(
     Args:
         own: The evidence that is added to.
         node: The node.
-        value: Its value in this draw.
+        value: Value of the node in this draw.
         first: The values of all nodes in the first draw.
-        recorder: What ran this draw.
+        recorder: The run of this draw.
     """
     for k, x in enumerate(tensors_in(value)):
         own.axes |= {

@@ -93,7 +93,7 @@ def rerun(recorder: Recorder, node: fx.Node, operands: Mapping[fx.Node, Any]) ->
     """The value of a node with some of its operands replaced, on the same random numbers.
 
     Args:
-        recorder: What ran the node, with the values of all operands.
+        recorder: The run of the node, with the values of all operands.
         node: A node that computes.
         operands: The values that replace those of some operands.
 
