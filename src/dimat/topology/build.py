@@ -1,4 +1,4 @@
-"""A network by name, built and checked."""
+"""Construction of a network by its name, with all checks."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def build_topology(
     dropout: float = 0.0,
     shard_sizes: Sequence[int] | None = None,
 ) -> Network:
-    """A network by name, checked: a :class:`Topology`, unless it varies in time.
+    """The network of a name, checked: a :class:`Topology`, unless it varies in time.
 
     Args:
         name: One of :data:`TOPOLOGIES`.
         agents: Number of agents, >= 1.
         mixing: One of :data:`MIXING`, or auto: push on directed graphs, metropolis on others.
-        options: What graphs need that are read from a file or drawn.
+        options: Settings of graphs that are read from a file or drawn.
         dropout: Probability that an edge is missing at a time, in [0, 1).
         shard_sizes: Images per agent, for ``shard-size``.
 
