@@ -427,6 +427,6 @@ def test_agents_with_a_method_of_their_own_know_each_other_by_its_name(store: st
         agent(store, "own-method", i, net(i), agents=2, every=1, method=Own()) for i in range(2)
     ]
     own = [a._terms()["method"] for a in pair]
-    assert own == ["Own", "Own"]
+    assert own == ["Own()", "Own()"]
     for a in pair:
         a.close()
