@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import dimat
 from dimat.cli import main
 from dimat.experiment.config.parse import load_config
+from dimat.models import build_model
 from dimat.registry import Registry
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
@@ -63,6 +66,19 @@ def test_the_commands_of_the_page_do_what_it_says(
     with pytest.raises(SystemExit):
         main(["run", "--import", "mypackage.methods", "--help"])
     assert "; also adapt-then-combine, lazy" in capsys.readouterr().out
+
+
+def test_matcher_and_combiner_merge_checkpoints(
+    package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        model = build_model("mlp", in_channels=1, num_classes=10, image_size=(8, 8))
+        save_file(model.state_dict(), package / f"{name}.safetensors")
+    files = "merge a.safetensors b.safetensors --out c.safetensors --model mlp --data digits"
+    ours = "--import mypackage.matchers,mypackage.combiners --method nearest --combine as-long"
+    assert main(f"{files} {ours} --threads 1".split()) == 0
+    assert (package / "c.safetensors").exists()
 
 
 def test_the_file_of_the_page_is_the_command(package: Path) -> None:

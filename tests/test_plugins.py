@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import sys
@@ -20,6 +21,8 @@ from dimat.errors import ConfigError
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.parse import config_to_yaml, load_config
 from dimat.experiment.config.validate import validate
+from dimat.experiment.digests import pretrain_digest, run_digest
+from dimat.experiment.setup import make_setup
 from dimat.methods import METHODS, Averaging, Consensus, DiLoCo, Dimat, Method
 from dimat.topology import TOPOLOGIES
 
@@ -271,6 +274,29 @@ def test_a_parameter_of_a_setting_that_is_none_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setitem(METHODS, "lost", Lost)
     with pytest.raises(ConfigError, match="'lost': parameter 'order': .*did you mean 'consensus"):
         validate(replace(SMALL, method="lost"))
+
+
+def test_a_run_that_was_begun_before_there_were_options_goes_on() -> None:
+    """Its digest is that of the settings that there were then."""
+    setup = make_setup(SMALL)
+    recipe = replace(SMALL, exchange=replace(SMALL.exchange), max_wall_s=None)
+    before = config_to_yaml(recipe).replace("method_options: []\nimports: []\n", "")
+    assert "imports" not in before
+    digest = hashlib.sha256((before + pretrain_digest(setup)).encode())
+    for indices in setup.parts.rounds:
+        digest.update(indices.tobytes())
+    assert run_digest(setup, SMALL) == digest.hexdigest()
+    other = replace(SMALL, method_options=("keep=1",))
+    assert run_digest(setup, other) != run_digest(setup, SMALL)
+
+
+def test_a_comparison_may_vary_an_option(module: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (module / "small.yaml").write_text(config_to_yaml(replace(SMALL, imports=("mymethods",))))
+    grid = "--grid.method_options=[[keep=0.25],[keep=0.75]]"
+    assert command(f"compare small.yaml --methods lazy --seeds 0 --out all {grid}") == 0
+    out = capsys.readouterr().out
+    assert "keep=0.25" in out
+    assert "keep=0.75" in out
 
 
 def test_a_run_records_what_it_was_made_of(tmp_path: Path) -> None:

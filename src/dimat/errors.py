@@ -88,8 +88,8 @@ def if_interrupted(way_on: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except BaseException as error:
-        # A lock that is interrupted as it is taken fails to be released: that is no error of its own.
+    except (KeyboardInterrupt, Exception) as error:
+        # A lock that is interrupted as it is taken cannot be released: no error of its own.
         if not any(isinstance(own, KeyboardInterrupt) for own in _chain(error)):
             raise
         raise Interrupted(way_on()) from error

@@ -205,11 +205,11 @@ def a_function(name: str, thing: Any) -> Any:
 
 
 def _same(a: object, b: object) -> bool:
-    """Whether two things are one, or the same definition run twice."""
+    """Whether two things are one, or of one definition that was run twice."""
     if a is b:
         return True
-    homes = [
-        (own.__module__, own.__qualname__)
-        for own in (x if hasattr(x, "__qualname__") else type(x) for x in (a, b))
-    ]
-    return homes[0] == homes[1] and homes[0][0] != "builtins"
+    kinds = [own if hasattr(own, "__qualname__") else type(own) for own in (a, b)]
+    if kinds[0] is kinds[1]:  # two objects of one class
+        return bool(a == b)
+    first, second = ((own.__module__, own.__qualname__) for own in kinds)
+    return first == second and "<" not in first[1]  # each lambda is called "<lambda>"

@@ -16,7 +16,7 @@ from dimat.merging import COMBINERS, Combiner, mix, predicted_statistics
 from dimat.merging.layerwise.norms import channel_moments
 from dimat.merging.layerwise.sites import sites
 from dimat.testing.combiners import LAWS
-from dimat.testing.layers import Example
+from dimat.testing.layers import SmallModel
 
 
 @pytest.fixture(params=list(COMBINERS))
@@ -32,10 +32,10 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_every_combiner_keeps_the_laws(
-    combiner: Combiner, model: nn.Module, law: Callable[[Combiner, Example], None]
+    combiner: Combiner, model: nn.Module, law: Callable[[Combiner, SmallModel], None]
 ) -> None:
     batches = inputs()
-    law(combiner, Example(model, analysis_of(model, batches[0][:2]), batches))
+    law(combiner, SmallModel(model, analysis_of(model, batches[0][:2]), batches))
 
 
 RESNETS = ("resnet20", "resnet20-group")

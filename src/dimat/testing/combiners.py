@@ -16,7 +16,7 @@ from dimat.merging.layerwise.norms import channel_moments
 from dimat.merging.layerwise.sites import sites
 from dimat.state import State
 from dimat.testing.laws import keeps
-from dimat.testing.layers import SHAPES, Example, example
+from dimat.testing.layers import SHAPES, SmallModel, example
 
 
 def check_combiner(combiner: Any) -> None:
@@ -49,7 +49,7 @@ def calibrated(trace: Trace, state: State, batches: list[Tensor]) -> State:
     return found
 
 
-def copies_keep_their_function(combiner: Combiner, given: Example) -> None:
+def copies_keep_their_function(combiner: Combiner, given: SmallModel) -> None:
     """Copies of one state combine to what it computes, whatever their weights."""
     state = calibrated(given.analysis.trace, given.states(1)[0], given.batches)
     for weights in ([1.0], [0.3, 0.7]):
@@ -59,7 +59,7 @@ def copies_keep_their_function(combiner: Combiner, given: Example) -> None:
         torch.testing.assert_close(*outputs, rtol=1e-6, atol=1e-6)
 
 
-def weight_one_keeps_its_function(combiner: Combiner, given: Example) -> None:
+def weight_one_keeps_its_function(combiner: Combiner, given: SmallModel) -> None:
     """A state of weight one combines with one of weight zero to what it computes."""
     states = [calibrated(given.analysis.trace, s, given.batches) for s in given.states(2)]
     found = combiner.combine(given.analysis, states, [1.0, 0.0], given.batches)
@@ -67,7 +67,7 @@ def weight_one_keeps_its_function(combiner: Combiner, given: Example) -> None:
     torch.testing.assert_close(*outputs, rtol=1e-6, atol=1e-6)
 
 
-def entries_stay(combiner: Combiner, given: Example) -> None:
+def entries_stay(combiner: Combiner, given: SmallModel) -> None:
     """Names, shapes and types stay, what counts is the first's, nothing is changed in place."""
     states, batches = given.states(2), given.batches
     for state, count in zip(states, (3, 5), strict=True):
@@ -83,7 +83,7 @@ def entries_stay(combiner: Combiner, given: Example) -> None:
     torch.testing.assert_close((states, batches), before, rtol=0, atol=0)
 
 
-def twice_is_the_same(combiner: Combiner, given: Example) -> None:
+def twice_is_the_same(combiner: Combiner, given: SmallModel) -> None:
     """Twice gives the same, to the last bit."""
     states, weights = given.states(3), [0.2, 0.3, 0.5]
     once, twice = (
@@ -92,7 +92,7 @@ def twice_is_the_same(combiner: Combiner, given: Example) -> None:
     torch.testing.assert_close(once, twice, rtol=0, atol=0)
 
 
-LAWS: tuple[Callable[[Combiner, Example], None], ...] = (
+LAWS: tuple[Callable[[Combiner, SmallModel], None], ...] = (
     copies_keep_their_function,
     weight_one_keeps_its_function,
     entries_stay,

@@ -18,7 +18,7 @@ SHAPES = {"plain": (5,), "cnn": (3, 8, 8)}
 
 
 @dataclass(frozen=True)
-class Example:
+class SmallModel:
     """A network, its symmetry, and inputs.
 
     Args:
@@ -57,7 +57,7 @@ class Example:
 
 
 @cache
-def example(name: str) -> Example:
+def example(name: str) -> SmallModel:
     """The network of that name, one of SHAPES."""
     shape = SHAPES[name]
     with torch.random.fork_rng(devices=[]):
@@ -70,4 +70,4 @@ def example(name: str) -> Example:
     model.double().eval()
     random = torch.Generator().manual_seed(3)
     batches = [torch.randn(40, *shape, generator=random).double() for _ in range(3)]
-    return Example(model, analyze(model, (batches[0][:2],)), batches)
+    return SmallModel(model, analyze(model, (batches[0][:2],)), batches)

@@ -12,7 +12,7 @@ import torch
 from dimat.matching import MATCHERS, Matcher, Matching, Problem
 from dimat.state import State
 from dimat.testing.laws import keeps
-from dimat.testing.layers import SHAPES, Example, example
+from dimat.testing.layers import SHAPES, SmallModel, example
 
 
 def check_matcher(matcher: Any, *, finds: bool = True) -> None:
@@ -31,14 +31,14 @@ def check_matcher(matcher: Any, *, finds: bool = True) -> None:
         keeps(FINDING if finds else LAWS, own, example(name))
 
 
-def match(matcher: Matcher, given: Example, states: Sequence[State]) -> list[Matching]:
+def match(matcher: Matcher, given: SmallModel, states: Sequence[State]) -> list[Matching]:
     """The matcher on states of equal weight."""
     batches = given.batches if matcher.needs_batches else ()
     weights = [1 / len(states)] * len(states)
     return matcher.match(Problem(given.analysis, list(states), weights, batches))
 
 
-def the_first_stays(matcher: Matcher, given: Example) -> None:
+def the_first_stays(matcher: Matcher, given: SmallModel) -> None:
     """There is a matching for every state, and that of the first is the identity."""
     for count in (1, 2, 3):
         found = match(matcher, given, given.states(count))
@@ -47,7 +47,7 @@ def the_first_stays(matcher: Matcher, given: Example) -> None:
         assert {own.permutation.digest for own in found} == {given.analysis.symmetry.digest}
 
 
-def states_stay_and_twice_is_the_same(matcher: Matcher, given: Example) -> None:
+def states_stay_and_twice_is_the_same(matcher: Matcher, given: SmallModel) -> None:
     """States are not changed in place, and twice gives the same."""
     states = given.states(3)
     before = copy.deepcopy(states)
@@ -58,7 +58,7 @@ def states_stay_and_twice_is_the_same(matcher: Matcher, given: Example) -> None:
             np.testing.assert_array_equal(slots, b.permutation.slots[key])
 
 
-def permuted_copies_are_brought_back(matcher: Matcher, given: Example) -> None:
+def permuted_copies_are_brought_back(matcher: Matcher, given: SmallModel) -> None:
     """A copy of the first state in another unit order is brought back exactly."""
     (state,) = given.states(1)
     states = [state, given.copy(state), given.copy(state, seed=3)]
@@ -67,7 +67,7 @@ def permuted_copies_are_brought_back(matcher: Matcher, given: Example) -> None:
         torch.testing.assert_close(back, state, rtol=0, atol=0)
 
 
-def similarities_are_numbers(matcher: Matcher, given: Example) -> None:
+def similarities_are_numbers(matcher: Matcher, given: SmallModel) -> None:
     """Similarities are in [-1, 1], and margins are finite."""
     for found in match(matcher, given, given.states(2)):
         for own in found.similarities.values():
@@ -76,7 +76,7 @@ def similarities_are_numbers(matcher: Matcher, given: Example) -> None:
             assert np.isfinite(own).all()
 
 
-LAWS: tuple[Callable[[Matcher, Example], None], ...] = (
+LAWS: tuple[Callable[[Matcher, SmallModel], None], ...] = (
     the_first_stays,
     states_stay_and_twice_is_the_same,
 )

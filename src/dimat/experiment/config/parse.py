@@ -101,7 +101,8 @@ class Parser(ArgumentParser):
         for action in self._actions:
             if action.dest in GROUPS and isinstance(action.help, str):
                 told = action.help.partition(_ALSO)[0]
-                action.help = f"{told}{also(action.dest).replace('%', '%%')}"
+                added = also(action.dest).replace("%", "%%")
+                action.help = f"{told.rstrip('.')}{added}." if added else told
         return super().format_help(*args, **kwargs)
 
     def _types(self) -> dict[str, object]:
