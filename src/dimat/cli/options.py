@@ -3,49 +3,70 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
 
 from jsonargparse import Namespace
 
 from dimat.errors import ConfigError
-from dimat.experiment.config.messages import setting_types, unknown_setting
+from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.messages import annotated_types, setting_types, unknown_setting
 from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.rules import with_range, without_rules
 from dimat.experiment.config.spelling import spelled
+from dimat.tools.merge.settings import AlignConfig
+
+_MODEL = ("width", "shortcut", "norm")
+_CHECKPOINTS = {
+    "model": "built-in, or package.module:factory",
+    "data": "digits, npz:PATH, folder:PATH or hf:NAME; labels are for testing only",
+    "out": "the .safetensors file to write",
+    "width": "multiplier of a built-in model's channels",
+    "shortcut": "of ResNets",
+    "norm": "of ResNets",
+    "classes": "width of the output; of the labels if null",
+    "normalize": "MEAN/STD of images in [0, 1], numbers or one a channel: "
+    ".49,.48,.45/.25,.24,.26; 0.5/0.25 if null",
+    "method": "how units are matched",
+    "images": "training images looked at, at most",
+    "batch_size": "images a forward pass",
+    "device": "cpu, cuda or cuda:N",
+    "threads": "threads PyTorch may use on the CPU",
+    "seed": "of the choice of images",
+    "overwrite": "replace files that exist",
+    "imports": "modules with matchers of your own",
+}
+
+
+def add_settings(parser: Parser, config: type, told: Mapping[str, str]) -> None:
+    """Add options for settings of a dataclass, with the types, ranges and defaults of its fields.
+
+    Args:
+        parser: The parser.
+        config: The dataclass.
+        told: Help of each of those settings.
+    """
+    defaults = {own.name: own.default for own in fields(config)}
+    kinds = annotated_types(config)
+    for name, text in told.items():
+        given: dict[str, Any] = {"type": without_rules(kinds[name]), "default": defaults[name]}
+        if defaults[name] is MISSING:
+            given |= {"default": None, "required": True}
+        elif defaults[name] is False:
+            given = {"action": "store_true"}
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, help=with_range(text, kinds[name]), **given)
 
 
 def add_model_options(parser: Parser) -> None:
-    """What a built-in model is made of."""
-    add = parser.add_argument
-    add("--width", type=float, default=1.0, help="multiplier of a built-in model's channels")
-    add("--shortcut", type=Literal["conv3", "conv1", "pad"], default="conv3", help="of ResNets")
-    add("--norm", type=Literal["batch", "group"], default="batch", help="of ResNets")
+    """Add the options that a built-in model is made of."""
+    add_settings(parser, RunConfig, {name: _CHECKPOINTS[name] for name in _MODEL})
 
 
 def add_checkpoint_options(parser: Parser) -> None:
-    """What ``dimat align`` and ``dimat merge`` have in common."""
-    add = parser.add_argument
-    add("--model", type=str, required=True, help="built-in, or package.module:factory")
-    data = "digits, npz:PATH, folder:PATH or hf:NAME; labels are for testing only"
-    add("--data", type=str, required=True, help=data)
-    add("--out", type=str, required=True, help="the .safetensors file to write")
-    add_model_options(parser)
-    add(
-        "--classes",
-        type=int | None,
-        default=None,
-        help="width of the output; of the labels if null",
-    )
-    normalize = "MEAN/STD of images in [0, 1], numbers or one a channel: .49,.48,.45/.25,.24,.26"
-    add("--normalize", type=str | None, default=None, help=f"{normalize}; 0.5/0.25 if null")
-    add("--method", type=str, default="activations", help="how units are matched")
-    add("--images", type=int, default=2000, help="training images looked at, at most")
-    add("--batch-size", type=int, default=250, help="images a forward pass")
-    add("--device", type=str, default="cpu", help="cpu, cuda or cuda:N")
-    add("--threads", type=int, default=2, help="threads PyTorch may use on the CPU")
-    add("--seed", type=int, default=0, help="of the choice of images")
-    add("--overwrite", action="store_true", help="replace files that exist")
-    add("--imports", type=tuple[str, ...], default=(), help="modules with matchers of your own")
+    """Add the options that ``dimat align`` and ``dimat merge`` have in common."""
+    add_settings(parser, AlignConfig, _CHECKPOINTS)
 
 
 class SettingsLater(Parser):

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from dimat.cli.helping import FIRST, short_help
 from dimat.errors import DimatError
-from dimat.experiment.config.messages import broken_rule
 from dimat.experiment.config.parse import Parser, config_of, settings_parser
 from dimat.experiment.config.places import check_path, endpoint
+from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import check_id, validate
 
 SUMMARY = "run one agent in a process of its own, among others that may be missing"

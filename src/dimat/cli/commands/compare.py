@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import Annotated
 
 from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.options import SettingsLater
 from dimat.errors import TrainingError
-from dimat.experiment.config.messages import within
 from dimat.experiment.config.parse import Parser
 from dimat.experiment.config.places import check_path
+from dimat.experiment.config.rules import Range, check
 from dimat.tools.compare.read import Overrides, read_out, read_spec
 
 SUMMARY = "compare methods over settings and seeds"
 _OWN = ("methods", "seeds", "jobs", "out", "yes", "help")
-_MOST_JOBS = 1000
+Jobs = Annotated[int, Range(ge=1), Range(le=1000)]
 
 
 def parser() -> Parser:
@@ -48,7 +49,7 @@ def parser() -> Parser:
 def execute(options: Namespace) -> None:
     """Run what is missing, and print the tables and where the folder is."""
     path = check_path("base", options.base)
-    within("jobs", options.jobs, 1, _MOST_JOBS)
+    check("jobs", options.jobs, Jobs)
     wishes = Overrides(options.methods, options.seeds, **options.given)
     spec = read_spec(path, wishes)
     out = check_path("out", options.out or spec.base.out or str(read_out(path)))

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from dimat.cli.options import add_model_options
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.messages import MOST_CLASSES, MOST_PIXELS, broken_rule, within
 from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.rules import broken_rule, check
 from dimat.experiment.config.validate import validate
+from dimat.experiment.config.value_types import Classes, Pixels
 
 SUMMARY = "print what a model may permute"
 
@@ -37,9 +38,8 @@ def execute(options: Namespace) -> None:
     shape = tuple(options.input)
     if len(shape) < 2 or min(shape) < 1:
         raise broken_rule("input", shape, "batch and at least one more size, each >= 1")
-    within("classes", options.classes, 1, MOST_CLASSES)
-    for size in shape:
-        within("input", size, 1, MOST_PIXELS)
+    check("classes", options.classes, Classes)
+    check("input", shape, tuple[Pixels, ...])
     validate(RunConfig(model=options.model, width=options.width))
     import torch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from dimat.experiment.config.config import MatchingConfig
-from dimat.experiment.config.messages import broken_rule
+from dimat.experiment.config.rules import broken_rule
 
 
 def gauge_of(

@@ -17,8 +17,15 @@ from jsonargparse import ArgumentParser, Namespace
 from dimat.errors import ConfigError, check_kind
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.forms import check_parts, listed
-from dimat.experiment.config.messages import explain, not_a_group, setting_types, unknown_setting
+from dimat.experiment.config.messages import (
+    annotated_types,
+    explain,
+    not_a_group,
+    setting_types,
+    unknown_setting,
+)
 from dimat.experiment.config.plain_yaml import load_yaml
+from dimat.experiment.config.rules import with_range, without_rules
 from dimat.experiment.config.spelling import bracketed, spelled_tree, spelled_words
 from dimat.imports import import_modules
 from dimat.registry import added_names
@@ -161,6 +168,9 @@ def settings_parser(
     )
     parser.add_class_arguments(RunConfig, as_group=False)
     for action in parser._actions:
+        if (kind := annotated_types().get(action.dest)) is not None:
+            action._typehint = without_rules(kind)  # type: ignore[attr-defined]
+            action.help = with_range(str(action.help), kind)
         if isinstance(action.default, bool):  # --overwrite alone means --overwrite true
             action.nargs, action.const = "?", True
         if action.dest in _GROUPS:  # a group is set by its parts

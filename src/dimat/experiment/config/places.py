@@ -1,4 +1,4 @@
-"""Text that is to be a place: a file or folder, a machine, a port of one."""
+"""Rules for text that names a place: a file or folder, a device, a machine, a port of one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import re
 from pathlib import Path
 
-from dimat.experiment.config.messages import broken_rule
+from dimat.experiment.config.rules import broken_rule
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes: of one name, and of a path with what we add to it
 _HOST = r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
 _PORTS = 65_535
+_DEVICE = r"cpu|cuda(?::\d{1,4})?"
 
 
 def check_path(setting: str, given: str, *, spare: int = 0) -> Path:
@@ -60,6 +61,18 @@ def check_source(setting: str, given: str) -> None:
         if not place.strip():
             raise broken_rule(setting, given, f"{kind}:PATH")
         check_path(setting, place)
+
+
+def check_device(setting: str, given: str) -> None:
+    """Refuse the name of a device of another kind than those that PyTorch trains on here.
+
+    Raises:
+        ConfigError: If it is none.
+
+    >>> check_device("device", "cuda:1")
+    """
+    if not re.fullmatch(_DEVICE, given):
+        raise broken_rule(setting, given, "cpu, cuda or cuda:N")
 
 
 def check_host(setting: str, given: str) -> str:

@@ -23,9 +23,10 @@ import yaml
 from dimat.errors import ConfigError, did_you_mean
 from dimat.experiment.config.access import check_name, typed, with_setting
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.messages import broken_rule, setting_types, unknown_setting
+from dimat.experiment.config.messages import setting_types, unknown_setting
 from dimat.experiment.config.parse import bare_parser, config_of, read_yaml
 from dimat.experiment.config.plain_yaml import load_yaml
+from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.spelling import spelled, spelled_tree
 from dimat.tools.compare.spec import Spec, refuse_elsewhere
 

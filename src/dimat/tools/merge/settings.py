@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from dimat.experiment.config.places import check_path
+from dimat.experiment.config.value_types import (
+    Classes,
+    Device,
+    FilePath,
+    Norm,
+    PositiveCount,
+    Seed,
+    Shortcut,
+    Source,
+    Threads,
+    Width,
+)
+
+_SPARE = len(".partial")  # what is added to a file's name while it is written
+WrittenPath = Annotated[str, partial(check_path, spare=_SPARE)]
 
 
 @dataclass(frozen=True)
@@ -13,46 +31,46 @@ class AlignConfig:
 
     Args:
         parents: Checkpoint files; the first one's unit order is the reference.
-        out: The safetensors file to write.
+        out: Safetensors file to write.
         model: A built-in model's name, or ``package.module:factory``.
         data: ``digits`` or ``npz:PATH``; the training images are looked at, without labels.
-        width: Multiplier of a built-in model's channels, > 0.
-        shortcut: Of ResNets.
-        norm: Of ResNets.
+        width: Multiplier of a built-in model's channels.
+        shortcut: Shortcuts of ResNets where the shape changes.
+        norm: Normalization of ResNets.
         classes: Width of the output; that of the labels if None.
         normalize: ``MEAN/STD`` of images in [0, 1], one number or one a channel, separated by
             commas; dimat's own, 0.5/0.25, if None.
-        method: A matcher's name.
-        images: At most this many training images are looked at, >= 1.
-        batch_size: Images a forward pass, >= 1.
+        method: Name of a matcher.
+        images: Number of training images that are looked at, at most.
+        batch_size: Images a forward pass.
         device: cpu, cuda, or cuda:N.
-        threads: Threads PyTorch may use on the CPU, >= 1.
-        seed: Of the choice of images, >= 0.
+        threads: Threads PyTorch may use on the CPU.
+        seed: Seed of the choice of images.
         overwrite: Whether files that exist are replaced.
         imports: Modules that register matchers, combiners and sources of your own.
     """
 
-    parents: tuple[str, ...]
-    out: str
+    parents: tuple[FilePath, ...]
+    out: WrittenPath
     model: str
-    data: str
-    width: float = 1.0
-    shortcut: Literal["conv3", "conv1", "pad"] = "conv3"
-    norm: Literal["batch", "group"] = "batch"
-    classes: int | None = None
+    data: Source
+    width: Width = 1.0
+    shortcut: Shortcut = "conv3"
+    norm: Norm = "batch"
+    classes: Classes | None = None
     normalize: str | None = None
     method: str = "activations"
-    images: int = 2000
-    batch_size: int = 250
-    device: str = "cpu"
-    threads: int = 2
-    seed: int = 0
+    images: PositiveCount = 2000
+    batch_size: PositiveCount = 250
+    device: Device = "cpu"
+    threads: Threads = 2
+    seed: Seed = 0
     overwrite: bool = False
     imports: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """The files it writes, by the setting that names them."""
+        """Files that are written, by the setting that names them."""
         return {"out": Path(self.out)}
 
     @property
@@ -63,25 +81,25 @@ class AlignConfig:
 
 @dataclass(frozen=True)
 class MergeConfig(AlignConfig):
-    """One merge of two or more checkpoints. Further settings than :class:`AlignConfig`'s.
+    """One merge of two or more checkpoints; its settings beside those of :class:`AlignConfig`.
 
     Args:
-        combine: A combiner's name.
-        weights: One per parent, >= 0, summing to 1; equal if empty.
-        recalibration: As in :func:`dimat.merge`.
-        report: The JSON file to write; ``out`` with the suffix .json if None.
+        combine: Name of a combiner.
+        weights: Weight of each parent, >= 0, summing to 1; equal if empty.
+        recalibration: BatchNorm statistics afterwards, as in :func:`dimat.merge`.
+        report: JSON file to write; ``out`` with the suffix .json if None.
         evaluate: Whether parents and merged networks are tested; if not, no labels are needed.
     """
 
     combine: str = "average"
     weights: tuple[float, ...] = ()
     recalibration: Literal["auto", "batchnorm", "expected", "none"] = "auto"
-    report: str | None = None
+    report: WrittenPath | None = None
     evaluate: bool = True
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """The files it writes, by the setting that names them."""
+        """Files that are written, by the setting that names them."""
         out = Path(self.out)
         report = out.with_suffix(".json") if self.report is None else Path(self.report)
         return {"out": out, "report": report}
