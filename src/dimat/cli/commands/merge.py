@@ -5,18 +5,12 @@ from __future__ import annotations
 from jsonargparse import Namespace
 from rich.console import Console
 
-from dimat.cli.options import add_checkpoint_options, add_settings
-from dimat.experiment.config.parse import Parser
+from dimat.cli.options import add_checkpoint_options
+from dimat.experiment.config.parse import Parser, add_settings
 from dimat.tools.merge.checks import check
 from dimat.tools.merge.settings import MergeConfig
 
 SUMMARY = "merge checkpoints of one model into one"
-_TOLD = {
-    "combine": "how aligned networks are combined",
-    "weights": "one per parent; equal by default",
-    "recalibration": "BatchNorm statistics afterwards; auto: unless the combiner fits them",
-    "report": "JSON file to write; --out as .json if null",
-}
 
 
 def parser() -> Parser:
@@ -29,7 +23,7 @@ def parser() -> Parser:
     add = own.add_argument
     add("parents", nargs="+", type=str, help="checkpoint files: .safetensors, .pth and the like")
     add_checkpoint_options(own)
-    add_settings(own, MergeConfig, _TOLD)
+    add_settings(own, MergeConfig, {"combine", "weights", "recalibration", "report"})
     untested = "do not test; the data then need no labels"
     add("--no-evaluate", action="store_true", help=untested)
     return own

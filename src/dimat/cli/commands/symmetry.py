@@ -7,12 +7,11 @@ import math
 from jsonargparse import Namespace
 from rich.console import Console
 
-from dimat.cli.options import add_model_options
+from dimat.experiment.config import kinds
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.parse import Parser, add_settings
 from dimat.experiment.config.rules import broken_rule, check
 from dimat.experiment.config.validate import validate
-from dimat.experiment.config.value_types import Classes, Pixels
 
 SUMMARY = "print what a model may permute"
 
@@ -26,7 +25,7 @@ def parser() -> Parser:
     )
     add = own.add_argument
     add("--model", type=str, default="resnet20", help="built-in, or package.module:factory")
-    add_model_options(own)
+    add_settings(own, RunConfig, {"width", "shortcut", "norm"})
     add("--classes", type=int, default=10, help="number of classes")
     add("--input", type=tuple[int, ...], default=(2, 3, 32, 32), help="shape, batch first")
     add("--json", action="store_true", help="print all of it as JSON, for programs")
@@ -38,8 +37,8 @@ def execute(options: Namespace) -> None:
     shape = tuple(options.input)
     if len(shape) < 2 or min(shape) < 1:
         raise broken_rule("input", shape, "batch and at least one more size, each >= 1")
-    check("classes", options.classes, Classes)
-    check("input", shape, tuple[Pixels, ...])
+    check("classes", options.classes, kinds.Classes)
+    check("input", shape, tuple[kinds.Pixels, ...])
     validate(RunConfig(model=options.model, width=options.width))
     import torch
 

@@ -8,23 +8,14 @@ from typing import Literal
 from jsonargparse import Namespace
 from rich.console import Console
 
-from dimat.cli.options import add_settings
+from dimat.experiment.config import kinds
 from dimat.experiment.config.config import RunConfig, TopologyConfig
-from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.parse import Parser, add_settings
 from dimat.experiment.config.rules import broken_rule, check
 from dimat.experiment.config.validate import validate
-from dimat.experiment.config.value_types import Classes, Pixels
 
 Mixing = Literal["auto", "metropolis", "uniform", "push"]
 SUMMARY = "print a graph and what it costs"
-_TOLD = {
-    "path": 'file with one edge "i j" a line, for edges',
-    "directed": 'in that file, "i j" means only that j hears i',
-    "degree": "neighbors of every agent, for random-regular",
-    "probability": "of every edge, for erdos-renyi",
-    "dropout": "probability that an edge is missing at a time",
-    "seed": "of random graphs and dropout",
-}
 
 
 def parser() -> Parser:
@@ -36,11 +27,11 @@ def parser() -> Parser:
     )
     add = own.add_argument
     add("name", help="ring, full, …, directed-ring, one-peer-exponential, or edges (see --path)")
-    add_settings(own, RunConfig, {"agents": "number of agents"})
+    add_settings(own, RunConfig, {"agents", "width"})
     add("--mixing", type=Mixing, default="auto", help="weights")
-    add_settings(own, TopologyConfig, _TOLD)
+    add("--directed", action="store_true", help='in that file, "i j" means only that j hears i')
+    add_settings(own, TopologyConfig, {"path", "degree", "probability", "dropout", "seed"})
     add("--model", type=str, default="resnet20", help="model whose states are sent")
-    add_settings(own, RunConfig, {"width": "multiplier of its channels"})
     add("--image", type=tuple[int, ...], default=(3, 32, 32), help="channels,height,width")
     add("--classes", type=int, default=10, help="number of classes")
     add("--imports", type=tuple[str, ...], default=(), help="modules with graphs of your own")
@@ -76,8 +67,8 @@ def _config(options: Namespace) -> RunConfig:
     """The options as a config, so that one place says what may be in them."""
     if len(options.image) != 3 or min(options.image) < 1:
         raise broken_rule("image", options.image, "channels,height,width, each >= 1")
-    check("classes", options.classes, Classes)
-    check("image", options.image, tuple[Pixels, ...])
+    check("classes", options.classes, kinds.Classes)
+    check("image", options.image, tuple[kinds.Pixels, ...])
     return RunConfig(
         agents=options.agents,
         model=options.model,

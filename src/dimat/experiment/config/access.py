@@ -19,11 +19,7 @@ _LONGEST = 180  # file systems take names of 255 bytes
 
 
 def check_name(name: str, value: object = None) -> None:
-    """Refuse what is no setting: unknown, or a group of settings.
-
-    Args:
-        name: What is to be a setting.
-        value: What was given for it, for the message.
+    """Refuse a name that is no setting, but unknown or a group, with the value given for it.
 
     Raises:
         ConfigError: With the closest name, or the parts of the group.
@@ -36,11 +32,7 @@ def check_name(name: str, value: object = None) -> None:
 
 
 def typed(name: str, value: object) -> object:
-    """A value of the setting ``name`` as its type has it: ``typed("agents", "5")`` is 5.
-
-    Args:
-        name: A setting, such as ``topology.name``.
-        value: As YAML has it, or as text.
+    """A value of the setting ``name`` as its type has it, from that of YAML or from text.
 
     Raises:
         ConfigError: If there is no such setting, or the value is not of its type.

@@ -11,30 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dimat.experiment.config import kinds
 from dimat.experiment.config.forms import tidy
 from dimat.experiment.config.given_method import name_method
-from dimat.experiment.config.value_types import (
-    Agents,
-    Count,
-    Device,
-    FilePath,
-    Fraction,
-    Host,
-    LearningRate,
-    Norm,
-    Positive,
-    PositiveCount,
-    PositiveFraction,
-    Ratio,
-    Seconds,
-    Seed,
-    Shortcut,
-    Source,
-    Threads,
-    UpToHalf,
-    WeightDecay,
-    Width,
-)
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "msgd", "adam", "adamw")
 
@@ -60,13 +39,13 @@ class TopologyConfig:
     """
 
     name: str = "ring"
-    path: FilePath | None = None
+    path: kinds.FilePath | None = None
     directed: bool = False
-    degree: PositiveCount = 3
-    probability: PositiveFraction = 0.5
+    degree: kinds.PositiveCount = 3
+    probability: kinds.PositiveFraction = 0.5
     mixing: Literal["auto", "metropolis", "uniform", "shard-size", "push"] = "auto"
-    dropout: Fraction = 0.0
-    seed: Seed = 0
+    dropout: kinds.Fraction = 0.0
+    seed: kinds.Seed = 0
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -90,12 +69,12 @@ class DataConfig:
         train_images: Use only this many training images (a stratified subset); all if null.
     """
 
-    source: Source = "digits"
+    source: kinds.Source = "digits"
     split: str = "iid-then-by-class"
-    alpha: Positive = 0.5
-    validation: UpToHalf = 0.1
+    alpha: kinds.Positive = 0.5
+    validation: kinds.UpToHalf = 0.1
     augment: bool = False
-    train_images: PositiveCount | None = None
+    train_images: kinds.PositiveCount | None = None
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -117,9 +96,9 @@ class OptimizerConfig:
     """
 
     name: str = "adam"
-    lr: LearningRate = 1e-3
-    momentum: Fraction = 0.9
-    weight_decay: WeightDecay = 0.0
+    lr: kinds.LearningRate = 1e-3
+    momentum: kinds.Fraction = 0.9
+    weight_decay: kinds.WeightDecay = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     on_merge: Literal["keep", "mix", "reset"] = "keep"
 
@@ -147,12 +126,12 @@ class MatchingConfig:
             Agents that train and merge stay at 0: it is for faults.
     """
 
-    images: PositiveCount = 1000
+    images: kinds.PositiveCount = 1000
     gauge: Literal["auto", "tree", "spread", "pairwise"] = "auto"
     statistics: Literal["local", "pooled"] = "local"
-    sweeps: Count = 3
-    every: Count = 0
-    drift: PositiveFraction | None = None
+    sweeps: kinds.Count = 3
+    every: kinds.Count = 0
+    drift: kinds.PositiveFraction | None = None
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -184,8 +163,8 @@ class ConsensusConfig:
     """
 
     order: Literal["combine", "adapt"] = "combine"
-    quiet_steps: Count = 4
-    mixing_steps: PositiveCount = 1
+    quiet_steps: kinds.Count = 4
+    mixing_steps: kinds.PositiveCount = 1
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -200,8 +179,8 @@ class OuterConfig:
         momentum: Outer Nesterov momentum.
     """
 
-    lr: LearningRate = 0.7
-    momentum: Fraction = 0.9
+    lr: kinds.LearningRate = 0.7
+    momentum: kinds.Fraction = 0.9
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -220,7 +199,7 @@ class RecalibrationConfig:
     """
 
     methods: tuple[str, ...] = ("all",)
-    images: PositiveCount = 2000
+    images: kinds.PositiveCount = 2000
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -235,8 +214,8 @@ class CheckpointConfig:
         keep: How many of the last are kept.
     """
 
-    every: Count = 1
-    keep: PositiveCount = 2
+    every: kinds.Count = 1
+    keep: kinds.PositiveCount = 2
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -251,7 +230,7 @@ class DiagnosticsConfig:
             costs an evaluation for each edge.
     """
 
-    barrier_images: Count = 0
+    barrier_images: kinds.Count = 0
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -277,10 +256,10 @@ class ExchangeConfig:
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    timeout_s: Seconds = 30.0
-    patience_s: Seconds = 600.0
-    interface: Host | None = None
-    max_norm_ratio: Ratio | None = 10.0
+    timeout_s: kinds.Seconds = 30.0
+    patience_s: kinds.Seconds = 600.0
+    interface: kinds.Host | None = None
+    max_norm_ratio: kinds.Ratio | None = 10.0
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -341,30 +320,30 @@ class RunConfig:
         log: Where metrics go beside the run folder: tensorboard.
     """
 
-    agents: Agents = 5
-    rounds: Count = 20
-    pretrain_epochs: Count = 40
-    local_epochs: Count = 1
-    local_steps: PositiveCount | None = None
-    batch_size: PositiveCount = 32
+    agents: kinds.Agents = 5
+    rounds: kinds.Count = 20
+    pretrain_epochs: kinds.Count = 40
+    local_epochs: kinds.Count = 1
+    local_steps: kinds.PositiveCount | None = None
+    batch_size: kinds.PositiveCount = 32
     method: str = "dimat"
     controls: tuple[str, ...] = ("wa", "local")
     method_options: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
-    seed: Seed = 0
-    out: FilePath | None = None
+    seed: kinds.Seed = 0
+    out: kinds.FilePath | None = None
     overwrite: bool = False
     model: str = "mlp"
-    width: Width = 1.0
-    shortcut: Shortcut = "conv3"
-    norm: Norm = "batch"
+    width: kinds.Width = 1.0
+    shortcut: kinds.Shortcut = "conv3"
+    norm: kinds.Norm = "batch"
     init: Literal["per-agent", "shared"] = "per-agent"
-    device: Device = "cpu"
-    threads: Threads = 2
+    device: kinds.Device = "cpu"
+    threads: kinds.Threads = 2
     precision: Literal["float32", "bfloat16"] = "float32"
-    vectorize: PositiveCount = 1
-    eval_every: PositiveCount = 1
-    max_wall_s: Positive | None = None
+    vectorize: kinds.PositiveCount = 1
+    eval_every: kinds.PositiveCount = 1
+    max_wall_s: kinds.Positive | None = None
     topology: TopologyConfig = field(default_factory=TopologyConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -61,11 +61,7 @@ def not_a_group(name: str, value: object) -> ConfigError:
 
 
 def explain(message: str, types: Mapping[str, object]) -> ConfigError:
-    """The error that jsonargparse's ``message`` is about; the message on one line if not known.
-
-    Args:
-        message: What jsonargparse says.
-        types: The type of every option of the command, by its name.
+    """The error for jsonargparse's ``message``, given the type of every option by its name.
 
     >>> explain("unrecognized arguments: --agens 3", {"agents": int})
     ConfigError("unknown setting 'agens': did you mean 'agents'?")
@@ -79,10 +75,6 @@ def explain(message: str, types: Mapping[str, object]) -> ConfigError:
 _Types = Mapping[str, object]
 
 
-def _unknown(types: _Types, name: str) -> ConfigError:
-    return unknown_setting(name, types)
-
-
 def _unexpected(_: _Types, word: str) -> ConfigError:
     way = f"--config {word}" if word.endswith((".yaml", ".yml")) else "--NAME VALUE"
     return ConfigError(f"unexpected '{word}': a setting is written {way}")
@@ -93,39 +85,38 @@ def _no_value(types: _Types, name: str) -> ConfigError:
     return ConfigError(f"setting '{name}' has no value{rule}")
 
 
-def _missing(_: _Types, name: str) -> ConfigError:
-    return ConfigError(f"setting '{name.rpartition('.')[2]}' is missing: see --help")
-
-
-def _bad_file(_: _Types, problem: str) -> ConfigError:
-    return ConfigError(f"setting 'config': {' '.join(problem.split())}")
-
-
-def _bad_group(_: _Types, name: str, value: str) -> ConfigError:
-    return not_a_group(name, value)
-
-
-def _bad_value(types: _Types, name: str, value: str) -> ConfigError:
-    return wrong_type(name, value, types.get(name))
-
-
 def _unknown_command(_: _Types, name: str, commands: str) -> ConfigError:
     hint = did_you_mean(name, re.findall(r"\w+", commands))
     return ConfigError(f"unknown command '{name}': {hint}")
 
 
-def _no_command(_: _Types, commands: str) -> ConfigError:
-    return ConfigError(f"no command: one of {commands.replace(',', ', ')}; see 'dimat --help'")
+def _said(text: str) -> Callable[..., ConfigError]:
+    """What makes an error of a text, with the part of the message in it, on one line."""
+    return lambda types, found: ConfigError(text.format(" ".join(found.split())))
 
 
 _COMPLAINTS: tuple[tuple[str, Callable[..., ConfigError]], ...] = (
-    (r"unrecognized arguments: --([^\s=]+)", _unknown),
+    (r"unrecognized arguments: --([^\s=]+)", lambda types, name: unknown_setting(name, types)),
     (r"unrecognized arguments: (\S+)", _unexpected),
     (r"argument --(\S+): expected one argument", _no_value),
-    (r"arguments are required: ([^\s,]+)", _missing),
+    (
+        r"arguments are required: (?:[^\s,]+\.)?([^\s,]+)",
+        _said("setting '{}' is missing: see --help"),
+    ),
     (r"invalid choice: '(.*?)' \(choose from (.*)\)", _unknown_command),
-    (r"to be one of \{(.*)\}, but it was not provided", _no_command),
-    (r'^Parser key "config": (.*)', _bad_file),
-    (r"^Parser key \"(.+?)\":\s+Unable to load config '(.*?)'", _bad_group),
-    (r'^Parser key "(.+?)":.*?(?:Got|Given) value: (.*)', _bad_value),
+    (
+        r"to be one of \{(.*)\}, but it was not provided",
+        lambda _, found: ConfigError(
+            f"no command: one of {found.replace(',', ', ')}; see 'dimat --help'"
+        ),
+    ),
+    (r'^Parser key "config": (.*)', _said("setting 'config': {}")),
+    (
+        r"^Parser key \"(.+?)\":\s+Unable to load config '(.*?)'",
+        lambda _, name, value: not_a_group(name, value),
+    ),
+    (
+        r'^Parser key "(.+?)":.*?(?:Got|Given) value: (.*)',
+        lambda types, name, value: wrong_type(name, value, types.get(name)),
+    ),
 )

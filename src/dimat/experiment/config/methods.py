@@ -16,12 +16,7 @@ from dimat.methods import METHODS, Method
 
 
 def make_method(config: RunConfig, name: str | None = None, *, apart: bool = False) -> Method:
-    """A method of a run.
-
-    Args:
-        config: Of the run.
-        name: Of the method; that of the run if None.
-        apart: Whether agents may miss each other, so that no step can need all of them.
+    """A method of a run, ``config.method`` if not named, for agents that may be ``apart``.
 
     Raises:
         ConfigError: If there is no such method, or a setting or option does not suit it.
@@ -72,7 +67,7 @@ def check_options(config: RunConfig) -> None:
 def _value(
     config: RunConfig, name: str, kind: type[Method], own: Field[Any], *, apart: bool
 ) -> object:
-    """The value of a parameter that is a setting."""
+    """Value of a parameter that is a setting."""
     setting, equals = own.metadata["setting"], own.metadata.get("equals")
     if setting not in setting_types():
         raise ConfigError(

@@ -166,16 +166,30 @@ def settings_parser(
         metavar="FILE.yaml",
         help="Settings from a file; options after it override them.",
     )
-    parser.add_class_arguments(RunConfig, as_group=False)
+    add_settings(parser, RunConfig, {field.name for field in dataclasses.fields(RunConfig)})
     for action in parser._actions:
-        if (kind := annotated_types().get(action.dest)) is not None:
-            action._typehint = without_rules(kind)  # type: ignore[attr-defined]
-            action.help = with_range(str(action.help), kind)
         if isinstance(action.default, bool):  # --overwrite alone means --overwrite true
             action.nargs, action.const = "?", True
         if action.dest in _GROUPS:  # a group is set by its parts
             action.help = argparse.SUPPRESS
     return parser
+
+
+def add_settings(parser: Parser, config: Any, names: Collection[str]) -> None:
+    """Add an option for each of some settings of a dataclass; its help has the range of its type.
+
+    Args:
+        parser: The parser.
+        config: The dataclass, whose docstring has the help.
+        names: The settings.
+    """
+    before = len(parser._actions)
+    others = {field.name for field in dataclasses.fields(config)} - {*names}
+    parser.add_class_arguments(config, as_group=False, skip=others)
+    for action in parser._actions[before:]:
+        if (kind := annotated_types(config).get(action.dest)) is not None:
+            action._typehint = without_rules(kind)  # type: ignore[attr-defined]
+            action.help = with_range(str(action.help), kind)
 
 
 @cache

@@ -16,12 +16,7 @@ _DEVICE = r"cpu|cuda(?::\d{1,4})?"
 
 
 def check_path(setting: str, given: str, *, spare: int = 0) -> Path:
-    """The path that ``given`` is, if a file system can have one of that name.
-
-    Args:
-        setting: What it was given for, for the message.
-        given: A file or a folder.
-        spare: Bytes that are added to its last name while it is written.
+    """The path that ``given`` is, if a file system can have one with ``spare`` bytes added.
 
     Raises:
         ConfigError: If it is empty, or has characters or a length that none can have.
@@ -47,11 +42,7 @@ def check_path(setting: str, given: str, *, spare: int = 0) -> Path:
 
 
 def check_source(setting: str, given: str) -> None:
-    """Refuse a source of images whose file or folder no file system can have.
-
-    Args:
-        setting: What it was given for, for the message.
-        given: Such as ``npz:PATH``.
+    """Refuse a source of images, such as ``npz:PATH``, whose path no file system can have.
 
     Raises:
         ConfigError: As :func:`check_path` does.
@@ -76,11 +67,7 @@ def check_device(setting: str, given: str) -> None:
 
 
 def check_host(setting: str, given: str) -> str:
-    """The address, if it is one: of IPv4, of IPv6, or the name of a machine.
-
-    Args:
-        setting: What it was given for, for the message.
-        given: The address; one of IPv6 may stand in brackets.
+    """The address, if it is one: of IPv4, of IPv6 (maybe in brackets), or a machine's name.
 
     Raises:
         ConfigError: If it is something else, such as a URL.
@@ -95,12 +82,7 @@ def check_host(setting: str, given: str) -> str:
 
 
 def endpoint(setting: str, given: str, *, any_port: bool = False) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``; an IPv6 address is written in brackets.
-
-    Args:
-        setting: What it was given for, for the message.
-        given: The text.
-        any_port: Whether port 0 may be given, which is any that is free.
+    """Host and port of ``HOST:PORT``; an IPv6 address is in brackets, port 0 is any that is free.
 
     Raises:
         ConfigError: If it is something else.

@@ -1,4 +1,4 @@
-"""Reading what to compare: a YAML file, and what the command line says differently.
+"""A comparison read from a YAML file and from what the command line says differently.
 
 The file holds settings, as ``dimat run --config`` reads them, and may hold a group ``compare``:
 
@@ -37,7 +37,7 @@ _MOST_SEEDS = 100_000
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line asks for, as text; it overrides the file.
+    """Texts of a command line, which override the file.
 
     Args:
         methods: Names, with commas between; as in the file if None.
@@ -53,15 +53,10 @@ class Overrides:
 
 
 def read_spec(path: Path, wishes: Overrides | None = None) -> Spec:
-    """What to compare.
+    """The comparison of a YAML file, with what is overridden.
 
-    Args:
-        path: A YAML file.
-        wishes: What is different from the file.
-
-    Returns:
-        The comparison. Methods, where neither names them, are the method and the controls of the
-        file; seeds are its one seed.
+    Methods, where neither names them, are the method and the controls of the file; seeds are its
+    one seed.
 
     Raises:
         ConfigError: For the first thing that is wrong; what is wrong in the file is said of it.
@@ -87,7 +82,7 @@ def read_spec(path: Path, wishes: Overrides | None = None) -> Spec:
 
 
 def read_out(path: Path) -> Path:
-    """Where a comparison is written to if nothing else is said: ``runs/compare-STEM``.
+    """Folder of a comparison if no other is given: ``runs/compare-STEM``.
 
     For a ``comparison.yaml`` it is the folder that holds it.
     """

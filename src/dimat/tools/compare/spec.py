@@ -1,4 +1,4 @@
-"""What is compared: methods, over seeds, over a grid of settings."""
+"""A comparison as a value: methods, seeds, and a grid of settings."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ class Cell:
     """One run of a comparison, of all its methods.
 
     Args:
-        name: Such as ``topology.name=ring,seed=0``; its folder is called so.
-        point: Its grid point.
-        seed: Its seed.
-        config: Its settings; ``out`` is not among them.
+        name: Name of its folder, such as ``topology.name=ring,seed=0``.
+        point: Grid point.
+        seed: Seed.
+        config: Settings of the run; ``out`` is not among them.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Cell:
 
 
 def expand(spec: Spec) -> tuple[Cell, ...]:
-    """All cells: the grid in the order given, and all seeds of a point before the next point."""
+    """The cells of a comparison: in the order of the grid, all seeds before the next point."""
     return tuple(
         Cell(point_name({**point, "seed": seed}), point, seed, spec.config(point, seed))
         for point in spec.points
@@ -105,7 +105,7 @@ def expand(spec: Spec) -> tuple[Cell, ...]:
 
 
 def canonical(spec: Spec) -> dict[str, object]:
-    """All that decides what is computed, by name, as JSON and YAML have it."""
+    """Values of all settings that decide what is computed, by name, as JSON has them."""
     grid = {f"grid.{name}": [_plain(v) for v in values] for name, values in spec.grid.items()}
     axes = {"methods": list(spec.methods), "seeds": list(spec.seeds)}
     varied = {*spec.grid, *ELSEWHERE}
@@ -129,11 +129,7 @@ def difference(ours: Spec, theirs: Spec) -> str | None:
 
 
 def refuse_elsewhere(name: str, given: str) -> None:
-    """Refuse a setting that a comparison sets itself.
-
-    Args:
-        name: The setting.
-        given: What to call it.
+    """Refuse a setting, ``given`` under some name, that a comparison sets itself.
 
     Raises:
         ConfigError: With the way out.

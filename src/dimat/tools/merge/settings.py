@@ -7,19 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dimat.experiment.config import kinds
 from dimat.experiment.config.places import check_path
-from dimat.experiment.config.value_types import (
-    Classes,
-    Device,
-    FilePath,
-    Norm,
-    PositiveCount,
-    Seed,
-    Shortcut,
-    Source,
-    Threads,
-    Width,
-)
 
 _SPARE = len(".partial")  # what is added to a file's name while it is written
 WrittenPath = Annotated[str, partial(check_path, spare=_SPARE)]
@@ -31,17 +20,17 @@ class AlignConfig:
 
     Args:
         parents: Checkpoint files; the first one's unit order is the reference.
-        out: Safetensors file to write.
-        model: A built-in model's name, or ``package.module:factory``.
-        data: ``digits`` or ``npz:PATH``; the training images are looked at, without labels.
+        out: The .safetensors file to write.
+        model: Built-in, or package.module:factory.
+        data: digits, npz:PATH, folder:PATH or hf:NAME; labels are for testing only.
         width: Multiplier of a built-in model's channels.
         shortcut: Shortcuts of ResNets where the shape changes.
         norm: Normalization of ResNets.
-        classes: Width of the output; that of the labels if None.
-        normalize: ``MEAN/STD`` of images in [0, 1], one number or one a channel, separated by
-            commas; dimat's own, 0.5/0.25, if None.
-        method: Name of a matcher.
-        images: Number of training images that are looked at, at most.
+        classes: Width of the output; that of the labels if null.
+        normalize: MEAN/STD of images in [0, 1], numbers or one a channel:
+            .49,.48,.45/.25,.24,.26; 0.5/0.25 if null.
+        method: How units are matched.
+        images: Training images looked at, at most.
         batch_size: Images a forward pass.
         device: cpu, cuda, or cuda:N.
         threads: Threads PyTorch may use on the CPU.
@@ -50,21 +39,21 @@ class AlignConfig:
         imports: Modules that register matchers, combiners and sources of your own.
     """
 
-    parents: tuple[FilePath, ...]
+    parents: tuple[kinds.FilePath, ...]
     out: WrittenPath
     model: str
-    data: Source
-    width: Width = 1.0
-    shortcut: Shortcut = "conv3"
-    norm: Norm = "batch"
-    classes: Classes | None = None
+    data: kinds.Source
+    width: kinds.Width = 1.0
+    shortcut: kinds.Shortcut = "conv3"
+    norm: kinds.Norm = "batch"
+    classes: kinds.Classes | None = None
     normalize: str | None = None
     method: str = "activations"
-    images: PositiveCount = 2000
-    batch_size: PositiveCount = 250
-    device: Device = "cpu"
-    threads: Threads = 2
-    seed: Seed = 0
+    images: kinds.PositiveCount = 2000
+    batch_size: kinds.PositiveCount = 250
+    device: kinds.Device = "cpu"
+    threads: kinds.Threads = 2
+    seed: kinds.Seed = 0
     overwrite: bool = False
     imports: tuple[str, ...] = ()
 
@@ -84,10 +73,10 @@ class MergeConfig(AlignConfig):
     """One merge of two or more checkpoints; its settings beside those of :class:`AlignConfig`.
 
     Args:
-        combine: Name of a combiner.
-        weights: Weight of each parent, >= 0, summing to 1; equal if empty.
-        recalibration: BatchNorm statistics afterwards, as in :func:`dimat.merge`.
-        report: JSON file to write; ``out`` with the suffix .json if None.
+        combine: How aligned networks are combined.
+        weights: One per parent, >= 0, summing to 1; equal by default.
+        recalibration: BatchNorm statistics afterwards; auto: unless the combiner fits them.
+        report: JSON file to write; --out as .json if null.
         evaluate: Whether parents and merged networks are tested; if not, no labels are needed.
     """
 
