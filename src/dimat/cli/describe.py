@@ -20,13 +20,7 @@ _SAMPLED_TIMES = 100
 
 
 def describe(title: str, network: Network, state_bytes: int) -> RenderableType:
-    """Neighbors, mixing matrices, how fast they mix, and what is sent.
-
-    Args:
-        title: What to call it.
-        network: Graph and mixing matrix; of one that varies, the first few.
-        state_bytes: Bytes of one state; every agent sends one to each of its listeners.
-    """
+    """Tables of neighbors, the first mixing matrices, how fast they mix, and the bytes sent."""
     parts: list[RenderableType] = [Text(title, style="bold"), _facts(network, state_bytes)]
     if network.period == 1:
         topology = network.at(0)
@@ -54,7 +48,7 @@ def _facts(network: Network, state_bytes: int) -> Table:
 
 
 def _messages(network: Network) -> float:
-    """How many states are sent at a time; the mean, if the network varies."""
+    """Number of states sent at a time; the mean, if the network varies."""
     graphs = [network.at(time).graph for time in range(network.period or _SAMPLED_TIMES)]
     edges = sum(graph.number_of_edges() for graph in graphs) / len(graphs)
     return edges if network.directed else 2 * edges
@@ -72,7 +66,7 @@ def _shown(agents: int) -> list[int | None]:
 
 
 def _neighbors(topology: Topology, state_bytes: int) -> Table:
-    """Whom each agent hears, by whom it is heard if that may be others, and what it sends."""
+    """Table of whom each agent hears, by whom it is heard if by others, and what it sends."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("agent", justify="right")
     columns = ["hears", "heard by"] if topology.directed else ["neighbors"]
@@ -90,7 +84,7 @@ def _neighbors(topology: Topology, state_bytes: int) -> Table:
 
 
 def _hearing(network: Network, times: range) -> Table:
-    """Whom each agent hears at the first few times."""
+    """Table of whom each agent hears at the first few times."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("agent", justify="right")
     for time in times:
@@ -138,7 +132,7 @@ def _weight(value: float) -> str:
 
 
 def describe_symmetry(title: str, symmetry: Symmetry) -> RenderableType:
-    """Groups with sizes and members, coverage, order, and what is pinned and why."""
+    """Tables of a symmetry: coverage, order, groups with their members, pins with the reason."""
     facts = Table.grid(padding=(0, 2))
     facts.add_row("coverage", f"{100 * symmetry.coverage:.2f} % of the state's entries can move")
     facts.add_row("order", f"2^{symmetry.log2_order:.1f}")

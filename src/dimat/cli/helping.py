@@ -31,13 +31,7 @@ _NARROWEST, _WIDEST = 60, 100
 
 
 def short_help(command: str, parser: Parser, first: Mapping[str, str]) -> str:
-    """What ``--help`` says; ``--help all`` says everything.
-
-    Args:
-        command: Such as ``dimat run``.
-        parser: Of the command.
-        first: One line on each of the options to name first.
-    """
+    """Text of ``--help``, with a line on each of the options to name ``first``."""
     calls = [_call(parser, name) for name in first]
     column = max(map(len, calls)) + 2
     told = [f"{text}{_also(name)}" for name, text in first.items()]
@@ -55,7 +49,7 @@ def short_help(command: str, parser: Parser, first: Mapping[str, str]) -> str:
 
 
 def _also(name: str) -> str:
-    """What others have added to the names of an option."""
+    """Names that others have added to the values of an option."""
     setting = spelled(name, setting_types())
     return also(setting) if setting in GROUPS else ""
 

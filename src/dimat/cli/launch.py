@@ -1,4 +1,4 @@
-"""Whether this process is one of several that ``torchrun`` started for one run, and which."""
+"""Launch of a command: the processes of ``torchrun``, and what is set for each of them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ STOPPED = 3  # exit code of what stopped as it was told to, with more to do
 
 @contextmanager
 def world_of(config: RunConfig) -> Iterator[World]:
-    """The processes that agents are spread over: those of ``torchrun``, or this one alone.
-
-    Args:
-        config: Of the run.
+    """World of processes that agents are spread over: those of ``torchrun``, or this one alone.
 
     Raises:
         ConfigError: If the environment is not as ``torchrun`` sets it.
@@ -65,7 +62,7 @@ def restarted() -> bool:
 
 
 def settle() -> None:
-    """What a command sets for its whole process, which is its own; before PyTorch is imported.
+    """Settings of the whole process of a command, made before PyTorch is imported.
 
     C++ says nothing of lost connections, as we say it ourselves. Memory that a step frees is kept
     for the next. Threads that wait for work sleep, where OpenMP would have them compute: on cores

@@ -24,11 +24,11 @@ def add_checkpoint_options(parser: Parser) -> None:
 
 
 class SettingsLater(Parser):
-    """A parser that leaves ``--SETTING VALUE`` and ``--grid.SETTING VALUES`` for later.
+    """Parser that leaves ``--SETTING VALUE`` and ``--grid.SETTING VALUES`` for later.
 
     Args:
-        own: The names of its own options that have values.
-        rest: As an ``ArgumentParser`` takes it.
+        own: Names of the options of its own that have values.
+        rest: Further arguments of ``ArgumentParser``.
     """
 
     def __init__(self, own: Sequence[str] = (), **rest: Any) -> None:
@@ -57,7 +57,7 @@ class SettingsLater(Parser):
 
 
 def _spelled(name: str, own: Sequence[str]) -> str:
-    """One of its own options, a setting, or ``grid.`` and a setting."""
+    """Name of an option of the command, of a setting, or ``grid.`` and a setting, as known."""
     grid, dot, setting = name.partition("grid.") if name.startswith("grid.") else ("", "", name)
     return f"{grid}{dot}{spelled(spelled(setting, own), setting_types())}"
 
@@ -71,7 +71,7 @@ def _known(own: Sequence[str], name: str) -> str:
 
 
 def _value(name: str, word: str, rest: Iterator[str]) -> str:
-    """What follows ``=``, or the next word."""
+    """Value of an option: the text after ``=``, or the next word."""
     value = word.partition("=")[2] if "=" in word else next(rest, "--")
     if value.startswith("--"):
         raise ConfigError(f"setting '{name}' has no value: write --{name} VALUE")

@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """While inside, SIGTERM raises ``KeyboardInterrupt`` in the main thread."""
+    """Let SIGTERM raise ``KeyboardInterrupt`` in the main thread, during the body."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

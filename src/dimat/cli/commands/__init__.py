@@ -1,1 +1,1 @@
-"""The commands, one a file: a summary, a parser, and what is done."""
+"""Commands, one a file: a summary, a parser, and a function that executes."""

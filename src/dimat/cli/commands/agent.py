@@ -1,4 +1,4 @@
-"""``dimat agent``."""
+"""The command ``dimat agent``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAME = r"[\w.+:@-]{1,100}"
 
 
 def parser() -> Parser:
-    """Every setting of a run, and where the others are."""
+    """Parser of every setting of a run, and of where the other agents are."""
     own = settings_parser(
         usage="dimat agent --config FILE --id I --store HOST:PORT\n"
         "                   [--interface ADDRESS] [--SETTING VALUE ...]",
@@ -46,7 +46,7 @@ def parser() -> Parser:
 
 
 def _first() -> dict[str, str]:
-    """What to say first of the options: without controls, which agents by themselves have not."""
+    """Options that the short help names first: no controls, which single agents have not."""
     own = {
         "id": "number of this agent, from 0",
         "store": "HOST:PORT of 'dimat store'",
@@ -56,7 +56,7 @@ def _first() -> dict[str, str]:
 
 
 def execute(settings: Namespace) -> None:
-    """Run it, and print the table and the folder."""
+    """Run the agent, and print the table and the folder."""
     atexit.register(gc.freeze)  # else all of PyTorch is looked through in the end: 1.3 s of CPU
     own = {name: settings.pop(name) for name in _OWN}
     if own["interface"] is not None:
@@ -92,7 +92,7 @@ def execute(settings: Namespace) -> None:
 
 @contextmanager
 def _ending() -> Iterator[None]:
-    """After what is inside, the process ends with its exit code though a link hangs."""
+    """End the process with its exit code after the body, though a link hangs."""
     code = 1
     try:
         yield
@@ -108,7 +108,7 @@ def _ending() -> Iterator[None]:
 
 
 def _leave(code: int) -> None:
-    """Do not wait for a store that does not answer: the wait would end in an abort."""
+    """Leave at once if a store does not answer: a wait for it would end in an abort."""
     from dimat.exchange.network.links import lingering
 
     if lingering():

@@ -1,4 +1,4 @@
-"""``dimat align``."""
+"""The command ``dimat align``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUMMARY = "put the units of a checkpoint in another one's order"
 
 
 def parser() -> Parser:
-    """Its options."""
+    """Parser of the options of the command."""
     own = Parser(
         usage="dimat align A B --model MODEL --data SOURCE --out FILE [--OPTION VALUE ...]",
         description="Write checkpoint B with its units in the order of A's; its function stays.",

@@ -1,4 +1,4 @@
-"""``dimat compare``."""
+"""The command ``dimat compare``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Jobs = Annotated[int, Range(ge=1), Range(le=1000)]
 
 
 def parser() -> Parser:
-    """Its options."""
+    """Parser of the options of the command."""
     own = SettingsLater(
         _OWN,
         usage="dimat compare FILE.yaml [--methods A,B] [--seeds 0..4] [--grid.SETTING A,B] "
@@ -47,7 +47,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Run what is missing, and print the tables and where the folder is."""
+    """Run the cells that are missing, and print the tables and where the folder is."""
     path = check_path("base", options.base)
     check("jobs", options.jobs, Jobs)
     wishes = Overrides(options.methods, options.seeds, **options.given)
@@ -69,6 +69,6 @@ def execute(options: Namespace) -> None:
 
 
 def _failed(failures: Mapping[str, str], cells: int) -> str:
-    """One line on all cells that failed."""
+    """Errors of all cells that failed, in one line."""
     each = "; ".join(f"cell '{name}': {error}" for name, error in failures.items())
     return f"{len(failures)} of {cells} cells failed, and the same command tries again: {each}"

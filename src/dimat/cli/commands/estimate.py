@@ -1,4 +1,4 @@
-"""``dimat estimate``."""
+"""The command ``dimat estimate``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OWN = ("config", "assume", "json", "no-calibrate", "help")
 
 
 def parser() -> Parser:
-    """Its options."""
+    """Parser of the options of the command."""
     own = SettingsLater(
         _OWN,
         usage="dimat estimate [FILE.yaml | --config FILE.yaml] [--SETTING VALUE ...] "
@@ -51,7 +51,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Work it out, and print it."""
+    """Estimate the run, and print the tables."""
     config, cells = _wanted(options)
     if options.no_calibrate:
         config = dataclasses.replace(config, device="cpu")  # none is used
@@ -75,7 +75,7 @@ def execute(options: Namespace) -> None:
 
 
 def _wanted(options: Namespace) -> tuple[RunConfig, int]:
-    """The settings, and how many runs the comparison has that they begin."""
+    """Settings of the run, and the number of runs of the comparison that begins with it."""
     from dimat.experiment.config.access import typed, with_setting
     from dimat.tools.compare.read import read_spec
 

@@ -1,4 +1,4 @@
-"""``dimat merge``."""
+"""The command ``dimat merge``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUMMARY = "merge checkpoints of one model into one"
 
 
 def parser() -> Parser:
-    """Its options."""
+    """Parser of the options of the command."""
     own = Parser(
         usage="dimat merge A B [C ...] --model MODEL --data SOURCE --out FILE [--OPTION VALUE ...]",
         description="Align checkpoints of one model to the first, combine them into one, test it.",

@@ -1,4 +1,4 @@
-"""``dimat resume``."""
+"""The command ``dimat resume``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUMMARY = "go on with a run that was stopped"
 
 
 def parser() -> Parser:
-    """Its options."""
+    """Parser of the options of the command."""
     own = Parser(
         usage="dimat resume RUN [--max_wall_s S]",
         description="Go on with a run that was stopped, from its last checkpoint: on the CPU the "
@@ -29,7 +29,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Go on, and print the table and the folder: in the first process, if there are several."""
+    """Go on with the run, and print, in the first process, the table and the folder."""
     folder, limit = check_path("run", options.run), options.max_wall_s
     from dimat.experiment.progress import LiveProgress
     from dimat.experiment.run import begun, resume

@@ -1,4 +1,4 @@
-"""``dimat run``."""
+"""The command ``dimat run``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUMMARY = "train, merge and evaluate agents"
 
 
 def parser() -> Parser:
-    """Every setting of a run."""
+    """Parser of every setting of a run."""
     own = settings_parser(
         "dimat run [--config FILE.yaml] [--SETTING VALUE ...]\n"
         "       dimat run --resume RUN [--max_wall_s S]"
@@ -76,7 +76,7 @@ def execute(settings: Namespace) -> None:
 
 
 def show(result: RunResult) -> None:
-    """The table, and where the run folder is."""
+    """Print the table of results, and where the run folder is."""
     from dimat.experiment.tables import results_table
 
     console = Console()

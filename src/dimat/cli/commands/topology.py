@@ -1,4 +1,4 @@
-"""``dimat topology``."""
+"""The command ``dimat topology``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUMMARY = "print a graph and what it costs"
 
 
 def parser() -> Parser:
-    """Its options."""
+    """Parser of the options of the command."""
     own = Parser(
         usage="dimat topology NAME [--agents N] [--OPTION VALUE ...]",
         description="Print a graph, its mixing matrix, its spectral gap and its bytes per round.",
@@ -39,7 +39,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Build and print it."""
+    """Build the topology, and print it."""
     config = _config(options)
     validate(config)
     from dimat.cli.describe import describe

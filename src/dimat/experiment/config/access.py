@@ -1,4 +1,4 @@
-"""Settings by name: typed values, put into a config, shown in the name of a folder."""
+"""Settings by name: their typed values, a config with one changed, names of folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST = 180  # file systems take names of 255 bytes
 
 
 def check_name(name: str, value: object = None) -> None:
-    """Refuse a name that is no setting, but unknown or a group, with the value given for it.
+    """Refuse the name, given with a value, of a group of settings or of no setting.
 
     Raises:
         ConfigError: With the closest name, or the parts of the group.
@@ -32,7 +32,7 @@ def check_name(name: str, value: object = None) -> None:
 
 
 def typed(name: str, value: object) -> object:
-    """A value of the setting ``name`` as its type has it, from that of YAML or from text.
+    """A value of a setting in its type, from YAML or from text.
 
     Raises:
         ConfigError: If there is no such setting, or the value is not of its type.

@@ -20,7 +20,7 @@ OPTIMIZERS: tuple[str, ...] = ("sgd", "msgd", "adam", "adamw")
 
 @dataclass(frozen=True)
 class TopologyConfig:
-    """The graph that agents merge over, and how much each listens to whom.
+    """Graph that agents merge over, and its mixing matrix.
 
     Args:
         name: ring, full, star, torus, exponential, bipartite; random-regular, erdos-renyi;
@@ -29,7 +29,7 @@ class TopologyConfig:
         path: File with one edge "i j" a line, for name=edges.
         directed: In that file, "i j" means only that j hears i.
         degree: Neighbors of every agent, for name=random-regular.
-        probability: Of every edge, for name=erdos-renyi.
+        probability: Probability of every edge, for name=erdos-renyi.
         mixing: auto (push on directed graphs, metropolis on others), metropolis (any undirected
             graph), uniform (regular graphs), shard-size (the mean is weighted by the number of
             training images), or push (everyone splits what it has equally: keeps the sum).
@@ -53,7 +53,7 @@ class TopologyConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Images, and how they are dealt out to the agents.
+    """Images, and their split among the agents.
 
     Args:
         source: digits; npz:PATH with train_x, train_y, test_x, test_y (NHWC images, int labels);
@@ -108,7 +108,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class MatchingConfig:
-    """How units are matched before a merge.
+    """Matching of units before a merge.
 
     Args:
         images: Local training images that activations are measured on.
@@ -139,7 +139,7 @@ class MatchingConfig:
 
 @dataclass(frozen=True)
 class MergingConfig:
-    """How dimat combines states once they are aligned.
+    """Combination of aligned states, in dimat.
 
     Args:
         combine: average (the paper's), repair or regression.
@@ -207,11 +207,11 @@ class RecalibrationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What a run can go on from after it was stopped; see ``dimat resume``.
+    """Checkpoints, from which a stopped run goes on; see ``dimat resume``.
 
     Args:
         every: Rounds between checkpoints; 0: none.
-        keep: How many of the last are kept.
+        keep: Number of last checkpoints that are kept.
     """
 
     every: kinds.Count = 1
@@ -223,7 +223,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class DiagnosticsConfig:
-    """What an observer of all agents measures beside accuracy, in every round that is evaluated.
+    """Measurements beside accuracy, by an observer of all agents, in every evaluated round.
 
     Args:
         barrier_images: Test images for the loss barrier between neighbors; 0: not measured, as it
@@ -238,7 +238,7 @@ class DiagnosticsConfig:
 
 @dataclass(frozen=True)
 class ExchangeConfig:
-    """How messages travel.
+    """Transport of messages, and what becomes of neighbors that are silent or wrong.
 
     Args:
         precision: float32, or bfloat16: float32 entries of messages travel as bfloat16, at half

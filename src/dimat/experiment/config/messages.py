@@ -41,7 +41,7 @@ def setting_types() -> Mapping[str, object]:
 
 
 def unknown_setting(name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a setting there is none of: with the closest name, not with all forty.
+    """The error for an unknown setting, with the closest name, not with all forty.
 
     >>> unknown_setting("lr", ["agents", "optimizer.name", "optimizer.lr"])
     ConfigError("unknown setting 'lr': did you mean 'optimizer.lr'?")
@@ -91,7 +91,7 @@ def _unknown_command(_: _Types, name: str, commands: str) -> ConfigError:
 
 
 def _said(text: str) -> Callable[..., ConfigError]:
-    """What makes an error of a text, with the part of the message in it, on one line."""
+    """Function that makes the error of a text, with the words found put in, on one line."""
     return lambda types, found: ConfigError(text.format(" ".join(found.split())))
 
 

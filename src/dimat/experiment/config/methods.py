@@ -40,7 +40,7 @@ def make_method(config: RunConfig, name: str | None = None, *, apart: bool = Fal
 
 
 def options_of(kind: type[Method]) -> list[str]:
-    """The parameters of a class of methods that are no settings of a run."""
+    """Parameters of a class of methods, without those that are settings of a run."""
     return [own.name for own in fields(kind) if own.init and "setting" not in own.metadata]
 
 

@@ -1,4 +1,4 @@
-"""Filling a :class:`RunConfig` from a YAML file and from the command line: one parser for both."""
+"""One parser of a :class:`RunConfig`, for YAML files and for the command line."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _GROUPS: dict[str, Any] = {
 
 
 class _Quoting(yaml.SafeDumper):
-    """All text in quotes: a bare 0E0 is text to PyYAML and a number to jsonargparse."""
+    """YAML dumper that quotes all text: a bare 0E0 is a number to jsonargparse."""
 
 
 _Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar(_TEXT, text, style='"'))
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser, with errors of one line raised as :class:`ConfigError`.
+    """jsonargparse's parser, whose errors have one line and are raised as :class:`ConfigError`.
 
     Attributes:
         short_help: What ``--help`` says where ``--help all`` says everything; None: no difference.
@@ -104,7 +104,7 @@ class Parser(ArgumentParser):
             self.exit()
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help; where a name is asked for, those that others have added are in it."""
+        """The help, with the names that others have added to a registry."""
         for action in self._actions:
             if action.dest in GROUPS and isinstance(action.help, str):
                 told = action.help.partition(_ALSO)[0]
@@ -135,7 +135,7 @@ def _plain_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:
 
 
 def also(setting: str) -> str:
-    """What others have added to the names of a setting, as help says it; empty if nothing."""
+    """Names that others have added to the values of a setting, as help has them; or empty."""
     names = added_names(GROUPS[setting])
     return f"{_ALSO}{', '.join(names)}" if names else ""
 
@@ -176,13 +176,7 @@ def settings_parser(
 
 
 def add_settings(parser: Parser, config: Any, names: Collection[str]) -> None:
-    """Add an option for each of some settings of a dataclass; its help has the range of its type.
-
-    Args:
-        parser: The parser.
-        config: The dataclass, whose docstring has the help.
-        names: The settings.
-    """
+    """Add options for settings of a dataclass; help is that of its docstring, and the range."""
     before = len(parser._actions)
     others = {field.name for field in dataclasses.fields(config)} - {*names}
     parser.add_class_arguments(config, as_group=False, skip=others)
@@ -226,11 +220,11 @@ def config_from(
     given: RunConfig | Mapping[str, object] | str | os.PathLike[str] | None,
     changes: Mapping[str, object],
 ) -> RunConfig:
-    """The config that a caller means.
+    """Config from what a caller gives.
 
     Args:
-        given: It, settings by name as in a YAML file (``"optimizer.lr"`` too), the path of such a
-            file, or None for the defaults.
+        given: A config, settings by name as in a YAML file (``"optimizer.lr"`` too), the path of
+            such a file, or None for the defaults.
         changes: Settings by name that replace those; of a group those parts that are given.
 
     Raises:

@@ -67,7 +67,7 @@ def check_device(setting: str, given: str) -> None:
 
 
 def check_host(setting: str, given: str) -> str:
-    """The address, if it is one: of IPv4, of IPv6 (maybe in brackets), or a machine's name.
+    """Address of IPv4, of IPv6 (maybe in brackets), or a machine's name, without brackets.
 
     Raises:
         ConfigError: If it is something else, such as a URL.
@@ -101,7 +101,7 @@ def endpoint(setting: str, given: str, *, any_port: bool = False) -> tuple[str, 
 
 
 def _host(text: str) -> str | None:
-    """What is left of an address without its brackets; None if it is none."""
+    """Address without its brackets; None if the text is no address."""
     inside = text.removeprefix("[").removesuffix("]")
     if ":" in inside:
         return inside if _is_ip(inside) else None

@@ -23,7 +23,7 @@ _LONGEST = 120  # characters of a value in a message
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Interval of numbers; as text, what a number in it is.
+    """Interval of numbers; its text is the rule for a number in it.
 
     Args:
         gt: Lower end, itself outside.
@@ -47,14 +47,11 @@ class Range:
     slip: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return all(
-            end is None or holds(value, end)
-            for end, holds in (
-                (self.gt, operator.gt),
-                (self.ge, operator.ge),
-                (self.lt, operator.lt),
-                (self.le, operator.le),
-            )
+        return (
+            (self.gt is None or value > self.gt)
+            and (self.ge is None or value >= self.ge)
+            and (self.lt is None or value < self.lt)
+            and (self.le is None or value <= self.le)
         )
 
     def __str__(self) -> str:
@@ -129,14 +126,12 @@ def range_of(kind: object) -> str:
 
 
 def with_range(text: str, kind: object) -> str:
-    """The help of an option, with the range that its type has.
+    """Help of an option, with the range of its type.
 
-    >>> with_range("Epochs.", Annotated[int, Range(ge=1)]), with_range("free text", str)
-    ('Epochs. Must be >= 1.', 'free text')
+    >>> with_range("Epochs.", Annotated[int, Range(ge=1)]), with_range("Text.", str)
+    ('Epochs. Must be >= 1.', 'Text.')
     """
-    if not (rule := range_of(kind)):
-        return text
-    return f"{text} Must be {rule}." if text.endswith(".") else f"{text}; {rule}"
+    return f"{text} Must be {rule}." if (rule := range_of(kind)) else text
 
 
 def _or_null(kind: object) -> str:
@@ -144,12 +139,7 @@ def _or_null(kind: object) -> str:
 
 
 def check(name: str, value: Any, kind: Any) -> None:
-    """Refuse a value that is not of a type, or breaks one of its rules.
-
-    Args:
-        name: The setting.
-        value: What was given for it; of a list each part has to keep the rules.
-        kind: The type, with its rules.
+    """Refuse a value that is not of a type, or breaks one of its rules; a list, in any part.
 
     Raises:
         ConfigError: With the first rule that is broken.

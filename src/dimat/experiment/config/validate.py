@@ -39,7 +39,7 @@ def validate(config: RunConfig) -> None:
 
 
 def check_fields(config: Any) -> None:
-    """Refuse a dataclass of settings in which one is not as its type says.
+    """Refuse settings, a dataclass, of which one is not as its type says.
 
     Raises:
         ConfigError: For the first that is of the wrong type, or breaks a rule of its type.
@@ -67,7 +67,7 @@ def _check_stop(config: RunConfig) -> None:
 
 
 def _check_stack(config: RunConfig) -> None:
-    """Autocast passes the convolutions of a stack by on a CPU: its arithmetic would be another."""
+    """Refuse a stack on a CPU whose convolutions autocast passes by, with another arithmetic."""
     if config.vectorize > 1 and config.precision == "bfloat16" and config.device == "cpu":
         rule = "1 with precision bfloat16 on a CPU, where PyTorch leaves a stack in float32"
         raise broken_rule("vectorize", config.vectorize, f"{rule}; or use --precision float32")
@@ -122,7 +122,7 @@ def _check_list(setting: str, names: tuple[str, ...], known: Collection[str]) ->
 
 
 def _check_methods(config: RunConfig) -> None:
-    """All methods can be made, and work with the optimizer."""
+    """Refuse a method that cannot be made, or does not work with the optimizer."""
     from dimat.experiment.config.methods import check_options, make_method
 
     check_options(config)

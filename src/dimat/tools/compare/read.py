@@ -37,7 +37,7 @@ _MOST_SEEDS = 100_000
 
 @dataclass(frozen=True)
 class Overrides:
-    """Texts of a command line, which override the file.
+    """Texts of a command line that override the file.
 
     Args:
         methods: Names, with commas between; as in the file if None.
@@ -53,7 +53,7 @@ class Overrides:
 
 
 def read_spec(path: Path, wishes: Overrides | None = None) -> Spec:
-    """The comparison of a YAML file, with what is overridden.
+    """Comparison of a YAML file, with its overrides.
 
     Methods, where neither names them, are the method and the controls of the file; seeds are its
     one seed.

@@ -120,7 +120,7 @@ def digest(spec: Spec) -> str:
 
 
 def difference(ours: Spec, theirs: Spec) -> str | None:
-    """The first setting in which they differ, with both values; None if in none."""
+    """First setting in which two comparisons differ, with both values; None if in none."""
     a, b = canonical(ours), canonical(theirs)
     for name in [*a, *(name for name in b if name not in a)]:
         if a.get(name) != b.get(name):
@@ -129,7 +129,7 @@ def difference(ours: Spec, theirs: Spec) -> str | None:
 
 
 def refuse_elsewhere(name: str, given: str) -> None:
-    """Refuse a setting, ``given`` under some name, that a comparison sets itself.
+    """Refuse a setting that a comparison sets itself; ``given`` is its name in the message.
 
     Raises:
         ConfigError: With the way out.
