@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from dimat.errors import ConfigError
-from dimat.experiment.config.messages import setting_types, unknown_setting
+from dimat.experiment.config.messages import is_group, setting_types, unknown_setting
 from dimat.experiment.config.parse import Parser, add_settings
 from dimat.experiment.config.spelling import spelled
 from dimat.tools.merge.settings import AlignConfig
@@ -64,9 +64,8 @@ def _spelled(name: str, own: Sequence[str]) -> str:
 
 def _known(own: Sequence[str], name: str) -> str:
     """The name, if there is a setting, or a group of settings, of it."""
-    known = setting_types()
-    if name not in known and not any(setting.startswith(f"{name}.") for setting in known):
-        raise unknown_setting(name, [*own, *known])
+    if name not in setting_types() and not is_group(name):
+        raise unknown_setting(name, [*own, *setting_types()])
     return name
 
 

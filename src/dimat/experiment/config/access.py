@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.messages import not_a_group, setting_types, unknown_setting
+from dimat.experiment.config.messages import is_group, not_a_group, setting_types, unknown_setting
 from dimat.experiment.config.parse import bare_parser
 from dimat.experiment.config.spelling import bracketed, is_list
 
@@ -24,11 +24,10 @@ def check_name(name: str, value: object = None) -> None:
     Raises:
         ConfigError: With the closest name, or the parts of the group.
     """
-    known = setting_types()
-    if any(setting.startswith(f"{name}.") for setting in known):
+    if is_group(name):
         raise not_a_group(name, value)
-    if name not in known:
-        raise unknown_setting(name, known)
+    if name not in setting_types():
+        raise unknown_setting(name, setting_types())
 
 
 def typed(name: str, value: object) -> object:

@@ -54,6 +54,11 @@ def unknown_setting(name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown setting '{name}': {hint}")
 
 
+def is_group(name: str) -> bool:
+    """Whether a name is that of a group of settings."""
+    return any(setting.startswith(f"{name}.") for setting in setting_types())
+
+
 def not_a_group(name: str, value: object) -> ConfigError:
     """The error for a value given to a group of settings, such as ``--matching pairwise``."""
     parts = [setting for setting in setting_types() if setting.startswith(f"{name}.")]

@@ -55,7 +55,7 @@ def check_id(config: RunConfig, agent: int) -> None:
         ConfigError: With the numbers that agents have.
     """
     if not 0 <= agent < config.agents:
-        raise ConfigError(f"setting 'id' is {agent}: must be in 0 … {config.agents - 1}")
+        raise broken_rule("id", agent, f"in 0 … {config.agents - 1}")
 
 
 def _check_stop(config: RunConfig) -> None:

@@ -23,7 +23,7 @@ import yaml
 from dimat.errors import ConfigError, did_you_mean
 from dimat.experiment.config.access import check_name, typed, with_setting
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.messages import setting_types, unknown_setting
+from dimat.experiment.config.messages import is_group, setting_types, unknown_setting
 from dimat.experiment.config.parse import bare_parser, config_of, read_yaml
 from dimat.experiment.config.plain_yaml import load_yaml
 from dimat.experiment.config.rules import broken_rule
@@ -131,11 +131,10 @@ def _read(path: Path) -> tuple[RunConfig, dict[str, object]]:
 
 
 def _config(given: Mapping[str, object]) -> RunConfig:
-    known = setting_types()
-    content = spelled_tree(given, known)
+    content = spelled_tree(given, setting_types())
     for name in _leaves(content):
-        if name not in known and not any(setting.startswith(f"{name}.") for setting in known):
-            raise unknown_setting(name, known)
+        if name not in setting_types() and not is_group(name):
+            raise unknown_setting(name, setting_types())
     return config_of(bare_parser().parse_object(dict(content)))
 
 

@@ -37,7 +37,7 @@ def check(config: AlignConfig) -> None:
 
 
 def _check_names(config: AlignConfig) -> None:
-    from dimat.checkpoints import RECALIBRATIONS, fair_weights
+    from dimat.checkpoints import fair_weights
     from dimat.data import SOURCES
     from dimat.matching import MATCHERS
     from dimat.merging import COMBINERS
@@ -47,7 +47,6 @@ def _check_names(config: AlignConfig) -> None:
     look_up("method", config.method, MATCHERS)
     if isinstance(config, MergeConfig):
         look_up("combine", config.combine, COMBINERS)
-        look_up("recalibration", config.recalibration, dict.fromkeys(RECALIBRATIONS))
         fair_weights(config.weights or None, len(config.parents))
 
 
