@@ -95,6 +95,10 @@ def _unknown_command(_: _Types, name: str, commands: str) -> ConfigError:
     return ConfigError(f"unknown command '{name}': {hint}")
 
 
+def _no_command(_: _Types, commands: str) -> ConfigError:
+    return ConfigError(f"no command: one of {commands.replace(',', ', ')}; see 'dimat --help'")
+
+
 def _said(text: str) -> Callable[..., ConfigError]:
     """Function that makes the error of a text, with the words found put in, on one line."""
     return lambda types, found: ConfigError(text.format(" ".join(found.split())))
@@ -109,12 +113,7 @@ _COMPLAINTS: tuple[tuple[str, Callable[..., ConfigError]], ...] = (
         _said("setting '{}' is missing: see --help"),
     ),
     (r"invalid choice: '(.*?)' \(choose from (.*)\)", _unknown_command),
-    (
-        r"to be one of \{(.*)\}, but it was not provided",
-        lambda _, found: ConfigError(
-            f"no command: one of {found.replace(',', ', ')}; see 'dimat --help'"
-        ),
-    ),
+    (r"to be one of \{(.*)\}, but it was not provided", _no_command),
     (r'^Parser key "config": (.*)', _said("setting 'config': {}")),
     (
         r"^Parser key \"(.+?)\":\s+Unable to load config '(.*?)'",
