@@ -1,4 +1,4 @@
-"""Whether this process is one of several that ``torchrun`` started for one run, and which."""
+"""The processes of a run: those that ``torchrun`` started, or this one; and their setup."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from dimat.exchange.world import World
     from dimat.experiment.config.config import RunConfig
 
-INTERRUPTED = 130  # exit code, as shells have it
-STOPPED = 3  # exit code of what stopped as it was told to, with more to do
+INTERRUPTED = 130  # exit code of an interrupted command, as in shells
+STOPPED = 3  # exit code of a run that stopped at max_wall_s, with more to do
 
 
 @contextmanager
@@ -22,12 +22,12 @@ def world_of(config: RunConfig) -> Iterator[World]:
     """The processes that agents are spread over: those of ``torchrun``, or this one alone.
 
     Args:
-        config: Of the run.
+        config: Settings of the run.
 
     Raises:
         ConfigError: If the environment is not as ``torchrun`` sets it.
-        SystemExit: Where agent 0 does not live, if the run stopped or was interrupted: one process
-            says so.
+        SystemExit: In processes of rank > 0, if the run stopped or was interrupted: only rank 0
+            prints why.
     """
     from dimat.errors import Stopped
     from dimat.exchange import torchrun
@@ -58,18 +58,19 @@ def world_of(config: RunConfig) -> Iterator[World]:
 
 
 def restarted() -> bool:
-    """Whether ``torchrun`` started all processes again, after one of them had died."""
+    """Whether ``torchrun`` has restarted all processes, after one of them died."""
     from dimat.exchange import torchrun
 
     return torchrun.launched() and torchrun.restarts() > 0
 
 
 def settle() -> None:
-    """What a command sets for its whole process, which is its own; before PyTorch is imported.
+    """Set up the process of a command; must run before PyTorch is imported.
 
-    C++ says nothing of lost connections, as we say it ourselves. Memory that a step frees is kept
-    for the next. Threads that wait for work sleep, where OpenMP would have them compute: on cores
-    that are shared with others two of those took 4 times the time of one (docs/performance.md).
+    C++ logs no lost connections, as dimat reports them itself. Memory that a training step frees is
+    kept for the next. Threads that wait for work sleep, where OpenMP would have them spin: on cores
+    shared with other processes two spinning threads took 4 times the time of one
+    (docs/performance.md).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")

@@ -15,7 +15,7 @@ from dimat.experiment.config.spelling import spelled
 
 
 def add_model_options(parser: Parser) -> None:
-    """What a built-in model is made of."""
+    """Add the options of a built-in model: width, shortcut, norm."""
     add = parser.add_argument
     add("--width", type=float, default=1.0, help="multiplier of a built-in model's channels")
     add("--shortcut", type=Literal["conv3", "conv1", "pad"], default="conv3", help="of ResNets")
@@ -23,7 +23,7 @@ def add_model_options(parser: Parser) -> None:
 
 
 def add_checkpoint_options(parser: Parser) -> None:
-    """What ``dimat align`` and ``dimat merge`` have in common."""
+    """Add the options that ``dimat align`` and ``dimat merge`` have in common."""
     add = parser.add_argument
     add("--model", type=str, required=True, help="built-in, or package.module:factory")
     data = "digits, npz:PATH, folder:PATH or hf:NAME; labels are for testing only"
@@ -48,11 +48,13 @@ def add_checkpoint_options(parser: Parser) -> None:
 
 
 class SettingsLater(Parser):
-    """A parser that leaves ``--SETTING VALUE`` and ``--grid.SETTING VALUES`` for later.
+    """A parser that collects ``--SETTING VALUE`` and ``--grid.SETTING VALUES`` as text.
+
+    They are in ``given`` of the parsed options, to be typed where the base settings are known.
 
     Args:
-        own: The names of its own options that have values.
-        rest: As an ``ArgumentParser`` takes it.
+        own: Names of the command's own options.
+        rest: Other arguments of an ``ArgumentParser``.
     """
 
     def __init__(self, own: Sequence[str] = (), **rest: Any) -> None:
@@ -62,7 +64,7 @@ class SettingsLater(Parser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
     ) -> Namespace:
-        """Parse a command line."""
+        """Parse a command line; ``given`` of the result has the settings and the grid."""
         own: list[str] = []
         grid: dict[str, str] = {}
         settings: dict[str, str] = {}
@@ -81,13 +83,13 @@ class SettingsLater(Parser):
 
 
 def _spelled(name: str, own: Sequence[str]) -> str:
-    """One of its own options, a setting, or ``grid.`` and a setting."""
+    """The full name of an option of the command, of a setting, or of ``grid.`` and a setting."""
     grid, dot, setting = name.partition("grid.") if name.startswith("grid.") else ("", "", name)
     return f"{grid}{dot}{spelled(spelled(setting, own), setting_types())}"
 
 
 def _known(own: Sequence[str], name: str) -> str:
-    """The name, if there is a setting, or a group of settings, of it."""
+    """The name of a setting or of a group of settings; an unknown one is refused."""
     known = setting_types()
     if name not in known and not any(setting.startswith(f"{name}.") for setting in known):
         raise unknown_setting(name, [*own, *known])
@@ -95,7 +97,7 @@ def _known(own: Sequence[str], name: str) -> str:
 
 
 def _value(name: str, word: str, rest: Iterator[str]) -> str:
-    """What follows ``=``, or the next word."""
+    """The value of an option: the text after ``=``, or the next word."""
     value = word.partition("=")[2] if "=" in word else next(rest, "--")
     if value.startswith("--"):
         raise ConfigError(f"setting '{name}' has no value: write --{name} VALUE")

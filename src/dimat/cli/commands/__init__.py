@@ -1,1 +1,1 @@
-"""The commands, one a file: a summary, a parser, and what is done."""
+"""The commands, one a file: a summary, a parser, and ``execute``."""

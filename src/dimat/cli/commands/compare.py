@@ -21,7 +21,7 @@ _MOST_JOBS = 1000
 
 
 def parser() -> Parser:
-    """Its options."""
+    """The parser of ``dimat compare``."""
     own = SettingsLater(
         _OWN,
         usage="dimat compare FILE.yaml [--methods A,B] [--seeds 0..4] [--grid.SETTING A,B] "
@@ -46,11 +46,11 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Run what is missing, and print the tables and where the folder is."""
+    """Run the unfinished cells, and print the tables and the comparison folder."""
     path = check_path("base", options.base)
     within("jobs", options.jobs, 1, _MOST_JOBS)
-    wishes = Overrides(options.methods, options.seeds, **options.given)
-    spec = read_spec(path, wishes)
+    overrides = Overrides(options.methods, options.seeds, **options.given)
+    spec = read_spec(path, overrides)
     out = check_path("out", options.out or spec.base.out or str(read_out(path)))
     from dimat.tools.compare.progress import LiveCells
     from dimat.tools.compare.run import compare
@@ -68,6 +68,6 @@ def execute(options: Namespace) -> None:
 
 
 def _failed(failures: Mapping[str, str], cells: int) -> str:
-    """One line on all cells that failed."""
+    """One line that names all failed cells, each with its error."""
     each = "; ".join(f"cell '{name}': {error}" for name, error in failures.items())
     return f"{len(failures)} of {cells} cells failed, and the same command tries again: {each}"

@@ -26,7 +26,7 @@ _OWN = ("config", "assume", "json", "no-calibrate", "help")
 
 
 def parser() -> Parser:
-    """Its options."""
+    """The parser of ``dimat estimate``."""
     own = SettingsLater(
         _OWN,
         usage="dimat estimate [FILE.yaml | --config FILE.yaml] [--SETTING VALUE ...] "
@@ -51,8 +51,8 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Work it out, and print it."""
-    config, cells = _wanted(options)
+    """Estimate the costs of a run, and print them."""
+    config, cells = _config(options)
     if options.no_calibrate:
         config = dataclasses.replace(config, device="cpu")  # none is used
     validate(config)
@@ -60,22 +60,22 @@ def execute(options: Namespace) -> None:
     from dimat.tools.estimate.forecast import forecast
     from dimat.tools.estimate.show import as_json, estimate_tables
 
-    observer = LiveProgress()
+    progress = LiveProgress()
     try:
         start = time.perf_counter()
         setup = _setup(config, options.assume)
         read_s = time.perf_counter() - start
-        found = forecast(setup, read_s, observer, calibrate=not options.no_calibrate)
+        found = forecast(setup, read_s, progress, calibrate=not options.no_calibrate)
     finally:
-        observer.close()
+        progress.close()
     if options.json:
         print(json.dumps({**as_json(found), "runs": cells}, indent=2))
     else:
         Console().print(estimate_tables(found, cells))
 
 
-def _wanted(options: Namespace) -> tuple[RunConfig, int]:
-    """The settings, and how many runs the comparison has that they begin."""
+def _config(options: Namespace) -> tuple[RunConfig, int]:
+    """The settings of the run to estimate, and the number of runs of its comparison."""
     from dimat.experiment.config.access import typed, with_setting
     from dimat.tools.compare.read import read_spec
 

@@ -16,7 +16,7 @@ SUMMARY = "merge checkpoints of one model into one"
 
 
 def parser() -> Parser:
-    """Its options."""
+    """The parser of ``dimat merge``."""
     own = Parser(
         usage="dimat merge A B [C ...] --model MODEL --data SOURCE --out FILE [--OPTION VALUE ...]",
         description="Align checkpoints of one model to the first, combine them into one, test it.",
@@ -39,7 +39,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Merge, write, and print the tables and where the files are."""
+    """Merge checkpoints, write state and report, and print the tables and the files."""
     settings = {**vars(options), "parents": tuple(options.parents)}
     settings["evaluate"] = not settings.pop("no_evaluate")
     config = MergeConfig(**settings)

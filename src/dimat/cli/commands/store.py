@@ -14,7 +14,7 @@ SUMMARY = "host the store where agents find each other"
 
 
 def parser() -> Parser:
-    """Its options."""
+    """The parser of ``dimat store``."""
     own = Parser(
         usage="dimat store --listen HOST:PORT",
         description="Host the small store where agents find each other, until it is stopped. No "
@@ -29,7 +29,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Host it, until interrupted."""
+    """Host the store until the process is interrupted."""
     host, port = endpoint("listen", options.listen, any_port=True)
     from dimat.cli.stop import stoppable
     from dimat.exchange.network.rendezvous import serve

@@ -18,7 +18,7 @@ SUMMARY = "print a graph and what it costs"
 
 
 def parser() -> Parser:
-    """Its options."""
+    """The parser of ``dimat topology``."""
     own = Parser(
         usage="dimat topology NAME [--agents N] [--OPTION VALUE ...]",
         description="Print a graph, its mixing matrix, its spectral gap and its bytes per round.",
@@ -42,7 +42,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Build and print it."""
+    """Build a topology, and print it with its costs."""
     config = _config(options)
     validate(config)
     from dimat.cli.describe import describe
@@ -67,7 +67,7 @@ def execute(options: Namespace) -> None:
 
 
 def _config(options: Namespace) -> RunConfig:
-    """The options as a config, so that one place says what may be in them."""
+    """The options as a run config, which is validated like that of a run."""
     if len(options.image) != 3 or min(options.image) < 1:
         raise broken_rule("image", options.image, "channels,height,width, each >= 1")
     within("classes", options.classes, 1, MOST_CLASSES)

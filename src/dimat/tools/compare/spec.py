@@ -1,4 +1,4 @@
-"""What is compared: methods, over seeds, over a grid of settings."""
+"""The specification of a comparison: methods, seeds, and a grid of settings."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Spec:
         grid: The values of each setting that varies; the last setting varies fastest.
 
     Raises:
-        ConfigError: If there is nothing to run, something is named twice, or the grid has what is
-            no setting or is given elsewhere.
+        ConfigError: If there is nothing to run, a method, seed or value is named twice, or the grid
+            has a name that is no setting or a setting that is given elsewhere.
     """
 
     base: RunConfig
@@ -53,18 +53,23 @@ class Spec:
 
     @property
     def num_cells(self) -> int:
-        """Number of runs, a run being of all methods: grid points times seeds."""
+        """Number of cells: grid points times seeds."""
         return math.prod(map(len, self.grid.values())) * len(self.seeds)
 
     @property
     def points(self) -> list[dict[str, object]]:
-        """The grid points: a value of each setting of the grid; one empty point without a grid."""
+        """The grid points: a value for each setting of the grid; one empty point without a grid."""
         return [
             dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())
         ]
 
     def config(self, point: Mapping[str, object], seed: int) -> RunConfig:
-        """The settings of one cell: the first method is the main one, the others are controls."""
+        """The settings of one cell: the first method is the main one, the others are controls.
+
+        Args:
+            point: A grid point.
+            seed: The cell's seed.
+        """
         main, *controls = self.methods
         config = replace(self.base, method=main, controls=tuple(controls), seed=seed)
         for name, value in point.items():
@@ -79,13 +84,13 @@ class Spec:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison, of all its methods.
+    """One run of a comparison, with all methods: a grid point with a seed.
 
     Args:
-        name: Such as ``topology.name=ring,seed=0``; its folder is called so.
-        point: Its grid point.
-        seed: Its seed.
-        config: Its settings; ``out`` is not among them.
+        name: The cell's name, such as ``topology.name=ring,seed=0``, and that of its folder.
+        point: The cell's grid point.
+        seed: The cell's seed.
+        config: The cell's settings; ``out`` is null.
     """
 
     name: str
@@ -95,7 +100,11 @@ class Cell:
 
 
 def expand(spec: Spec) -> tuple[Cell, ...]:
-    """All cells: the grid in the order given, and all seeds of a point before the next point."""
+    """All cells of a comparison: grid points in order, and all seeds of each.
+
+    Args:
+        spec: The comparison.
+    """
     return tuple(
         Cell(point_name({**point, "seed": seed}), point, seed, spec.config(point, seed))
         for point in spec.points
@@ -104,7 +113,11 @@ def expand(spec: Spec) -> tuple[Cell, ...]:
 
 
 def canonical(spec: Spec) -> dict[str, object]:
-    """All that decides what is computed, by name, as JSON and YAML have it."""
+    """All settings that the results depend on, by name, as JSON and YAML have them.
+
+    Args:
+        spec: The comparison.
+    """
     grid = {f"grid.{name}": [_plain(v) for v in values] for name, values in spec.grid.items()}
     axes = {"methods": list(spec.methods), "seeds": list(spec.seeds)}
     varied = {*spec.grid, *ELSEWHERE}
@@ -113,12 +126,21 @@ def canonical(spec: Spec) -> dict[str, object]:
 
 
 def digest(spec: Spec) -> str:
-    """SHA-256 of :func:`canonical`: equal where the same is computed, under the same names."""
+    """SHA-256 of :func:`canonical`: equal if the same runs have the same names.
+
+    Args:
+        spec: The comparison.
+    """
     return hashlib.sha256(json.dumps(canonical(spec)).encode()).hexdigest()
 
 
 def difference(ours: Spec, theirs: Spec) -> str | None:
-    """The first setting in which they differ, with both values; None if in none."""
+    """The first setting in which two comparisons differ, with both values; None if they agree.
+
+    Args:
+        ours: One comparison.
+        theirs: The other, called "there" in the message.
+    """
     a, b = canonical(ours), canonical(theirs)
     for name in [*a, *(name for name in b if name not in a)]:
         if a.get(name) != b.get(name):
@@ -131,10 +153,10 @@ def refuse_elsewhere(name: str, given: str) -> None:
 
     Args:
         name: The setting.
-        given: What to call it.
+        given: The name that the user gave it, for the message.
 
     Raises:
-        ConfigError: With the way out.
+        ConfigError: If a comparison sets it; names the option to use instead.
     """
     if name in ELSEWHERE:
         raise ConfigError(f"setting '{given}' is set for each cell: {ELSEWHERE[name]}")

@@ -1,6 +1,6 @@
 """Checking the settings of a merge before anything is read: ranges, names, files.
 
-What needs PyTorch is imported when the rest is found to be right.
+Modules that need PyTorch are imported after the other checks.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from dimat.experiment.config.places import check_path, check_source
 from dimat.experiment.config.validate import validate
 from dimat.tools.merge.settings import AlignConfig, MergeConfig
 
-_SPARE = len(".partial")  # what is added to a file's name while it is written
+_SPARE = len(".partial")  # characters added to a file's name while it is written
 
 
 def check(config: AlignConfig) -> None:
-    """Refuse settings that nothing can be merged with.
+    """Refuse settings that a merge or an alignment cannot use.
+
+    Args:
+        config: Settings of the merge or alignment.
 
     Raises:
         ConfigError: For the first setting that is out of its range, in no registry, or names a
-            device that is not there or a file that must not be written.
-        StructureError: If weights are no average.
+            missing device or a file that must not be written.
+        StructureError: If the weights do not make an average.
     """
     for parent in config.parents:
         check_path("parents", parent)
@@ -60,7 +63,7 @@ def _check_names(config: AlignConfig) -> None:
 
 
 def _shared(config: AlignConfig) -> RunConfig:
-    """What a run has as well, so that one place says what may be in it."""
+    """The settings that a run has as well, as a run config, to be validated as such."""
     return RunConfig(
         model=config.model,
         width=config.width,

@@ -1,4 +1,4 @@
-"""Every setting of ``dimat align`` and ``dimat merge``, in one frozen value each."""
+"""The settings of ``dimat align`` and ``dimat merge``, in one frozen value each."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """One alignment of two checkpoints.
+    """The settings of an alignment of two checkpoints.
 
     Args:
         parents: Checkpoint files; the first one's unit order is the reference.
         out: The safetensors file to write.
         model: A built-in model's name, or ``package.module:factory``.
-        data: ``digits`` or ``npz:PATH``; the training images are looked at, without labels.
+        data: A data source, such as ``digits`` or ``npz:PATH``; units are matched on its training
+            images, without labels.
         width: Multiplier of a built-in model's channels, > 0.
-        shortcut: Of ResNets.
-        norm: Of ResNets.
-        classes: Width of the output; that of the labels if None.
+        shortcut: Kind of shortcuts in ResNets.
+        norm: Kind of normalization in ResNets.
+        classes: Width of the output, >= 1; that of the labels if None.
         normalize: ``MEAN/STD`` of images in [0, 1], one number or one a channel, separated by
             commas; dimat's own, 0.5/0.25, if None.
-        method: A matcher's name.
-        images: At most this many training images are looked at, >= 1.
-        batch_size: Images a forward pass, >= 1.
+        method: Registry name of the matcher.
+        images: Training images used, at most, >= 1.
+        batch_size: Images of a forward pass, >= 1.
         device: cpu, cuda, or cuda:N.
         threads: Threads PyTorch may use on the CPU, >= 1.
-        seed: Of the choice of images, >= 0.
+        seed: Seed of the choice of images, >= 0.
         overwrite: Whether files that exist are replaced.
     """
 
@@ -50,22 +51,22 @@ class AlignConfig:
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """The files it writes, by the setting that names them."""
+        """The files to write, by the setting that names them."""
         return {"out": Path(self.out)}
 
     @property
     def labeled(self) -> bool:
-        """Whether labels are needed."""
+        """Whether the data must have labels."""
         return False
 
 
 @dataclass(frozen=True)
 class MergeConfig(AlignConfig):
-    """One merge of two or more checkpoints. Further settings than :class:`AlignConfig`'s.
+    """The settings of a merge of two or more checkpoints, beyond those of :class:`AlignConfig`.
 
     Args:
-        combine: A combiner's name.
-        weights: One per parent, >= 0, summing to 1; equal if empty.
+        combine: Registry name of the combiner.
+        weights: Weight of each parent, >= 0, summing to 1; equal weights if empty.
         recalibration: As in :func:`dimat.merge`.
         report: The JSON file to write; ``out`` with the suffix .json if None.
         evaluate: Whether parents and merged networks are tested; if not, no labels are needed.
@@ -79,12 +80,12 @@ class MergeConfig(AlignConfig):
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """The files it writes, by the setting that names them."""
+        """The files to write, by the setting that names them."""
         out = Path(self.out)
         report = out.with_suffix(".json") if self.report is None else Path(self.report)
         return {"out": out, "report": report}
 
     @property
     def labeled(self) -> bool:
-        """Whether labels are needed."""
+        """Whether the data must have labels."""
         return self.evaluate
