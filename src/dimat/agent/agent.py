@@ -179,7 +179,7 @@ class Agent:
                 "'symmetry' is given by hand, which comes without the model's graph, and 'method' "
                 "compares what units compute on that: use wm or wa"
             )
-        with torch.random.fork_rng():  # a loader draws a seed; yours stays as it is
+        with torch.random.fork_rng():  # a data loader draws a seed: restore the caller's generators
             self._calls = read_calls(calibration, images, _device(model))
         self._followers = Followers(
             model, optimizer, self._calls, recalibration, lambda: self._analysis.symmetry
@@ -203,7 +203,7 @@ class Agent:
         self._gauge: GaugeId | None = None
         self._kept: Mapping[str, State] = {}
         self._membership.speak(0, None)
-        self._neighborhood.await_neighbors(self.neighbors, 0)  # begin to look for them
+        self._neighborhood.await_neighbors(self.neighbors, 0)  # start to connect to them
 
     def __enter__(self) -> Agent:
         """The agent itself."""
@@ -448,7 +448,7 @@ class _ClosingTransport:
 
     @property
     def agents(self) -> Sequence[int]:
-        """The one agent of this process."""
+        """The number of the one agent of this process, in a sequence."""
         return self.neighborhood.agents
 
     def run(

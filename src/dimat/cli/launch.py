@@ -36,7 +36,7 @@ def world_of(config: RunConfig) -> Iterator[World]:
     if not torchrun.launched():
         yield SINGLE_PROCESS
         return
-    if config.device == "cuda":  # each process of a machine has the GPU of its own number
+    if config.device == "cuda":  # the GPU of the process's local rank
         import torch
 
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

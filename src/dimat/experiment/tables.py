@@ -19,7 +19,10 @@ _MAX_AGENTS = 20
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction as a percentage with one decimal; a dash if there is none.
+    """A fraction as a percentage with one decimal; a dash for None.
+
+    Args:
+        fraction: The fraction, or None.
 
     >>> percent(0.9123), percent(None)
     ('91.2', '–')

@@ -1,8 +1,8 @@
 """One round of DIMAT, before its local training: exchange, match, merge, recalibrate.
 
 The algorithm of the paper, once: ``dimat run`` calls it for all agents of a process, and
-``dimat agent`` and ``dimat.Agent`` for one whose neighbors are elsewhere. Which states are
-exchanged, how units are matched and what is mixed is the method's part
+``dimat agent`` and ``dimat.Agent`` for one agent whose neighbors run in other processes. The method
+defines which states are exchanged, how units are matched and what is mixed
 (:mod:`dimat.methods.rounds.dimat`).
 """
 

@@ -18,7 +18,7 @@ from dimat.training.trainer import LocalTrainer
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that changes in an agent, at one moment; its shard and settings a run makes again.
+    """A snapshot of all that changes in an agent; a run makes its shard and settings again.
 
     Args:
         state: The agent's state.
@@ -45,7 +45,7 @@ class Snapshot:
         return cls(
             agent.state(),
             copy.deepcopy(agent.optimizer.state_dict()),
-            # the rule itself, a function, is made again by the run
+            # without the rule itself, a function, which the run makes again
             {k: v for k, v in agent.schedule.state_dict().items() if k != "lr_lambdas"},
             {
                 "steps": agent.steps,

@@ -329,7 +329,7 @@ class LocalTrainer:
         start = time.perf_counter()
         if self.merging.recalibration_images:
             images = self.calibration(RECALIBRATE, number, self.merging.recalibration_images)
-            with self.autocast():  # as it is evaluated
+            with self.autocast():  # the arithmetic of its evaluation
                 recalibrate(self.model, images)
         spent = time.perf_counter() - start
         self.traffic.busy_s += spent

@@ -1,4 +1,4 @@
-"""``dimat agent``."""
+"""``dimat agent``: run one agent in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dimat align``."""
+"""``dimat align``: align the units of a checkpoint with those of another."""
 
 from __future__ import annotations
 

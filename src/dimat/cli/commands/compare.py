@@ -1,4 +1,4 @@
-"""``dimat compare``."""
+"""``dimat compare``: compare methods over settings and seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dimat estimate``."""
+"""``dimat estimate``: estimate the costs of a run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def execute(options: Namespace) -> None:
     """Estimate the costs of a run, and print them."""
     config, cells = _config(options)
     if options.no_calibrate:
-        config = dataclasses.replace(config, device="cpu")  # none is used
+        config = dataclasses.replace(config, device="cpu")  # no device is timed
     validate(config)
     from dimat.experiment.progress import LiveProgress
     from dimat.tools.estimate.forecast import forecast

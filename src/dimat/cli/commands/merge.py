@@ -1,4 +1,4 @@
-"""``dimat merge``."""
+"""``dimat merge``: merge checkpoints of one model."""
 
 from __future__ import annotations
 

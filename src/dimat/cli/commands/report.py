@@ -1,4 +1,4 @@
-"""``dimat report``."""
+"""``dimat report``: write a page of plots from runs and comparisons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dimat resume``."""
+"""``dimat resume``: resume a run that was stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dimat run``."""
+"""``dimat run``: run a method and its controls on all agents."""
 
 from __future__ import annotations
 

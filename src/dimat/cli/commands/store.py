@@ -1,4 +1,4 @@
-"""``dimat store``."""
+"""``dimat store``: host the store where agents find each other."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def execute(options: Namespace) -> None:
 
     with stoppable(), contextlib.suppress(KeyboardInterrupt):
         store = serve(host, port)
-        print(f"store: {host}:{store.port}", flush=True)  # whoever reads it may stop it
+        print(f"store: {host}:{store.port}", flush=True)  # at once: callers wait for this line
         threading.Event().wait()

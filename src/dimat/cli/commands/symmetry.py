@@ -1,4 +1,4 @@
-"""``dimat symmetry``."""
+"""``dimat symmetry``: print the symmetry of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dimat topology``."""
+"""``dimat topology``: print a topology and its costs."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dimat.experiment.config.config import RunConfig
 
 _SKIPPED = ("round", "agent", "phase")
-_FORMAT = "brain.Event:2"  # what every event file begins with
+_FORMAT = "brain.Event:2"  # content of the first event of every file
 _files = itertools.count()
 
 

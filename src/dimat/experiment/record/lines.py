@@ -91,7 +91,7 @@ class LineFiles:
         return {"sizes": self.sizes(), "lines_sha256": self.digests()}
 
     def check_lines(self, moment: Mapping[str, Any]) -> None:
-        """Refuse lines that are not those of an earlier moment.
+        """Refuse lines that were removed or changed since an earlier moment.
 
         Args:
             moment: The value of :meth:`moment` then; without digests, as in older versions, lines

@@ -22,7 +22,7 @@ from dimat.experiment.setup import Setup
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
-_BETWEEN_S = 20.0  # seconds between checkpoints, about: a killed pre-training loses this at most
+_BETWEEN_S = 20.0  # seconds between checkpoints: a kill loses this and an epoch, at most
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The algorithm, round by round: exchange, match, merge, recalibrate, evaluate, train."""
+"""The rounds of a method: exchange, match, merge, recalibrate, evaluate, train, evaluate."""
 
 from __future__ import annotations
 

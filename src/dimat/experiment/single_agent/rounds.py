@@ -37,7 +37,7 @@ from dimat.training.round import merge_round
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
-_BETWEEN_S = 20.0  # seconds between checkpoints, about: a killed pre-training loses this at most
+_BETWEEN_S = 20.0  # seconds between checkpoints: a kill loses this and an epoch, at most
 _LOOK_S = 3.0  # seconds that an agent waits, before pre-training, for neighbors that are ahead
 
 
@@ -205,7 +205,7 @@ class SingleAgentRun:
         if not met:
             self.state = agent.state()
         self.done = number
-        if self.done == config.rounds:  # before the checkpoint that says that all is done
+        if self.done == config.rounds:  # before the checkpoint of the last round
             self.folder.write_state(self.index, self.state)
         self._keep(agent)
 

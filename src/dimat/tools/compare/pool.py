@@ -29,7 +29,7 @@ _DIED = "its process ended without a word: killed, or out of memory"
 
 @dataclass(frozen=True)
 class Task:
-    """A cell to be run.
+    """A cell that is to be run.
 
     Args:
         name: The cell's name.
@@ -87,7 +87,7 @@ def perform(task: Task, progress: Progress | None = None) -> Outcome:
         run_or_resume(task.config, progress, pretrained=task.pretrained)
     except DimatError as error:
         return Outcome(task.name, str(error), traceback.format_exc())
-    except Exception as error:  # a bug, or no memory: the other cells may do better
+    except Exception as error:  # a bug, or no memory: other cells may still succeed
         text = f"{type(error).__name__}: {error}"
         return Outcome(task.name, " ".join(text.split()), traceback.format_exc())
     return Outcome(task.name)

@@ -43,7 +43,7 @@ class Comparison:
 def compare(
     spec: Spec, out: Path, *, jobs: int = 1, yes: bool = False, watcher: Watcher | None = None
 ) -> Comparison:
-    """Run all cells that are not finished, and write the tables anew after each.
+    """Run all unfinished cells, and write the tables anew after each.
 
     Args:
         spec: The comparison.

@@ -78,7 +78,7 @@ class Spec:
 
     @property
     def first(self) -> RunConfig:
-        """The settings of the first cell, which stand for the base where the base is written."""
+        """The settings of the first cell, which are recorded as the base."""
         return self.config({name: own[0] for name, own in self.grid.items()}, self.seeds[0])
 
 

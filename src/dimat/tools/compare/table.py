@@ -32,7 +32,7 @@ seconds computed by the slowest agent of every round."""
 
 @dataclass(frozen=True)
 class Point:
-    """All seeds of one grid point.
+    """The numbers of one grid point over its seeds.
 
     Args:
         name: The point's name, such as ``topology.name=ring``; empty without a grid.

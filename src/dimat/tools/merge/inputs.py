@@ -35,7 +35,7 @@ class Inputs:
     test: tuple[Images, Tensor] | None
 
     def parents(self, config: AlignConfig) -> Parents:
-        """The parents with their calibration images.
+        """The parents with their model and calibration images.
 
         Args:
             config: Settings of the merge.

@@ -14,7 +14,7 @@ FOLDER = "folder"  # setting that tells runs of equal settings but different num
 
 @dataclass(frozen=True)
 class Series:
-    """One method with one set of settings: a line in every plot.
+    """The runs of one method with one set of settings: a line in every plot.
 
     Args:
         index: Index of the series among all series, from 0.

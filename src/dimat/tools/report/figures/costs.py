@@ -18,7 +18,7 @@ from dimat.tools.report.figures.figure import (
 )
 from dimat.tools.report.totals import bytes_sent, seconds
 
-# Grays, which no series has, told apart by patterns as well.
+# Grays that no series has, told apart by patterns as well.
 _LOOKS = {"matching": ("#B8B8B8", "x"), "merging": ("#8C8C8C", "/"), "training": ("#5E5E5E", "")}
 _PATTERN = {"fillmode": "overlay", "fgcolor": "#FFFFFF", "size": 6}
 _LEGEND = {

@@ -27,7 +27,7 @@ class Figure:
     layout: Mapping[str, object]
 
     def to_json(self) -> dict[str, object]:
-        """The figure as plotly takes it."""
+        """The figure as JSON for plotly."""
         return {"data": list(self.traces), "layout": dict(self.layout)}
 
 
