@@ -52,7 +52,7 @@ run by `dimat run --method NAME --controls NAME,NAME`, or compared by `dimat com
 |---|---|---|
 {rows}
 
-A method of your own is a class like these: see [own.md](own.md).
+A method of your own is a class like these: see [extending.md](../extending.md).
 """
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from dimat.cli import main
 from dimat.cli.launch import world_of
+from dimat.errors import Interrupted, if_interrupted, in_words
 from dimat.exchange import torchrun
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.progress import LiveProgress
@@ -148,3 +150,17 @@ def test_of_several_processes_that_of_agent_0_alone_says_it(patch: pytest.Monkey
 
 def raise_() -> None:
     raise KeyboardInterrupt
+
+
+def test_an_interrupt_that_leaves_a_lock_in_disorder_is_an_interrupt() -> None:
+    lock = threading.Lock()
+
+    def work() -> None:
+        with in_words("the merge"), lock:
+            lock.release()  # as Condition.wait does, and was interrupted then
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="again"), if_interrupted(lambda: "again"):
+        work()
+    with pytest.raises(ValueError, match="x"), if_interrupted(lambda: "again"):
+        raise ValueError("x")

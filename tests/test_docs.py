@@ -39,7 +39,10 @@ def test_the_commands_of_a_page_run_one_after_another_in_one_folder(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, text in re.findall(r"```yaml title=(\S+)\n(.*?)```", page.read_text(), re.DOTALL):
+    for name, text in re.findall(
+        r"```(?:yaml|python) title=(\S+)\n(.*?)```", page.read_text(), re.DOTALL
+    ):
+        Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text)
     for line in blocks("console", [page]):
         if line.startswith("$ dimat"):

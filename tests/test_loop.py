@@ -106,6 +106,27 @@ def test_plain_averaging_gives_everyone_the_weighted_mean(store: str) -> None:
             assert_close(value.double(), mean, atol=1e-6, rtol=1e-5)
 
 
+def test_an_optimizer_that_is_hooked_needs_no_other_line_in_the_loop(store: str) -> None:
+    def part(i: int) -> list[Any]:
+        model = net(i)
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        settings = {"method": "wa", "topology": "full", "every": 2}
+        with agent(store, "hook", i, model, optimizer=optimizer, hook=True, **settings) as own:
+            for step in range(5):
+                model(BATCHES[0]).sum().backward()
+                optimizer.step()
+                assert own.rounds == (step + 1) // 2
+            with pytest.raises(ConfigError, match="'hook' is True, so the optimizer counts"):
+                own.step()
+        optimizer.step()  # it has said goodbye: an optimizer as any other
+        return [list(found.heard) for found in own.history]
+
+    found = together([lambda i=i: part(i) for i in range(3)])
+    assert found == [[[j for j in range(3) if j != i]] * 2 for i in range(3)]
+    with pytest.raises(ConfigError, match="'hook' is True and 'optimizer' is None"):
+        agent(store, "none", 0, net(0), agents=1, hook=True)
+
+
 def test_the_time_of_recalibration_is_time_of_the_merge(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ import dimat
 from dimat.data import SOURCES, SPLITS
 from dimat.errors import ConfigError, TopologyError, look_up
 from dimat.experiment.config.validate import validate
-from dimat.matching import MATCHERS, Identity
+from dimat.matching import MATCHERS, Activations, Identity
 from dimat.merging import COMBINERS
 from dimat.registry import Registry, a_function, added_names, an_object
 from dimat.topology import TOPOLOGIES, build_topology
@@ -106,6 +106,8 @@ def test_a_name_that_is_taken_is_not_replaced_but_by_the_same_definition() -> No
     with pytest.raises(ConfigError, match="'color' has a 'shade' already"):
         own.register("shade", lambda: 2)
     own["shade"] = 3  # as in any dict
+    with pytest.raises(ConfigError, match="already"):
+        own.register("shade", 4)
     assert own["shade"] == 3
     del own["shade"]
     assert dict(own) == {}
@@ -115,6 +117,25 @@ def test_a_name_that_is_taken_is_not_replaced_but_by_the_same_definition() -> No
 def test_a_name_can_stand_in_a_list_and_be_a_folder(name: Any) -> None:
     with pytest.raises(ConfigError, match="name for 'color' is .*must be letters, digits"):
         registry().register(name, 1)
+
+
+def test_of_one_definition_that_is_run_twice_the_second_is_kept() -> None:
+    """As when a notebook's cell is run again; two objects of one class are two."""
+    own, code = registry(), "class Shade:\n    pass"
+    found: list[Any] = []
+    for _ in range(2):
+        cell: dict[str, Any] = {"__name__": "cell"}
+        exec(code, cell)
+        found.append(cell["Shade"])
+        own.register("shade", cell["Shade"])
+    assert own["shade"] is found[1]
+    own.register("sharp", lambda: 1)
+    with pytest.raises(ConfigError, match="'color' has a 'sharp' already"):
+        own.register("sharp", lambda: 2)
+    matchers: Registry[Any] = Registry("method", GROUP, {"own": Activations()})
+    matchers.register("own", Activations())
+    with pytest.raises(ConfigError, match="'method' has a 'own' already"):
+        matchers.register("own", Activations("covariance"))
 
 
 def test_a_class_stands_for_its_object_where_objects_are_kept() -> None:

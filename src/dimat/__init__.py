@@ -13,14 +13,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dimat.agent.agent import Agent
     from dimat.checkpoints import Merge, match, merge
+    from dimat.data import SOURCES, SPLITS
     from dimat.errors import DimatError
     from dimat.experiment.config.config import RunConfig
     from dimat.experiment.record.results import RunResult
     from dimat.experiment.run import resume, run
+    from dimat.matching import MATCHERS
+    from dimat.merging import COMBINERS
+    from dimat.methods import METHODS
     from dimat.symmetry import Permutation, Symmetry, check_symmetry, find_symmetry
-    from dimat.topology import Topology, build_topology
+    from dimat.topology import TOPOLOGIES, Topology, build_topology
 
 _HOMES = {
+    "COMBINERS": "dimat.merging",
+    "MATCHERS": "dimat.matching",
+    "METHODS": "dimat.methods",
+    "SOURCES": "dimat.data",
+    "SPLITS": "dimat.data",
+    "TOPOLOGIES": "dimat.topology",
     "Agent": "dimat.agent.agent",
     "DimatError": "dimat.errors",
     "Merge": "dimat.checkpoints",
@@ -39,6 +49,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "COMBINERS",
+    "MATCHERS",
+    "METHODS",
+    "SOURCES",
+    "SPLITS",
+    "TOPOLOGIES",
     "Agent",
     "DimatError",
     "Merge",

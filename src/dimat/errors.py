@@ -88,8 +88,18 @@ def if_interrupted(way_on: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Exception) as error:
+        # A lock that is interrupted as it is taken cannot be released: no error of its own.
+        if not any(isinstance(own, KeyboardInterrupt) for own in _chain(error)):
+            raise
         raise Interrupted(way_on()) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         if not isinstance(name, str) or not re.fullmatch(_NAME, name) or name in _RESERVED:
             rule = f"letters, digits and . _ + -, and not {' or '.join(_RESERVED)}"
             raise ConfigError(f"name for '{self.setting}' is {quoted(name)}: must be {rule}")
-        kept = self._prepare(name, thing)
+        kept = self.prepared(name, thing)
         if name in self._things and not _same(self._things[name], kept):
             raise ConfigError(
                 f"'{self.setting}' has a '{name}' already: register yours under another name"
@@ -90,10 +90,22 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         self._things[name] = kept
         return thing
 
+    def prepared(self, name: str, thing: Any) -> Thing:
+        """What would be kept of a thing under a name.
+
+        Raises:
+            ConfigError: If the thing is of another kind.
+        """
+        return self._prepare(name, thing)
+
     @property
     def added(self) -> list[str]:
         """The names that are not dimat's own."""
         return [name for name in self if name not in self._dimats]
+
+    def name_of(self, thing: object) -> str | None:
+        """The name of a thing that is there; None if it has none."""
+        return next((name for name, own in self._things.items() if own is thing), None)
 
     def __getitem__(self, name: str) -> Thing:
         if name not in self._things and name in self._outside:
@@ -101,7 +113,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         return self._things[name]
 
     def __setitem__(self, name: str, thing: Any) -> None:
-        self._things[name] = self._prepare(name, thing)
+        self._things[name] = self.prepared(name, thing)
 
     def __delitem__(self, name: str) -> None:
         del self._things[name]
@@ -144,7 +156,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
                 f"imported: {type(error).__name__}: {first_line(error)}"
             ) from error
         if point.name not in self._things:
-            self._things[point.name] = self._prepare(point.name, thing)
+            self._things[point.name] = self.prepared(point.name, thing)
 
 
 _REGISTRIES: dict[str, Registry[Any]] = {}  # those that are imported, by group
@@ -193,11 +205,11 @@ def a_function(name: str, thing: Any) -> Any:
 
 
 def _same(a: object, b: object) -> bool:
-    """Whether two things are one, or the same definition run twice."""
+    """Whether two things are one, or of one definition that was run twice."""
     if a is b:
         return True
-    homes = [
-        (own.__module__, own.__qualname__)
-        for own in (x if hasattr(x, "__qualname__") else type(x) for x in (a, b))
-    ]
-    return homes[0] == homes[1] and homes[0][0] != "builtins"
+    kinds = [own if hasattr(own, "__qualname__") else type(own) for own in (a, b)]
+    if kinds[0] is kinds[1]:  # two objects of one class
+        return bool(a == b)
+    first, second = ((own.__module__, own.__qualname__) for own in kinds)
+    return first == second and "<" not in first[1]  # each lambda is called "<lambda>"

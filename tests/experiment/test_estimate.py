@@ -83,7 +83,7 @@ SOLITARY = ("local", "centralized")
 
 
 class Pairs(Method):
-    """Registered as docs/methods/own.md says."""
+    """It says nothing of what it costs."""
 
     exchanges = "rounds"
 

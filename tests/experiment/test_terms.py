@@ -25,6 +25,7 @@ OTHER: dict[str, Any] = {
     "eval_every": 5,
     "log": ("tensorboard",),
     "controls": (),
+    "imports": ("json",),
     "exchange.timeout_s": 1.5,
     "exchange.patience_s": 2.5,
     "exchange.interface": "10.0.0.1",

@@ -22,7 +22,8 @@ from torch.func import functional_call
 from dimat.matching import MATCHERS, Activations, Consistent, Matcher, Matching, Problem
 from dimat.matching.assignment import assign
 from dimat.matching.consistent import Gauge, Pairs
-from dimat.matching.coordinate_ascent import AscentProblem, CoordinateAscent
+from dimat.matching.coordinate_ascent import CoordinateAscent
+from dimat.matching.parameter_slices import ParameterSlices
 from dimat.symmetry import Analysis, Symmetry
 from dimat.symmetry.proof.redraw import redraw
 
@@ -260,36 +261,36 @@ def rises(totals: list[float]) -> bool:
 
 
 def test_no_sweep_lowers_the_inner_product(setting: Setting) -> None:
-    field = AscentProblem(setting.analysis)
+    slices = ParameterSlices(setting.analysis)
     for _ in range(5):
-        descent = CoordinateAscent(field, setting.draw(), setting.draw())
-        descent.settle()
-        totals = [descent.total, *descent.sweeps()]
+        ascent = CoordinateAscent(slices, setting.draw(), setting.draw())
+        ascent.settle()
+        totals = [ascent.total, *ascent.sweeps()]
         assert rises(totals)
         assert len(totals) < 50
 
 
 def test_the_total_is_that_of_the_states_put_in_order(setting: Setting) -> None:
     ours, theirs = setting.draw(), setting.draw()
-    descent = CoordinateAscent(AscentProblem(setting.analysis), ours, theirs)
-    descent.settle()
-    *_, total = descent.sweeps()
-    aligned = setting.symmetry.apply(descent.permutation, theirs)
+    ascent = CoordinateAscent(ParameterSlices(setting.analysis), ours, theirs)
+    ascent.settle()
+    *_, total = ascent.sweeps()
+    aligned = setting.symmetry.apply(ascent.permutation, theirs)
     expected = sum(
-        float((ours[k].double() * aligned[k].double()).sum()) for k in sorted(descent.ours)
+        float((ours[k].double() * aligned[k].double()).sum()) for k in sorted(ascent.ours)
     )
     assert total == pytest.approx(expected)
 
 
 def test_no_single_assignment_of_a_plain_group_would_gain(setting: Setting) -> None:
-    descent = CoordinateAscent(AscentProblem(setting.analysis), setting.draw(), setting.draw())
-    descent.settle()
-    list(descent.sweeps())
+    ascent = CoordinateAscent(ParameterSlices(setting.analysis), setting.draw(), setting.draw())
+    ascent.settle()
+    list(ascent.sweeps())
     for group in setting.symmetry.groups:
-        own = descent.field.of({group.name})
+        own = ascent.slices.of({group.name})
         if group.over or not own or any(group.name in t.others for t in own):
             continue
-        step = assign(setting.symmetry, descent.scores(own), {group.name})
+        step = assign(setting.symmetry, ascent.scores(own), {group.name})
         assert step.moved == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from tests.analyses import analyze
 from tests.tiers import tiers
 from torch import nn
 
-from dimat.matching import activation_scores, match_units, permute_scores, solve_assignment
+from dimat.matching import Activations, match_units, permute_scores, solve_assignment
+from dimat.matching.assignment import Scores
 from dimat.matching.cross_moments import CrossMoments
 from dimat.models import build_model
+from dimat.state import State
+from dimat.symmetry import Analysis
 from dimat.symmetry.proof.redraw import redraw
 
 
@@ -24,7 +28,15 @@ def correlation(x: torch.Tensor, y: torch.Tensor, batches: int = 3) -> torch.Ten
     moments = CrossMoments()
     for a, b in zip(x.chunk(batches), y.chunk(batches), strict=True):
         moments.update(a, b)
-    return moments.correlation()
+    return moments.scores("correlation")
+
+
+def activation_scores(
+    analysis: Analysis, ours: State, theirs: State, batches: Sequence[torch.Tensor]
+) -> Scores:
+    how = Activations()
+    (moments,) = how.measure(analysis, [ours], [theirs], batches)
+    return how.scores(moments)
 
 
 def test_streamed_correlation_equals_numpys() -> None:
@@ -116,7 +128,7 @@ def test_a_permuted_copy_matches_back_to_the_original(name: str) -> None:
     symmetry = analysis.symmetry
     theirs = symmetry.apply(symmetry.random(random), state)
     batches = [torch.randn(32, *shape, generator=random) for _ in range(4)]
-    (scores,) = activation_scores(analysis, [state], theirs, batches)
+    scores = activation_scores(analysis, state, theirs, batches)
     back = symmetry.apply(match_units(analysis, scores, state, theirs), theirs)
     outer = {name for group in symmetry.groups for name in group.over}
     assert set(scores) | outer == set(symmetry.names)  # every group is seen, or what is inside it
@@ -134,9 +146,9 @@ def test_permuting_scores_is_matching_permuted_models() -> None:
     )
     p, q = symmetry.random(random), symmetry.random(random)
     batches = [torch.randn(16, 3, 8, 8, generator=random)]
-    (raw,) = activation_scores(analysis, [ours], theirs, batches)
-    (direct,) = activation_scores(
-        analysis, [symmetry.apply(p, ours)], symmetry.apply(q, theirs), batches
+    raw = activation_scores(analysis, ours, theirs, batches)
+    direct = activation_scores(
+        analysis, symmetry.apply(p, ours), symmetry.apply(q, theirs), batches
     )
     permuted = permute_scores(symmetry, raw, p, q)
     for name in raw:

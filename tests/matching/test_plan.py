@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import networkx as nx
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +10,6 @@ from tests.laws.graphs import PAW, connected_graphs
 
 from dimat.methods.gauge import GaugeId
 from dimat.methods.ordering.plan import make_plan
-from dimat.topology import Topology
 
 SHARED = [GaugeId(5, 1), GaugeId(1, 4), GaugeId(2, 2)]
 
@@ -29,13 +27,26 @@ def situations(draw: st.DrawFn) -> tuple[nx.Graph[int], dict[int, GaugeId]]:
 def test_when_nobody_shares_an_order_all_follow_the_center_breadth_first(
     graph: nx.Graph[int],
 ) -> None:
-    topology = Topology("random", graph, np.eye(len(graph)))
+    center = min(nx.center(graph))
+    tree = nx.bfs_edges(graph, center, sort_neighbors=sorted)
     plan = make_plan(graph, {i: GaugeId(i) for i in graph}, 3)
     assert plan is not None
-    assert plan.gauge == GaugeId(topology.root, 3)
-    assert plan.parents == {child: parent for parent, child in topology.tree()}
+    assert plan.gauge == GaugeId(center, 3)
+    assert plan.parents == {child: parent for parent, child in tree}
     assert plan.crossings == set(plan.parents)
     assert plan.alone == set(graph)
+
+
+@given(situations())
+@settings(max_examples=30)
+def test_the_plan_is_the_same_at_every_agent_in_whichever_order_it_has_the_edges(
+    situation: tuple[nx.Graph[int], dict[int, GaugeId]],
+) -> None:
+    graph, ids = situation
+    shuffled: nx.Graph[int] = nx.Graph()
+    shuffled.add_nodes_from(sorted(graph, reverse=True))
+    shuffled.add_edges_from((j, i) for i, j in reversed(list(graph.edges)))
+    assert make_plan(shuffled, ids, 3) == make_plan(graph, ids, 3)
 
 
 @given(situations())

@@ -23,7 +23,7 @@ def streamed(x: Tensor, y: Tensor, sizes: list[int]) -> Tensor:
     moments = CrossMoments()
     for a, b in zip(x.split(sizes), y.split(sizes), strict=True):
         moments.update(a, b)
-    return moments.correlation()
+    return moments.scores("correlation")
 
 
 def numpys(x: Tensor, y: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ def test_units_that_are_constant_up_to_rounding_do_not_vary(dtype: torch.dtype) 
     x[:, [1, 3]] *= 1 + 2e-7 * torch.randn(300, 2, generator=random).to(dtype)
     moments = CrossMoments()
     moments.update(x, x.flip(1))
-    assert (moments.correlation() == 0).sum() == 16 - 4
+    assert (moments.scores("correlation") == 0).sum() == 16 - 4
     still = moments.closeness()
     assert (still > 0).sum() == 4
     assert float(still[1, 2]) == pytest.approx(1, abs=1e-6)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from tests.merging.test_regression import MODELS, analysis_of, drawn, inputs, small
 from tests.tiers import tiers
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import trace
 from dimat.merging import COMBINERS, Combiner, mix, predicted_statistics
 from dimat.merging.layerwise.norms import channel_moments
 from dimat.merging.layerwise.sites import sites
-from dimat.state import State
+from dimat.testing.combiners import LAWS
+from dimat.testing.layers import SmallModel
 
 
 @pytest.fixture(params=list(COMBINERS))
@@ -30,61 +30,12 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     return built.double().eval()
 
 
-def calibrated(model: nn.Module, state: State, batches: list[Tensor]) -> State:
-    """The state with BatchNorm statistics of these batches, as trained networks have them."""
-    found = dict(state)
-    t = trace(model, (batches[0][:2],))
-    runs = [PartialInterpreter(t, found, x) for x in batches]
-    for site in sites(t, sums=False):
-        if site.mean is not None and site.variance is not None and site.norm is not None:
-            for run in runs:
-                run.advance(site.norm, inclusive=False)
-            source = site.op if site.norm is not site.op else site.input
-            values = [run.value(source) for run in runs]
-            found[site.mean], found[site.variance] = channel_moments(values)
-    return found
-
-
-def test_copies_of_one_state_keep_its_function(combiner: Combiner, model: nn.Module) -> None:
-    batches = inputs()
-    state = calibrated(model, drawn(model, 1)[0], batches)
-    analysis = analysis_of(model, batches[0][:2])
-    for weights in ([1.0], [0.3, 0.7]):
-        found = combiner.combine(analysis, [state] * len(weights), weights, batches)
-        outputs = [functional_call(model, s, batches[0]) for s in (found, state)]
-        torch.testing.assert_close(*outputs, rtol=1e-6, atol=1e-6)
-
-
-def test_keys_shapes_and_dtypes_stay_and_nothing_is_changed_in_place(
-    combiner: Combiner, model: nn.Module
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_every_combiner_keeps_the_laws(
+    combiner: Combiner, model: nn.Module, law: Callable[[Combiner, SmallModel], None]
 ) -> None:
-    states, batches = drawn(model, 2), inputs()
-    for state in states:
-        state["counter"] = torch.tensor(3)
-    states[1]["counter"] = torch.tensor(5)
-    before = copy.deepcopy((states, batches))
-    found = combiner.combine(analysis_of(model, batches[0][:2]), states, [0.5, 0.5], batches)
-    kinds = {k: (v.shape, v.dtype) for k, v in states[0].items()}
-    assert {k: (v.shape, v.dtype) for k, v in found.items()} == kinds
-    assert found["counter"] == 3
-    for value in found.values():
-        value.zero_()
-    torch.testing.assert_close((states, batches), before, rtol=0, atol=0)
-
-
-def test_it_is_deterministic(combiner: Combiner, model: nn.Module) -> None:
-    states, batches = drawn(model, 3), inputs()
-    analysis = analysis_of(model, batches[0][:2])
-    first, second = (combiner.combine(analysis, states, [0.2, 0.3, 0.5], batches) for _ in range(2))
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
-
-
-def test_a_parent_of_weight_one_keeps_its_function(combiner: Combiner, model: nn.Module) -> None:
     batches = inputs()
-    states = [calibrated(model, s, batches) for s in drawn(model, 2)]
-    found = combiner.combine(analysis_of(model, batches[0][:2]), states, [1.0, 0.0], batches)
-    outputs = [functional_call(model, s, batches[0]) for s in (found, states[0])]
-    torch.testing.assert_close(*outputs, rtol=1e-6, atol=1e-6)
+    law(combiner, SmallModel(model, analysis_of(model, batches[0][:2]), batches))
 
 
 RESNETS = ("resnet20", "resnet20-group")

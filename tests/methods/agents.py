@@ -11,18 +11,16 @@ import torch
 from tests.analyses import analyze
 from torch import Tensor, nn
 
-from dimat.exchange import Traffic
-from dimat.exchange.in_process import run_all
-from dimat.merging import recalibrate
 from dimat.merging.optimizer import Memory
-from dimat.methods import Method, RoundContext, RoundResult
+from dimat.methods import RoundContext
 from dimat.methods.gauge import GaugeId
-from dimat.models import build_model
 from dimat.state import State
 from dimat.symmetry import Analysis
+from dimat.testing import agents
+from dimat.testing.agents import SHAPE, merge
 from dimat.topology import Topology, metropolis
 
-SHAPE = (2, 6, 6)
+__all__ = ["SHAPE", "Agents", "agents_of", "irregular", "merge"]
 
 
 @dataclass(frozen=True)
@@ -86,29 +84,10 @@ class Agents:
 
 
 def agents_of(name: str) -> Agents:
-    torch.manual_seed(1)
-    model = build_model(name, in_channels=2, num_classes=3, image_size=SHAPE[1:], width=0.15)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # no unit is dead, and none is like another
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    model.double()
-    random = torch.Generator().manual_seed(0)
-    recalibrate(model, [torch.randn(100, *SHAPE, generator=random, dtype=torch.float64)])
-    return Agents(model.eval(), analyze(model, (torch.zeros(2, *SHAPE, dtype=torch.float64),)))
+    own = agents.small_network(name, analyze)
+    return Agents(own.model, own.analysis)
 
 
 def irregular(seed: int, n: int = 6) -> nx.Graph[int]:
     """A random tree with two further edges."""
-    random = np.random.default_rng(seed)
-    graph: nx.Graph[int] = nx.empty_graph(n)
-    graph.add_edges_from((i, int(random.integers(i))) for i in range(1, n))
-    missing = sorted(nx.non_edges(graph))
-    picked = random.choice(len(missing), min(2, len(missing)), replace=False)
-    graph.add_edges_from(missing[k] for k in picked)
-    return graph
-
-
-def merge(method: Method, them: Sequence[RoundContext]) -> tuple[list[RoundResult], list[Traffic]]:
-    traffic = [Traffic() for _ in them]
-    return run_all([method.merge(me) for me in them], traffic), traffic
+    return agents.irregular(seed, n).graph

@@ -78,9 +78,11 @@ def test_pooled_moments_are_those_of_the_images_of_both(own: Agents) -> None:
     for key, both in expected.items():
         assert at_0[key].count == at_1[key].count == both.count
         torch.testing.assert_close(
-            at_0[key].correlation(), both.correlation(), rtol=1e-4, atol=1e-5
+            at_0[key].scores("correlation"), both.scores("correlation"), rtol=1e-4, atol=1e-5
         )
-        torch.testing.assert_close(at_0[key].correlation(), at_1[key].correlation(), rtol=0, atol=0)
+        torch.testing.assert_close(
+            at_0[key].scores("correlation"), at_1[key].scores("correlation"), rtol=0, atol=0
+        )
     first = pooled_scores(mine, encode_moments(theirs), 1, 0)
     second = pooled_scores(theirs, encode_moments(mine), 0, 1)
     for name, score in first.items():

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from tests.methods.agents import irregular
 from tests.methods.making import made
-from torch import Tensor
 
-from dimat.exchange import Traffic
-from dimat.exchange.in_process import run_all
 from dimat.methods import (
     METHODS,
     Consensus,
@@ -29,86 +24,19 @@ from dimat.methods import (
 )
 from dimat.methods.steps.cga import project
 from dimat.methods.steps.swarm import pairs
-from dimat.state import State
-from dimat.topology import Network, Topology, build_topology, metropolis
+from dimat.testing.agents import LR, D, Quadratic, Vector
+from dimat.testing.agents import irregular as irregular_topology
+from dimat.testing.agents import places as stacked
+from dimat.testing.agents import quadratics as agents
+from dimat.testing.agents import take_steps as run
+from dimat.testing.methods import STEPS
+from dimat.topology import Topology, build_topology
 
-Vector = NDArray[np.float64]
-D, LR = 3, 0.05
 STEPWISE = [name for name, kind in METHODS.items() if kind.exchanges == "steps"]
-
-
-@dataclass
-class Quadratic:
-    """An agent whose loss is ½ (x - b)ᵀ A (x - b), with its gradient exact: a learner."""
-
-    index: int
-    curvature: Vector
-    minimum: Vector
-    x: Vector
-    network: Network
-    momentum: float = 0.0
-    lr: float = LR
-    steps: int = 0
-    kept: dict[str, State] = field(default_factory=dict)
-    velocity: Vector = field(default_factory=lambda: np.zeros(D))
-
-    @property
-    def topology(self) -> Topology:
-        return self.network.at(self.steps)
-
-    def state(self) -> State:
-        return {"x": torch.from_numpy(self.x.copy()), "count": torch.tensor(self.index)}
-
-    def load(self, state: State) -> None:
-        assert int(state["count"]) == self.index  # what counts is nobody's average
-        self.x = state["x"].numpy().copy()
-
-    def gradient(self) -> State:
-        return self.gradient_at(self.state())
-
-    def gradient_at(self, state: Mapping[str, Tensor]) -> State:
-        away = state["x"].numpy() - self.minimum
-        return {"x": torch.from_numpy(self.curvature @ away)}
-
-    def update(self, gradient: Mapping[str, Tensor], scale: float = 1.0) -> None:
-        self.velocity = self.momentum * self.velocity + gradient["x"].numpy()
-        self.x = self.x - self.lr * scale * self.velocity
-
-    def scale_momentum(self, factor: float) -> None:
-        self.velocity = factor * self.velocity
-
-
-def agents(network: Network, seed: int = 0, momentum: float = 0.0) -> list[Quadratic]:
-    random = np.random.default_rng(seed)
-    found = []
-    for i in range(network.num_agents):
-        root = random.normal(size=(D, D))
-        curvature = root @ root.T / D + 0.2 * np.eye(D)
-        x, b = random.normal(size=(2, D))
-        found.append(Quadratic(i, curvature, b, x, network, momentum))
-    return found
-
-
-def irregular_topology(seed: int = 0, n: int = 6) -> Topology:
-    graph = irregular(seed, n)
-    return Topology("irregular", graph, metropolis(graph, np.ones(n)))
-
-
-def run(method: Method, them: Sequence[Quadratic], steps: int) -> list[Traffic]:
-    traffic = [Traffic() for _ in them]
-    for _ in range(steps):
-        run_all([method.step(me) for me in them], traffic)
-        for me in them:
-            me.steps += 1
-    return traffic
 
 
 def gradients(them: Sequence[Quadratic], x: Vector) -> Vector:
     return np.stack([me.curvature @ (x[i] - me.minimum) for i, me in enumerate(them)])
-
-
-def stacked(them: Sequence[Quadratic]) -> Vector:
-    return np.stack([me.x for me in them])
 
 
 def optimum(them: Sequence[Quadratic]) -> Vector:
@@ -373,14 +301,10 @@ def test_spells_without_local_steps_are_consensus() -> None:
 # --- what all of them have in common --------------------------------------------------------------
 
 
+@pytest.mark.parametrize("law", STEPS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", STEPWISE)
-def test_one_agent_takes_the_steps_of_its_optimizer(name: str) -> None:
-    alone = build_topology("ring", 1)
-    (ours,), (theirs,) = agents(alone, momentum=0.5), agents(alone, momentum=0.5)
-    (traffic,) = run(METHODS[name](), [ours], 12)
-    run(Method(), [theirs], 12)
-    np.testing.assert_array_equal(ours.x, theirs.x)
-    assert traffic == Traffic()
+def test_every_method_keeps_the_laws_in_steps(name: str, law: Callable[[Method], None]) -> None:
+    law(METHODS[name]())
 
 
 @pytest.mark.parametrize("name", STEPWISE)

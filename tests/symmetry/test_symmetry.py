@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import dimat
 from dimat import Symmetry
 from dimat.errors import ModelError, StructureError
+from dimat.symmetry.labels.units import Inherent, Pin
 
 
 def mlp() -> nn.Module:
@@ -215,3 +217,34 @@ def test_keyword_inputs_and_nested_outputs_are_followed() -> None:
     symmetry = dimat.find_symmetry(Net(), (torch.zeros(2, 3),), inputs)
     assert [(g.size, len(g.members)) for g in symmetry.groups] == [(5, 3)]
     dimat.check_symmetry(symmetry, Net(), (torch.zeros(2, 3),), inputs)
+
+
+class _Inherently(nn.Module):
+    """Axes that stay by their meaning: rows of a table, gates, time, kernels, places, outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.lstm = nn.Embedding(5, 4), nn.LSTM(4, 6, batch_first=True)
+        self.conv, self.pool = nn.Conv1d(6, 7, 3), nn.AdaptiveAvgPool1d(2)
+        self.head = nn.Linear(14, 3)
+
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        hidden, _ = self.lstm(self.table(index))
+        return self.head(self.pool(self.conv(hidden.mT).relu()).flatten(1)) + torch.arange(3.0)
+
+
+def test_what_stays_by_its_meaning_is_explained_and_is_no_pin() -> None:
+    symmetry = dimat.find_symmetry(_Inherently(), (torch.randint(5, (2, 8)),))
+    assert symmetry.pinned == ()
+    assert "pinned: looked up by index" in symmetry.explain("table.weight")
+    assert "pinned: a kernel axis" in symmetry.explain("conv.weight")
+    assert "pinned: tied to a fixed axis" in symmetry.explain("head.bias")
+
+
+def test_every_inherent_reason_is_one_that_a_rule_gives() -> None:
+    root = Path(dimat.symmetry.__file__).parent
+    written = "".join(own.read_text() for own in root.glob("rules/*.py"))
+    given = {own for own in Inherent if f'"{own.value}"' in written}
+    assert given == set(Inherent) - {Inherent.OUTPUT, Inherent.TIED}  # those are not of a rule
+    assert Pin("aten.conv2d", "conv", "a kernel axis").inherent
+    assert not Pin("aten.sort", "sort", "ranks").inherent

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.laws.graphs import PAW, connected_graphs, directed_graphs
+from tests.laws.graphs import connected_graphs, directed_graphs
 
 from dimat.errors import ConfigError, TopologyError
 from dimat.topology import (
@@ -19,7 +19,6 @@ from dimat.topology import (
     build_topology,
     check_connected,
     check_pushing_matrix,
-    metropolis,
     push,
 )
 
@@ -143,11 +142,3 @@ def pi(**entries: float) -> Matrix:
 def test_a_pushing_matrix_that_breaks_its_rules_is_refused(matrix: Matrix, message: str) -> None:
     with pytest.raises(TopologyError, match=message):
         check_pushing_matrix(matrix, nx.DiGraph([(0, 1), (1, 2), (2, 0)]))
-
-
-def test_only_a_connected_undirected_graph_has_a_root_and_a_tree() -> None:
-    with pytest.raises(TopologyError, match="'directed-ring' is directed.*use an undirected one"):
-        build_topology("directed-ring", 4).at(0).tree()
-    with pytest.raises(TopologyError, match="not connected: 2 parts"):
-        build_topology("alternating-matchings", 4).at(0).root  # noqa: B018
-    assert Topology("paw", PAW, metropolis(PAW, np.ones(4))).root == 2

@@ -1,4 +1,4 @@
-"""Topologies at their edges: few agents, spoiled edge files, and what a tree must be."""
+"""Topologies at their edges: few agents, and spoiled edge files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ THIRD = 1 / 3
 def test_one_agent_listens_to_itself_only(name: str) -> None:
     alone = build_topology(name, 1)
     assert alone.pi.tolist() == [[1.0]]
-    assert (alone.neighbors(0), alone.tree(), alone.root) == ([], [], 0)
+    assert alone.neighbors(0) == []
     assert (alone.second_eigenvalue, alone.spectral_gap) == (0.0, 1.0)
 
 
@@ -36,7 +36,7 @@ def test_one_agent_listens_to_itself_only(name: str) -> None:
 def test_two_agents_are_one_edge(name: str) -> None:
     pair = build_topology(name, 2)
     np.testing.assert_allclose(pair.pi, 0.5)
-    assert pair.tree() == [(0, 1)]
+    assert (pair.neighbors(0), pair.neighbors(1)) == ([1], [0])
     assert pair.spectral_gap == pytest.approx(1)
 
 
@@ -45,11 +45,6 @@ def test_three_agents_in_a_ring_are_a_full_graph_and_in_a_star_a_path() -> None:
         np.testing.assert_allclose(build_topology(name, 3).pi, THIRD)
     expected = [[THIRD, THIRD, THIRD], [THIRD, 2 * THIRD, 0], [THIRD, 0, 2 * THIRD]]
     np.testing.assert_allclose(build_topology("star", 3).pi, expected)
-
-
-def test_the_root_is_the_center_with_the_lowest_number() -> None:
-    path: nx.Graph[int] = nx.Graph([(0, 4), (4, 2), (2, 5), (5, 3), (3, 1)])
-    assert Topology("path", path, metropolis(path, np.ones(6))).root == 2
 
 
 @pytest.mark.parametrize("agents", [4, 5, 10, 20])
@@ -95,24 +90,6 @@ def test_on_a_connected_graph_disagreement_shrinks_to_nothing(graph: nx.Graph[in
     off = values - values.mean()
     mixed = topology.pi @ off
     assert np.linalg.norm(mixed) <= topology.second_eigenvalue * np.linalg.norm(off) + 1e-9
-
-
-@settings(max_examples=30)
-@given(connected_graphs())
-def test_a_tree_has_each_agent_once_with_parents_before_children(graph: nx.Graph[int]) -> None:
-    topology = Topology("x", graph, metropolis(graph, np.ones(len(graph))))
-    known, depth = {topology.root: 0}, 0
-    for parent, child in topology.tree():
-        assert parent in known
-        assert child not in known
-        known[child] = known[parent] + 1
-        assert known[child] >= depth  # never back up: breadth first
-        depth = known[child]
-    assert sorted(known) == sorted(graph)
-    shuffled = nx.Graph()
-    shuffled.add_nodes_from(sorted(graph, reverse=True))
-    shuffled.add_edges_from((j, i) for i, j in reversed(list(graph.edges)))
-    assert Topology("y", shuffled, topology.pi).tree() == topology.tree()
 
 
 @pytest.mark.parametrize(

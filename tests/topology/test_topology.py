@@ -48,19 +48,6 @@ def test_shard_size_mixing_keeps_the_mean_weighted_by_size(graph: nx.Graph[int],
     np.testing.assert_allclose(sizes @ (pi @ values), sizes @ values, atol=1e-9 * sizes.sum())
 
 
-@settings(max_examples=30)
-@given(connected_graphs())
-def test_the_tree_spans_the_graph_breadth_first_from_a_center(graph: nx.Graph[int]) -> None:
-    topology = Topology("x", graph, metropolis(graph, np.ones(len(graph))))
-    root = topology.root
-    depth = {root: 0}
-    for parent, child in topology.tree():
-        assert graph.has_edge(parent, child)
-        depth[child] = depth[parent] + 1
-    assert depth == dict(nx.single_source_shortest_path_length(graph, root))
-    assert max(depth.values()) == nx.radius(graph)
-
-
 @pytest.mark.parametrize(("agents", "second"), [(5, 0.539), (10, 0.873), (20, 0.967)])
 def test_the_ring_has_the_known_second_eigenvalue(agents: int, second: float) -> None:
     ring = build_topology("ring", agents)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dimat.agent.membership import Membership, check_lasting, most_bytes
 from dimat.checkpoints import unwrapped
@@ -110,6 +111,9 @@ class Agent:
         calibration: Batches of the agent's own data, as for :func:`dimat.merge`: units are matched
             and BatchNorm statistics recomputed on them. Read once, at most ``images`` samples.
         every: Calls of :meth:`step` between exchanges, >= 1.
+        hook: Whether the optimizer calls :meth:`step` itself, at the end of its own: then the
+            training loop needs no line of it, and an exchange that fails is raised by
+            ``optimizer.step()``.
         method: dimat, wa or wm; or a method of your own that tolerates lost messages.
         id: Number of this agent, from 0; the rank under torchrun.
         agents: Number of all agents; the world size under torchrun.
@@ -146,6 +150,7 @@ class Agent:
         topology: str | Network = "ring",
         calibration: Iterable[Any],
         every: int = 200,
+        hook: bool = False,
         method: str | Method = "dimat",
         id: int | None = None,
         agents: int | None = None,
@@ -204,6 +209,7 @@ class Agent:
         self._kept: Mapping[str, State] = {}
         self._membership.speak(0, None)
         self._neighborhood.await_neighbors(self.neighbors, 0)  # start to connect to them
+        self._unhook = _hook(optimizer, self._count) if hook else None
 
     def __enter__(self) -> Agent:
         """The agent itself."""
@@ -223,7 +229,16 @@ class Agent:
 
         Returns:
             The outcome of the exchange; None if this call made none.
+
+        Raises:
+            ConfigError: If the optimizer counts its own steps (``hook``).
         """
+        if self._unhook is not None:
+            raise ConfigError("'hook' is True, so the optimizer counts its steps: call no step()")
+        return self._count()
+
+    def _count(self) -> Exchanged | None:
+        """Count one optimizer step; exchange if it is due."""
         self._steps += 1
         if self._steps % self._every:
             return None
@@ -294,6 +309,8 @@ class Agent:
     def close(self) -> None:
         """Say goodbye: the neighbors go on without this agent. May be called twice."""
         self._closed = True
+        if self._unhook is not None:
+            self._unhook.remove()
         self._neighborhood.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -549,6 +566,17 @@ def _check_kinds(optimizer: object, topology: object, symmetry: object) -> None:
         raise ConfigError(f"'topology' is {quoted(topology)}: must be {rule}")
     if symmetry is not None:
         check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")
+
+
+def _hook(optimizer: torch.optim.Optimizer | None, step: Callable[[], object]) -> RemovableHandle:
+    """Register a function that the optimizer calls at the end of each of its steps."""
+    if optimizer is None:
+        raise ConfigError("'hook' is True and 'optimizer' is None: give the optimizer, or no hook")
+
+    def after(*called: object) -> None:
+        step()
+
+    return optimizer.register_step_post_hook(after)
 
 
 def _device(model: nn.Module) -> torch.device:

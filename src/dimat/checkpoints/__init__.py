@@ -1,4 +1,4 @@
-"""Merge trained checkpoints of one model, without rounds, agents or a graph of them."""
+"""Merging of trained checkpoints of one model, without rounds, agents or a topology."""
 
 from dimat.checkpoints.forward import Forward
 from dimat.checkpoints.merge import (

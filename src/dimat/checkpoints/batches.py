@@ -1,4 +1,4 @@
-"""Batches as calls of a model: positional and keyword arguments."""
+"""Batches as calls of a model, with positional and keyword arguments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dimat.compat import tree_map
 from dimat.errors import DataError, ModelError
 from dimat.graph.capture import in_mode
 from dimat.graph.trace import Trace, flatten_inputs
@@ -35,17 +36,17 @@ class ModelCall:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Its tensors, in the order that the graph takes them."""
+        """The tensors of the call, in the order of the graph's inputs."""
         return [x for x in flatten_inputs(self.args, self.kwargs) if isinstance(x, Tensor)]
 
     @property
     def samples(self) -> int:
-        """How many samples it holds: the length of its first tensor that has one; 0 if none has."""
+        """Number of samples: the length of the first tensor that has one, 0 if none has."""
         return next((len(x) for x in self.tensors if x.dim()), 0)
 
     @property
     def splits(self) -> bool:
-        """Whether its samples can be told apart: all its tensors lead with their number.
+        """Whether the call can be taken apart: all its tensors have one entry a sample.
 
         A graph, given as features of nodes and a list of edges, is one whole.
         """
@@ -53,32 +54,44 @@ class ModelCall:
 
     @property
     def shapes(self) -> str:
-        """The shapes of its tensors, for messages."""
+        """The shapes of the call's tensors, for messages."""
         return ", ".join(str(tuple(x.shape)) for x in self.tensors)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ModelCall:
-        """The same with another tensor in place of each."""
-        args, kwargs = torch.utils._pytree.tree_map(
+        """The call with every tensor replaced.
+
+        Args:
+            function: A function from a tensor to the one in its place.
+        """
+        args, kwargs = tree_map(
             lambda x: function(x) if isinstance(x, Tensor) else x, (self.args, dict(self.kwargs))
         )
         return ModelCall(args, kwargs)
 
     def pick(self, index: Tensor) -> ModelCall:
-        """Some of the samples of a call that :attr:`splits`."""
+        """The call with some of its samples, if it :attr:`splits`.
+
+        Args:
+            index: Indices of the samples.
+        """
         return self.map(lambda x: x[index.to(x.device)] if x.dim() else x)
 
     def run(self, model: nn.Module) -> Any:
-        """What the model gives."""
+        """The output of a model.
+
+        Args:
+            model: The model to call.
+        """
         return model(*self.args, **self.kwargs)
 
 
 @dataclass(frozen=True)
 class Calls:
-    """Alike batches; none, where a symmetry is given by hand and nothing is looked at.
+    """Batches of one kind; none, where a symmetry given by hand makes them unnecessary.
 
     Args:
-        calls: As they are used.
-        given: As they came, if that was otherwise; errors name these.
+        calls: The batches as they are used.
+        given: The batches as the user gave them, if others are used; errors name these.
     """
 
     calls: tuple[ModelCall, ...]
@@ -87,11 +100,11 @@ class Calls:
     __repr__ = brief
 
     def analyze(self, model: nn.Module, constants: Mapping[str, Tensor] | None = None) -> Analysis:
-        """The model's graph and symmetry.
+        """The analysis of a model: its graph and its symmetry.
 
         Args:
-            model: The model.
-            constants: Entries that all states have in common; its own buffers if None.
+            model: Not changed.
+            constants: Entries that all states have in common; the model's own buffers if None.
 
         Raises:
             ModelError: If the model fails on the first batch, or cannot be captured.
@@ -101,10 +114,14 @@ class Calls:
         return analyze(model, example.args, example.kwargs, shared)
 
     def by_hand(self, symmetry: Symmetry, model: nn.Module) -> Analysis:
-        """A symmetry by hand, proved on the model where there are batches.
+        """The analysis with a symmetry given by hand, proved on the batches if there are any.
+
+        Args:
+            symmetry: The symmetry.
+            model: Not changed.
 
         Raises:
-            StructureError: If it is not of this model, or changes what that computes.
+            StructureError: If the symmetry is of another model, or changes its outputs.
         """
         if not self.calls:
             return given_analysis(symmetry, model)
@@ -112,7 +129,7 @@ class Calls:
         return given_analysis(symmetry, model, example.args, example.kwargs)
 
     def _example(self, model: nn.Module) -> ModelCall:
-        """Two samples; a batch, if the model takes no fewer or the batch is one whole."""
+        """Two samples as an example; a whole batch, if the model does not take two samples."""
         example = self.calls[0]
         if not example.splits:
             return example
@@ -120,7 +137,7 @@ class Calls:
         return example if _error(model, two) else two
 
     def pieces(self, trace: Trace) -> list[tuple[Any, ...]]:
-        """Every batch as a graph takes it.
+        """Every batch in the sizes that a graph takes.
 
         Args:
             trace: The graph. If it is bound to a number of samples, a batch comes in pieces, the
@@ -146,13 +163,13 @@ class Calls:
 
         Args:
             model: Its running statistics are changed, nothing else.
-            run: What is run, where that is the model under another forward.
+            run: The module to run, where that is the model under another forward.
 
         Returns:
-            Whether it has any.
+            Whether the model has statistics to recompute.
 
         Raises:
-            DataError: If a BatchNorm sees one value a channel only, which has no variance; if there
+            DataError: If a BatchNorm gets one value a channel only, which has no variance; if there
                 are no batches.
         """
         if not self.calls and calibrated_norms(model):
@@ -164,10 +181,13 @@ class Calls:
 
     @contextmanager
     def blamed(self, model: nn.Module) -> Iterator[None]:
-        """If something fails because a batch makes the model fail, say which batch.
+        """A context in which an error that a batch causes in the model names the batch.
+
+        Args:
+            model: The model that runs in the context.
 
         Raises:
-            ModelError: With the number of the batch, its shapes, and what the model said.
+            ModelError: With the number of the batch, its shapes, and the model's error.
         """
         try:
             yield
@@ -192,7 +212,7 @@ def _check_sizes(call: ModelCall, index: int, trace: Trace) -> None:
 
 
 def _error(model: nn.Module, call: ModelCall) -> Exception | None:
-    """What the model says to a call, in eval mode; nothing of it is changed."""
+    """The error that a call raises in the model, which is in eval mode and not changed."""
     try:
         with torch.no_grad(), in_mode(model, training=False):
             call.run(model)

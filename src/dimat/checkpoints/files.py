@@ -1,4 +1,4 @@
-"""Checkpoint files of others: safetensors, and PyTorch's own as far as they hold tensors."""
+"""Checkpoint files that other programs wrote: safetensors, and PyTorch's with tensors only."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from dimat.compat import tree_leaves
 from dimat.errors import ConfigError, StructureError, quoted
 from dimat.files import check_archive, check_bytes, open_regular
 from dimat.state import State, load_state
 
-# A state as people have it: entries by name, a model that holds it, or a checkpoint file.
+# A state in any form: entries by name, a model that holds it, or the path of a checkpoint file.
 StateLike = Mapping[str, Any] | nn.Module | str | os.PathLike[str]
 PICKLED = (".th", ".pt", ".pth", ".ckpt", ".bin")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # what training scripts call the state
@@ -30,6 +31,9 @@ def read_checkpoint(path: Path) -> State:
     PyTorch's format is a pickle; only tensors and plain containers are read from it. A state may
     lie under ``state_dict``, ``model_state_dict`` or ``model``, and a ``module.`` before every key
     is taken off.
+
+    Args:
+        path: The file.
 
     Raises:
         StructureError: If the file is missing, is in no known format, or holds no state.
@@ -52,11 +56,11 @@ def entries_of(given: StateLike, who: str) -> Mapping[str, Any]:
     """The entries of a state that is given by name, as a model or as a checkpoint file.
 
     Args:
-        given: Entries may lie under ``state_dict``, ``model_state_dict`` or ``model``.
-        who: Whose it is, for messages: ``"state 1"``.
+        given: The state; entries may lie under ``state_dict``, ``model_state_dict`` or ``model``.
+        who: Name of the state, for messages: ``"state 1"``.
 
     Raises:
-        ConfigError: If it is something else.
+        ConfigError: If it is anything else.
         StructureError: If the file cannot be read.
     """
     if isinstance(given, nn.Module):
@@ -81,7 +85,7 @@ def _load_pickled(path: Path) -> Any:
     try:
         _check_calls(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, Tensor)]
+        tensors = [x for x in tree_leaves(found) if isinstance(x, Tensor)]
     except Exception as error:  # a damaged file makes the reader raise anything
         refused = "weights_only" in str(error) or "Unsupported" in str(error)
         why = (
@@ -100,10 +104,12 @@ def _load_pickled(path: Path) -> Any:
 
 
 def _check_calls(path: Path) -> None:
-    """Refuse the one call that PyTorch lets a pickle make which takes memory by a number.
+    """Refuse a ``bytearray`` in a pickle: the one call by which a number could take any memory.
+
+    PyTorch lets a pickle make it, even if only weights are read.
 
     Raises:
-        ValueError: If a ``bytearray`` is made.
+        ValueError: If there is one.
     """
     for pickled in _pickles(path):
         for _, argument, _ in pickletools.genops(pickled):
@@ -141,7 +147,7 @@ def _unwrapped(found: Any, path: Path) -> Mapping[str, Tensor]:
 
 
 def _inner(found: Any) -> Any:
-    """The state inside of what training scripts save beside it."""
+    """The state inside of a checkpoint that holds more, as training scripts save it."""
     for name in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
@@ -153,7 +159,11 @@ def _kind(value: object) -> str:
 
 
 def without_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state without what ``DataParallel`` and ``torch.compile`` put before every key."""
+    """A state without the prefix that ``DataParallel`` or ``torch.compile`` puts before every key.
+
+    Args:
+        state: Not changed.
+    """
     own = dict(state)
     for prefix in (*_PREFIXES, *_PREFIXES):
         if all(key.startswith(prefix) for key in own):

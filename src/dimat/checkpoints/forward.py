@@ -1,4 +1,4 @@
-"""A model whose outputs are made in another way than by its own forward."""
+"""A model under another forward than its own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Forward = Callable[..., Any]
 
 
 class Bound(nn.Module):
-    """A model under another forward; its entries keep their names, and are the model's own.
+    """A model under another forward, with the same parameters and buffers under the same names.
 
     Args:
         model: Any module.
-        forward: Called as ``forward(model, *args, **kwargs)``.
+        forward: The forward, called as ``forward(model, *args, **kwargs)``.
     """
 
     def __init__(self, model: nn.Module, forward: Forward) -> None:
@@ -28,11 +28,16 @@ class Bound(nn.Module):
         self.__dict__["_bound"] = (model, forward)  # no submodule: that would rename its entries
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The other forward, on the model."""
+        """The other forward, bound to the model."""
         model, forward = self.__dict__["_bound"]
         return forward(model, *args, **kwargs)
 
 
 def bound(model: nn.Module, forward: Forward | None) -> nn.Module:
-    """The model as it is, or under another forward."""
+    """A model under a forward.
+
+    Args:
+        model: Any module.
+        forward: The forward; None: that of the model, which is then returned itself.
+    """
     return model if forward is None else Bound(model, forward)

@@ -1,4 +1,4 @@
-"""``dimat.match`` and ``dimat.merge``."""
+"""Matching and merging of trained states: ``dimat.match`` and ``dimat.merge``."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ IMAGES = 2000  # samples looked at; accuracy against their number is in docs/mat
 
 @dataclass(frozen=True)
 class Merge:
-    """What :func:`merge` gives.
+    """The result of :func:`merge`.
 
     Args:
         state: The merged state, in the first parent's unit order and dtypes.
-        matchings: For every parent its permutation into that order, similarity and margin per
+        matchings: For every parent its permutation into that order, with similarity and margin per
             group; the first is the identity.
         aligned: The parents in that order.
-        symmetry: The model's, whose elements the permutations are.
+        symmetry: The symmetry of the model, whose elements the permutations are.
     """
 
     state: State
@@ -58,12 +58,12 @@ def match(
 
     Args:
         model: The architecture; its own weights and mode do not matter and are not changed.
-        ours: The state whose unit order is the reference; given as in :func:`merge`.
+        ours: The state whose unit order is the reference, in any form that :func:`merge` takes.
         theirs: Another state of the same model.
         batches: As in :func:`merge`.
         method: As in :func:`merge`.
         forward: As in :func:`merge`.
-        images: At most this many samples of the batches are looked at.
+        images: The largest number of samples of the batches that are used.
         symmetry: As in :func:`merge`.
 
     Raises:
@@ -71,10 +71,10 @@ def match(
     """
     matcher = _matcher(method)
     with in_words("matching"):
-        family = Parents.of(
+        parents = Parents.of(
             model, [ours, theirs], batches, forward=forward, images=images, symmetry=symmetry
         )
-        return family.match(matcher, (0.5, 0.5))[1]
+        return parents.match(matcher, (0.5, 0.5))[1]
 
 
 def merge(
@@ -95,11 +95,11 @@ def merge(
     .. math:: \theta = \sum_j w_j P_j \theta_j
 
     then BatchNorm statistics are recomputed, because those of an average of networks are not the
-    average of theirs. All is computed in at least float32, on the device of the model.
+    average of theirs. Computations are in at least float32, on the device of the model.
 
     Args:
-        model: The architecture; its own weights and mode do not matter and are not changed. One in
-            ``DistributedDataParallel``, ``DataParallel`` or ``torch.compile`` is taken out of it.
+        model: The architecture; its own weights and mode do not matter and are not changed. A model
+            in ``DistributedDataParallel``, ``DataParallel`` or ``torch.compile`` is taken out.
         states: ``n >= 1`` states of it, each a ``state_dict()``, a trained model, or the path of a
             checkpoint file (safetensors, or tensors that ``torch.save`` wrote; nothing else is
             unpickled). The result is in the unit order of the first. A second name of a tied tensor
@@ -113,15 +113,15 @@ def merge(
         recalibration: batchnorm: recompute running statistics on the batches; expected: as the
             parents' statistics let one expect, without data; none: leave them as combined; auto:
             batchnorm, unless the combiner fits statistics itself.
-        forward: Called as ``forward(model, *inputs)`` instead of the model, where its outputs are
-            made in another way.
-        images: At most this many samples of the batches are looked at.
-        symmetry: Given by hand (``Symmetry.from_axes``) for a model that cannot be exported. It is
-            proved on the model if there are batches, which it does without otherwise. Nothing can
-            be compared or fitted inside the model then: it needs ``method="weights"``.
+        forward: A function that is called as ``forward(model, *inputs)`` instead of the model.
+        images: The largest number of samples of the batches that are used.
+        symmetry: A symmetry given by hand (``Symmetry.from_axes``), for a model that cannot be
+            exported. It is proved on the batches if there are any; they may be left out. Without
+            the model's graph no activations are compared and no layers are fitted, so that it needs
+            ``method="weights"``.
 
     Returns:
-        The merged state, in the dtypes of the first, and how the parents were matched.
+        The merged state, in the dtypes of the first, and the matchings of the parents.
 
     Raises:
         ConfigError: If a name is unknown, an argument is of a kind that has no meaning here,
@@ -139,12 +139,12 @@ def merge(
     combiner = chosen("combine", combine, COMBINERS, ["combine", "needs_batches"])
     check_known("recalibration", recalibration, RECALIBRATIONS)
     with in_words("merging"):
-        parents = _listed(states)
-        weights = fair_weights(weights, len(parents))
-        family = Parents.of(
-            model, parents, batches, forward=forward, images=images, symmetry=symmetry
+        listed = _listed(states)
+        weights = fair_weights(weights, len(listed))
+        parents = Parents.of(
+            model, listed, batches, forward=forward, images=images, symmetry=symmetry
         )
-        return _merge(family, matcher, combiner, recalibration, weights)
+        return _merge(parents, matcher, combiner, recalibration, weights)
 
 
 def _matcher(method: str | Matcher) -> Matcher:
@@ -152,10 +152,10 @@ def _matcher(method: str | Matcher) -> Matcher:
 
 
 def _listed(states: Iterable[StateLike]) -> list[StateLike]:
-    """Several states, whatever they come in; not one alone, which has parts of its own.
+    """Several states as a list, from any iterable of states.
 
     Raises:
-        ConfigError: If it is one, or nothing that states come in.
+        ConfigError: If it is one state, whose entries could be taken for states, or no iterable.
     """
     alone = (str, os.PathLike, Mapping, nn.Module)
     if isinstance(states, alone) or not isinstance(states, Iterable):
@@ -167,40 +167,49 @@ def _listed(states: Iterable[StateLike]) -> list[StateLike]:
 
 
 def _merge(
-    family: Parents,
+    parents: Parents,
     matcher: Matcher,
     combiner: Combiner,
     recalibration: Recalibration,
     weights: Sequence[float],
 ) -> Merge:
-    matchings = family.match(matcher, weights)
-    aligned = family.align(matchings)
-    merged = family.combine(combiner, aligned, weights)
+    matchings = parents.match(matcher, weights)
+    aligned = parents.align(matchings)
+    merged = parents.combine(combiner, aligned, weights)
     if recalibration == "expected":
-        merged = family.expect(merged, aligned, weights)
+        merged = parents.expect(merged, aligned, weights)
     elif recalibrates(recalibration, combiner):
-        merged = family.recalibrate(merged) or merged
+        merged = parents.recalibrate(merged) or merged
     return Merge(
-        family.rounded(merged),
+        parents.rounded(merged),
         tuple(matchings),
-        tuple(family.rounded(state, number) for number, state in enumerate(aligned)),
-        family.analysis.symmetry,
+        tuple(parents.rounded(state, number) for number, state in enumerate(aligned)),
+        parents.analysis.symmetry,
     )
 
 
 def recalibrates(recalibration: str, combiner: Combiner) -> bool:
-    """Whether statistics are recomputed after a combiner."""
+    """Whether BatchNorm statistics are recomputed after a combiner.
+
+    Args:
+        recalibration: As :func:`merge` takes it.
+        combiner: The combiner.
+    """
     if recalibration == "auto":
         return not combiner.needs_batches
     return recalibration in ("batchnorm", "expected")
 
 
 def fair_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """The weights, equal ones if None.
+    """The weights of some states.
+
+    Args:
+        weights: The weights as a user gave them; None for equal ones.
+        count: Number of states.
 
     Raises:
         ConfigError: If they are no numbers.
-        StructureError: If there is not one for each of ``count`` states, or they are no average.
+        StructureError: If their number is another one, or they are not >= 0 with a sum of 1.
     """
     if not count:
         raise StructureError("no states: give at least one")

@@ -1,4 +1,4 @@
-"""Batches in any order, made alike: each a mixture of all samples."""
+"""Mixing of batches, so that each is a mixture of all samples."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dimat.checkpoints.batches import ModelCall
+from dimat.compat import tree_flatten, tree_unflatten
 
 
 def mixed(calls: Sequence[ModelCall]) -> tuple[ModelCall, ...]:
-    """The same samples at random places in batches of the first one's size, the last may be short.
+    """Batches of the same samples in random order, all of the first one's size but the last.
 
-    Batches that are sorted, by class or by domain, say little each by itself: their statistics are
-    not those of all, and a layer that is fitted on the first ones sees the first classes alone.
+    Batches that are sorted, by class or by domain, are not like all samples: their statistics are
+    others, and a layer that is fitted on the first batches gets the first classes alone.
 
     Args:
-        calls: Alike batches.
+        calls: Batches of one kind.
 
     Returns:
-        The batches as they are where they cannot be taken apart: some argument is not one entry a
-        sample.
+        The mixed batches; those given, where they cannot be taken apart, since some argument does
+        not have one entry a sample.
     """
     if len(calls) < 2:
         return tuple(calls)
@@ -44,7 +44,7 @@ def mixed(calls: Sequence[ModelCall]) -> tuple[ModelCall, ...]:
 
 
 def _joined(values: Sequence[object], samples: Sequence[int]) -> Tensor | None:
-    """One argument of all batches, one entry a sample; None if it is something else."""
+    """One argument of all batches joined; None if it does not have one entry a sample."""
     tensors = [x for x in values if isinstance(x, Tensor) and x.dim()]
     if len(tensors) < len(values) or [len(x) for x in tensors] != list(samples):
         return None

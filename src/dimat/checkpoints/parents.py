@@ -1,4 +1,4 @@
-"""Several trained states of one model, ready to be matched and merged."""
+"""The parents of a merge: several trained states of one model, ready to be matched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dimat.checkpoints.batches import Calls
 from dimat.checkpoints.files import StateLike, entries_of
@@ -19,6 +18,7 @@ from dimat.checkpoints.forward import Forward, bound
 from dimat.checkpoints.reading import read_calls
 from dimat.checkpoints.states import as_in, completed, validate_state, working_copy
 from dimat.checkpoints.unwrapped import unprefixed, unwrapped
+from dimat.compat import BatchNorm
 from dimat.errors import ConfigError, check_kind, quoted
 from dimat.matching import Matcher, Matching, Problem
 from dimat.merging import Combiner, calibrated_norms, predicted_statistics
@@ -28,16 +28,18 @@ from dimat.symmetry import Analysis, Symmetry
 
 @dataclass(frozen=True)
 class Parents:
-    """States of one model, and inputs to compare them on. Steps return new states, in float32.
+    """The states of one model that are merged, and the inputs on which they are compared.
+
+    All steps return new states, in at least float32.
 
     Args:
         model: A working copy of the model.
-        forward: In place of its own, if not None.
+        forward: The forward in place of the model's own; None: its own.
         originals: The parents as they were given, completed.
-        extras: What they hold beside tensors, which stays as it is.
-        states: The same in at least float32, on the model's device.
+        extras: Entries of every parent that are no tensors, which stay as they are.
+        states: The parents in at least float32, on the model's device.
         calls: The inputs.
-        symmetry: Given by hand, if not None.
+        symmetry: A symmetry given by hand; None: it is found.
     """
 
     model: nn.Module
@@ -61,7 +63,16 @@ class Parents:
         names: Sequence[str] = (),
         symmetry: Symmetry | None = None,
     ) -> Parents:
-        """Check and prepare what :func:`dimat.merge` is given; ``names`` are for messages.
+        """The parents made of the arguments of :func:`dimat.merge`, all of which are checked.
+
+        Args:
+            model: As :func:`dimat.merge` takes it.
+            states: As :func:`dimat.merge` takes them.
+            batches: As :func:`dimat.merge` takes them.
+            forward: As :func:`dimat.merge` takes it.
+            images: As :func:`dimat.merge` takes it.
+            names: Names of the states, for messages; if empty, their numbers and files.
+            symmetry: As :func:`dimat.merge` takes it.
 
         Raises:
             ConfigError, DataError, ModelError, StructureError: As :func:`dimat.merge`.
@@ -83,7 +94,7 @@ class Parents:
 
     @cached_property
     def analysis(self) -> Analysis:
-        """The model's graph and symmetry."""
+        """The analysis of the model: its graph and its symmetry."""
         with self._blamed() as model:
             if self.symmetry is not None:
                 return self.calls.by_hand(self.symmetry, model)
@@ -97,24 +108,39 @@ class Parents:
 
     @cached_property
     def batches(self) -> list[tuple[Any, ...]]:
-        """The inputs as the graph takes them."""
+        """The inputs in the sizes that the graph takes."""
         return self.calls.pieces(self.analysis.trace)
 
     def match(self, matcher: Matcher, weights: Sequence[float]) -> list[Matching]:
-        """For every state its permutation into the first one's unit order."""
+        """For every parent its permutation into the first one's unit order.
+
+        Args:
+            matcher: The matcher.
+            weights: Weight of each parent in the merge.
+        """
         problem = Problem(self.analysis, self.states, weights, self.batches)
         with self._blamed():
             return matcher.match(problem)
 
     def align(self, matchings: Sequence[Matching]) -> list[State]:
-        """The states with their units permuted."""
+        """The parents with their units permuted.
+
+        Args:
+            matchings: One matching per parent.
+        """
         apply = self.analysis.symmetry.apply
         return [apply(m.permutation, s) for m, s in zip(matchings, self.states, strict=True)]
 
     def combine(
         self, combiner: Combiner, aligned: Sequence[State], weights: Sequence[float]
     ) -> State:
-        """One state from aligned ones."""
+        """One state out of aligned parents.
+
+        Args:
+            combiner: The combiner.
+            aligned: The aligned parents.
+            weights: Weight of each.
+        """
         with self._blamed():
             merged = combiner.combine(self.analysis, aligned, weights, self.batches)
         for alias, first in self.analysis.trace.aliases.items():
@@ -122,10 +148,13 @@ class Parents:
         return merged
 
     def recalibrate(self, state: State) -> State | None:
-        """The state with the BatchNorm statistics of the inputs; None if the model has none.
+        """A state with the BatchNorm statistics of the inputs; None if the model has none.
+
+        Args:
+            state: Not changed.
 
         Raises:
-            DataError: If a BatchNorm sees one value a channel only, which has no variance.
+            DataError: If a BatchNorm gets one value a channel only, which has no variance.
         """
         put_into(self.model, state)
         with self._blamed() as model:
@@ -133,17 +162,28 @@ class Parents:
         return state_of(self.model) if found else None
 
     def expect(self, merged: State, aligned: Sequence[State], weights: Sequence[float]) -> State:
-        """The state with the BatchNorm statistics that its parents' let one expect."""
+        """A merged state with the BatchNorm statistics predicted from those of its parents.
+
+        Args:
+            merged: The merged state.
+            aligned: The aligned parents.
+            weights: Weight of each.
+        """
         expected = predicted_statistics(self.analysis, aligned, weights, merged)
         free = set(calibrated_norms(self.model))
         for prefix, module in self.model.named_modules():  # frozen ones stay as they are
-            if isinstance(module, _BatchNorm) and module not in free:
+            if isinstance(module, BatchNorm) and module not in free:
                 own = {f"{prefix}.{name}".removeprefix(".") for name, _ in module.named_buffers()}
                 expected.update({key: merged[key] for key in own if key in merged})
         return expected
 
     def rounded(self, state: State, parent: int = 0) -> State:
-        """The state in the dtypes and on the devices of a parent, with what else it held."""
+        """A state in the dtypes and on the devices of a parent, with that parent's extras.
+
+        Args:
+            state: The state.
+            parent: Number of the parent.
+        """
         return {**as_in(state, self.originals[parent]), **self.extras[parent]}
 
     @contextmanager
@@ -154,7 +194,7 @@ class Parents:
 
 
 def _named(number: int, given: StateLike) -> str:
-    """A parent, for messages; a file by its path."""
+    """Name of a parent for messages: its number, and the path if it is a file."""
     path = f" ({os.fspath(given)})" if isinstance(given, (str, os.PathLike)) else ""
     return f"state {number}{path}"
 

@@ -1,4 +1,4 @@
-"""What a user gives as batches, whatever a data loader makes, read as calls of a model."""
+"""Reading of a user's batches, in the forms that data loaders make, as calls of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dimat.state import is_number
 def read_calls(
     batches: Iterable[Any], images: int, device: torch.device | str, *, needed: bool = True
 ) -> Calls:
-    """Read batches until ``images`` samples are there; no further one is asked for.
+    """The calls in a user's batches, which are read until there are ``images`` samples.
 
     Samples are mixed over the batches where that can be done
     (:func:`dimat.checkpoints.mixing.mixed`). A batch whose tensors lead with different sizes, such
@@ -25,10 +25,10 @@ def read_calls(
     tensor is long.
 
     Args:
-        batches: As in :func:`dimat.merge`.
-        images: At most this many samples are kept, >= 1.
-        device: Where they are put. Half-precision inputs become float32, as states do.
-        needed: Whether there have to be any.
+        batches: As :func:`dimat.merge` takes them; none is read beyond those samples.
+        images: Largest number of samples, >= 1.
+        device: Device of the calls. Half-precision inputs become float32, as states do.
+        needed: Whether it is an error if there are none.
 
     Raises:
         ConfigError: If ``images`` is not positive.
@@ -70,7 +70,7 @@ def _check_kind(batches: Iterable[Any]) -> None:
 
 
 def _call(batch: Any, index: int) -> ModelCall:
-    """One batch as positional and keyword arguments; labels are left out."""
+    """One batch as a call, without its labels."""
     if isinstance(batch, (tuple, list)) and batch:
         batch = batch[0]
     if isinstance(batch, Mapping):
@@ -92,9 +92,9 @@ def _check_values(call: ModelCall, index: int) -> None:
 
 
 def _like(first: ModelCall, call: ModelCall, index: int) -> ModelCall:
-    """The call with its arguments in the order of the first one's: the graph is traced on that.
+    """A call with its arguments in the order of the first one's, on which the graph is traced.
 
-    The number of samples may differ, nothing else; of a call taken whole any size may.
+    It may differ from the first in its number of samples only; a call taken whole in any size.
     """
     if first.kwargs.keys() != call.kwargs.keys():
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Parents' states made to fit a model: checked, completed, and in at least float32."""
+"""States fitted to a model: completed, checked, and in at least float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from dimat.state import State, check_finite, check_same_structure, is_number, te
 
 
 def working_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode, of at least float32 or complex64; what is tied stays tied."""
+    """A copy of a model in eval mode, in at least float32 or complex64; ties stay.
+
+    Args:
+        model: Not changed.
+    """
     twin = copy.deepcopy(model).eval()
     for value in (*twin.parameters(), *twin.buffers()):
         value.data = _wide(value.data)
@@ -23,19 +27,18 @@ def working_copy(model: nn.Module) -> nn.Module:
 
 
 def completed(model: nn.Module, state: Mapping[str, Any], who: str) -> State:
-    """The state with what checkpoints leave out, and without what is no tensor.
+    """A state with the entries that checkpoints leave out, and without those that are no tensors.
 
-    What is left out is the second name of a tied
-    tensor (safetensors keeps one), and BatchNorm's batch counters (unknown before PyTorch 0.4.1),
-    which count nothing that matters here.
+    Checkpoints leave out the second name of a tied tensor (safetensors keeps one), and BatchNorm's
+    batch counters (unknown before PyTorch 0.4.1), which count nothing that matters here.
 
     Args:
-        model: What the state is of.
-        state: Its entries, named as the model's; not changed.
-        who: Whose it is, for messages: ``"state 1"``.
+        model: The model of the state.
+        state: Entries under the model's names; not changed.
+        who: Name of the state, for messages: ``"state 1"``.
 
     Raises:
-        StructureError: If what is a tensor in the model is something else here.
+        StructureError: If a tensor of the model is something else in the state.
     """
     whole = tensors_of(state)
     for key in tensors_of(model.state_dict()):
@@ -54,16 +57,16 @@ def completed(model: nn.Module, state: Mapping[str, Any], who: str) -> State:
 
 
 def validate_state(model: nn.Module, state: Mapping[str, Tensor], who: str) -> State:
-    """The state in the dtypes and on the devices of ``model``, a :func:`working_copy`.
+    """A state in the dtypes and on the devices of a model, checked against it.
 
     Args:
-        model: What the state has to fit.
-        state: Already :func:`completed`; not changed.
-        who: Whose it is, for messages: ``"state 1"``.
+        model: A :func:`working_copy`, which the state must fit.
+        state: A :func:`completed` state; not changed.
+        who: Name of the state, for messages: ``"state 1"``.
 
     Raises:
-        StructureError: If it lacks an entry, has one too many or of another shape, holds NaN or
-            infinity, or if entries that are one tensor in the model differ.
+        StructureError: If the state lacks an entry, has one too many or of another shape, holds
+            NaN or infinity, or if entries that are one tensor in the model differ.
     """
     expected = tensors_of(model.state_dict())
     own = {key: _cast(value, expected.get(key)) for key, value in state.items()}
@@ -79,7 +82,12 @@ def validate_state(model: nn.Module, state: Mapping[str, Tensor], who: str) -> S
 
 
 def as_in(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State:
-    """A copy in the dtypes and on the devices of ``like``."""
+    """A copy of a state in the dtypes and on the devices of another.
+
+    Args:
+        state: Not changed.
+        like: The other state.
+    """
     return {
         key: value.to(device=like[key].device, dtype=like[key].dtype, copy=True)
         for key, value in state.items()
@@ -93,7 +101,10 @@ def _wide(value: Tensor) -> Tensor:
 
 
 def _cast(value: Tensor, expected: Tensor | None) -> Tensor:
-    """Floating numbers in the expected precision; a count for a number is a mistake, and stays."""
+    """A tensor of numbers in the expected precision; an integer in place of one stays as it is.
+
+    That is a mistake, which the check of dtypes then tells.
+    """
     if expected is None:
         return value.detach()
     if is_number(value) and value.is_complex() == expected.is_complex() and is_number(expected):

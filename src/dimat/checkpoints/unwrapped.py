@@ -1,4 +1,4 @@
-"""The model inside of what PyTorch wraps around it."""
+"""The model inside of PyTorch's wrappers."""
 
 from __future__ import annotations
 
@@ -8,28 +8,35 @@ from typing import Any
 from torch import nn
 
 from dimat.checkpoints.files import without_prefix
+from dimat.compat import compiled_from
 from dimat.state import check_module
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, out of ``DistributedDataParallel``, ``DataParallel``, ``torch.compile``.
+    """The model inside of ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``.
+
+    Args:
+        model: A model, in any number of wrappers.
 
     Raises:
         ConfigError: If it is no model.
     """
     check_module(model)
     while True:
-        inner: nn.Module | None = None
+        inner = compiled_from(model)
         if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             inner = model.module
-        elif type(model).__name__ == "OptimizedModule":  # its class is slow to import
-            inner = model._modules.get("_orig_mod")
         if inner is None:
             return model
         model = inner
 
 
 def unprefixed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state with the names of the model, if it has those of a wrapped one."""
+    """A state under the names of a model, if it has those of the wrapped model.
+
+    Args:
+        model: The unwrapped model.
+        state: Not changed.
+    """
     own = model.state_dict()
     return dict(state) if any(key in own for key in state) else without_prefix(state)

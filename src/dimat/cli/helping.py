@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping
 
 from dimat.experiment.config.messages import setting_types
-from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.parse import GROUPS, Parser, also
 from dimat.experiment.config.spelling import spelled
 
 FIRST: Mapping[str, str] = {
@@ -40,7 +40,8 @@ def short_help(command: str, parser: Parser, first: Mapping[str, str]) -> str:
     """
     calls = [_call(parser, name) for name in first]
     column = max(map(len, calls)) + 2
-    lines = [f"  {call:{column}}{told}" for call, told in zip(calls, first.values(), strict=True)]
+    told = [f"{text}{_also(name)}" for name, text in first.items()]
+    lines = [f"  {call:{column}}{text}" for call, text in zip(calls, told, strict=True)]
     return "\n".join(
         (
             parser.format_usage().rstrip(),
@@ -51,6 +52,12 @@ def short_help(command: str, parser: Parser, first: Mapping[str, str]) -> str:
             *_wrapped("A YAML file has the same names, a group with its parts below it."),
         )
     )
+
+
+def _also(name: str) -> str:
+    """The names that plug-ins have added to those of an option, as text."""
+    setting = spelled(name, setting_types())
+    return also(setting) if setting in GROUPS else ""
 
 
 def _call(parser: Parser, name: str) -> str:

@@ -45,6 +45,7 @@ def add_checkpoint_options(parser: Parser) -> None:
     add("--threads", type=int, default=2, help="threads PyTorch may use on the CPU")
     add("--seed", type=int, default=0, help="of the choice of images")
     add("--overwrite", action="store_true", help="replace files that exist")
+    add("--imports", type=tuple[str, ...], default=(), help="modules with matchers of your own")
 
 
 class SettingsLater(Parser):

@@ -1,4 +1,4 @@
-"""Images: where they come from, and who gets which."""
+"""Images: their sources, and their partition among the agents."""
 
 from dimat.data.augment import flip_and_crop
 from dimat.data.partition import SPLITS, Partition, hold_out, partition, subset

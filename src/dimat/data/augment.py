@@ -8,11 +8,11 @@ from torch.nn import functional
 
 
 def flip_and_crop(images: Tensor, random: torch.Generator, padding: int = 4) -> Tensor:
-    """Mirror every other image on average, and shift each by up to ``padding`` pixels.
+    """Images that are mirrored with probability 1/2 and shifted by up to ``padding`` pixels.
 
     Args:
         images: (n, channels, height, width), any dtype; not changed.
-        random: On the images' device.
+        random: Generator on the images' device.
         padding: Zeros around an image before it is cropped to its size again, >= 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A data set in memory, and the rules that its images and labels keep wherever they come from."""
+"""A data set in memory, and the rules for images and labels of every source."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from dimat.errors import DataError
 from dimat.state import brief
 
 _HIGHEST = 2**31 - 1
-_MOST_CHANNELS = 4  # of pictures; where the last axis is longer and the second is not, it is they
+_MOST_CHANNELS = 4  # with a longer last axis and a second one this short, channels come second
+# A listener to progress: called with (0, total) before the first image is decoded, and then with
+# (new, total) for every ``new`` more.
 Tell = Callable[[int, int], None]
-"""Told (0, total) before the first image is decoded, then (new, total) for every ``new`` more."""
 
 
 def quiet(new: int, total: int) -> None:
-    """Tell nobody."""
+    """The listener that ignores progress."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Dataset:
     """Images and labels, all in memory.
 
     Args:
-        name: The source.
+        name: Name of the source.
         train_x: (n, height, width, channels), uint8, or float32 in [0, 1].
         train_y: (n,) int64 labels, 0 <= label < num_classes.
         test_x: Test images, of the same shape and dtype.
-        test_y: Their labels.
+        test_y: Labels of the test images.
     """
 
     name: str
@@ -50,25 +51,33 @@ class Dataset:
 
     @property
     def in_channels(self) -> int:
-        """Channels of an image."""
+        """Number of channels of an image."""
         return int(self.train_x.shape[3])
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width of an image."""
         return int(self.train_x.shape[1]), int(self.train_x.shape[2])
 
     def only(self, index: NDArray[np.int64]) -> Dataset:
-        """The same with these training images only."""
+        """The data set with some of its training images only.
+
+        Args:
+            index: Indices of the training images to keep.
+        """
         kept = torch.from_numpy(index)
         return replace(self, train_x=self.train_x[kept], train_y=self.train_y[kept])
 
 
 def as_images(array: NDArray[np.generic], where: str) -> Tensor:
-    """Images of an array, (n, height, width, channels), or without channels if there is one.
+    """The images of an array, as a tensor (n, height, width, channels).
+
+    Args:
+        array: (n, height, width, channels), or (n, height, width) for one channel.
+        where: Name of the array, for messages.
 
     Raises:
-        DataError: If they are neither uint8 nor floats in [0, 1]; names ``where`` and the rule.
+        DataError: If they are neither uint8 nor floats in [0, 1].
     """
     if array.ndim == 3:
         array = array[..., None]
@@ -99,10 +108,14 @@ def as_images(array: NDArray[np.generic], where: str) -> Tensor:
 
 
 def as_labels(array: NDArray[np.generic], where: str) -> Tensor:
-    """Labels of an array, (n,) int64.
+    """The labels of an array, as an int64 tensor (n,).
+
+    Args:
+        array: (n,) integers.
+        where: Name of the array, for messages.
 
     Raises:
-        DataError: If they are no integers >= 0, or there is none; names ``where`` and the rule.
+        DataError: If they are no integers >= 0, or there is none.
     """
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise DataError(
@@ -118,14 +131,14 @@ def as_labels(array: NDArray[np.generic], where: str) -> Tensor:
 
 
 def check_counted(labels: Tensor, where: str) -> None:
-    """Refuse labels that are not 0, 1, …, each there: those from 1 on would have a class too many.
+    """Refuse labels that leave out a class: labels that start at 1 would make a class too many.
 
     Args:
         labels: (n,) labels >= 0 of the training images.
-        where: What they are called in the message.
+        where: Name of the labels, for messages.
 
     Raises:
-        DataError: If one below the highest is not there.
+        DataError: If a class below the highest label has no image.
     """
     found = torch.unique(labels)
     if len(found) <= int(found[-1]):
@@ -143,11 +156,11 @@ def check_known(test_y: Tensor, train_y: Tensor, where: str, train: str) -> None
     Args:
         test_y: (n,) labels.
         train_y: (m,) labels.
-        where: What the test labels are called in the message.
-        train: What the training labels are called.
+        where: Name of the test labels, for messages.
+        train: Name of the training labels, for messages.
 
     Raises:
-        DataError: If there is one.
+        DataError: If a test label is larger than all training labels.
     """
     highest = int(train_y.max())
     if int(test_y.max()) > highest:

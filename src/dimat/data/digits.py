@@ -1,4 +1,4 @@
-"""The digits that come with scikit-learn."""
+"""The source ``digits``: images that come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dimat.data.dataset import Dataset, Tell, quiet
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels, read once: they are kept as text."""
+    """Images and labels, cached: to parse the text that they are stored as takes time."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()

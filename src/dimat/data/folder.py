@@ -1,4 +1,4 @@
-"""Folders of pictures, a subfolder a class."""
+"""The source ``folder``: pictures with one subfolder a class."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Classes = Mapping[str, Sequence[Path]]
 
 
 def folder(path: str, tell: Tell = quiet) -> Dataset:
-    """Pictures in ``PATH/train/CLASS``, and in ``PATH/test/CLASS`` or else ``PATH/val/CLASS``.
+    """The pictures in ``PATH/train/CLASS``, and in ``PATH/test/CLASS`` or else ``PATH/val/CLASS``.
 
     Label i is the i-th of the sorted names of train's folders; a folder inside a class belongs to
     it. Images come in the order of their sorted names, not in the file system's. Names that start
@@ -30,11 +30,11 @@ def folder(path: str, tell: Tell = quiet) -> Dataset:
 
     Args:
         path: The folder.
-        tell: Told how many pictures are decoded.
+        tell: Listener to the decoding.
 
     Raises:
         DataError: If a folder or its pictures are missing, test has a class that train has not, or
-            a picture cannot be used; names it.
+            a picture cannot be used, with its name.
     """
     train_folder, test_folder = _part(path, "train"), _part(path, "test", "val")
     train, test = _classes(train_folder), _classes(test_folder)
@@ -50,7 +50,7 @@ def folder(path: str, tell: Tell = quiet) -> Dataset:
 
 
 def _part(path: str, *names: str) -> Path:
-    """The first folder of these names."""
+    """The first of some folders that exists."""
     if not path or not Path(path).is_dir():
         raise DataError(f"folder:{path}: no such folder")
     for name in names:
@@ -61,7 +61,7 @@ def _part(path: str, *names: str) -> Path:
 
 
 def _classes(part: Path) -> dict[str, list[Path]]:
-    """The pictures of every class, sorted."""
+    """The pictures of every class, sorted by name."""
     folders, files = _entries(part)
     for file in files:
         if _is_picture(file):
@@ -89,7 +89,7 @@ def _check_classes(train: Classes, train_folder: Path, test: Classes, test_folde
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files in a folder and then those in the folders in it, each of which is read once."""
+    """All files in a folder, then those in its subfolders; no folder is read twice."""
     found: list[Path] = []
     seen: set[Path] = set()
     left = [folder]
@@ -106,7 +106,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the files of a folder, sorted by name; links count as what they lead to."""
+    """The subfolders and the files of a folder, sorted by name; links count as their targets."""
     try:
         with os.scandir(folder) as listing:
             shown = sorted((e for e in listing if e.name[0] != "."), key=lambda e: e.name)

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub, or local folders of Parquet files like theirs."""
+"""The source ``hf``: data sets of the Hugging Face Hub, and folders of Parquet files like them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ _TEST = ("test", "validation", "valid", "val")
 
 
 def huggingface(address: str, tell: Tell = quiet) -> Dataset:
-    """``NAME[:CONFIG][@REVISION][#LABEL]`` on the Hub, or ``FOLDER[#LABEL]``, through `datasets`.
+    """The data set ``NAME[:CONFIG][@REVISION][#LABEL]`` on the Hub, or ``FOLDER[#LABEL]``.
 
     Images are the first column of type Image. Labels are the first of type ClassLabel, or the
     column LABEL, which may also be of integers. Test images are the first of the splits test,
-    validation, valid and val that has labels. No code of a data set is run.
+    validation, valid and val that has labels. It is loaded by `datasets`, which runs no code of a
+    data set.
 
     Args:
-        address: Which data set.
-        tell: Told how many images are decoded; `datasets` itself shows downloads.
+        address: The data set, as above.
+        tell: Listener to the decoding; `datasets` itself shows downloads.
 
     Raises:
         DataError: If `datasets` is not installed or cannot load it, a split or column is missing,
-            or images or labels cannot be used; names data set, split and row.
+            or images or labels cannot be used, with data set, split and row.
     """
     where = f"hf:{address}"
     place = Address.parse(address)
@@ -54,13 +55,13 @@ def huggingface(address: str, tell: Tell = quiet) -> Dataset:
 
 @dataclass(frozen=True)
 class Address:
-    """Which data set, and which of its labels.
+    """The parts of a data set's address.
 
     Args:
-        name: On the Hub, or a folder.
-        config: Which of its configurations; its only one if empty.
+        name: Name on the Hub, or path of a folder.
+        config: Name of a configuration; the only one if empty.
         revision: Branch, tag or commit; main if empty.
-        label: Column of labels; the first ClassLabel if empty.
+        label: Name of the column of labels; the first ClassLabel if empty.
     """
 
     name: str
@@ -70,7 +71,10 @@ class Address:
 
     @classmethod
     def parse(cls, address: str) -> Address:
-        """Take ``NAME[:CONFIG][@REVISION][#LABEL]`` apart; the name of a folder stays whole.
+        """The parts of ``NAME[:CONFIG][@REVISION][#LABEL]``; the path of a folder stays whole.
+
+        Args:
+            address: The address.
 
         Raises:
             DataError: If there is no name.
@@ -91,7 +95,7 @@ class Address:
 
 
 def _load(place: Address, where: str) -> Mapping[str, Any]:
-    """All splits."""
+    """All splits of a data set by name."""
     try:
         import datasets
     except ImportError as error:
@@ -106,7 +110,7 @@ def _load(place: Address, where: str) -> Mapping[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """An error and what it came from, in one line."""
+    """One line with the message of an error and that of its root cause."""
     root = error
     while root.__cause__ is not None:
         root = root.__cause__
@@ -115,7 +119,10 @@ def _reason(error: BaseException) -> str:
 
 
 def _image_column(features: Mapping[str, Any], where: str) -> str:
-    """The first of type Image; Parquet files not written by `datasets` have its bare structure."""
+    """Name of the first column of images: of type Image, or of its bare structure.
+
+    Parquet files that `datasets` did not write have the latter.
+    """
     import datasets
 
     for name, kind in features.items():
@@ -146,7 +153,10 @@ def _labels(splits: Mapping[str, Any], split: str, column: str, where: str) -> T
 
 
 def _test_labels(splits: Mapping[str, Any], column: str, where: str) -> tuple[str, Tensor]:
-    """The test split and its labels. The Hub's test sets of competitions have labels of -1."""
+    """Name and labels of the first split to test on whose labels can be used.
+
+    Competitions hide the labels of their test sets behind -1.
+    """
     refused = []
     for split in (split for split in _TEST if split in splits):
         try:
@@ -169,7 +179,7 @@ def _pictures(splits: Mapping[str, Any], split: str, column: str, where: str) ->
 
 
 def _open(cells: Any, row: int) -> BinaryIO:
-    """A cell of an image column: the bytes of a file, or the path of one."""
+    """The opened image in a cell of an image column: the bytes of a file, or the path of one."""
     cell = cells[row].as_py() or {}
     if cell.get("bytes") is not None:
         return io.BytesIO(cell["bytes"])

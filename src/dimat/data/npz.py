@@ -1,4 +1,4 @@
-"""NumPy archives."""
+"""The source ``npz``: NumPy archives."""
 
 from __future__ import annotations
 
@@ -26,9 +26,16 @@ from dimat.files import check_bytes
 
 
 def npz(path: str, tell: Tell = quiet) -> Dataset:
-    """A NumPy archive with train_x, train_y, test_x, test_y.
+    """The data set in a NumPy archive with train_x, train_y, test_x and test_y.
 
     Images are NHWC (or NHW, one channel), uint8 or float in [0, 1]; labels are integers.
+
+    Args:
+        path: The archive.
+        tell: Not told anything: nothing is decoded.
+
+    Raises:
+        DataError: If the archive cannot be read, or its arrays cannot be used.
     """
     arrays = _read_npz(Path(path), [f"{part}_{kind}" for part in _PARTS for kind in "xy"])
     train_x, test_x = (as_images(arrays[f"{part}_x"], f"{path}: {part}_x") for part in _PARTS)
@@ -47,14 +54,21 @@ def npz(path: str, tell: Tell = quiet) -> Dataset:
 
 
 def npz_images(path: str) -> Tensor:
-    """The training images alone, which need no labels beside them."""
+    """The training images in a NumPy archive, which need have no labels beside them.
+
+    Args:
+        path: The archive.
+
+    Raises:
+        DataError: If the archive cannot be read, or its images cannot be used.
+    """
     return as_images(_read_npz(Path(path), ["train_x"])["train_x"], f"{path}: train_x")
 
 
 _PARTS = ("train", "test")
 _MAGIC = b"\x93NUMPY"
-# All that NumPy and zipfile raise for a file with one byte changed (RuntimeError: encrypted, or an
-# unknown compression).
+# All errors that NumPy and zipfile raise for a file with one byte changed (RuntimeError: encrypted,
+# or an unknown compression).
 _DAMAGE = (OSError, TypeError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -84,7 +98,7 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]
 
 
 def _check_sizes(archive: zipfile.ZipFile, path: Path, names: Sequence[str]) -> None:
-    """Compare what arrays say of their size with what is there, before there is memory for them."""
+    """Refuse arrays whose headers claim another size than they have, before they take memory."""
     on_disk, needed = path.stat().st_size, 0
     for name in names:
         info = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")

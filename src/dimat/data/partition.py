@@ -1,4 +1,4 @@
-"""Deal the training images out to the agents."""
+"""The partition of the training images among the agents."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Partition:
-    """Which training images each agent has, while pre-training and in the rounds.
+    """The training images of each agent, in pre-training and in the rounds.
 
     Args:
-        pretrain: Per agent the indices used before the first merge.
-        rounds: Per agent the indices used after it; often the same.
+        pretrain: For every agent the indices of the images used before the first merge.
+        rounds: For every agent the indices of the images used after it; often the same.
     """
 
     pretrain: list[Indices]
@@ -34,19 +34,19 @@ class Partition:
 def partition(
     name: str, labels: Tensor, agents: int, *, seed: int, alpha: float, batch_size: int
 ) -> Partition:
-    """Deal out images by one of :data:`SPLITS`; every agent gets at least one full batch.
+    """The partition by one of :data:`SPLITS`, in which every agent has at least one full batch.
 
     Args:
-        name: One of :data:`SPLITS`, such as iid.
+        name: Name of the split, one of :data:`SPLITS`, such as iid.
         labels: (n,) labels of the training images.
         agents: Number of agents, >= 1.
-        seed: Of the dealing.
+        seed: Seed of the random choices.
         alpha: Concentration of the dirichlet split, > 0.
-        batch_size: Images a training step.
+        batch_size: Number of images in a training step.
 
     Raises:
         ConfigError: If no such split is known.
-        DataError: If an agent gets less than a batch: which agent, how many, the way out.
+        DataError: If an agent has less than a batch.
     """
     deal = look_up("data.split", name, SPLITS)
     random = np.random.default_rng(np.random.SeedSequence([seed, 77]))
@@ -73,13 +73,13 @@ def _by_label(labels: NDArray[np.int64], random: np.random.Generator) -> list[In
 
 
 def _deal_iid(labels: Indices, agents: int, random: np.random.Generator) -> list[Indices]:
-    """Stratified and equal: the classes one after another are dealt round and round."""
+    """Equal stratified shares: the images of one class after another are dealt in turn."""
     order = np.concatenate(_by_label(labels, random))
     return [np.sort(order[agent::agents]) for agent in range(agents)]
 
 
 def _deal_by_class(labels: Indices, agents: int, random: np.random.Generator) -> list[Indices]:
-    """Whole classes; of more agents than classes, those of one class share it evenly."""
+    """Shares of whole classes; with more agents than classes, agents of one class share it."""
     classes = int(labels.max()) + 1
     if agents <= classes:  # nothing is drawn
         owner = labels % agents
@@ -93,19 +93,19 @@ def _deal_by_class(labels: Indices, agents: int, random: np.random.Generator) ->
 
 
 def iid(labels: Indices, agents: int, alpha: float, random: np.random.Generator) -> Partition:
-    """Stratified equal slices."""
+    """The iid split: equal stratified shares."""
     parts = _deal_iid(labels, agents, random)
     return Partition(parts, parts)
 
 
 def by_class(labels: Indices, agents: int, alpha: float, random: np.random.Generator) -> Partition:
-    """Class c goes whole to agent c mod N; of N > C agents, i has a share of class i mod C."""
+    """The split by class: class c is agent c mod N's; of N > C agents, i shares class i mod C."""
     parts = _deal_by_class(labels, agents, random)
     return Partition(parts, parts)
 
 
 def dirichlet(labels: Indices, agents: int, alpha: float, random: np.random.Generator) -> Partition:
-    """Shares of every class, drawn from a Dirichlet distribution."""
+    """The dirichlet split: the agents' shares of every class have a Dirichlet distribution."""
     parts: list[list[Indices]] = [[] for _ in range(agents)]
     for own in _by_label(labels, random):
         shares = random.dirichlet(np.full(agents, alpha))
@@ -119,7 +119,7 @@ def dirichlet(labels: Indices, agents: int, alpha: float, random: np.random.Gene
 def iid_then_by_class(
     labels: Indices, agents: int, alpha: float, random: np.random.Generator
 ) -> Partition:
-    """One stratified half is dealt IID for pre-training, the other by class for the rounds."""
+    """The split in which a stratified half is iid, to pre-train, and the rest by class."""
     first, second = _deal_iid(labels, 2, random)
     return Partition(
         [first[part] for part in _deal_iid(labels[first], agents, random)],
@@ -143,14 +143,15 @@ SPLITS: Registry[Callable[[Indices, int, float, np.random.Generator], Partition]
 def hold_out(
     dealt: Partition, labels: Tensor, share: float, *, batch_size: int, seed: int
 ) -> Partition:
-    """Validation images of every agent, which it does not train on.
+    """The validation images of every agent, which it does not train on.
 
     Args:
-        dealt: Whose images are whose.
+        dealt: The partition of the training images.
         labels: (n,) labels of the training images.
-        share: Of an agent's images, in [0, 0.5], stratified; a full batch is always left to train.
-        batch_size: Images a training step.
-        seed: Of the choice.
+        share: Share of an agent's images, in [0, 0.5], stratified; a full batch is always left to
+            train.
+        batch_size: Number of images in a training step.
+        seed: Seed of the choice.
     """
     own = labels.numpy()
 
@@ -162,7 +163,14 @@ def hold_out(
 
 
 def held_out(labels: Indices, share: float, batch_size: int, seed: int) -> NDArray[np.bool_]:
-    """A stratified mask of one agent's validation images; see :func:`hold_out`."""
+    """The stratified mask of one agent's validation images.
+
+    Args:
+        labels: (n,) labels of the agent's images.
+        share: As :func:`hold_out` takes it.
+        batch_size: Number of images in a training step.
+        seed: Seed of the choice.
+    """
     random = np.random.default_rng(np.random.SeedSequence([seed, 79]))
     shuffled = random.permutation(len(labels))
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -175,7 +183,12 @@ def held_out(labels: Indices, share: float, batch_size: int, seed: int) -> NDArr
 
 
 def subset(labels: Tensor, num: int, seed: int) -> Indices:
-    """``num`` indices, stratified by class.
+    """The indices of a random subset of images, stratified by class.
+
+    Args:
+        labels: (n,) labels of the images.
+        num: Number of indices.
+        seed: Seed of the choice.
 
     Raises:
         DataError: If there are fewer images.

@@ -1,4 +1,4 @@
-"""Encoded pictures decoded into one array: one size, one number of channels, faults by name."""
+"""Decoding of encoded pictures into one array, of one size and one number of channels."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _BLOCK = 64  # pictures a task, so that 100,000 of them are not 100,000 futures
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG or JPEG somewhere.
+    """An encoded picture, PNG or JPEG.
 
     Args:
-        name: Where it is, for messages.
-        open: Opens it; every call anew.
+        name: Its place, for messages.
+        open: A function that opens the encoded bytes, anew at every call.
     """
 
     name: str
@@ -43,20 +43,20 @@ class Picture:
 
 
 def decode(pictures: Sequence[Picture], tell: Tell) -> Tensor:
-    """All pictures in their order; gray ones have one channel if all are gray, three otherwise.
+    """The pixels of all pictures, with one channel if all are gray, and three otherwise.
 
-    What is transparent is laid on black. The headers are read first, so that nothing is decoded
-    that does not fit.
+    Transparent pixels are laid on black. All headers are read first, so that no picture is decoded
+    if one does not fit.
 
     Args:
         pictures: One or more, of one size and 8 bits a channel.
-        tell: Told how many are decoded.
+        tell: Listener to the decoding.
 
     Returns:
         (n, height, width, channels), uint8.
 
     Raises:
-        DataError: If a picture is damaged, too large, or not as large as the others; names it.
+        DataError: If a picture is damaged, too large, or not as large as the others.
     """
     num = len(pictures)
     blocks = [range(start, min(start + _BLOCK, num)) for start in range(0, num, _BLOCK)]
@@ -83,7 +83,7 @@ def decode(pictures: Sequence[Picture], tell: Tell) -> Tensor:
 
 
 class _Head(NamedTuple):
-    """What the header of a picture says."""
+    """The header of a picture."""
 
     size: tuple[int, int]  # height, width
     gray: bool
@@ -103,7 +103,7 @@ def _head(picture: Picture) -> _Head:
 
 
 def _one_size(pictures: Sequence[Picture], heads: Sequence[_Head]) -> tuple[int, int]:
-    """The size that all have."""
+    """The size of all pictures."""
     (usual, count), *others = Counter(head.size for head in heads).most_common()
     if others:
         odd = next(i for i, head in enumerate(heads) if head.size != usual)
@@ -117,7 +117,7 @@ def _one_size(pictures: Sequence[Picture], heads: Sequence[_Head]) -> tuple[int,
 
 
 def _pixels(picture: Picture, mode: str) -> NDArray[np.uint8]:
-    """The pixels, (height, width, channels)."""
+    """The pixels of a picture, (height, width, channels)."""
     with _opened(picture) as image:
         if "A" in image.getbands() or "transparency" in image.info:
             flat = Image.new("RGBA", image.size, "black")
@@ -130,7 +130,7 @@ def _pixels(picture: Picture, mode: str) -> NDArray[np.uint8]:
 
 @contextmanager
 def _opened(picture: Picture) -> Iterator[Image.Image]:
-    """The picture, its header read; whatever goes wrong until it is closed names it."""
+    """A context with an opened picture, in which every error is told with the picture's name."""
     try:
         with picture.open() as file, Image.open(file, formats=_FORMATS) as image:
             yield image

@@ -1,4 +1,4 @@
-"""Random generators that depend on a key and on nothing else."""
+"""Random generators that depend on a key and nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import torch
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator seeded by the whole key: streams of different keys are independent.
+    """A generator seeded by a whole key: streams of different keys are independent.
+
+    Args:
+        *key: Numbers such as seed, agent and round.
+        device: Device of the generator.
 
     >>> generator(1, 2).initial_seed() == generator(1, 2).initial_seed()
     True

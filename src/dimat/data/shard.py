@@ -1,4 +1,4 @@
-"""One agent's images, on the device: the only data it ever sees."""
+"""The shard of one agent: its images on the device, the only data that it ever sees."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from dimat.data.augment import flip_and_crop
 
 
 def normalize(images: Tensor) -> Tensor:
-    """float32 (n, channels, height, width) with black at -2 and white at 2.
+    """Images as float32 (n, channels, height, width), with black at -2 and white at 2.
 
-    Fixed numbers, so that nothing has to be learned from anyone's images.
+    The numbers are fixed, so that no statistics of anybody's images have to be shared.
+
+    Args:
+        images: (n, height, width, channels), uint8 or float in [0, 1].
     """
     scale = 255.0 if images.dtype == torch.uint8 else 1.0
     return ((images.float() / scale) - 0.5) / 0.25
@@ -22,9 +25,15 @@ def normalize(images: Tensor) -> Tensor:
 def sample_batches(
     available: int, num_images: int, batch_size: int, random: torch.Generator
 ) -> tuple[Tensor, ...]:
-    """Indices of random images, at most all of them, in equal batches.
+    """The indices of random images in batches of nearly equal size.
 
-    No image is alone in a batch, unless it is the only one: it has no statistics.
+    No image is alone in a batch, unless it is the only one: BatchNorm has no variance of one.
+
+    Args:
+        available: Number of images that there are.
+        num_images: Number of images to pick; all of them if there are fewer.
+        batch_size: Wanted number of images in a batch.
+        random: Generator of the choice.
     """
     count = min(num_images, available)
     order = torch.randperm(available, generator=random, device=random.device)[:count]
@@ -38,8 +47,8 @@ class Shard:
     Args:
         images: (n, height, width, channels), uint8 or float in [0, 1].
         labels: (n,) int64.
-        held: (n,) bool, which are held out; None: none are.
-        device: Where the images are kept.
+        held: (n,) bool mask of the images held out; None: no image is.
+        device: Device on which the images are kept.
     """
 
     def __init__(
@@ -57,7 +66,13 @@ class Shard:
 
     @staticmethod
     def whole(images: Tensor, labels: Tensor, device: str = "cpu") -> tuple[Tensor, Tensor]:
-        """All images normalized, and their labels: a test set."""
+        """All images normalized, and their labels, as a test set.
+
+        Args:
+            images: (n, height, width, channels), uint8 or float in [0, 1].
+            labels: (n,) int64.
+            device: Device of the result.
+        """
         x, y = _place(images, labels, device)
         return normalize(x), y
 
@@ -66,18 +81,18 @@ class Shard:
         return len(self._train[1])
 
     def num_batches(self, batch_size: int) -> int:
-        """Full batches in an epoch."""
+        """Number of full batches in an epoch."""
         return len(self) // batch_size
 
     def epoch(
         self, batch_size: int, random: torch.Generator, augment: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Full batches in random order; the rest is left out.
+        """The full batches of one epoch in random order; the images left over are left out.
 
         Args:
             batch_size: 1 <= batch_size <= number of training images.
-            random: On the shard's device; order and augmentation depend on it alone.
-            augment: Random flip and crop.
+            random: Generator on the shard's device, which alone determines order and augmentation.
+            augment: Whether images are flipped and cropped at random.
 
         Yields:
             float32 (batch, channels, height, width) and (batch,) int64.
@@ -92,16 +107,19 @@ class Shard:
     def calibration(
         self, num_images: int, batch_size: int, random: torch.Generator
     ) -> list[Tensor]:
-        """Random training images without augmentation, at most all of them, in equal batches.
+        """Batches of random training images without augmentation, of nearly equal size.
 
-        No image is alone in a batch, unless it is the only one: it has no statistics.
+        Args:
+            num_images: Number of images; all of them if there are fewer.
+            batch_size: Wanted number of images in a batch.
+            random: Generator of the choice, on the shard's device.
         """
         images, _ = self._train
         parts = sample_batches(len(images), num_images, batch_size, random)
         return [normalize(images[part]) for part in parts]
 
     def validation(self) -> tuple[Tensor, Tensor]:
-        """The images held out, normalized, and their labels."""
+        """The images that are held out, normalized, and their labels."""
         images, labels = self._validation
         return normalize(images), labels
 

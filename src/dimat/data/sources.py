@@ -1,4 +1,4 @@
-"""Where images come from: a file and an entry here for each source."""
+"""The sources of images, each with a file of its own and an entry here."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ SOURCES: Registry[Callable[[str, Tell], Dataset]] = Registry(
 
 
 def load_dataset(source: str, tell: Tell = quiet) -> Dataset:
-    """Load ``"digits"``, ``"npz:PATH"``, ``"folder:PATH"`` or ``"hf:NAME"``.
+    """The data set of a source.
 
     Args:
-        source: What to load.
-        tell: Told how many images are decoded, if they are: ``tell(0, total)``, then
-            ``tell(new, total)`` whenever ``new`` more are.
+        source: ``"digits"``, ``"npz:PATH"``, ``"folder:PATH"`` or ``"hf:NAME"``.
+        tell: Listener to the decoding of images, if they are encoded: ``tell(0, total)``, then
+            ``tell(new, total)`` whenever ``new`` more are decoded.
 
     Raises:
         ConfigError: If no such source is known.
-        DataError: If the images or labels cannot be used; names file, array and rule.
+        DataError: If the images or labels cannot be used, with file, array and rule.
     """
     name, _, path = source.partition(":")
     return look_up("data.source", name, SOURCES)(path, tell)
 
 
 def load_images(source: str) -> Tensor:
-    """The training images of a source alone, (n, height, width, channels); labels may be missing.
+    """The training images of a source, (n, height, width, channels); labels may be missing.
+
+    Args:
+        source: As :func:`load_dataset` takes it.
 
     Raises:
         ConfigError: If no such source is known.

@@ -1,4 +1,4 @@
-"""What agents say to each other, and how: one protocol, several transports.
+"""The exchange of messages between agents: one protocol, several transports.
 
 An agent's part of a method is a generator: it yields a :class:`Step` (messages to send, neighbors
 to hear) and is resumed with what arrived. The generator knows nothing of ranks, barriers or

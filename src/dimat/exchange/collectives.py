@@ -1,7 +1,7 @@
-"""What an observer wants of all agents, and what one agent tells all: talks like any other.
+"""Collectives between all agents of a run: gather, scatter and broadcast, for the run folder.
 
-Agent 0 lives in the process that writes the run folder. These talks run on the same transport as
-those of the methods, but with counters of their own: watching is no part of a method's traffic.
+Agent 0 lives in the process that writes the run folder. Collectives run on the same transport as
+methods, but with counters of their own: to observe is no part of a method's traffic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ Result = TypeVar("Result")
 
 
 def gather(agent: int, agents: int, message: Message) -> Talk[list[Message]]:
-    """Every agent's message, in order, for agent 0; nothing for the others."""
+    """The talk by which agent 0 hears every agent's message; the result is empty at others.
+
+    Args:
+        agent: Number of this agent.
+        agents: Number of all agents.
+        message: Message of this agent.
+    """
     if agent != OBSERVER:
         yield Step({OBSERVER: message})
         return []
@@ -28,7 +34,13 @@ def gather(agent: int, agents: int, message: Message) -> Talk[list[Message]]:
 
 
 def scatter(agent: int, agents: int, messages: Mapping[int, Message]) -> Talk[Message]:
-    """What agent 0 has for each, by agent; the others give nothing."""
+    """The talk by which every agent hears the message that agent 0 has for it.
+
+    Args:
+        agent: Number of this agent.
+        agents: Number of all agents.
+        messages: Messages by agent, at agent 0; not read at others.
+    """
     if agent != OBSERVER:
         inbox = yield Step(hear=[OBSERVER])
         return inbox[OBSERVER]
@@ -38,11 +50,11 @@ def scatter(agent: int, agents: int, messages: Mapping[int, Message]) -> Talk[Me
 
 @dataclass(frozen=True)
 class Collectives:
-    """All agents of a method; every process calls what is here alike.
+    """Collectives between all agents; every process calls the same ones in the same order.
 
     Args:
-        transport: Between all agents; it knows which live in this process.
-        size: How many there are altogether.
+        transport: Transport between all agents, which knows those of this process.
+        size: Number of all agents.
     """
 
     transport: Transport
@@ -50,37 +62,41 @@ class Collectives:
 
     @property
     def observes(self) -> bool:
-        """Whether agent 0 lives here."""
+        """Whether agent 0 lives in this process."""
         return OBSERVER in self.transport.agents
 
     def run(self, talks: Mapping[int, Talk[Result]]) -> dict[int, Result]:
-        """What the talks of this process's agents return, by agent."""
+        """The results of the talks of this process's agents, by agent.
+
+        Args:
+            talks: The talk of each agent of this process.
+        """
         return self.transport.run(talks, {i: Traffic() for i in talks})
 
     def gather(self, trees: Mapping[int, Tree]) -> list[Tree]:
-        """Bring what every agent has to agent 0's process, in order; elsewhere nothing is found.
+        """The trees of all agents in order, in the process of agent 0; elsewhere an empty list.
 
         Args:
-            trees: For each agent of this process.
+            trees: One tree for each agent of this process.
         """
         talks = {i: gather(i, self.size, as_message(tree)) for i, tree in trees.items()}
         return [tree_of(message) for message in self.run(talks).get(OBSERVER, [])]
 
     def scatter(self, trees: Mapping[int, Tree]) -> dict[int, Tree]:
-        """Bring what agent 0's process has for each agent to it; of this process's, by agent.
+        """The trees for the agents of this process, out of those in the process of agent 0.
 
         Args:
-            trees: For each of all agents, in agent 0's process; elsewhere it is not looked at.
+            trees: One tree for each of all agents, in the process of agent 0; not read elsewhere.
         """
         messages = {i: as_message(tree) for i, tree in trees.items()} if self.observes else {}
         heard = self.run({i: scatter(i, self.size, messages) for i in self.transport.agents})
         return {i: tree_of(message) for i, message in heard.items()}
 
     def tell(self, value: Tree) -> Tree:
-        """Agent 0's process says one thing, every process hears it.
+        """Broadcast a value from the process of agent 0 to every process.
 
         Args:
-            value: What is said; only that of agent 0's process matters.
+            value: The value in the process of agent 0; not read elsewhere.
         """
         # Encoded and decoded once: what is said of all agents is as long as there are agents.
         messages = dict.fromkeys(range(self.size), as_message(value)) if self.observes else {}
@@ -88,10 +104,10 @@ class Collectives:
         return tree_of(heard[self.transport.agents[0]])
 
     def any(self, values: Iterable[bool]) -> bool:
-        """Whether something holds for any agent of any process.
+        """Whether a condition holds for any agent of any process.
 
         Args:
-            values: Whether it does, for each agent of this process, in order.
+            values: For each agent of this process, in order, whether it holds.
         """
         own = dict(zip(self.transport.agents, values, strict=True))
         return bool(self.tell(any(self.gather(own))))

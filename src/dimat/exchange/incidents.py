@@ -1,4 +1,4 @@
-"""What did not count, and how much of it is told: equal incidents are one row, not many lines."""
+"""Incidents: exchanges that did not count, told in rows of equal incidents."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from dimat.errors import shown
 
 @dataclass(frozen=True)
 class Incident:
-    """An exchange that did not count, or counted on one side only.
+    """An exchange with a neighbor that did not count, or counted on one side only.
 
     Args:
-        agent: The neighbor.
-        what: lost (nothing came), refused (what came was not let in), declined (it did not let in
-            what we said), unconfirmed (it may have used what we said), one-sided (it did), left (it
-            said goodbye), or quiet (it listens, and is not to be mixed yet).
-        why: In words; what of them is the neighbor's is cut, and fit to be shown.
+        agent: Number of the neighbor.
+        what: Kind of the incident: lost (no message came), refused (its message was not used),
+            declined (it did not use ours), unconfirmed (it may have used ours), one-sided (it did
+            use ours, and we did not use its), left (it said goodbye), or quiet (it listens, and is
+            not to be mixed yet).
+        why: The reason in words; the neighbor's own words are cut, and fit to be shown.
     """
 
     agent: int
@@ -30,19 +31,19 @@ class Incident:
 
     @property
     def uncounted(self) -> bool:
-        """Whether there was no exchange; one-sided is what came out of an earlier one."""
+        """Whether there was no exchange: a one-sided one belongs to an earlier exchange."""
         return self.what != "one-sided"
 
 
 @dataclass(frozen=True)
 class IncidentRow:
-    """Equal incidents in rounds that follow each other.
+    """A row of equal incidents in rounds that follow each other.
 
     Args:
-        incident: What each of them is.
-        since: The first round.
-        last: The last one so far.
-        times: How many.
+        incident: The incident that repeats.
+        since: Number of the first round.
+        last: Number of the last round so far.
+        times: Number of incidents.
     """
 
     incident: Incident
@@ -52,7 +53,7 @@ class IncidentRow:
 
     @property
     def line(self) -> dict[str, Any]:
-        """The row as JSON; a row of one is its incident and its round."""
+        """The row as JSON; a row of one incident has that and its round."""
         more = {} if self.times == 1 else {"since": self.since, "times": self.times}
         return {"round": self.last, **more, **asdict(self.incident)}
 
@@ -63,32 +64,41 @@ class IncidentRow:
 
 
 class Rows:
-    """The rows that have not ended, and what of them is to be told.
+    """The rows that have not ended, and the schedule by which they are told.
 
-    A row is told when it begins, whenever it is twice as long, and when it is over: about the
-    logarithm of its length, and in the end all of it.
+    A row is told when it begins, whenever it is twice as long as when last told, and when it ends:
+    about as often as the logarithm of its length.
     """
 
     def __init__(self) -> None:
         self._open: Mapping[Incident, IncidentRow] = {}
 
     def add(self, number: int, incidents: Iterable[Incident]) -> list[IncidentRow]:
-        """What is to be told after a round."""
+        """The rows to tell after a round.
+
+        Args:
+            number: Number of the round.
+            incidents: Incidents of the round.
+        """
         now = {own: self._longer(own, number) for own in incidents}
         over = [row for own, row in self._open.items() if own not in now and not _doubled(row)]
         self._open = now
         return [*over, *(row for row in now.values() if _doubled(row))]
 
     def end(self) -> list[IncidentRow]:
-        """What is left to be told, as no more rounds follow."""
+        """The rows that are left to tell when no more rounds follow."""
         return self.add(0, [])
 
     def kept(self) -> list[Any]:
-        """The incidents as JSON, for a checkpoint."""
+        """The open rows as JSON, for a checkpoint."""
         return [row.line | {"since": row.since, "times": row.times} for row in self._open.values()]
 
     def restore(self, kept: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from what :meth:`kept` gave."""
+        """Take over the open rows of a checkpoint.
+
+        Args:
+            kept: As :meth:`kept` gave it.
+        """
         rows = [
             IncidentRow(
                 Incident(x["agent"], x["what"], x["why"]), x["since"], x["round"], x["times"]

@@ -1,4 +1,4 @@
-"""Messages at half their size: float32 travels as bfloat16, and is float32 again on arrival."""
+"""Messages in half precision: float32 travels as bfloat16, and is float32 again on arrival."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MARK = "/bfloat16/"  # no state has an entry of this name: modules are not name
 
 
 def in_bfloat16(talk: Talk[Result]) -> Talk[Result]:
-    """The same talk, with every float32 entry of its messages sent as bfloat16.
+    """A talk with every float32 entry of its messages sent as bfloat16.
 
-    Rounding changes a number by up to 1 part in 256. What an agent has itself is never rounded,
-    only what it hears. Both ends have to speak like this. Entries of other types, a bfloat16 of
-    the model's own among them, travel as they are, and so does what :func:`exact` made.
+    Rounding changes a number by up to 1 part in 256. An agent's own state is never rounded, only
+    what it hears. Both ends of an edge must do so. Entries of other types, a bfloat16 of the
+    model's own among them, travel as they are, and so do messages made by :func:`exact`.
 
     Args:
-        talk: Any; it need not know.
+        talk: Any talk; it need not know of its precision.
     """
     try:
         step = next(talk)
@@ -35,12 +35,21 @@ def in_bfloat16(talk: Talk[Result]) -> Talk[Result]:
 
 
 def in_precision(talk: Talk[Result], precision: Literal["float32", "bfloat16"]) -> Talk[Result]:
-    """A talk as its messages travel: as it is, or :func:`in_bfloat16`."""
+    """A talk whose messages travel in a precision.
+
+    Args:
+        talk: The talk.
+        precision: float32, which leaves the talk as it is, or bfloat16.
+    """
     return in_bfloat16(talk) if precision == "bfloat16" else talk
 
 
 def narrowed(message: Message) -> dict[str, Tensor]:
-    """A message with float32 entries as bfloat16, under marked names."""
+    """A message with its float32 entries as bfloat16, under marked names.
+
+    Args:
+        message: Not changed.
+    """
     return {
         f"{_MARK}{key}" if value.dtype == torch.float32 else key: value.to(torch.bfloat16)
         if value.dtype == torch.float32
@@ -50,7 +59,11 @@ def narrowed(message: Message) -> dict[str, Tensor]:
 
 
 def widened(message: Message) -> dict[str, Tensor]:
-    """What :func:`narrowed` was given, rounded; a marked entry of another type keeps its mark."""
+    """The rounded message that :func:`narrowed` was given.
+
+    Args:
+        message: As it arrived; a marked entry of another type than bfloat16 keeps its mark.
+    """
     found = {}
     for key, value in message.items():
         marked = key.startswith(_MARK) and value.dtype == torch.bfloat16
@@ -59,7 +72,11 @@ def widened(message: Message) -> dict[str, Tensor]:
 
 
 def exact(message: Message) -> dict[str, Tensor]:
-    """A message whose float32 entries no precision changes: their bits, as integers."""
+    """A message that no precision changes: the bits of float32 entries, as integers.
+
+    Args:
+        message: Without entries of 32-bit integers.
+    """
     return {
         key: value.view(torch.int32) if value.dtype == torch.float32 else value
         for key, value in message.items()
@@ -67,7 +84,11 @@ def exact(message: Message) -> dict[str, Tensor]:
 
 
 def from_exact(message: Message) -> dict[str, Tensor]:
-    """What :func:`exact` was given, if it had no integers of 32 bits."""
+    """The message that :func:`exact` was given.
+
+    Args:
+        message: As it arrived.
+    """
     return {
         key: value.view(torch.float32) if value.dtype == torch.int32 else value
         for key, value in message.items()
@@ -75,12 +96,12 @@ def from_exact(message: Message) -> dict[str, Tensor]:
 
 
 def _narrowed(send: Mapping[int, Message]) -> dict[int, Message]:
-    """Messages by listener; what is said to several is narrowed once, and stays one object."""
+    """Narrowed messages by listener; one object for several listeners stays one object."""
     once = {id(message): narrowed(message) for message in send.values()}
     return {to: once[id(message)] for to, message in send.items()}
 
 
 def _admitting(step: Step) -> Callable[[int, Message], None] | None:
-    """What the talk can accept, of what arrived narrowed."""
+    """The step with an admission check that widens a message before the talk looks at it."""
     admit = step.admit
     return None if admit is None else lambda j, message: admit(j, widened(message))

@@ -1,4 +1,4 @@
-"""Agents in blocks on processes that all live, or all end: the transport under ``torchrun``."""
+"""The transport between processes under ``torchrun``, of which all live or all end."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from dimat.exchange.world import block
 
 
 class Ranks(InProcess):
-    """One block of the agents; the others are in other processes.
+    """The transport of one block of agents, whose other agents are in other processes.
 
-    Nobody may be missing: a process that is lost, or has other settings, ends the run.
+    No process may be missing: one that is lost, or has other settings, ends the run.
 
     Args:
-        links: To the other ranks; ``links.us`` is this one.
+        links: Links to the other ranks; ``links.us`` is this one.
         agents: Number of all agents.
         size: Number of ranks.
-        device: Where messages are wanted.
-        patience_s: The longest to wait for ranks to come. One that is there, as its beats say, is
-            waited for however slow it is: it may do what others do not, such as measure.
+        device: Device on which messages are received.
+        patience_s: Longest time to wait for a rank to come. A rank that is there, as its beats say,
+            is waited for however slow it is: it may do what others do not, such as measure.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Ranks(InProcess):
             self._packed.clear()
 
     def post(self, sender: int, to: int, message: Message) -> None:
-        """Hand over in memory, or send."""
+        """Take a message on its way: in memory within the block, else over a link."""
         if self._home[to] == self._links.us:
             super().post(sender, to, message)
             return
@@ -72,7 +72,7 @@ class Ranks(InProcess):
         self._link(to).post(Frame(Kind.DATA, sender, to, header, payload))
 
     def arrived(self, sender: int, to: int) -> bool:
-        """Whether there is a message."""
+        """Whether a message has arrived."""
         if self._home[sender] == self._links.us:
             return super().arrived(sender, to)
         with self._links.changed:
@@ -116,10 +116,10 @@ class Ranks(InProcess):
 
 
 def _absent(links: Sequence[Link]) -> list[int]:
-    """Ranks that never came.
+    """The ranks that never came.
 
     Raises:
-        ExchangeError: If one was there and is lost.
+        ExchangeError: If a rank was there and is lost.
     """
     for link in links:
         never = link.status is Status.DOWN and link.epoch == 0

@@ -1,4 +1,4 @@
-"""The processes that ``torchrun`` started, as the world of a run."""
+"""The world of the processes that ``torchrun`` started."""
 
 from __future__ import annotations
 
@@ -19,25 +19,33 @@ _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is one of several that were started together."""
+    """Whether this process is one of several that ``torchrun`` started together.
+
+    Args:
+        environment: Environment variables.
+    """
     return all(name in environment for name in _NEEDED)
 
 
 def restarts(environment: Mapping[str, str] = os.environ) -> int:
-    """How often all processes were started again after one of them had died."""
+    """Number of times that all processes were started again after one of them had died.
+
+    Args:
+        environment: Environment variables.
+    """
     return int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @dataclass(frozen=True)
 class Torchrun:
-    """The processes of one ``torchrun``.
+    """The world of the processes of one ``torchrun``.
 
     Args:
-        rank: The number of this process.
-        size: How many processes there are.
-        links: To the others.
-        device: Where messages are wanted.
-        patience_s: The longest to wait for a process that never comes.
+        rank: Rank of this process.
+        size: Number of processes.
+        links: Links to the other processes.
+        device: Device on which messages are received.
+        patience_s: Longest time to wait for a process that never comes.
     """
 
     rank: int
@@ -47,29 +55,29 @@ class Torchrun:
     patience_s: float = 600.0
 
     def transport(self, agents: int) -> Transport:
-        """Messages within a block are handed over in memory, between blocks they are sent."""
+        """A transport that hands messages over in memory within a block, and sends others."""
         return Ranks(self.links, agents, self.size, self.device, self.patience_s)
 
     def agree(self, terms: Mapping[str, str]) -> None:
-        """What all must have alike; compared before the first message to each."""
+        """Require that all processes have these settings alike, checked at the first message."""
         own = self.links.common
         own.rules = Rules(terms, own.rules.timeout_s, own.rules.limit_bytes)
 
     def close(self) -> None:
-        """Say goodbye to all others."""
+        """Say goodbye to all other processes."""
         self.links.close()
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands among those that were started together, and where it finds them.
+    """The place of a process in a ``torchrun``, and the rendezvous of its processes.
 
     Args:
-        rank: Its number.
-        size: How many there are.
-        board: Where they find each other.
-        interface: Where it is found: loopback if all are on this machine; None: whatever leads to
-            the store.
+        rank: Rank of the process.
+        size: Number of processes.
+        board: The store where the processes find each other.
+        interface: Address on which the process is found: loopback if all are on this machine;
+            None: the one that leads to the store.
     """
 
     rank: int
@@ -79,7 +87,10 @@ class Place:
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """What the environment says, as ``torchrun`` made it.
+    """The place of this process, as ``torchrun`` wrote it into the environment.
+
+    Args:
+        environment: Environment variables.
 
     Raises:
         ConfigError: If the variables make no sense.
@@ -107,15 +118,15 @@ def world(
     device: torch.device | str = "cpu",
     environment: Mapping[str, str] = os.environ,
 ) -> Torchrun:
-    """The world that the environment describes, which ``torchrun`` made.
+    """The world of this process, as ``torchrun`` wrote it into the environment.
 
     Args:
-        interface: The address of this machine that the other processes connect to. None: loopback
-            if all are on this machine, otherwise the one that leads to the rendezvous.
-        timeout_s: Silence after which a process is lost.
-        patience_s: The longest to wait for a process that never comes.
-        device: Where messages are wanted.
-        environment: As ``torchrun`` sets it.
+        interface: Address of this machine that the other processes connect to. None: loopback if
+            all are on this machine, otherwise the one that leads to the rendezvous.
+        timeout_s: Time of silence after which a process is lost.
+        patience_s: Longest time to wait for a process that never comes.
+        device: Device on which messages are received.
+        environment: Environment variables, as ``torchrun`` sets them.
 
     Raises:
         ConfigError: If the variables make no sense.

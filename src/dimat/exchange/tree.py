@@ -1,4 +1,4 @@
-"""Trees of dicts, lists, numbers and tensors: as JSON and named tensors, and as messages."""
+"""Trees of dicts, lists, numbers and tensors, as JSON with named tensors and as messages."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ _TENSOR = "tensor"
 
 
 def pack(value: Tree, name: str, tensors: dict[str, Tensor]) -> Json:
-    """A tree as JSON; tensors go to ``tensors``, under names that begin with ``name``.
+    """A tree as JSON, its tensors put aside under names.
 
     Dicts become lists of pairs, so that keys that are numbers stay numbers.
+
+    Args:
+        value: The tree.
+        name: Beginning of the names of its tensors.
+        tensors: The tensors of the tree are added to it.
 
     >>> found = {}
     >>> pack({0: [1.5, None]}, "x", found), found
     ({'dict': [[0, [1.5, None]]]}, {})
 
     Raises:
-        StructureError: If something in it is neither of a tree nor a tensor.
+        StructureError: If the tree holds anything else.
     """
     if isinstance(value, Tensor):
         tensors[name] = value
@@ -44,7 +49,11 @@ def pack(value: Tree, name: str, tensors: dict[str, Tensor]) -> Json:
 
 
 def unpack(packed: Json, tensors: Mapping[str, Tensor]) -> Tree:
-    """What :func:`pack` was given; tuples come back as lists.
+    """The tree that :func:`pack` was given, with lists for tuples.
+
+    Args:
+        packed: The tree as JSON.
+        tensors: Its tensors by name.
 
     Raises:
         KeyError: If a tensor is missing.
@@ -59,14 +68,21 @@ def unpack(packed: Json, tensors: Mapping[str, Tensor]) -> Tree:
 
 
 def as_message(tree: Tree) -> Message:
-    """A tree as a message; its tensors are handed over as they are, not copied."""
+    """A tree as a message, its tensors not copied.
+
+    Args:
+        tree: The tree.
+    """
     tensors: dict[str, Tensor] = {}
     packed = pack(tree, "", tensors)
     return with_json(packed, tensors)
 
 
 def tree_of(message: Message) -> Tree:
-    """What :func:`as_message` was given; tuples come back as lists.
+    """The tree that :func:`as_message` was given, with lists for tuples.
+
+    Args:
+        message: As it arrived.
 
     >>> tree_of(as_message({"loss": float("inf"), 3: (1, None)}))
     {'loss': inf, 3: [1, None]}
@@ -78,12 +94,21 @@ _JSON = "/json"  # no state has an entry of this name: modules are not named wit
 
 
 def with_json(value: Any, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """A message of tensors and one JSON value."""
+    """A message that holds tensors and one JSON value.
+
+    Args:
+        value: The value.
+        tensors: The tensors.
+    """
     text = json.dumps(value).encode()
     return {**(tensors or {}), _JSON: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
 
 
 def json_of(message: Message) -> tuple[Any, dict[str, Tensor]]:
-    """What :func:`with_json` was given: the value, and the tensors."""
+    """The value and the tensors that :func:`with_json` was given.
+
+    Args:
+        message: As it arrived.
+    """
     tensors = dict(message)
     return json.loads(bytes(tensors.pop(_JSON).cpu().numpy())), tensors

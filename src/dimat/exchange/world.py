@@ -1,4 +1,4 @@
-"""The processes that a run is spread over, and which agents live in which."""
+"""The world: the processes of a run, and the blocks of agents that live in them."""
 
 from __future__ import annotations
 
@@ -11,50 +11,61 @@ from dimat.exchange.protocol import Transport
 
 
 class World(Protocol):
-    """All processes of a run, as one of them sees it."""
+    """The processes of a run, as one of them sees them."""
 
     @property
     def rank(self) -> int:
-        """The number of this process; agent 0 lives in process 0."""
+        """Rank of this process; agent 0 lives in that of rank 0."""
 
     @property
     def size(self) -> int:
-        """How many processes there are, >= 1."""
+        """Number of processes, >= 1."""
 
     def transport(self, agents: int) -> Transport:
-        """A transport between so many agents, that live in blocks; see :func:`block`.
+        """A transport between agents that live in blocks; see :func:`block`.
 
         Every process asks for the same transports in the same order. Where there are fewer agents
         than processes, some processes have none.
+
+        Args:
+            agents: Number of all agents.
         """
 
     def agree(self, terms: Mapping[str, str]) -> None:
-        """What all processes must have alike, by name; said before anything else is.
+        """Require that all processes have some settings alike, before any talk.
 
-        Where it differs, talks raise an ``ExchangeError`` that names it.
+        Where a setting differs, talks raise an ``ExchangeError`` that names it.
+
+        Args:
+            terms: The settings by name.
         """
 
 
 @dataclass(frozen=True)
 class SingleProcess:
-    """The one process of a run in one process."""
+    """The world of a run in one process."""
 
     rank: int = 0
     size: int = 1
 
     def transport(self, agents: int) -> Transport:
-        """Messages are handed over in memory."""
+        """A transport that hands messages over in memory."""
         return InProcess(block(agents, self.rank, self.size))
 
     def agree(self, terms: Mapping[str, str]) -> None:
-        """There is nobody else."""
+        """Require nothing: there is no other process."""
 
 
 SINGLE_PROCESS = SingleProcess()
 
 
 def block(agents: int, rank: int, size: int) -> range:
-    """The agents that live in one process: neighbors in number, the first processes one more.
+    """The agents that live in one process: consecutive numbers, in nearly equal blocks.
+
+    Args:
+        agents: Number of all agents.
+        rank: Rank of the process.
+        size: Number of processes.
 
     >>> [[*block(5, rank, 3)] for rank in range(3)], [[*block(1, rank, 2)] for rank in range(2)]
     ([[0, 1], [2, 3], [4]], [[0], []])

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from dimat.experiment.config.config import ExchangeConfig, RunConfig
+from dimat.experiment.config.options import LATER
 from dimat.experiment.config.parse import config_to_yaml
 from dimat.experiment.setup import Setup
 from dimat.topology import Network
@@ -20,7 +21,6 @@ _PRETRAIN = (
     *("model", "width", "shortcut", "norm", "init", "device", "threads", "precision", "vectorize"),
 )
 _LENGTH = ("rounds", "local_epochs", "local_steps")
-_LATER = ("method_options", "imports")  # left out if empty: older runs, without them, can go on
 
 
 def topology_facts(network: Network) -> dict[str, object]:
@@ -54,7 +54,7 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
     exchange = ExchangeConfig(links.precision, max_norm_ratio=links.max_norm_ratio)
     recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
     settings = config_to_yaml(recipe)
-    for name in _LATER:
+    for name in LATER:
         settings = settings.replace(f"\n{name}: []\n", "\n", 1)
     digest = hashlib.sha256((settings + pretrain_digest(setup)).encode())
     for indices in setup.parts.rounds:

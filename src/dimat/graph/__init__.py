@@ -1,1 +1,1 @@
-"""A model as a graph of operators, and runs of it."""
+"""The operator graph of a model: its export, and runs of it node by node."""

@@ -1,4 +1,4 @@
-"""A model handed to ``torch.export``: in one mode, in silence, and left as it was."""
+"""Export of a model by ``torch.export``: in one mode, in silence, and leaving it as it was."""
 
 from __future__ import annotations
 
@@ -15,17 +15,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import Dim, ExportedProgram
 
+from dimat.compat import (
+    HigherOrderOperator,
+    OpOverload,
+    arguments_of,
+    share_entries,
+    tree_leaves,
+    tree_map,
+    writes_operands,
+)
 from dimat.errors import ModelError, first_line
 
-_NUMBERS = (type(None), bool, int, float, str)  # and the like, which outputs may be as they are
+_PLAIN_VALUES = (type(None), bool, int, float, str)  # that torch.export takes as outputs
 
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Run a model in eval or training mode; its modes, entries and random numbers come back."""
+    """A context in which a model is in eval or training mode.
+
+    Afterwards the modes of its modules, its parameters and buffers, and the random state are as
+    they were before.
+
+    Args:
+        model: Restored at the end.
+        training: Whether the mode is that of training.
+    """
     modes = {module: module.training for module in model.modules()}
     before = {name: value.detach().clone() for name, value in _entries(model)}
     devices = {x.device for x in (*model.parameters(), *model.buffers()) if x.is_cuda}
@@ -56,6 +72,12 @@ def capture(
     Where the inputs differ in their leading sizes there is no batch dimension: then every size is
     free that the model does not fix.
 
+    Args:
+        model: Not changed.
+        args: Example inputs.
+        kwargs: Example keyword inputs.
+        training: Whether the model is exported in training mode.
+
     Raises:
         ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
     """
@@ -74,6 +96,7 @@ def capture(
 def _outputs(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool
 ) -> Any:
+    """The outputs of the model on its example inputs."""
     try:
         with torch.no_grad():
             return model(*args, **kwargs)
@@ -97,6 +120,7 @@ def _export(
     kwargs: dict[str, Any],
     dropped: Sequence[str],
 ) -> ExportedProgram:
+    """The functional export, with free sizes if ``torch.export`` manages, else with fixed ones."""
     failures: list[str] = []
     for spec in (_free_sizes(args, kwargs), None):
         try:
@@ -123,27 +147,32 @@ def _export(
 
 
 def _functional(graph: fx.Graph) -> bool:
-    """Whether no operator writes what it is given: then there is nothing to make functional, which
-    takes longer than the export itself.
+    """Whether no operator writes to an operand.
+
+    Then there is nothing to make functional, which would take longer than the export itself.
     """
     return not any(map(_may_write, graph.nodes))
 
 
 def _may_write(node: fx.Node) -> bool:
+    """Whether a node may write to an operand, or holds a graph that may."""
     if node.op == "get_attr" or isinstance(node.target, HigherOrderOperator):
         return True  # a graph inside the graph
     if not isinstance(node.target, OpOverload):
         return False
-    schema = node.target._schema
-    given = dict(zip((own.name for own in schema.arguments), node.args, strict=False))
-    # what a batch norm writes in training its schema does not say
-    return schema.is_mutable or bool(given.get("running_mean") and given.get("training"))
+    names = (argument.name for argument in arguments_of(node.target))
+    given = dict(zip(names, node.args, strict=False))
+    # The schema of batch norm does not say that it writes its running statistics in training.
+    updates_statistics = bool(given.get("running_mean") and given.get("training"))
+    return writes_operands(node.target) or updates_statistics
 
 
 @contextmanager
 def _collected_later() -> Iterator[None]:
-    """No garbage collection inside: for a million small objects of an export it would go through
-    all that PyTorch has loaded, up to a third of the time.
+    """A context without garbage collection.
+
+    The million small objects of an export would make it go through all that PyTorch has loaded,
+    for up to a third of the time.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -155,8 +184,8 @@ def _collected_later() -> Iterator[None]:
 
 
 def _free_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What may vary: the batch that all inputs lead with; any size, if they do not lead alike."""
-    leading = {len(x) for x in torch.utils._pytree.tree_leaves((args, kwargs)) if _has_axes(x)}
+    """The free sizes of the inputs: the batch, if all lead with one size, else every size."""
+    leading = {len(x) for x in tree_leaves((args, kwargs)) if _has_axes(x)}
     batch = Dim("batch", min=2)
 
     def spec(x: Any) -> Any:
@@ -164,7 +193,7 @@ def _free_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return None
         return {0: batch} if len(leading) == 1 else dict.fromkeys(range(x.dim()), Dim.AUTO)
 
-    tree = torch.utils._pytree.tree_map(spec, (args, kwargs))
+    tree = tree_map(spec, (args, kwargs))
     return (*tree[0], *tree[1].values()) if kwargs else tree[0]
 
 
@@ -180,29 +209,26 @@ def _describe(value: Any) -> str:
 
 
 class _TensorsOnly(nn.Module):
-    """A model whose outputs are the tensors among its outputs; its entries keep their names.
+    """A model that returns only the tensors among its outputs; its entries keep their names.
 
-    Tensors are looked for in lists, tuples, dicts and dataclasses. Anything else, such as a cache,
-    is left out: nothing is promised of it.
+    Tensors are found in lists, tuples, dicts and dataclasses. Anything else, such as a cache, is
+    left out: nothing is promised of it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._modules, self._parameters = model._modules, model._parameters
-        self._buffers = model._buffers
-        self._non_persistent_buffers_set = model._non_persistent_buffers_set
-        self.training = model.training
+        share_entries(self, model)
 
         def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
             return tuple(_tensors(model(*args, **kwargs), []))
 
-        # no submodule, which would rename the entries; and the inputs keep their names
+        # torch.export names the inputs after the parameters of forward.
         forward.__signature__ = inspect.signature(model.forward)  # type: ignore[attr-defined]
         self.__dict__["forward"] = forward
 
 
 def _tensors(value: Any, dropped: list[str]) -> Iterator[Tensor]:
-    """The tensors in usual containers; types of objects that are left out go to ``dropped``."""
+    """The tensors in the usual containers; the types of other objects are added to ``dropped``."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -214,17 +240,17 @@ def _tensors(value: Any, dropped: list[str]) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from _tensors(getattr(value, field.name), dropped)
-    elif not isinstance(value, _NUMBERS):
+    elif not isinstance(value, _PLAIN_VALUES):
         dropped.append(type(value).__name__)
 
 
 def _plain(value: Any) -> bool:
-    """Whether torch.export takes such outputs as they are."""
+    """Whether torch.export takes an output as it is."""
     if type(value) in (list, tuple):
         return all(map(_plain, value))
     if type(value) is dict:
         return all(map(_plain, value.values()))
-    return isinstance(value, (Tensor, *_NUMBERS))
+    return isinstance(value, (Tensor, *_PLAIN_VALUES))
 
 
 # --- silence ------------------------------------------------------------------------------------
@@ -232,7 +258,7 @@ def _plain(value: Any) -> bool:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep PyTorch's warnings and logs of an export from the user's terminal, in this thread."""
+    """A context that keeps PyTorch's warnings and logs in this thread from the user's terminal."""
     thread = threading.get_ident()
 
     def spoken(record: logging.LogRecord) -> bool:
@@ -248,7 +274,7 @@ def _silence() -> Iterator[None]:
 
 
 def _handlers() -> set[logging.Handler]:
-    """All that write what PyTorch logs: its own, the root's, and that of last resort."""
+    """The handlers of PyTorch's log records: its own, the root logger's, that of last resort."""
     known = [x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger)]
     own = [x for x in known if x.name.split(".")[0] == "torch"]
     found = {handler for logger in (logging.root, *own) for handler in logger.handlers}

@@ -1,4 +1,4 @@
-"""Run a graph on one batch, node by node, stopping anywhere."""
+"""Runs of a graph node by node: in parts for merging, in double precision for proofs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dimat.compat import arguments_of
 from dimat.graph.trace import RANKED, Trace, flatten_inputs, operator_name
 
 # An exported graph may view what was contiguous in the example; batches need not be (images with
@@ -17,10 +18,10 @@ _IN_ANY_LAYOUT: dict[object, Any] = {torch.ops.aten.view.default: torch.ops.aten
 
 
 class PartialInterpreter:
-    """One state's run on one batch, as far as it has got.
+    """The run of one state on one batch, which can stop after any node and go on.
 
-    A value is kept only until its last reader has run. Of random draws all entries are their mean:
-    what is random in one model says nothing of another.
+    A value is kept only until its last reader has run. All entries of a random draw are their mean:
+    a draw in one model says nothing of another.
 
     Args:
         trace: The graph.
@@ -42,7 +43,12 @@ class PartialInterpreter:
         self._kept: fx.Node | None = None
 
     def advance(self, node: fx.Node, *, inclusive: bool = True) -> None:
-        """Run every operator before ``node``, and it too; its value is kept until the next call."""
+        """Run every operator up to a node, whose value is kept until the next call.
+
+        Args:
+            node: The node to stop at.
+            inclusive: Whether the node itself runs.
+        """
         released, self._kept = self._kept, node
         if released is not None and self._last[released] < self.done:
             self._values.pop(released, None)
@@ -52,14 +58,23 @@ class PartialInterpreter:
                 self._step(self._nodes[self.done])
 
     def value(self, node: fx.Node) -> Any:
-        """Its value; of an operator that has run and will still be read, or was kept."""
+        """The value of a node that has run, and will still be read or was kept.
+
+        Args:
+            node: A placeholder or an operator.
+        """
         if node.op != "placeholder":
             return self._values[node]
         key = self._keys.get(node.name)
         return self._given[node.name] if key is None else self.state[key]
 
     def call(self, node: fx.Node, without: Sequence[fx.Node] = ()) -> Any:
-        """What an operator gives now, some of its operands left out (None)."""
+        """The result of an operator on the present values of its operands.
+
+        Args:
+            node: The operator.
+            without: Operands that are None instead.
+        """
 
         def value(source: fx.Node) -> Any:
             return None if source in without else self.value(source)
@@ -83,7 +98,7 @@ class PartialInterpreter:
 
 @lru_cache(maxsize=4)
 def _order(graph: fx.Graph) -> tuple[list[fx.Node], dict[fx.Node, int], dict[fx.Node, int]]:
-    """Nodes, their positions, and the position of each one's last reader."""
+    """The nodes of a graph, their positions, and the position of each one's last reader."""
     nodes = list(graph.nodes)
     position = {node: i for i, node in enumerate(nodes)}
     last = {n: max((position[u] for u in n.users), default=-1) for n in nodes}
@@ -91,14 +106,15 @@ def _order(graph: fx.Graph) -> tuple[list[fx.Node], dict[fx.Node, int], dict[fx.
 
 
 class Recorder(fx.Interpreter):
-    """Runs a graph's nodes in double precision; dropout is left out.
+    """The interpreter of proofs: it runs a graph's nodes in double precision, without dropout.
 
-    What is drawn at random can be given; positions that nobody reads are left out.
+    Results of random operators can be given. Positions of sorted values that no node reads are left
+    out: where values tie, they are in no order that could be compared.
 
     Args:
         trace: The graph.
         given: Values of placeholders, and of random operators, by name.
-        keep: Whether values are kept when nothing reads them any more.
+        keep: Whether values are kept when no node reads them any more.
     """
 
     def __init__(self, trace: Trace, given: Mapping[str, Any], *, keep: bool = True) -> None:
@@ -109,7 +125,7 @@ class Recorder(fx.Interpreter):
         self.args_iter = iter([given[name] for name in names])
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node, or take the value that it is given."""
+        """Run one node, or take its given random draw."""
         if n.name in self.trace.draws and n.name in self.given:
             return from_draw(n, self.given[n.name], self.env)
         value = super().run_node(n)
@@ -119,7 +135,7 @@ class Recorder(fx.Interpreter):
         return value if 1 in read else (value[0], None)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one operator; dropout passes its input through, casts go to float64."""
+        """Run one operator; dropout passes its input on, and casts go to float64."""
         name = operator_name(target)
         args, kwargs = _in_float64(target, args, kwargs)
         if name in DROPOUT:
@@ -135,7 +151,13 @@ class Recorder(fx.Interpreter):
 
 
 def from_draw(n: fx.Node, drawn: Tensor, operands: Mapping[fx.Node, Any]) -> Tensor:
-    """What a random operator gives with its draw; coins are thrown by probabilities it reads."""
+    """The result of a random operator with a given draw.
+
+    Args:
+        n: The operator.
+        drawn: Its draw.
+        operands: Values of its operands: ``bernoulli`` scales the draw by its probabilities.
+    """
     by_entry = n.target is torch.ops.aten.bernoulli.default
     return drawn * operands[n.all_input_nodes[0]] if by_entry else drawn
 
@@ -143,7 +165,7 @@ def from_draw(n: fx.Node, drawn: Tensor, operands: Mapping[fx.Node, Any]) -> Ten
 def _in_float64(
     target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with every dtype made double precision, and dropout probabilities zero."""
+    """The arguments of a call with every dtype in double precision, and without dropout."""
 
     def widen(x: Any) -> Any:
         if not isinstance(x, torch.dtype):
@@ -151,7 +173,7 @@ def _in_float64(
         double = torch.complex128 if x.is_complex else torch.float64
         return double if x.is_complex or x.is_floating_point else x
 
-    names = [a.name for a in target._schema.arguments] if hasattr(target, "_schema") else []
+    names = [argument.name for argument in arguments_of(target)]
     given: list[Any] = [widen(x) for x in args]
     for i, name in enumerate(names[: len(given)]):
         if name in ("dropout", "dropout_p"):
@@ -160,9 +182,8 @@ def _in_float64(
     return tuple(given), named
 
 
+# Operators whose result is whatever memory held: zeros stand for it, so that runs can be compared.
 EMPTY = frozenset({"aten.new_empty", "aten.empty", "aten.empty_like"})
-
-
 DROPOUT = frozenset(
     {"aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout"}
 )

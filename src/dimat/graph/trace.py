@@ -1,4 +1,4 @@
-"""A model as a pure graph of ATen operators: what the rules read, and what matching runs.
+"""The trace of a model: a pure graph of ATen operators, which the rules read and matching runs.
 
 ``torch.export`` captures the model; where an operator writes, ``run_decompositions`` with an empty
 table then makes the graph functional, so in-place operators and aliases cannot hide a change, while
@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from dimat.compat import OpOverload, arguments_of, size_hint, tree_leaves
 from dimat.errors import ConfigError, ModelError, shown
 from dimat.graph.capture import capture
 from dimat.state import brief, tensors_of
@@ -26,19 +27,20 @@ from dimat.state import brief, tensors_of
 
 @dataclass(frozen=True)
 class Trace:
-    """One exported graph.
+    """One exported graph of a model.
 
     Args:
-        graph: The functional ATen graph.
+        module: The functional ATen graph, as a module.
         states: State key of each placeholder that is a parameter or persistent buffer.
         constants: Value of each placeholder that is a constant.
         inputs: Names of the placeholders that are user inputs, in the order of ``flat_args``.
+        outputs: Names of the nodes that are outputs of the model.
         mutated: (node name, state key) of entries that the forward pass writes.
-        draws: For each node of independent random numbers a key: in a proof they are entries of
-            the state, since moving them changes no distribution.
         aliases: State keys that share storage with an earlier one, and that one.
         training: Whether the model was in training mode.
         parameters: State keys that are parameters, not buffers.
+        draws: For each node of independent random numbers a key. In a proof draws are entries of
+            the state: to move independent draws changes no distribution.
     """
 
     module: fx.GraphModule
@@ -65,7 +67,7 @@ class Trace:
 
     @property
     def sizes(self) -> list[tuple[int | None, ...]]:
-        """For each input that is a tensor the sizes that the graph is bound to; None: any."""
+        """For each tensor input the sizes that the graph is bound to, None where it takes any."""
         values = [n.meta.get("val") for n in self.graph.nodes if n.name in self.inputs]
         return [
             tuple(int(n) if str(n).isdecimal() else None for n in value.shape)  # no symbol
@@ -75,11 +77,16 @@ class Trace:
 
     @property
     def graph(self) -> fx.Graph:
-        """The operators in the order they run."""
+        """The graph, whose nodes are in the order in which they run."""
         return self.module.graph
 
     def arguments(self, state: Mapping[str, Tensor], flat_args: Sequence[Any]) -> dict[str, Any]:
-        """The value of every placeholder, for a state and the flattened user inputs."""
+        """The value of every placeholder by name.
+
+        Args:
+            state: The state.
+            flat_args: User inputs, as :func:`flatten_inputs` gives them.
+        """
         values: dict[str, Any] = {name: state[key] for name, key in self.states.items()}
         device = next((value.device for value in state.values()), torch.device("cpu"))
         values.update({name: value.to(device) for name, value in self.constants.items()})
@@ -88,17 +95,17 @@ class Trace:
         return values
 
     def example_draws(self) -> dict[str, Tensor]:
-        """Random numbers as the graph draws them for the example inputs, by their key."""
+        """Random numbers of the shapes that the graph draws for the example inputs, by key."""
         found, generator = {}, torch.Generator().manual_seed(0)
         for node in self.graph.nodes:
             if node.name in self.draws:
                 draw = torch.randn if operator_name(node.target) in NORMAL else torch.rand
-                shape = [n if isinstance(n, int) else n.node.hint for n in node.meta["val"].shape]
+                shape = [size_hint(n) for n in node.meta["val"].shape]
                 found[self.draws[node.name]] = draw(shape, generator=generator)
         return found
 
     def digest(self) -> str:
-        """A hash of the operators, shapes and names: equal for one architecture."""
+        """SHA-256 of operators, shapes, names and constants: equal for one architecture."""
         text = hashlib.sha256()
         for node in self.graph.nodes:
             value = node.meta.get("val")
@@ -116,15 +123,23 @@ class Trace:
 
 
 def flatten_inputs(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
-    """The tensors and numbers of ``args`` and ``kwargs`` in the order the graph takes them."""
-    return torch.utils._pytree.tree_flatten((tuple(args), dict(kwargs or {})))[0]
+    """The tensors and other leaves of a model's inputs, in the order of the graph's inputs.
+
+    Args:
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+    """
+    return tree_leaves((tuple(args), dict(kwargs or {})))
 
 
 def as_args(args: object) -> tuple[Any, ...]:
-    """Positional inputs as a tuple: a tensor alone is one of them.
+    """Positional inputs as a tuple.
+
+    Args:
+        args: A tensor, which is the only input, or a tuple or list of inputs.
 
     Raises:
-        ConfigError: If they are neither a tensor nor several.
+        ConfigError: If they are anything else.
     """
     if isinstance(args, Tensor):
         return (args,)
@@ -145,8 +160,14 @@ def trace(
 ) -> Trace:
     """Export the model in eval or training mode, the batch dimension free if the model allows it.
 
-    The model's own mode is restored, and nothing of it is changed. Outputs are the tensors that are
-    returned, alone or in lists, tuples, dicts and dataclasses; of other objects nothing is known.
+    Outputs are the tensors that are returned, alone or in lists, tuples, dicts and dataclasses; of
+    other objects nothing is known.
+
+    Args:
+        model: Not changed; its mode is restored.
+        args: Example inputs.
+        kwargs: Example keyword inputs.
+        training: Whether the graph is that of training mode.
 
     Raises:
         ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
@@ -155,6 +176,7 @@ def trace(
 
 
 def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
+    """The trace of an exported program, its placeholders and outputs sorted by what they are."""
     signature = program.graph_signature
     own_keys = set(model.state_dict(keep_vars=True))
     aliases = tied_keys(model)
@@ -177,7 +199,8 @@ def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
         elif name:
             outputs.append(name)
     module = program.graph_module
-    for node in list(module.graph.nodes):  # they only assert the dtype that was exported
+    # These nodes only assert the dtypes of the export, and a proof runs the graph in float64.
+    for node in list(module.graph.nodes):
         if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
             module.graph.erase_node(node)
     mutated.extend(_write_into_copies(module.graph, states).items())
@@ -200,12 +223,13 @@ def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
 
 
 def _write_into_copies(graph: fx.Graph, states: Mapping[str, str]) -> dict[str, str]:
-    """Every operand that an operator writes in place, made a copy that later operators read.
+    """Put a copy in place of every operand that an operator writes; later operators read the copy.
 
-    Then a run of the graph changes nothing that it is given, and the update is a node's value.
+    Then a run of the graph does not change the state that it is given, and an update of the state
+    is the value of a node.
 
     Returns:
-        The state key of each copy of a state entry as it is in the end.
+        The state key of each copy that is a state entry's final value.
     """
     keys: dict[str, str] = {}
     for node in list(graph.nodes):
@@ -221,10 +245,10 @@ def _write_into_copies(graph: fx.Graph, states: Mapping[str, str]) -> dict[str, 
 
 
 def _written(node: fx.Node) -> list[fx.Node]:
-    """The operands that an operator changes."""
+    """The operands that an operator writes in place."""
     unsaid = WRITES_UNSAID.get(operator_name(node.target), ())
     found = []
-    for i, argument in enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ())):
+    for i, argument in enumerate(arguments_of(node.target)):
         alias = argument.alias_info
         if argument.name in unsaid or (alias is not None and alias.is_write):
             value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
@@ -233,6 +257,7 @@ def _written(node: fx.Node) -> list[fx.Node]:
 
 
 def _constant(program: ExportedProgram, target: str) -> Tensor:
+    """The value of a placeholder that is no entry of the state."""
     value = program.constants.get(target)
     if value is None:
         value = program.state_dict.get(target)
@@ -242,7 +267,11 @@ def _constant(program: ExportedProgram, target: str) -> Tensor:
 
 
 def tied_keys(model: nn.Module) -> dict[str, str]:
-    """State keys that name the same tensor as an earlier key, and that key."""
+    """State keys that name the same tensor as an earlier key, and that key.
+
+    Args:
+        model: Not changed.
+    """
     first: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], str] = {}
     aliases: dict[str, str] = {}
     for key, value in tensors_of(model.state_dict(keep_vars=True)).items():
@@ -257,11 +286,11 @@ def tied_keys(model: nn.Module) -> dict[str, str]:
     return aliases
 
 
-# Independent draws: of a distribution around zero, and of positive numbers.
+# Operators of independent draws: from a distribution around zero, and of positive numbers.
 NORMAL = ("aten.randn", "aten.randn_like", "aten.normal_functional", "aten.cauchy")
 POSITIVE = ("aten.rand", "aten.rand_like", "aten.uniform", "aten.exponential", "aten.log_normal")
 DRAWN = (*NORMAL, *POSITIVE, "aten.bernoulli")
-# Values along an axis in their own order, and the position of each.
+# Operators that return values along an axis in the order of size, and the position of each.
 RANKED = frozenset(
     {"aten.sort", "aten.topk", "aten.kthvalue", "aten.median", "aten.nanmedian", "aten.mode",
      "aten.max", "aten.min"}
@@ -269,13 +298,17 @@ RANKED = frozenset(
 STATE_WRITES = frozenset(
     kind for kind in OutputKind if kind.name in ("BUFFER_MUTATION", "PARAMETER_MUTATION")
 )
-# Operands that PyTorch's schema does not say are written.
+# Operands that an operator writes although its schema does not say so.
 WRITES_UNSAID = {"aten.instance_norm": ("running_mean", "running_var")}
 
 
 def operator_name(target: Any) -> str:
-    """``aten.add`` for ``aten.add.Tensor``; ``getitem`` and the like by their own name."""
-    if isinstance(target, torch._ops.OpOverload):
+    """The name of an operator without its overload: ``aten.add`` for ``aten.add.Tensor``.
+
+    Args:
+        target: The target of a node; a Python function such as ``getitem`` has its own name.
+    """
+    if isinstance(target, OpOverload):
         return str(target).rsplit(".", 1)[0]
     if target is operator.getitem:
         return "getitem"

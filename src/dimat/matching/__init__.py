@@ -1,8 +1,8 @@
-"""Match: find the permutation of their units that best agrees with ours."""
+"""Matching: the permutation of their units that agrees best with ours, found in several ways."""
 
 from __future__ import annotations
 
-from dimat.matching.activations import Activations, activation_scores
+from dimat.matching.activations import Activations
 from dimat.matching.assignment import add_scores, assign, permute_scores, solve_assignment
 from dimat.matching.consistent import Consistent
 from dimat.matching.fit import Matching, matching_of
@@ -36,7 +36,6 @@ __all__ = [
     "Matching",
     "Problem",
     "Weights",
-    "activation_scores",
     "add_scores",
     "assign",
     "match_units",

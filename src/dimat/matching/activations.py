@@ -1,4 +1,4 @@
-"""``activations``: run both models on the same inputs and compare what their units do."""
+"""Matching by ``activations`` of both models' units on the same inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dimat.matching.assignment import Floats, Scores
+from dimat.matching.assignment import Floats
 from dimat.matching.cross_moments import CrossMoments, Statistic
 from dimat.matching.fit import Matching, fit, matching_of
 from dimat.matching.protocol import Problem
@@ -18,12 +18,13 @@ from dimat.matching.ties import leveled, match_units
 from dimat.matching.unit_activations import ActivationRecorder, Layers, observations
 from dimat.symmetry import Analysis
 
-# Places (pixels, tokens) of every sample that are compared: see docs/matching.md.
+# Places (pixels, tokens) of every sample that are compared; measured in docs/matching.md.
 PER_SAMPLE = 16
-# What constant units of one value score: they find each other, and override nothing that varies.
+# Score of two constant units of one value: enough for them to find each other, and too little to
+# override units that vary.
 CONSTANT = 1e-3
 
-# What two models have in common, for every place where a group is observed.
+# Moments of two models' activations by (group, node), for every place where a group is observed.
 Moments = dict[tuple[str, str], CrossMoments]
 
 
@@ -43,8 +44,8 @@ class Activations:
     are not what the networks were trained on, or too few (below some 100 images).
 
     Args:
-        statistic: correlation (the paper's), covariance, or cosine.
-        layers: all places, or only the last or first in the graph.
+        statistic: Comparison of two units: correlation (the paper's), covariance, or cosine.
+        layers: Places where a group is observed: all, or only the last or first in the graph.
         per_sample: Places of every sample that are compared; None: all.
 
     References:
@@ -75,12 +76,12 @@ class Activations:
         theirs: Sequence[Mapping[str, Tensor]],
         batches: Iterable[Any],
     ) -> list[Moments]:
-        """The moments of every (ours, theirs), ours outermost; every model runs once a batch.
+        """The moments of every pair (ours, theirs), ours outermost; every model runs once a batch.
 
         Args:
-            analysis: Of the model's architecture.
+            analysis: Analysis of the model.
             ours: States whose unit order is the reference, one after another.
-            theirs: States to be put in their order.
+            theirs: States to be put into that order.
             batches: Inputs, the same for all models.
         """
         places = observations(analysis, self.layers)
@@ -103,7 +104,7 @@ class Activations:
         """The moments of every two states (i, j), i < j; every model runs once a batch.
 
         Args:
-            analysis: Of the model's architecture.
+            analysis: Analysis of the model.
             states: ``n >= 1`` states.
             batches: Inputs, the same for all models.
         """
@@ -121,7 +122,11 @@ class Activations:
         return found
 
     def scores(self, moments: Moments) -> dict[str, Floats]:
-        """For each observed group an (N, N) matrix, averaged over the places it is observed at."""
+        """For each observed group the (N, N) scores, averaged over the places of observation.
+
+        Args:
+            moments: Moments of one pair of states, as :meth:`measure` gives them.
+        """
         found: dict[str, list[Floats]] = {}
         for (group, _), own in moments.items():
             score: Floats = own.scores(self.statistic).cpu().numpy()
@@ -132,16 +137,8 @@ class Activations:
 
 
 def _scale(score: Floats, statistic: Statistic) -> float:
-    """Covariances are in units of their own at every place: the largest is set to 1."""
+    """The number that scores of one place are divided by, so that all places count alike.
+
+    Covariances have units of their own at every place: the largest becomes 1.
+    """
     return max(float(np.abs(score).max(initial=0.0)), 1e-300) if statistic == "covariance" else 1.0
-
-
-def activation_scores(
-    analysis: Analysis,
-    ours: Sequence[Mapping[str, Tensor]],
-    theirs: Mapping[str, Tensor],
-    batches: Iterable[Any],
-) -> list[Scores]:
-    """Correlations of each of ``ours`` with ``theirs``, from one pass over the batches."""
-    how = Activations()
-    return [how.scores(m) for m in how.measure(analysis, ours, [theirs], batches)]

@@ -1,4 +1,4 @@
-"""From scores to the permutation that maximizes their sum, group by group, inside groups too."""
+"""Assignment: the permutation with the largest total score, group by group, inside groups too."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dimat.symmetry import Permutation, Symmetry
 from dimat.symmetry.labels.units import Ints
 
 Floats = NDArray[np.float64]
-# For a group the score of every (our unit, their unit), over all its cells, in cell order.
+# For each group the score of every (our unit, their unit), over all its cells, in cell order.
 Scores = Mapping[str, Floats]
 NEVER = -1e9  # a score that no assignment can afford
-TIE = 1e-9  # what staying in place is worth, so that ties and dead units do not move
+TIE = 1e-9  # a bonus for staying in place, so that ties and dead units do not move
 
 
 def solve_assignment(score: Floats, tie: float = TIE) -> Ints:
@@ -27,8 +27,8 @@ def solve_assignment(score: Floats, tie: float = TIE) -> Ints:
     If every row's best column is a different one, that is the optimum and no solver is needed.
 
     Args:
-        score: (rows, columns), as many of both.
-        tie: What a row's own column is worth.
+        score: (units, units) score of every row with every column.
+        tie: Bonus of a row for its own column.
 
     Raises:
         StructureError: If a score is not finite.
@@ -58,12 +58,12 @@ def assign(
     to two, the first is solved as if the second were free for every pair.
 
     Args:
-        symmetry: What may be permuted.
+        symmetry: Symmetry of the model.
         scores: For each group (N, N), N = cells x size; a group without scores follows its inner
             groups, or stays.
         only: Names of the groups that may move; all if None. The others keep their order, inside
             cells that may move.
-        tie: What it is worth to a unit to stay in its place.
+        tie: Bonus of a unit for staying in its place.
 
     Raises:
         StructureError: If a score is not finite.
@@ -86,6 +86,11 @@ def assign(
 
 
 class _Solver:
+    """The assignment problems of one :func:`assign`: solved groups, and values of pairs of cells.
+
+    A group is solved in the order of families, so owners come before what is inside them.
+    """
+
     def __init__(
         self, symmetry: Symmetry, scores: Scores, only: Collection[str] | None, tie: float
     ) -> None:
@@ -101,7 +106,7 @@ class _Solver:
         self._open: set[int] = set()
 
     def settle(self, slots: Mapping[int, Ints]) -> Ints:
-        """Note what is solved: for every unit the one that takes its place so far."""
+        """Take over the solved groups; for every unit the one that takes its place so far."""
         self._moves = self.structure.moves(slots)
         self._open = {number for number, _ in self.numbered if number not in slots}
         for number, family in enumerate(self.structure.families):  # owners before members
@@ -110,7 +115,10 @@ class _Solver:
         return self._moves
 
     def solve_plain(self) -> dict[int, Ints]:
-        """The groups that stand alone, at once: SciPy's solver lets other threads run."""
+        """The slots of all groups without a group inside or around them, by family.
+
+        They are solved at once, as SciPy's solver lets other threads run.
+        """
         plain = {
             number: self.scores[number]
             for number, group in self.numbered
@@ -121,7 +129,7 @@ class _Solver:
         return {number: own[None, :] for number, own in zip(plain, solved, strict=True)}
 
     def _inner_cells(self, outer: int) -> dict[int, list[list[int]]]:
-        """For each group directly inside ``outer``: its cells under each of outer's units."""
+        """For each group directly inside the family ``outer`` its cells under each outer unit."""
         found: dict[int, list[list[int]]] = {}
         for number, _ in self.numbered:
             if number <= outer:
@@ -136,7 +144,7 @@ class _Solver:
         return found
 
     def _owners_in(self, unit: int, outer: int) -> set[int]:
-        """Owners of a unit in the family ``outer``, through families that only follow."""
+        """Owners of a unit in the family ``outer``, found through families that only follow."""
         family = self.structure.families[self.structure.family_of[unit]]
         found: set[int] = set()
         groups = {f for f, _ in self.numbered}
@@ -165,7 +173,10 @@ class _Solver:
         return score
 
     def _inside(self, inner: int, ours: list[int], theirs: list[int]) -> float:
-        """The best total score of the cells of two units, each with one that it may come to."""
+        """The best total score of the cells of two units, over the pairs of cells that may match.
+
+        Two cells may match if all their owners that are settled already match.
+        """
         if len(ours) == 1:
             return self._value(inner, ours[0], theirs[0])
         family = self.structure.families[inner]
@@ -188,7 +199,13 @@ class _Solver:
 
 
 def unit_order(symmetry: Symmetry, moves: Ints, name: str) -> Ints:
-    """For each unit of a group, counted in cell order, the one that takes its place."""
+    """For each unit of a group, counted in cell order, the number of the one that takes its place.
+
+    Args:
+        symmetry: Symmetry of the model.
+        moves: For every unit the unit that takes its place, as ``Symmetry.moves`` gives it.
+        name: Name of the group.
+    """
     number = symmetry.group_families[symmetry.names.index(name)]
     family = symmetry.structure.families[number]
     structure = symmetry.structure
@@ -199,7 +216,14 @@ def unit_order(symmetry: Symmetry, moves: Ints, name: str) -> Ints:
 def permute_scores(
     symmetry: Symmetry, scores: Scores, ours: Permutation, theirs: Permutation
 ) -> dict[str, Floats]:
-    """The scores that the same two models would have after their units are permuted."""
+    """The scores of two models after the units of both are permuted.
+
+    Args:
+        symmetry: Symmetry of the model.
+        scores: Scores of both as they are.
+        ours: Permutation of our units.
+        theirs: Permutation of their units.
+    """
     rows, columns = symmetry.moves(ours), symmetry.moves(theirs)
     return {
         name: score[np.ix_(unit_order(symmetry, rows, name), unit_order(symmetry, columns, name))]
@@ -208,7 +232,12 @@ def permute_scores(
 
 
 def add_scores(parts: list[Scores], weights: list[float]) -> dict[str, Floats]:
-    """The weighted sum of scores of the same groups."""
+    """The weighted sum of several scores of the same groups.
+
+    Args:
+        parts: Scores.
+        weights: One for each of them.
+    """
     return {
         name: sum((w * p[name] for w, p in zip(weights, parts, strict=True)), np.zeros(()))
         for name in parts[0]

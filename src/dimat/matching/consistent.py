@@ -1,4 +1,4 @@
-"""``consistent``: every two states are matched at once, in one unit order for all."""
+"""Matching of all states at once, ``consistent``: one unit order in which all pairs agree best."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Consistent:
     .. math:: \max_{P_1 \dots P_n} \sum_{i<j} w_i w_j
         \sum_u C^{ij}_{P_i(u), P_j(u)}
 
-    Pairwise matching to the first only makes the others agree with *it*. Here every state is
-    matched in turn to the weighted sum of all others in their current order, from the pairwise
-    solution on, until nothing is gained; so matchings are consistent around every cycle by
+    Matching every state to the first one makes the others agree with that one alone. Here every
+    state is matched in turn to the weighted sum of all others in their current order, from the
+    pairwise solution on, until nothing is gained; so matchings are consistent around every cycle by
     construction. All scores come from one pass over the batches.
 
     *Assumes* what ``activations`` does. *Breaks when* there are very many states: memory and time
@@ -63,13 +63,16 @@ class Consistent:
 
 
 class Gauge:
-    """The order of every state, and how well they agree.
+    """The unit order of every state, improved by sweeps over the states.
 
     Args:
-        symmetry: Of their model.
-        pairs: The scores of every two of the states as they are.
-        weights: How much each state counts.
-        start: The orders, but for the first's, to set out from.
+        symmetry: Symmetry of their model.
+        pairs: Scores of every two of the states as they are.
+        weights: Weight of each state.
+        start: Orders of all states but the first to set out from.
+
+    Attributes:
+        orders: For every state the permutation into the common order.
     """
 
     def __init__(
@@ -84,14 +87,14 @@ class Gauge:
 
     @property
     def total(self) -> float:
-        """The weighted agreement of all pairs: what the sweeps raise."""
+        """The weighted agreement of all pairs, which the sweeps raise."""
         return sum(
             self.weights[i] * self.weights[j] * _agreement(self._between(i, j))
             for i, j in self.pairs
         )
 
     def sweeps(self) -> Iterator[float]:
-        """Sweeps over all states until nothing is gained; the total after each."""
+        """The total after each sweep over all states; sweeps go on until nothing is gained."""
         for _ in range(MAX_SWEEPS):
             gained = [self._rematch(i) for i in range(len(self.orders))]
             yield self.total
@@ -99,7 +102,7 @@ class Gauge:
                 return
 
     def _rematch(self, i: int) -> bool:
-        """Match a state to all others in their order; whether anything was gained."""
+        """Match one state to all others in their order; return whether that gained."""
         others = [j for j in range(len(self.orders)) if j != i]
         if not others:
             return False
@@ -121,5 +124,5 @@ class Gauge:
 
 
 def _agreement(scores: Scores) -> float:
-    """What units in one place score together."""
+    """The total score of all pairs of units that are in one place."""
     return sum(float(np.trace(own)) for own in scores.values())

@@ -1,4 +1,4 @@
-"""Streaming moments: only the block ours × theirs and what scales it are kept."""
+"""Streaming moments of two models' activations, from which units are scored."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-# How two units are compared: by correlation (Pearson), by covariance, or by the cosine of their
+# The comparison of two units: their correlation (Pearson), their covariance, or the cosine of their
 # activations, means left in.
 Statistic = Literal["correlation", "covariance", "cosine"]
 
 
 class CrossMoments:
-    r"""How our units and theirs vary together, accumulated batch by batch.
+    r"""Cross moments of our units with theirs, accumulated batch by batch.
 
-    Values are shifted by the first batch's mean before they are multiplied: in float32,
-    :math:`E[xy] - \mu_x\mu_y` loses all digits when the mean is large against the deviation.
-    Batches are multiplied in float32 and accumulated in float64.
+    Only the block ours × theirs and the sums that scale it are kept. Values are shifted by the
+    first batch's mean before they are multiplied: in float32, :math:`E[xy] - \mu_x\mu_y` loses all
+    digits when the mean is large against the deviation. Batches are multiplied in float32 and
+    accumulated in float64.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class CrossMoments:
         self._sums: list[Tensor] = []
 
     def update(self, ours: Tensor, theirs: Tensor) -> None:
-        """Add observations.
+        """Add the observations of one batch.
 
         Args:
             ours: (observations, our units).
@@ -42,7 +43,11 @@ class CrossMoments:
         self.count += x.shape[0]
 
     def add(self, other: CrossMoments) -> None:
-        """Add what another has seen of the same two models, on other inputs."""
+        """Add the observations of other moments, of the same two models on other inputs.
+
+        Args:
+            other: Not changed.
+        """
         if not other.count:
             return
         if self._shift is None:
@@ -54,6 +59,7 @@ class CrossMoments:
         self.count += other.count
 
     def _shifted_to(self, shift: tuple[Tensor, Tensor] | None) -> list[Tensor]:
+        """The sums as they would be if values were shifted by other means."""
         assert shift is not None
         assert self._shift is not None
         n = self.count
@@ -66,7 +72,11 @@ class CrossMoments:
         return [cross, sum_x + n * dx, sum_y + n * dy, square_x, square_y]
 
     def scores(self, statistic: Statistic) -> Tensor:
-        """(our units, their units) float64; 0 for units that do not vary."""
+        """(our units, their units) scores in float64; 0 for units that do not vary.
+
+        Args:
+            statistic: The comparison.
+        """
         if statistic == "cosine":
             return self._cosine()
         covariance, variance_x, variance_y = self._central()
@@ -77,19 +87,15 @@ class CrossMoments:
         return torch.where(alive, covariance * scale, 0.0).clamp(-1.0, 1.0)
 
     def closeness(self) -> Tensor:
-        """(our units, their units) float64: of units that do not vary, how near their values are.
+        """(our units, their units) nearness of the values of constant units, in float64.
 
-        In [0, 1]: 1 where they are equal; 0 where one of both varies.
+        In [0, 1]: 1 where two constants are equal; 0 where one of both units varies.
         """
         x, y = self._means()
         still_x, still_y = (~alive for alive in self._alive())
         largest = torch.cat([x[still_x], y[still_y], x.new_zeros(1)]).abs().max()
         apart = (x[:, None] - y).abs() / (2 * largest).clamp_min(1e-300)
         return torch.where(torch.outer(still_x, still_y), 1 - apart, 0.0)
-
-    def correlation(self) -> Tensor:
-        """(our units, their units) float64 in [-1, 1]; 0 for units that do not vary."""
-        return self.scores("correlation")
 
     def _central(self) -> tuple[Tensor, Tensor, Tensor]:
         cross, sum_x, sum_y, square_x, square_y = self._sums
@@ -119,7 +125,7 @@ class CrossMoments:
         return torch.where(alive, cross * scale, 0.0).clamp(-1.0, 1.0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, to be sent: float32, the count as one more entry."""
+        """The moments as tensors to be sent: float32, the count as one more entry."""
         assert self._shift is not None
         names = ("cross", "sum_x", "sum_y", "square_x", "square_y")
         sums = {name: value.float() for name, value in zip(names, self._sums, strict=True)}
@@ -128,7 +134,12 @@ class CrossMoments:
 
     @staticmethod
     def from_tensors(parts: dict[str, Tensor], *, swapped: bool = False) -> CrossMoments:
-        """What :meth:`tensors` gave; ``swapped`` if sent by the other end, whose ours is theirs."""
+        """The moments that :meth:`tensors` gave.
+
+        Args:
+            parts: The tensors.
+            swapped: Whether the other end of the edge sent them, whose "ours" is our "theirs".
+        """
         x, y = ("y", "x") if swapped else ("x", "y")
         moments = CrossMoments()
         moments.count = round(float(parts["count"]))
@@ -140,6 +151,6 @@ class CrossMoments:
 
 
 def _alive(variance: Tensor, mean: Tensor) -> Tensor:
-    """Units that vary by more than float32 rounds; the others correlate with nothing."""
+    """Mask of the units that vary by more than float32 rounds: others correlate with nothing."""
     least = (1e-12 * variance.max().clamp_min(1e-30)).maximum(1e-12 * mean.square())
     return variance > least

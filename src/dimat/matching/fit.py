@@ -1,4 +1,4 @@
-"""What matching gives: a permutation, and how well it fits."""
+"""The result of matching: a permutation, with the similarity of the units that it matches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dimat.symmetry import Permutation, Symmetry
 
 @dataclass(frozen=True)
 class Matching:
-    """A permutation of their units, and how well it fits.
+    """A permutation of their units, with the similarity of every matched pair.
 
     Args:
         permutation: Applied to their state, it puts their units in our order.
@@ -28,7 +28,7 @@ class Matching:
     margins: Mapping[str, Floats] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """How much moved, and how well it fits in the mean over all units."""
+        """The permutation, and mean similarity and margin over all units."""
         fits = "".join(
             f", {name} {np.concatenate(list(own.values())).mean():.3g}"
             for name, own in (("similarity", self.similarities), ("margin", self.margins))
@@ -48,12 +48,22 @@ class Matching:
 
 
 def matching_of(permutation: Permutation) -> Matching:
-    """A permutation of which nothing was measured."""
+    """A matching by a permutation of which no similarity was measured.
+
+    Args:
+        permutation: The permutation.
+    """
     return Matching(permutation)
 
 
 def fit(symmetry: Symmetry, scores: Scores, permutation: Permutation) -> Matching:
-    """How well a permutation fits, measured by the scores of both states as they were given."""
+    """A matching by a permutation, with the scores of the units that it matches.
+
+    Args:
+        symmetry: Symmetry of the model.
+        scores: For each group (our units, their units), of both states as they were given.
+        permutation: The permutation of their units.
+    """
     moves = symmetry.moves(permutation)
     similarities, margins = {}, {}
     for name, score in scores.items():

@@ -1,4 +1,4 @@
-"""``identity``: units as they stand. The control that shows what matching is worth."""
+"""Matching by ``identity``: units stay in place, the control that shows what matching is worth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dimat.matching.protocol import Problem
 
 @dataclass(frozen=True)
 class Identity:
-    """Permute nothing.
+    """The matcher that permutes nothing.
 
     *Assumes* that all states keep their units in one order: one shared init, or aligned already.
     *Breaks when* they were trained from different inits.

@@ -1,4 +1,4 @@
-"""What a matcher is: it puts the units of several states in the order of the first."""
+"""The protocol of a matcher, which puts the units of several states in the order of the first."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Problem:
     """States of one model whose units are to be matched.
 
     Args:
-        analysis: Of the model: its graph, and what may be permuted.
+        analysis: Analysis of the model: its graph and its symmetry.
         states: ``n >= 1`` states of its keys and shapes; not changed.
-        weights: How much each counts in the merge, summing to 1.
+        weights: Weight of each state in the merge, summing to 1.
         batches: Inputs on which activations may be measured, each a tensor or a tuple of the
             model's arguments; empty if there are none.
     """
@@ -34,17 +34,23 @@ class Problem:
 
 
 class Matcher(Protocol):
-    """One way of matching. Stateless and deterministic."""
+    """A way of matching states, stateless and deterministic."""
 
     @property
     def needs_batches(self) -> bool:
-        """Whether it measures activations; if not, ``batches`` is not read."""
+        """Whether the matcher measures activations; if not, ``batches`` is not read."""
         ...
 
     def match(self, problem: Problem) -> list[Matching]:
         """For every state the permutation into the first one's unit order.
 
-        The first is the identity. A state that is a permuted copy of the first is brought back
+        A state that is a permuted copy of the first is brought back
         exactly, up to units that nothing tells apart (dead ones, duplicates).
+
+        Args:
+            problem: The states.
+
+        Returns:
+            One matching per state; the first is the identity.
         """
         ...

@@ -1,4 +1,4 @@
-"""Units that activations do not tell apart: their weights do.
+"""Ties of activation scores, broken by weights.
 
 Units that are constant or dead on the images that were looked at, and units that do the same there,
 score alike wherever they are put. Elsewhere they may differ, so which of them is which matters.
@@ -14,29 +14,39 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from dimat.matching.assignment import Floats, Scores, assign, permute_scores
-from dimat.matching.coordinate_ascent import MAX_SWEEPS, AscentProblem, CoordinateAscent
-from dimat.matching.parameter_slices import ParameterSlice
+from dimat.matching.coordinate_ascent import MAX_SWEEPS, CoordinateAscent
+from dimat.matching.parameter_slices import ParameterSlice, ParameterSlices
 from dimat.symmetry import Analysis, Permutation
 from dimat.symmetry.labels.units import Ints
 
 SAME = 1e-5  # scores that are nearer differ by rounding: those of twins by up to 2e-6, in float32
-WORTH = 1e-6  # what alike weights are worth: less than any score that says something
-STAY = 1e-13  # what staying in place is worth then
+WORTH = 1e-6  # most that weights add to a score: less than differences that say something
+STAY = 1e-13  # bonus for staying in place beside them, so that units whose weights tie do not move
 _PROBES = 4
 
 
 def leveled(score: Floats) -> Floats:
-    """The scores with rows that are alike up to rounding made equal, and columns too."""
+    """Scores in which rows that are alike up to rounding are equal, and columns too.
+
+    Args:
+        score: (our units, their units).
+    """
     rows = score[twins(score)]
     return np.ascontiguousarray(rows[:, twins(rows.T)])
 
 
 def twins(score: Floats) -> Ints:
-    """For each row the first one that is like it, up to rounding; itself if none is."""
+    """For each row the first one that equals it up to rounding, which may be the row itself.
+
+    Args:
+        score: (rows, columns).
+    """
     first = _equal(score)
     own = np.unique(first)
     probes = np.random.default_rng(0).standard_normal((score.shape[1], _PROBES))
-    # No two rows that are alike are further apart in these few numbers than in their own.
+    # Rows are compared by a few projections first. The weights of a projection sum to
+    # 1 in absolute value, so alike
+    # rows are no further apart there than in their entries.
     keys = score[own] @ (probes / np.abs(probes).sum(0))
     found = np.arange(len(score))
     for i, j in sorted(KDTree(keys).query_pairs(2 * SAME, p=np.inf)):
@@ -59,30 +69,30 @@ def match_units(
     ours: Mapping[str, Tensor],
     theirs: Mapping[str, Tensor],
 ) -> Permutation:
-    r"""The assignment by scores; among assignments of one score the one that weights fit best.
+    r"""The permutation by scores; among those of equal score the one with the closest weights.
 
     A group with units of equal scores is assigned anew, with
 
     .. math:: C_{uv} - \varepsilon \lVert \theta_u - \theta'_v \rVert^2 / D
 
-    for units that others equal, where θ_u are the weights of unit u that stand between it and
-    groups that are in order already, and D the largest such distance; then again with all its
-    weights, while that gains. The second term is 0 for equal weights, and only there: so a permuted
+    for units whose scores equal those of others, where θ_u are the weights of unit u towards groups
+    that are in order already, and D is the largest such distance; then again with all its weights,
+    while that gains. The second term is 0 for equal weights, and only there: so a permuted
     copy is undone, whatever units it has.
 
     Args:
-        analysis: Of the model.
+        analysis: Analysis of the model.
         scores: For each group (our units, their units), :func:`leveled`.
-        ours: The state in whose order theirs comes.
-        theirs: The other, in the order that the scores were measured in.
+        ours: The state whose unit order is kept.
+        theirs: The other state, in the order that the scores were measured in.
     """
     start = assign(analysis.symmetry, scores)
     tied = {name for name, score in scores.items() if _tied(score).any()}
     if not tied:
         return start
-    untying = _Untying(CoordinateAscent(AscentProblem(analysis), ours, theirs), scores, start)
-    untying.run([block for block in untying.field.blocks if block & tied])
-    return untying.descent.permutation
+    untying = _Untying(CoordinateAscent(ParameterSlices(analysis), ours, theirs), scores, start)
+    untying.run([block for block in untying.slices.blocks if block & tied])
+    return untying.ascent.permutation
 
 
 def _tied(score: Floats) -> NDArray[np.bool_]:
@@ -97,18 +107,20 @@ def _repeated(first: Ints) -> NDArray[np.bool_]:
 
 
 class _Untying:
-    def __init__(self, descent: CoordinateAscent, scores: Scores, start: Permutation) -> None:
-        self.descent, self.field, self.scores = descent, descent.field, scores
-        descent.move(start, self.field.symmetry.names)
+    """The breaking of ties for one pair of states, from an assignment by scores on."""
+
+    def __init__(self, ascent: CoordinateAscent, scores: Scores, start: Permutation) -> None:
+        self.ascent, self.slices, self.scores = ascent, ascent.slices, scores
+        ascent.move(start, self.slices.symmetry.names)
 
     def run(self, blocks: Sequence[frozenset[str]]) -> None:
-        """Settle these blocks one by one, by what is in order already; then sweep over them."""
+        """Assign blocks one by one, by groups that are in order already; then sweep over them."""
         waiting = list(blocks)
-        settled = set(self.field.symmetry.names).difference(*blocks)
+        settled = set(self.slices.symmetry.names).difference(*blocks)
         while waiting:
-            usable = {b: [t for t in self.field.of(b) if t.others <= settled] for b in waiting}
+            usable = {b: [t for t in self.slices.of(b) if t.others <= settled] for b in waiting}
             block = max(waiting, key=lambda b: sum(t.entries for t in usable[b]))
-            self.descent.move(self._step(usable[block], block), block)
+            self.ascent.move(self._step(usable[block], block), block)
             waiting.remove(block)
             settled |= block
         for _ in range(MAX_SWEEPS):
@@ -117,19 +129,19 @@ class _Untying:
                 return
 
     def _improve(self, block: frozenset[str]) -> bool:
-        own = [t for t in self.field.of(block) if not t.others & block]
-        return self.descent.gain(self._step(own, block), block)
+        own = [t for t in self.slices.of(block) if not t.others & block]
+        return self.ascent.gain(self._step(own, block), block)
 
-    def _step(self, terms: Sequence[ParameterSlice], block: Collection[str]) -> Permutation:
-        symmetry = self.field.symmetry
+    def _step(self, slices: Sequence[ParameterSlice], block: Collection[str]) -> Permutation:
+        symmetry = self.slices.symmetry
         now = permute_scores(
             symmetry,
             {name: self.scores[name] for name in self.scores if name in block},
             symmetry.identity(),
-            self.descent.permutation,
+            self.ascent.permutation,
         )
         found = dict(now)
-        for name, apart in self.descent.distances(terms).items():
+        for name, apart in self.ascent.distances(slices).items():
             score = now.get(name, np.zeros_like(apart))
             tied = _tied(score)
             largest = max(float(apart[tied].max(initial=0.0)), 1e-300)

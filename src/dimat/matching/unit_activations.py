@@ -1,4 +1,4 @@
-"""Where units can be seen in a model's graph, and a runner that looks at them for any state.
+"""Places in a model's graph where units are observed, and the recording of them for any state.
 
 Units are observed at nodes of the exported graph, at the inputs of contracting operators (after the
 nonlinearity), so models without modules to hook work as well. Every sample and every place (pixel,
@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace, operator_name
-from dimat.matching.unit_axes import UnitAxes, outer_groups, seats
+from dimat.matching.unit_axes import UnitAxes, outer_groups, unit_axes
 from dimat.symmetry import Analysis
 from dimat.symmetry.labels.units import Ints
 
@@ -33,22 +33,22 @@ CONTRACTING = frozenset(
 )  # fmt: skip
 
 
-# Which places a group is observed at: all of them, or only the last or the first in the graph.
+# The places at which a group is observed: all of them, or only the last or the first in the graph.
 Layers = Literal["all", "last", "first"]
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """A place in the graph where all units of a group can be seen.
+    """A place in the graph where all units of a group are observed.
 
     Args:
         group: Name of the group.
         node: Name of the node.
-        axes: The axes of its value that the units lie on, in order.
-        index: (units, times) positions along those axes, flattened, units in cell order; more than
-            once where the axis has places of its own, as after flattening.
-        among: Further axes that other groups move. Their order is another in another model, so what
-            is compared is the mean square over them.
+        axes: The axes of the node's value that the units lie on, in order.
+        index: (units, times) positions along those axes, flattened, units in cell order; a unit is
+            there several times where the axis has places of its own, as after flattening.
+        among: Further axes that other groups move. Their order differs between models, so units are
+            compared by the mean square over them.
         mixed: Whether other groups move the times too: the mean square is over these as well.
     """
 
@@ -65,14 +65,14 @@ class Observation:
         return self.mixed or bool(self.among)
 
     def units(self, value: Tensor, per_sample: int | None = None) -> Tensor:
-        """(observations, units) from the node's value.
+        """(observations, units) of the node's value.
 
         Args:
-            value: Of the node.
+            value: Value of the node.
             per_sample: At most about this many places of every sample, in even strides that visit
                 all places over the samples; all if None.
         """
-        if value.is_complex():  # both parts are seen, as of two places
+        if value.is_complex():  # real and imaginary parts are observations of two places
             value = torch.view_as_real(value.resolve_conj())
         if self.blurred:
             value = value.abs().float().square()
@@ -106,6 +106,7 @@ class Observation:
 
 
 def _stride(places: int, per_sample: int | None) -> int:
+    """The step between places at which about ``per_sample`` of them are observed."""
     return 1 if per_sample is None else max(1, places // per_sample)
 
 
@@ -114,18 +115,22 @@ def _every(value: Tensor, lead: Sequence[int], step: int) -> Tensor:
     places = math.prod(lead[1:])
     if step <= 1 or places <= 1:
         return value.flatten(0, len(lead) - 1) if len(lead) > 1 else value
-    while math.gcd(step, places) > 1:  # or it would visit the same places of every sample
+    while math.gcd(step, places) > 1:  # or the same places of every sample would be visited
         step += 1
     picked = torch.arange(0, math.prod(lead), step, device=value.device)
     return value[torch.unravel_index(picked, tuple(lead))]
 
 
 def observations(analysis: Analysis, layers: Layers = "all") -> tuple[Observation, ...]:
-    """Where each group is observed, in the order of the graph.
+    """The places where each group is observed, in the order of the graph.
 
-    At the inputs of contracting operators. A group not seen there is seen at the last node of the
-    graph that shows it, in this order of preference: unit by unit; by mean squares; in what is
-    computed from parameters alone.
+    These are the inputs of contracting operators. A group that none of them shows is observed at
+    the last node of the graph that does, in this order of preference: unit by unit; by mean
+    squares; at nodes that are computed from parameters alone.
+
+    Args:
+        analysis: Analysis of the model.
+        layers: Whether all places of a group are kept, or only its last or first.
     """
     nodes = _Nodes(analysis)
     found = [o for node in nodes.fed for o in nodes.seen(node) if not o.blurred]
@@ -153,9 +158,9 @@ class _Nodes:
     """The nodes of a graph where units may be looked for, without repeats.
 
     Attributes:
-        every: All that carry labels.
-        dependent: Those of them that depend on the model's inputs.
-        fed: Those of these that enter a contracting operator.
+        every: All nodes that carry labels.
+        dependent: Operators among them that depend on the model's inputs.
+        fed: Nodes among the dependent ones that enter a contracting operator.
     """
 
     def __init__(self, analysis: Analysis) -> None:
@@ -177,30 +182,30 @@ class _Nodes:
         self.fed = [n for n in entering if n in set(self.dependent)]
 
     def missing(self, found: Iterable[Observation]) -> set[str]:
-        """Groups that neither are seen nor have a group inside that is."""
+        """Groups that are not observed, and that have no group inside that is."""
         outer = outer_groups(self.symmetry)
         return set(self.symmetry.names).difference(*({o.group} | outer[o.group] for o in found))
 
     def seen(self, node: fx.Node) -> list[Observation]:
-        """All groups on a node's value."""
-        return [_observation(node, seat) for seat in seats(self.symmetry, self.labels[node.name])]
+        """An observation of every group on a node's value."""
+        return [_observation(node, own) for own in unit_axes(self.symmetry, self.labels[node.name])]
 
 
-def _observation(node: fx.Node, seat: UnitAxes) -> Observation:
-    among = tuple(axis for axis, groups in seat.rest.items() if groups)
-    return Observation(seat.group, node.name, seat.axes, seat.index, among, bool(seat.beside))
+def _observation(node: fx.Node, own: UnitAxes) -> Observation:
+    among = tuple(axis for axis, groups in own.rest.items() if groups)
+    return Observation(own.group, node.name, own.axes, own.index, among, bool(own.beside))
 
 
-# What was seen of one model on one batch: (observations, units) by group and node.
+# The activations of one model on one batch: (observations, units) by group and node.
 Seen = dict[tuple[str, str], Tensor]
 
 
 class ActivationRecorder:
-    """Runs the part of a graph that leads to the observed nodes, for any state.
+    """The recording of activations: runs a graph up to the observed nodes, for any state.
 
     Args:
         t: The graph.
-        places: What to look at.
+        places: The observations to make.
         per_sample: At most about this many places of every sample; all if None.
     """
 
@@ -215,7 +220,7 @@ class ActivationRecorder:
         ]
 
     def __call__(self, state: Mapping[str, Tensor], inputs: Any) -> Seen:
-        """What is seen at every place; no value is kept longer than the graph reads it."""
+        """The activations at every place; no value is kept longer than the graph reads it."""
         run = PartialInterpreter(self.trace, state, inputs)
         seen: Seen = {}
         for node, places in self.places:

@@ -1,4 +1,4 @@
-"""Where on a tensor the units of each group stand: what activations and weights are compared by."""
+"""Positions of the units of every group on a tensor, by which two models are compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dimat.symmetry.unit_places import standing_for, unit_places
 
 @dataclass(frozen=True, eq=False)
 class UnitAxes:
-    """All units of a group on one axis of a tensor.
+    """The positions of all units of a group on one axis of a tensor.
 
     Args:
         group: Name of the group.
@@ -24,7 +24,7 @@ class UnitAxes:
         index: (units, places) positions along those axes, flattened, units in cell order; several
             places where the axis has places of its own, as after flattening.
         beside: Other groups that move the places.
-        rest: For every other axis the groups that move it; the seat's own group too, where it
+        rest: For every other axis the groups that move it; the group itself too, where it
             stands on the tensor twice.
     """
 
@@ -36,12 +36,16 @@ class UnitAxes:
 
     @property
     def others(self) -> frozenset[str]:
-        """The groups that have to be in order before units can be compared entry by entry."""
+        """The other groups here, which must be in order before entries can be compared."""
         return self.beside.union(*self.rest.values())
 
 
 def outer_groups(symmetry: Symmetry) -> dict[str, frozenset[str]]:
-    """For each group those that its cells belong to, directly or through others."""
+    """For each group those that its cells belong to, directly or through others.
+
+    Args:
+        symmetry: Symmetry of the model.
+    """
     over = {g.name: g.over for g in symmetry.groups}
 
     def above(name: str) -> frozenset[str]:
@@ -50,22 +54,22 @@ def outer_groups(symmetry: Symmetry) -> dict[str, frozenset[str]]:
     return {name: above(name) for name in over}
 
 
-def seats(symmetry: Symmetry, labels: Labels) -> list[UnitAxes]:
-    """Every group on every axis of a tensor.
+def unit_axes(symmetry: Symmetry, labels: Labels) -> list[UnitAxes]:
+    """The positions of every group on every axis of a tensor.
 
-    Left out is what cannot be compared place by place: a group two of whose units meet in one index
-    (a flattened Gram matrix), and one all of which lies under what is inside it (heads are compared
-    by their dimensions).
+    Two kinds of group are left out, as they cannot be compared place by place: a group of which two
+    units meet in one index (a flattened Gram matrix), and a group whose every place is taken by a
+    group inside it (heads are compared by their dimensions).
 
     Args:
-        symmetry: Of the model.
-        labels: Of the tensor's axes.
+        symmetry: Symmetry of the model.
+        labels: Labels of the tensor's axes.
     """
     found = [
-        seat
+        own
         for axis, label in enumerate(labels)
         if not isinstance(label, Special)
-        for seat in _on_axis(symmetry, labels, axis, label)
+        for own in _on_axis(symmetry, labels, axis, label)
     ]
     outer = outer_groups(symmetry)
     hidden = [(name, set(s.axes)) for s in found for name in outer[s.group]]

@@ -1,4 +1,4 @@
-"""``weights``: compare the weights themselves; no data is needed."""
+"""Matching by ``weights``: parameters are compared, and no data is needed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from dimat.matching.coordinate_ascent import AscentProblem, CoordinateAscent
+from dimat.matching.coordinate_ascent import CoordinateAscent
 from dimat.matching.fit import Matching, fit, matching_of
+from dimat.matching.parameter_slices import ParameterSlices
 from dimat.matching.protocol import Problem
 
 
@@ -27,8 +28,9 @@ class Weights:
     Where a group stands on two axes of one parameter (a recurrent matrix), the problem is quadratic
     and is made linear at the current order. A step is only taken if it gains.
 
-    The start is one pass from the inputs on in which a group is compared only with what is matched
-    already; so a permuted copy is undone exactly, up to units that no weight tells apart.
+    The start is one pass from the inputs on in which a group is compared only by parameters whose
+    other groups are matched already; so a permuted copy is undone exactly, up to units that no
+    weight tells apart.
 
     *Assumes* that both networks solve the task with similar weights. *Breaks when* they were
     trained briefly, or with weights of very different scale: activations tell units apart better.
@@ -41,21 +43,21 @@ class Weights:
 
     def match(self, problem: Problem) -> list[Matching]:
         """Every state to the first; similarities are cosines of the units' weights."""
-        field = AscentProblem(problem.analysis)
+        slices = ParameterSlices(problem.analysis)
         first, *others = problem.states
         return [
-            matching_of(field.symmetry.identity()),
-            *(self._pair(field, first, other) for other in others),
+            matching_of(slices.symmetry.identity()),
+            *(self._pair(slices, first, other) for other in others),
         ]
 
     def _pair(
-        self, field: AscentProblem, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+        self, slices: ParameterSlices, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
     ) -> Matching:
-        descent = CoordinateAscent(field, ours, theirs)
-        descent.settle()
-        for _ in descent.sweeps():
+        ascent = CoordinateAscent(slices, ours, theirs)
+        ascent.settle()
+        for _ in ascent.sweeps():
             pass
-        still = field.symmetry.identity()
+        still = slices.symmetry.identity()
         return replace(
-            fit(field.symmetry, descent.cosines(), still), permutation=descent.permutation
+            fit(slices.symmetry, ascent.cosines(), still), permutation=ascent.permutation
         )

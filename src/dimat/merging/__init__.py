@@ -1,4 +1,4 @@
-"""Merge what is aligned: combine states, recalibrate statistics, carry the optimizer along."""
+"""Merging of aligned states: combination, recalibration, and the optimizer's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mix aligned states: the weighted average at the heart of every method."""
+"""The weighted average of aligned states, at the heart of every method."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Sta
     r"""The weighted average :math:`\sum_j w_j \theta_j`.
 
     Real and complex entries are summed in at least float32 or complex64 and returned in their own
-    dtype; entries that count (integers, booleans) are not averages of anything and are taken from
-    the first state, the agent's own.
+    dtype. Integers and booleans have no average: they are those of the first state, the agent's.
 
     Args:
         states: ``n >= 1`` states of one structure, in one unit order; not changed.
-        weights: One per state, >= 0, summing to 1 within 1e-6.
+        weights: One weight per state, >= 0, summing to 1 within 1e-6.
 
     Raises:
         StructureError: If weights or states do not fit.

@@ -1,4 +1,4 @@
-"""The optimizer's memory in a merge: it moves with the agent's units, is mixed, or forgotten."""
+"""An optimizer's memory in a merge, which moves with the units, is mixed, or is forgotten."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from dimat.state import State
 
 _LOG = logging.getLogger("dimat")
 _TOLD: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-# Kind of memory (momentum_buffer, exp_avg, …) -> name of the parameter -> its value.
+# The memory of an optimizer: values by kind (momentum_buffer, exp_avg, …) and parameter name.
 Memory = Mapping[str, State]
 
 
 def memory_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, State]:
-    """A copy of all momenta and moments; step counters are not among them.
+    """A copy of the momenta and moments of an optimizer, without step counters.
 
     Args:
-        optimizer: Of the parameters of ``model``; what it remembers of others is left out.
-        model: Names the parameters.
+        optimizer: The optimizer of the model's parameters; memory of others is left out.
+        model: The model, which names the parameters.
 
     Raises:
-        StructureError: If it remembers what is neither, such as factored moments.
+        StructureError: If the optimizer has other memory, such as factored moments.
     """
     found: dict[str, State] = {}
     for own in memory_entries(optimizer, model):
@@ -37,10 +37,15 @@ def memory_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, S
 
 
 def load_memory(optimizer: torch.optim.Optimizer, model: nn.Module, memory: Memory) -> None:
-    """Take over momenta and moments that :func:`memory_of` gave; step counters stay.
+    """Put momenta and moments into an optimizer, whose step counters stay.
+
+    Args:
+        optimizer: The optimizer of the model's parameters; changed in place.
+        model: The model, which names the parameters.
+        memory: As :func:`memory_of` gave it.
 
     Raises:
-        StructureError: If it is not what this optimizer remembers; nothing is changed then.
+        StructureError: If the memory is not of this optimizer's kind; nothing is changed then.
     """
     own = memory_entries(optimizer, model)
     for entry in own:
@@ -58,12 +63,12 @@ def load_memory(optimizer: torch.optim.Optimizer, model: nn.Module, memory: Memo
 def mix_memory(memories: Sequence[Memory], weights: Sequence[float]) -> dict[str, State]:
     """The weighted average of memories in one unit order.
 
-    Who has none yet (an optimizer that never stepped) is left out and the others count for more;
-    an agent without a memory of its own keeps none, as it has no step counter to go with it.
+    Empty ones, of optimizers that never stepped, are left out, and the others count for more. An
+    agent whose own memory is empty keeps it so, as there is no step counter to go with another.
 
     Args:
-        memories: The agent's own first.
-        weights: One per memory, >= 0, summing to 1.
+        memories: Memories; the first is the agent's own.
+        weights: One weight per memory, >= 0, summing to 1.
 
     Raises:
         StructureError: If memories do not fit each other.
@@ -85,12 +90,19 @@ def mix_memory(memories: Sequence[Memory], weights: Sequence[float]) -> dict[str
 
 
 def flat_memory(memory: Memory) -> State:
-    """A memory as one message."""
+    """A memory as one message.
+
+    Args:
+        memory: Not changed.
+    """
     return {f"{kind}/{name}": v for kind, own in memory.items() for name, v in own.items()}
 
 
 def nested_memory(message: Mapping[str, Tensor]) -> dict[str, State]:
-    """What :func:`flat_memory` gave.
+    """The memory that :func:`flat_memory` was given.
+
+    Args:
+        message: As it arrived.
 
     Raises:
         StructureError: If a key is no ``kind/name``.
@@ -109,15 +121,14 @@ def nested_memory(message: Mapping[str, Tensor]) -> dict[str, State]:
 def permute_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, move: Move) -> None:
     """Move momenta and moments as their parameters' units move; step counters stay.
 
-    What cannot be moved is forgotten, with a warning, together with all else that is remembered of
-    that parameter: it then is as in a new optimizer. What is remembered of parameters outside the
-    model stays.
+    A memory that cannot be moved is forgotten, with a warning, with all other memory of that
+    parameter, which is then as in a new optimizer. Memory of parameters outside the model stays.
 
     Args:
-        optimizer: Of the parameters of ``model``, and maybe of others; changed in place, it is the
-            agent's own.
-        model: Names the parameters.
-        move: Takes entries by state key and returns them moved, as ``Symmetry.apply`` does.
+        optimizer: The optimizer of the model's parameters, and maybe of others; changed in place.
+        model: The model, which names the parameters.
+        move: A function that takes entries by state key and returns them moved, as
+            ``Symmetry.apply`` does.
 
     Raises:
         StructureError: If a memory can be neither moved nor forgotten; nothing is changed then.
@@ -126,7 +137,16 @@ def permute_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, move: 
 
 
 def plan_memory(optimizer: torch.optim.Optimizer, model: nn.Module, move: Move) -> MemoryMove:
-    """The memory that :func:`permute_optimizer` puts in place, beside the one that is there."""
+    """The move of an optimizer's memory, ready to be put in place.
+
+    Args:
+        optimizer: As :func:`permute_optimizer` takes it; not changed.
+        model: As :func:`permute_optimizer` takes it.
+        move: As :func:`permute_optimizer` takes it.
+
+    Raises:
+        StructureError: If a memory can be neither moved nor forgotten.
+    """
     plan = MemoryMove(optimizer, model, move)
     if plan.forgotten and optimizer not in _TOLD:
         _TOLD.add(optimizer)
@@ -144,7 +164,11 @@ def plan_memory(optimizer: torch.optim.Optimizer, model: nn.Module, move: Move) 
 
 
 def reset_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Forget all momenta and moments, as in a new optimizer."""
+    """Forget all momenta and moments, as in a new optimizer.
+
+    Args:
+        optimizer: Changed in place.
+    """
     new = new_memory(optimizer)
     optimizer.state.clear()
     optimizer.state.update(new)

@@ -1,4 +1,4 @@
-"""What combining is: one state from several that are aligned."""
+"""The protocol of a combiner, which makes one state of several that are aligned."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dimat.symmetry import Analysis
 
 
 class Combiner(Protocol):
-    """One way of combining. Stateless and deterministic; changes no state in place."""
+    """A way of combining states, stateless and deterministic, that changes no state in place."""
 
     @property
     def needs_batches(self) -> bool:
-        """Whether it looks at inputs; if not, ``batches`` is not read."""
+        """Whether the combiner needs inputs; if not, ``batches`` is not read."""
         ...
 
     def combine(
@@ -28,12 +28,12 @@ class Combiner(Protocol):
         weights: Sequence[float],
         batches: Sequence[Any],
     ) -> State:
-        """One state of the same keys, shapes and dtypes.
+        """The combined state, of the same keys, shapes and dtypes.
 
         Args:
-            analysis: Of the model.
+            analysis: Analysis of the model.
             states: ``n >= 1`` states in one unit order; the first is the agent's own.
-            weights: One per state, >= 0, summing to 1.
+            weights: One weight per state, >= 0, summing to 1.
             batches: Inputs, each a tensor or a tuple of the model's arguments.
         """
         ...
@@ -56,5 +56,5 @@ class Average:
         weights: Sequence[float],
         batches: Sequence[Any],
     ) -> State:
-        """Mix; nothing else is looked at."""
+        """The weighted average of the states."""
         return mix(states, weights)

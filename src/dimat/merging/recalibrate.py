@@ -1,4 +1,4 @@
-"""Recompute BatchNorm statistics: those of an average of networks are not the average of theirs."""
+"""Recalibration of BatchNorm statistics, which an average of networks does not inherit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from dimat.compat import BatchNorm
 from dimat.errors import DataError
 
 
@@ -21,9 +21,9 @@ def recalibrate(
         \sigma^2 = \tfrac{1}{n - 1} \sum_b n_b \left(\sigma_b^2 + (\mu_b - \mu)^2\right)
 
     for the :math:`n_b` values of a channel in batch b: the variance between batches counts, and a
-    short batch counts for less. A layer sees what the layers before it put out when they normalize
-    by the statistics of the batches so far: of one batch as in training mode, of many with an error
-    that goes down as statistics settle. So batches should be alike, each a mixture of all data.
+    short batch counts for less. The layers before a layer normalize by the statistics of the
+    batches so far: for the first batch as in training mode, later with an error that goes down as
+    statistics settle. So batches should be alike, each a mixture of all data.
 
     ``momentum``, the batch counters and every module's mode are as before. Other layers (dropout)
     run in eval mode.
@@ -31,13 +31,13 @@ def recalibrate(
     Args:
         model: The agent's own model; its running statistics are changed, nothing else.
         batches: Inputs from the agent's own shard.
-        run: Runs the model on one of them, where that is not ``model(inputs)``.
+        run: A function that runs the model on one batch; None: ``model(inputs)``.
 
     Returns:
         Whether there was anything to recalibrate: statistics that are not frozen.
 
     Raises:
-        DataError: If a BatchNorm sees one value a channel only, which has no variance.
+        DataError: If a BatchNorm gets one value a channel only, which has no variance.
     """
     norms = calibrated_norms(model)
     if not norms:
@@ -60,9 +60,9 @@ def recalibrate(
 
 
 class _Pool:
-    """The moments of all that went into one norm, which normalizes by them as they grow."""
+    """The pooled moments of all inputs of one BatchNorm, which normalizes by those so far."""
 
-    def __init__(self, norm: _BatchNorm) -> None:
+    def __init__(self, norm: BatchNorm) -> None:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         self.mean, self.variance = norm.running_mean, norm.running_var
@@ -70,7 +70,7 @@ class _Pool:
         self.hook = norm.register_forward_pre_hook(lambda _, inputs: self.add(inputs[0]))
 
     def add(self, x: Tensor) -> None:
-        """Pool one batch more: (samples, channels, places …)."""
+        """Add the inputs of one batch, (samples, channels, places …)."""
         if not x.numel():
             return
         wide = x if x.dtype == torch.float64 else x.float()
@@ -85,7 +85,7 @@ class _Pool:
         self._write(1.0)
 
     def finish(self) -> None:
-        """Write the unbiased variance; where no batch came by, all is as it was."""
+        """Write the unbiased variance; without any batch the statistics stay as they were."""
         if self.count == 1:
             raise DataError(
                 "a BatchNorm sees one value a channel, which has no variance: give more samples"
@@ -98,13 +98,16 @@ class _Pool:
         self.mean.copy_(self.moments[1])
 
 
-def calibrated_norms(model: nn.Module) -> list[_BatchNorm]:
+def calibrated_norms(model: nn.Module) -> list[BatchNorm]:
     """The BatchNorm modules whose running statistics are not frozen.
 
-    Frozen are those that stay in eval mode when the model is put in training mode, by a ``train``
-    of its own, and those that are in eval mode while the model is in training mode.
+    Frozen are modules that stay in eval mode when the model is put in training mode, by a ``train``
+    of their own, and modules that are in eval mode while the model is in training mode.
+
+    Args:
+        model: Not changed.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
     if not norms:
         return []
     modes = {m: m.training for m in model.modules()}

@@ -1,4 +1,4 @@
-"""An optimizer's memory, entry by entry: what moves with the units of its parameter, what counts.
+"""Entries of an optimizer's memory: those that move with the units of their parameter, and others.
 
 An entry has the axes of its parameter (a momentum), some of them with the others summed over (a row
 of Adafactor's factored second moment), or it is the same in every unit order (a step counter).
@@ -24,13 +24,13 @@ _PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device,
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One entry of what an optimizer remembers of one parameter.
+    """One entry of an optimizer's memory of one parameter.
 
     Args:
-        parameter: Of the model.
-        name: Its name there.
-        kind: The entry's: momentum_buffer, exp_avg, step.
-        value: Anything.
+        parameter: The parameter.
+        name: Name of the parameter in the model.
+        kind: Kind of the entry: momentum_buffer, exp_avg, step.
+        value: Value of the entry, of any type.
     """
 
     parameter: Tensor
@@ -40,23 +40,27 @@ class Entry:
 
     @property
     def sort(self) -> Sort:
-        """What can be told of it from its shape alone."""
+        """The sort of the entry, as far as its shape tells."""
         if _counts(self.value) and (self.kind == "step" or not self.whole):
             return "counter"
         return "weights" if _spans(self.value, self.parameter) else "unknown"
 
     @property
     def whole(self) -> bool:
-        """Whether it has a number for every weight."""
+        """Whether the entry has a number for every weight."""
         return isinstance(self.value, Tensor) and self.value.shape == self.parameter.shape
 
     @property
     def square(self) -> bool:
-        """Whether its axes could be one axis of the parameter twice."""
+        """Whether two axes of the parameter have one size, and shapes do not tell them apart."""
         return len(set(self.parameter.shape)) < self.parameter.dim()
 
     def moved(self, move: Move) -> Tensor | None:
-        """Its value once the units have moved; None if that differs along an axis summed over."""
+        """The entry's value after a move of units; None if the move differs along a summed axis.
+
+        Args:
+            move: As :class:`MemoryMove` takes it.
+        """
         value: Tensor = self.value
         if self.whole:
             return move({self.name: value})[self.name]
@@ -71,7 +75,12 @@ class Entry:
 
 
 def entries(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[Entry]:
-    """All that is remembered of the parameters of a model; those of others have no units here."""
+    """The entries of an optimizer's memory that are of a model's parameters.
+
+    Args:
+        optimizer: The optimizer.
+        model: The model, which names the parameters.
+    """
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     for parameter, memory in optimizer.state.items():
         if isinstance(parameter, Tensor) and parameter in names:
@@ -80,10 +89,13 @@ def entries(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[Entr
 
 
 def unknown(found: Collection[Entry]) -> list[Entry]:
-    """Those of which nobody can say how they move.
+    """The entries of which it is not known how they move.
 
     A square entry of a square parameter looks like a momentum; where other entries of its kind do
     not fit their parameters, it is none.
+
+    Args:
+        found: All entries of one optimizer.
     """
     misfits = {own.kind for own in found if own.sort == "unknown"}
     return [
@@ -94,10 +106,14 @@ def unknown(found: Collection[Entry]) -> list[Entry]:
 
 
 def memory_entries(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[Entry]:
-    """The entries that have a number for every weight, where there are no others but counters.
+    """The entries with a number for every weight, of an optimizer that has only counters besides.
+
+    Args:
+        optimizer: The optimizer.
+        model: The model, which names the parameters.
 
     Raises:
-        StructureError: If there are others.
+        StructureError: If it has other entries.
     """
     found = list(entries(optimizer, model))
     scalars = {own.kind for own in found if own.sort == "counter"}
@@ -112,16 +128,17 @@ def memory_entries(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[E
 
 
 class MemoryMove:
-    """An optimizer's memory after a move of the units, beside the one that it has.
+    """The memory of an optimizer after a move of units, beside its present one.
 
     Args:
-        optimizer: Not changed until :meth:`swap`.
-        model: Names the parameters.
-        move: Takes entries by state key and returns them moved, as ``Symmetry.apply`` does.
+        optimizer: The optimizer; not changed until :meth:`swap`.
+        model: The model, which names the parameters.
+        move: A function that takes entries by state key and returns them moved, as
+            ``Symmetry.apply`` does.
 
     Attributes:
-        forgotten: The entries that cannot be moved: all that is remembered of their parameters is
-            as in a new optimizer.
+        forgotten: The entries that cannot be moved; all memory of their parameters becomes that of
+            a new optimizer.
 
     Raises:
         StructureError: If a memory can be neither moved nor forgotten.
@@ -146,7 +163,7 @@ class MemoryMove:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Put it in place of the one that the optimizer has; a second time: undo that."""
+        """Exchange both memories: the first time the move is made, the second time undone."""
         for value, other in self._values:
             before = value.clone()
             value.copy_(other)
@@ -158,10 +175,13 @@ class MemoryMove:
 
 
 def new_memory(optimizer: torch.optim.Optimizer) -> Mapping[Any, dict[str, Any]]:
-    """What a new optimizer of the same kind, parameters and settings remembers: often nothing.
+    """The memory of a new optimizer of the same kind, parameters and settings: often empty.
+
+    Args:
+        optimizer: Not changed.
 
     Raises:
-        StructureError: If none can be made.
+        StructureError: If no new optimizer can be made.
     """
     try:
         groups = [{**own, "params": list(own["params"])} for own in optimizer.param_groups]
@@ -176,7 +196,7 @@ def new_memory(optimizer: torch.optim.Optimizer) -> Mapping[Any, dict[str, Any]]
 
 
 def _counts(value: Any) -> bool:
-    """Whether it is the same in every unit order."""
+    """Whether a value is a counter or setting, the same in every unit order."""
     if isinstance(value, Tensor):
         return value.numel() <= 1
     if isinstance(value, Mapping):
@@ -187,7 +207,7 @@ def _counts(value: Any) -> bool:
 
 
 def _spans(value: Any, parameter: Tensor) -> bool:
-    """Whether it has the parameter's axes, or 1 in their place."""
+    """Whether a value has the axes of a parameter, some perhaps of length 1."""
     if not isinstance(value, Tensor) or value.layout is not torch.strided:
         return False
     pairs = zip(value.shape, parameter.shape, strict=False)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
 from dimat.errors import ModelError
+from dimat.imports import in_current_folder
 
 _VARIOUS = inspect.Parameter.VAR_KEYWORD
 
@@ -29,7 +27,7 @@ def made_by(name: str, offered: Mapping[str, object]) -> nn.Module:
     Raises:
         ModelError: If it cannot be imported or called, fails, or builds something else.
     """
-    with _in_current_folder():
+    with in_current_folder():
         factory = _import(name)
         given = _asked_for(name, factory, offered)
         try:
@@ -40,19 +38,6 @@ def made_by(name: str, offered: Mapping[str, object]) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"model '{name}' returned {type(model).__name__}, not an nn.Module")
     return model
-
-
-@contextmanager
-def _in_current_folder() -> Iterator[None]:
-    """Modules of the current folder can be imported inside, as ``python -m`` has it."""
-    here = os.getcwd()
-    importlib.invalidate_caches()  # the file may be newer than the last look at its folder
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        if here in sys.path:
-            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]
 
 
 def _import(name: str) -> Callable[..., object]:

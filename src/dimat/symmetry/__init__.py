@@ -1,4 +1,4 @@
-"""What may be permuted in a model, found from its graph and proved by execution."""
+"""The permutation symmetry of a model, found from its graph and proved by execution."""
 
 from dimat.symmetry.find import Analysis, analyze, find_symmetry
 from dimat.symmetry.given import given_analysis

@@ -1,4 +1,4 @@
-"""Buffers that are the same in all states, such as fixed scales: units move only as they allow."""
+"""Constants: buffers of one value in all states, such as fixed scales, which hold units."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from dimat.symmetry.labels.units import ANY, FIXED, Label, Labels, Units, along
 
 
 def unwritten(traces: Sequence[Trace], entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the entries that are buffers of numbers, and that no graph writes.
+    """The entries that are buffers of real or complex numbers which no forward pass writes.
 
     Args:
         traces: The graphs of one model.
         entries: Values by state key.
+
+    Returns:
+        Those of them that some graph reads, on the CPU.
     """
     read = {key for t in traces for key in t.states.values()}
     written = {key for t in traces for _, key in t.mutated} | traces[0].parameters
@@ -31,7 +34,7 @@ def unwritten(traces: Sequence[Trace], entries: Mapping[str, Tensor]) -> dict[st
 
 
 def digest_of(entries: Mapping[str, Tensor]) -> str:
-    """A hash of names and values."""
+    """SHA-256 of the names, shapes, dtypes and values of some entries."""
     text = hashlib.sha256()
     for key, value in sorted(entries.items()):
         text.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
@@ -42,7 +45,12 @@ def digest_of(entries: Mapping[str, Tensor]) -> str:
 def constant_labels(units: Units, value: Tensor) -> Labels:
     """Labels of a constant: indices along an axis may change places where their slices are equal.
 
-    So an axis along which it does not vary is ANY, and one whose slices all differ is FIXED.
+    So an axis along which the constant does not vary is ANY, and one whose slices all differ is
+    FIXED; else the units of equal slices belong to one place.
+
+    Args:
+        units: The store of units.
+        value: The constant.
     """
     labels: list[Label] = []
     for axis, n in enumerate(value.shape):
@@ -61,7 +69,12 @@ def constant_labels(units: Units, value: Tensor) -> Labels:
 
 
 def redrawn_alike(value: Tensor, drawn: Tensor) -> Tensor:
-    """A constant redrawn: entries that are equal in ``value`` are equal again."""
+    """A redrawn constant: entries that are equal in ``value`` are equal again.
+
+    Args:
+        value: The constant.
+        drawn: Random numbers of its shape.
+    """
     flat = as_real(value).reshape(value.numel(), -1).numpy()
     _, first, kind = np.unique(flat, axis=0, return_index=True, return_inverse=True)
     picked = torch.from_numpy(first[kind.ravel()])

@@ -1,4 +1,4 @@
-"""Find the permutation symmetry of any model: trace, apply the rules, solve, verify."""
+"""Search for the permutation symmetry of any model: trace, label, solve, prove, reduce."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from dimat.symmetry.proof.verify import Proof
 from dimat.symmetry.reduce import reduce_solution
 from dimat.symmetry.symmetry import Symmetry
 
+# Proofs by the digests of graphs and constants: the agents of a run, and the calls of a notebook,
+# have one architecture.
 _CACHE: dict[tuple[str, ...], Analysis] = {}
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known of a model: its graph, the labels of every node, its symmetry.
+    """The analysis of a model: its graph, the labels of every node, its symmetry.
 
     Args:
-        trace: The eval-mode graph.
-        labels: Of every tensor in that graph, in the symmetry's unit numbers.
+        trace: The graph in eval mode.
+        labels: Labels of every tensor in that graph, in the symmetry's unit numbers.
         symmetry: The proved symmetry.
-        distrusted: Operators whose rule failed verification here and was set aside.
+        distrusted: Nodes whose rule the proof refuted, or could not confirm; what they touch is
+            pinned.
     """
 
     trace: Trace
@@ -78,16 +81,19 @@ def analyze(
     kwargs: Mapping[str, Any] | None = None,
     constants: Mapping[str, Tensor] | None = None,
 ) -> Analysis:
-    """Like :func:`find_symmetry`, with the graph and the labels that matching needs.
+    """The symmetry of a model, with the graph and the labels that matching needs.
 
     Cached in memory by the digest of the graphs: a second call on one architecture only exports.
 
     Args:
-        model: As there.
-        args: As there.
-        kwargs: As there.
-        constants: Entries that all states have in common; of these, buffers that no forward pass
-            writes must stay as they are: units are free as far as that leaves them so.
+        model: As :func:`find_symmetry` takes it.
+        args: Example inputs, as the model is called.
+        kwargs: Example keyword inputs.
+        constants: Entries that all states have in common. Buffers among them that no forward pass
+            writes must keep their values, so units move only among those of equal entries.
+
+    Raises:
+        ModelError: If the inputs do not fit, or the model cannot be captured.
     """
     traces = [trace(model, args, kwargs, training=mode) for mode in (False, True)]
     kept = unwritten(traces, constants or {})
@@ -107,11 +113,12 @@ def _prove(
     kwargs: Mapping[str, Any] | None,
     constants: Mapping[str, Tensor],
 ) -> Analysis:
+    """The proved analysis of a model that is not in the cache."""
     inputs = flatten_inputs(args, kwargs)
     draws = [t.example_draws() for t in traces]
     entries = {**tensors_of(model.state_dict()), **constants, **draws[0], **draws[1]}
     errors: list[Exception] = []
-    for level in LEVELS:  # what inputs may be is known by what the model can be run on
+    for level in LEVELS:  # the freest redrawing of inputs on which the model still runs
         try:
             proof = Proof(traces, entries, inputs, level, constants.keys())
             return _prove_on(proof, traces, entries, constants)
@@ -131,6 +138,11 @@ def _prove_on(
     entries: Mapping[str, Tensor],
     constants: Mapping[str, Tensor],
 ) -> Analysis:
+    """The analysis whose symmetry passes a proof.
+
+    A node that fails has all that it touches pinned, and everything is labeled and solved anew: a
+    pin frees nothing, so there are at most as many passes as nodes.
+    """
     drawn = {key for t in traces for key in t.draws.values()}
     state = {key: value for key, value in entries.items() if key not in drawn}
     distrusted: dict[str, str] = {}

@@ -20,11 +20,15 @@ from dimat.symmetry.symmetry import Symmetry
 
 @dataclass(frozen=True)
 class NoGraph(Trace):
-    """What stands for the graph of a model that has none; whoever asks for it is told."""
+    """The missing graph of a model whose symmetry is given by hand: to ask for it is an error."""
 
     @property
     def graph(self) -> fx.Graph:
-        """There is none."""
+        """No graph.
+
+        Raises:
+            ConfigError: Always, with what works without a graph.
+        """
         raise ConfigError(
             "a symmetry given by hand comes without the model's graph, on which activations are "
             "compared and layers are fitted: match by weights (method='weights'; 'wm' for agents "
@@ -33,7 +37,7 @@ class NoGraph(Trace):
 
     @property
     def batch_size(self) -> int | None:
-        """None: nothing is bound to a batch size."""
+        """None: without a graph nothing is bound to a batch size."""
         return None
 
 
@@ -43,16 +47,16 @@ def given_analysis(
     args: tuple[Any, ...] | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Analysis:
-    """A symmetry by hand in place of one that was found; the model itself proves it.
+    """The analysis of a model whose symmetry is given by hand; runs of the model prove it.
 
     Args:
-        symmetry: As ``Symmetry.from_axes`` gives it.
-        model: Not changed.
-        args: Example inputs to prove it on; it is taken as it is if None.
+        symmetry: The symmetry, as ``Symmetry.from_axes`` gives it.
+        model: The model; not changed.
+        args: Example inputs to prove the symmetry on; None: it is trusted.
         kwargs: Example keyword inputs.
 
     Raises:
-        StructureError: If it is not of this model, or changes the outputs.
+        StructureError: If the symmetry is of another model, or changes the outputs.
     """
     state, aliases = tensors_of(model.state_dict()), tied_keys(model)
     shapes = {key: tuple(value.shape) for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""Labels of a traced graph: what the units on every axis of every node are."""
+"""Labels of a traced graph: the units on every axis of every node's value."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dimat.compat import arguments_of, has_schema
 from dimat.graph.trace import Trace, operator_name
 from dimat.state import is_number
 from dimat.symmetry.constants import constant_labels
@@ -21,28 +22,36 @@ from dimat.symmetry.labels.operator_call import (
     tensors_in,
     value_labels,
 )
-from dimat.symmetry.labels.units import FIXED, Ints, Labels, Pin, Special, Units, along
+from dimat.symmetry.labels.units import (
+    FIXED,
+    Inherent,
+    Ints,
+    Labels,
+    Pin,
+    Special,
+    Units,
+    along,
+)
 from dimat.symmetry.proof.execute import Example
 from dimat.symmetry.rules import rule_for
 
 
 @dataclass
 class Labeling:
-    """The labels that the rules gave out.
+    """The labels that the rules gave to the tensors of a model's graphs.
 
     Args:
-        units: The facts.
+        units: The units of the labels, and the facts that the rules recorded of them.
         states: Labels of every state entry.
-        nodes: For each trace the labels of every node (several for several results).
+        nodes: For each graph the labels of every node, several for a node with several results.
     """
 
     units: Units
     states: dict[str, Labels] = field(default_factory=dict)
     nodes: list[dict[str, Result]] = field(default_factory=list)
-    kept: list[tuple[Ints, int]] = field(default_factory=list)
 
     def used(self) -> list[tuple[Ints, int]]:
-        """Every label in use, with its own axis."""
+        """Every label that names units, and the axis of its tensor that it is the label of."""
         every: list[Labels] = list(self.states.values())
         for nodes in self.nodes:
             for result in nodes.values():
@@ -62,7 +71,18 @@ def label_graphs(
     distrusted: Mapping[str, str],
     constants: Mapping[str, Tensor],
 ) -> Labeling:
-    """Apply the rules to all graphs; again, if a parameter's axis should depend on another."""
+    """The labels of all graphs of one model, in one store of units.
+
+    Args:
+        traces: The graphs: in eval and in training mode.
+        examples: For each graph the values of a run, which the rules read shapes from.
+        state: Values of the state entries and of the graphs' random draws.
+        distrusted: Nodes whose rule failed the proof, and why: what they touch is pinned.
+        constants: Entries that all states have in common.
+    """
+    # A rule may find that one axis of a parameter must depend on another (head dimensions on the
+    # head) for the tie not to be too strong. Units cannot be loosened once they are tied, so the
+    # rules run again from the start; the dependences only grow, so that this ends.
     dependent: set[tuple[str, int, int]] = set()
     while True:
         labeling = Labeling(Units())
@@ -89,7 +109,10 @@ def _state_labels(
     dependent: set[tuple[str, int, int]],
     traces: Sequence[Trace],
 ) -> Labels:
-    """Fresh units for every axis of real and complex entries; axes of other entries are fixed."""
+    """Labels of a state entry: fresh units on every axis of real and complex numbers.
+
+    Axes of other entries (counters, indices) are fixed, and so are those that no graph reads.
+    """
     used = any(key in (*t.states.values(), *t.draws.values()) for t in traces)
     if not is_number(value) or not used:
         return (FIXED,) * value.dim()
@@ -127,7 +150,7 @@ def _label_graph(
             labels[node.name] = tuple(units.same(a, b, "", i) for i, (a, b) in enumerate(pairs))
         if node.name in labels:
             _check_rank(node, labels[node.name], value)
-    units.context = Pin("output", "", "an output of the model")
+    units.context = Pin("output", "", Inherent.OUTPUT.value)
     for name in t.outputs:
         for own in as_tuple(labels.get(name, ())):
             for axis, label in enumerate(own):
@@ -141,7 +164,7 @@ def _label_graph(
 
 
 def _fits(labels: Result, value: Any) -> bool:
-    """Whether there is a label for every axis, of its length."""
+    """Whether every axis of every result has a label, of the length of that axis."""
     pairs = zip(as_tuple(labels), tensors_in(value), strict=False)
     return all(
         len(own) == x.dim()
@@ -198,7 +221,10 @@ def _apply_rule(
 
 
 def _bind(node: fx.Node, labels: Mapping[str, Result], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by schema name, defaults included; tensors as operands, sizes as numbers."""
+    """A call's arguments by their names in the schema, defaults included.
+
+    Tensors are :class:`Operand`; sizes are the numbers of the example run.
+    """
 
     def lower(x: Any) -> Any:
         if not isinstance(x, fx.Node):
@@ -208,11 +234,10 @@ def _bind(node: fx.Node, labels: Mapping[str, Result], values: Mapping[str, Any]
 
     args = fx.node.map_arg(node.args, lower)
     kwargs = fx.node.map_arg(dict(node.kwargs), lower)
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
+    if not has_schema(node):
         return {**{str(i): x for i, x in enumerate(args)}, **kwargs}
     bound: dict[str, Any] = {}
-    for i, argument in enumerate(schema.arguments):
+    for i, argument in enumerate(arguments_of(node.target)):
         if i < len(args):
             bound[argument.name] = args[i]
         elif argument.name in kwargs:

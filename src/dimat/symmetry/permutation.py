@@ -1,4 +1,4 @@
-"""Groups of units, and permutations of them."""
+"""Groups of units, and the permutations that are elements of a symmetry."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Group:
     """One group of units that may be permuted.
 
     Args:
-        name: After the first parameter it acts on.
+        name: That of the first module whose parameter it moves, or the name given by hand.
         size: Number of units that are permuted among themselves.
-        cells: How many such sets there are, each with its own permutation: 1 for a plain group, the
+        cells: Number of such sets, each with a permutation of its own: 1 for a plain group, the
             number of heads for the dimensions inside heads.
         over: Names of the groups whose units the cells belong to (empty for a plain group).
         members: (state key, axis) pairs that the group acts on.
@@ -45,21 +45,21 @@ class Permutation:
     Args:
         slots: For every group an int64 array (cells, size): ``slots[name][c, i]`` is the unit of
             cell c that comes to place i, so ``aligned[i] = theirs[slots[i]]`` in a plain group.
-        digest: Of the symmetry it belongs to.
+        digest: Digest of the symmetry that it is an element of.
     """
 
     slots: Mapping[str, Ints]
     digest: str
 
     def __repr__(self) -> str:
-        """How many units it orders, and how many of them move."""
+        """The number of units that it orders, and the share of them that moves."""
         units = sum(own.size for own in self.slots.values())
         groups = counted(len(self.slots), "group")
         return f"Permutation({groups}, {units:,} units, {100 * self.moved:.3g} % moved)"
 
     @property
     def num_bytes(self) -> int:
-        """Bytes on the wire, as 32-bit integers."""
+        """Bytes that a message of its slots takes, as 32-bit integers."""
         return sum(4 * int(x.size) for x in self.slots.values())
 
     @property

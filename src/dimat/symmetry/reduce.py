@@ -1,4 +1,4 @@
-"""From the solution over all units of the graph to the symmetry over those that states carry."""
+"""Reduction of the solution over all units of the graphs to the symmetry of a model's states."""
 
 from __future__ import annotations
 
@@ -19,24 +19,17 @@ if TYPE_CHECKING:
     from dimat.symmetry.label import Labeling
 
 
-# What must stay by its nature, and is no shortcoming of the rules.
-INHERENT = frozenset(
-    {
-        "an output of the model",
-        "a kernel axis",
-        "a spatial axis",
-        "tied to a fixed axis",
-        "looked up by index",
-        "gates have an order",
-        "time has an order",
-    }
-)
-
-
 def reduce_solution(
     solution: Solution, labeling: Labeling, state: Mapping[str, Tensor], aliases: Mapping[str, str]
 ) -> tuple[Symmetry, dict[str, Labels]]:
-    """The symmetry, and the labels of the eval graph's nodes in its unit numbers."""
+    """The symmetry of the states, and the labels of the eval graph's nodes in its unit numbers.
+
+    Args:
+        solution: The families of all units.
+        labeling: The labels of the graphs; the first graph is that of eval mode.
+        state: The entries of a state, for their keys and shapes.
+        aliases: Keys that name the same tensor as an earlier key, and that key.
+    """
     axes = {key: numbered(labeling.states[aliases.get(key, key)], solution) for key in state}
     keep = _needed(solution, axes)
     renumber, families = _restrict(solution, keep)
@@ -77,6 +70,7 @@ def reduce_solution(
 
 
 def _renumber(label: Label, renumber: Ints) -> Label:
+    """A label in the new unit numbers; fixed, if one of its units was dropped."""
     if isinstance(label, Special):
         return label
     units = renumber[label]
@@ -84,7 +78,11 @@ def _renumber(label: Label, renumber: Ints) -> Label:
 
 
 def _needed(solution: Solution, axes: Mapping[str, Labels]) -> np.ndarray:
-    """Units on the axes of states, and all owners of those."""
+    """Mask of the families to keep: those with units on axes of states, and all their owners.
+
+    Owners are kept although they stand on no axis: where a member goes is read off where its owners
+    go, so a structure without them could not be applied.
+    """
     structure = solution.structure
     keep = np.zeros(structure.count, np.bool_)
     for labels in axes.values():
@@ -93,6 +91,7 @@ def _needed(solution: Solution, axes: Mapping[str, Labels]) -> np.ndarray:
                 keep[label] = True
     keep_family = np.zeros(len(structure.families), np.bool_)
     keep_family[np.unique(structure.family_of[keep])] = True
+    # Owners come before members: from the last family to the first, each is decided when it is met.
     for number in range(len(structure.families) - 1, -1, -1):
         if keep_family[number]:
             keep_family[np.unique(structure.family_of[structure.families[number].owners])] = True
@@ -100,6 +99,7 @@ def _needed(solution: Solution, axes: Mapping[str, Labels]) -> np.ndarray:
 
 
 def _restrict(solution: Solution, keep: np.ndarray) -> tuple[Ints, list[UnitFamily]]:
+    """The new number of every unit, -1 for one that is dropped, and the families that are kept."""
     structure = solution.structure
     renumber = np.full(structure.count, -1, np.int64)
     position = np.cumsum(keep) - 1
@@ -118,7 +118,7 @@ def _restrict(solution: Solution, keep: np.ndarray) -> tuple[Ints, list[UnitFami
 def _members(
     axes: Mapping[str, Labels], families: list[UnitFamily], family_of: Ints
 ) -> dict[int, tuple[tuple[str, int], ...]]:
-    """For every family the axes on which it, or what belongs to it, stands."""
+    """For every family the state axes that carry its units, or units that belong to them."""
     above: list[set[int]] = []
     for number, family in enumerate(families):
         above.append({number}.union(*(above[o] for o in family.over)) if family.over else {number})
@@ -135,7 +135,7 @@ def _members(
 def _names(
     families: list[int], members: Mapping[int, tuple[tuple[str, int], ...]]
 ) -> dict[int, str]:
-    """A group is named after the first parameter that it acts on, made unique."""
+    """Unique names of the groups: each has that of the first module whose parameter it moves."""
     names: dict[int, str] = {}
     for f in families:
         first = next((k for k, axis in members[f] if axis == 0), members[f][0][0])
@@ -148,7 +148,7 @@ def _names(
 
 
 def _owning_groups(families: list[UnitFamily], number: int) -> list[int]:
-    """The nearest families above that permute, through those that only follow."""
+    """The nearest owning families that permute; those of size 1 only follow their own owners."""
     found: list[int] = []
     waiting = list(families[number].over)
     while waiting:
@@ -163,7 +163,7 @@ def _owning_groups(families: list[UnitFamily], number: int) -> list[int]:
 def _reasons(
     solution: Solution, axes: Mapping[str, Labels]
 ) -> tuple[tuple[Pin, ...], dict[str, tuple[str, ...]]]:
-    """The pins that hold state axes, and a sentence for every pinned axis."""
+    """The pins of state axes that a better rule might free, and the reason of every pinned axis."""
     pins: dict[Pin, None] = {}
     reasons: dict[str, tuple[str, ...]] = {}
     for key, labels in axes.items():
@@ -173,7 +173,7 @@ def _reasons(
             if not isinstance(label, Special):
                 pin = solution.reasons.get(int(label.flat[0]))
             if pin is not None and pin.operator:
-                if pin.why not in INHERENT:
+                if not pin.inherent:
                     pins[pin] = None
                 own.append(f"{pin.why} ({pin.operator} at {pin.where})" if pin.where else pin.why)
             else:

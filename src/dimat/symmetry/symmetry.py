@@ -1,4 +1,4 @@
-"""The permutation symmetry of a model: its groups, its elements, and how they act on states."""
+"""The permutation symmetry of a model: its groups, its elements, and their action on states."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ class Symmetry:
 
     Args:
         structure: Families of units, owners before members.
-        group_families: The family of each group.
-        groups: What may be permuted.
+        group_families: Number of the family that each group permutes.
+        groups: The groups of units that may be permuted.
         axes: Labels of every state entry.
         shapes: Shape of every state entry.
-        pinned: What could not be freed, and why.
-        reasons: For a unit that cannot move, the index in ``pinned`` of the reason.
+        pinned: Causes that hold axes of the state and lie in what the rules can prove, not in the
+            meaning of the axis.
+        reasons: For every state entry a sentence for each axis that cannot move; empty for others.
     """
 
     structure: Structure
@@ -48,7 +49,7 @@ class Symmetry:
     reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """How many groups and units are free, and how many operators pin others."""
+        """The numbers of free groups and units, and of the pins that hold others."""
         units = sum(group.cells * group.size for group in self.groups)
         pins = f", {counted(len(self.pinned), 'pin')}" if self.pinned else ""
         return f"Symmetry({counted(len(self.groups), 'group')}, {units:,} units{pins})"
@@ -60,7 +61,7 @@ class Symmetry:
 
     @cached_property
     def movable(self) -> Ints:
-        """1 for every unit that some element moves."""
+        """(units,) 1 for every unit that some element moves, 0 for the others."""
         movable = np.zeros(self.structure.count, np.int64)
         for family in self.structure.families:
             owned = movable[family.owners].any(axis=1) if family.owners.size else False
@@ -106,7 +107,10 @@ class Symmetry:
         )
 
     def compose(self, p: Permutation, q: Permutation) -> Permutation:
-        """First ``q``, then ``p``: ``apply(compose(p, q), s) == apply(p, apply(q, s))``."""
+        """The element "first ``q``, then ``p``".
+
+        So ``apply(compose(p, q), s) == apply(p, apply(q, s))``.
+        """
         return self._decode(self.moves(q)[self.moves(p)])
 
     def inverse(self, p: Permutation) -> Permutation:
@@ -114,7 +118,15 @@ class Symmetry:
         return self._decode(np.argsort(self.moves(p)))
 
     def moves(self, p: Permutation) -> Ints:
-        """For every unit the unit that takes its place under ``p``."""
+        """For every unit the unit that takes its place under ``p``.
+
+        Args:
+            p: An element of this symmetry.
+
+        Raises:
+            ConfigError: If it is no permutation.
+            StructureError: If it is of another symmetry.
+        """
         check_kind("p", p, Permutation, "a dimat.Permutation, such as match(…).permutation")
         if p.digest != self.digest:
             raise StructureError(
@@ -160,7 +172,7 @@ class Symmetry:
         return moved
 
     def plan(self, p: Permutation) -> dict[str, Sources]:
-        """For every state key the indices to read from."""
+        """For every state key the indices to read from when ``p`` is applied."""
         moves = self.moves(p)
         memo: Memo = {}
         return {key: sources(labels, moves, memo) for key, labels in self.axes.items()}
@@ -178,7 +190,14 @@ class Symmetry:
             )
 
     def explain(self, key: str) -> str:
-        """One line per axis of a state entry: the groups that move it, or why it is pinned."""
+        """One line per axis of a state entry: the groups that move it, or why it is pinned.
+
+        Args:
+            key: Key of the entry.
+
+        Raises:
+            StructureError: If there is no such entry.
+        """
         if key not in self.axes:
             near = nearest_key(key, self.axes)
             raise StructureError(f"no state entry '{key}' in this symmetry{near}")
@@ -194,7 +213,7 @@ class Symmetry:
     # --- JSON -----------------------------------------------------------------------------------
 
     def to_json(self) -> str:
-        """All of it as JSON, with the digest."""
+        """The whole symmetry as JSON, with its digest."""
         return json.dumps({**self._content(), "digest": self.digest})
 
     def _content(self) -> dict[str, Any]:
@@ -314,7 +333,7 @@ class Symmetry:
 
 
 def _entries(state: Mapping[str, Tensor] | nn.Module) -> Mapping[str, Tensor]:
-    """The entries of a state that is given by name or as a model."""
+    """The entries of a state that is given as a mapping or as a model."""
     if isinstance(state, nn.Module):
         return state.state_dict()
     check_kind("state", state, Mapping, "tensors by name, as model.state_dict() gives them")
@@ -322,7 +341,7 @@ def _entries(state: Mapping[str, Tensor] | nn.Module) -> Mapping[str, Tensor]:
 
 
 def _runs(array: Ints) -> list[list[int]]:
-    """An integer array as [start, step, count] runs."""
+    """An integer array as runs [start, step, count]: unit numbers come mostly in sequence."""
     flat = array.ravel()
     runs: list[list[int]] = []
     i = 0
@@ -336,6 +355,7 @@ def _runs(array: Ints) -> list[list[int]]:
 
 
 def _expand(runs: list[list[int]], shape: tuple[int, ...]) -> Ints:
+    """The integer array that :func:`_runs` wrote."""
     expected = math.prod(shape)
     if sum(count for _, _, count in runs) != expected:
         raise StructureError(f"wrong size: runs do not fill the shape {shape}")

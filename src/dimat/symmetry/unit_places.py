@@ -1,4 +1,4 @@
-"""Which units the indices of an axis stand for, and which of them correspond.
+"""Units that the indices of an axis stand for, and the correspondence of their places.
 
 The axis (C·H·W) of a flattened image stands for channels: every channel has H·W places on it. Two
 channels are compared place by place, so places need names that do not depend on the channel.
@@ -14,9 +14,13 @@ from dimat.symmetry.labels.units import Ints
 
 
 def standing_for(structure: Structure, units: Ints) -> dict[int, Ints]:
-    """For each family that permutes, its units that these stand for (or -1).
+    """For each family that permutes its units that some units stand for, -1 where there is none.
 
-    A unit stands for itself, or, if it only follows, for its owners.
+    A unit stands for itself, or, if it only follows its owners, for those.
+
+    Args:
+        structure: Structure of the symmetry.
+        units: The units of an axis, one an index.
     """
     found: dict[int, Ints] = {}
 
@@ -43,7 +47,7 @@ def unit_places(
     """For every unit of a family its indices on an axis, corresponding ones in one column.
 
     Args:
-        structure: Of the symmetry.
+        structure: Structure of the symmetry.
         number: The family.
         units: (n,) unit of every index of the axis.
         standing: (n,) the family's unit that each index stands for, or -1, as
@@ -100,4 +104,5 @@ def _codes(structure: Structure, number: int) -> Ints:
 
 
 def _name(rows: Ints) -> Ints:
+    """A number for every row, the same for equal rows."""
     return row_keys(rows.astype(np.int64)).view(np.int64)

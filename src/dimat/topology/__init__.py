@@ -1,4 +1,4 @@
-"""Who talks to whom, and how much each listens: graphs and mixing matrices, fixed or varying."""
+"""Topologies: graphs of agents and their mixing matrices, fixed or varying in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network by name, built and checked."""
+"""Construction of a network by its name, with all checks."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def build_topology(
     dropout: float = 0.0,
     shard_sizes: Sequence[int] | None = None,
 ) -> Network:
-    """A network by name, checked: a :class:`Topology`, unless it varies in time.
+    """The network of a name, checked: a :class:`Topology`, unless it varies in time.
 
     Args:
         name: One of :data:`TOPOLOGIES`.
         agents: Number of agents, >= 1.
         mixing: One of :data:`MIXING`, or auto: push on directed graphs, metropolis on others.
-        options: What graphs need that are read from a file or drawn.
+        options: Settings of graphs that are read from a file or drawn.
         dropout: Probability that an edge is missing at a time, in [0, 1).
         shard_sizes: Images per agent, for ``shard-size``.
 
@@ -65,12 +65,33 @@ def build_topology(
         TopologyError: For a graph that is not connected or cannot have this many agents, or a
             matrix that breaks its rules.
     """
+    build = look_up("topology.name", name, TOPOLOGIES)
+    return network_of(
+        *(name, build, agents),
+        mixing=mixing,
+        options=options,
+        dropout=dropout,
+        shard_sizes=shard_sizes,
+    )
+
+
+def network_of(
+    name: str,
+    build: Callable[..., Graphs],
+    agents: int,
+    *,
+    mixing: str = "auto",
+    options: GraphOptions = DEFAULTS,
+    dropout: float = 0.0,
+    shard_sizes: Sequence[int] | None = None,
+) -> Network:
+    """The same of a function, as :data:`TOPOLOGIES` holds it, whatever it is called."""
     check_kind("agents", agents, Integral, "a whole number >= 1")
     check_kind("options", options, GraphOptions, "a dimat.topology.GraphOptions")
     check_kind("dropout", dropout, Real, "a number in [0, 1)")
     if agents < 1:
         raise TopologyError(f"setting 'agents' is {agents}: must be >= 1")
-    graphs = _graphs(name, agents, options)
+    graphs = _graphs(name, build, agents, options)
     check_connected(nx.compose_all(graphs))
     weights = _weights(agents, shard_sizes if mixing == "shard-size" else np.ones(agents))
     turns = tuple(Topology(name, graph, mixing_matrix(graph, mixing, weights)) for graph in graphs)
@@ -78,9 +99,10 @@ def build_topology(
     return network if dropout == 0 else Dropout(network, dropout, options.seed)
 
 
-def _graphs(name: str, agents: int, options: GraphOptions) -> Sequence[nx.Graph[int]]:
+def _graphs(
+    name: str, build: Callable[..., Graphs], agents: int, options: GraphOptions
+) -> Sequence[nx.Graph[int]]:
     """The graphs of a network that take turns; one, if it never changes."""
-    build = look_up("topology.name", name, TOPOLOGIES)
     asks = "options" in inspect.signature(build).parameters
     found = build(agents, options=options) if asks else build(agents)
     graphs = [found] if isinstance(found, nx.Graph) else list(found)

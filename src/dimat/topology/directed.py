@@ -10,17 +10,21 @@ from dimat.topology.graphs import powers_of_two
 
 
 def directed_ring(agents: int) -> nx.DiGraph[int]:
-    """Agent i hears i - 1."""
+    """The directed ring: agent i hears i - 1."""
     return hearing(agents, [1])
 
 
 def directed_exponential(agents: int) -> nx.DiGraph[int]:
-    """Agent i hears i - 1, i - 2, i - 4, …."""
+    """The directed exponential graph: agent i hears i - 1, i - 2, i - 4, …."""
     return hearing(agents, powers_of_two(agents))
 
 
 def hearing(agents: int, offsets: Iterable[int]) -> nx.DiGraph[int]:
-    """Every agent i hears i - offset, for every offset, around the ring.
+    """The graph in which every agent i hears i - offset for every offset, around the ring.
+
+    Args:
+        agents: Number of agents.
+        offsets: Distances on the ring.
 
     >>> sorted(hearing(3, [1]).edges)
     [(0, 1), (1, 2), (2, 0)]

@@ -15,7 +15,11 @@ _TRIES = 100
 
 
 def random_regular(agents: int, options: GraphOptions) -> nx.Graph[int]:
-    """Every agent has ``degree`` neighbors; all such graphs are about equally likely.
+    """A random graph in which every agent has ``degree`` neighbors, nearly uniform among these.
+
+    Args:
+        agents: Number of agents.
+        options: The degree and the seed.
 
     Raises:
         TopologyError: If there is no such graph, or none that is connected.
@@ -39,7 +43,11 @@ def random_regular(agents: int, options: GraphOptions) -> nx.Graph[int]:
 
 
 def erdos_renyi(agents: int, options: GraphOptions) -> nx.Graph[int]:
-    """Every edge is there with ``probability``, independently.
+    """A random graph in which every edge exists with ``probability``, independent of others.
+
+    Args:
+        agents: Number of agents.
+        options: The probability and the seed.
 
     Raises:
         TopologyError: If no connected graph was drawn.
@@ -54,7 +62,7 @@ def erdos_renyi(agents: int, options: GraphOptions) -> nx.Graph[int]:
 
 
 def _connected(draw: Callable[[Random], nx.Graph[int]], seed: int, way_out: str) -> nx.Graph[int]:
-    """The first connected graph of a seeded series of draws, its agents and edges in order."""
+    """The first connected graph in a seeded series of draws, its agents and edges in order."""
     random = Random(seed)
     for _ in range(_TRIES):
         graph = draw(random)

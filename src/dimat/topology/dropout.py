@@ -1,4 +1,4 @@
-"""Networks of which edges are missing now and then."""
+"""Networks whose edges drop out at random."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _SAMPLES = 200
 
 @dataclass(frozen=True)
 class Dropout:
-    """A network in which every edge is missing at every time with some probability: a Network.
+    """A :class:`Network` in which every edge is missing at every time with some probability.
 
-    What would have been listened to over a missing edge is replaced by the agent's own at both
-    ends, so that a symmetric matrix stays symmetric; over a directed edge it stays with the sender,
-    so that columns still sum to 1.
+    The weight of a missing edge goes to the diagonal at both ends, so that a symmetric matrix stays
+    symmetric; that of a directed edge goes to the sender's, so that columns still sum to 1.
 
     Args:
         base: The network without dropout.
-        probability: That an edge is missing, in [0, 1), independent of other edges and times.
-        seed: Of what is missing, >= 0; together with the time it says which edges are.
+        probability: Probability that an edge is missing, in [0, 1), independent of other edges and
+            times.
+        seed: Seed of the missing edges, >= 0: with the time it determines them.
 
     Raises:
         ConfigError: If the probability is out of its range.
@@ -47,7 +47,7 @@ class Dropout:
 
     @property
     def name(self) -> str:
-        """The base's name."""
+        """Name of the base."""
         return self.base.name
 
     @property
@@ -57,26 +57,26 @@ class Dropout:
 
     @property
     def graph(self) -> nx.Graph[int]:
-        """Who ever talks to whom."""
+        """Graph of the base: every edge exists at some time."""
         return self.base.graph
 
     @property
     def directed(self) -> bool:
-        """Whether the base is."""
+        """Whether the base is directed."""
         return self.base.directed
 
     @property
     def doubly_stochastic(self) -> bool:
-        """Whether the base is, and stays so: only what is missing both ways leaves no skew."""
+        """Whether the base is doubly stochastic and undirected: edges then go missing both ways."""
         return self.base.doubly_stochastic and not self.directed
 
     @property
     def period(self) -> None:
-        """None: it never repeats."""
+        """None: a network with dropout never repeats."""
 
     @cached_property
     def contraction(self) -> float:
-        """The factor a time, root mean squared; estimated over the base's first 200 periods."""
+        """The root mean squared factor, estimated over the first 200 periods of the base."""
         turns = self.base.period
         drawn = [self._drawn(time).pi for time in range(turns * _SAMPLES)]
         periods = [drawn[k : k + turns] for k in range(0, len(drawn), turns)]
@@ -88,7 +88,7 @@ class Dropout:
         return 1.0 - self.contraction
 
     def at(self, time: int) -> Topology:
-        """The base's topology at that time without the edges that are missing."""
+        """The topology of the base at a time, without the edges that are missing then."""
         return self._recent(time)
 
     @cached_property
@@ -110,7 +110,7 @@ def _ordered(edge: tuple[int, int]) -> tuple[int, int]:
 
 
 def _without(pi: Matrix, missing: list[tuple[int, int]], *, both_ways: bool) -> Matrix:
-    """The mixing matrix without some edges, what they carried moved to the diagonal."""
+    """A mixing matrix without some edges, whose weights are moved to the diagonal."""
     rest = pi.copy()
     for speaker, listener in missing:
         rest[listener, speaker] = 0.0

@@ -1,4 +1,4 @@
-"""Graphs from a file of edges."""
+"""Graphs that are read from a file of edges."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _LONGEST = 200_000_000  # characters: all edges of 5,000 agents
 
 
 def read_edges(path: str | None, agents: int, *, directed: bool = False) -> nx.Graph[int]:
-    """A graph from a file with one edge "i j" a line; # begins a comment.
+    """The graph in a file with one edge "i j" a line, where # begins a comment.
 
     Args:
         path: The file.
         agents: Number of agents, >= 1.
-        directed: "i j" means only that j hears i; else both hear each other.
+        directed: Whether "i j" means only that j hears i; else both hear each other.
 
     Raises:
         ConfigError: If there is no path.

@@ -1,4 +1,4 @@
-"""Undirected graphs of agents by name, and what every graph must be: connected."""
+"""Undirected graphs of agents by name, and the check that a graph is connected."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from dimat.errors import TopologyError
 
 
 def ring(agents: int) -> nx.Graph[int]:
-    """Everyone talks to the next and the previous."""
+    """The ring: every agent talks to the next and the previous one."""
     return _cleaned(nx.cycle_graph(agents))
 
 
 def full(agents: int) -> nx.Graph[int]:
-    """Everyone talks to everyone."""
+    """The full graph: every agent talks to every other."""
     return _cleaned(nx.complete_graph(agents))
 
 
 def star(agents: int) -> nx.Graph[int]:
-    """Everyone talks to agent 0."""
+    """The star: every agent talks to agent 0."""
     return _cleaned(nx.star_graph(agents - 1))
 
 
 def torus(agents: int) -> nx.Graph[int]:
-    """A grid that wraps around, as square as the number of agents allows."""
+    """The torus: a grid that wraps around, as square as the number of agents allows."""
     rows = max(r for r in range(1, int(agents**0.5) + 1) if agents % r == 0)
     if rows == 1 and agents > 3:
         raise TopologyError(
@@ -37,12 +37,12 @@ def torus(agents: int) -> nx.Graph[int]:
 
 
 def exponential(agents: int) -> nx.Graph[int]:
-    """Agent i talks to i ± 1, i ± 2, i ± 4, …."""
+    """The exponential graph: agent i talks to i ± 1, i ± 2, i ± 4, …."""
     return _cleaned(nx.circulant_graph(agents, powers_of_two(agents)))
 
 
 def bipartite(agents: int) -> nx.Graph[int]:
-    """Two hubs (the last two agents), and everyone else talks to both."""
+    """Two hubs, the last two agents, to both of which every other agent talks."""
     if agents < 3:
         raise TopologyError(
             f"topology 'bipartite' has 2 hubs: {agents} agents are too few, use >= 3"
@@ -70,15 +70,22 @@ def powers_of_two(agents: int) -> list[int]:
 
 
 def is_directed(graph: nx.Graph[int]) -> TypeGuard[nx.DiGraph[int]]:
-    """Whether hearing someone does not mean being heard."""
+    """Whether a graph is directed: to hear an agent is not to be heard by it.
+
+    Args:
+        graph: A graph of agents.
+    """
     return bool(graph.is_directed())
 
 
 def check_connected(graph: nx.Graph[int]) -> None:
-    """Refuse a graph in which news cannot reach everyone; a directed one, if not from everyone.
+    """Refuse a graph that is not connected, or a directed one that is not strongly connected.
+
+    Args:
+        graph: A graph of agents.
 
     Raises:
-        TopologyError: Naming the parts.
+        TopologyError: If it is not, with two of its parts.
     """
     if is_directed(graph):
         found, word = nx.strongly_connected_components(graph), "strongly connected"
@@ -93,6 +100,6 @@ def check_connected(graph: nx.Graph[int]) -> None:
 
 
 def _cleaned(graph: nx.Graph[int]) -> nx.Graph[int]:
-    """Without edges from an agent to itself."""
+    """The graph without edges from an agent to itself."""
     graph.remove_edges_from(list(nx.selfloop_edges(graph)))
     return graph

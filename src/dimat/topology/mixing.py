@@ -1,4 +1,4 @@
-"""How much each agent listens to whom: mixing matrices by rule, and what they must obey."""
+"""Mixing matrices: the rules that make them from a graph, and the checks that they must pass."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TOLERANCE = 1e-9
 
 
 def metropolis(graph: nx.Graph[int], weights: Matrix) -> Matrix:
-    r"""Metropolis-Hastings: :math:`\pi_{ij} = 1 / (1 + \max(d_i, d_j))`, the rest on the diagonal.
+    r"""Metropolis-Hastings weights :math:`\pi_{ij} = 1 / (1 + \max(d_i, d_j))`.
 
-    Symmetric and doubly stochastic on any undirected graph.
+    The rest of a row is on the diagonal. Symmetric and doubly stochastic on any undirected graph.
     """
     pi = np.zeros((len(graph), len(graph)))
     for i, j in graph.edges:
@@ -26,7 +26,10 @@ def metropolis(graph: nx.Graph[int], weights: Matrix) -> Matrix:
 
 
 def uniform(graph: nx.Graph[int], weights: Matrix) -> Matrix:
-    r""":math:`\pi_{ij} = 1 / (1 + d_i)` for itself and every neighbor: for regular graphs only."""
+    r"""Uniform weights :math:`\pi_{ij} = 1 / (1 + d_i)` for an agent and all its neighbors.
+
+    Doubly stochastic on regular graphs only.
+    """
     degrees = sorted({int(degree) for _, degree in graph.degree})
     if len(degrees) > 1:
         raise TopologyError(
@@ -37,7 +40,7 @@ def uniform(graph: nx.Graph[int], weights: Matrix) -> Matrix:
 
 
 def shard_size(graph: nx.Graph[int], weights: Matrix) -> Matrix:
-    r"""A Metropolis-Hastings chain that keeps the mean weighted by shard size.
+    r"""Metropolis-Hastings weights that keep the mean weighted by shard size.
 
     .. math:: \pi_{ij} = \frac{1}{1 + \max(d_i, d_j)} \min(1, n_j / n_i)
 
@@ -49,7 +52,7 @@ def shard_size(graph: nx.Graph[int], weights: Matrix) -> Matrix:
 
 
 def push(graph: nx.Graph[int], weights: Matrix) -> Matrix:
-    r"""Agent j splits what it has equally: :math:`\pi_{ij} = 1 / (1 + d_j)`, d counting listeners.
+    r"""Push weights :math:`\pi_{ij} = 1 / (1 + d_j)`: agent j, with d_j listeners, splits equally.
 
     Columns sum to 1, so that the sum over the agents is kept; rows need not, unless everyone hears
     and is heard by the same number. Push-sum divides by what a vector of ones becomes.
@@ -97,7 +100,12 @@ def mixing_matrix(graph: nx.Graph[int], rule: str, weights: Matrix) -> Matrix:
 
 
 def definite(rule: str, *, directed: bool) -> str:
-    """The rule that is meant: ``auto`` is push on directed graphs and metropolis on others."""
+    """The name of a rule where ``auto`` is resolved: push on directed graphs, metropolis on others.
+
+    Args:
+        rule: One of :data:`MIXING`, or ``auto``.
+        directed: Whether the graph is directed.
+    """
     if rule != "auto":
         return rule
     return "push" if directed else "metropolis"
@@ -108,11 +116,11 @@ def check_mixing_matrix(pi: Matrix, graph: nx.Graph[int], weights: Matrix | None
 
     Args:
         pi: The matrix.
-        graph: The graph it is to fit.
-        weights: Of the mean that is to be kept; all equal if None.
+        graph: The graph that it must fit.
+        weights: Weights of the mean that must be kept; all equal if None.
 
     Raises:
-        TopologyError: Naming the row or pair of agents.
+        TopologyError: If a rule is broken, with the row or the pair of agents.
     """
     _check_values(pi, graph)
     _check_sums(pi.sum(1), "row")
@@ -130,8 +138,12 @@ def check_mixing_matrix(pi: Matrix, graph: nx.Graph[int], weights: Matrix | None
 def check_pushing_matrix(pi: Matrix, graph: nx.Graph[int]) -> None:
     """Refuse a mixing matrix that would not keep the sum of what agents push.
 
+    Args:
+        pi: The matrix.
+        graph: The graph that it must fit.
+
     Raises:
-        TopologyError: Naming the column or pair of agents.
+        TopologyError: If a rule is broken, with the column or the pair of agents.
     """
     _check_values(pi, graph)
     _check_sums(pi.sum(0), "column")
@@ -139,12 +151,20 @@ def check_pushing_matrix(pi: Matrix, graph: nx.Graph[int]) -> None:
 
 
 def adjacency(graph: nx.Graph[int]) -> Matrix:
-    """(n, n) zeros and ones: row i is whom agent i hears."""
+    """The (n, n) adjacency matrix of a graph, whose row i has a 1 for every agent that i hears.
+
+    Args:
+        graph: Agents 0 … n-1.
+    """
     return np.asarray(nx.to_numpy_array(graph, range(len(graph))).T, np.float64)
 
 
 def keeps_sum(pi: Matrix) -> bool:
-    """Whether columns sum to 1, so that mixing keeps the sum over the agents."""
+    """Whether columns sum to 1, so that mixing keeps the sum over the agents.
+
+    Args:
+        pi: (n, n) mixing matrix.
+    """
     return bool((np.abs(pi.sum(0) - 1) <= TOLERANCE).all())
 
 

@@ -1,4 +1,4 @@
-"""What some graphs are made of besides their number of agents."""
+"""Settings of graphs besides their number of agents."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class GraphOptions:
 
     Args:
         path: File with one edge "i j" a line, for ``edges``.
-        directed: In that file, "i j" means only that j hears i.
-        degree: Neighbors of every agent, for ``random-regular``.
-        probability: Of every edge, in [0, 1], for ``erdos-renyi``.
-        seed: Of what is drawn, edges that drop out included; >= 0.
+        directed: Whether "i j" in that file means only that j hears i.
+        degree: Number of neighbors of every agent, for ``random-regular``.
+        probability: Probability of every edge, in [0, 1], for ``erdos-renyi``.
+        seed: Seed of random graphs, and of edges that drop out; >= 0.
 
     Raises:
-        ConfigError: If one is of another type.
+        ConfigError: If a setting is of another type.
     """
 
     path: str | None = None

@@ -1,4 +1,4 @@
-"""Networks whose topologies take turns."""
+"""Periodic networks, whose topologies take turns."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dimat.topology.topology import Topology
 
 @dataclass(frozen=True)
 class Periodic:
-    """Topologies that take turns: a :class:`Network`.
+    """A :class:`Network` of topologies that take turns.
 
     Args:
-        name: How it was asked for.
+        name: Name by which it was built.
         turns: One topology or more of the same agents; each need not be connected, all together
             must be.
     """
@@ -37,7 +37,7 @@ class Periodic:
 
     @cached_property
     def graph(self) -> nx.Graph[int]:
-        """Who ever talks to whom."""
+        """Union of the graphs of all turns."""
         return nx.compose_all([turn.graph for turn in self.turns])
 
     @property
@@ -47,7 +47,7 @@ class Periodic:
 
     @cached_property
     def doubly_stochastic(self) -> bool:
-        """Whether all mixing matrices are."""
+        """Whether all mixing matrices are doubly stochastic."""
         return all(turn.doubly_stochastic for turn in self.turns)
 
     @property
@@ -67,12 +67,14 @@ class Periodic:
         return 1.0 - self.contraction
 
     def at(self, time: int) -> Topology:
-        """The topology whose turn it is."""
+        """The topology whose turn a time is."""
         return self.turns[time % len(self.turns)]
 
 
 def one_peer_exponential(agents: int) -> list[nx.Graph[int]]:
-    """At time t agent i hears i - 2^t only, the power starting over once it is n or more.
+    """Graphs of the one-peer exponential network: at time t agent i hears i - 2^t only.
+
+    The power starts over once it is n or more.
 
     References:
         Ying et al., "Exponential Graph is Provably Efficient for Decentralized Deep Training",
@@ -82,7 +84,10 @@ def one_peer_exponential(agents: int) -> list[nx.Graph[int]]:
 
 
 def alternating_matchings(agents: int) -> list[nx.Graph[int]]:
-    """The edges of the ring in 2 matchings, 3 if n is odd: everyone talks to one at most."""
+    """Graphs of alternating matchings of a ring, in which an agent talks to one other at most.
+
+    There are 2 of them, or 3 if the number of agents is odd.
+    """
     ring = [(i, (i + 1) % agents) for i in range(agents if agents > 2 else agents - 1)]
     odd = [ring.pop()] if agents > 2 and agents % 2 else []
     graphs = []

@@ -1,4 +1,4 @@
-"""How fast a network that varies in time mixes disagreement away."""
+"""The speed at which a network that varies in time mixes disagreement away."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _POWERS = 30
 
 
 def shrinkage(periods: Sequence[Sequence[Matrix]], *, doubly_stochastic: bool) -> float:
-    """The factor a time by which disagreement shrinks, in [0, 1].
+    """The mean factor by which disagreement shrinks at every time, in [0, 1].
 
     Args:
         periods: (n, n) mixing matrices in the order of time: one period, or samples of one.
-        doubly_stochastic: Whether all are; if not, nothing bounds what a period does, and the long
-            run counts.
+        doubly_stochastic: Whether all matrices are. If not, one period may raise disagreement, and
+            the factor is that of the long run.
     """
     if len(periods[0][0]) == 1:
         return 0.0
@@ -30,7 +30,10 @@ def shrinkage(periods: Sequence[Sequence[Matrix]], *, doubly_stochastic: bool) -
 
 
 def on_differences(pi: Matrix) -> Matrix:
-    """A mixing matrix seen by what agents differ in.
+    """A mixing matrix restricted to the differences between agents.
+
+    Args:
+        pi: (n, n) mixing matrix.
 
     Returns:
         (n-1, n-1); it has the eigenvalues of ``pi`` but the one that is 1, and the singular values
@@ -41,7 +44,7 @@ def on_differences(pi: Matrix) -> Matrix:
 
 
 def period_products(periods: Sequence[Sequence[Matrix]]) -> Matrix:
-    """What each period does to differences.
+    """The product of each period's mixing matrices, restricted to differences.
 
     Args:
         periods: Mixing matrices in the order of time, as many in each.
@@ -57,9 +60,12 @@ def period_products(periods: Sequence[Sequence[Matrix]]) -> Matrix:
 
 
 def worst_shrinkage(products: Matrix) -> float:
-    r"""The factor by which a period shrinks any disagreement at least, root mean squared.
+    r"""The factor by which one period shrinks the worst disagreement, root mean squared.
 
     .. math:: \sigma_2(P), \quad\text{or}\quad \sqrt{\lambda_2(E[P^\top P])} \text{ if random}
+
+    Args:
+        products: As :func:`period_products` gives them.
     """
     squares = products.transpose(0, 2, 1) @ products
     return _cleaned(float(np.sqrt(np.linalg.norm(squares.mean(0), 2))))
@@ -70,6 +76,9 @@ def long_run_shrinkage(products: Matrix) -> float:
 
     .. math:: |\lambda_2(P)|, \quad\text{or}\quad \sqrt{\rho(X \mapsto E[PXP^\top])}
         \text{ if random}
+
+    Args:
+        products: As :func:`period_products` gives them.
     """
     if len(products) == 1:
         return _cleaned(float(np.abs(np.linalg.eigvals(products[0])).max()))

@@ -1,4 +1,4 @@
-"""A graph of agents and its mixing matrix, and what there is to know of any that vary in time."""
+"""A topology: a graph of agents with its mixing matrix; and the protocol of those that vary."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Protocol
 import networkx as nx
 import numpy as np
 
-from dimat.errors import TopologyError
-from dimat.topology.graphs import check_connected, is_directed
+from dimat.topology.graphs import is_directed
 from dimat.topology.mixing import Matrix, keeps_sum
 
 
 class Network(Protocol):
-    """Who talks to whom, and how much each listens, at every time.
+    """A graph of agents and a mixing matrix at every time.
 
-    What counts as a time is the method's: the round if it exchanges once a round, the step if it
-    exchanges in every step.
+    A time is a round for methods that exchange once a round, and a step for those that exchange in
+    every step.
     """
 
     @property
     def name(self) -> str:
-        """How it was asked for."""
+        """Name by which the network was built."""
 
     @property
     def num_agents(self) -> int:
@@ -31,11 +30,14 @@ class Network(Protocol):
 
     @property
     def graph(self) -> nx.Graph[int]:
-        """Who ever talks to whom; connected. An edge (i, j) of a directed one means j hears i."""
+        """Graph of all edges that exist at some time, connected.
+
+        Where it is directed, an edge (i, j) means that j hears i.
+        """
 
     @property
     def directed(self) -> bool:
-        """Whether at any time hearing someone does not mean being heard."""
+        """Whether the graph is directed at some time: to hear an agent is not to be heard by it."""
 
     @property
     def doubly_stochastic(self) -> bool:
@@ -43,18 +45,22 @@ class Network(Protocol):
 
     @property
     def period(self) -> int | None:
-        """After how many times it repeats; 1 if it never changes, None if it never repeats."""
+        """Number of times after which the network repeats; 1 if it never changes, None: never."""
 
     @property
     def contraction(self) -> float:
-        """The factor by which a time shrinks disagreement, in [0, 1]; 0 if it ends it."""
+        """Factor by which disagreement shrinks at every time, in [0, 1]; 0 if mixing ends it."""
 
     @property
     def spectral_gap(self) -> float:
-        """1 - contraction: how fast disagreement is mixed away, in [0, 1]."""
+        """Spectral gap, 1 - contraction, in [0, 1]: how fast disagreement is mixed away."""
 
     def at(self, time: int) -> Topology:
-        """The topology at a time >= 0: the same whenever it is asked for, in whichever order."""
+        """The topology at a time, the same whenever it is asked for.
+
+        Args:
+            time: Number of the round or step, >= 0, in any order.
+        """
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Topology:
     Connected, unless it is one time of a network that varies.
 
     Args:
-        name: How the graph was asked for.
+        name: Name by which the graph was built.
         graph: Nodes 0 … n-1. Where it is directed, an edge (i, j) means that j hears i.
         pi: (n, n) mixing matrix; row i is what agent i listens to.
     """
@@ -85,7 +91,7 @@ class Topology:
 
     @property
     def directed(self) -> bool:
-        """Whether hearing someone does not mean being heard."""
+        """Whether the graph is directed: to hear an agent is not to be heard by it."""
         return is_directed(self.graph)
 
     @cached_property
@@ -95,7 +101,7 @@ class Topology:
 
     @property
     def period(self) -> int:
-        """1: it repeats at every time."""
+        """1: a fixed topology repeats at every time."""
         return 1
 
     def at(self, time: int) -> Topology:
@@ -103,12 +109,20 @@ class Topology:
         return self
 
     def neighbors(self, agent: int) -> list[int]:
-        """The agents it hears, in order."""
+        """The agents that an agent hears, in order.
+
+        Args:
+            agent: Number of the agent.
+        """
         graph = self.graph
         return sorted(graph.predecessors(agent) if is_directed(graph) else graph.neighbors(agent))
 
     def listeners(self, agent: int) -> list[int]:
-        """The agents that hear it, in order: its neighbors, where the graph is undirected."""
+        """The agents that hear an agent, in order: its neighbors, where the graph is undirected.
+
+        Args:
+            agent: Number of the agent.
+        """
         return sorted(self.graph.neighbors(agent))
 
     @cached_property
@@ -119,41 +133,22 @@ class Topology:
 
     @property
     def contraction(self) -> float:
-        """The second largest modulus: in the long run, disagreement shrinks by it every time."""
+        """Factor by which disagreement shrinks every time in the long run: second eigenvalue."""
         return self.second_eigenvalue
 
     @property
     def spectral_gap(self) -> float:
-        """1 minus the second largest modulus: how fast disagreement is mixed away, in [0, 1]."""
+        """Spectral gap, 1 minus the second eigenvalue's modulus, in [0, 1]."""
         return 1.0 - self.second_eigenvalue
-
-    @cached_property
-    def root(self) -> int:
-        """The graph's center (the lowest number, if there are several).
-
-        Raises:
-            TopologyError: If the graph is directed or not connected.
-        """
-        if self.directed:
-            raise TopologyError(
-                f"topology '{self.name}' is directed: only an undirected one has a tree that both "
-                "ends of an edge can use; use an undirected one"
-            )
-        check_connected(self.graph)
-        return int(min(nx.center(self.graph)))
-
-    def tree(self) -> list[tuple[int, int]]:
-        """(parent, child) edges of a breadth-first tree from the root, the same at every agent.
-
-        Raises:
-            TopologyError: If the graph is directed or not connected.
-        """
-        edges = nx.bfs_edges(self.graph, self.root, sort_neighbors=sorted)
-        return [(int(parent), int(child)) for parent, child in edges]
 
 
 def near(network: Network, agent: int) -> list[int]:
-    """All that an agent ever hears or is heard by, in order."""
+    """The agents that an agent hears, or is heard by, at some time; in order.
+
+    Args:
+        network: The network.
+        agent: Number of the agent.
+    """
     graph = network.graph
     hears = graph.predecessors(agent) if is_directed(graph) else ()
     return sorted({*graph.neighbors(agent), *hears})

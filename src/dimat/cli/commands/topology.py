@@ -38,6 +38,7 @@ def parser() -> Parser:
     add("--width", type=float, default=1.0, help="multiplier of its channels")
     add("--image", type=tuple[int, ...], default=(3, 32, 32), help="channels,height,width")
     add("--classes", type=int, default=10, help="number of classes")
+    add("--imports", type=tuple[str, ...], default=(), help="modules with graphs of your own")
     return own
 
 
@@ -77,6 +78,7 @@ def _config(options: Namespace) -> RunConfig:
         agents=options.agents,
         model=options.model,
         width=options.width,
+        imports=options.imports,
         topology=TopologyConfig(
             **{field.name: options[field.name] for field in fields(TopologyConfig)}
         ),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dimat.experiment.config.forms import tidy
+from dimat.experiment.config.given_method import name_method
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "msgd", "adam", "adamw")
 
@@ -358,3 +359,4 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         tidy(self)
+        name_method(self)

@@ -33,10 +33,11 @@ def make_method(config: RunConfig, name: str | None = None, *, apart: bool = Fal
         for own in fields(kind)
         if own.init and "setting" in own.metadata
     }
-    types = get_type_hints(kind)
     for option in config.method_options:
         parameter, text = split_option(option)
         if parameter in options_of(kind):
+            with in_words(f"reading the types of method '{name}'", ConfigError):
+                types = get_type_hints(kind)
             values[parameter] = _typed(option, text, types[parameter], name)
     with in_words(f"making method '{name}'", ConfigError):
         return kind(**values)

@@ -16,12 +16,24 @@ from jsonargparse import ArgumentParser, Namespace
 
 from dimat.errors import ConfigError, check_kind
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.forms import check_parts
+from dimat.experiment.config.forms import check_parts, listed
 from dimat.experiment.config.messages import explain, not_a_group, setting_types, unknown_setting
 from dimat.experiment.config.plain_yaml import load_yaml
 from dimat.experiment.config.spelling import bracketed, spelled_tree, spelled_words
+from dimat.imports import import_modules
+from dimat.registry import added_names
 
 _TEXT = "tag:yaml.org,2002:str"
+_ALSO = "; also "
+# The registries that settings name things of: those that others may add to.
+GROUPS: Mapping[str, str] = {
+    "method": "dimat.methods",
+    "controls": "dimat.methods",
+    "topology.name": "dimat.topologies",
+    "data.source": "dimat.sources",
+    "data.split": "dimat.splits",
+    "merging.combine": "dimat.combiners",
+}
 _LONGEST = 10_000_000  # characters of a file of settings
 _GROUPS: dict[str, Any] = {
     name: kind for name, kind in get_type_hints(RunConfig).items() if dataclasses.is_dataclass(kind)
@@ -68,6 +80,8 @@ class Parser(ArgumentParser):
         Dashes and underscores are one; ``--topology ring`` is short for ``--topology.name ring``.
         """
         given = list(sys.argv[1:] if args is None else args)
+        if {"-h", "--help"} & set(given):  # what is imported is in the help, too
+            import_modules(imported_by(given))
         self._help_shortly(given)
         known = [s[2:] for a in self._actions for s in a.option_strings if s.startswith("--")]
         lists = {s for a in self._actions if isinstance(a.default, tuple) for s in a.option_strings}
@@ -81,6 +95,15 @@ class Parser(ArgumentParser):
         if self.short_help and place is not None and list(words[place + 1 :]) != ["all"]:
             self._print_message(f"{self.short_help()}\n", sys.stdout)  # a pipe may be closed
             self.exit()
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help; where a name is asked for, those that others have added are in it."""
+        for action in self._actions:
+            if action.dest in GROUPS and isinstance(action.help, str):
+                told = action.help.partition(_ALSO)[0]
+                added = also(action.dest).replace("%", "%%")
+                action.help = f"{told.rstrip('.')}{added}." if added else told
+        return super().format_help(*args, **kwargs)
 
     def _types(self) -> dict[str, object]:
         """The type of every option, by its name."""
@@ -102,6 +125,26 @@ def _plain_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:
             elif word == "false":
                 found.pop()
     return found
+
+
+def also(setting: str) -> str:
+    """What others have added to the names of a setting, as help says it; empty if nothing."""
+    names = added_names(GROUPS[setting])
+    return f"{_ALSO}{', '.join(names)}" if names else ""
+
+
+def imported_by(words: Sequence[str]) -> tuple[str, ...]:
+    """The modules that a command line has imported.
+
+    >>> imported_by(["--import", "a.b,c", "--imports=d", "--seed", "1"])
+    ('a.b', 'c', 'd')
+    """
+    found: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in ("--import", "--imports"):
+            found += listed(value if equals else following)
+    return tuple(found)
 
 
 def settings_parser(

@@ -22,7 +22,10 @@ def spelled(name: str, known: Collection[str]) -> str:
     ('pretrain_epochs', 'batch-size')
     >>> spelled("topology", ["topology", "topology.name"]), spelled("rnig", ["ring"])
     ('topology.name', 'rnig')
+    >>> spelled("import", ["imports"])
+    'imports'
     """
+    name = "imports" if name == "import" else name  # no setting in Python can be called import
     if KNOWN_BY.get(name) in known:
         return KNOWN_BY[name]
     if name in known:

@@ -19,6 +19,7 @@ from dimat.experiment.config.config import OPTIMIZERS, RunConfig
 from dimat.experiment.config.gauge import gauge_of
 from dimat.experiment.config.messages import MOST, broken_rule, setting_types, within, wrong_type
 from dimat.experiment.config.places import check_host, check_path, check_source
+from dimat.imports import import_modules
 
 _AT_LEAST = {
     "agents": 1,
@@ -157,6 +158,7 @@ def _check_text(config: RunConfig) -> None:
 
 
 def _check_names(config: RunConfig) -> None:
+    import_modules(config.imports)
     check_known("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _check_list("log", config.log, LOGS)
     from dimat.topology import TOPOLOGIES

@@ -1,1 +1,1 @@
-"""Merging layer by layer: each one fitted to what its parents put out."""
+"""Layer-wise merging: every layer is fitted to the outputs of its parents."""

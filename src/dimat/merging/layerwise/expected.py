@@ -1,4 +1,4 @@
-"""BatchNorm statistics of an average of networks from those of its parents, without any data."""
+"""Prediction of a merged network's BatchNorm statistics from its parents', without data."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def predicted_statistics(
     weights: Sequence[float],
     merged: Mapping[str, Tensor],
 ) -> State:
-    r"""The merged state with running statistics as the parents' let one expect.
+    r"""The merged state with running statistics predicted from those of the parents.
 
     .. math:: \mu = \sum_j \pi_j \mu_j, \quad \sigma = \sum_j \pi_j \sigma_j \cdot
         \frac{\lVert \sum_j \pi_j w_j \rVert}{\sum_j \pi_j \lVert w_j \rVert}
 
     for a unit with weights w after inputs of equal variance in all directions: where the parents'
-    weights point apart, their average is shorter, and so is what it puts out.
+    weights point apart, their average is shorter, and its outputs vary less.
 
     Args:
-        analysis: Of the model.
+        analysis: Analysis of the model.
         states: The aligned parents.
-        weights: One per state, summing to 1.
-        merged: Their average; not changed.
+        weights: One weight per state, summing to 1.
+        merged: The average of the parents; not changed.
 
     Returns:
         ``merged`` with the running statistics of every BatchNorm replaced.

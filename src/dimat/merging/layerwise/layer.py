@@ -1,4 +1,4 @@
-"""A layer as a matrix product: what its weight multiplies, row by row of its output.
+"""Linear and convolutional layers as matrix products, row by row of their outputs.
 
 Every convolution (of any dimension, strided, dilated, padded, grouped, transposed) and every linear
 layer is ``output[row, g, :] = W[g] @ z[row, g, :]`` for groups g: rows are samples and places, z is
@@ -21,14 +21,14 @@ from dimat.merging.layerwise.sites import argument
 
 @dataclass(frozen=True)
 class Layer:
-    """One operator with a weight.
+    """The geometry of one linear or convolutional layer.
 
     Args:
         groups: Number of groups.
         kernel: Size of the kernel along every spatial axis; empty for a linear layer.
-        stride: Likewise.
-        dilation: Likewise.
-        padding: (before, after) along every spatial axis, of the convolution that it amounts to.
+        stride: Stride along every spatial axis.
+        dilation: Dilation along every spatial axis.
+        padding: (before, after) along every spatial axis, of the equivalent plain convolution.
         spread: Zeros between entries of the input, plus one, along every spatial axis.
         transposed: Whether the weight is stored as that of a transposed convolution.
     """
@@ -47,7 +47,11 @@ class Layer:
         return len(self.kernel)
 
     def matrix(self, weight: Tensor) -> Tensor:
-        """(groups, outputs of a group, inputs of a group x kernel) from the weight as stored."""
+        """(groups, outputs of a group, inputs of a group x kernel) matrices of a weight.
+
+        Args:
+            weight: The weight as the model stores it.
+        """
         if not self.transposed:
             return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)
         inputs, outputs = weight.shape[0] // self.groups, weight.shape[1]
@@ -55,7 +59,12 @@ class Layer:
         return split.flip(list(range(3, split.dim()))).flatten(2)
 
     def weight(self, matrix: Tensor, like: Tensor) -> Tensor:
-        """The inverse of :meth:`matrix`: a weight of the shape of ``like``."""
+        """The weight of some matrices: the inverse of :meth:`matrix`.
+
+        Args:
+            matrix: Matrices as :meth:`matrix` gives them.
+            like: A weight of the shape that is wanted.
+        """
         if not self.transposed:
             return matrix.reshape(like.shape)
         groups, outputs, _ = matrix.shape
@@ -64,20 +73,34 @@ class Layer:
         return mirrored.transpose(1, 2).reshape(like.shape)
 
     def num_rows(self, output: Tensor) -> int:
-        """Samples times places of an output."""
+        """Number of rows of an output: samples times places.
+
+        Args:
+            output: Output of the layer.
+        """
         return output.numel() // self._channels(output)
 
     def _channels(self, output: Tensor) -> int:
         return int(output.shape[1] if self.spatial else output.shape[-1])
 
     def outputs(self, output: Tensor, rows: Tensor | None) -> Tensor:
-        """(rows, groups, outputs of a group) of an output, or of anything of its shape."""
+        """(rows, groups, outputs of a group) of an output, or of a tensor of its shape.
+
+        Args:
+            output: Output of the layer.
+            rows: Numbers of the rows; None: all.
+        """
         last = output.movedim(1, -1) if self.spatial else output
         flat = last[torch.unravel_index(rows, last.shape[:-1])] if rows is not None else last
         return flat.reshape(-1, self.groups, last.shape[-1] // self.groups)
 
     def inputs(self, x: Tensor, rows: Tensor) -> Tensor:
-        """(rows, groups, inputs of a group x kernel): the patches under the kernel."""
+        """(rows, groups, inputs of a group x kernel) patches of an input under the kernel.
+
+        Args:
+            x: Input of the layer.
+            rows: Numbers of the rows.
+        """
         if not self.spatial:
             flat = x[torch.unravel_index(rows, x.shape[:-1])]
             return flat.reshape(len(rows), self.groups, -1)
@@ -102,12 +125,12 @@ class Layer:
 
 
 def layer_of(op: fx.Node, weight: Tensor) -> Layer:
-    """The layer that an operator is.
+    """The geometry of the layer that an operator computes.
 
     Args:
         op: A linear layer or a convolution, as :data:`dimat.merging.layerwise.sites.WEIGHTED`
             names them.
-        weight: Its weight, for the kernel's size.
+        weight: Weight of the layer, for the kernel's size.
     """
     name = operator_name(op.target)
     if name == "aten.linear":

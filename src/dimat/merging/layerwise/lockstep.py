@@ -1,4 +1,4 @@
-"""What a layer of the merged network should put out: the weighted mean of its parents' outputs."""
+"""Targets of the merged network's layers: the weighted means of the parents' outputs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dimat.graph.trace import Trace
 from dimat.merging.layerwise.layer import Layer
 from dimat.merging.layerwise.sites import Site
 
-LEAST_ROWS = 10_000  # of a layer, if there are as many
-ROWS_PER_SAMPLE = 16  # at most, on average: neighboring places tell little that is new
+LEAST_ROWS = 10_000  # rows that a layer is fitted on, if there are as many
+ROWS_PER_SAMPLE = 16  # most that a sample counts for: neighboring places tell little that is new
 
 
 class LayerwiseRun:
-    """The parents and the merged network on the same batches, layer by layer.
+    """The runs of the parents and of the merged network on the same batches, layer by layer.
 
     A batch is run on to a layer only when that layer needs it. Early layers, whose images are
     large, have rows enough in few batches: so memory does not grow with the number of images
@@ -28,10 +28,10 @@ class LayerwiseRun:
 
     Args:
         trace: The graph.
-        parents: Aligned states.
+        parents: The aligned states of the parents.
         merged: The state that is being fitted.
-        weights: Of the parents.
-        batches: Inputs.
+        weights: Weight of each parent.
+        batches: The inputs.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class LayerwiseRun:
         self.ours = [PartialInterpreter(trace, merged, x) for x in batches]
 
     def at(self, site: Site, quota: int | None = None) -> LayerTarget:
-        """Run the parents through a layer, and the merged network up to it.
+        """The target of a layer: the parents run through it, and the merged network up to it.
 
         Args:
-            site: The layer, after all those asked for before.
-            quota: How many rows are wanted; as many batches are run; all of them if None.
+            site: The layer, which comes after all those of earlier calls.
+            quota: Wanted number of rows, for which as many batches are run; None: all batches.
         """
         used = 0
         rows = 0.0
@@ -66,20 +66,20 @@ class LayerwiseRun:
 
 
 def _worth(end: Tensor, site: Site) -> float:
-    """Rows that a batch counts for: no more than so many a sample."""
+    """Number of rows that a batch counts for, at most :data:`ROWS_PER_SAMPLE` a sample."""
     channels = end.shape[1] if site.spatial else end.shape[-1]
     return min(end.numel() / channels, ROWS_PER_SAMPLE * len(end))
 
 
 @dataclass(frozen=True)
 class LayerTarget:
-    """The target of one layer, on some batches.
+    """The target of one layer on some batches.
 
     Args:
         site: The layer.
-        parents: Their runs, up to the end of the site, by parent and batch.
-        ours: The merged network's runs, up to the operator.
-        weights: Of the parents.
+        parents: Runs of the parents up to the end of the site, by parent and batch.
+        ours: Runs of the merged network up to the operator, by batch.
+        weights: Weight of each parent.
     """
 
     site: Site
@@ -88,16 +88,16 @@ class LayerTarget:
     weights: Sequence[float]
 
     def whole(self) -> Iterator[tuple[PartialInterpreter, Tensor]]:
-        """The merged network's run and the target, batch by batch."""
+        """The run of the merged network and the target, batch by batch."""
         for b, run in enumerate(self.ours):
             yield run, self._target(b)
 
     def rows(self, layer: Layer, quota: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The layer's inputs and targets at random samples and places, batch by batch.
+        """The inputs and targets of the layer at random samples and places, batch by batch.
 
         Args:
-            layer: The layer's shape.
-            quota: How many rows in all, if there are as many; evenly over the batches.
+            layer: Geometry of the layer.
+            quota: Number of rows in all, if there are as many, evenly over the batches.
 
         Yields:
             (rows, groups, inputs) and (rows, groups, outputs).
@@ -123,7 +123,12 @@ class LayerTarget:
 
 
 def average(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The weighted sum of tensors."""
+    """The weighted sum of some tensors.
+
+    Args:
+        values: Tensors of one shape.
+        weights: One weight per tensor.
+    """
     total = values[0] * weights[0]
     for value, weight in zip(values[1:], weights[1:], strict=True):
         total = total.add(value, alpha=weight)

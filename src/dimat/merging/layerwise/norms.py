@@ -1,4 +1,4 @@
-"""Norms in a layer-wise fit: fold BatchNorm into the layer before it, and take it apart again."""
+"""Norms in a layer-wise fit: BatchNorm folded into the layer before it, and unfolded again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from dimat.state import State
 
 
 def folded(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
-    """The layer's matrix with its BatchNorm's scale in it, as the network computes in eval mode."""
+    """The matrix of a layer with the scale of its BatchNorm in eval mode folded in.
+
+    Args:
+        site: The layer.
+        layer: Geometry of the layer.
+        state: The state.
+    """
     assert site.weight is not None
     matrix = layer.matrix(state[site.weight])
     if site.scale is None or site.variance is None:
@@ -35,13 +41,13 @@ def unfold(
 
     The layer keeps the norms of its averaged weights and the signs of the averaged scales, so that
     training goes on as before; running statistics are those of the layer's outputs, so training
-    and eval mode agree. ``ours`` runs on through the layer.
+    and eval mode agree.
 
     Args:
         site: A layer with a BatchNorm.
-        layer: Its shape.
+        layer: Geometry of the layer.
         merged: The merged state; its entries of this site are replaced.
-        ours: The merged network's runs, just before the layer.
+        ours: Runs of the merged network just before the layer, which go on through it.
         fit: (matrix, intercept): (groups, outputs, inputs) and (channels,).
     """
     matrix, intercept = fit
@@ -63,7 +69,13 @@ def unfold(
 
 
 def set_statistics(site: Site, merged: State, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Set a BatchNorm's running statistics to those of its inputs; mean and variance."""
+    """Set the running statistics of a BatchNorm to those of its inputs; returns mean and variance.
+
+    Args:
+        site: A BatchNorm, or a layer with one.
+        merged: The merged state; the statistics are replaced.
+        values: Inputs of the BatchNorm, by batch.
+    """
     assert site.mean is not None
     assert site.variance is not None
     mean, variance = channel_moments(values)
@@ -73,7 +85,11 @@ def set_statistics(site: Site, merged: State, values: Sequence[Tensor]) -> tuple
 
 
 def channel_moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of every channel (axis 1) over all batches, in float64."""
+    """Mean and unbiased variance of every channel (axis 1) over all batches, in float64.
+
+    Args:
+        values: Tensors, by batch.
+    """
     count = sum(x.numel() // x.shape[1] for x in values)
     parts = [torch.var_mean(x, [0, *range(2, x.dim())], correction=0) for x in values]
     sizes = [x.numel() // x.shape[1] / count for x in values]
@@ -84,9 +100,14 @@ def channel_moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def fit_norm(goal: LayerTarget, merged: State, ridge: float) -> None:
-    """Fit a norm's own scale and shift, unit by unit, by ridge regression to the targets.
+    """Fit the scale and shift of a norm, unit by unit, by ridge regression to the target.
 
-    A BatchNorm's statistics become those of the merged network's values.
+    Statistics of a BatchNorm become those of its inputs in the merged network.
+
+    Args:
+        goal: Target of the norm.
+        merged: The merged state; its entries of the norm are replaced.
+        ridge: Relative ridge, > 0.
     """
     site = goal.site
     scale = _averaged_scale(goal, merged)
@@ -110,10 +131,10 @@ def fit_norm(goal: LayerTarget, merged: State, ridge: float) -> None:
 
 
 def _averaged_scale(goal: LayerTarget, merged: State) -> Tensor | None:
-    """The scale that the fit sets out from; a BatchNorm's statistics are set on the way.
+    """The scale from which the fit starts; statistics of a BatchNorm are set before.
 
-    What BatchNorm multiplies by is scale over deviation: that is averaged, and taken apart with the
-    merged network's own deviation.
+    A BatchNorm multiplies by scale / deviation. That quotient is averaged over the parents, and
+    then multiplied by the merged network's own deviation.
     """
     site = goal.site
     if site.mean is None or site.variance is None:
@@ -129,7 +150,7 @@ def _averaged_scale(goal: LayerTarget, merged: State) -> Tensor | None:
 
 
 def _normalized(site: Site, run: PartialInterpreter, merged: State) -> Tensor:
-    """The norm's result before its scale and shift."""
+    """The result of a norm before its scale and shift."""
     if site.mean is not None and site.variance is not None:
         x: Tensor = run.value(site.input)
         shape = (1, -1, *(1,) * (x.dim() - 2))
@@ -141,7 +162,7 @@ def _normalized(site: Site, run: PartialInterpreter, merged: State) -> Tensor:
 
 
 def _by_unit(site: Site, value: Tensor) -> Tensor:
-    """(rows, *units): channels of axis 1, or all normalized axes of a LayerNorm."""
+    """(rows, *units) values: units are channels of axis 1, or a LayerNorm's normalized axes."""
     if not site.spatial:
         rank = len(argument(site.op, "normalized_shape", 1))
         return value.flatten(0, value.dim() - rank - 1)

@@ -1,7 +1,7 @@
-r"""``regression``: layer by layer, the weights whose outputs come closest to the parents'.
+r"""Merging by ``regression``: weights whose outputs come closest to the parents', layer by layer.
 
-Averaged weights make every layer's output a little off, and the errors pile up. So go through the
-merged network in the order of its layers. Let Z be what it feeds into a layer itself, and T the
+Averaged weights make every layer's output a little off, and the errors pile up. So the layers are
+fitted in the order of the network. Let Z be the inputs of a layer in the merged network, and T the
 weighted mean of the aligned parents' outputs there, on the same unlabeled inputs:
 
 .. math:: W^* = \arg\min_W \lVert W Z - T \rVert^2 / n + \lVert (W - \bar W) D^{1/2} \rVert^2
@@ -10,9 +10,9 @@ weighted mean of the aligned parents' outputs there, on the same unlabeled input
 
 where Z and T are taken without their means if a bias is fitted too, and ε is 10⁻⁶ of the mean of
 the diagonal, plus 10⁻¹²: some inputs are always zero, or constant. Where rounding leaves a matrix
-that is not positive, ε is ten times that, or more. Then run the merged network on through
+that is not positive, ε is ten times that, or more. Then the merged network runs on through
 :math:`W^*`. At a residual sum T is the mean of the parents' sums less the merged network's own
-other operand, so that errors of the past are made good.
+other operand, so that errors of earlier layers are corrected.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Regression:
         weights: Sequence[float],
         batches: Sequence[Any],
     ) -> State:
-        """Fit layer after layer; the parents run one layer ahead of the merged network."""
+        """The state fitted layer after layer; parents run one layer ahead of the merged network."""
         trace, wide = analysis.trace, [widened(state) for state in states]
         merged = mix(wide, weights)
         lockstep = LayerwiseRun(trace, wide, merged, weights, batches)
@@ -109,13 +109,13 @@ class Regression:
 
 
 class NormalEquations:
-    """What a ridge regression needs of its observations, accumulated in float64.
+    """The normal equations of a ridge regression, accumulated in float64.
 
-    Where a constant is fitted too, inputs are shifted by the first batch's mean: of a mean that is
-    large against the deviation, float32 leaves a covariance that none is.
+    Where a constant is fitted too, inputs are shifted by the first batch's mean: with a mean that
+    is large against the deviation, products in float32 would lose all digits of the covariance.
 
     Args:
-        start: (groups, outputs, inputs), the matrix that it is drawn to.
+        start: (groups, outputs, inputs) matrix that the ridge draws the solution to.
         intercept: Whether a constant is fitted too.
     """
 
@@ -128,7 +128,12 @@ class NormalEquations:
         self.shift = torch.zeros(groups, 1, inputs, dtype=start.dtype, device=start.device)
 
     def update(self, z: Tensor, target: Tensor) -> None:
-        """Add observations: (rows, groups, inputs) and (rows, groups, outputs)."""
+        """Add observations.
+
+        Args:
+            z: (rows, groups, inputs).
+            target: (rows, groups, outputs).
+        """
         z = z.transpose(0, 1)
         rest = target.transpose(0, 1) - z @ self.start.mT
         if self.intercept and not self.count:
@@ -141,7 +146,10 @@ class NormalEquations:
         self.count += z.shape[1]
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
-        """The matrix, and the (channels,) intercept of its outputs (zero if none is fitted).
+        """The fitted matrix, and the (channels,) intercept of its outputs, zero if not fitted.
+
+        Args:
+            ridge: Relative ridge, > 0.
 
         Raises:
             StructureError: If an observation is not finite.
@@ -162,7 +170,7 @@ class NormalEquations:
 
 
 def _factor(gram: Tensor, ridge: float) -> Tensor:
-    """The Cholesky factor of a finite Gram matrix with its ridge; rounding may raise the floor."""
+    """The Cholesky factor of a Gram matrix with a ridge, and a floor that rounding may raise."""
     diagonal = gram.diagonal(dim1=1, dim2=2).clamp_min(0)
     floor = 1e-6 * diagonal.mean(1, keepdim=True) + 1e-12
     while True:

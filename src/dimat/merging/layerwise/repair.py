@@ -1,4 +1,4 @@
-"""``repair``: the average, every unit rescaled to vary as its parents' units do."""
+"""Merging by ``repair``: an average whose units are rescaled to vary as those of its parents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dimat.symmetry import Analysis
 
 @dataclass(frozen=True)
 class Repair:
-    r"""Average, then set every unit's mean and deviation to the mean of its parents'.
+    r"""The average, with the mean and deviation of every unit set to the means of its parents'.
 
     .. math:: \mu \leftarrow \sum_j \pi_j \mu_j, \quad \sigma \leftarrow \sum_j \pi_j \sigma_j
 
@@ -45,7 +45,7 @@ class Repair:
         weights: Sequence[float],
         batches: Sequence[Any],
     ) -> State:
-        """Layer after layer; the parents run one layer ahead of the merged network."""
+        """The state rescaled layer after layer; parents run ahead of the merged network."""
         trace, wide = analysis.trace, [widened(state) for state in states]
         merged = mix(wide, weights)
         lockstep = LayerwiseRun(trace, wide, merged, weights, batches)
@@ -79,7 +79,7 @@ def _rescale(goal: LayerTarget, merged: State) -> None:
 
 
 def _set_norm(goal: LayerTarget, merged: State, mean: Tensor, deviation: Tensor) -> None:
-    """A BatchNorm gives any mean and deviation by its scale and shift."""
+    """Set the scale and shift of a BatchNorm so that outputs have this mean and deviation."""
     site = goal.site
     assert site.scale is not None
     assert site.shift is not None

@@ -1,4 +1,4 @@
-"""Where a network can be fitted: operators with a weight of their own, and the norms after them."""
+"""Sites of a layer-wise fit: operators with a weight of their own, and the norms after them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from dimat.compat import arguments_of
 from dimat.graph.interpreter import DROPOUT
 from dimat.graph.trace import Trace, operator_name
 
@@ -19,26 +20,26 @@ WEIGHTED = frozenset(
 )  # fmt: skip
 BATCH_NORMS = frozenset({"aten._native_batch_norm_legit_no_training", "aten.batch_norm"})
 NORMS = frozenset({"aten.layer_norm", "aten.group_norm", "aten.instance_norm", "aten.rms_norm"})
-# They pass their first operand on in a network that is evaluated.
+# Operators that pass their first operand on in eval mode.
 TRANSPARENT = DROPOUT | {"aten.clone", "aten.contiguous", "aten.alias", "aten.native_dropout"}
 
 
 @dataclass(frozen=True)
 class Site:
-    """One layer to be fitted.
+    """One layer that can be fitted by itself.
 
     Args:
         op: The operator.
         end: The node whose value is fitted: the operator, its norm, or the residual sum after it.
-        weight: State key of its weight; None for a norm without one.
-        bias: State key of its bias, if it has one.
+        weight: State key of the operator's weight; None for a norm without one.
+        bias: State key of the operator's bias, if it has one.
         norm: The BatchNorm that alone reads the operator's result, or the operator itself if it is
             a norm.
         scale: State key of the norm's weight, if ``norm`` is another operator.
-        shift: State key of the norm's bias, likewise.
+        shift: State key of the norm's bias, if ``norm`` is another operator.
         mean: State key of the BatchNorm's running mean.
-        variance: State key of its running variance.
-        other: The other operand of that sum, which is known before the operator runs.
+        variance: State key of the BatchNorm's running variance.
+        other: The other operand of the residual sum, which is known before the operator runs.
     """
 
     op: fx.Node
@@ -54,7 +55,7 @@ class Site:
 
     @property
     def input(self) -> fx.Node:
-        """What the operator reads."""
+        """The node that is the operator's input."""
         source = argument(self.op, "input", 0)
         assert isinstance(source, fx.Node)
         return source
@@ -67,7 +68,7 @@ class Site:
 
     @property
     def epsilon(self) -> float:
-        """The BatchNorm's."""
+        """Epsilon of the BatchNorm."""
         assert self.norm is not None
         return float(argument(self.norm, "eps", -1))
 
@@ -95,8 +96,14 @@ def sites(trace: Trace, *, sums: bool) -> list[Site]:
 
 
 def argument(node: fx.Node, name: str, position: int) -> Any:
-    """An argument by name, or by position (from the end of the schema if negative)."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    """The value of an argument of an operator.
+
+    Args:
+        node: The operator.
+        name: Name of the argument in the schema.
+        position: Its position, for operators that name it otherwise; from the end if negative.
+    """
+    schema = arguments_of(node.target)
     names = [a.name for a in schema]
     index = names.index(name) if name in names else position % len(names)
     if index < len(node.args):
@@ -105,7 +112,7 @@ def argument(node: fx.Node, name: str, position: int) -> Any:
 
 
 class _Own:
-    """State entries that one operator reads and no other."""
+    """The sites of a graph, whose state entries are read by one operator and no other."""
 
     def __init__(self, trace: Trace) -> None:
         self.keys = trace.states
@@ -116,12 +123,12 @@ class _Own:
                 self.readers[self.keys[node.name]] += len(node.users)
 
     def key(self, source: Any) -> str | None:
-        """The key of a placeholder that is an entry read once."""
+        """The state key of a placeholder that only one operator reads; None of other nodes."""
         key = self.keys.get(source.name) if isinstance(source, fx.Node) else None
         return key if key is not None and self.readers[key] == 1 else None
 
     def weighted(self, node: fx.Node) -> Site | None:
-        """A convolution or linear layer, with the BatchNorm after it."""
+        """The site of a convolution or linear layer, with the BatchNorm after it."""
         if operator_name(node.target) not in WEIGHTED:
             return None
         weight, bias = argument(node, "weight", 1), argument(node, "bias", 2)
@@ -146,7 +153,7 @@ class _Own:
         )
 
     def normed(self, node: fx.Node) -> Site | None:
-        """A norm that stands alone: its scale and shift are fitted unit by unit."""
+        """The site of a norm that stands alone, to be fitted unit by unit."""
         name = operator_name(node.target)
         if name not in NORMS and name not in BATCH_NORMS:
             return None
@@ -170,7 +177,7 @@ class _Own:
         return norm if known and argument(norm, "input", 0) is node else None
 
     def at_the_sum(self, site: Site) -> Site:
-        """The same, fitted at the residual sum if the other operand is known by then."""
+        """The site with its end at the residual sum, if the other operand is known by then."""
         end = site.end
         while len(end.users) == 1 and operator_name(next(iter(end.users)).target) in TRANSPARENT:
             end = result_of(next(iter(end.users)))
@@ -194,6 +201,10 @@ def _rank(node: fx.Node) -> int | None:
 
 
 def result_of(node: fx.Node) -> fx.Node:
-    """The first result of an operator that gives several."""
+    """The node of an operator's first result, or of its only one.
+
+    Args:
+        node: The operator.
+    """
     first = [u for u in node.users if operator_name(u.target) == "getitem" and u.args[1] == 0]
     return first[0] if first else node

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dimat.matching.assignment import Floats
-from dimat.matching.coordinate_ascent import AscentProblem, CoordinateAscent
+from dimat.matching.coordinate_ascent import CoordinateAscent
+from dimat.matching.parameter_slices import ParameterSlices
 from dimat.symmetry import Analysis
 
 
@@ -31,7 +32,7 @@ def drift(analysis: Analysis, ours: Mapping[str, Tensor], theirs: Mapping[str, T
         In [0, 1]: 0 where every unit stays; near 1 where one of both is in another order, however
         alike they are otherwise.
     """
-    cosines = CoordinateAscent(AscentProblem(analysis), ours, theirs).cosines()
+    cosines = CoordinateAscent(ParameterSlices(analysis), ours, theirs).cosines()
     units = sum(len(own) for own in cosines.values())
     return sum(_leaving(own) for own in cosines.values()) / max(units, 1)
 

@@ -58,5 +58,5 @@ class Averaging(Method):
         return RoundResult(merged, disagreement=disagreement, memory=memory)
 
     def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """All neighbors, none of them compared with."""
+        """Every round: an average with all neighbors, no units compared."""
         return everybody(topologies, compared=False)

@@ -64,9 +64,9 @@ class DiLoCo(Method):
         return RoundResult({**mean, **outer}, disagreement=apart, kept=kept)
 
     def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """All with the server."""
+        """Every round: an average at the server."""
         return server_meetings(topologies)
 
     def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Once to the server, and back."""
+        """Bytes of a state to the server, and of the mean back."""
         return server_sends(sizes, topology)

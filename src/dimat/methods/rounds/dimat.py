@@ -135,7 +135,7 @@ class Dimat(Method):
         return combiner.combine(me.analysis(), states, weights, batches)
 
     def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """Who is compared and mixed with whom, as the gauges come about."""
+        """Every round: who is compared and mixed with whom, as unit orders come about."""
         if self.gauge == "spread":
             return spreading(topologies)
         if self.gauge == "tree":

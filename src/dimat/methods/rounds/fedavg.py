@@ -38,9 +38,9 @@ class FedAvg(Method):
         return RoundResult(mean, disagreement=distance(me.state, mean, me.parameters))
 
     def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """All with the server."""
+        """Every round: an average at the server."""
         return server_meetings(topologies)
 
     def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Once to the server, and back."""
+        """Bytes of a state to the server, and of the mean back."""
         return server_sends(sizes, topology)

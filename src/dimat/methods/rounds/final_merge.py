@@ -39,7 +39,7 @@ class FinalMerge(Dimat):
         return (yield from super().merge(me))
 
     def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """None but in the last round."""
+        """Rounds without a merge, and the last one, with it."""
         rounds = list(topologies)
         yield from nobody(rounds[:-1])
         yield from super().meetings(rounds[-1:])

@@ -51,14 +51,14 @@ def mean_of_all(me: RoundContext, *, weighted: bool) -> Talk[State]:
 
 
 def server_meetings(topologies: Iterable[Topology]) -> Iterator[Meeting]:
-    """Rounds in which the server mixes all, unless there is one agent only."""
+    """Rounds with an average at the server, if there is more than one agent."""
     for topology in topologies:
         size = topology.num_agents
         yield Meeting(topology, [0] * size, [int(size > 1)] * size)
 
 
 def server_sends(sizes: Sizes, topology: Topology) -> list[float]:
-    """Bytes of every agent: the mean to all others; a state and a count to the server."""
+    """Bytes of every agent: the mean to all others, or a state and a count to the server."""
     others = topology.num_agents - 1
     return [float(others * sizes.state), *[float(sizes.state + _COUNT_BYTES)] * others]
 

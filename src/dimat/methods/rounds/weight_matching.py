@@ -80,5 +80,5 @@ class WeightMatching(Method):
         )
 
     def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """All neighbors, each compared with."""
+        """Every round: an average with all neighbors, units compared with each."""
         return everybody(topologies, compared=True)

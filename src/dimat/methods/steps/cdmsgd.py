@@ -50,11 +50,11 @@ class MomentumConsensus(InEitherOrder):
         yield from self.along(me, gradient)
 
     def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """A state to every listener."""
+        """Bytes of a state to every listener."""
         return to_listeners(topology, sizes.state)
 
     def check_optimizer(self, method: str, optimizer: str) -> None:
-        """It is momentum SGD itself; an adaptive optimizer has no velocity of its kind."""
+        """Refuse an adaptive optimizer, which has no velocity of this method's kind."""
         if optimizer not in ("sgd", "msgd"):
             raise ConfigError(
                 f"method '{method}' is momentum SGD, and setting 'optimizer.name' is "

@@ -71,7 +71,7 @@ class CrossGradients(Method):
         me.update(gradient)
 
     def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """A state to every neighbor, and a gradient back."""
+        """Bytes of a state to every neighbor, and of a gradient back."""
         return to_listeners(topology, sizes.state + sizes.gradient)
 
 

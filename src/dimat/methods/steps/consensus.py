@@ -75,5 +75,5 @@ class Consensus(InEitherOrder):
         yield from self.along(me, me.gradient())
 
     def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """A state to every listener."""
+        """Bytes of a state to every listener."""
         return to_listeners(topology, sizes.state)

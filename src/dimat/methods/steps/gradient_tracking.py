@@ -50,5 +50,5 @@ class GradientTracking(InEitherOrder):
         yield from self.along(me, tracker)
 
     def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """A state to every listener, and from the second step on an estimate."""
+        """Bytes of a state to every listener, and from the second step on of an estimate."""
         return to_listeners(topology, sizes.state + (sizes.gradient if time else 0))

@@ -36,7 +36,7 @@ class LocalDecentralized(InEitherOrder):
 
     @property
     def spell(self) -> int:
-        """Local steps, then consensus steps."""
+        """The length of a spell: local steps, then consensus steps."""
         return self.quiet_steps + self.mixing_steps
 
     def step(self, me: StepContext) -> Talk[None]:
@@ -45,6 +45,6 @@ class LocalDecentralized(InEitherOrder):
         yield from super().step(me) if quiet else self.along(me, me.gradient())
 
     def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """A state to every listener in a consensus step."""
+        """Bytes of a state to every listener, in a consensus step."""
         quiet = time % self.spell < self.quiet_steps
         return to_listeners(topology, 0 if quiet else sizes.state)

@@ -68,7 +68,7 @@ class StochasticGradientPush(Method):
         me.kept["push"] = {"weight": torch.tensor([total], dtype=torch.float64)}
 
     def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """A state and a weight to every listener."""
+        """Bytes of a state and a weight to every listener."""
         return to_listeners(topology, sizes.state + _WEIGHT_BYTES)
 
 

@@ -50,7 +50,7 @@ class Swarm(Method):
 
     @property
     def spell(self) -> int:
-        """Steps without a meeting, and the one with it."""
+        """The steps from one meeting to the next."""
         return self.quiet_steps + 1
 
     def step(self, me: StepContext) -> Talk[None]:
@@ -69,7 +69,7 @@ class Swarm(Method):
         me.load(mix([ours, inbox[partner]], [0.5, 0.5]))
 
     def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """A state to whom it meets."""
+        """Bytes of a state to whom an agent meets."""
         if (time + 1) % self.spell:
             return [0.0] * topology.num_agents
         met = pairs(topology, self.seed, time)

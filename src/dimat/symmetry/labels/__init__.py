@@ -1,1 +1,1 @@
-"""Labels of axes: which units stand where, and what follows from it."""
+"""Labels of axes by units, the facts that tie units together, and their solution."""

@@ -1,4 +1,4 @@
-"""Step 1 of solving: close the facts that the rules recorded."""
+"""Closure of the facts that the rules recorded: step 1 of solving."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from dimat.symmetry.labels.units import Ints, Units
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts after closing them.
+    """The facts about units, with all that follows from them.
 
     Args:
         number: For every unit of the rules its number; units that are the same share one.
-        rows: (n, 3) relation, member, owner: sorted, without repeats.
-        body: For every number the body it is part of: numbers that determine each other's place.
+        rows: (n, 3) relation, member, owner, between numbers; sorted, without repeats. Relations
+            below 0 were derived.
+        body: For every number the least number of its body: numbers that own each other, directly
+            or around a circle, so that each determines the places of the others.
     """
 
     number: Ints
@@ -28,12 +30,16 @@ class Facts:
 
     @property
     def count(self) -> int:
-        """How many numbers there are."""
+        """Number of distinct units."""
         return len(self.body)
 
 
 def close(units: Units) -> Facts:
-    """Step 1: close the facts."""
+    """The closure of the facts in a store of units: a fixed point of ties and derived owners.
+
+    Args:
+        units: The store; not changed.
+    """
     pairs = [np.stack([a, b], 1) for a, b in units.same_pairs]
     same = np.concatenate(pairs) if pairs else np.empty((0, 2), np.int64)
     derived = np.empty((0, 3), np.int64)
@@ -46,6 +52,8 @@ def close(units: Units) -> Facts:
         rows = rows[rows[:, 1] != rows[:, 2]]
         first = np.full(count, -1, np.int64)
         first[number[::-1]] = np.arange(units.count)[::-1]
+        # Rows are sorted, so two owners of one member in one relation stand below each other. They
+        # must be one unit: then the ties are closed again.
         clash = (rows[1:, 0] == rows[:-1, 0]) & (rows[1:, 1] == rows[:-1, 1])
         clash &= rows[1:, 0] > 0  # a derived fact may name several parts of one body
         if clash.any():
@@ -60,7 +68,7 @@ def close(units: Units) -> Facts:
 
 
 def _owner_rows(units: Units, number: Ints) -> Ints:
-    """The owner facts of the rules, between numbers: relation, member, owner."""
+    """The owner facts of the rules as rows (relation, member, owner), between numbers."""
     if not units.owners:
         return np.empty((0, 3), np.int64)
     parts = [
@@ -71,12 +79,13 @@ def _owner_rows(units: Units, number: Ints) -> Ints:
 
 
 def _components(count: int, pairs: Ints) -> Ints:
+    """For every unit the number of its component in the graph of ties."""
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), (count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def _bodies(count: int, rows: Ints) -> Ints:
-    """Numbers that own each other, in a circle, move together: for each the least of them."""
+    """For every number the least one of its body, whose numbers own each other in a circle."""
     graph = coo_array((np.ones(len(rows), np.int8), (rows[:, 1], rows[:, 2])), (count, count))
     label = connected_components(graph, directed=True, connection="strong")[1]
     least = np.full(int(label.max(initial=-1)) + 1, count, np.int64)
@@ -85,7 +94,7 @@ def _bodies(count: int, rows: Ints) -> Ints:
 
 
 def _between_bodies(rows: Ints, body: Ints) -> Ints:
-    """Facts between bodies, whose parts share owners; relations that say the same become one."""
+    """Owner facts between bodies, in which relations of equal content are one relation."""
     rows = distinct(np.column_stack([rows[:, 0], body[rows[:, 1:]]]))
     rows = rows[rows[:, 1] != rows[:, 2]]
     relations, index = np.unique(rows[:, 0], return_inverse=True)
@@ -98,12 +107,14 @@ def _between_bodies(rows: Ints, body: Ints) -> Ints:
 def _derive(rows: Ints, body: Ints, names: dict[tuple[int, int], int]) -> Ints:
     """New owner facts: where an owner's members all have one further owner, it belongs to that.
 
-    Where that holds both ways, the two become one body.
+    All members of a query head, say, have one key head: then the query head belongs to the key
+    head. Where that holds both ways, the two become one body.
     """
     rows = _between_bodies(rows, body)
     rows = rows[np.argsort(rows[:, 1], kind="stable")]
     empty = np.empty((0, 3), np.int64)
     joins: list[Ints] = []
+    # Rows are sorted by member: rows ``shift`` apart pair its owners, until no member has so many.
     for shift in range(1, len(rows)):
         a, b = rows[:-shift], rows[shift:]
         both = a[:, 1] == b[:, 1]

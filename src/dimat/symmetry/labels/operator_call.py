@@ -1,4 +1,4 @@
-"""What a rule sees of one operator call, and the few primitives that most rules are made of."""
+"""One operator call as a rule sees it, and the few primitives that most rules are made of."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, fx
 
+from dimat.compat import tree_leaves
 from dimat.symmetry.labels.units import (
     ANY,
     FIXED,
@@ -33,7 +33,7 @@ class Operand:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes as plain integers."""
+        """Size of every axis, as plain integers."""
         return tuple(int(n) for n in self.value.shape)
 
     @property
@@ -44,7 +44,14 @@ class Operand:
 
 @dataclass(frozen=True)
 class Call:
-    """One operator call: its arguments by name, its result in the example run, the unit store."""
+    """One operator call of a graph.
+
+    Args:
+        node: The node of the call.
+        arguments: Its arguments by name; tensors are :class:`Operand`.
+        result: Its value in the example run.
+        units: The store that the rule adds facts to.
+    """
 
     node: fx.Node
     arguments: dict[str, Any]
@@ -56,35 +63,49 @@ class Call:
         return self.arguments[name]
 
     def get(self, name: str) -> Any:
-        """Like indexing, or None."""
+        """An argument by its name; None if the operator has no such argument."""
         return self.arguments.get(name)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes of the (first) result."""
+        """Size of every axis of the first result."""
         result = self.result if isinstance(self.result, Tensor) else self.result[0]
         return tuple(int(n) for n in result.shape)
 
     def axis(self, name: str, rank: int) -> int:
-        """A dimension argument, counted from the front."""
+        """The axis that a dimension argument names, counted from the front.
+
+        Args:
+            name: Name of the argument.
+            rank: Number of axes of the tensor that it counts in.
+        """
         return int(self[name]) % rank if rank else 0
 
     def axes(self, name: str, rank: int) -> list[int]:
-        """A dimension-list argument, counted from the front; all axes if it is empty or None."""
+        """The axes that a dimension-list argument names; all axes if it is empty or None.
+
+        Args:
+            name: Name of the argument.
+            rank: Number of axes of the tensor that it counts in.
+        """
         given = self.get(name)
         if given is None or (isinstance(given, Sequence) and not given):
             return list(range(rank))
         return [int(i) % rank for i in (given if isinstance(given, Sequence) else [given])]
 
     def tensors(self) -> list[Operand]:
-        """All tensor operands, in order."""
-        leaves = torch.utils._pytree.tree_leaves(
-            self.arguments, is_leaf=lambda x: isinstance(x, Operand)
-        )
+        """All tensor operands, in the order of the arguments."""
+        leaves = tree_leaves(self.arguments, is_leaf=lambda x: isinstance(x, Operand))
         return [x for x in leaves if isinstance(x, Operand)]
 
     def pin(self, operand: Operand, axes: Sequence[int], why: str) -> None:
-        """The units along these axes cannot move."""
+        """Record that the units along some axes of an operand cannot move.
+
+        Args:
+            operand: One of the call's operands.
+            axes: Axes of it.
+            why: The reason, in words for the user.
+        """
         for i in axes:
             self.units.pin(operand.labels[i], why, i)
 
@@ -136,7 +157,7 @@ class Call:
         letter: Hashable,
         order: Sequence[Hashable],
     ) -> None:
-        """Note that a parameter's axis should depend on another of its axes, to tie more freely."""
+        """Ask that a parameter's axis depend on another of its axes, to tie fewer units."""
         if isinstance(dependent, Special) or isinstance(flat, Special):
             return
         origin = self.units.origins.get(int(flat.flat[0]))
@@ -155,7 +176,13 @@ class Call:
                             self.units.wanted.add((origin[0], origin[1], source[1]))
 
     def want(self, operand: Operand, axis: int, other: int) -> None:
-        """Let one axis of a parameter depend on another: rules then run again."""
+        """Ask that one axis of a parameter depend on another: the rules then run again.
+
+        Args:
+            operand: A parameter, or what was only reshaped since; of others nothing is asked.
+            axis: The axis whose units should differ along the other.
+            other: The other axis.
+        """
         labels = (operand.labels[axis], operand.labels[other])
         origins = [
             None if isinstance(x, Special) else self.units.origins.get(int(x.flat[0]))
@@ -172,7 +199,7 @@ class Call:
 
 
 def _lift(label: Label, letters: Sequence[Hashable], order: Sequence[Hashable]) -> Label:
-    """A label in the frame of ``letters``, moved to the frame of ``order``."""
+    """A label moved from the frame of the axes ``letters`` to that of the axes ``order``."""
     if isinstance(label, Special):
         return label
     shape = [label.shape[letters.index(x)] if x in letters else 1 for x in order]
@@ -182,7 +209,7 @@ def _lift(label: Label, letters: Sequence[Hashable], order: Sequence[Hashable]) 
 
 
 def value_labels(value: Tensor) -> Labels:
-    """Labels of a constant: an axis along which it does not vary is ANY, every other FIXED."""
+    """Labels of a constant of the graph: ANY along an axis where it does not vary, else FIXED."""
     labels: list[Label] = []
     for i, n in enumerate(value.shape):
         uniform = n > 1 and bool((value == value.narrow(i, 0, 1)).all())
@@ -196,13 +223,13 @@ def indices(start: int, stop: int, step: int = 1) -> Ints:
 
 
 def as_tuple(result: Result) -> tuple[Labels, ...]:
-    """The labels of one or several results as several."""
+    """The labels of an operator's results, one tuple of labels a result."""
     several = bool(result) and isinstance(result[0], tuple)
     return cast(tuple[Labels, ...], result if several else (result,))
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors of a node's value: one, several results, or none."""
+    """The tensors of a node's value: one, those of several results, or none."""
     if isinstance(value, Tensor):
         return [value]
     return [x for x in value if isinstance(x, Tensor)] if isinstance(value, (tuple, list)) else []

@@ -1,4 +1,4 @@
-"""Where every entry of a labeled tensor goes when the units move."""
+"""Positions of the entries of a labeled tensor when its units move."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Memo = dict[bytes, Ints | None]
 
 
 def sources(labels: Labels, moves: Ints, memo: Memo | None = None) -> Sources:
-    """For every axis the index whose entry comes here: ``new[i, j] = old[s0[i, j], s1[i, j]]``.
+    """For every axis the index to read from: ``new[i, j] = old[s0[i, j], s1[i, j]]``.
 
     Args:
         labels: Unit numbers of each axis.
         moves: For every unit the unit that takes its place.
-        memo: Axes already solved for the same ``moves``: many carry the same units.
+        memo: Sources already found for the same ``moves``, which are added to: many axes carry
+            the same units.
 
     Raises:
         StructureError: If an axis does not map to itself.
@@ -40,6 +41,7 @@ def sources(labels: Labels, moves: Ints, memo: Memo | None = None) -> Sources:
 
 
 def _depends(labels: Labels, axis: int) -> set[int]:
+    """The other axes along which the units of one axis differ."""
     label = labels[axis]
     if isinstance(label, Special):
         return set()
@@ -60,6 +62,7 @@ def _remembered(
 
 
 def _source(label: Label, axis: int, found: dict[int, Ints | None], moves: Ints) -> Ints | None:
+    """The source of one axis, once those of the axes that it depends on are found; None: itself."""
     if isinstance(label, Special):
         return None
     outer = [(i, found[i]) for i in range(label.ndim) if i != axis and label.shape[i] > 1]
@@ -83,7 +86,7 @@ def _source(label: Label, axis: int, found: dict[int, Ints | None], moves: Ints)
 
 
 def _lookup(rows: Ints, wanted: Ints, from_row: Ints) -> Ints:
-    """index[r, c] with rows[from_row[r], index[r, c]] == wanted[r, c]."""
+    """``index`` such that ``rows[from_row[r], index[r, c]] == wanted[r, c]`` for all r and c."""
     base = int(max(rows.max(initial=0), wanted.max(initial=0))) + 1
     keys = (rows + base * np.arange(len(rows))[:, None]).ravel()
     queries = (wanted + base * from_row[:, None]).ravel()
@@ -98,7 +101,12 @@ def _lookup(rows: Ints, wanted: Ints, from_row: Ints) -> Ints:
 
 
 def take(value: Tensor, source: Sources) -> Tensor:
-    """The tensor with its entries moved; always a copy."""
+    """A copy of a tensor with its entries moved.
+
+    Args:
+        value: Not changed.
+        source: For every axis the index to read from, as :func:`sources` gives it.
+    """
     moved = [(i, s) for i, s in enumerate(source) if s is not None]
     if not moved:
         return value.clone()
@@ -116,7 +124,13 @@ def take(value: Tensor, source: Sources) -> Tensor:
 
 
 def moving_share(labels: Labels, shape: Sequence[int], movable: Ints) -> float:
-    """Number of entries that some permutation moves; ``movable[unit]``: whether a unit can."""
+    """Number of a tensor's entries that some permutation moves.
+
+    Args:
+        labels: Labels of the tensor's axes.
+        shape: Shape of the tensor.
+        movable: 1 for every unit that some permutation moves.
+    """
     still = np.ones((1,) * len(shape), np.bool_)
     for label in labels:
         if not isinstance(label, Special):

@@ -1,4 +1,4 @@
-"""Rows of integers, told apart by a 64-bit hash: many times faster than sorting whole rows."""
+"""Comparison of integer rows by a 64-bit hash, many times faster than sorting whole rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Hashes = NDArray[np.uint64]
 
 
 def row_keys(rows: Ints) -> Hashes:
-    """A hash of every row."""
+    """A 64-bit hash of every row."""
     keys = np.full(len(rows), 17, np.uint64)
     for column in rows.T:
         keys = hash64(keys ^ hash64(column.astype(np.uint64)))

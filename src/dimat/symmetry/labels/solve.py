@@ -1,4 +1,4 @@
-"""From facts to the group: which permutations of units respect everything the rules recorded.
+"""The group of all permutations of units that respect the facts recorded by the rules.
 
 1. *Close*: units that are the same become one; within a relation a unit has one owner, so owners of
    one unit become one; where an owner's members all have one further owner, the owner belongs to
@@ -28,14 +28,20 @@ from dimat.symmetry.labels.units import Ints, Pin, Units
 
 @dataclass
 class Solution:
-    """The structure, and how the units of the rules map to its units."""
+    """The solved group: its structure, and the map from the units of the rules to its units.
+
+    Attributes:
+        structure: The families of units and their cells.
+        number: For every unit of the rules its unit in the structure.
+        reasons: For units of the structure that cannot move the pin that holds them.
+    """
 
     structure: Structure
     number: Ints
     reasons: dict[int, Pin] = field(default_factory=dict)
 
     def of(self, label: Ints) -> Ints:
-        """The structure's units of a label."""
+        """A label in the structure's unit numbers."""
         return self.number[label]
 
 
@@ -44,8 +50,10 @@ def solve(units: Units, axes: Sequence[tuple[Ints, int]]) -> Solution:
 
     Args:
         units: The facts.
-        axes: Every label in use, with its own axis: its units are mapped to each other.
+        axes: Every label in use, with its own axis: an axis must be mapped onto itself.
     """
+    # A family that fails the check is pinned and everything is solved again, since its units told
+    # others apart or owned them. Pins only grow, so that this ends.
     facts = close(units)
     pinned, reasons = _pinned(units, facts, axes)
     while True:
@@ -60,7 +68,10 @@ def solve(units: Units, axes: Sequence[tuple[Ints, int]]) -> Solution:
 
 
 def _by_body(facts: Facts, colors: Hashes) -> Ints:
-    """Owner facts without circles: parts belong to their body's least, which has all its owners."""
+    """Owner facts without circles: parts belong to their body's least unit, which has all owners.
+
+    Families must be put in an order, owners first, and a circle of owners has none.
+    """
     rows, body = facts.rows, facts.body
     outward = rows[body[rows[:, 1]] != body[rows[:, 2]]]
     role = (hash64(outward[:, 0].astype(np.uint64)) ^ colors[outward[:, 1]]) >> np.uint64(1)
@@ -73,6 +84,7 @@ def _by_body(facts: Facts, colors: Hashes) -> Ints:
 def _pinned(
     units: Units, facts: Facts, axes: Sequence[tuple[Ints, int]]
 ) -> tuple[NDArray[np.bool_], dict[int, Pin]]:
+    """Mask of the units that the facts hold in place, and the pin of each."""
     number, rows, count = facts.number, facts.rows, facts.count
     pinned = np.zeros(count, np.bool_)
     reasons: dict[int, Pin] = {}
@@ -84,6 +96,8 @@ def _pinned(
     for label, pin in units.held:
         for unit in np.unique(number[label]):
             reasons.setdefault(int(unit), pin)
+    # Two indices of one axis with one unit between them: a permutation of units would not say which
+    # index goes where, so that unit stays, with all that belongs to it.
     collapsed = np.zeros(count, np.bool_)
     for label, axis in axes:
         ordered = np.sort(number[label], axis=axis)
@@ -104,7 +118,7 @@ def _pinned(
 
 
 def _spread_pins(pinned: NDArray[np.bool_], rows: Ints) -> NDArray[np.bool_]:
-    """Owners of a pinned unit are pinned."""
+    """The mask with all owners of pinned units pinned: a member that stays holds its owner."""
     pinned = pinned.copy()
     while True:
         owners = rows[pinned[rows[:, 1]], 2]
@@ -114,7 +128,11 @@ def _spread_pins(pinned: NDArray[np.bool_], rows: Ints) -> NDArray[np.bool_]:
 
 
 def _refine(facts: Facts, axes: Sequence[tuple[Ints, int]], pinned: NDArray[np.bool_]) -> Hashes:
-    """Step 2: stable colors."""
+    """Stable colors of the units: step 2. Units of different colors never change places.
+
+    A color is a hash of what the unit stands on and of the colors of its owners and members, by
+    relation. Sums of hashes, as neither axes nor members have an order.
+    """
     number, rows, count = facts.number, facts.rows, facts.count
     colors = np.zeros(count, np.uint64)
     seen: set[int] = set()
@@ -124,6 +142,7 @@ def _refine(facts: Facts, axes: Sequence[tuple[Ints, int]], pinned: NDArray[np.b
                 seen.add(id(label))
                 colors[np.unique(number[label])] += hash64(np.asarray([k], np.uint64))[0]
         ids = np.arange(count, dtype=np.uint64)
+        # Every pinned unit has a color of its own: it stays, so it tells apart what belongs to it.
         colors = np.where(pinned, hash64(ids + np.uint64(1 << 40)), hash64(colors))
         relation = hash64(rows[:, 0].astype(np.uint64))
         distinct = len(np.unique(colors))
@@ -134,17 +153,19 @@ def _refine(facts: Facts, axes: Sequence[tuple[Ints, int]], pinned: NDArray[np.b
             np.add.at(down, rows[:, 2], hash64(~relation ^ colors[rows[:, 1]]))
             colors = np.where(pinned, colors, hash64(colors ^ hash64(up ^ hash64(down))))
             now = len(np.unique(colors))
-            if now == distinct:
+            if now == distinct:  # colors only split: as many as before are the same partition
                 return colors
             distinct = now
 
 
 def _structure(colors: Hashes, rows: Ints, pinned: NDArray[np.bool_]) -> Structure:
-    """Step 3: families and cells, owners before members; all pinned units are one family."""
+    """Families and cells, owners before members: step 3. All pinned units are one family."""
     count = len(colors)
     rows = rows[~pinned[rows[:, 1]]]
     colors = np.where(pinned, np.uint64(0), colors)
     with np.errstate(over="ignore"):
+        # Units of one family belong to one cell if their owners are the same, relation by relation:
+        # only then may any of them take the place of any other while all owners stay.
         key = np.zeros(count, np.uint64)
         fact = hash64(hash64(rows[:, 0].astype(np.uint64)) ^ rows[:, 2].astype(np.uint64))
         np.add.at(key, rows[:, 1], fact)
@@ -162,7 +183,9 @@ def _structure(colors: Hashes, rows: Ints, pinned: NDArray[np.bool_]) -> Structu
         mine = members[int(f)]
         starts = np.flatnonzero(np.r_[True, np.diff(key[mine].view(np.int64)) != 0])
         sizes = np.diff(np.r_[starts, len(mine)])
-        if pinned[mine[0]] or (sizes != sizes[0]).any():  # every unit a cell of its own
+        if pinned[mine[0]] or (sizes != sizes[0]).any():
+            # Pinned units stay, and cells of unlike sizes cannot take each other's places: every
+            # unit is a cell of its own, which does no more than follow its owners.
             starts, sizes = np.arange(len(mine)), np.ones(len(mine), np.int64)
         cells = mine.reshape(-1, int(sizes[0]))
         cells = cells[np.argsort(cells[:, 0])]
@@ -176,7 +199,7 @@ def _structure(colors: Hashes, rows: Ints, pinned: NDArray[np.bool_]) -> Structu
 
 
 def _owner_table(rows: Ints, count: int):  # type: ignore[no-untyped-def]
-    """A function that lists the owners of units, in order of relation."""
+    """A function that gives the owners of some units of one family, in the order of relations."""
     rows = rows[np.lexsort((rows[:, 0], rows[:, 1]))]
     start = np.searchsorted(rows[:, 1], np.arange(count + 1))
 
@@ -192,7 +215,7 @@ def _owner_table(rows: Ints, count: int):  # type: ignore[no-untyped-def]
 
 
 def _owners_first(family_of: Ints, rows: Ints) -> list[int]:
-    """Families in an order in which owners come before members."""
+    """The families in an order in which owners come before members; circles come last."""
     count = int(family_of.max(initial=-1)) + 1
     edges = np.unique(np.stack([family_of[rows[:, 2]], family_of[rows[:, 1]]], 1), axis=0)
     waiting = np.zeros(count, np.int64)
@@ -213,7 +236,7 @@ def _owners_first(family_of: Ints, rows: Ints) -> list[int]:
 def _irregular(
     structure: Structure, facts: Facts, pinned: NDArray[np.bool_]
 ) -> NDArray[np.bool_] | None:
-    """Units of families whose permutation is not a symmetry of the facts; None if all are sound."""
+    """Mask of the units whose family does not permute as the facts demand; None if all do."""
     generator = np.random.default_rng(0)
     bad = np.zeros(structure.count, np.bool_)
     for number, family in enumerate(structure.families):
@@ -230,7 +253,17 @@ def _irregular(
 def check_family(
     structure: Structure, facts: Facts, number: int, generator: np.random.Generator
 ) -> bool:
-    """Whether permuting inside the cells of one family is a symmetry of every fact."""
+    """Whether permuting inside the cells of one family maps the set of facts onto itself.
+
+    Colors are hashes, and equal colors are necessary for a symmetry, not sufficient: this is the
+    check that makes a family of them. One cycle through every cell moves every unit of the family.
+
+    Args:
+        structure: All families.
+        facts: The closed facts.
+        number: The family.
+        generator: Draws the cycles.
+    """
     family = structure.families[number]
     try:
         moves = structure.moves({number: cycles(family.cells.shape, generator)})

@@ -1,4 +1,4 @@
-"""Families of units in cells: the shape of the whole group, and how its elements act on units."""
+"""The structure of a permutation group: families of units in cells, and its action on units."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from dimat.symmetry.labels.units import Ints
 
 @dataclass(frozen=True)
 class UnitFamily:
-    """Units that play the same role, in cells of units with the same owners.
+    """Units that play the same role, in cells of units that have the same owners.
+
+    A cell is permuted in itself; where its owners move, it goes as a whole.
 
     Args:
         cells: (num_cells, size) unit numbers; the order inside a cell is free.
@@ -31,13 +33,20 @@ class UnitFamily:
 
     @property
     def size(self) -> int:
-        """Units in a cell."""
+        """Number of units in a cell."""
         return int(self.cells.shape[1])
 
 
 @dataclass
 class Structure:
-    """All families, owners before members; a unit's number is its position in ``family_of``."""
+    """The families of all units, owners before members.
+
+    Attributes:
+        families: Every unit is in one cell of one of them.
+        family_of: For every unit the number of its family.
+        cell_of: For every unit the number of its cell in the family.
+        slot_of: For every unit its position in the cell.
+    """
 
     families: list[UnitFamily]
     family_of: Ints
@@ -65,6 +74,8 @@ class Structure:
             StructureError: If the families do not fit together (the rules missed a fact).
         """
         moves = np.arange(self.count, dtype=np.int64)
+        # Owners come first, so it is known where they go when their members' turn comes: a cell
+        # goes to the cell that has the owners which its own owners go to.
         for number, family in enumerate(self.families):
             target = _find_rows(family.owners, moves[family.owners])
             own = slots.get(number)
@@ -73,7 +84,15 @@ class Structure:
         return moves
 
     def slots(self, moves: Ints, number: int) -> Ints:
-        """The inverse of :meth:`moves` for one family."""
+        """The permutations inside the cells of one family that make up ``moves``.
+
+        Args:
+            moves: As :meth:`moves` gives it.
+            number: The family.
+
+        Returns:
+            (num_cells, size) slots, as :meth:`moves` takes them.
+        """
         return self.slot_of[moves[self.families[number].cells]]
 
 
@@ -91,7 +110,12 @@ def _find_rows(rows: Ints, wanted: Ints) -> Ints:
 
 
 def cycles(shape: tuple[int, ...], generator: np.random.Generator) -> Ints:
-    """In every row a random permutation that moves every slot: one cycle through all of them."""
+    """Random permutations of the slots, each one cycle through a whole row: every slot moves.
+
+    Args:
+        shape: (rows, slots).
+        generator: Draws the order of each cycle.
+    """
     order = generator.permuted(np.broadcast_to(np.arange(shape[1]), shape).copy(), axis=1)
     slots = np.empty(shape, np.int64)
     np.put_along_axis(slots, order, np.roll(order, 1, axis=1), axis=1)
@@ -99,7 +123,14 @@ def cycles(shape: tuple[int, ...], generator: np.random.Generator) -> Ints:
 
 
 def structure_of(families: list[UnitFamily]) -> Structure:
-    """A structure from its families; their cells must number all units once."""
+    """The structure made of some families.
+
+    Args:
+        families: Owners before members; their cells number the units 0, 1, … once each.
+
+    Raises:
+        StructureError: If they do not.
+    """
     units = (
         np.concatenate([f.cells.ravel() for f in families]) if families else np.empty(0, np.int64)
     )

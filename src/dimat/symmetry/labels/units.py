@@ -1,4 +1,4 @@
-"""Units, and what ties them together: the algebra that every operator's rule is written in.
+"""Units and the facts that tie them together: the algebra in which all rules are written.
 
 A *unit* is a number that names one index of one axis: hidden channel 7, head 2, dimension 3 of
 head 2. Every axis of every tensor in the graph is *labeled* with units, and a symmetry is a
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Final
 
 import numpy as np
@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 
 
 class Special(Enum):
-    """Labels that name no units."""
+    """A label that names no units."""
 
     FIXED = "fixed"  # every index stays where it is
     ANY = "any"  # the tensor is constant along this axis: any permutation leaves it as it is
@@ -43,18 +43,60 @@ Label = Ints | Special
 Labels = tuple[Label, ...]
 
 
+class Inherent(StrEnum):
+    """A reason that lies in the meaning of an axis, not in what the rules fail to see.
+
+    A better rule would not free such an axis, so it is not among the pins that a symmetry reports.
+    The values are the words of the rules, which a user reads in :meth:`Symmetry.explain`.
+    """
+
+    OUTPUT = "an output of the model"
+    KERNEL = "a kernel axis"
+    SPATIAL = "a spatial axis"
+    TIED = "tied to a fixed axis"
+    LOOKED_UP = "looked up by index"
+    GATES = "gates have an order"
+    TIME = "time has an order"
+
+
+_INHERENT = frozenset(member.value for member in Inherent)
+
+
 @dataclass(frozen=True)
 class Pin:
-    """Why some units cannot move."""
+    """The cause that holds some units in their places.
+
+    Args:
+        operator: Name of the operator whose rule pins them; empty for the solver's own pins.
+        where: Name of that operator's node in the graph, or the state key that is written.
+        why: The reason, in words for the user.
+    """
 
     operator: str
     where: str
     why: str
 
+    @property
+    def inherent(self) -> bool:
+        """Whether the reason is one of :class:`Inherent`."""
+        return self.why in _INHERENT
+
 
 @dataclass
 class Units:
-    """The store of units and facts. Rules only add to it; :func:`solve` reads it."""
+    """Store of units and of the facts about them: rules add facts, :func:`solve` reads them.
+
+    Attributes:
+        count: Number of units.
+        same_pairs: Pairs of arrays whose units are the same, entry by entry.
+        owners: (relation, members, owners): each member belongs to its owner.
+        pins: Units that stay where they are.
+        held: Units that stay along one axis only, and move with their owners along others.
+        origins: State key and axis of the first unit of a label that came from a parameter.
+        wanted: (state key, axis, other axis): the units of ``axis`` should depend on ``other``, so
+            that the rules tie fewer of them when they run again.
+        context: Operator, node and default reason of the pins that the current rule makes.
+    """
 
     count: int = 0
     same_pairs: list[tuple[Ints, Ints]] = field(default_factory=list)
@@ -69,14 +111,17 @@ class Units:
     _products: dict[int, tuple[tuple[int, ...], Labels]] = field(default_factory=dict)
 
     def fresh(self, shape: int | Sequence[int]) -> Ints:
-        """New units that nothing is known of, as an array of this shape."""
+        """An array of new units, of which no fact is known yet."""
         size = int(np.prod(shape))
         units = np.arange(self.count, self.count + size, dtype=np.int64).reshape(shape)
         self.count += size
         return units
 
     def places(self, count: int) -> Ints:
-        """The units 'place 0, 1, …' of fixed axes: they tell indices apart and never move."""
+        """Pinned units 'place 0, 1, …' that tell the indices of fixed axes apart.
+
+        All fixed axes share them: a unit that belongs to place 3 keeps index 3.
+        """
         if count > len(self._places):
             more = self.fresh(count - len(self._places))
             self.pins.append((more, Pin("", "", "a place")))
@@ -84,12 +129,18 @@ class Units:
         return self._places[:count]
 
     def relation(self) -> int:
-        """A new relation: within one relation, a unit has one owner."""
+        """Number of a new relation, within which every unit has one owner."""
         self._num_relations += 1
         return self._num_relations
 
     def belong(self, units: Ints, owners: Ints, relation: int | None = None) -> None:
-        """Record that ``units`` belong to ``owners`` (broadcast against each other)."""
+        """Record that ``units`` belong to ``owners``: where an owner goes, its units go.
+
+        Args:
+            units: The members.
+            owners: Their owners; both arrays are broadcast against each other.
+            relation: An existing relation to add to; None for a new one.
+        """
         a, b = np.broadcast_arrays(units, owners)
         number = self.relation() if relation is None else relation
         self.owners.append((number, a.ravel().copy(), b.ravel().copy()))
@@ -97,7 +148,13 @@ class Units:
     def pin(self, label: Label, why: str, axis: int = 0) -> None:
         """Record that the units of ``label`` stay where they are along its own ``axis``.
 
-        Units that depend on further axes keep their place *there*: dimension 3 of whichever head.
+        Units that depend on further axes keep their place along ``axis`` only: dimension 3 of a
+        head stays dimension 3, of whichever head it is.
+
+        Args:
+            label: The label of one axis.
+            why: The reason; that of :attr:`context` if empty.
+            axis: The axis that the label is of.
         """
         if isinstance(label, Special) or not label.size:
             return
@@ -113,17 +170,26 @@ class Units:
     # --- ties -----------------------------------------------------------------------------------
 
     def same(self, a: Label, b: Label, why: str = "", axis: int = 0) -> Label:
-        """Tie two labels of one ``axis``, given in one frame; returns the label of the result.
+        """Tie two labels of one axis to each other.
 
         Where one of them depends on more axes than the other, its units belong to the other's:
         adding a bias shared by all heads makes all heads permute alike.
+
+        Args:
+            a: One label.
+            b: The other, in the frame of the same tensor.
+            why: The reason of the pin, should one of both be fixed.
+            axis: The axis that both are labels of.
+
+        Returns:
+            The label of the result.
         """
         if a is ANY or a is b:
             return b
         if b is ANY:
             return a
         if isinstance(a, Special) or isinstance(b, Special):
-            self.pin(b if isinstance(a, Special) else a, why or "tied to a fixed axis", axis)
+            self.pin(b if isinstance(a, Special) else a, why or Inherent.TIED.value, axis)
             return FIXED
         a, b = squeeze_constant(a), squeeze_constant(b)
         if a.shape == b.shape:
@@ -141,7 +207,10 @@ class Units:
         return common
 
     def _same_shaped(self, a: Ints, b: Ints) -> Ints:
-        """Tie entry by entry; to units that repeat (a repeated head), the others belong."""
+        """Tie two arrays of units entry by entry; where units repeat, the others belong to them.
+
+        Units repeat where one key head serves several query heads.
+        """
         if np.array_equal(a, b):
             return a
         distinct = len(np.unique(a)), len(np.unique(b))
@@ -153,7 +222,13 @@ class Units:
         return fewer
 
     def independent(self, label: Label, of: Iterable[int], axis: int) -> Label:
-        """The label with its dependence on the axes ``of`` removed, by tying across them."""
+        """The label with its units tied along the axes ``of``, so that it varies there no more.
+
+        Args:
+            label: The label of ``axis``.
+            of: Axes along which its units become the same.
+            axis: The axis of the label, along which they stay apart.
+        """
         if isinstance(label, Special):
             return label
         label = squeeze_constant(label)
@@ -169,14 +244,28 @@ class Units:
     def split(
         self, labels: Labels, shape: Sequence[int], axis: int, sizes: Sequence[int]
     ) -> Labels:
-        """Labels after ``unflatten(axis, sizes)``: the inner units belong to the outer ones."""
+        """Labels after ``unflatten(axis, sizes)``: the inner units belong to the outer ones.
+
+        Args:
+            labels: Labels of the tensor before.
+            shape: Its shape.
+            axis: The axis that is split.
+            sizes: Sizes of the axes that it becomes.
+        """
         widened = tuple(self._spread(x, axis, sizes, i) for i, x in enumerate(labels))
         own = labels[axis]
         before, after = widened[:axis], widened[axis + 1 :]
         return (*before, *self._factors(own, shape, axis, sizes), *after)
 
     def merge(self, labels: Labels, shape: Sequence[int], start: int, stop: int) -> Labels:
-        """Labels after flattening axes ``start … stop - 1`` into one."""
+        """Labels after flattening the axes ``start … stop - 1`` into one.
+
+        Args:
+            labels: Labels of the tensor before.
+            shape: Its shape.
+            start: The first axis.
+            stop: One more than the last.
+        """
         full = tuple(shape[start:stop])
         moving = [i for i in range(start, stop) if shape[i] > 1]
         rest = [i for i in range(len(shape)) if not start <= i < stop]
@@ -201,7 +290,7 @@ class Units:
         )
 
     def _spread(self, label: Label, axis: int, sizes: Sequence[int], own: int) -> Label:
-        """The label of another axis once ``axis`` has become several."""
+        """The label of the axis ``own`` once another one, ``axis``, is split."""
         if isinstance(label, Special) or own == axis:
             return label
         n = label.shape[axis]
@@ -212,9 +301,11 @@ class Units:
         )
 
     def _factors(self, own: Label, shape: Sequence[int], axis: int, sizes: Sequence[int]) -> Labels:
+        """The labels of the axes that ``axis``, labeled ``own``, is split into."""
         if isinstance(own, Special):
             return (own,) * len(sizes)
         known = self._products.get(int(own.flat[0]))
+        # What was flattened before comes apart into the units that it was made of.
         if known is not None and known[0] == tuple(sizes) and own.size == np.prod(sizes):
             rank = len(shape)
             return tuple(reframe(x, axis, rank) for x in known[1])
@@ -241,6 +332,7 @@ class Units:
         return tuple(reversed(factors))
 
     def _product(self, labels: Labels, shape: Sequence[int], start: int, stop: int) -> Label:
+        """Units of a flattened axis: each belongs to one unit or place of every axis in it."""
         full = tuple(shape[start:stop])
         parts = [labels[i] for i in range(start, stop)]
         outside: list[int] = []
@@ -274,7 +366,13 @@ class Units:
         return own
 
     def take(self, labels: Labels, axis: int, index: Ints) -> Labels:
-        """Labels after a slice: the units picked along ``axis`` belong to new ones."""
+        """Labels after a slice: the units picked along ``axis`` belong to new ones.
+
+        Args:
+            labels: Labels of the tensor before.
+            axis: The axis that is sliced.
+            index: The indices that are picked, in their order.
+        """
         own = labels[axis]
         if not isinstance(own, Special) and np.array_equal(index, np.arange(own.shape[axis])):
             return labels
@@ -292,6 +390,11 @@ class Units:
         """Labels of a concatenation along ``axis``: its units belong to those of its parts.
 
         The other axes may carry different units in every part: they then depend on ``axis``.
+
+        Args:
+            parts: Labels of every part.
+            shapes: Shapes of the parts.
+            axis: The axis along which they are joined.
         """
         rank = len(shapes[0])
         sizes = [s[axis] for s in shapes]
@@ -303,7 +406,7 @@ class Units:
         )
 
     def _across(self, parts: Sequence[Label], sizes: Sequence[int], axis: int, own: int) -> Label:
-        """The label of another axis than the joined one."""
+        """The label of one axis of a concatenation other than the joined axis."""
         arrays = [x for x in parts if not isinstance(x, Special)]
         if len(arrays) < len(parts) or all(np.array_equal(x, arrays[0]) for x in arrays):
             label: Label = ANY
@@ -353,7 +456,17 @@ def along(axis: int, rank: int, size: int) -> tuple[int, ...]:
 
 
 def flatten_axes(array: Ints, full: tuple[int, ...], start: int, stop: int) -> Ints:
-    """Merge the axes ``start … stop - 1``, spread to their ``full`` lengths if any is."""
+    """An array with the axes ``start … stop - 1`` flattened into one.
+
+    Args:
+        array: Units; along those axes of full length, or of length 1 where they do not vary.
+        full: The full lengths of those axes.
+        start: The first axis.
+        stop: One more than the last.
+
+    Returns:
+        The array, of length 1 along the new axis if the units vary along none of the old ones.
+    """
     if all(n == 1 for n in array.shape[start:stop]):
         return array.reshape(*array.shape[:start], 1, *array.shape[stop:])
     spread = np.broadcast_to(array, (*array.shape[:start], *full, *array.shape[stop:]))
@@ -361,14 +474,25 @@ def flatten_axes(array: Ints, full: tuple[int, ...], start: int, stop: int) -> I
 
 
 def reframe(label: Label, axis: int, rank: int) -> Label:
-    """A label over some adjacent axes, placed at ``axis`` of a tensor that had ``rank`` axes."""
+    """A label of the axes that one axis was split into, in the frame of the whole tensor.
+
+    Args:
+        label: In the frame of the split axes alone.
+        axis: Position of the axis that was split.
+        rank: Number of axes that the tensor had before.
+    """
     if isinstance(label, Special):
         return label
     return label.reshape((1,) * axis + label.shape + (1,) * (rank - axis - 1))
 
 
 def squeeze_constant(label: Ints, keep: int | None = None) -> Ints:
-    """Drop dependence on axes along which the units are the same anyway."""
+    """A label of length 1 along every axis along which its units are the same anyway.
+
+    Args:
+        label: The label of one axis.
+        keep: An axis that keeps its length in any case.
+    """
     for i, n in enumerate(label.shape):
         if n > 1 and i != keep:
             first = np.take(label, [0], i)

@@ -1,4 +1,4 @@
-"""Proof of a symmetry given by hand, on the model as it runs, without its graph."""
+"""Proof of a symmetry given by hand, by runs of the model itself: it has no graph."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dimat.compat import Dropout, tree_flatten, tree_leaves, tree_unflatten
 from dimat.errors import ModelError, StructureError, check_kind, first_line
 from dimat.graph.trace import as_args, tied_keys
 from dimat.state import check_module, tensors_of
@@ -20,7 +21,9 @@ from dimat.symmetry.proof.evidence import close_to, differing
 from dimat.symmetry.proof.redraw import DRAWS, LEAST_DRAWS, LEVELS, draw
 from dimat.symmetry.symmetry import Symmetry
 
-TOLERANCE = 1e-5  # relative to an output's largest value, as sums in float32 differ
+# Relative to the largest value of an output. Whole networks are compared, perhaps in float32, whose
+# sums differ by some 1e-6 in another order; a wrong axis changes generic outputs by their size.
+TOLERANCE = 1e-5
 
 
 def check_symmetry(
@@ -29,7 +32,7 @@ def check_symmetry(
     args: tuple[Any, ...] | Tensor,
     kwargs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Prove a symmetry on the model as it runs, without its graph: outputs must not change.
+    """Prove a symmetry by runs of the model, without its graph: outputs must not change.
 
     Every floating entry is redrawn in float64 (in float32, if the model runs in no other), near its
     value and at random, random elements are applied, and all output tensors and written buffers
@@ -38,8 +41,8 @@ def check_symmetry(
     hand.
 
     Args:
-        symmetry: Of this model.
-        model: Not changed.
+        symmetry: The symmetry to prove.
+        model: The model that it is said to be of; not changed.
         args: Example inputs, or the only one.
         kwargs: Example keyword inputs.
 
@@ -65,6 +68,9 @@ def _check(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None,
 ) -> None:
+    """Prove the symmetry on a copy of the model whose entries may be overwritten."""
+    # As in the proof of a graph: two draws at least, since near and generic values show different
+    # mistakes, and further ones while an entry that may move has shown no influence.
     unseen = [key for key in symmetry.axes if _may_move(symmetry, key)]
     aliases = tied_keys(twin)
     unseen = [key for key in unseen if key not in aliases]
@@ -88,9 +94,15 @@ def _check(
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """The model itself, with the dropout of PyTorch's own layers set to zero."""
+    """The same model with the dropout of PyTorch's own layers set to zero.
+
+    Dropout draws by place, so a run in training mode would tell places apart that are alike.
+
+    Args:
+        model: Changed in place.
+    """
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
+        if isinstance(module, Dropout):
             module.p = 0.0
         if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
             module.dropout = 0.0
@@ -98,10 +110,12 @@ def without_dropout(model: nn.Module) -> nn.Module:
 
 
 def _weight(bias: str) -> str:
+    """State key of the weight beside a bias."""
     return f"{bias.removesuffix('bias')}weight"
 
 
 def _may_move(symmetry: Symmetry, key: str) -> bool:
+    """Whether some element moves a state entry."""
     return any(
         not isinstance(label, Special) and bool(symmetry.movable[label].any())
         for label in symmetry.axes[key]
@@ -125,13 +139,13 @@ class _Trial:
     ) -> None:
         self.symmetry, self.twin, self.random = symmetry, twin, np.random.default_rng(number)
         given = {key: value.detach() for key, value in tensors_of(twin.state_dict()).items()}
-        flat, spec = torch.utils._pytree.tree_flatten((args, kwargs))
+        flat, spec = tree_flatten((args, kwargs))
         errors: list[Exception] = []
         for level in LEVELS:
             state, inputs = draw(number, given, flat, level)
             state.update({key: state[first] for key, first in tied_keys(twin).items()})
             self.state = {key: value.to(given[key].dtype) for key, value in state.items()}
-            self.call = torch.utils._pytree.tree_unflatten([self._fed(x) for x in inputs], spec)
+            self.call = tree_unflatten([self._fed(x) for x in inputs], spec)
             try:
                 self.outputs, self.written = self._run(self.state)
                 return
@@ -168,17 +182,17 @@ class _Trial:
         return bool(differing(self.outputs, changed))
 
     def _run(self, state: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The tensors of the outputs, and the state as the model leaves it."""
+        """The output tensors of a run, and the state as the run leaves it."""
         copied = {key: value.clone() for key, value in state.items()}
         args, kwargs = self.call
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             result = torch.func.functional_call(self.twin, copied, args, kwargs, tie_weights=False)
-        leaves = torch.utils._pytree.tree_leaves(result)
+        leaves = tree_leaves(result)
         return [x for x in leaves if isinstance(x, Tensor)], copied
 
     def _moving(self, names: Sequence[str]) -> Permutation:
-        """A random element of these groups that moves all their units."""
+        """A random element that moves all units of some groups, and no others."""
         still = self.symmetry.identity()
         slots = {
             name: cycles(own.shape, self.random) if name in names else own
@@ -187,7 +201,10 @@ class _Trial:
         return Permutation(slots, still.digest)
 
     def _swaps(self) -> Iterator[Permutation]:
-        """Elements that swap two units in some cells: of any two cells one without the other."""
+        """Elements that swap two units in some cells, such that any two cells are told apart.
+
+        See :func:`dimat.symmetry.proof.verify.swaps`.
+        """
         still = self.symmetry.identity()
         number = sum(len(own) for own in still.slots.values())
         for bit in range(number.bit_length()):
@@ -202,6 +219,7 @@ class _Trial:
             yield Permutation(slots, still.digest)
 
     def _changes(self, p: Permutation) -> bool:
+        """Whether outputs, or the buffers that the run writes, do not move as ``p`` says."""
         moved, written = self._run(self.symmetry.apply(p, self.state))
         expected = self.symmetry.apply(p, self.written)
         pairs = [*zip(self.outputs, moved, strict=True)]

@@ -1,4 +1,4 @@
-"""What redrawn values show of a node: whether a wrong label could have been seen there at all.
+"""Evidence of redrawn values about a node: whether a wrong label could have been seen there at all.
 
 Nothing can be seen where values are not finite, the same in every draw (a saturated sigmoid, a dead
 ReLU) or the same along an axis that is said to move, or where an operand has no influence.
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dimat.compat import arguments_of, has_schema
 from dimat.graph.interpreter import Recorder
 from dimat.graph.trace import operator_name
 from dimat.symmetry.labels.operator_call import Result, as_tuple, tensors_in
@@ -22,11 +23,13 @@ from dimat.symmetry.labels.units import Ints, Labels, Special
 from dimat.symmetry.proof.execute import rerun
 from dimat.symmetry.rules.registry import is_zero
 
-TOLERANCE = 1e-8  # relative to the largest value of a node, in float64
-UNPROVED = "unproved"  # how the reasons of what no draw shows begin
+# Relative to the largest value of a node. One operator in float64 rounds to some 1e-15 a term, so
+# this leaves room for long sums and for cancellation; a wrong label is off by about 1.
+TOLERANCE = 1e-8
+UNPROVED = "unproved"  # the reasons of unproved nodes begin with it
 _MASK = 1e8  # values so much larger than the median are masks, and no measure of the others
-# Operands of which only the shape or the dtype is read, by operator; others may have no influence
-# on the example's values, and are then unproved.
+# Operands of which only the shape or the dtype is read, by operator. They cannot influence the
+# value; a node on which any other operand has no influence is unproved.
 UNREAD: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(
         (f"aten.{kind}_like" for kind in ("zeros", "ones", "full", "empty", "rand", "randn")),
@@ -40,8 +43,8 @@ UNREAD: Mapping[str, frozenset[str]] = {
         (f"aten.{kind}_as" for kind in ("type", "expand", "view", "reshape")), frozenset({"other"})
     ),
 }
-# What only rearranges values is not where they become alike: along an axis they are so, because
-# they came so (a mask that is expanded over heads), and what made them so is looked at itself.
+# Operators that only rearrange values. If values are the same along an axis after them (a mask that
+# is expanded over heads), they were so before, and the node that made them so is examined itself.
 REARRANGING = frozenset(
     f"aten.{kind}"
     for kind in (
@@ -59,12 +62,12 @@ FINITENESS = frozenset(
 
 @dataclass
 class Evidence:
-    """What the draws showed of one node.
+    """The evidence of the draws about one node.
 
     Args:
-        varies: Results that differ between two draws.
+        varies: Numbers of the results whose values differ between two draws.
         axes: (result, axis) along which values differ.
-        reacts: Nodes that it reads, on which its value depends.
+        reacts: Operands on which the node's value was seen to depend.
     """
 
     varies: set[int] = field(default_factory=set)
@@ -72,14 +75,22 @@ class Evidence:
     reacts: set[fx.Node] = field(default_factory=set)
 
     def copy(self) -> Evidence:
-        """The same, to be added to."""
+        """A copy that can be added to."""
         return Evidence(set(self.varies), set(self.axes), set(self.reacts))
 
 
 def add_draw(
     own: Evidence, node: fx.Node, value: Any, first: Mapping[str, Any], recorder: Recorder
 ) -> None:
-    """Add what one draw shows of a node, beside its value in the first draw."""
+    """Add the evidence of one draw about a node.
+
+    Args:
+        own: The evidence that is added to.
+        node: The node.
+        value: Value of the node in this draw.
+        first: The values of all nodes in the first draw.
+        recorder: The run of this draw.
+    """
     for k, x in enumerate(tensors_in(value)):
         own.axes |= {
             (k, i) for i in range(x.dim()) if (k, i) not in own.axes and _differs_along(x, i)
@@ -97,12 +108,12 @@ def add_draw(
 
 
 def computes(node: fx.Node) -> bool:
-    """Whether a node is an operator: one that picks a result of another shows nothing new."""
-    return node.op == "call_function" and hasattr(node.target, "_schema")
+    """Whether a node calls an operator: to pick one result of another node computes nothing."""
+    return node.op == "call_function" and has_schema(node)
 
 
 def differing(a: Any, b: Any) -> list[int]:
-    """Numbers of the results in which two values of a node differ where both are finite."""
+    """Numbers of the results that differ between two values of a node, where both are finite."""
     pairs = enumerate(zip(tensors_in(a), tensors_in(b), strict=False))
     return [k for k, (x, y) in pairs if x.shape == y.shape and _apart(x, y)]
 
@@ -112,7 +123,7 @@ def _differs_along(x: Tensor, axis: int) -> bool:
 
 
 def _apart(x: Tensor, y: Tensor) -> bool:
-    """Whether two tensors differ by more than rounding; in NaN they do not."""
+    """Whether two tensors differ by more than rounding; a NaN differs from nothing."""
     if not x.numel():
         return False
     if not (x.is_floating_point() or x.is_complex()):
@@ -125,7 +136,7 @@ def _apart(x: Tensor, y: Tensor) -> bool:
 
 
 def is_constant(node: fx.Node) -> bool:
-    """Whether an operator has one value for all finite operands: a test for NaN, or times zero."""
+    """Whether a node has one value for all finite operands: a test for NaN, a product with zero."""
     name = operator_name(node.target)
     return name in FINITENESS or (name == "aten.mul" and any(is_zero(x) for x in node.args))
 
@@ -133,7 +144,15 @@ def is_constant(node: fx.Node) -> bool:
 def lacking(
     node: fx.Node, labels: Mapping[str, Result], own: Evidence, s: Solution, moves: Ints
 ) -> str | None:
-    """What was not shown of a node that moves, or reads what moves; None if nothing is missing."""
+    """The reason why a node is unproved; None if it is proved or has nothing to do with moves.
+
+    Args:
+        node: The node.
+        labels: Labels of all nodes.
+        own: The evidence about the node.
+        s: The solution that the labels were solved to.
+        moves: An element that moves every unit that can move.
+    """
     results = [moving(x, s, moves) for x in as_tuple(labels.get(node.name, ()))]
     used = _used(node, len(results))
     operands = [n for n in _read(node) if any(moving(as_tuple(labels[n.name])[0], s, moves))]
@@ -152,13 +171,13 @@ def lacking(
 
 
 def moving(labels: Labels, s: Solution, moves: Ints) -> list[int]:
-    """The axes on which units move."""
+    """The axes of a tensor on which some unit moves."""
     found = enumerate(numbered(labels, s))
     return [i for i, x in found if not isinstance(x, Special) and bool((moves[x] != x).any())]
 
 
 def _used(node: fx.Node, results: int) -> list[int]:
-    """Numbers of the results that something reads."""
+    """Numbers of the results that some node reads."""
     picked = [n.args[1] for n in node.users if n.target is operator.getitem]
     if isinstance(node.meta.get("val"), (tuple, list)):
         return sorted({k for k in picked if isinstance(k, int)})
@@ -167,9 +186,9 @@ def _used(node: fx.Node, results: int) -> list[int]:
 
 
 def _read(node: fx.Node) -> list[fx.Node]:
-    """The operands whose values are read."""
+    """The operands whose values the operator reads, not only their shape or dtype."""
     unread = UNREAD.get(operator_name(node.target), frozenset())
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    names = [argument.name for argument in arguments_of(node.target)]
     given = [*zip(names, node.args, strict=False), *node.kwargs.items()]
     found: dict[fx.Node, None] = {}
     fx.node.map_arg(
@@ -179,7 +198,7 @@ def _read(node: fx.Node) -> list[fx.Node]:
 
 
 def foreseen(node: fx.Node) -> Tensor | None:
-    """The tensor that the exporter foresaw as a node's value, if it is one."""
+    """A tensor without data of a node's shape and dtype; None if its value is not one tensor."""
     value = node.meta.get("val")
     return value if isinstance(value, Tensor) else None
 
@@ -199,7 +218,15 @@ def _scale(value: Tensor) -> float:
 
 
 def close_to(expected: Tensor, found: Tensor, tolerance: float = TOLERANCE) -> bool:
-    """Equal up to rounding in float64, relative to the largest value that is no mask's."""
+    """Whether two tensors are equal up to a tolerance relative to the largest value of the first.
+
+    Values of masks do not count as the largest: -1e9 beside logits would hide every difference.
+
+    Args:
+        expected: The tensor that the tolerance is relative to.
+        found: The other one, of its shape.
+        tolerance: Relative tolerance; the default is for one operator in float64.
+    """
     if expected.is_complex() and found.is_complex():
         expected, found = torch.view_as_real(expected), torch.view_as_real(found)
     if not expected.is_floating_point():

@@ -1,4 +1,8 @@
-"""A graph run on redrawn values, node by node, in double precision."""
+"""A run of a graph on redrawn values, node by node, in double precision.
+
+In float64, since a proof has to tell a wrong label from rounding: sums in another order differ by
+some 1e-15 of their terms there, a wrong label changes generic values by about their size.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +31,8 @@ class Example:
 
     Args:
         state: The redrawn state.
-        inputs: Flattened user inputs.
-        values: The value of every node.
+        inputs: The redrawn user inputs, flattened.
+        values: The value of every node, by name.
     """
 
     state: Mapping[str, Tensor]
@@ -37,7 +41,13 @@ class Example:
 
 
 def run(t: Trace, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> dict[str, Any]:
-    """The value of every node, in float64."""
+    """The value of every node by name, in float64.
+
+    Args:
+        t: The graph.
+        state: Redrawn entries.
+        inputs: Redrawn inputs, flattened.
+    """
     return {node.name: value for node, value, _ in steps(t, state, inputs, keep=True)}
 
 
@@ -49,14 +59,14 @@ def steps(
     keep: bool = False,
     zeros: bool = True,
 ) -> Iterator[tuple[fx.Node, Any, Recorder]]:
-    """Every node with its value and what runs it, one after another.
+    """Every node with its value and the recorder that ran it, in the order of the graph.
 
-    Random operators have a seed for each node.
+    A random operator is seeded by its position, so that it draws the same when it is run again.
 
     Args:
         t: The graph.
         state: Redrawn entries.
-        inputs: Redrawn inputs.
+        inputs: Redrawn inputs, flattened.
         keep: Whether values are kept when nothing reads them any more.
         zeros: Whether zeros that the graph makes are zeros, or another constant.
     """
@@ -80,9 +90,15 @@ def steps(
 
 
 def rerun(recorder: Recorder, node: fx.Node, operands: Mapping[fx.Node, Any]) -> Any:
-    """What an operator gives now, with some of its operands replaced; with the same random numbers.
+    """The value of a node with some of its operands replaced, on the same random numbers.
 
-    None if it cannot be run on them.
+    Args:
+        recorder: The run of the node, with the values of all operands.
+        node: A node that computes.
+        operands: The values that replace those of some operands.
+
+    Returns:
+        The value; None if the operator cannot be run on these operands.
     """
 
     def load(n: fx.Node) -> Any:
@@ -98,7 +114,7 @@ def rerun(recorder: Recorder, node: fx.Node, operands: Mapping[fx.Node, Any]) ->
 
 @contextmanager
 def _double() -> Iterator[None]:
-    """Whole numbers become float64, as everything else is."""
+    """A context in which what is made from whole numbers (arange, division) is float64."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -110,6 +126,7 @@ def _double() -> Iterator[None]:
 
 @contextmanager
 def _seeded(node: fx.Node, seed: int) -> Iterator[None]:
+    """A context in which a random operator draws by this seed; nothing else is touched."""
     with torch.random.fork_rng(devices=[], enabled=_is_random(node)):
         if _is_random(node):
             torch.manual_seed(seed)
@@ -117,7 +134,7 @@ def _seeded(node: fx.Node, seed: int) -> Iterator[None]:
 
 
 def wide(value: Tensor) -> Tensor:
-    """The tensor in double precision, if it holds real or complex numbers."""
+    """A tensor of real or complex numbers in double precision; others as they are."""
     if value.is_complex():
         return value.to(torch.complex128)
     return value.double() if value.is_floating_point() else value

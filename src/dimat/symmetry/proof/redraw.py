@@ -10,16 +10,19 @@ from torch import Tensor
 
 from dimat.state import is_number
 
-# Near the given values an operator is where it is used: a logarithm sees what is positive. Generic
-# values hide nothing by a zero or a one. Small and large ones leave what is flat around both.
+# Near the given values an operator is where it is used: a logarithm reads what is positive. Generic
+# values have no zeros or ones that could hide a wrong rule. Further draws are smaller or larger, to
+# leave regions in which an operator is flat (a saturated sigmoid, a dead ReLU).
 Kind = Literal["near", "generic"]
 DRAWS: tuple[tuple[Kind, float], ...] = (
     ("near", 1.0), ("generic", 1.0), ("near", 1.0), ("generic", 0.1), ("near", 10.0),
     ("near", 0.1), ("generic", 10.0), ("near", 100.0), ("generic", 100.0), ("near", 1e4),
 )  # fmt: skip
+# One draw of each kind: each shows mistakes that the other hides. Two are also the fewest that can
+# show whether a value varies, and for most models they prove every node.
 LEAST_DRAWS = 2
-# What may stand for a float input: any number; in columns of whole numbers only their own, as they
-# may be looked up (calendar marks, categories in a table); in every column only its own.
+# The values that may be drawn for a float input: any number; in columns of whole numbers only the
+# column's own, as they may be looked up (calendar marks, categories); in every column only its own.
 LEVELS: tuple[str, ...] = ("any number", "whole numbers kept", "own values")
 
 
@@ -29,10 +32,10 @@ def draw(
     """The redrawn state and inputs of one draw, in float64; the same for the same number.
 
     Args:
-        number: Index into :data:`DRAWS`.
+        number: Index into :data:`DRAWS`, and the seed.
         state: The given state.
-        inputs: Flattened user inputs; what is no tensor stays as it is, and so do integers, but in
-            every second one of the further draws.
+        inputs: Flattened user inputs. What is no tensor stays as it is; integers and booleans do
+            except in every second of the further draws.
         level: One of :data:`LEVELS`.
     """
     kind, scale = DRAWS[number]
@@ -48,7 +51,7 @@ def draw(
 def redraw(
     state: Mapping[str, Tensor], generator: torch.Generator, scale: float = 1.0
 ) -> dict[str, Tensor]:
-    """Every floating entry drawn anew in float64, so that no zero or one hides a wrong rule.
+    """A generic state: every floating entry drawn anew in float64, with no zeros or ones.
 
     Matrices get a scale that keeps activations of order one; entries that are nowhere negative and
     not all zero (variances, scales) stay positive.
@@ -59,10 +62,10 @@ def redraw(
 def near(
     state: Mapping[str, Tensor], generator: torch.Generator, scale: float = 1.0
 ) -> dict[str, Tensor]:
-    """Every floating entry times a random factor in [1/2, 2], in float64: its sign is kept.
+    """A state near the given one: floating entries times a factor in [1/2, 2], in float64.
 
-    Zeros become small numbers, positive among entries that are nowhere negative; entries that are
-    all zero are drawn like generic ones, and infinite ones (masks) stay.
+    Signs are kept. Zeros become small numbers, positive among entries that are nowhere negative;
+    entries that are all zero are drawn like generic ones, and infinite ones (masks) stay.
     """
     return {key: _near(value, generator, scale) for key, value in state.items()}
 
@@ -75,6 +78,7 @@ def _positive(value: Tensor) -> bool:
 
 
 def _normal(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal random numbers of a tensor's shape, complex if it is, in double precision."""
     wide = torch.complex128 if value.is_complex() else torch.float64
     return torch.randn(value.shape, generator=generator, dtype=wide)
 
@@ -101,7 +105,7 @@ def _near(value: Tensor, generator: torch.Generator, scale: float) -> Tensor:
 
 
 def _redraw_count(value: Any, generator: torch.Generator) -> Any:
-    """Booleans and whole numbers, at random in the range of the given ones, at least 0 and 1."""
+    """Random booleans or whole numbers in the range of the given ones, 0 and 1 included."""
     if not isinstance(value, Tensor) or is_number(value) or not value.numel():
         return value
     low, high = min(int(value.min()), 0), max(int(value.max()), 1)

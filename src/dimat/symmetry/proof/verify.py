@@ -1,7 +1,7 @@
-"""Proof by execution: redraw every entry, permute, and compare every node of the graph.
+"""Proof by execution: every entry is redrawn and permuted, and every node of the graph compared.
 
-A node of which the draws cannot show that it moves as labeled is *unproved*, and treated like one
-that does not.
+A node is *unproved* if no draw could have shown a wrong label there. It is treated like a node that
+is wrong: a symmetry may be too small, never too large.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from dimat.symmetry.proof.redraw import DRAWS, LEAST_DRAWS, draw
 
 @dataclass(frozen=True)
 class ProofFault:
-    """The first node whose value is not, or may not be, what its labels promise.
+    """The first node whose value does not, or may not, move as its labels say.
 
     Args:
-        node: Its name.
-        operator: Its operator.
-        why: What is wrong: the reason of the pins that follow.
+        node: Name of the node.
+        operator: Name of its operator.
+        why: The reason, also of the pins that follow from it.
     """
 
     node: str
@@ -51,14 +51,15 @@ class ProofFault:
 
 
 class Proof:
-    """Draws of one model's graphs, and what they showed; it proves labels or finds a fault.
+    """Draws of one model's graphs and the evidence in them, on which labels are proved or refuted.
 
     Args:
-        traces: The graphs.
+        traces: The graphs of the model.
         state: The given state.
         inputs: Flattened user inputs.
-        level: What may stand for an input: :data:`dimat.symmetry.proof.redraw.LEVELS`.
-        constants: Keys of entries in which what is equal stays equal.
+        level: The values that may be drawn for an input, one of
+            :data:`dimat.symmetry.proof.redraw.LEVELS`.
+        constants: Keys of the entries in which equal numbers stay equal.
 
     Attributes:
         examples: Each graph's values in the first draw, near the given ones.
@@ -83,14 +84,15 @@ class Proof:
     def first_fault(
         self, labels: Sequence[Mapping[str, Result]], states: Mapping[str, Labels], s: Solution
     ) -> ProofFault | None:
-        """The first node that does not move as labeled, or of which that was not shown.
+        """The first node that does not move as labeled, or that is unproved; None: all are proved.
 
-        The elements move every unit that can move: a random one may leave a group of two in peace.
+        The elements that are tried move every unit that can move: a random element may well leave
+        a group of two units as it is.
 
         Args:
-            labels: Of the nodes of each graph.
-            states: Of the state's entries.
-            s: The units' numbers and structure.
+            labels: Labels of the nodes of each graph.
+            states: Labels of the state's entries.
+            s: The solution that the labels were solved to.
         """
         random = np.random.default_rng(1)
         unproved = self._unproved(labels, s, random_moves(s, random))
@@ -110,6 +112,7 @@ class Proof:
         return unproved
 
     def _draw(self, number: int) -> tuple[Mapping[str, Tensor], Sequence[Any]]:
+        """The redrawn state and inputs of one draw, constants redrawn alike."""
         state, inputs = draw(number, *self._given, self._level)
         given = {key: self._given[0][key].detach().cpu() for key in self._constants}
         alike = {key: redrawn_alike(value, state[key]) for key, value in given.items()}
@@ -118,9 +121,9 @@ class Proof:
     def _unproved(
         self, labels: Sequence[Mapping[str, Result]], s: Solution, moves: Ints
     ) -> ProofFault | None:
-        """The first node of which the draws cannot tell whether it moves as labeled.
+        """The first unproved node; None if the draws tell of every node.
 
-        There are as many draws as it takes to tell of all, if :data:`DRAWS` are enough for that.
+        Draws are added until they do, as many as there are :data:`DRAWS`.
         """
         while True:
             pairs = zip(self.traces, labels, self._evidence, strict=True)
@@ -132,7 +135,11 @@ class Proof:
             self._look()
 
     def _look(self) -> None:
-        """Add what one more draw shows; nothing, if it is a further one that cannot be run."""
+        """Add the evidence of one more draw; none, if the graph cannot be run on its values.
+
+        A further draw may fail, as values far from the given ones may be refused (by a Cholesky
+        decomposition, say); the first ones must not.
+        """
         number = self._looked_at
         try:
             found = [self._shown(number, k) for k in range(len(self.traces))]
@@ -145,7 +152,7 @@ class Proof:
         self._looked_at += 1
 
     def _shown(self, number: int, k: int) -> dict[fx.Node, Evidence]:
-        """The evidence of graph ``k`` with that of a draw."""
+        """The evidence of graph ``k``, that of one more draw included."""
         found = {node: own.copy() for node, own in self._evidence[k].items()}
         zeros = number < LEAST_DRAWS
         for node, value, recorder in steps(self.traces[k], *self._draw(number), zeros=zeros):
@@ -172,7 +179,12 @@ def _first_unproved(
 
 
 def random_moves(solution: Solution, generator: np.random.Generator) -> Ints:
-    """A random element of the whole group that moves everything it can."""
+    """A random element of the whole group that moves every unit that can move.
+
+    Args:
+        solution: The group.
+        generator: Draws one cycle for every cell.
+    """
     families = enumerate(solution.structure.families)
     return solution.structure.moves(
         {k: cycles(f.cells.shape, generator) for k, f in families if f.size > 1}
@@ -180,10 +192,15 @@ def random_moves(solution: Solution, generator: np.random.Generator) -> Ints:
 
 
 def swaps(s: Solution, generator: np.random.Generator) -> list[Ints]:
-    """Elements that swap two units in some of the cells; of any two cells one without the other.
+    """Elements that swap two units in some of the cells, such that any two cells are told apart.
 
-    If all cells turned at once, a tie that a rule forgot between two groups of two would not show,
-    nor what an odd permutation alone changes.
+    Cells are numbered, and element b swaps in those whose number has bit b. If all cells moved at
+    once, a tie that a rule forgot between two groups of two would not show, nor what only an odd
+    permutation changes (a determinant).
+
+    Args:
+        s: The group.
+        generator: Draws the two units of each cell.
     """
     families = [(k, f) for k, f in enumerate(s.structure.families) if f.size > 1]
     starts = np.cumsum([1, *(len(f.cells) for _, f in families)])
@@ -209,9 +226,10 @@ def _compare(
     s: Solution,
     elements: Sequence[Ints],
 ) -> ProofFault | None:
-    """The first node that does not move as labeled when what it reads moves as labeled.
+    """The first node that does not move as labeled when its operands move as labeled.
 
-    One after another, so that all do, and rounding does not add up.
+    Every operator is run anew by itself, on the permuted values of the plain run: so a wrong rule
+    is blamed where it is wrong, not further down, and rounding does not add up over the graph.
     """
     for node, value, recorder in steps_:
         if not computes(node) or not tensors_in(value):
@@ -236,6 +254,7 @@ def _compare(
 
 
 def _moves(labels: Labels, moves: Ints) -> bool:
+    """Whether some unit of the labels moves."""
     return any(not isinstance(x, Special) and bool((moves[x] != x).any()) for x in labels)
 
 
@@ -248,7 +267,7 @@ def _agrees(
     drawn: Labels | None,
     moves: Ints,
 ) -> bool:
-    """Whether a value moves as labeled when operands, and what is drawn at random, do."""
+    """Whether a node's value moves as labeled when its operands and its random draw do."""
     try:
         # What is taken lies in memory in another way, and some views need it in order.
         moved = {n: take(recorder.env[n], sources(x, moves)).contiguous() for n, x in read.items()}

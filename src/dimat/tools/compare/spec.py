@@ -12,6 +12,7 @@ from itertools import product
 from dimat.errors import ConfigError
 from dimat.experiment.config.access import check_name, flat, point_name, shown, with_setting
 from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.options import LATER
 
 ELSEWHERE = {
     "seed": "seeds are given by --seeds",
@@ -122,6 +123,7 @@ def canonical(spec: Spec) -> dict[str, object]:
     axes = {"methods": list(spec.methods), "seeds": list(spec.seeds)}
     varied = {*spec.grid, *ELSEWHERE}
     base = {name: value for name, value in flat(spec.first).items() if name not in varied}
+    base = {name: value for name, value in base.items() if value or name not in LATER}
     return {**base, **axes, **grid}
 
 

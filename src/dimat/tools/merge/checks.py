@@ -73,6 +73,7 @@ def _shared(config: AlignConfig) -> RunConfig:
         device=config.device,
         threads=config.threads,
         seed=config.seed,
+        imports=config.imports,
     )
 
 

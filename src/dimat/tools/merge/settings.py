@@ -30,6 +30,7 @@ class AlignConfig:
         threads: Threads PyTorch may use on the CPU, >= 1.
         seed: Seed of the choice of images, >= 0.
         overwrite: Whether files that exist are replaced.
+        imports: Modules that register matchers, combiners and sources of your own.
     """
 
     parents: tuple[str, ...]
@@ -48,6 +49,7 @@ class AlignConfig:
     threads: int = 2
     seed: int = 0
     overwrite: bool = False
+    imports: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> dict[str, Path]:

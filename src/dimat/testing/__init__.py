@@ -1,0 +1,15 @@
+"""The laws that methods, graphs, matchers, combiners and sources keep: for yours as for dimat's.
+
+Each check takes a thing as its registry does, and raises ``AssertionError`` naming the law that is
+broken. No test framework is needed: call a check in a test of your own package.
+"""
+
+from __future__ import annotations
+
+from dimat.testing.combiners import check_combiner
+from dimat.testing.matchers import check_matcher
+from dimat.testing.methods import check_method
+from dimat.testing.sources import check_source
+from dimat.testing.topologies import check_topology
+
+__all__ = ["check_combiner", "check_matcher", "check_method", "check_source", "check_topology"]

@@ -1,0 +1,300 @@
+"""The checks that others call: what dimat has passes all, and what breaks a law is told which."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from tests.tiers import tiers
+
+from dimat.data import SOURCES, load_dataset
+from dimat.errors import ConfigError
+from dimat.exchange import Step, Talk
+from dimat.matching import MATCHERS, Identity, Matching, Problem, Weights
+from dimat.merging import COMBINERS, Average, mix
+from dimat.methods import METHODS, Averaging, Method, RoundContext, RoundResult, StepContext
+from dimat.methods.messages import swap, swap_states
+from dimat.testing import (
+    check_combiner,
+    check_matcher,
+    check_method,
+    check_source,
+    check_topology,
+)
+from dimat.topology import TOPOLOGIES
+
+SLOW = ("final-merge", "wm")  # many matchings
+
+
+@pytest.mark.parametrize("name", tiers(list(METHODS), slow=SLOW))
+def test_dimats_methods_keep_the_laws(name: str) -> None:
+    check_method(METHODS[name])
+
+
+@pytest.mark.parametrize("name", [name for name in TOPOLOGIES if name != "edges"])
+def test_dimats_graphs_keep_the_laws(name: str) -> None:
+    check_topology(name)
+
+
+@pytest.mark.parametrize("name", MATCHERS)
+def test_dimats_matchers_keep_the_laws(name: str) -> None:
+    check_matcher(name, finds=name != "identity")
+
+
+@pytest.mark.parametrize("name", tiers(list(COMBINERS), slow=["repair", "regression"]))
+def test_dimats_combiners_keep_the_laws(name: str) -> None:
+    check_combiner(name)
+
+
+def test_dimats_source_without_a_file_keeps_the_laws() -> None:
+    check_source("digits")
+
+
+def test_the_checks_need_no_test_framework() -> None:
+    code = "import sys, dimat.testing; assert 'pytest' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- methods that break one law each --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rounds(Method):
+    """In rounds."""
+
+    exchanges = "rounds"
+
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
+        theirs = yield from swap_states(me)
+        return self.result(me, mix([me.state, *theirs.values()], me.weights_of(theirs)))
+
+    def result(self, me: RoundContext, merged: Any) -> RoundResult:
+        return RoundResult(merged, disagreement=0.0 if me.neighbors else None)
+
+
+class Doubling(Rounds):
+    """Its weights sum to two."""
+
+    def result(self, me: RoundContext, merged: Any) -> RoundResult:
+        return RoundResult({k: 2 * v for k, v in merged.items()})
+
+
+class InPlace(Rounds):
+    """It changes the agent's own state."""
+
+    def result(self, me: RoundContext, merged: Any) -> RoundResult:
+        for key, value in me.state.items():
+            if value.is_floating_point():
+                value.copy_(merged[key])
+        return super().result(me, merged)
+
+
+class Drawing(Rounds):
+    """Its result is drawn."""
+
+    def result(self, me: RoundContext, merged: Any) -> RoundResult:
+        noisy = {
+            k: v + 1e-9 * torch.rand(v.shape) if v.is_floating_point() else v
+            for k, v in merged.items()
+        }
+        return super().result(me, noisy)
+
+
+class Narrow(Rounds):
+    """It gives float32 for float64."""
+
+    def result(self, me: RoundContext, merged: Any) -> RoundResult:
+        return super().result(
+            me, {k: v.float() if k == me.parameters[-1] else v for k, v in merged.items()}
+        )
+
+
+class Unmatched(Averaging):
+    """It says that it matches, and does not."""
+
+    matches = True
+
+
+class Intolerant(Rounds):
+    """It says that it does without lost messages, and forgets itself then."""
+
+    tolerant = True
+
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
+        theirs = yield from swap_states(me)
+        if me.neighbors and not theirs:
+            return RoundResult({k: 0 * v for k, v in me.state.items()})
+        return self.result(me, mix([me.state, *theirs.values()], me.weights_of(theirs)))
+
+
+class Talkative(Method):
+    """It says that it never exchanges, and does."""
+
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
+        yield Step(dict.fromkeys(me.neighbors, me.state), me.neighbors)
+        return RoundResult(me.state)
+
+
+@dataclass(frozen=True)
+class Steps(Method):
+    """In steps."""
+
+    exchanges = "steps"
+
+    def step(self, me: StepContext) -> Talk[None]:
+        theirs = yield from swap(me.topology, me.index, me.state())
+        own = float(me.topology.pi[me.index, me.index])
+        weights = [own, *(float(me.topology.pi[me.index, j]) for j in theirs)]
+        self.move(me, mix([me.state(), *theirs.values()], weights))
+
+    def move(self, me: StepContext, average: Any) -> None:
+        me.load(average)
+        me.update(me.gradient())
+
+
+class Fast(Steps):
+    """Two steps for one."""
+
+    def move(self, me: StepContext, average: Any) -> None:
+        super().move(me, average)
+        me.update(me.gradient())
+
+
+class Apart(Steps):
+    """It does not take the average."""
+
+    def move(self, me: StepContext, average: Any) -> None:
+        me.update(me.gradient())
+
+
+class Silent(Steps):
+    """It says that it sends nothing."""
+
+    def sends(self, sizes: Any, time: int, topology: Any) -> list[float]:
+        return [0.0] * int(topology.num_agents)
+
+
+class Numbered(Steps):
+    """Who has a higher number is faster."""
+
+    def move(self, me: StepContext, average: Any) -> None:
+        me.load(average)
+        me.update(me.gradient(), 1 + 0.1 * me.index)
+
+
+@pytest.mark.parametrize("kind", [Rounds, Steps])
+def test_what_keeps_the_laws_passes(kind: type[Method]) -> None:
+    check_method(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Doubling, "Copies of one state merge to it on any graph"),
+        (InPlace, "no state is changed in place"),
+        (Drawing, "The same states merge to the same twice"),
+        (Narrow, "entries, shapes and types"),
+        (Unmatched, "merges copies in other unit orders to what they all compute"),
+        (Intolerant, "A tolerant method does without what is lost"),
+        (Talkative, "a method that never exchanges sends none"),
+        (Fast, "trains as if there were no method"),
+        (Silent, "What a method says that it sends in a step, it sends"),
+        (Apart, "Agents that hardly learn come together"),
+        (Numbered, "Agents with one loss at one place stay together|as if there were no method"),
+    ],
+)
+def test_a_method_that_breaks_a_law_is_told_which(kind: type[Method], said: str) -> None:
+    with pytest.raises(AssertionError, match=f"broken: .*({said})"):
+        check_method(kind)
+
+
+def test_a_method_that_cannot_be_registered_is_told_so() -> None:
+    with pytest.raises(ConfigError, match="must be a class, with dimat.methods.Method as base"):
+        check_method(int)  # type: ignore[arg-type]
+
+
+# --- graphs, matchers, combiners, sources ---------------------------------------------------------
+
+
+def drawn(agents: int) -> nx.Graph[int]:
+    return nx.random_labeled_tree(agents) if agents > 1 else nx.empty_graph(1)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (drawn, "The same graph comes of the same number of agents"),
+        (lambda agents: nx.path_graph(agents + 1), "it is a graph of some of"),
+        (lambda agents: nx.empty_graph(agents).to_directed(), None),
+    ],
+)
+def test_a_graph_that_breaks_a_law_is_told_which(build: Any, said: str | None) -> None:
+    if said is None:  # of one agent only: of more it is not connected
+        check_topology(build)
+        return
+    with pytest.raises(AssertionError, match=said):
+        check_topology(build)
+
+
+class Shuffling:
+    """It moves the first, too."""
+
+    needs_batches = False
+
+    def match(self, problem: Problem) -> list[Matching]:
+        first, *others = Identity().match(problem)
+        random = torch.Generator().manual_seed(0)
+        return [replace(first, permutation=problem.analysis.symmetry.random(random)), *others]
+
+
+def test_a_matcher_that_breaks_a_law_is_told_which() -> None:
+    with pytest.raises(AssertionError, match="that of the first is the identity"):
+        check_matcher(Shuffling)
+    with pytest.raises(AssertionError, match="in another unit order is brought back exactly"):
+        check_matcher(Identity)
+    check_matcher(Identity, finds=False)
+    check_matcher(Weights)
+
+
+class Summing(Average):
+    """It forgets the weights."""
+
+    def combine(self, analysis: Any, states: Any, weights: Any, batches: Any) -> Any:
+        found = super().combine(analysis, states, weights, batches)
+        return {k: len(states) * v if v.is_floating_point() else v for k, v in found.items()}
+
+
+def test_a_combiner_that_breaks_a_law_is_told_which() -> None:
+    with pytest.raises(AssertionError, match="Copies of one state combine to what it computes"):
+        check_combiner(Summing)
+
+
+def test_a_source_that_breaks_a_law_is_told_which() -> None:
+    data = load_dataset("digits")
+    wrong = [
+        (replace(data, train_y=data.train_y + 1), "no 0: classes are counted from 0"),
+        (replace(data, train_y=data.train_y[:-1]), "train: 1437 images, 1436 labels|images"),
+        (replace(data, test_x=data.test_x.float()), "test_x ranges over|float images"),
+        ({"train_x": data.train_x}, "it gave a dict"),
+    ]
+    for found, said in wrong:
+        with pytest.raises(AssertionError, match=said):
+            check_source(lambda place, tell, found=found: found)
+    shuffled = np.random.default_rng(0)
+    with pytest.raises(AssertionError, match="same images come in the same order"):
+        check_source(lambda place, tell: data.only(shuffled.permutation(100)))
+
+    def half(place: str, tell: Any) -> Any:
+        tell(0, 10)
+        tell(5, 10)
+        return data
+
+    with pytest.raises(AssertionError, match="all of the total, or nothing"):
+        check_source(half)
+    assert "half" not in SOURCES
