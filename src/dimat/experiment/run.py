@@ -105,7 +105,7 @@ def _progress_of(progress: bool | Progress | None) -> Progress:
     if isinstance(progress, bool) or progress is None:
         return LiveProgress() if progress else Silent()
     if isinstance(progress, type) or not hasattr(progress, "stage"):
-        rule = "True, False, or an observer, with the methods of dimat.experiment.tables.Observer"
+        rule = "True, False, or an observer, with the methods of dimat.experiment.progress.Progress"
         raise ConfigError(f"'progress' is {shown(progress)}: must be {rule}")
     return progress
 

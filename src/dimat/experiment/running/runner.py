@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -76,24 +76,30 @@ class Runner:
         Raises:
             Interrupted: On Ctrl-C; says how to resume.
         """
-        if not fresh and self.config.out is not None:
-            self._path = Path(self.config.out)
-        with if_interrupted(lambda: way_on(self._path)):
-            return self._run(fresh=fresh)
-
-    def _run(self, *, fresh: bool) -> RunResult:
-        self._check_world()
-        if self.world.rank == 0:
-            self.callbacks = [*self.callbacks, *(LOGS[name]() for name in self.config.log)]
-        try:
-            with borrowed(self.config.threads, self.config.device):
-                setup = replace(make_setup(self.config, self._progress), symmetry=self.symmetry)
-                self._check_methods(setup)
-                self.world.agree(self._handshake(setup))
-                with self._home(fresh=fresh) as home:
-                    return self._methods(setup, home)
-        finally:
-            self._progress.close()
+        config = self.config
+        if not fresh and config.out is not None:
+            self._path = Path(config.out)
+        with (
+            if_interrupted(lambda: way_on(self._path)),
+            closing(self._progress),
+            borrowed(config.threads, config.device),
+        ):
+            self._check_world()
+            if self.world.rank == 0:
+                self.callbacks = [*self.callbacks, *(LOGS[name]() for name in config.log)]
+            setup = replace(make_setup(config, self._progress), symmetry=self.symmetry)
+            self._check_methods(setup)
+            self.world.agree(self._handshake(setup))
+            names = [config.method, *(name for name in config.controls if name != config.method)]
+            results = []
+            with self._home(fresh=fresh) as home:
+                for name in names:
+                    folder = home if name == config.method else home and home.control(name)
+                    with self._may_stop(name, folder, home, last=name == names[-1]):
+                        results.append(self._method(setup, name, folder, home))
+                if home:
+                    home.finish()
+                return self._everywhere(home, results)
 
     def _check_world(self) -> None:
         """Refuse more processes than agents."""
@@ -134,43 +140,25 @@ class Runner:
                 self._progress.note(f"run folder: {folder.path}")
             yield folder
 
-    def _methods(self, setup: Setup, home: RunFolder | None) -> RunResult:
-        """Run the method and its controls, one after another."""
-        own = self.config.method
-        names = [own, *(name for name in self.config.controls if name != own)]
-        found = []
-        for k, name in enumerate(names):
-            folder = home if k == 0 else home and home.control(name)
-            found.append(self._method_or_stop(setup, name, folder, home, last=name == names[-1]))
-        if home:
-            home.finish()
-        return self._everywhere(home, found)
-
-    def _method_or_stop(
-        self,
-        setup: Setup,
-        name: str,
-        folder: RunFolder | None,
-        home: RunFolder | None,
-        *,
-        last: bool,
-    ) -> MethodResult | None:
-        """Run one method; if time is up, all processes stop after agent 0's has a checkpoint.
+    @contextmanager
+    def _may_stop(
+        self, name: str, folder: RunFolder | None, home: RunFolder | None, *, last: bool
+    ) -> Iterator[None]:
+        """Stop all processes if time is up in a method, after agent 0's has a checkpoint.
 
         Raises:
             Stopped: If time is up; says how far the run is and how to resume it.
         """
-        before = None if folder is None else folder.summary()
-        result, reached = None, None
+        was_done = folder is not None and folder.summary() is not None
+        reached = None
         try:
-            result = self._method(setup, name, folder, home)
-            if before is None and not last and self._time_limit.is_up:
-                reached = f"{name}, all rounds"  # not for a method that was done before
+            yield
+            if not was_done and not last and self._time_limit.is_up:
+                reached = f"{name}, all rounds"
         except Stopped as stopped:
             reached = str(stopped)
         if self._time_limit.limits and (end := self._stop_message(home, reached)):
             raise Stopped(end)
-        return result
 
     def _stop_message(self, home: RunFolder | None, reached: str | None) -> str | None:
         """The message with which the run stops, from agent 0's process; None if it goes on."""
@@ -231,14 +219,10 @@ class Runner:
         writer = (
             None if folder is None else RunWriter(own, name, folder, self._progress, self.callbacks)
         )
-        pretrained = self._pretrain(own, collectives, home)
-        result = Rounds(own, name, collectives, self._progress, writer, self._time_limit).run(
-            pretrained
-        )
-        if (
-            folder is not None and folder is not home
-        ):  # the main method's pre-training serves the controls
-            folder.finish()
+        rounds = Rounds(own, name, collectives, self._progress, writer, self._time_limit)
+        result = rounds.run(self._pretrain(own, collectives, home))
+        if folder is not None and folder is not home:
+            folder.finish()  # the main method's stays open: its pre-training serves the controls
         return result
 
     def _pretrain(
