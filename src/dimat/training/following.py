@@ -118,7 +118,7 @@ class Followers:
         return changes
 
     def _recalibrates(self, result: RoundResult) -> bool:
-        if result.disagreement is None or self.recalibration == "none":
+        if not result.mixed or self.recalibration == "none":
             return False
         return self.recalibration == "batchnorm" or not result.calibrated
 

@@ -1,9 +1,10 @@
-"""One round of DIMAT, before its local training: exchange, match, merge, recalibrate.
+"""The merge with which a round begins: exchange, match, mix, take over, recalibrate.
 
-The algorithm of the paper, once: ``dimat run`` calls it for all agents of a process, and
-``dimat agent`` and ``dimat.Agent`` for one agent whose neighbors run in other processes. The method
-defines which states are exchanged, how units are matched and what is mixed
-(:mod:`dimat.methods.rounds.dimat`).
+``dimat run`` calls it for all agents of a process, ``dimat agent`` and ``dimat.Agent`` for one
+agent whose neighbors run in other processes. Each agent says what it brings, the method's
+generators run over the transport, and each agent loads its result, moves its optimizer along and
+recalibrates BatchNorm. What is exchanged, matched and mixed is the method's part: the paper's is
+:meth:`dimat.methods.Dimat.merge`.
 """
 
 from __future__ import annotations

@@ -300,13 +300,13 @@ class LocalTrainer:
         self.kept = {name: dict(own) for name, own in result.kept.items()}
         self._carry_optimizer(result)
         self.traffic.busy_s += time.perf_counter() - start
-        if result.disagreement is not None and not result.calibrated:
+        if result.mixed and not result.calibrated:
             self.recalibrate(me.round)
         return time.perf_counter() - start
 
     def _carry_optimizer(self, result: RoundResult) -> None:
         """Replace the optimizer's memory by the mixed one, move it with the units, or reset it."""
-        if result.disagreement is not None and self.merging.on_merge == "reset":
+        if result.mixed and self.merging.on_merge == "reset":
             reset_optimizer(self.optimizer)
         elif result.memory is not None:
             load_memory(self.optimizer, self.model, result.memory)

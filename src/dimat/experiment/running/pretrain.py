@@ -209,5 +209,4 @@ def one_epoch(agent: LocalTrainer) -> None:
     start = time.perf_counter()
     for _ in range(agent.shard.num_batches(agent.batch_size)):
         agent.update(agent.gradient())
-    agent.optimizer.zero_grad(set_to_none=True)  # gradients take the memory of a model
     agent.traffic.busy_s += time.perf_counter() - start

@@ -100,7 +100,7 @@ class Rounds:
 
         def observe(contexts: Sequence[RoundContext], results: Sequence[RoundResult]) -> None:
             nonlocal met
-            met = self.collectives.any(own.disagreement is not None for own in results)
+            met = self.collectives.any(own.mixed for own in results)
             if met:
                 matches = self.method.matches
                 self.measure.merge(number, self.agents, contexts, results, matches=matches)
@@ -154,7 +154,6 @@ class Rounds:
             if self.together:  # other methods need no graph, and drawing a varying one takes time
                 agent.topology = self.setup.topology.at(agent.steps)
             yield from self.method.step(agent)
-        agent.optimizer.zero_grad(set_to_none=True)  # gradients take the memory of a model
         self.progress.advance()
 
     def _exchange(self, talks: Sequence[Talk[Value]]) -> list[Value]:

@@ -197,7 +197,7 @@ class SingleAgentRun:
             observe=self._note,
         )
         self.membership.speak(number, agent.gauge)  # agents that join now see the new round
-        met = result.disagreement is not None and self.membership.status is not MembershipStatus.NEW
+        met = result.mixed and self.membership.status is not MembershipStatus.NEW
         if met:
             self._write(agent, number, "merged", merge_costs(result))
             self.state = agent.state()
