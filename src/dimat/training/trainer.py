@@ -236,7 +236,11 @@ class LocalTrainer:
         return mean
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training batches from the counted step and epoch on; advances both counters."""
+        """Training batches from the counted step and epoch on; advances both counters.
+
+        Nothing happens before the first batch is asked for, so counters that a snapshot restores
+        after the agent was made count.
+        """
         while True:
             last = self.shard.num_batches(self.batch_size) - 1
             skip = self.steps % (last + 1)
