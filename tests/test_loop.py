@@ -249,19 +249,19 @@ def test_who_joins_late_takes_over_a_neighbors_state_and_who_kept_its_own_does_n
 
     def stays(i: int) -> None:
         with agent(store, "late", i, models[i], topology="full", timeout_s=3.0) as own:
-            own._hood.await_neighbors([1 - i], LONG_S)
+            own._neighborhood.await_neighbors([1 - i], LONG_S)
             for k in range(9):
                 if k == 4:
                     gone.set()
                     assert back.wait(LONG_S)
-                    own._hood.await_neighbors([2], LONG_S)
+                    own._neighborhood.await_neighbors([2], LONG_S)
                 own.step()
 
     def comes() -> tuple[State, int, int]:
         assert gone.wait(LONG_S)
         before = parameters(models[2])
         with agent(store, "late", 2, models[2], topology="full", timeout_s=3.0) as own:
-            own._hood.await_neighbors([0, 1], LONG_S)
+            own._neighborhood.await_neighbors([0, 1], LONG_S)
             back.set()
             own.step()
             return before, own.rounds, len(own.history)
@@ -327,7 +327,7 @@ def test_two_lives_of_one_agent_are_not_taken_for_each_other(store: str) -> None
             own.step()
             gone.wait(LONG_S)
             assert back.wait(LONG_S)
-            until(lambda: not own._hood.await_neighbors([0], LONG_S))
+            until(lambda: not own._neighborhood.await_neighbors([0], LONG_S))
             found = own.step()
             assert found is not None
             assert 0 not in found.heard
@@ -338,7 +338,7 @@ def test_two_lives_of_one_agent_are_not_taken_for_each_other(store: str) -> None
             own.step()
         gone.set()
         with agent(store, "lives", 0, models[3], topology="full") as own:
-            own._hood.await_neighbors([1, 2], LONG_S)
+            own._neighborhood.await_neighbors([1, 2], LONG_S)
             back.set()
             own.step()
 
@@ -447,7 +447,7 @@ def test_agents_with_a_method_of_their_own_know_each_other_by_its_name(store: st
     pair = [
         agent(store, "own-method", i, net(i), agents=2, every=1, method=Own()) for i in range(2)
     ]
-    own = [a._terms()["method"] for a in pair]
+    own = [a._handshake()["method"] for a in pair]
     assert own == ["Own()", "Own()"]
     for a in pair:
         a.close()

@@ -214,7 +214,7 @@ def test_nobody_waits_for_the_rest_of_what_a_failing_agent_would_have_said(store
                 method.fails = False
             else:
                 own.exchange()
-            own._hood.await_neighbors([1 - i], 30)
+            own._neighborhood.await_neighbors([1 - i], 30)
             own.exchange()
             return [[*found.heard] for found in own.history]
 
@@ -302,7 +302,7 @@ def test_an_edge_between_different_heads_names_the_first_entry_that_differs(stor
     pair = [agent(store, "heads", i, model, 2) for i, model in enumerate((net(0), other))]
     for own in pair:
         own.close()
-    ours, theirs = (own._terms() for own in pair)
+    ours, theirs = (own._handshake() for own in pair)
     with pytest.raises(
         StructureError, match=r"'model' is 3\.weight \(4, 8\) there and 3\.weight \(3, 8\) here"
     ):

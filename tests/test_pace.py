@@ -58,7 +58,7 @@ def test_one_liar_among_several_moves_nobody(honest: int, lie: int) -> None:
     life = settled(honest + 1)
     for number in range(20, 40):
         assert life.round(lie, *[number] * honest) == number + 1
-    assert life.own.standing is MembershipStatus.CURRENT
+    assert life.own.status is MembershipStatus.CURRENT
 
 
 def test_of_two_neighbors_that_disagree_the_one_that_is_less_far_is_believed() -> None:
@@ -86,16 +86,16 @@ def test_no_voices_skip_the_last_round(voices: int) -> None:
     life = Life()
     life.look(*[ROUNDS] * voices, empty_handed=True)
     assert life.done == (ROUNDS - 1 if voices > 1 else ROUNDS // 2)
-    assert life.own.standing is MembershipStatus.NEW
+    assert life.own.status is MembershipStatus.NEW
     assert life.look(*[ROUNDS] * voices) < ROUNDS
-    assert life.own.standing is MembershipStatus.NEW  # it still has nothing
+    assert life.own.status is MembershipStatus.NEW  # it still has nothing
     assert life.done <= ROUNDS // 2 + 2 or voices > 1  # it has been there for no time at all
 
 
 def test_who_comes_late_goes_on_where_its_one_neighbor_is() -> None:
     life = Life()
     assert life.look(50, empty_handed=True) == 50
-    assert life.own.standing is MembershipStatus.NEW
+    assert life.own.status is MembershipStatus.NEW
 
 
 @pytest.mark.parametrize("heard", [True, False])
@@ -134,7 +134,7 @@ def test_who_was_killed_and_comes_back_goes_on_where_the_others_are(away_s: floa
     life = Life(kept, START_S + 20 * ROUND_S + away_s)
     life.done = 20
     assert life.look(110, 110) == 110
-    assert life.own.standing is MembershipStatus.CURRENT
+    assert life.own.status is MembershipStatus.CURRENT
 
 
 def test_who_comes_back_at_once_does_not_believe_that_the_others_are_at_their_end() -> None:
@@ -177,17 +177,17 @@ def test_where_one_of_two_says_that_it_is_ahead_of_a_new_one_that_listens_first(
     """A liar would keep it from nothing; if the other one is as new as it is, it is not mixed."""
     life = Life()
     assert life.look(50, 0, empty_handed=True) == 0
-    assert life.own.standing is MembershipStatus.STALE
+    assert life.own.status is MembershipStatus.STALE
     life = settled(2)
     assert life.look(50, 20, gauge=OTHER) == 20
-    assert life.own.standing is MembershipStatus.CURRENT
+    assert life.own.status is MembershipStatus.CURRENT
 
 
 def test_a_new_one_that_was_put_off_stays_new_while_others_go_on() -> None:
     life = Life()
     assert life.look(50, 50, empty_handed=True) == 50
     assert life.look(51, 51) == 51
-    assert life.own.standing is MembershipStatus.NEW
+    assert life.own.status is MembershipStatus.NEW
 
 
 def test_a_checkpoint_from_before_there_was_a_pace_is_read() -> None:

@@ -54,7 +54,7 @@ def member(agent: int = 1, topology: str = "ring", agents: int = 4) -> RoundCont
 def test_who_is_at_most_a_round_behind_goes_on_as_it_is(done: int) -> None:
     own = presence(_0=at(8), _2=at(7, OTHER))
     assert own.catch_up(done, GaugeId(9, 9)) == done
-    assert own.standing is MembershipStatus.CURRENT
+    assert own.status is MembershipStatus.CURRENT
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_who_was_away_goes_on_where_others_are_and_listens_first_if_its_order_is
 ) -> None:
     own = presence(_0=at(8), _2=at(9))
     assert own.catch_up(3, gauge) == 8  # where both have been
-    assert own.standing is standing
+    assert own.status is standing
 
 
 def test_where_no_method_keeps_orders_who_was_away_is_mixed_at_once() -> None:
     own = presence(_0=at(8, None), _2=at(9, None))
     assert own.catch_up(3, None) == 8
-    assert own.standing is MembershipStatus.CURRENT
+    assert own.status is MembershipStatus.CURRENT
 
 
 def test_who_never_met_the_others_listens_first_whatever_order_it_says_it_is_in() -> None:
@@ -84,7 +84,7 @@ def test_who_never_met_the_others_listens_first_whatever_order_it_says_it_is_in(
     own = presence(_0=at(8))
     own.joined = False
     assert own.catch_up(7, ORDER) == 8
-    assert own.standing is MembershipStatus.STALE
+    assert own.status is MembershipStatus.STALE
 
 
 @pytest.mark.parametrize("value", [10**12, -1, True, "9", None, [3]])
@@ -98,20 +98,20 @@ def test_who_has_nothing_is_new_where_others_have_begun() -> None:
     own = presence(_0=at(1))
     own.joined = False
     assert own.catch_up(0, None, empty_handed=True) == 1
-    assert own.standing is MembershipStatus.NEW
+    assert own.status is MembershipStatus.NEW
 
 
 def test_at_the_very_beginning_nobody_is_new() -> None:
     own = presence(_0=at(0), _2=at(0))
     assert own.catch_up(0, None, empty_handed=True) == 0
-    assert own.standing is MembershipStatus.CURRENT
+    assert own.status is MembershipStatus.CURRENT
 
 
 def test_who_was_pretrained_while_others_went_on_listens_first() -> None:
     own = presence(_0=at(5, None))
     own.joined = False
     assert own.catch_up(0, None) == 5
-    assert own.standing is MembershipStatus.STALE
+    assert own.status is MembershipStatus.STALE
 
 
 def test_those_who_listen_themselves_are_no_measure() -> None:
@@ -121,8 +121,8 @@ def test_those_who_listen_themselves_are_no_measure() -> None:
 
 def test_who_is_new_has_all_its_weight_on_the_neighbor_it_listens_to_most() -> None:
     own = presence(_0=at(5, quiet=True), _2=at(5))
-    own.standing = MembershipStatus.NEW
-    me = own.member(member())
+    own.status = MembershipStatus.NEW
+    me = own.context(member())
     assert me.neighbors == [0, 2]
     assert me.weights == [0.0, 0.0, 1.0]  # 0 listens itself
     others = [float(x) for x in me.topology.pi[0]]
@@ -131,14 +131,14 @@ def test_who_is_new_has_all_its_weight_on_the_neighbor_it_listens_to_most() -> N
 
 def test_who_is_current_brings_what_it_has() -> None:
     own, me = presence(_0=at(5), _2=at(5)), member()
-    assert own.member(me) is me
+    assert own.context(me) is me
 
 
 def test_who_listens_weighs_as_the_mixing_matrix_says_and_follows_any_order() -> None:
     """Even if its own is older: nobody hears it, so nobody would follow."""
     own, me = presence(_0=at(5), _2=at(5)), replace(member(), gauge=GaugeId(0, 1))
-    own.standing = MembershipStatus.STALE
-    assert own.member(me) == replace(me, gauge=None)
+    own.status = MembershipStatus.STALE
+    assert own.context(me) == replace(me, gauge=None)
 
 
 @pytest.mark.parametrize(
@@ -154,47 +154,47 @@ def test_who_listens_is_heard_again_once_it_is_near(
     theirs: list[Any], ours: float, standing: MembershipStatus
 ) -> None:
     own = presence()
-    own.standing = MembershipStatus.STALE
-    own.hood.heard = {j: {"disagreement": x} for j, x in enumerate(theirs)}
+    own.status = MembershipStatus.STALE
+    own.neighborhood.heard = {j: {"disagreement": x} for j, x in enumerate(theirs)}
     own.after(RoundResult({}, disagreement=ours))
-    assert own.standing is standing
+    assert own.status is standing
 
 
 def test_who_listens_is_heard_again_once_listening_brings_it_no_nearer() -> None:
     """Its being quiet may be what keeps its neighbors apart from each other."""
     own = presence()
-    own.standing = MembershipStatus.STALE
-    own.hood.heard = {0: {"disagreement": 0.1}}
+    own.status = MembershipStatus.STALE
+    own.neighborhood.heard = {0: {"disagreement": 0.1}}
     for distance, standing in [(9.0, "stale"), (7.0, "stale"), (6.4, "current")]:
         own.after(RoundResult({}, disagreement=distance))
-        assert own.standing is MembershipStatus(standing)
+        assert own.status is MembershipStatus(standing)
 
 
 def test_what_it_is_to_its_neighbors_is_kept_through_a_restart() -> None:
     own, again = presence(), presence()
-    own.standing, own.disagreement = MembershipStatus.STALE, 3.5
+    own.status, own.disagreement = MembershipStatus.STALE, 3.5
     again.joined = False
     again.restore(own.kept())
-    assert (again.standing, again.disagreement, again.joined) == (MembershipStatus.STALE, 3.5, True)
+    assert (again.status, again.disagreement, again.joined) == (MembershipStatus.STALE, 3.5, True)
     assert again.resumed
 
 
 def test_who_heard_nobody_stays_what_it_was() -> None:
     for standing in MembershipStatus:
         own = presence()
-        own.standing = standing
+        own.status = standing
         own.after(RoundResult({}))
-        assert own.standing is standing
+        assert own.status is standing
 
 
 def test_who_took_over_a_state_is_mixed_from_then_on_and_says_nothing_of_its_disagreement() -> None:
     own = presence()
-    own.standing = MembershipStatus.NEW
+    own.status = MembershipStatus.NEW
     own.after(RoundResult({}, disagreement=123.0))
     own.speak(4, ORDER)
-    assert own.standing is MembershipStatus.CURRENT
-    assert not own.hood.quiet
-    assert own.hood.saying == {
+    assert own.status is MembershipStatus.CURRENT
+    assert not own.neighborhood.quiet
+    assert own.neighborhood.saying == {
         "round": 4,
         "gauge": [0, 1, 0],
         "disagreement": None,
@@ -204,22 +204,22 @@ def test_who_took_over_a_state_is_mixed_from_then_on_and_says_nothing_of_its_dis
 
 def test_who_is_new_and_hears_others_than_the_one_it_wants_to_take_over_stays_new() -> None:
     own = presence(_0=at(5), _2=at(5))
-    own.standing = MembershipStatus.NEW
-    me = own.member(member())
+    own.status = MembershipStatus.NEW
+    me = own.context(member())
     assert me.weights_of([2]) == [1.0, 0.0]  # 0 was lost: 2 alone changes nothing
     own.after(RoundResult({}, disagreement=0.0))
-    assert own.standing is MembershipStatus.NEW
+    assert own.status is MembershipStatus.NEW
 
 
 def test_who_is_new_and_finds_nobody_to_take_over_mixes_with_nobody() -> None:
     own = presence(_0=at(5, quiet=True))
-    own.standing = MembershipStatus.NEW
-    assert own.member(member()).weights == [1.0, 0.0, 0.0]
+    own.status = MembershipStatus.NEW
+    assert own.context(member()).weights == [1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("standing", [MembershipStatus.STALE, MembershipStatus.NEW])
 def test_who_listens_says_that_it_is_not_to_be_mixed(standing: MembershipStatus) -> None:
     own = presence()
-    own.standing = standing
+    own.status = standing
     own.speak(4, None)
-    assert own.hood.quiet
+    assert own.neighborhood.quiet

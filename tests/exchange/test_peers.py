@@ -323,7 +323,7 @@ def terms(topology: str, agents: int) -> dict[str, str]:
         agents=agents,
         store=f"{HOST}:{board().port}",
     ) as own:
-        return own._terms()
+        return own._handshake()
 
 
 def test_a_handshake_does_not_grow_with_the_graph() -> None:

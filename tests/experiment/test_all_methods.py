@@ -29,7 +29,7 @@ from dimat.experiment.config.config import (
 )
 from dimat.experiment.setup import make_setup
 from dimat.methods import METHODS, Consensus, Method, StepContext
-from dimat.methods.ordering import tree as order
+from dimat.methods.ordering import pairwise, tree
 from dimat.symmetry import Analysis, Permutation
 
 SMALL = RunConfig(
@@ -121,7 +121,8 @@ def test_with_identity_matching_and_without_batchnorm_dimat_is_plain_averaging(
     def identity(analysis: Analysis, *states: object, turned: bool = False) -> Permutation:
         return analysis.symmetry.identity()
 
-    monkeypatch.setattr(order, "align_to", identity)
+    for rule in (pairwise, tree):
+        monkeypatch.setattr(rule, "match_to", identity)
     config = replace(SMALL, model="mlp", rounds=3, matching=MatchingConfig(gauge=gauge, sweeps=0))  # type: ignore[arg-type]
     own = dimat.run(replace(config, method="dimat", controls=("wa",), out=str(tmp_path / "a")))
     keys = ("round", "agent", "phase", "test_accuracy", "test_loss", "train_loss", "disagreement")

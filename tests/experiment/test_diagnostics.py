@@ -49,11 +49,11 @@ def test_shuffled_agents_are_as_far_apart_as_in_order(own: Agents, gauge: str) -
     states = own.perturbed(5, by=0.02)
     plain = see(own, Averaging(), states, RING).describe()
     shuffled = own.shuffled(states)
-    sight = see(own, Dimat(gauge), shuffled, RING)  # type: ignore[arg-type]
-    seen = sight.describe()
+    snapshot = see(own, Dimat(gauge), shuffled, RING)  # type: ignore[arg-type]
+    seen = snapshot.describe()
     for name in ("consensus_before", "consensus_after", "contraction"):
         assert seen[name] == pytest.approx(plain[name]), name
-    raw = consensus_distance(shuffled, sight.parameters)
+    raw = consensus_distance(shuffled, snapshot.parameters)
     assert seen["consensus_before"] < 0.5 * raw  # type: ignore[operator]
 
 
@@ -61,20 +61,20 @@ def test_agents_in_different_orders_are_not_measured_against_each_other(own: Age
     """Orders that spread have come one edge far: on a line of four from 0 to 1, and from 2 to 3."""
     graph: nx.Graph[int] = nx.path_graph(4)
     states = own.shuffled(own.perturbed(4, by=0.02))
-    sight = see(own, Dimat("spread"), states, graph)
-    seen = sight.describe()
+    snapshot = see(own, Dimat("spread"), states, graph)
+    seen = snapshot.describe()
     assert seen["consensus_before"] is seen["consensus_after"] is seen["contraction"] is None
-    assert [sight.together(i, i + 1) for i in range(3)] == [True, False, True]
+    assert [snapshot.together(i, i + 1) for i in range(3)] == [True, False, True]
 
 
 def test_plain_averaging_contracts_as_the_mixing_matrix_does(own: Agents) -> None:
     states, graph = own.perturbed(6), irregular(0)
-    sight = see(own, Averaging(), states, graph)
-    seen = sight.describe()
-    merged = [m.state for m in sight.merged]
-    assert seen["consensus_before"] == consensus_distance(states, sight.parameters)
-    assert seen["consensus_after"] == consensus_distance(merged, sight.parameters)
-    assert 0 < seen["contraction"] <= sight.topology.second_eigenvalue + 1e-9  # type: ignore[operator]
+    snapshot = see(own, Averaging(), states, graph)
+    seen = snapshot.describe()
+    merged = [m.state for m in snapshot.results]
+    assert seen["consensus_before"] == consensus_distance(states, snapshot.parameters)
+    assert seen["consensus_after"] == consensus_distance(merged, snapshot.parameters)
+    assert 0 < seen["contraction"] <= snapshot.topology.second_eigenvalue + 1e-9  # type: ignore[operator]
     assert (seen["units_moved"], seen["cycle_error"], seen["permuted_gap"]) == ({}, None, None)
 
 
@@ -117,25 +117,27 @@ def test_inconsistent_alignments_have_a_cycle_error_and_another_gap(own: Agents)
 def test_the_permuted_operator_does_to_units_what_the_merge_does(own: Agents) -> None:
     """Two paths: the first bias of a merged network is the operator times all first biases."""
     states = own.shuffled(own.perturbed(5, by=3.0))
-    sight = see(own, Dimat("pairwise"), states, RING)
+    snapshot = see(own, Dimat("pairwise"), states, RING)
     symmetry = own.analysis.symmetry
     group = next(g for g in symmetry.groups if any(k.endswith("bias") for k, _ in g.members))
     key = next(k for k, _ in group.members if k.endswith("bias"))
     assert len(states[0][key]) == group.size
-    operator = permuted_operator(symmetry, group.name, group.size, sight.topology.pi, sight.edges)
+    operator = permuted_operator(
+        symmetry, group.name, group.size, snapshot.topology.pi, snapshot.edges
+    )
     np.testing.assert_allclose(operator.sum(0), 1)
     np.testing.assert_allclose(operator.sum(1), 1)
     before = np.concatenate([s[key].numpy() for s in states])
-    after = np.concatenate([m.state[key].numpy() for m in sight.merged])
+    after = np.concatenate([m.state[key].numpy() for m in snapshot.results])
     np.testing.assert_allclose(operator @ before, after)
 
 
 def test_a_pair_is_seen_in_one_order(own: Agents) -> None:
     base = own.perturbed(1)[0]
     for gauge in ("tree", "pairwise"):
-        sight = see(own, Dimat(gauge), own.shuffled([base] * 5), RING)  # type: ignore[arg-type]
+        snapshot = see(own, Dimat(gauge), own.shuffled([base] * 5), RING)  # type: ignore[arg-type]
         for i, j in RING.edges:
-            first, second = sight.pair(i, j)
+            first, second = snapshot.pair(i, j)
             torch.testing.assert_close(first, second)
 
 
@@ -176,9 +178,9 @@ def test_the_barrier_is_the_loss_halfway_above_the_mean_of_the_ends() -> None:
     graph = nx.path_graph(2)
     pair = Topology("pair", graph, metropolis(graph, np.ones(2)))
     names = [name for name, _ in agents[0].model.named_parameters()]
-    sight = MergeSnapshot(pair, states, [RoundResult(s) for s in states], names, None)
+    snapshot = MergeSnapshot(pair, states, [RoundResult(s) for s in states], names, None)
     x, y = torch.randn(30, 1, 4, 4), torch.arange(30) % 3
-    talks = [loss_barrier(a, pair, None if a.index else sight, (x, y), 20) for a in agents]
+    talks = [loss_barrier(a, pair, None if a.index else snapshot, (x, y), 20) for a in agents]
     found, elsewhere = run_all(talks, [Traffic(), Traffic()])
     ends = [agent.evaluate(x[:20], y[:20])[1] for agent in agents]
     halfway = lone_agent(0)

@@ -13,7 +13,7 @@ import pytest
 from dimat import RunConfig
 from dimat.data.digits import digits
 from dimat.experiment.config.config import DataConfig
-from dimat.experiment.handshake import _OWN, terms
+from dimat.experiment.handshake import _OWN, handshake
 from dimat.experiment.setup import Setup, make_setup
 
 OTHER: dict[str, Any] = {
@@ -52,14 +52,17 @@ def with_setting(config: RunConfig, name: str, value: Any) -> RunConfig:
 def test_what_is_each_machines_own_is_no_reason_to_refuse_another(setup: Setup, name: str) -> None:
     other = with_setting(setup.config, name, OTHER[name])
     assert reduce(getattr, name.split("."), other) != reduce(getattr, name.split("."), setup.config)
-    ours, theirs = terms(setup, matches=True), terms(replace(setup, config=other), matches=True)
+    ours, theirs = (
+        handshake(setup, matches=True),
+        handshake(replace(setup, config=other), matches=True),
+    )
     assert ours == theirs
 
 
 @pytest.mark.parametrize(("name", "value"), [("rounds", 3), ("optimizer.lr", 0.5), ("seed", 1)])
 def test_what_is_not_is_said_by_its_name(setup: Setup, name: str, value: Any) -> None:
     other = replace(setup, config=with_setting(setup.config, name, value))
-    ours, theirs = terms(setup, matches=False), terms(other, matches=False)
+    ours, theirs = handshake(setup, matches=False), handshake(other, matches=False)
     assert {key for key in ours if ours[key] != theirs[key]} == {name}
 
 
@@ -77,6 +80,6 @@ def test_the_same_images_are_the_same_wherever_they_lie_and_others_are_not(
 
     def digest(name: str) -> str:
         source = DataConfig(source=f"npz:{tmp_path}/{name}.npz")
-        return terms(make_setup(replace(setup.config, data=source)), matches=False)["data"]
+        return handshake(make_setup(replace(setup.config, data=source)), matches=False)["data"]
 
-    assert digest("same") == terms(setup, matches=False)["data"] != digest("other")
+    assert digest("same") == handshake(setup, matches=False)["data"] != digest("other")

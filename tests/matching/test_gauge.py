@@ -12,7 +12,7 @@ from tests.laws.graphs import connected_graphs
 from torch import Tensor, nn
 
 from dimat.errors import StructureError
-from dimat.methods.gauge import GaugeId, align_to, cycle_error, decode_ids, encode_ids, transposed
+from dimat.methods.gauge import GaugeId, cycle_error, decode_ids, encode_ids, match_to, transposed
 from dimat.state import num_bytes
 from dimat.symmetry import Analysis, Symmetry
 
@@ -91,8 +91,8 @@ def test_two_ends_that_solve_from_one_side_find_inverse_permutations_whatever_ti
     agree = []
     for _ in range(40):
         scores = {g.name: random.integers(2, size=(g.size, g.size)) * 1.0 for g in symmetry.groups}
-        there = align_to(analysis, scores, *states)
-        back = align_to(analysis, transposed(scores), *states[::-1], turned=turned)
+        there = match_to(analysis, scores, *states)
+        back = match_to(analysis, transposed(scores), *states[::-1], turned=turned)
         agree.append(symmetry.compose(there, back).moved == 0.0)
     assert all(agree) == turned
 

@@ -13,7 +13,7 @@ from dimat.methods import Dimat, RoundResult
 from dimat.methods.gauge import GaugeId, cycle_error
 from dimat.state import State, num_bytes
 
-METHODS = {"local": Dimat(), "pooled": Dimat(statistics="pooled")}
+METHODS = {"local": Dimat("tree"), "pooled": Dimat("tree", "pooled")}
 
 
 @pytest.fixture(scope="module", params=["mlp", "cnn"])
@@ -184,7 +184,7 @@ def test_permutations_of_the_tree_gauge_agree_around_every_cycle(
 
 
 def test_forgetting_matches_everyone_again_into_a_gauge_of_a_new_generation(own: Agents) -> None:
-    method = Dimat(every=3)
+    method = Dimat("tree", every=3)
     them, known = own.shuffled(own.perturbed(4)), {}
     for number in range(1, 8):
         merged, _ = merge(method, own.members(them, PAW, number, known))
@@ -195,7 +195,7 @@ def test_forgetting_matches_everyone_again_into_a_gauge_of_a_new_generation(own:
 
 def test_memories_move_as_the_units_of_their_agents_do(own: Agents, method: Dimat) -> None:
     """Two paths: the memory is a copy of the state, so it has to merge to what the state does."""
-    mixing = Dimat(statistics=method.statistics, mix_memory=True)
+    mixing = Dimat("tree", method.statistics, mix_memory=True)
     them = own.shuffled(own.perturbed(4))
     names = [name for name, _ in own.model.named_parameters()]
     memories = [{"exp_avg": {k: s[k] for k in names}} for s in them]

@@ -18,7 +18,7 @@ from dimat.methods import Averaging, Dimat, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.state import State
 
-TESTING = Dimat(drift=0.2)
+TESTING = Dimat("tree", drift=0.2)
 ONE = GaugeId(0, 1)
 GRAPHS: dict[str, nx.Graph[int]] = {
     "paw": PAW,
@@ -53,7 +53,7 @@ def test_agents_that_stay_together_are_mixed_as_they_are(own: Agents, graph: str
     for a, b in zip(merged, plain, strict=True):
         assert (a.report.drift, a.permutation, a.gauge) == (0.0, None, ONE)
         torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
-    _, without = merge(Dimat(), them)
+    _, without = merge(Dimat("tree"), them)
     for i, count in enumerate(traffic):  # one number to each neighbor is all that the test costs
         assert count.sent_bytes - without[i].sent_bytes == 8 * g.degree(i)
 
@@ -91,7 +91,7 @@ def test_without_the_test_another_order_is_not_noticed(own: Agents) -> None:
     """The control: the laws above can fail."""
     together = own.perturbed(4)
     spoilt = [together[0], own.shuffled([together[1]])[0], *together[2:]]
-    merged, _ = merge(Dimat(), own.members(spoilt, PAW, 2, gathered(4)))
+    merged, _ = merge(Dimat("tree"), own.members(spoilt, PAW, 2, gathered(4)))
     expected, _ = merge(Averaging(), own.members(together, PAW, 2))
     key = next(k for k, v in together[0].items() if v.dim() > 1)
     assert float((merged[1].state[key] - expected[1].state[key]).abs().max()) > 0.05
@@ -100,7 +100,7 @@ def test_without_the_test_another_order_is_not_noticed(own: Agents) -> None:
 def test_below_the_threshold_nobody_moves(own: Agents) -> None:
     together = own.perturbed(4)
     spoilt = [together[0], own.shuffled([together[1]])[0], *together[2:]]
-    lax = Dimat(drift=1.0)
+    lax = Dimat("tree", drift=1.0)
     merged, _ = merge(lax, own.members(spoilt, PAW, 2, gathered(4)))
     assert all(m.permutation is None for m in merged)
     assert merged[1].report.drift is not None
@@ -108,7 +108,7 @@ def test_below_the_threshold_nobody_moves(own: Agents) -> None:
 
 
 def test_memories_of_who_moves_back_move_along(own: Agents) -> None:
-    mixing = Dimat(drift=0.2, mix_memory=True)
+    mixing = Dimat("tree", drift=0.2, mix_memory=True)
     together = own.perturbed(4)
     spoilt = [*together[:3], own.shuffled([together[3]])[0]]
     names = [name for name, _ in own.model.named_parameters()]

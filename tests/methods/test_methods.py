@@ -30,10 +30,10 @@ from dimat.topology import Topology, metropolis
 METHODS: dict[str, Method] = {
     "local": Local(),
     "wa": Averaging(),
-    "dimat-tree": Dimat(),
-    "dimat-tree-without-sweeps": Dimat(sweeps=0),
+    "dimat-tree": Dimat("tree"),
+    "dimat-tree-without-sweeps": Dimat("tree", sweeps=0),
     "dimat-pairwise": Dimat("pairwise"),
-    "dimat-tree-pooled": Dimat(statistics="pooled"),
+    "dimat-tree-pooled": Dimat("tree", "pooled"),
     "dimat-pairwise-pooled": Dimat("pairwise", "pooled"),
 }
 TOPOLOGY = Topology("paw", PAW, metropolis(PAW, np.ones(4)))
@@ -193,7 +193,7 @@ def test_in_one_gauge_states_are_mixed_as_they_are(model: nn.Module, analysis: A
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
         assert (a.permutation, a.gauge) == (None, one)
-    again, _ = merge(Dimat(sweeps=0, every=1), them)
+    again, _ = merge(Dimat("tree", sweeps=0, every=1), them)
     assert all(m.permutation is not None for m in again)
     assert {m.gauge for m in again} == {GaugeId(min(nx.center(TOPOLOGY.graph)), 2)}
 

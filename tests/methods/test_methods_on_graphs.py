@@ -22,7 +22,7 @@ from dimat.exchange.in_process import run_all
 from dimat.methods import METHODS, Dimat, Method, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.methods.ordering.pooled import encode_moments, measure_edges
-from dimat.methods.ordering.spread import age
+from dimat.methods.ordering.spread import seniority
 from dimat.methods.rounds.diloco import DiLoCo
 from dimat.methods.rounds.fedavg import FedAvg
 from dimat.state import num_bytes
@@ -31,10 +31,10 @@ from dimat.testing.methods import MERGES
 from dimat.topology import Topology
 
 SETTINGS = {
-    "tree": Dimat(sweeps=2),
+    "tree": Dimat("tree", sweeps=2),
     "pairwise": Dimat("pairwise"),
     "spread": Dimat("spread"),
-    "tree-pooled": Dimat(statistics="pooled", sweeps=2),
+    "tree-pooled": Dimat("tree", "pooled", sweeps=2),
     "pairwise-pooled": Dimat("pairwise", "pooled"),
 }
 CASES = [
@@ -79,7 +79,7 @@ def test_permuted_copies_merge_to_one_function_on_any_graph(
         )
         assert (result.disagreement or 0.0) == pytest.approx(0, abs=1e-9)
         near = [GaugeId(j, 1) for j in (i, *graph.neighbors(i))]
-        leader = min(near, key=age).root if own == "spread" else i
+        leader = min(near, key=seniority).root if own == "spread" else i
         order = states[min(nx.center(graph.graph)) if SETTINGS[own].gauge == "tree" else leader]
         torch.testing.assert_close(result.state, order)
 
@@ -181,7 +181,7 @@ def test_a_permutation_that_is_not_one_to_one_stops_the_round(network: SmallNetw
             inbox = yield Step(send, step.hear)
             step = talk.send(inbox)
 
-    method = Dimat(sweeps=1)
+    method = Dimat("tree", sweeps=1)
     honest = [method.merge(me) for me in network.members(network.permuted(2), graph)]
     with pytest.raises(StructureError, match=f"group '{name}' is not one to one"):
         run_all([lying(honest[0]), honest[1]], [Traffic(), Traffic()])

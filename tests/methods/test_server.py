@@ -110,7 +110,7 @@ def test_a_final_merge_is_silent_until_the_last_round(own: Agents) -> None:
     assert traffic == [Traffic()] * 6
     assert all(m.disagreement is None for m in early)
     last, _ = merge(FinalMerge(), [replace(m, round=4, rounds=4) for m in them])
-    expected, _ = merge(Dimat(), [replace(m, round=4, rounds=4) for m in them])
+    expected, _ = merge(Dimat("tree"), [replace(m, round=4, rounds=4) for m in them])
     for a, b in zip(last, expected, strict=True):
         torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
 

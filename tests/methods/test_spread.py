@@ -24,7 +24,7 @@ from dimat.merging import mix
 from dimat.methods import Dimat, RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.methods.ordering.pooled import local_scores, measure_edges
-from dimat.methods.ordering.spread import age
+from dimat.methods.ordering.spread import seniority
 from dimat.state import State, num_bytes
 from dimat.symmetry import Permutation
 from dimat.topology import Topology
@@ -61,7 +61,7 @@ def rounds(
         for i, m in enumerate(merged):
             before = ids.get(i)
             assert m.gauge is not None
-            assert before is None or age(m.gauge) <= age(before)
+            assert before is None or seniority(m.gauge) <= seniority(before)
         them, ids = [m.state for m in merged], {i: m.gauge for i, m in enumerate(merged)}
     return them, ids
 
@@ -91,7 +91,7 @@ def test_an_order_goes_one_hop_a_round_and_copies_stay_what_they_are(graph: nx.G
         them, ids = rounds(MLP, them, graph, [number], ids)
         for i in graph:
             near = nx.single_source_shortest_path_length(graph, i, cutoff=number)
-            assert ids[i] == min((GaugeId(j, 1) for j in near), key=age)
+            assert ids[i] == min((GaugeId(j, 1) for j in near), key=seniority)
         same_function(MLP, them, copies(MLP, 1)[0])
     assert set(ids.values()) == {GaugeId(0, 1)}
     alike(them)
@@ -103,7 +103,7 @@ def test_on_a_ring_in_the_order_of_numbers_an_agent_changes_its_order_a_few_time
     ids = [GaugeId(i, 1) for i in range(n)]
     changes = np.zeros(n, int)
     for _ in range(n // 2):
-        new = [min(ids[i - 1], ids[i], ids[(i + 1) % n], key=age) for i in range(n)]
+        new = [min(ids[i - 1], ids[i], ids[(i + 1) % n], key=seniority) for i in range(n)]
         changes += [a != b for a, b in zip(new, ids, strict=True)]
         ids = new
     assert len(set(ids)) == 1
@@ -114,8 +114,8 @@ def test_on_a_ring_in_the_order_of_numbers_an_agent_changes_its_order_a_few_time
 def test_of_two_orders_one_is_always_the_older(parts: list[tuple[int, int, int]]) -> None:
     """Every agent decides by itself; numbers that scatter to one place are no tie."""
     orders = [GaugeId(*own) for own in parts] + [GaugeId(own[0] + 2**32, *own[1:]) for own in parts]
-    assert len({age(own) for own in orders}) == len(set(orders))
-    first = min(orders, key=age)
+    assert len({seniority(own) for own in orders}) == len(set(orders))
+    first = min(orders, key=seniority)
     assert first.generation == min(own.generation for own in orders)
 
 

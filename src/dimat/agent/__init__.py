@@ -1,1 +1,1 @@
-"""An agent in your own training loop."""
+"""``dimat.Agent``: an agent in your own training loop."""

@@ -1,4 +1,4 @@
-"""An agent in your own training loop: any model, any data, three lines."""
+"""``dimat.Agent``: an agent in your own training loop, for any model and data, in three lines."""
 
 from __future__ import annotations
 
@@ -59,19 +59,20 @@ _LOG = logging.getLogger("dimat")
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What came of one exchange.
+    """The outcome of one exchange of an agent.
 
     Args:
-        round: Its number, from 1; rounds that the agent was away for are counted.
+        round: Number of the round, from 1; rounds that the agent missed are counted.
         heard: The neighbors whose exchange counted; while a unit order spreads, some of them are
             in another one and are not mixed yet.
-        incidents: What did not count.
-        disagreement: Distance from the aligned neighbors before the merge; None without any.
+        incidents: The exchanges with neighbors that did not count.
+        disagreement: Distance from the aligned neighbors before the merge, in parameter units;
+            None if no neighbor was heard.
         match_s: Seconds spent matching.
         merge_s: Seconds spent combining, taking the result over and recalibrating.
-        permutation: How this agent's units moved; None if they stayed where they were.
-        symmetry: Of the model, to apply it with: ``symmetry.apply(permutation, entries)`` moves
-            entries by parameter name; None where no units moved. See :meth:`Agent.register`.
+        permutation: The permutation of this agent's units; None if they did not move.
+        symmetry: The symmetry of the model: ``symmetry.apply(permutation, entries)`` moves entries
+            by parameter name; None where no units moved. See :meth:`Agent.register`.
     """
 
     round: int
@@ -87,50 +88,53 @@ class Exchanged:
 
 
 class Agent:
-    """Trains as you do, and every so often merges with its neighbors in a graph.
+    """An agent around your own training loop, which merges with its neighbors every few steps.
 
     Every agent is a process with an ``Agent`` of the same arguments but ``id``. Under ``torchrun``
     nothing else is needed; otherwise give ``id``, ``agents`` and the ``store`` (``dimat store``).
-    Nobody waits for an agent that is gone: use it in a ``with`` block, which says goodbye.
+    Use the agent in a ``with`` block, which says goodbye, so that no neighbor waits for it.
 
-    One that joins when others have gone on takes over the state of a neighbor; one that loads
-    :meth:`state_dict` beside its model goes on as itself.
+    An agent that joins when others have gone on takes over the state of a neighbor; an agent that
+    loads :meth:`state_dict` beside its model goes on as itself.
 
-    An exchange that fails changes nothing here: model, optimizer, what was registered and the
-    agent are as before, and neighbors go on. Those that had what they needed have merged this
-    agent's state; the others are not kept waiting.
+    An exchange that fails changes nothing here: the model, the optimizer, registered entries and
+    the agent are as before, and neighbors go on. Neighbors that had received all of this agent's
+    messages have merged its state; the others are not kept waiting.
 
     Args:
         model: Any exportable module; the same architecture at all agents. One in
             ``DistributedDataParallel``, ``DataParallel`` or ``torch.compile`` is taken out of it.
-        optimizer: Of its parameters, and maybe of others; its moments move with the units, and
-            what cannot be moved is forgotten, with a warning. None: it has none.
-        topology: Name of a graph, or what :func:`dimat.build_topology` gave.
+        optimizer: The optimizer of the model's parameters, and maybe of others; its moments move
+            with the units, and memory that cannot be moved is dropped, with a warning. None if
+            there is no optimizer.
+        topology: Name of a graph, or a network of :func:`dimat.build_topology`.
         calibration: Batches of the agent's own data, as for :func:`dimat.merge`: units are matched
             and BatchNorm statistics recomputed on them. Read once, at most ``images`` samples.
         every: Calls of :meth:`step` between exchanges, >= 1.
         hook: Whether the optimizer calls :meth:`step` itself, at the end of its own: then the
-            training loop needs no line of it. What fails is raised by ``optimizer.step()``.
-        method: dimat, wa or wm; or a method of your own that does without lost messages.
+            training loop needs no line of it, and an exchange that fails is raised by
+            ``optimizer.step()``.
+        method: dimat, wa or wm; or a method of your own that tolerates lost messages.
         id: Number of this agent, from 0; the rank under torchrun.
         agents: Number of all agents; the world size under torchrun.
         store: HOST:PORT of ``dimat store``; torchrun's own under torchrun.
-        interface: The address of this machine where neighbors find it; None: the one that leads to
-            the store.
-        name: Of the run: runs that share a store have different ones.
-        images: Samples to calibrate on, at most.
+        interface: The address of this machine that neighbors connect to; None: the one that leads
+            to the store.
+        name: Name of the run; runs that share a store must have different names.
+        images: Calibration samples, at most.
         recalibration: batchnorm: recompute running statistics on the batches after each merge;
             none: leave them as averaged; auto: batchnorm, unless the method fits statistics itself.
             BatchNorm that stays in eval mode when the model is in training mode is frozen, and is
             left alone.
-        symmetry: Given by hand (``Symmetry.from_axes``) for a model that cannot be exported; it is
-            proved on the batches. The method then has to do without the model's graph: wm, wa.
-        precision: What is sent: float32 or bfloat16.
-        max_norm_ratio: A neighbor's state is refused if the norm of its parameters is more than
-            this many times the agent's own, or less than its own divided by it; >= 1, None: any. A
-            ``method`` that is none of the names has its own.
-        timeout_s: Silence after which a neighbor is lost.
-        patience_s: The longest to wait for a neighbor that lives and says nothing.
+        symmetry: The model's symmetry, given by hand (``Symmetry.from_axes``) for a model that
+            cannot be exported; it is proved on the batches. The method must then not need the
+            model's graph: wm, wa.
+        precision: Floating point format of the messages: float32 or bfloat16.
+        max_norm_ratio: Largest factor, >= 1, between the norm of a neighbor's parameters and that
+            of the agent's own, either way; beyond it the neighbor's state is refused. None: any. A
+            ``method`` given as an object has its own limit.
+        timeout_s: Seconds of silence after which a neighbor is lost, > 0.
+        patience_s: Seconds to wait, at most, for a neighbor that lives and says nothing, > 0.
 
     Raises:
         ConfigError: If a setting is unknown or out of its range.
@@ -180,15 +184,15 @@ class Agent:
                 "'symmetry' is given by hand, which comes without the model's graph, and 'method' "
                 "compares what units compute on that: use wm or wa"
             )
-        with torch.random.fork_rng():  # a loader draws a seed; yours stays as it is
+        with torch.random.fork_rng():  # a data loader draws a seed: restore the caller's generators
             self._calls = read_calls(calibration, images, _device(model))
         self._followers = Followers(
             model, optimizer, self._calls, recalibration, lambda: self._analysis.symmetry
         )
         limit = most_bytes(num_bytes(state_of(model)))
-        rules = Rules(self._terms(), timeout_s, limit)
+        rules = Rules(self._handshake(), timeout_s, limit)
         self.neighbors = near(self.topology, self.id)
-        self._hood = Neighborhood(
+        self._neighborhood = Neighborhood(
             self.id,
             where.board,
             where.interface,
@@ -196,19 +200,19 @@ class Agent:
             patience_s=patience_s,
             device=_device(model),
         )
-        self._presence, self._timeout_s = Membership(self._hood), timeout_s
+        self._membership, self._timeout_s = Membership(self._neighborhood), timeout_s
         self.traffic = Traffic()
         self.history: list[Exchanged] = []
         self.rounds, self._steps, self._life, self._closed = 0, 0, secrets.randbits(62), False
         self._rows = Rows()
         self._gauge: GaugeId | None = None
         self._kept: Mapping[str, State] = {}
-        self._presence.speak(0, None)
-        self._hood.await_neighbors(self.neighbors, 0)  # begin to look for them
+        self._membership.speak(0, None)
+        self._neighborhood.await_neighbors(self.neighbors, 0)  # start to connect to them
         self._unhook = _hook(optimizer, self._count) if hook else None
 
     def __enter__(self) -> Agent:
-        """The agent."""
+        """The agent itself."""
         return self
 
     def __exit__(
@@ -217,47 +221,51 @@ class Agent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Say goodbye."""
+        """Say goodbye to the neighbors: :meth:`close`."""
         self.close()
 
     def step(self) -> Exchanged | None:
-        """Call it after every optimizer step: at every so many calls agents exchange and merge.
+        """Count one optimizer step, and exchange and merge after each ``every`` of them.
 
         Returns:
-            What came of it, if there was an exchange.
+            The outcome of the exchange; None if this call made none.
 
         Raises:
-            ConfigError: If the optimizer calls it (``hook``).
+            ConfigError: If the optimizer counts its own steps (``hook``).
         """
         if self._unhook is not None:
             raise ConfigError("'hook' is True, so the optimizer counts its steps: call no step()")
         return self._count()
 
     def _count(self) -> Exchanged | None:
+        """Count one optimizer step; exchange if it is due."""
         self._steps += 1
         if self._steps % self._every:
             return None
         return self.exchange()
 
     def exchange(self) -> Exchanged:
-        """Exchange states with the neighbors, match, merge, recalibrate, now.
+        """Exchange states with the neighbors, match, merge and recalibrate, now.
 
-        If it fails, nothing here has changed and no round is counted.
+        If the exchange fails, nothing here has changed and no round is counted.
+
+        Returns:
+            The outcome of the exchange.
 
         Raises:
             StructureError: If the model's own state is not finite, or the optimizer's memory can
-                be neither moved nor forgotten.
+                be neither moved nor dropped.
             DataError: If the calibration batches have no statistics.
-            ModelError: If anything else fails; says what.
-            ExchangeError: If it has said goodbye.
+            ModelError: If anything else fails; names the cause.
+            ExchangeError: If the agent has said goodbye.
         """
         if self._closed:
             raise ExchangeError(f"agent {self.id} has said goodbye: make a new one")
         if not self.rounds and not self.history:
-            missing = self._hood.await_neighbors(self.neighbors, self._timeout_s)
+            missing = self._neighborhood.await_neighbors(self.neighbors, self._timeout_s)
             if missing:
                 _LOG.warning("agents %s are not there yet, and are not waited for", missing)
-        presence = replace(self._presence, pace=replace(self._presence.pace))
+        membership = replace(self._membership, pace=replace(self._membership.pace))
         try:
             with in_words(
                 f"agent {self.id}, the exchange after round {self.rounds}",
@@ -265,10 +273,10 @@ class Agent:
             ):
                 result = self._exchange()
         except BaseException:
-            self._presence = presence
-            self._presence.noticed()
-            self._hood.take_back()
-            self._presence.speak(self.rounds, self._gauge)
+            self._membership = membership
+            self._membership.noticed()
+            self._neighborhood.take_back()
+            self._membership.speak(self.rounds, self._gauge)
             raise
         self.history.append(result)
         return result
@@ -279,16 +287,16 @@ class Agent:
         get: Callable[[], Mapping[str, Tensor]],
         set: Callable[[Mapping[str, Tensor]], object],
     ) -> None:
-        """Have state of your own follow the units, such as an average of weights or gradients.
+        """Register entries of your own that follow the units, such as an average of weights.
 
-        At each exchange in which this agent's units move, ``set`` is called with what ``get`` gave,
-        moved alike. It is not averaged with the neighbors'.
+        At each exchange in which this agent's units move, ``set`` is called with the entries of
+        ``get``, moved alike. They are not averaged with those of the neighbors.
 
         Args:
-            name: For messages.
-            get: Gives entries by the names of the model's parameters (and buffers) that they belong
-                to, in their shapes.
-            set: Takes them over.
+            name: Name of the entries, for messages.
+            get: Returns entries by the names of the parameters (and buffers) of the model that
+                they belong to, in the same shapes.
+            set: Stores the moved entries.
 
         Raises:
             ConfigError: If the name is taken, or an entry is none of the model's.
@@ -299,28 +307,34 @@ class Agent:
         self._followers.register(name, get, set)
 
     def close(self) -> None:
-        """Say goodbye: the neighbors go on without waiting. May be called twice."""
+        """Say goodbye: the neighbors go on without this agent. May be called twice."""
         self._closed = True
         if self._unhook is not None:
             self._unhook.remove()
-        self._hood.close()
+        self._neighborhood.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """What to keep beside the model's and the optimizer's: round, unit order, and the like."""
+        """The agent's own state: steps, rounds, unit order, membership, states of the method.
+
+        Save it beside the ``state_dict`` of the model and of the optimizer.
+        """
         gauge = self._gauge
         return {
             "steps": self._steps,
             "rounds": self.rounds,
             "gauge": None if gauge is None else gauge.parts,
             "kept": {name: dict(own) for name, own in self._kept.items()},
-            "presence": self._presence.kept(),
+            "presence": self._membership.kept(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave, with the model and optimizer of that moment.
+        """Restore a :meth:`state_dict`; load the model and optimizer of that moment as well.
+
+        Args:
+            state: The value that :meth:`state_dict` returned.
 
         Raises:
-            ConfigError: If it is something else.
+            ConfigError: If ``state`` is not such a value.
         """
         check_kind("state", state, Mapping, "what state_dict() returned")
         missing = sorted(self.state_dict().keys() - state.keys())
@@ -331,54 +345,57 @@ class Agent:
         self._steps, self.rounds = int(state["steps"]), int(state["rounds"])
         self._gauge = GaugeId(*state["gauge"]) if state["gauge"] else None
         self._kept = dict(state["kept"])
-        self._presence.restore(state["presence"])
-        self._presence.speak(self.rounds, self._gauge)
+        self._membership.restore(state["presence"])
+        self._membership.speak(self.rounds, self._gauge)
 
     # --- a round -----------------------------------------------------------------------------
 
     def _exchange(self) -> Exchanged:
-        """One round; nothing of the agent's is changed before all that can fail is done."""
-        empty = not self.history and not self._presence.joined
-        done = self._presence.catch_up(self.rounds, self._gauge, empty_handed=empty)
-        self._presence.speak(done, self._gauge)
-        transport = _CutsOff(self._hood, self.neighbors)
-        (merged,) = merge_round(
+        """Run one round; the agent changes only after every step that can fail."""
+        empty = not self.history and not self._membership.joined
+        done = self._membership.catch_up(self.rounds, self._gauge, empty_handed=empty)
+        self._membership.speak(done, self._gauge)
+        transport = _ClosingTransport(self._neighborhood, self.neighbors)
+        (result,) = merge_round(
             [self], self._method, transport, done + 1, precision=self._precision, observe=self._note
         )
-        self.rounds, self._gauge = done + 1, merged.gauge or self._gauge
-        self._kept = merged.kept
-        self._presence.speak(self.rounds, self._gauge)  # who comes meanwhile knows that it is late
-        incidents = tuple(self._hood.incidents)
+        self.rounds, self._gauge = done + 1, result.gauge or self._gauge
+        self._kept = result.kept
+        self._membership.speak(self.rounds, self._gauge)  # agents that join now see the new round
+        incidents = tuple(self._neighborhood.incidents)
         lost = {own.agent for own in incidents if own.uncounted}
         return Exchanged(
             self.rounds,
             [j for j in self.topology.at(done).neighbors(self.id) if j not in lost],
             incidents,
-            merged.disagreement,
-            merged.report.match_s,
-            merged.report.merge_s,
-            merged.permutation,
-            None if merged.permutation is None else self._analysis.symmetry,
+            result.disagreement,
+            result.report.match_s,
+            result.report.merge_s,
+            result.permutation,
+            None if result.permutation is None else self._analysis.symmetry,
         )
 
     def _note(self, contexts: Sequence[RoundContext], results: Sequence[RoundResult]) -> None:
-        """What became of the exchange; nothing of the agent's has changed yet."""
-        for row in self._rows.add(contexts[0].round, tuple(self._hood.incidents)):
+        """Log the incidents of the exchange and update the membership, before taking over."""
+        for row in self._rows.add(contexts[0].round, tuple(self._neighborhood.incidents)):
             _LOG.warning("round %d: %s", contexts[0].round, row)
-        self._presence.after(results[0])
+        self._membership.after(results[0])
 
     # --- an agent in a round (training/round.py) ----------------------------------------------
 
     @property
     def index(self) -> int:
-        """Its number, ``id``."""
+        """The agent's number, ``id``."""
         return self.id
 
     def context(self, number: int) -> RoundContext:
-        """The state, graph and calibration batches that it brings to the merge of a round.
+        """The agent's state, graph and calibration batches at the beginning of a merge.
+
+        Args:
+            number: The round, from 1.
 
         Raises:
-            StructureError: If its state is not finite.
+            StructureError: If the state is not finite.
         """
         state = state_of(self.model)
         check_finite(state, f"agent {self.id}, round {number}, before the merge")
@@ -394,10 +411,18 @@ class Agent:
             kept=self._kept,
             life=self._life,
         )
-        return self._presence.member(me)
+        return self._membership.context(me)
 
     def take_over(self, me: RoundContext, result: RoundResult) -> float:
-        """Load, move what follows the units, recalibrate, or leave all as it was: seconds."""
+        """Load the merged state, recalibrate, move what follows the units; all or nothing.
+
+        Args:
+            me: The context that the agent brought to the merge.
+            result: The result of the agent's merge.
+
+        Returns:
+            Seconds spent on taking over.
+        """
         start = time.perf_counter()
         self._followers.take_over(result, me.state)
         spent = time.perf_counter() - start
@@ -414,7 +439,8 @@ class Agent:
                 return self._calls.by_hand(self._by_hand, self.model)
             return self._calls.analyze(self.model)
 
-    def _terms(self) -> dict[str, str]:
+    def _handshake(self) -> dict[str, str]:
+        """Settings, and digests of graph, model and symmetry, that all agents must have alike."""
         method = self._method
         own = {
             "agents": str(self._size),
@@ -431,34 +457,34 @@ class Agent:
 
 
 @dataclass(frozen=True)
-class _CutsOff:
-    """The agent's transport; nobody waits for the rest of a talk that fails in the midst of it."""
+class _ClosingTransport:
+    """The agent's transport, which cuts its edges when a talk fails, so that no neighbor waits."""
 
-    hood: Neighborhood
+    neighborhood: Neighborhood
     neighbors: Sequence[int]
 
     @property
     def agents(self) -> Sequence[int]:
-        """The one agent of this process."""
-        return self.hood.agents
+        """The number of the one agent of this process, in a sequence."""
+        return self.neighborhood.agents
 
     def run(
         self, talks: Mapping[int, Talk[Result]], traffic: Mapping[int, Traffic]
     ) -> dict[int, Result]:
-        """What the talk comes to."""
+        """The result of the agent's talk; cuts the edges to all neighbors if the talk fails."""
         try:
-            return self.hood.run(talks, traffic)
+            return self.neighborhood.run(talks, traffic)
         except BaseException:
-            self.hood.take_back()
+            self.neighborhood.take_back()
             for j in self.neighbors:
-                self.hood.cut(j)
+                self.neighborhood.cut(j)
             raise
 
 
 def _place(
     id: int | None, agents: int | None, store: str | None, interface: str | None, name: str
 ) -> Place:
-    """The place of this agent: its number, and where the others are."""
+    """The place of this agent: its number, the number of all, the store, and its interface."""
     if store is not None:
         check_kind("store", store, str, "HOST:PORT")
         host, colon, port = store.rpartition(":")
@@ -490,7 +516,7 @@ def _place(
 def _method(
     method: str | Method, given: Mapping[str, object], topology: Network, agents: int
 ) -> Method:
-    """The method, if it does without lost messages and can use the graph."""
+    """The method, checked to tolerate lost messages and to suit the graph."""
     if topology.num_agents != agents:
         raise ConfigError(f"'topology' is of {topology.num_agents} agents, and there are {agents}")
     if isinstance(method, str):
@@ -543,7 +569,7 @@ def _check_kinds(optimizer: object, topology: object, symmetry: object) -> None:
 
 
 def _hook(optimizer: torch.optim.Optimizer | None, step: Callable[[], object]) -> RemovableHandle:
-    """Have an optimizer call something at the end of every step of its own."""
+    """Register a function that the optimizer calls at the end of each of its steps."""
     if optimizer is None:
         raise ConfigError("'hook' is True and 'optimizer' is None: give the optimizer, or no hook")
 
@@ -558,14 +584,14 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _graph(topology: Network) -> str:
-    """A graph as short text: all its edges would be a million lines, told to each neighbor."""
+    """A graph as short text with a digest: a list of a large graph's edges is too long to send."""
     ends = topology.graph.edges
     edges = sorted((i, j) if topology.directed else (min(i, j), max(i, j)) for i, j in ends)
     return f"{topology.name} of {len(edges)} edges, digest {_digest(str(edges).encode())}"
 
 
 def _matrix(topology: Network) -> str:
-    """A mixing matrix as short text; rounded, as other machines may round otherwise."""
+    """The digest of a mixing matrix, rounded: machines may differ in the last bits."""
     pi = np.asarray(topology.at(0).pi, np.float64).round(12) + 0.0  # without negative zeros
     return f"of digest {_digest(pi.astype('<f8').tobytes())}"
 
@@ -575,6 +601,6 @@ def _digest(text: bytes) -> str:
 
 
 def _shapes(model: nn.Module) -> str:
-    """Names and shapes, one entry a line, so that two agents can say where they differ."""
+    """Names and shapes of a model's entries, one a line: a mismatch can then name the entry."""
     entries = {**dict(model.named_parameters()), **tensors_of(model.state_dict())}
     return "\n".join(f"{name} {tuple(value.shape)}" for name, value in entries.items())

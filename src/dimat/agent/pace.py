@@ -1,4 +1,4 @@
-"""How many rounds others can have done meanwhile, by the clock and one's own pace."""
+"""The pace of an agent: a bound on the rounds that its neighbors can have done, by the clock."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_FASTER = 4.0  # times one's own pace: so fast others may be, where they do not wait for us
-_TOGETHER = 1.1  # rounds of theirs in one in which we exchange: one, and who is behind catches up
-_USUAL = 2.0  # times the median: a round that takes longer is one in which we hung
-_LATEST = 9  # rounds whose time is looked at
+_FASTER = 4.0  # largest ratio of a neighbor's pace to one's own, where it does not wait for us
+_TOGETHER = 1.1  # rounds of a neighbor in one of ours with an exchange: 1, more to catch up
+_USUAL = 2.0  # ratio to the median round time above which our process is taken to have hung
+_LATEST = 9  # latest rounds whose times are kept
 
 
 @dataclass
 class Pace:
-    """How far an agent's neighbors can be.
+    """The pace of an agent, and the furthest round that its neighbors can have done.
 
     Args:
-        took_s: Seconds that its latest rounds took.
-        reach: The round that neighbors can have done when its own last round began; any, as long as
-            it has not been where they are.
-        began: The clock then.
-        done: The round that it had done itself; None if that is not where it went on.
-        together: Whether it has exchanged since with one who had to wait for it.
+        took_s: Seconds that the agent's latest rounds took.
+        reach: The furthest round that neighbors can have done when the agent's last round began;
+            infinite until the agent has once been in their round.
+        began: Time when that round began, in seconds.
+        done: The last round that the agent had done by then; None after a restart.
+        together: Whether it has exchanged since with a neighbor that waits for it.
     """
 
     took_s: Sequence[float] = ()
@@ -34,7 +34,12 @@ class Pace:
     together: bool = False
 
     def begin(self, now: float, done: int) -> None:
-        """A round begins: neighbors have gone on since the last one began."""
+        """Begin a round: extend ``reach`` by what neighbors can have done since the last one.
+
+        Args:
+            now: Time in seconds.
+            done: The last round that the agent has done.
+        """
         if self.began is not None:
             took_s = max(now - self.began, 0.0)  # a clock may be set back
             self.reach += self._rounds(took_s)
@@ -43,11 +48,12 @@ class Pace:
         self.began, self.done, self.together = now, done, False
 
     def meet(self, done: int) -> None:
-        """Its neighbors are in the round after this one, or will be in a moment."""
+        """Note that the neighbors have done round ``done``, and are in the next one at most."""
         self.reach = done + 1
 
     def _rounds(self, took_s: float) -> float:
-        if not self.took_s:  # it has nothing to compare with until it has done a round
+        """The rounds that a neighbor can have done in so many seconds."""
+        if not self.took_s:  # there is nothing to compare with before the first round is done
             return 1.0
         rounds = took_s / max(statistics.median(self.took_s), 1e-3)
         if self.together:
@@ -57,11 +63,16 @@ class Pace:
     def kept(self) -> dict[str, Any]:
         """The pace as JSON, for a checkpoint."""
         reach = None if math.isinf(self.reach) else self.reach
-        return {"took_s": [*self.took_s], "reach": reach, "began": self.began}  # away: no round
+        # Without ``done``: the time that the process was away is not that of a round.
+        return {"took_s": [*self.took_s], "reach": reach, "began": self.began}
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Pace:
-        """What :meth:`kept` gave; a checkpoint from before there was a pace has none."""
+        """The pace from a checkpoint; empty for checkpoints of versions that kept none.
+
+        Args:
+            kept: The value that :meth:`kept` returned.
+        """
         reach = kept.get("reach")
         took_s = tuple(kept.get("took_s", ()))
         return cls(took_s, math.inf if reach is None else reach, kept.get("began"))

@@ -1,7 +1,7 @@
 """The command line: parse, call, print. Errors are one line on stderr, never a traceback.
 
-What needs PyTorch is imported where it is used, so that ``--help`` and mistyped settings answer at
-once.
+Modules that need PyTorch are imported where they are used, so that ``--help`` and mistyped settings
+answer at once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,14 @@ _EXIT_CODES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (that of the process if None) and return the exit code."""
+    """Run a command line.
+
+    Args:
+        argv: The words after ``dimat``; those of the process if None.
+
+    Returns:
+        The exit code.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words[:1] == ["help"]:  # "help run" is "run --help", "help run all" "run --help all"
@@ -59,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"no command: one of {', '.join(_COMMANDS)}; see 'dimat --help'")
         if words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
             raise ConfigError(f"no command before '{words[0]}': such as 'dimat run {words[0]} …'")
-        arguments = _parser().parse_args(run.gone_on_with(words))
+        arguments = _parser().parse_args(run.as_resume(words))
         settle()
         _COMMANDS[arguments.command].execute(arguments[arguments.command])
     except Stopped as stopped:
@@ -68,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DimatError as error:
         print("dimat: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt as interrupt:  # one of ours says how to go on
+    except KeyboardInterrupt as interrupt:  # an Interrupted says how to go on
         said = f"; {interrupt}" if isinstance(interrupt, Interrupted) else ""
         print(f"dimat: interrupted{said}", file=sys.stderr)
         return INTERRUPTED

@@ -24,11 +24,13 @@ def add_checkpoint_options(parser: Parser) -> None:
 
 
 class SettingsLater(Parser):
-    """Parser that leaves ``--SETTING VALUE`` and ``--grid.SETTING VALUES`` for later.
+    """A parser that collects ``--SETTING VALUE`` and ``--grid.SETTING VALUES`` as text.
+
+    They are in ``given`` of the parsed options, to be typed where the base settings are known.
 
     Args:
-        own: Names of the options of its own that have values.
-        rest: Further arguments of ``ArgumentParser``.
+        own: Names of the command's own options.
+        rest: Other arguments of an ``ArgumentParser``.
     """
 
     def __init__(self, own: Sequence[str] = (), **rest: Any) -> None:
@@ -38,7 +40,7 @@ class SettingsLater(Parser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
     ) -> Namespace:
-        """Parse a command line."""
+        """Parse a command line; ``given`` of the result has the settings and the grid."""
         own: list[str] = []
         grid: dict[str, str] = {}
         settings: dict[str, str] = {}
@@ -57,20 +59,20 @@ class SettingsLater(Parser):
 
 
 def _spelled(name: str, own: Sequence[str]) -> str:
-    """Name of an option of the command, of a setting, or ``grid.`` and a setting, as known."""
+    """The full name of an option of the command, of a setting, or of ``grid.`` and a setting."""
     grid, dot, setting = name.partition("grid.") if name.startswith("grid.") else ("", "", name)
     return f"{grid}{dot}{spelled(spelled(setting, own), setting_types())}"
 
 
 def _known(own: Sequence[str], name: str) -> str:
-    """The name, if there is a setting, or a group of settings, of it."""
+    """The name of a setting or of a group of settings; an unknown one is refused."""
     if name not in setting_types() and not is_group(name):
         raise unknown_setting(name, [*own, *setting_types()])
     return name
 
 
 def _value(name: str, word: str, rest: Iterator[str]) -> str:
-    """Value of an option: the text after ``=``, or the next word."""
+    """The value of an option: the text after ``=``, or the next word."""
     value = word.partition("=")[2] if "=" in word else next(rest, "--")
     if value.startswith("--"):
         raise ConfigError(f"setting '{name}' has no value: write --{name} VALUE")

@@ -1,1 +1,1 @@
-"""One experiment: its settings, its run, its record."""
+"""One experiment: settings, run, evaluation and record."""

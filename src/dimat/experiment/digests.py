@@ -1,4 +1,4 @@
-"""What can be said of a run before it is run: graph, shards, what pre-training depends on."""
+"""Facts and digests of a run that are known before it starts: graph, shards, settings, data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dimat.experiment.setup import Setup
 from dimat.topology import Network
 
 _MOST_MATRICES = 16
-# The settings that pre-training depends on; with a cosine schedule on the length of the run too.
+# The settings that pre-training depends on; a cosine schedule adds the length of the run.
 _PRETRAIN = (
     *("agents", "pretrain_epochs", "batch_size", "seed", "data", "optimizer"),
     *("model", "width", "shortcut", "norm", "init", "device", "threads", "precision", "vectorize"),
@@ -24,7 +24,7 @@ _LENGTH = ("rounds", "local_epochs", "local_steps")
 
 
 def topology_facts(network: Network) -> dict[str, object]:
-    """What ``topology.json`` holds: graph and mixing matrix; the first ones, where they vary."""
+    """The content of ``topology.json``: graph and mixing matrix; if they vary, the first ones."""
     shown = min(network.period or _MOST_MATRICES, _MOST_MATRICES)
     sequence = [network.at(time).pi.tolist() for time in range(shown)]
     return {
@@ -39,7 +39,7 @@ def topology_facts(network: Network) -> dict[str, object]:
 
 
 def shard_facts(setup: Setup) -> dict[str, object]:
-    """What ``shards.json`` holds: images of every class at every agent, validation included."""
+    """The content of ``shards.json``: images per agent and class, validation images included."""
     labels, classes = setup.dataset.train_y.numpy(), setup.dataset.num_classes
     counts = {
         name: [np.bincount(labels[own], minlength=classes).tolist() for own in parts]
@@ -49,8 +49,8 @@ def shard_facts(setup: Setup) -> dict[str, object]:
 
 
 def run_digest(setup: Setup, config: RunConfig) -> str:
-    """The digest of all that a run depends on: its settings but for its folder, and its data."""
-    links = config.exchange  # how long they are waited for, and where, changes no result
+    """The digest of all that a run's results depend on: settings, without its folder, and data."""
+    links = config.exchange  # timeouts and addresses change no result
     exchange = ExchangeConfig(links.precision, max_norm_ratio=links.max_norm_ratio)
     recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
     settings = config_to_yaml(recipe)
@@ -63,7 +63,7 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
 
 
 def data_digest(setup: Setup) -> str:
-    """The digest of all training images, and whose they are."""
+    """The digest of all training images, their labels and the partition among the agents."""
     digest = hashlib.sha256()
     for part in (setup.dataset.train_x, setup.dataset.train_y):
         digest.update(part.contiguous().numpy().tobytes())
@@ -73,7 +73,7 @@ def data_digest(setup: Setup) -> str:
 
 
 def pretrain_digest(setup: Setup) -> str:
-    """The digest of all that pre-training depends on: where equal, agents come out equal."""
+    """The digest of all that pre-training depends on: where equal, so are the trained agents."""
     constant = setup.config.optimizer.schedule == "constant"
     settings = asdict(setup.config)
     own = {name: settings[name] for name in (*_PRETRAIN, *(() if constant else _LENGTH))}

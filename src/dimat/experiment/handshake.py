@@ -1,4 +1,4 @@
-"""What processes that run one experiment together have to have alike."""
+"""The handshake of the processes of one experiment: settings and digests that must be equal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dimat.experiment.config.messages import setting_types
 from dimat.experiment.digests import data_digest, topology_facts
 from dimat.experiment.setup import Setup
 
-# What each machine may have its own of: it changes no number, or only that machine's.
+# Settings that may differ between machines: they change no number, or only that machine's.
 _OWN = (
     *("out", "overwrite", "device", "threads", "vectorize", "eval_every", "log", "controls"),
     *("imports", "exchange.timeout_s", "exchange.patience_s", "exchange.interface"),
@@ -19,11 +19,11 @@ _OWN = (
 )
 
 
-def terms(setup: Setup, *, matches: bool) -> Mapping[str, str]:
-    """Every setting by name, and digests of the graph, the data and the model's symmetry.
+def handshake(setup: Setup, *, matches: bool) -> Mapping[str, str]:
+    """Every shared setting by name, and digests of the graph, the data and the model's symmetry.
 
     Args:
-        setup: What this process would run.
+        setup: The setup of the run in this process.
         matches: Whether units are matched, so that the model's symmetry matters.
     """
     found = {

@@ -1,4 +1,4 @@
-"""How far a run has come, told while it goes on: in silence, or by a bar in the terminal."""
+"""The progress of a run while it goes on: the protocol, a silent one, and a bar in the terminal."""
 
 from __future__ import annotations
 
@@ -19,16 +19,29 @@ from rich.progress import Progress as Bars
 
 
 class Progress(Protocol):
-    """Told how a run is getting on; has no influence on it."""
+    """A receiver of the progress of a run, which has no influence on the run."""
 
     def stage(self, description: str, total: int) -> None:
-        """A new stage of ``total`` steps begins; the one before it is over."""
+        """A new stage begins, and the one before it is over.
+
+        Args:
+            description: The stage in a few words.
+            total: Steps of the stage, >= 0.
+        """
 
     def advance(self, steps: int = 1) -> None:
-        """That many steps of the stage are done."""
+        """More steps of the stage are done.
+
+        Args:
+            steps: Number of these steps, >= 0.
+        """
 
     def note(self, text: str) -> None:
-        """A line of news, such as ``round 3  trained 91.2 %  merged 93.0 %``."""
+        """A line of news comes in.
+
+        Args:
+            text: The line, such as ``round 3  trained 91.2 %  merged 93.0 %``.
+        """
 
     def close(self) -> None:
         """The run is over, well or not; may be called twice."""
@@ -53,10 +66,10 @@ class Silent:
 class LiveProgress:
     """A progress that shows a bar on stderr, and notes above it.
 
-    Only notes, if it is neither a terminal nor a notebook that can draw (with ipywidgets).
+    Only notes, if stderr is neither a terminal nor a notebook that can draw (with ipywidgets).
 
     Args:
-        console: Where to show it; stderr if None.
+        console: Console for bar and notes; stderr if None.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -70,21 +83,21 @@ class LiveProgress:
             TimeRemainingColumn(),
             console=self._console,
             disable=not (self._console.is_terminal or _draws_in_notebook(self._console)),
-            redirect_stdout=sys.stdout.isatty(),  # what is printed into a file stays in there
+            redirect_stdout=sys.stdout.isatty(),  # output into a file is left alone
             expand=True,
             transient=True,
         )
         self._task: TaskID | None = None
 
     def stage(self, description: str, total: int) -> None:
-        """Start the bar again at 0 of ``total``."""
+        """Restart the bar at 0 of ``total``."""
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(description, total=total)
         self._progress.start()
 
     def advance(self, steps: int = 1) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._task is not None:
             self._progress.advance(self._task, steps)
 
@@ -93,7 +106,7 @@ class LiveProgress:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
 

@@ -1,4 +1,4 @@
-"""``dimat run`` and ``dimat resume``: the main job, end to end."""
+"""``dimat.run`` and ``dimat.resume``: a whole run, from settings to results."""
 
 from __future__ import annotations
 
@@ -39,32 +39,33 @@ def run(
     Args:
         config: Every setting: a :class:`RunConfig`, settings by name as in a YAML file, or the path
             of such a file; what is not given has its default.
-        progress: Whether stderr shows how the run goes, as ``dimat run`` does: a bar in a terminal
-            or a notebook, else a line a round. Or an observer that is told instead.
-        callbacks: Told what is measured.
+        progress: Whether stderr shows the progress of the run, as ``dimat run`` does: a bar in a
+            terminal or a notebook, else a line a round. Or an object with the methods of
+            ``dimat.experiment.progress.Progress``, which receives it instead.
+        callbacks: Receive the measurements.
         world: The processes that agents are spread over; by default this one alone. Every process
             calls this with the same settings, and gets the same result; that of agent 0 writes.
-        symmetry: Of the model, given by hand (``Symmetry.from_axes``) where it cannot be exported;
-            it is proved by running the model. Method and controls then have to do without the
-            model's graph: wm, wa.
-        settings: In place of those in ``config``, by name: ``dimat.run(rounds=3,
-            topology="full")``; of a group those parts that are in its dict.
+        symmetry: The symmetry of the model, given by hand (``Symmetry.from_axes``) where the model
+            cannot be exported; it is proved by running the model. Method and controls must then
+            not need the model's graph: wm, wa.
+        settings: Settings by name, which override ``config``: ``dimat.run(rounds=3,
+            topology="full")``; a dict overrides the named parts of a group.
 
     Returns:
-        Accuracies per agent and method, and where the run folder is.
+        Accuracies per agent and method, and the path of the run folder.
 
     Raises:
         ConfigError, DataError, ModelError, TopologyError: If something cannot be used.
-        TrainingError: If a loss is not finite; what was written until then is kept.
+        TrainingError: If a loss is not finite; the run folder is kept.
         Stopped: If ``config.max_wall_s`` seconds have passed and there is more to do.
     """
     config = config_from(config, settings)
     validate(config)
     callbacks = _checked(callbacks, symmetry)
-    observer = _observer(progress)
+    receiver = _progress_of(progress)
     if config.out is not None and world.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return Runner(config, observer, callbacks, world, symmetry=symmetry).run(fresh=True)
+    return Runner(config, receiver, callbacks, world, symmetry=symmetry).run(fresh=True)
 
 
 def resume(
@@ -76,41 +77,41 @@ def resume(
     max_wall_s: float | None = None,
     symmetry: Symmetry | None = None,
 ) -> RunResult:
-    """Go on with a run that was stopped, from its last checkpoint; the command ``dimat resume``.
+    """Resume a run that was stopped from its last checkpoint; the same as ``dimat resume``.
 
     On the CPU the numbers and states are those of a run that was never stopped, to the last bit.
 
     Args:
         folder: The run folder.
         progress: As in :func:`run`.
-        callbacks: Told what is measured from here on.
-        world: As in :func:`run`; a run may go on in more or fewer processes than it was begun in.
-        max_wall_s: It stops again after so many seconds; without end if None.
-        symmetry: As :func:`run` was given it.
+        callbacks: Receive the measurements from here on.
+        world: As in :func:`run`; the number of processes may be another one than before.
+        max_wall_s: Wall time in seconds, > 0, after which the run stops again; None: no limit.
+        symmetry: The same symmetry as :func:`run` was given.
 
     Raises:
-        ConfigError: If it is no run folder, or lines of its metrics are missing.
+        ConfigError: If the folder is no run folder, or lines of its metrics are missing.
         DataError, ModelError, TopologyError, TrainingError, Stopped: As :func:`run` does.
     """
     check_kind("folder", folder, (str, os.PathLike), "the path of a run folder")
     config = begun(Path(folder), max_wall_s)
     callbacks = _checked(callbacks, symmetry)
-    job = Runner(config, _observer(progress), callbacks, world, symmetry=symmetry)
-    return job.run(fresh=False)
+    receiver = _progress_of(progress)
+    return Runner(config, receiver, callbacks, world, symmetry=symmetry).run(fresh=False)
 
 
-def _observer(progress: bool | Progress | None) -> Progress:
-    """The observer that is told how a run goes."""
+def _progress_of(progress: bool | Progress | None) -> Progress:
+    """The receiver of a run's progress: the given one, a bar, or a silent one."""
     if isinstance(progress, bool) or progress is None:
         return LiveProgress() if progress else Silent()
     if isinstance(progress, type) or not hasattr(progress, "stage"):
-        rule = "True, False, or an observer, with the methods of dimat.experiment.tables.Observer"
+        rule = "True, False, or an observer, with the methods of dimat.experiment.progress.Progress"
         raise ConfigError(f"'progress' is {shown(progress)}: must be {rule}")
     return progress
 
 
 def _checked(callbacks: object, symmetry: object) -> Sequence[Callback]:
-    """The callbacks; one alone is a list of one."""
+    """The callbacks as a list, checked, as is the symmetry; a single callback is a list of one."""
     if symmetry is not None:
         check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")
     needs = ("started", "measured", "finished")
@@ -127,11 +128,11 @@ def _checked(callbacks: object, symmetry: object) -> Sequence[Callback]:
 
 
 def begun(folder: Path, max_wall_s: float | None = None) -> RunConfig:
-    """The settings of a run that was begun, to go on with.
+    """The settings of a run that was begun, for resuming it.
 
     Args:
-        folder: Of the run.
-        max_wall_s: After how many seconds it is to stop again; never if None.
+        folder: The run folder.
+        max_wall_s: Wall time in seconds after which the run stops again; None: no limit.
 
     Raises:
         ConfigError: If the folder is no run folder, or its settings cannot be used.
@@ -153,20 +154,20 @@ def begun(folder: Path, max_wall_s: float | None = None) -> RunConfig:
 
 def run_or_resume(
     config: RunConfig,
-    observer: Progress | None = None,
+    progress: Progress | None = None,
     *,
     callbacks: Sequence[Callback] = (),
     pretrained: Path | None = None,
     world: World = SINGLE_PROCESS,
 ) -> RunResult:
-    """Go on with the run in ``config.out`` if it was begun, else begin it; nothing if it is done.
+    """Resume the run in ``config.out`` if it was begun, else begin it; a finished run is only read.
 
     Args:
         config: Every setting; ``out`` must be given.
-        observer: Told how the run goes.
-        callbacks: Told what is measured.
-        pretrained: A folder that runs share: agents that come out of pre-training alike are
-            pre-trained once.
+        progress: Receives the progress of the run; nobody if None.
+        callbacks: Receive the measurements.
+        pretrained: A folder of pre-trained agents that runs share: agents whose pre-training
+            depends on the same settings and data are pre-trained once.
         world: As in :func:`run`.
 
     Raises:
@@ -178,4 +179,4 @@ def run_or_resume(
     fresh = not is_run_folder(Path(config.out))
     if fresh and world.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return Runner(config, observer, callbacks, world, pretrained).run(fresh=fresh)
+    return Runner(config, progress, callbacks, world, pretrained).run(fresh=fresh)

@@ -1,4 +1,4 @@
-"""Everything a run starts from: data dealt out, graph, agents."""
+"""The setup of a run: partitioned data, graph, and new agents."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from dimat.training.trainer import LocalTrainer, MergeSettings
 
 @dataclass(frozen=True)
 class Setup:
-    """What all methods of a run have in common.
+    """The settings, data, graph and model that all methods of a run share.
 
     Args:
-        config: The settings.
-        dataset: All images; agents see their shards, evaluation the test part.
-        parts: Which training images are whose.
+        config: Settings of the run.
+        dataset: All images; agents train on their shards, and are tested on the test images.
+        parts: Partition of the training images among the agents.
         topology: Graph and mixing matrix at every time.
-        held: Validation images, of those in ``parts``; None: a share of every agent's own.
-        symmetry: Of the model, given by hand; found if None.
+        held: Validation images among those of ``parts``; None: a share of each agent's own.
+        symmetry: The symmetry of the model, given by hand; None to find it.
     """
 
     config: RunConfig
@@ -44,7 +44,7 @@ class Setup:
 
     @cached_property
     def held_out(self) -> Partition:
-        """Validation images of every agent, which it does not train on."""
+        """The validation images of every agent, which it does not train on."""
         if self.held is not None:
             return self.held
         labels, config = self.dataset.train_y, self.config
@@ -53,7 +53,7 @@ class Setup:
 
     @cached_property
     def analysis(self) -> Analysis:
-        """The symmetry of the model, found once; or the one given by hand, proved."""
+        """The symmetry of the model, found once; or the one given by hand, proved by execution."""
         model = self.new_model(0)
         example = torch.zeros(2, self.dataset.in_channels, *self.dataset.image_size)
         if self.symmetry is not None:
@@ -66,11 +66,15 @@ class Setup:
         return Shard.whole(self.dataset.test_x, self.dataset.test_y, device=self.config.device)
 
     def new_model(self, agent: int) -> nn.Module:
-        """A freshly initialized model, the same at every call."""
+        """A freshly initialized model, the same at every call.
+
+        Args:
+            agent: Number of the agent; with ``init`` shared all agents get the same model.
+        """
         config = self.config
         number = 0 if config.init == "shared" else agent
         with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed seeds every device, and takes 80 us to find that there is none
+            # torch.manual_seed seeds every device, and takes 80 us even if there is only the CPU
             torch.default_generator.manual_seed(
                 int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
             )
@@ -85,7 +89,12 @@ class Setup:
             )
 
     def shard(self, agent: int, *, pretraining: bool) -> Shard:
-        """The images of one agent."""
+        """The shard of one agent.
+
+        Args:
+            agent: Number of the agent.
+            pretraining: Whether it is the shard of pre-training, or that of the rounds.
+        """
         data = self.dataset
         mine, held = (
             (own.pretrain if pretraining else own.rounds)[agent]
@@ -100,10 +109,10 @@ class Setup:
         """An agent with a new model, before any training.
 
         Args:
-            agent: Its number.
-            pretraining: Whether its shard is that of pre-training.
-            together: Whether all agents take their steps at the same time.
-            method: Name of the method that it merges by; that of the settings if None.
+            agent: Number of the agent.
+            pretraining: Whether its shard is that of pre-training, or that of the rounds.
+            together: Whether the method exchanges in steps, so that all agents take equally many.
+            method: Registry name of the method that it merges by; that of the settings if None.
         """
         config = self.config
         model = self.new_model(agent).to(config.device)
@@ -125,6 +134,7 @@ class Setup:
         )
 
     def _merging(self, method: str) -> MergeSettings:
+        """The settings of the merges of a method."""
         config, own = self.config, self.config.recalibration
         return MergeSettings(
             method=method,
@@ -139,7 +149,7 @@ class Setup:
     def _schedule(
         self, agent: int, optimizer: torch.optim.Optimizer, *, together: bool
     ) -> torch.optim.lr_scheduler.LambdaLR:
-        """Learning rate over the whole run, pre-training included."""
+        """The schedule of the learning rate over the whole run, pre-training included."""
         if self.config.optimizer.schedule == "constant":
             return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
         steps = self.round_steps(agent, together=together)
@@ -149,16 +159,30 @@ class Setup:
         )
 
     def set_out(self, agent: LocalTrainer) -> None:
-        """Put the schedules of agents that step together at the same place, after pre-training."""
+        """Set an agent's schedule to the end of pre-training, alike for agents that step together.
+
+        Args:
+            agent: The agent; changed in place.
+        """
         agent.schedule_at(self.pretrain_steps(agent.index, together=True))
 
     def pretrain_steps(self, agent: int, *, together: bool = False) -> int:
-        """Local steps before the first merge: its own, or those of the mean agent."""
+        """Training steps of pre-training.
+
+        Args:
+            agent: Number of the agent.
+            together: Whether to count the steps of the mean agent instead of its own.
+        """
         own, mean = self._batches[True]
         return self.config.pretrain_epochs * (mean if together else own[agent])
 
     def round_steps(self, agent: int, *, together: bool = False) -> int:
-        """Local steps in a round; where all step together, as many as the mean agent takes."""
+        """Training steps of a round.
+
+        Args:
+            agent: Number of the agent.
+            together: Whether the method exchanges in steps: all take those of the mean agent.
+        """
         config = self.config
         if config.local_steps is not None:
             return config.local_steps
@@ -166,8 +190,8 @@ class Setup:
         return config.local_epochs * (mean if together else own[agent])
 
     def pooled(self) -> Setup:
-        """One agent that has everybody's images: it trains on those that any agent trains on."""
-        steps = self.config.local_steps  # of everybody: as many images as all agents see
+        """The setup of one agent that trains on the training images of all agents."""
+        steps = self.config.local_steps  # times the agents: as many images as they see in all
         together = None if steps is None else steps * self.config.agents
         alone = replace(
             self.config, agents=1, topology=TopologyConfig("ring"), local_steps=together
@@ -182,9 +206,9 @@ class Setup:
 
     @cached_property
     def _batches(self) -> Mapping[bool, tuple[Sequence[int], int]]:
-        """Batches of an epoch, of pre-training or not: of every agent, and of the mean agent.
+        """Batches of an epoch of each agent and the mean agent, in pre-training (True) or rounds.
 
-        Counted once and without a shard: every agent asks for all of them, in every round.
+        Counted once and without making shards: every agent needs all counts in every round.
         """
         size, held = self.config.batch_size, self.held_out
         found = {}
@@ -199,20 +223,20 @@ class Setup:
 
 
 def make_setup(
-    config: RunConfig, observer: Progress | None = None, dataset: Dataset | None = None
+    config: RunConfig, progress: Progress | None = None, dataset: Dataset | None = None
 ) -> Setup:
-    """Load, deal out and check everything; nothing is written or trained.
+    """Load and partition the data, build graph and model, and check them; nothing is trained.
 
     Args:
         config: Every setting.
-        observer: Told how many images are read; by default nobody.
-        dataset: Taken in place of ``config.data.source`` if given.
+        progress: Receives the number of images read; nobody if None.
+        dataset: Data in place of ``config.data.source``; None to load them.
 
     Raises:
-        DataError, ModelError, TopologyError: If a part cannot be used.
+        DataError, ModelError, TopologyError: If data, model or graph cannot be used.
     """
     if dataset is None:
-        dataset = load_dataset(config.data.source, _reading(observer or Silent()))
+        dataset = load_dataset(config.data.source, _reading(progress or Silent()))
     if config.data.train_images is not None:
         kept = subset(dataset.train_y, config.data.train_images, config.seed)
         dataset = dataset.only(kept)
@@ -240,7 +264,13 @@ def make_setup(
 def build_network(
     config: TopologyConfig, agents: int, shard_sizes: Sequence[int] | None = None
 ) -> Network:
-    """The graphs and mixing matrices that the settings describe; see :func:`build_topology`."""
+    """The topology that the settings describe; see :func:`build_topology`.
+
+    Args:
+        config: Settings of the topology.
+        agents: Number of agents, >= 1.
+        shard_sizes: Training images of each agent, for mixing by shard size.
+    """
     options = GraphOptions(
         config.path, config.directed, config.degree, config.probability, config.seed
     )
@@ -254,25 +284,30 @@ def build_network(
     )
 
 
-def _reading(observer: Progress) -> Tell:
-    """Shows how many images are read."""
+def _reading(progress: Progress) -> Tell:
+    """A function that reports to the progress how many images are read."""
 
     def tell(new: int, total: int) -> None:
         if new == 0:
-            observer.stage("reading images", total)
-        observer.advance(new)
+            progress.stage("reading images", total)
+        progress.advance(new)
 
     return tell
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """The optimizer of local training."""
+    """The optimizer of local training.
+
+    Args:
+        config: Settings of the optimizer.
+        parameters: The parameters to train.
+    """
     decay = config.weight_decay
     if config.name == "sgd":
         return torch.optim.SGD(parameters, config.lr, weight_decay=decay)
     if config.name == "msgd":
         return torch.optim.SGD(parameters, config.lr, config.momentum, weight_decay=decay)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    # Not fused: its bits depend on how its memory lies, and a run that goes on would differ
+    # Not fused: its rounding depends on the layout of its memory, and a resumed run would differ
     # (docs/performance.md).
     return kind(parameters, config.lr, weight_decay=decay)

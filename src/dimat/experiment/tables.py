@@ -1,4 +1,4 @@
-"""What a user sees of a run: progress while it goes, a table when it is done."""
+"""Tables of results for the terminal: of a run, and of one agent by itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _MAX_AGENTS = 20
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction as a percentage with one decimal; a dash if there is none.
+    """A fraction as a percentage with one decimal; a dash for None.
+
+    Args:
+        fraction: The fraction, or None.
 
     >>> percent(0.9123), percent(None)
     ('91.2', '–')
@@ -28,7 +31,11 @@ def percent(fraction: float | None) -> str:
 
 
 def results_table(result: RunResult) -> Table:
-    """Test accuracy in percent of every agent and on average, by method, trained and merged."""
+    """Table of test accuracies in percent, by agent and on average, by method and phase.
+
+    Args:
+        result: The results of a run.
+    """
     config = result.config
     table = Table(
         title=f"Test accuracy in % after {counted(config.rounds, 'round')} · "
@@ -48,7 +55,7 @@ def results_table(result: RunResult) -> Table:
 
 
 def _caption(result: RunResult) -> str:
-    """What the columns are, and how well the agents did before round 1, if that was measured."""
+    """The meaning of the columns, and the mean accuracy before round 1, if it was measured."""
     if not result.config.rounds:
         return "trained = after pre-training: there was no round"
     phases = "last round: trained = after local training, merged = right after merging"
@@ -59,7 +66,11 @@ def _caption(result: RunResult) -> str:
 
 
 def single_agent_table(result: SingleAgentResult) -> Table:
-    """What one agent came to: its accuracy, and how its exchanges with each neighbor went."""
+    """Table of one agent's accuracy, exchanges and incidents, by neighbor.
+
+    Args:
+        result: The results of the agent.
+    """
     happened = sorted({what for own in result.incidents.values() for what in own})
     table = Table(
         title=f"Agent {result.agent} after {counted(result.rounds, 'round')} · test accuracy "
@@ -82,7 +93,7 @@ def single_agent_table(result: SingleAgentResult) -> Table:
 
 
 def _columns(result: MethodResult) -> list[tuple[str, str, list[float | None]]]:
-    """Method, phase and accuracies of the columns of one method: one that never merges has one."""
+    """Method, phase and accuracies of each column of one method; without merges there is one."""
     phases: dict[str, list[float | None]] = {
         "trained": [agent.trained for agent in result.agents],
         "merged": [agent.merged for agent in result.agents],
@@ -92,7 +103,7 @@ def _columns(result: MethodResult) -> list[tuple[str, str, list[float | None]]]:
 
 
 def _add_rows(table: Table, columns: Sequence[Sequence[float | None]]) -> None:
-    """A row an agent, and the mean; centralized has one agent."""
+    """Add a row for each agent, and one of means; method centralized has one agent."""
     agents = max(len(values) for values in columns)
     for agent in range(min(agents, _MAX_AGENTS)):
         own = [values[agent] if agent < len(values) else None for values in columns]

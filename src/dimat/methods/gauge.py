@@ -66,7 +66,7 @@ class Listener(Protocol):
         ...
 
 
-def align_to(
+def match_to(
     analysis: Analysis,
     scores: Scores,
     into: Mapping[str, Tensor],
@@ -74,13 +74,13 @@ def align_to(
     *,
     turned: bool = False,
 ) -> Permutation:
-    """Units put in another's order, from the scores (units in that order, units to be moved).
+    """The permutation of a state's units into another's order.
 
     Args:
         analysis: Of the model.
-        scores: For each group.
-        into: The state in that order.
-        moved: The state whose units move.
+        scores: For each group (units in that order, units to be moved).
+        into: The state in that order; tells apart units that score alike.
+        moved: The state whose units the permutation is to move.
         turned: Solve with rows and columns exchanged, and invert. Two agents who have the same
             scores and states, and agree on whose units are the rows, find permutations that are
             inverse to each other, whatever ties there are.

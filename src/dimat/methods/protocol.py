@@ -1,4 +1,4 @@
-"""What a method is: what an agent does when a round begins, and how it takes a training step."""
+"""The protocol of methods: an agent's part in the merge of a round, and in a training step."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Need = Literal["rows", "columns", "two-way"]
 
 @dataclass(frozen=True)
 class RoundContext:
-    """All that an agent knows when a round begins. Its data stays behind ``batches``.
+    """The knowledge of an agent when a round begins. Its data stays behind ``batches``.
 
     Args:
-        agent: Its number.
-        round: The round, from 1.
+        agent: Number of the agent.
+        round: Number of the round, from 1.
         state: Its own state before the merge; not changed.
         topology: The graph and the mixing matrix, of this round: another round may have others.
         parameters: The state keys that are parameters.
@@ -34,10 +34,11 @@ class RoundContext:
         batches: Inputs from its own shard, for matching.
         gauge: Whose unit order its state is in; its own if None.
         memory: Its optimizer's memory, where that is mixed too; not changed.
-        rounds: The last round.
-        images: Its number of training images.
-        kept: What its method kept at the last merge; empty at first.
-        life: A number that no other start of this agent has, if it can be started again.
+        rounds: Number of rounds of the run.
+        images: Number of its training images.
+        kept: States that its method kept at the last merge, by name; empty at first.
+        life: Random number of this start of the agent's process, which keeps the ids of unit orders
+            of two starts apart; 0 where all agents live and end together.
     """
 
     agent: int
@@ -58,7 +59,7 @@ class RoundContext:
 
     @property
     def neighbors(self) -> list[int]:
-        """The agents it hears."""
+        """Numbers of the agents that it hears."""
         return self.topology.neighbors(self.agent)
 
     @property
@@ -67,7 +68,7 @@ class RoundContext:
         return row(self.topology, self.agent)
 
     def weights_of(self, heard: Collection[int]) -> list[float]:
-        r"""Its weights where messages were lost: what is lost it takes for itself.
+        r"""Its row of the mixing matrix where messages were lost: their weight is its own.
 
         .. math:: \pi_{ii} + \sum_{j \text{ lost}} \pi_{ij}
 
@@ -89,7 +90,7 @@ class RoundContext:
 
 
 def row(topology: Topology, agent: int) -> list[float]:
-    """What an agent listens to: its weight for itself, then for each neighbor."""
+    """The weights of an agent: for itself, then for each neighbor, in their order."""
     return [float(topology.pi[agent, j]) for j in [agent, *topology.neighbors(agent)]]
 
 
@@ -102,7 +103,8 @@ class RoundReport:
         merge_s: Seconds spent combining, and then taking the result over and recalibrating.
         alignments: For each neighbor that was permuted how its units moved before they were mixed.
         similarity: Mean similarity of matched units for each group that was matched.
-        margin: How much better they match than the best other unit, in the mean, by group.
+        margin: Median over units of how much better the match is than the best other, by group, in
+            the mean over the neighbors compared with.
         drift: Share of its units that would rather have changed places; None if not measured.
     """
 
@@ -122,13 +124,14 @@ class RoundResult:
 
     Args:
         state: Its merged state.
-        permutation: How its own units moved, if they did: its optimizer follows.
-        disagreement: Weighted distance from its aligned neighbors before the merge; None if it
-            heard nobody: then there is nothing to recalibrate or to measure.
+        permutation: The permutation of its own units, which its optimizer follows; None (or the
+            identity) if they stayed.
+        disagreement: Weighted distance from its aligned neighbors before the merge; None if the
+            state has nothing of others (see :attr:`mixed`).
         gauge: Whose unit order the merged state is in; as before if None.
         memory: The merged optimizer memory; None if it was not mixed.
         calibrated: Whether running statistics are those of the merged model already.
-        kept: What the method wants to find again in the next round, by name.
+        kept: States that the method wants to find again in the next round, by name.
         report: Telemetry.
     """
 
@@ -143,17 +146,26 @@ class RoundResult:
 
     __repr__ = brief
 
+    @property
+    def mixed(self) -> bool:
+        """Whether the state has something of others, so that a method has to say how far they were.
+
+        Only then is BatchNorm recalibrated, the optimizer reset if that is asked for, and the
+        merged agent evaluated.
+        """
+        return self.disagreement is not None
+
 
 class StepContext(Protocol):
-    """An agent in training, as a method sees it in one step."""
+    """The view that a method has of an agent in one training step."""
 
     @property
     def index(self) -> int:
-        """Its number."""
+        """Number of the agent."""
 
     @property
     def steps(self) -> int:
-        """Steps taken since pre-training; for methods that exchange in steps alike at all."""
+        """Training steps since pre-training; the same at all agents of methods in steps."""
 
     @property
     def topology(self) -> Topology:
@@ -165,16 +177,16 @@ class StepContext(Protocol):
 
     @property
     def kept(self) -> dict[str, State]:
-        """What the method keeps from step to step, by name; the method's to change."""
+        """States that the method keeps from step to step, by name; the method's to change."""
 
     def state(self) -> State:
         """A copy of its state."""
 
     def load(self, state: State) -> None:
-        """Take over a state."""
+        """Replace its state."""
 
     def gradient(self) -> State:
-        """Gradient of the loss at its parameters on its next batch; running statistics follow."""
+        """Gradient of the loss on its next batch; updates BatchNorm's running statistics."""
 
     def gradient_at(self, state: Mapping[str, Tensor]) -> State:
         """Gradient on that same batch at another state; nothing of the agent changes."""
@@ -183,7 +195,7 @@ class StepContext(Protocol):
         """One step of its optimizer along a gradient, at ``scale`` times its learning rate."""
 
     def scale_momentum(self, factor: float) -> None:
-        """Multiply what its optimizer, if that is momentum SGD, has summed of gradients."""
+        """Multiply the momenta of its optimizer, if that is momentum SGD."""
 
 
 def setting(name: str, default: Any, *, equals: object = None) -> Any:
@@ -199,18 +211,18 @@ def setting(name: str, default: Any, *, equals: object = None) -> Any:
 
 @dataclass(frozen=True)
 class Method:
-    """One way of learning together. As it stands: every agent alone.
+    """A method of learning together. As it stands: every agent learns alone.
 
     A method overrides ``merge`` and exchanges once a round, or ``step`` and exchanges while it
     trains. It is a frozen dataclass, its fields are its parameters, and all have defaults: one
     made by :func:`setting` has the value of a setting of the run, any other is given in
-    ``method_options``. It is stateless: what it needs comes with the member or the learner, and
-    what it wants to find again is ``kept`` there.
+    ``method_options``. It is stateless: what it needs comes with the :class:`RoundContext`
+    or the :class:`StepContext`, and what it wants to find again is ``kept`` there.
 
     Attributes:
-        exchanges: When: never, in rounds, or in steps.
+        exchanges: When agents exchange: never, in rounds, or in steps.
         matches: Whether units are permuted, so that the model's symmetry must be known.
-        needs: What the mixing matrix must have: rows or columns that sum to 1 (both: doubly
+        needs: Requirements on the mixing matrix: rows or columns that sum to 1 (both: doubly
             stochastic), edges that carry both ways.
         tolerant: Whether ``merge`` can be resumed with an inbox that lacks messages: then their
             weight is the agent's own. One that cannot raises ``TrainingError`` for it.
@@ -219,7 +231,8 @@ class Method:
         merges_once: Whether all merging is done in the last round.
         in_pairs: Whether who meets whom is drawn at random, and an agent meets one at a time.
         asks_gradients: Whether every neighbor computes a gradient for the agent in a step.
-        keeps: How many times its parameters an agent keeps beside them.
+        keeps: Number of tensors of the parameters' size that an agent keeps beside them, for the
+            estimate of memory.
     """
 
     exchanges: ClassVar[Literal["never", "rounds", "steps"]] = "never"
@@ -232,22 +245,22 @@ class Method:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the mixing matrix must have."""
+        """Requirements on the mixing matrix."""
         return frozenset()
 
     @property
     def combiner(self) -> str:
-        """Name of the combiner of what is aligned."""
+        """Name of the combiner of aligned states."""
         return "average"
 
     @property
     def spell(self) -> int:
-        """Steps after which an agent does the same again."""
+        """Training steps after which the pattern of exchanges repeats."""
         return 1
 
     @property
     def needs_graph(self) -> bool:
-        """Whether it looks into the model: a symmetry by hand comes without the model's graph."""
+        """Whether it needs the model's exported graph, which a symmetry given by hand lacks."""
         return self.matches
 
     @property
@@ -257,13 +270,13 @@ class Method:
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """One agent's part when a round begins, before it trains."""
-        yield Step()
+        yield Step()  # a step in which nothing is said: makes this a generator
         return RoundResult(me.state)
 
     def step(self, me: StepContext) -> Talk[None]:
         """One agent's part in one training step."""
         me.update(me.gradient())
-        yield from ()
+        yield from ()  # makes this a generator
 
     def check_optimizer(self, method: str, optimizer: str) -> None:
         """Refuse an optimizer of local training that the method cannot work with.

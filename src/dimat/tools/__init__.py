@@ -1,1 +1,1 @@
-"""What reads what runs wrote, or foresees them."""
+"""Tools around runs: records, comparisons, reports, estimates, and merges of checkpoints."""

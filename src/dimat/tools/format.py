@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers as text for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ NOTHING = "–"
 
 
 def human_bytes(count: float | None) -> str:
-    """Bytes in decimal units; a dash if not known.
+    """Bytes in decimal units, as text; a dash if not known.
+
+    Args:
+        count: Number of bytes, or None.
 
     >>> human_bytes(999), human_bytes(74_600_000), human_bytes(None)
     ('999 B', '74.6 MB', '–')

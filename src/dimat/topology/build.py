@@ -31,7 +31,8 @@ def edges(agents: int, options: GraphOptions) -> nx.Graph[int]:
 
 
 # Functions of the number of agents, and of options if they ask for those, to a graph of the agents
-# 0 … n-1, or to several that take turns.
+# 0 … n-1, or to several that take turns. dimat's own stand in the dicts of the files that they are
+# in: graphs.py, directed.py, drawn.py, sequences.py.
 TOPOLOGIES: Registry[Callable[..., Graphs]] = Registry(
     "topology.name",
     "dimat.topologies",

@@ -1,1 +1,1 @@
-"""Local training, and the round: what one agent does."""
+"""Local training of an agent, and the merge of a round."""

@@ -1,4 +1,4 @@
-"""What follows a merge: model, optimizer, and what else the user has; all of it or nothing."""
+"""Taking a merge over: the model, the optimizer and entries of the user's own; all or nothing."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ Set = Callable[[Mapping[str, Tensor]], object]
 
 
 class Change(Protocol):
-    """Something that was made ready beside what it is to replace."""
+    """A change that is prepared beside the values that it will replace, and can be undone."""
 
     def swap(self) -> None:
-        """Put it in place; a second time: put back what was there."""
+        """Put the new values in place; called a second time, put the old ones back."""
 
 
-class _Given:
-    """Entries of the user's own, as they are and as they will be."""
+class _EntriesChange:
+    """Registered entries of the user's own: their values before the merge and after it."""
 
     def __init__(self, get: Get, set: Set, move: Move) -> None:
         self._before: Mapping[str, Tensor] = clone(get())
         self._after, self._set = move(self._before), set
 
     def swap(self) -> None:
-        """Hand the user what is next; that it failed does not matter for the way back."""
+        """Call the user's ``set`` with the other values; the swap counts even if ``set`` fails."""
         self._before, self._after = self._after, self._before
         self._set(self._before)
 
 
 @dataclass(frozen=True)
 class Followers:
-    """All that changes at an agent when a merge is taken over.
+    """The model, optimizer and registered entries of an agent, which follow each of its merges.
 
     Args:
-        model: The agent's.
-        optimizer: Of its parameters, if it has one.
-        calls: Calibration batches.
+        model: The agent's model.
+        optimizer: The optimizer of the model's parameters; None if there is none.
+        calls: Calibration batches, on which BatchNorm statistics are recomputed.
         recalibration: auto: BatchNorm statistics are recomputed unless the merge fits them itself;
             batchnorm: always; none: never.
-        symmetry: Of the model; asked for where units move.
+        symmetry: Gives the model's symmetry; called only where units move.
     """
 
     model: nn.Module
@@ -60,11 +60,11 @@ class Followers:
     calls: Calls
     recalibration: str
     symmetry: Callable[[], Symmetry]
-    _given: dict[str, tuple[Get, Set]] = field(default_factory=dict)
+    _registered: dict[str, tuple[Get, Set]] = field(default_factory=dict)
 
     def register(self, name: str, get: Get, set: Set) -> None:
-        """Have entries follow; see :meth:`dimat.Agent.register`."""
-        if name in self._given:
+        """Register entries that follow the units; see :meth:`dimat.Agent.register`."""
+        if name in self._registered:
             raise ConfigError(f"'{name}' is registered already: give another name")
         for role, given in (("get", get), ("set", set)):
             if not callable(given):
@@ -80,29 +80,29 @@ class Followers:
                     f"'{name}' has an entry '{key}' of shape {tuple(value.shape)}, and the model "
                     f"has {expected}: name entries as the model does{near}"
                 )
-        self._given[name] = get, set
+        self._registered[name] = get, set
 
-    def take_over(self, merged: RoundResult, before: State) -> None:
-        """Load, move, recalibrate; if anything fails, all is as it was.
+    def take_over(self, result: RoundResult, before: State) -> None:
+        """Load the merged state, recalibrate, move the entries that follow; undone if one fails.
 
         Args:
-            merged: What the merge gave.
-            before: The model's state now.
+            result: The result of the agent's merge.
+            before: The model's state before the merge, which is restored on failure.
         """
-        changes = self._changes(merged)
+        changes = self._changes(result)
         with ExitStack() as undo:
-            undo.callback(_way_back(self.model, before))
-            put_into(self.model, merged.state)
-            if self._recalibrates(merged):
+            undo.callback(_restorer(self.model, before))
+            put_into(self.model, result.state)
+            if self._recalibrates(result):
                 self.calls.recalibrate(self.model)
             for change in changes:
                 undo.callback(change.swap)
                 change.swap()
             undo.pop_all()
 
-    def _changes(self, merged: RoundResult) -> list[Change]:
-        """What moves with the units, made ready; nothing is changed yet."""
-        move = merged.permutation
+    def _changes(self, result: RoundResult) -> list[Change]:
+        """Prepared changes of all that moves with the units; nothing is changed yet."""
+        move = result.permutation
         if move is None:
             return []
         symmetry = self.symmetry()
@@ -110,23 +110,25 @@ class Followers:
         def apply(entries: Mapping[str, Tensor]) -> State:
             return symmetry.apply(move, entries)
 
-        changes: list[Change] = [_Given(get, set, apply) for get, set in self._given.values()]
+        changes: list[Change] = [
+            _EntriesChange(get, set, apply) for get, set in self._registered.values()
+        ]
         if self.optimizer is not None:
             changes.append(plan_memory(self.optimizer, self.model, apply))
         return changes
 
-    def _recalibrates(self, merged: RoundResult) -> bool:
-        if merged.disagreement is None or self.recalibration == "none":
+    def _recalibrates(self, result: RoundResult) -> bool:
+        if not result.mixed or self.recalibration == "none":
             return False
-        return self.recalibration == "batchnorm" or not merged.calibrated
+        return self.recalibration == "batchnorm" or not result.calibrated
 
 
-def _way_back(model: nn.Module, state: State) -> Callable[[], None]:
-    """Makes a model again what it is now: its entries (``state``), hidden buffers and modes."""
+def _restorer(model: nn.Module, state: State) -> Callable[[], None]:
+    """A function that restores a model's present state, hidden buffers and training modes."""
     modes = {module: module.training for module in model.modules()}
     hidden = {name: x.detach().clone() for name, x in model.named_buffers() if name not in state}
 
-    def go_back() -> None:
+    def restore() -> None:
         own = {**dict(model.named_buffers()), **model.state_dict(keep_vars=True)}
         with torch.no_grad():
             for name, value in {**hidden, **state}.items():
@@ -135,4 +137,4 @@ def _way_back(model: nn.Module, state: State) -> Callable[[], None]:
         for module, mode in modes.items():
             module.training = mode
 
-    return go_back
+    return restore

@@ -1,9 +1,10 @@
-"""One round of DIMAT, before its local training: exchange, match, merge, recalibrate.
+"""The merge with which a round begins: exchange, match, mix, take over, recalibrate.
 
-The algorithm of the paper, once: ``dimat run`` calls it for all agents of a process, and
-``dimat agent`` and ``dimat.Agent`` for one whose neighbors are elsewhere. Which states are
-exchanged, how units are matched and what is mixed is the method's part
-(:mod:`dimat.methods.rounds.dimat`).
+``dimat run`` calls it for all agents of a process, ``dimat agent`` and ``dimat.Agent`` for one
+agent whose neighbors run in other processes. Each agent says what it brings, the method's
+generators run over the transport, and each agent loads its result, moves its optimizer along and
+recalibrates BatchNorm. What is exchanged, matched and mixed is the method's part: the paper's is
+:meth:`dimat.methods.Dimat.merge`.
 """
 
 from __future__ import annotations
@@ -24,20 +25,28 @@ class RoundAgent(Protocol):
 
     @property
     def index(self) -> int:
-        """Its number."""
+        """The agent's number, from 0."""
 
     @property
     def traffic(self) -> Traffic:
-        """Counters of the bytes that it sent and received."""
+        """Counters of the agent's bytes, sent and received, and of its busy seconds."""
 
     def context(self, number: int) -> RoundContext:
-        """The state, graph, images and memory that it brings to the merge of a round."""
+        """The agent's state, graph, images and optimizer memory at the beginning of a merge.
+
+        Args:
+            number: The round, from 1.
+        """
 
     def take_over(self, me: RoundContext, result: RoundResult) -> float:
         """Load the merged state, move the optimizer along, recalibrate BatchNorm.
 
+        Args:
+            me: The context that the agent brought to the merge.
+            result: The result of the agent's merge.
+
         Returns:
-            Seconds that it took.
+            Seconds spent on taking over.
         """
 
 
@@ -57,17 +66,18 @@ def merge_round(
     """The merge of one round, at the agents of this process.
 
     Args:
-        agents: Those agents.
-        method: How they merge.
-        transport: Between them and all others.
+        agents: The agents of this process.
+        method: The method by which all agents merge.
+        transport: Carries messages between these agents and all others.
         number: The round, from 1.
-        precision: What is sent: float32 or bfloat16.
-        where: Begins the message if something fails: ``"wa, round 3, in the merge"``. Without it
-            errors go through as they are.
+        precision: Floating point format of the messages: float32 or bfloat16.
+        where: Beginning of the message of an error: ``"wa, round 3, in the merge"``. If empty,
+            errors go through unchanged.
         observe: Called with contexts and results, before any agent has taken its result over.
 
     Returns:
-        By agent, in their order; ``report.merge_s`` has the seconds of taking over, too.
+        The result of each agent, in the order of ``agents``; ``report.merge_s`` includes the
+        seconds of taking over.
 
     Raises:
         TrainingError: If an agent's state is not finite, or, with ``where``, if anything fails.
@@ -82,17 +92,18 @@ def merge_round(
     with _named(where, "taking it over"):  # load, move the optimizer along, recalibrate
         both = zip(agents, contexts, results, strict=True)
         spent = [agent.take_over(me, result) for agent, me, result in both]
-    return [_spent_too(result, own) for result, own in zip(results, spent, strict=True)]
+    return [_with_seconds(result, own) for result, own in zip(results, spent, strict=True)]
 
 
-def _spent_too(result: RoundResult, seconds: float) -> RoundResult:
+def _with_seconds(result: RoundResult, seconds: float) -> RoundResult:
+    """The result with the seconds of taking over added to those of the merge."""
     report = result.report
     return replace(result, report=replace(report, merge_s=report.merge_s + seconds))
 
 
 @contextmanager
 def _named(where: str, what: str) -> Iterator[None]:
-    """Errors that say in which round of what, and in which part of it."""
+    """Prefix errors raised inside with the method and round (``where``) and the part (``what``)."""
     if not where:
         yield
         return

@@ -1,4 +1,4 @@
-"""All that an agent is at one moment, as a tree of tensors: what a checkpoint is made of."""
+"""Snapshots of agents: all that changes in an agent, as a tree of tensors for a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dimat.training.trainer import LocalTrainer
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An agent at one moment. Its shard and settings are not in it: a run makes them again.
+    """A snapshot of all that changes in an agent; a run makes its shard and settings again.
 
     Args:
-        state: Its state.
-        optimizer: Its optimizer's ``state_dict``.
-        schedule: Its learning rate schedule's ``state_dict``.
-        counters: Steps, epochs, bytes and seconds so far.
-        gauge: Whose unit order its state is in; its own if None.
-        kept: What its method keeps, by name.
-        hidden: The model's buffers that are in no state.
+        state: The agent's state.
+        optimizer: ``state_dict`` of the optimizer.
+        schedule: ``state_dict`` of the learning rate schedule.
+        counters: Training steps, epochs, bytes sent and received, and busy seconds so far.
+        gauge: Id of the unit order that the state is in; the agent's own order if None.
+        kept: States that the method keeps from round to round, by name.
+        hidden: Buffers of the model that are in no state (not persistent), by name.
     """
 
     state: State
@@ -40,12 +40,12 @@ class Snapshot:
 
     @classmethod
     def of(cls, agent: LocalTrainer) -> Snapshot:
-        """A copy of all that changes in an agent."""
+        """The snapshot of an agent; everything is copied."""
         traffic = agent.traffic
         return cls(
             agent.state(),
             copy.deepcopy(agent.optimizer.state_dict()),
-            # the rule itself, a function, is made again by the run
+            # without the rule itself, a function, which the run makes again
             {k: v for k, v in agent.schedule.state_dict().items() if k != "lr_lambdas"},
             {
                 "steps": agent.steps,
@@ -60,11 +60,12 @@ class Snapshot:
         )
 
     def restore(self, agent: LocalTrainer, *, new_shard: bool = False) -> None:
-        """Make an agent, new and of the same settings, what this one was.
+        """Restore the snapshot into a new agent of the same settings.
 
         Args:
-            agent: Changed in place.
-            new_shard: Whether it goes on with other images: then no step on them was taken yet.
+            agent: The new agent; changed in place.
+            new_shard: Whether the agent's shard is another one: its count of steps then starts
+                at 0.
         """
         agent.load(self.state)
         agent.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
@@ -84,7 +85,7 @@ class Snapshot:
         agent.traffic.busy_s = count["busy_s"]
 
     def tree(self) -> Tree:
-        """As dicts, lists, numbers and tensors, which are not copied."""
+        """The snapshot as dicts, lists, numbers and tensors, which are not copied."""
         return {
             "state": self.state,
             "optimizer": self.optimizer,
@@ -97,10 +98,13 @@ class Snapshot:
 
     @classmethod
     def of_tree(cls, tree: Tree) -> Snapshot:
-        """What :meth:`tree` gave.
+        """The snapshot of a tree that :meth:`tree` returned.
+
+        Args:
+            tree: The snapshot as dicts, lists, numbers and tensors.
 
         Raises:
-            StructureError: If it is something else.
+            StructureError: If the tree is not that of a snapshot.
         """
         try:
             gauge = GaugeId(*tree["gauge"]) if tree["gauge"] else None
@@ -110,6 +114,6 @@ class Snapshot:
 
 
 def _hidden(model: nn.Module) -> State:
-    """Buffers that are not part of the state."""
+    """Buffers of a model that are in no state, by name."""
     seen = model.state_dict()
     return {name: value for name, value in model.named_buffers() if name not in seen}

@@ -1,4 +1,4 @@
-"""An agent: a model, its optimizer and its own shard; it trains, calibrates and is evaluated."""
+"""Local training: an agent's model, optimizer and shard, its steps, merges and evaluation."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from dimat.state import State, check_finite, clone, put_into, state_of, tensors_
 from dimat.symmetry import Analysis
 from dimat.topology import Network, Topology
 
-# What a stream of random numbers is for: one number each, so that streams never meet.
+# Purposes of random streams: a number each, so that no two streams are the same.
 TRAIN, MATCH, RECALIBRATE, NOISE = 1, 2, 3, 4
-_CALIBRATED = 250  # images of a forward pass without training, about
+_CALIBRATED = 250  # images of a calibration batch, about
 
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """What a run says of the merges of an agent.
+    """The settings of a run that an agent's merges depend on.
 
     Args:
-        method: Name of the method, for messages.
+        method: Registry name of the method, for messages.
         topology: The graph and the mixing matrix of every round.
-        analysis: The model's symmetry; asked for where units move.
-        rounds: The last round.
-        matching_images: How many of its own images units are matched on.
-        on_merge: What becomes of the optimizer's memory: kept (it moves with the units), mixed, or
+        analysis: Gives the model's symmetry; called only where units move.
+        rounds: Number of the last round.
+        matching_images: Images of the agent's shard that units are matched on, at most.
+        on_merge: Treatment of the optimizer's memory: keep (it moves with the units), mix, or
             reset.
-        recalibration_images: How many of its own images BatchNorm is recalibrated on; 0: it is not.
+        recalibration_images: Images of the agent's shard that BatchNorm statistics are recomputed
+            on, at most; 0 leaves the statistics as they are.
     """
 
     method: str
@@ -56,28 +57,30 @@ class MergeSettings:
 
 @dataclass
 class LocalTrainer:
-    """One participant. Its randomness depends on (seed, agent, purpose, epoch) and nothing else.
+    """An agent of a run, with its local training and its merges.
+
+    Random numbers depend on (seed, agent, purpose, epoch) and nothing else.
 
     Args:
-        index: Its number.
-        model: Its model.
-        optimizer: Of the model's parameters.
-        schedule: Of the optimizer's learning rate, a step at a time.
-        shard: Its own images.
-        topology: Whom it talks to in this step, if it exchanges while it trains.
-        seed: Seed of the run.
-        batch_size: Images a training step.
-        merging: What the run says of its merges.
+        index: The agent's number, from 0.
+        model: The agent's model.
+        optimizer: The optimizer of the model's parameters.
+        schedule: The schedule of the optimizer's learning rate, advanced once a step.
+        shard: The agent's own images.
+        topology: Graph and mixing matrix of this step, for methods that exchange in steps.
+        seed: Seed of the run, >= 0.
+        batch_size: Images of a training step, >= 1.
+        merging: The settings that the agent's merges depend on.
         augment: Whether training images are augmented.
-        precision: float32, or bfloat16 by autocast.
-        gauge: Whose unit order its model is in; its own if None.
+        precision: Arithmetic of forward passes: float32, or bfloat16 by autocast.
+        gauge: Id of the unit order that the model is in; the agent's own order if None.
         steps: Training steps taken on this shard.
-        epochs: Passes over a shard that were begun and are over, pre-training included.
-        kept: What its method keeps, by name.
-        traffic: Bytes sent and received.
+        epochs: Completed passes over a shard, pre-training included.
+        kept: States that the method keeps, by name.
+        traffic: Counters of bytes sent and received and of busy seconds.
 
     Attributes:
-        parameters: The model's, by name; what is tied once.
+        parameters: The model's parameters by name; tied ones occur once.
     """
 
     index: int
@@ -107,35 +110,35 @@ class LocalTrainer:
 
     @property
     def device(self) -> torch.device:
-        """Where its model lives."""
+        """The device of the model."""
         return next(iter(self.parameters.values())).device
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next step."""
+        """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def state(self) -> State:
-        """A copy of its state."""
+        """A copy of the agent's state."""
         return state_of(self.model)
 
     def load(self, state: State) -> None:
-        """Take over a state, in place of its own."""
+        """Load a state into the model, in place."""
         put_into(self.model, state)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The arithmetic of forward passes."""
+        """The context of forward passes: autocast to bfloat16, or none for float32."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Images and labels of the next training step; that step counts as taken."""
+        """Images and labels of the next training step, which is counted as taken."""
         self._batch = next(self._stream)
         return self._batch
 
     def gradient(self) -> State:
-        """Gradient of the loss on the next batch, by parameter; running statistics follow."""
+        """Gradient of the loss on the next batch, by parameter; updates running statistics."""
         inputs, labels = self.batch()
         self.model.train()
         self._draw_noise()
@@ -148,12 +151,16 @@ class LocalTrainer:
         return gradient
 
     def _drop_gradient(self) -> None:
-        """No gradient is kept while other agents have their turn."""
+        """Free the gradients, so that none takes memory while other agents train."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def gradient_at(self, state: Mapping[str, Tensor]) -> State:
-        """Gradient on the batch of the last :meth:`gradient` at another state, by parameter."""
+        """Gradient at another state on the batch of the last :meth:`gradient`, by parameter.
+
+        Args:
+            state: The state; not changed, and neither is the agent.
+        """
         assert self._batch is not None, "gradient() draws the batch"
         inputs, labels = self._batch
         names = [name for name, p in self.parameters.items() if p.requires_grad]
@@ -171,7 +178,7 @@ class LocalTrainer:
         return {name: g for name, g in zip(names, found, strict=True) if g is not None}
 
     def _draw_noise(self) -> None:
-        """Dropout and the like draw from a stream of this agent and step."""
+        """Seed PyTorch's generator, which dropout draws from, by agent, epoch and step."""
         noise = generator(self.seed, self.index, NOISE, self.epochs, self.steps).initial_seed()
         if self.device.type == "cpu":
             torch.default_generator.manual_seed(noise)  # torch.manual_seed: 80 us, for all devices
@@ -179,7 +186,12 @@ class LocalTrainer:
             torch.manual_seed(noise)
 
     def update(self, gradient: Mapping[str, Tensor], scale: float = 1.0) -> None:
-        """One optimizer step along a gradient, at ``scale`` times the learning rate."""
+        """Take one optimizer step along a gradient.
+
+        Args:
+            gradient: Gradient by parameter name; parameters that are missing do not move.
+            scale: Factor on the learning rate of this step.
+        """
         for name, parameter in self.parameters.items():
             parameter.grad = gradient.get(name)
         rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -192,13 +204,13 @@ class LocalTrainer:
         self.schedule.step()
 
     def scale_momentum(self, factor: float) -> None:
-        """Multiply the momenta of momentum SGD by a factor."""
+        """Multiply the momentum buffers of momentum SGD by a factor."""
         for memory in self.optimizer.state.values():
             if memory.get("momentum_buffer") is not None:
                 memory["momentum_buffer"].mul_(factor)
 
     def schedule_at(self, place: int) -> None:
-        """Put the learning rate where it is after so many steps."""
+        """Set the learning rate to its scheduled value after ``place`` steps, >= 0."""
         schedule = self.schedule
         schedule.last_epoch = place
         rates = [b * f(place) for b, f in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
@@ -208,14 +220,14 @@ class LocalTrainer:
         schedule._step_count = place + 1
 
     def note_losses(self, losses: Tensor) -> None:
-        """Count (steps,) losses of steps that were taken elsewhere."""
+        """Record the training losses, (steps,), of steps taken outside of :meth:`gradient`."""
         self._losses.extend(losses)
 
     def loss(self) -> float:
-        """Mean training loss since it was last asked for; NaN if there was no step.
+        """Mean training loss of the steps since the last call; NaN if there was none.
 
         Raises:
-            TrainingError: If it is not finite.
+            TrainingError: If the loss is not finite.
         """
         losses, self._losses = self._losses, []
         mean = float(torch.stack(losses).mean()) if losses else float("nan")
@@ -224,7 +236,11 @@ class LocalTrainer:
         return mean
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches, epoch after epoch, from where the counters say; they count along."""
+        """Training batches from the counted step and epoch on; advances both counters.
+
+        Nothing happens before the first batch is asked for, so counters that a snapshot restores
+        after the agent was made count.
+        """
         while True:
             last = self.shard.num_batches(self.batch_size) - 1
             skip = self.steps % (last + 1)
@@ -237,17 +253,26 @@ class LocalTrainer:
                 yield batch
 
     def calibration(self, purpose: int, round_number: int, images: int) -> Sequence[Tensor]:
-        """Inputs from its own training images, the same for every method of one seed."""
+        """Batches of the agent's own training images, alike for every method of one seed.
+
+        Args:
+            purpose: Number of the random stream that draws the images.
+            round_number: The round, from 1; 0 for diagnostics.
+            images: Images to draw, at most.
+        """
         random = generator(self.seed, self.index, purpose, round_number, device=self.device)
         return self.shard.calibration(images, _CALIBRATED, random)
 
     # --- the merge of a round (round.py) ------------------------------------------------------
 
     def context(self, number: int) -> RoundContext:
-        """The state, graph, images and memory that it brings to the merge of a round.
+        """The agent's state, graph, images and optimizer memory at the beginning of a merge.
+
+        Args:
+            number: The round, from 1.
 
         Raises:
-            TrainingError: If its state is not finite.
+            TrainingError: If the state is not finite.
         """
         own = self.merging
         try:
@@ -272,20 +297,20 @@ class LocalTrainer:
         )
 
     def take_over(self, me: RoundContext, result: RoundResult) -> float:
-        """Load the merged state, move the optimizer along, recalibrate: seconds that it took."""
+        """Load the merged state, move the optimizer along, recalibrate; returns the seconds."""
         start = time.perf_counter()
         self.load(result.state)
         self.gauge = result.gauge or self.gauge
         self.kept = {name: dict(own) for name, own in result.kept.items()}
         self._carry_optimizer(result)
         self.traffic.busy_s += time.perf_counter() - start
-        if result.disagreement is not None and not result.calibrated:
+        if result.mixed and not result.calibrated:
             self.recalibrate(me.round)
         return time.perf_counter() - start
 
     def _carry_optimizer(self, result: RoundResult) -> None:
-        """The optimizer's memory mixed, moved as the agent's units are, or forgotten."""
-        if result.disagreement is not None and self.merging.on_merge == "reset":
+        """Replace the optimizer's memory by the mixed one, move it with the units, or reset it."""
+        if result.mixed and self.merging.on_merge == "reset":
             reset_optimizer(self.optimizer)
         elif result.memory is not None:
             load_memory(self.optimizer, self.model, result.memory)
@@ -294,18 +319,21 @@ class LocalTrainer:
             permute_optimizer(self.optimizer, self.model, lambda e: symmetry.apply(p, e))
 
     def recalibrate(self, number: int) -> float:
-        """BatchNorm statistics of an averaged model, from the agent's own images, if asked for.
+        """Recompute BatchNorm statistics of the merged model on the agent's own images, if set.
 
-        A step of the round, whether that is measured or not: the next merge matches units by what
-        these statistics make of them, and mixes them.
+        A step of the round, whether that round is evaluated or not: the next merge mixes these
+        statistics, and matches units by activations that depend on them.
+
+        Args:
+            number: The round, from 1.
 
         Returns:
-            Seconds that it took; the agent was busy for as long.
+            Seconds spent, which are added to ``traffic.busy_s``.
         """
         start = time.perf_counter()
         if self.merging.recalibration_images:
             images = self.calibration(RECALIBRATE, number, self.merging.recalibration_images)
-            with self.autocast():  # as it is evaluated
+            with self.autocast():  # the arithmetic of its evaluation
                 recalibrate(self.model, images)
         spent = time.perf_counter() - start
         self.traffic.busy_s += spent
@@ -314,7 +342,13 @@ class LocalTrainer:
     def evaluate(
         self, inputs: Tensor, labels: Tensor, batch_size: int = 1000
     ) -> tuple[float, float]:
-        """(accuracy, mean cross-entropy) on normalized images; NaN without images."""
+        """Accuracy, a fraction, and mean cross-entropy in nats; NaN without images.
+
+        Args:
+            inputs: (n, channels, height, width) normalized images.
+            labels: (n,) int64 classes.
+            batch_size: Images of a forward pass, >= 1.
+        """
         self.model.eval()
         correct, loss = 0, 0.0
         with torch.no_grad(), self.autocast():
@@ -329,5 +363,5 @@ class LocalTrainer:
 
 
 def parameter_names(model: nn.Module) -> Sequence[str]:
-    """State keys that are parameters."""
+    """The state keys of a model's parameters."""
     return [name for name, _ in model.named_parameters()]

@@ -1,1 +1,1 @@
-"""Commands, one a file: a summary, a parser, and a function that executes."""
+"""The commands, one a file: a summary, a parser, and ``execute``."""

@@ -1,4 +1,4 @@
-"""The command ``dimat agent``."""
+"""``dimat agent``: run one agent in a process of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAME = r"[\w.+:@-]{1,100}"
 
 
 def parser() -> Parser:
-    """Parser of every setting of a run, and of where the other agents are."""
+    """The parser of ``dimat agent``: every setting of a run, the agent's number and the store."""
     own = settings_parser(
         usage="dimat agent --config FILE --id I --store HOST:PORT\n"
         "                   [--interface ADDRESS] [--SETTING VALUE ...]",
@@ -46,7 +46,7 @@ def parser() -> Parser:
 
 
 def _first() -> dict[str, str]:
-    """Options that the short help names first: no controls, which single agents have not."""
+    """The options that ``--help`` shows first; a single agent runs no controls."""
     own = {
         "id": "number of this agent, from 0",
         "store": "HOST:PORT of 'dimat store'",
@@ -56,8 +56,8 @@ def _first() -> dict[str, str]:
 
 
 def execute(settings: Namespace) -> None:
-    """Run the agent, and print the table and the folder."""
-    atexit.register(gc.freeze)  # else all of PyTorch is looked through in the end: 1.3 s of CPU
+    """Run one agent, and print its results and its run folder."""
+    atexit.register(gc.freeze)  # else the last collection walks all of PyTorch: 1.3 s of CPU
     own = {name: settings.pop(name) for name in _OWN}
     if own["interface"] is not None:
         settings["exchange.interface"] = own["interface"]
@@ -75,15 +75,15 @@ def execute(settings: Namespace) -> None:
     from dimat.experiment.tables import single_agent_table
 
     faults = Faults.load(plan) if plan else None
-    observer = LiveProgress()
+    progress = LiveProgress()
     with _ending():
         try:
             with stoppable():
                 result = run_agent(
-                    config, own["id"], Rendezvous(*meeting, own["name"]), observer, faults=faults
+                    config, own["id"], Rendezvous(*meeting, own["name"]), progress, faults=faults
                 )
         finally:
-            observer.close()
+            progress.close()
         console = Console()
         console.print(single_agent_table(result))
         folder = f"run folder: {result.folder}"
@@ -92,7 +92,7 @@ def execute(settings: Namespace) -> None:
 
 @contextmanager
 def _ending() -> Iterator[None]:
-    """End the process with its exit code after the body, though a link hangs."""
+    """End the process with its exit code when the block has ended, even if a link hangs."""
     code = 1
     try:
         yield
@@ -104,11 +104,11 @@ def _ending() -> Iterator[None]:
         code = 2 if isinstance(error, ValueError) else 1
         raise
     finally:
-        atexit.register(_leave, code)  # when all is said
+        atexit.register(_leave, code)  # after everything is printed
 
 
 def _leave(code: int) -> None:
-    """Leave at once if a store does not answer: a wait for it would end in an abort."""
+    """Exit at once if a store does not answer: waiting for it would end in an abort."""
     from dimat.exchange.network.links import lingering
 
     if lingering():

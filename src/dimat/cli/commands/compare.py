@@ -1,4 +1,4 @@
-"""The command ``dimat compare``."""
+"""``dimat compare``: compare methods over settings and seeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Jobs = Annotated[int, Range(ge=1), Range(le=1000)]
 
 
 def parser() -> Parser:
-    """Parser of the options of the command."""
+    """The parser of ``dimat compare``."""
     own = SettingsLater(
         _OWN,
         usage="dimat compare FILE.yaml [--methods A,B] [--seeds 0..4] [--grid.SETTING A,B] "
@@ -47,11 +47,11 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Run the cells that are missing, and print the tables and where the folder is."""
+    """Run the unfinished cells, and print the tables and the comparison folder."""
     path = check_path("base", options.base)
     check("jobs", options.jobs, Jobs)
-    wishes = Overrides(options.methods, options.seeds, **options.given)
-    spec = read_spec(path, wishes)
+    overrides = Overrides(options.methods, options.seeds, **options.given)
+    spec = read_spec(path, overrides)
     out = check_path("out", options.out or spec.base.out or str(read_out(path)))
     from dimat.tools.compare.progress import LiveCells
     from dimat.tools.compare.run import compare
@@ -69,6 +69,6 @@ def execute(options: Namespace) -> None:
 
 
 def _failed(failures: Mapping[str, str], cells: int) -> str:
-    """Errors of all cells that failed, in one line."""
+    """One line that names all failed cells, each with its error."""
     each = "; ".join(f"cell '{name}': {error}" for name, error in failures.items())
     return f"{len(failures)} of {cells} cells failed, and the same command tries again: {each}"

@@ -1,4 +1,4 @@
-"""The command ``dimat merge``."""
+"""``dimat merge``: merge checkpoints of one model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUMMARY = "merge checkpoints of one model into one"
 
 
 def parser() -> Parser:
-    """Parser of the options of the command."""
+    """The parser of ``dimat merge``."""
     own = Parser(
         usage="dimat merge A B [C ...] --model MODEL --data SOURCE --out FILE [--OPTION VALUE ...]",
         description="Align checkpoints of one model to the first, combine them into one, test it.",
@@ -30,7 +30,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Merge, write, and print the tables and where the files are."""
+    """Merge checkpoints, write state and report, and print the tables and the files."""
     settings = {**vars(options), "parents": tuple(options.parents)}
     settings["evaluate"] = not settings.pop("no_evaluate")
     config = MergeConfig(**settings)

@@ -1,4 +1,4 @@
-"""The command ``dimat run``."""
+"""``dimat run``: run a method and its controls on all agents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUMMARY = "train, merge and evaluate agents"
 
 
 def parser() -> Parser:
-    """Parser of every setting of a run."""
+    """The parser of ``dimat run``: every setting of a run."""
     own = settings_parser(
         "dimat run [--config FILE.yaml] [--SETTING VALUE ...]\n"
         "       dimat run --resume RUN [--max_wall_s S]"
@@ -31,15 +31,18 @@ def parser() -> Parser:
     return own
 
 
-def gone_on_with(words: Sequence[str]) -> Sequence[str]:
+def as_resume(words: Sequence[str]) -> Sequence[str]:
     """``dimat run --resume RUN`` as ``dimat resume RUN``; any other command line as it is.
+
+    Args:
+        words: The words after ``dimat``.
 
     Raises:
         ConfigError: If there is no RUN.
 
-    >>> gone_on_with(["run", "--max_wall_s", "60", "--resume", "runs/first"])
+    >>> as_resume(["run", "--max_wall_s", "60", "--resume", "runs/first"])
     ['resume', 'runs/first', '--max_wall_s', '60']
-    >>> gone_on_with(["run", "--seed", "1"])
+    >>> as_resume(["run", "--seed", "1"])
     ['run', '--seed', '1']
     """
     found = [k for k, word in enumerate(words) if word.partition("=")[0] == "--resume"]
@@ -55,28 +58,28 @@ def gone_on_with(words: Sequence[str]) -> Sequence[str]:
 
 
 def execute(settings: Namespace) -> None:
-    """Run, and print the table and the folder: in the first process, if ``torchrun`` has several.
+    """Run, and print the results and the run folder, in the process of rank 0 only.
 
-    What ``torchrun`` starts again goes on from its last checkpoint, where ``out`` says which it is.
+    A run that ``torchrun`` started again resumes from its last checkpoint, if ``out`` is given.
     """
     config = config_of(settings)
     validate(config)
     from dimat.experiment.progress import LiveProgress
     from dimat.experiment.run import run, run_or_resume
 
-    goes_on = restarted() and config.out is not None
-    observer = LiveProgress()
+    resumes = restarted() and config.out is not None
+    progress = LiveProgress()
     try:
         with world_of(config) as world:
-            result = (run_or_resume if goes_on else run)(config, observer, world=world)
+            result = (run_or_resume if resumes else run)(config, progress, world=world)
     finally:
-        observer.close()
+        progress.close()
     if world.rank == 0:
         show(result)
 
 
 def show(result: RunResult) -> None:
-    """Print the table of results, and where the run folder is."""
+    """Print the results of a run and its folder."""
     from dimat.experiment.tables import results_table
 
     console = Console()

@@ -1,4 +1,4 @@
-"""The command ``dimat store``."""
+"""``dimat store``: host the store where agents find each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUMMARY = "host the store where agents find each other"
 
 
 def parser() -> Parser:
-    """Parser of the options of the command."""
+    """The parser of ``dimat store``."""
     own = Parser(
         usage="dimat store --listen HOST:PORT",
         description="Host the small store where agents find each other, until it is stopped. No "
@@ -29,12 +29,12 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Host the store until interrupted."""
+    """Host the store until the process is interrupted."""
     host, port = endpoint("listen", options.listen, any_port=True)
     from dimat.cli.stop import stoppable
     from dimat.exchange.network.rendezvous import serve
 
     with stoppable(), contextlib.suppress(KeyboardInterrupt):
         store = serve(host, port)
-        print(f"store: {host}:{store.port}", flush=True)  # whoever reads it may stop it
+        print(f"store: {host}:{store.port}", flush=True)  # at once: callers wait for this line
         threading.Event().wait()

@@ -1,4 +1,4 @@
-"""The command ``dimat symmetry``."""
+"""``dimat symmetry``: print the symmetry of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUMMARY = "print what a model may permute"
 
 
 def parser() -> Parser:
-    """Parser of the options of the command."""
+    """The parser of ``dimat symmetry``."""
     own = Parser(
         usage="dimat symmetry --model MODEL [--input SHAPE] [--OPTION VALUE ...]",
         description="Find what may be permuted in a model, prove it by execution, and print it.",
@@ -33,7 +33,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Find the symmetry of the model, and print it."""
+    """Find the symmetry of a model, and print it."""
     shape = tuple(options.input)
     if len(shape) < 2 or min(shape) < 1:
         raise broken_rule("input", shape, "batch and at least one more size, each >= 1")

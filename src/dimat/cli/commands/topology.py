@@ -1,4 +1,4 @@
-"""The command ``dimat topology``."""
+"""``dimat topology``: print a topology and its costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUMMARY = "print a graph and what it costs"
 
 
 def parser() -> Parser:
-    """Parser of the options of the command."""
+    """The parser of ``dimat topology``."""
     own = Parser(
         usage="dimat topology NAME [--agents N] [--OPTION VALUE ...]",
         description="Print a graph, its mixing matrix, its spectral gap and its bytes per round.",
@@ -39,7 +39,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Build the topology, and print it."""
+    """Build a topology, and print it with its costs."""
     config = _config(options)
     validate(config)
     from dimat.cli.describe import describe
@@ -64,7 +64,7 @@ def execute(options: Namespace) -> None:
 
 
 def _config(options: Namespace) -> RunConfig:
-    """The options as a config, so that one place says what may be in them."""
+    """The options as a run config, which is validated like that of a run."""
     if len(options.image) != 3 or min(options.image) < 1:
         raise broken_rule("image", options.image, "channels,height,width, each >= 1")
     check("classes", options.classes, kinds.Classes)

@@ -1,1 +1,1 @@
-"""Who is told what a run measures, as it is measured."""
+"""Callbacks: objects that receive the measurements of a run as they are made."""

@@ -1,4 +1,4 @@
-"""Who is told what a run measures: anyone with these three methods."""
+"""The protocol of callbacks, and the callbacks that the setting ``log`` names."""
 
 from __future__ import annotations
 
@@ -11,20 +11,38 @@ if TYPE_CHECKING:
 
 
 class Callback(Protocol):
-    """Told what is measured, as it is measured; has no influence on the run.
+    """A receiver of measurements as they are made, which has no influence on the run.
 
-    A callback is given to ``dimat.run(config, callbacks=[...])``. It is told of every method of a
-    run, one after another, and must not change what it is given.
+    A callback is given to ``dimat.run(config, callbacks=[...])``. It is called for every method of
+    a run, one after another, and must not change its arguments.
     """
 
     def started(self, method: str, config: RunConfig, folder: Path, after_round: int) -> None:
-        """A method begins, or goes on after ``after_round`` (-1: from its start) in ``folder``."""
+        """A method begins, or is resumed.
+
+        Args:
+            method: Registry name of the method.
+            config: Settings of the run of this method.
+            folder: Run folder of the method.
+            after_round: The last round of the checkpoint that is resumed; -1 for a start from
+                scratch.
+        """
 
     def measured(self, method: str, line: Mapping[str, object]) -> None:
-        """A line of ``metrics.jsonl`` (it has a ``phase``), or of ``diagnostics.jsonl``."""
+        """A line of metrics or diagnostics is written.
+
+        Args:
+            method: Registry name of the method.
+            line: The line of ``metrics.jsonl`` (it has a ``phase``) or of ``diagnostics.jsonl``.
+        """
 
     def finished(self, method: str, summary: Mapping[str, object]) -> None:
-        """The method is done; ``summary`` is what ``summary.json`` holds."""
+        """A method is finished.
+
+        Args:
+            method: Registry name of the method.
+            summary: The content of ``summary.json``.
+        """
 
 
 def _tensorboard() -> Callback:
@@ -33,5 +51,5 @@ def _tensorboard() -> Callback:
     return TensorBoard()
 
 
-# Setting ``log``: what each name stands for.
+# The values of setting ``log``, each with the maker of its callback.
 LOGS: dict[str, Callable[[], Callback]] = {"tensorboard": _tensorboard}

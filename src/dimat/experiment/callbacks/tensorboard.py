@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from dimat.experiment.config.config import RunConfig
 
 _SKIPPED = ("round", "agent", "phase")
-_FORMAT = "brain.Event:2"  # what every event file begins with
+_FORMAT = "brain.Event:2"  # content of the first event of every file
 _files = itertools.count()
 
 
 class TensorBoard:
-    """Scalars by round: ``test_accuracy/merged`` with a run for each agent, diagnostics by name.
+    """A callback that writes scalars by round: accuracies with a run per agent, and diagnostics.
 
     Records are written here, line by line: PyTorch's ``SummaryWriter`` has a thread for every
     agent, and a thread that finds the disk full says so in a traceback of its own.
@@ -46,14 +46,14 @@ class TensorBoard:
         self._paths: dict[str, Path] = {}
 
     def started(self, method: str, config: RunConfig, folder: Path, after_round: int) -> None:
-        """Open the folder; what it has of later rounds is disregarded."""
+        """Choose the folder; scalars of later rounds that it holds will be disregarded."""
         self._folder, self._purge = folder / "tensorboard", after_round + 1
 
     def measured(self, method: str, line: Mapping[str, object]) -> None:
-        """Write every number of the line.
+        """Write every number of a line as a scalar.
 
         Raises:
-            WriteError: If it cannot be written.
+            WriteError: If the event file cannot be written.
         """
         event, now = self._proto.Event, time.time()
         phase = f"/{line['phase']}" if "phase" in line else ""
@@ -70,11 +70,11 @@ class TensorBoard:
         )
 
     def finished(self, method: str, summary: Mapping[str, object]) -> None:
-        """Leave the files: the next method has others."""
+        """Forget the files of this method: the next method has its own."""
         self._paths.clear()
 
     def _append(self, who: str, events: Iterable[Any]) -> None:
-        """Add events to the file of an agent; a new one voids later rounds of older files."""
+        """Append events to an agent's file; a new file voids later rounds of older ones."""
         first = () if who in self._paths else self._opening()
         path = self._paths.setdefault(who, self._folder / who / _new_name())
         with writing(path):
@@ -85,6 +85,7 @@ class TensorBoard:
                     records.write(event.SerializeToString())
 
     def _opening(self) -> tuple[Any, ...]:
+        """The first events of a file: its format, and the round from which older files are void."""
         event, session = self._proto.Event, self._proto.SessionLog
         now, start = time.time(), session(status=session.START)
         return (
@@ -94,14 +95,14 @@ class TensorBoard:
 
 
 def _new_name() -> str:
-    """The name of an event file that no other process or method has."""
+    """A name for an event file that no other process or method uses."""
     return (
         f"events.out.tfevents.{time.time():010.0f}.{platform.node()}.{os.getpid()}.{next(_files)}"
     )
 
 
 def _numbers(line: Mapping[str, object], prefix: str = "") -> list[tuple[str, float]]:
-    """All numbers, those of nested groups by their path.
+    """All numbers of a line by name, those of nested groups by path.
 
     >>> _numbers({"round": 1, "gap": 0.5, "moved": {"0": 0.25}, "drift": None})
     [('gap', 0.5), ('moved/0', 0.25)]

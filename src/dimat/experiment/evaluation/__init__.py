@@ -1,1 +1,1 @@
-"""What agents are tested by, and what an observer of all sees."""
+"""Evaluation of the agents, and diagnostics of all of them together."""

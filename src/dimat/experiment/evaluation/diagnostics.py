@@ -1,4 +1,4 @@
-"""What an observer of all agents sees in a round; no agent could know it, and none is told."""
+"""Diagnostics of a round over all agents, which no agent could measure, and none is told."""
 
 from __future__ import annotations
 
@@ -18,39 +18,46 @@ from dimat.symmetry import Permutation, Symmetry
 from dimat.topology import Matrix, Network, Topology
 
 Edges = Mapping[tuple[int, int], Permutation]
-_MOST_UNITS = 600  # n times C of the permuted operator whose eigenvalues are computed: 0.3 s
+_MOST_UNITS = 600  # largest size n C of the permuted operator: its eigenvalues take 0.3 s
 
 
 @dataclass(frozen=True)
 class MergeSnapshot:
-    """One merge, seen from above.
+    """The merge of one round, at all agents.
 
     Args:
-        topology: Of the round.
-        before: Every agent's state before it.
-        merged: What it gave every agent.
+        topology: Graph and mixing matrix of the round.
+        before: The state of every agent before the merge.
+        results: The result of the merge at every agent.
         parameters: The state keys that are parameters.
-        symmetry: Of the model; None if no unit was moved.
+        symmetry: The symmetry of the model; None if the method moves no units.
     """
 
     topology: Topology
     before: Sequence[State]
-    merged: Sequence[RoundResult]
+    results: Sequence[RoundResult]
     parameters: Sequence[str]
     symmetry: Symmetry | None
 
     @cached_property
     def edges(self) -> Edges:
-        """For pairwise alignment: for every (i, j) the permutation of j's units into i's order."""
-        if any(own.permutation is not None for own in self.merged):
+        """The permutation of j's units into i's order for every (i, j), in the pairwise gauge."""
+        if any(own.permutation is not None for own in self.results):
             return {}
         return {
-            (i, j): p for i, own in enumerate(self.merged) for j, p in own.report.alignments.items()
+            (i, j): p
+            for i, own in enumerate(self.results)
+            for j, p in own.report.alignments.items()
         }
 
     def pair(self, i: int, j: int) -> tuple[State, State]:
-        """The states of two neighbors before the merge, in one order."""
-        moves = {k: self.merged[k].permutation for k in (i, j)}
+        """The states of two neighbors before the merge, in one unit order.
+
+        Args:
+            i: Number of one agent.
+            j: Number of its neighbor.
+        """
+        moves = {k: self.results[k].permutation for k in (i, j)}
         if self.edges:
             there, back = self.edges.get((i, j)), self.edges.get((j, i))
             moves = {i: None, j: there} if there is not None else {i: back, j: None}
@@ -58,22 +65,27 @@ class MergeSnapshot:
         return first, second
 
     def together(self, i: int, j: int) -> bool:
-        """Whether :meth:`pair` has two in one order: one that spreads may not have come to both."""
-        return self.merged[i].gauge == self.merged[j].gauge
+        """Whether :meth:`pair` is in one unit order: a spreading gauge may not have reached both.
+
+        Args:
+            i: Number of one agent.
+            j: Number of its neighbor.
+        """
+        return self.results[i].gauge == self.results[j].gauge
 
     def describe(self) -> dict[str, object]:
-        """The line of ``diagnostics.jsonl``, but for the round."""
-        moves = self._frames if self.edges else [own.permutation for own in self.merged]
+        """The line of ``diagnostics.jsonl``, without the round and the loss barrier."""
+        moves = self._frames if self.edges else [own.permutation for own in self.results]
         before = self._distance(self.before, moves)
-        after = self._distance([own.state for own in self.merged], self._frames)
+        after = self._distance([own.state for own in self.results], self._frames)
         shrunk = after / before if before and after is not None else None
         return {
             "consensus_before": before,
             "consensus_after": after,
             "contraction": shrunk,
             "units_moved": self._units_moved(),
-            "similarity": _means([own.report.similarity for own in self.merged]),
-            "margin": _means([own.report.margin for own in self.merged]),
+            "similarity": _means([own.report.similarity for own in self.results]),
+            "margin": _means([own.report.margin for own in self.results]),
             "cycle_error": self._cycle_error(),
             "spectral_gap": self.topology.spectral_gap,
             "permuted_gap": self._permuted_gap(),
@@ -82,8 +94,8 @@ class MergeSnapshot:
     def _distance(
         self, states: Sequence[State], moves: Sequence[Permutation | None]
     ) -> float | None:
-        """Consensus distance of states moved into one order; None where not all can be."""
-        apart = len({own.gauge for own in self.merged}) > 1
+        """Consensus distance of states moved into one unit order; None if not all can be moved."""
+        apart = len({own.gauge for own in self.results}) > 1
         if apart or (self.edges and None in moves):
             return None
         gauged = [self._moved(state, move) for state, move in zip(states, moves, strict=True)]
@@ -94,9 +106,9 @@ class MergeSnapshot:
 
     @cached_property
     def _frames(self) -> list[Permutation | None]:
-        """Where agents keep their own orders: the way from each into agent 0's, along a tree.
+        """The permutation of each agent's units into agent 0's order, composed along a tree.
 
-        None for those who are not connected to agent 0 in this round.
+        For the pairwise gauge; None for agents that are not connected to agent 0 in this round.
         """
         found: list[Permutation | None] = [None] * len(self.before)
         if not self.edges or self.symmetry is None:
@@ -111,15 +123,15 @@ class MergeSnapshot:
         return found
 
     def _units_moved(self) -> dict[str, float]:
-        """By group the share of units that are not where they were, in the mean."""
+        """Share of units that changed place, by group, mean over the permutations."""
         if self.symmetry is None:
             return {}
-        moves = [own.permutation for own in self.merged if own.permutation is not None]
+        moves = [own.permutation for own in self.results if own.permutation is not None]
         moves = moves or list(self.edges.values())
         return _means([units_moved(self.symmetry, move) for move in moves])
 
     def _cycle_error(self) -> dict[str, float] | None:
-        """Share of units that do not come back, along edges there and back, and around cycles."""
+        """Share of units that do not come back to their place, over edges and over cycles."""
         edges, graph = self.edges, self.topology.graph
         if not edges or self.symmetry is None or self.topology.directed:
             return None
@@ -129,10 +141,10 @@ class MergeSnapshot:
         return {"edges": _mean(there), "cycles": _mean(around)}
 
     def _permuted_gap(self) -> float | None:
-        r"""Spectral gap of :math:`W = [\pi_{ij} P_{ij}]`, measured on the widest group that fits.
+        r"""Spectral gap of :math:`W = [\pi_{ij} P_{ij}]`, for the largest group that fits.
 
-        Eigenvalues of modulus 1 are left out: they belong to what mixing keeps, the mean of the
-        units that permutations connect.
+        Eigenvalues of modulus 1 are left out: they belong to the mean of the units that
+        permutations connect, which mixing keeps.
         """
         edges, n = self.edges, self.topology.num_agents
         if self.symmetry is None or not edges:
@@ -151,7 +163,13 @@ class MergeSnapshot:
 def of_training(
     network: Network, states: Sequence[State], parameters: Sequence[str]
 ) -> dict[str, object]:
-    """What there is to see of agents that exchange while they train, at the end of a round."""
+    """The line of ``diagnostics.jsonl`` for a method that exchanges in steps, without the round.
+
+    Args:
+        network: The topology at all times.
+        states: The state of every agent at the end of the round.
+        parameters: The state keys that are parameters.
+    """
     return {
         "consensus_after": consensus_distance(states, parameters),
         "spectral_gap": network.spectral_gap,
@@ -159,14 +177,22 @@ def of_training(
 
 
 def units_moved(symmetry: Symmetry, move: Permutation) -> dict[str, float]:
-    """By group the share of units that a permutation puts elsewhere."""
+    """Share of units that a permutation moves to another place, by group."""
     moves = symmetry.moves(move)
     orders = {group.name: unit_order(symmetry, moves, group.name) for group in symmetry.groups}
     return {name: float(np.mean(own != np.arange(len(own)))) for name, own in orders.items()}
 
 
 def permuted_operator(symmetry: Symmetry, name: str, size: int, pi: Matrix, edges: Edges) -> Matrix:
-    r"""The matrix of the blocks :math:`\pi_{ij}P_{ij}` for one group, (n C, n C)."""
+    r"""The (n C, n C) matrix of the blocks :math:`\pi_{ij}P_{ij}` for one group of C units.
+
+    Args:
+        symmetry: The symmetry of the model.
+        name: Name of the group.
+        size: Units of the group, C, over all its cells.
+        pi: (n, n) mixing matrix.
+        edges: The permutation of j's units into i's order for every (i, j).
+    """
     n = len(pi)
     operator = np.zeros((n, size, n, size))
     for i in range(n):

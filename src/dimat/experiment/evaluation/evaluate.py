@@ -1,4 +1,4 @@
-"""What is measured in the rounds of one method: at every agent, and of all of them together."""
+"""The measurements in the rounds of one method: at every agent, and over all of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dimat.training.trainer import LocalTrainer, parameter_names
 
 @dataclass
 class Measure:
-    """Measures this process's agents, and brings what it finds to the run folder's writer.
+    """The measurements of this process's agents, gathered for the run folder's writer.
 
     Args:
-        setup: What all methods have in common.
-        collectives: All agents.
-        writer: Where lines are written, in agent 0's process.
+        setup: Data, graph and settings that all methods of the run share.
+        collectives: Gathers values from the agents of all processes.
+        writer: Writer of the run folder; None but in agent 0's process.
     """
 
     setup: Setup
@@ -31,7 +31,7 @@ class Measure:
     writer: RunWriter | None = None
 
     def due(self, number: int) -> bool:
-        """Whether a round is measured."""
+        """Whether a round is measured: every ``eval_every``-th, and the last."""
         config = self.setup.config
         return number % config.eval_every == 0 or number == config.rounds
 
@@ -42,13 +42,13 @@ class Measure:
         agents: Sequence[LocalTrainer],
         measured: Sequence[Mapping[str, float | None]],
     ) -> None:
-        """Evaluate agents, and write one line of metrics each.
+        """Evaluate the agents, and write one line of metrics for each.
 
         Args:
-            number: The round.
+            number: The round, from 0 (after pre-training).
             phase: merged or trained.
-            agents: Of this process.
-            measured: What is known of each beside.
+            agents: The agents of this process.
+            measured: Costs of the phase at each agent, added to its line.
         """
         lines = {
             agent.index: line_of(self.setup, agent, number, phase, own)
@@ -62,37 +62,50 @@ class Measure:
         self,
         number: int,
         agents: Sequence[LocalTrainer],
-        members: Sequence[RoundContext],
-        merged: Sequence[RoundResult],
+        contexts: Sequence[RoundContext],
+        results: Sequence[RoundResult],
         *,
         matches: bool,
     ) -> None:
-        """What an observer sees of a merge, before the agents take it over."""
-        trees = {me.agent: shown(me, own) for me, own in zip(members, merged, strict=True)}
-        found, topology = self.collectives.gather(trees), members[0].topology
-        sight = None
+        """Write the diagnostics of a merge, before the agents take it over.
+
+        Args:
+            number: The round, from 1.
+            agents: The agents of this process.
+            contexts: What each of them brought to the merge.
+            results: The result of the merge at each of them.
+            matches: Whether the method matches units.
+        """
+        trees = {me.agent: shown(me, own) for me, own in zip(contexts, results, strict=True)}
+        found, topology = self.collectives.gather(trees), contexts[0].topology
+        snapshot = None
         if self.writer:
             symmetry = self.setup.analysis.symmetry if matches else None
             both = [seen(tree, symmetry, self.setup.config.device) for tree in found]
-            states, results = [state for state, _ in both], [own for _, own in both]
-            sight = MergeSnapshot(topology, states, results, members[0].parameters, symmetry)
-        barrier = self._barrier(agents, topology, sight)
-        if self.writer and sight:
-            self.writer.diagnostics({"round": number, **sight.describe(), "barrier": barrier})
+            before, after = [state for state, _ in both], [own for _, own in both]
+            snapshot = MergeSnapshot(topology, before, after, contexts[0].parameters, symmetry)
+        barrier = self._barrier(agents, topology, snapshot)
+        if self.writer and snapshot:
+            self.writer.diagnostics({"round": number, **snapshot.describe(), "barrier": barrier})
 
     def _barrier(
-        self, agents: Sequence[LocalTrainer], topology: Topology, sight: MergeSnapshot | None
+        self, agents: Sequence[LocalTrainer], topology: Topology, snapshot: MergeSnapshot | None
     ) -> float | None:
-        """The loss barrier, if it is asked for."""
+        """The loss barrier, in agent 0's process; None if it is not to be measured."""
         images = self.setup.config.diagnostics.barrier_images
         if not images:
             return None
         test = self.setup.test
-        talks = {a.index: loss_barrier(a, topology, sight, test, images) for a in agents}
+        talks = {a.index: loss_barrier(a, topology, snapshot, test, images) for a in agents}
         return self.collectives.run(talks)[agents[0].index]
 
     def training(self, number: int, agents: Sequence[LocalTrainer]) -> None:
-        """What an observer sees of agents that exchange while they train."""
+        """Write the diagnostics of agents that exchange in steps.
+
+        Args:
+            number: The round, from 1.
+            agents: The agents of this process.
+        """
         states = self.collectives.gather({agent.index: agent.state() for agent in agents})
         if self.writer:
             device, names = self.setup.config.device, parameter_names(agents[0].model)
@@ -102,7 +115,7 @@ class Measure:
 
 
 def merge_costs(result: RoundResult) -> dict[str, float | None]:
-    """What a line of metrics says of a merge."""
+    """The costs of a merge, as in a line of metrics: disagreement, drift and seconds."""
     return {
         "disagreement": result.disagreement,
         "drift": result.report.drift,
@@ -114,14 +127,14 @@ def merge_costs(result: RoundResult) -> dict[str, float | None]:
 def line_of(
     setup: Setup, agent: LocalTrainer, number: int, phase: str, measured: Mapping[str, float | None]
 ) -> dict[str, object]:
-    """Evaluate an agent: one line of metrics.
+    """The line of metrics of one agent, which is evaluated for it.
 
     Args:
-        setup: What all methods have in common.
-        agent: Whom.
-        number: The round.
+        setup: Data, graph and settings that all methods of the run share.
+        agent: The agent.
+        number: The round, from 0 (after pre-training).
         phase: merged or trained.
-        measured: What is known of it beside.
+        measured: Costs of the phase, added to the line.
     """
     accuracy, loss = agent.evaluate(*setup.test)
     validation, _ = agent.evaluate(*agent.shard.validation())

@@ -1,4 +1,4 @@
-"""The loss barrier between neighbors: how much worse the network halfway between them is."""
+"""The loss barrier between neighbors: the rise of the loss halfway between their networks."""
 
 from __future__ import annotations
 
@@ -20,24 +20,28 @@ Images = tuple[Tensor, Tensor]
 
 
 def loss_barrier(
-    agent: LocalTrainer, topology: Topology, sight: MergeSnapshot | None, test: Images, images: int
+    agent: LocalTrainer,
+    topology: Topology,
+    snapshot: MergeSnapshot | None,
+    test: Images,
+    images: int,
 ) -> Talk[float]:
-    """Test loss halfway between aligned neighbors, above the mean of their own: over all edges.
+    """The loss barrier: test loss halfway between aligned neighbors minus the mean of their own.
 
-    A talk of every agent. Agent 0 sees the merge, and has the lower agent of an edge measure the
-    network halfway: BatchNorm statistics are recomputed on images of that agent, which stay there.
-    One network is under way at a time. The agents' models are used and put back.
+    A talk of every agent. Agent 0 has the snapshot of the merge, and sends the network halfway to
+    the lower agent of each edge, which recomputes BatchNorm statistics on images of its own and
+    measures the loss. One network is sent at a time. The agents' models are used and restored.
 
     Args:
-        agent: Before it takes over what the merge gave it.
-        topology: Of the round.
-        sight: The merge, if it is agent 0.
-        test: Normalized images and labels.
-        images: How many of them, >= 1.
+        agent: The agent, before it takes the result of the merge over.
+        topology: Graph and mixing matrix of the round.
+        snapshot: The merge at all agents, for agent 0; None for the others.
+        test: Normalized test images and their labels.
+        images: Test images, and calibration images, to use at most, >= 1.
 
     Returns:
         For agent 0 the mean over all edges, 0 on a graph without edges; neighbors whose units are
-        in different orders are left out, NaN if all are; NaN for the others.
+        in different orders are left out, NaN if all are. NaN for the other agents.
     """
     seen = test[0][:images], test[1][:images]
     loss = as_message(agent.evaluate(*seen)[1])
@@ -45,8 +49,8 @@ def loss_barrier(
     barriers = []
     for i, j in topology.graph.edges:
         halfway: State = {}
-        if sight is not None and sight.together(i, j):
-            halfway = mix(list(sight.pair(i, j)), [0.5, 0.5])
+        if snapshot is not None and snapshot.together(i, j):
+            halfway = mix(list(snapshot.pair(i, j)), [0.5, 0.5])
         found = yield from _measured(agent, i, halfway, seen, images)
         if own and not math.isnan(found):
             barriers.append(found - (own[i] + own[j]) / 2)
@@ -58,7 +62,7 @@ def loss_barrier(
 
 
 def _measured(agent: LocalTrainer, at: int, state: State, test: Images, images: int) -> Talk[float]:
-    """The loss of a network that agent 0 has, measured by the agent ``at``; NaN for the others."""
+    """For agent 0 the loss of its network, measured by agent ``at``; NaN for the others."""
     if agent.index == at == OBSERVER:
         return _loss(agent, state, test, images)
     if agent.index == OBSERVER:
@@ -72,13 +76,13 @@ def _measured(agent: LocalTrainer, at: int, state: State, test: Images, images: 
 
 
 def _loss(agent: LocalTrainer, state: State, test: Images, images: int) -> float:
-    """What a network would lose at an agent, with running statistics of its images; NaN if none."""
+    """Test loss of a network with running statistics of an agent's images; NaN without network."""
     if not state:
         return float("nan")
     kept = agent.state()
     agent.load(state)
     try:
-        with agent.autocast():  # as it is evaluated
+        with agent.autocast():  # the arithmetic of its evaluation
             recalibrate(agent.model, agent.calibration(RECALIBRATE, 0, images))
         return agent.evaluate(*test)[1]
     finally:

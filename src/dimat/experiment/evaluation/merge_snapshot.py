@@ -1,4 +1,4 @@
-"""What an agent shows the observer of a merge, before it takes over what the merge gave it."""
+"""One agent's part of a merge snapshot as a tree, for agent 0's process, and read back there."""
 
 from __future__ import annotations
 
@@ -14,28 +14,33 @@ from dimat.state import State
 from dimat.symmetry import Permutation, Symmetry
 
 
-def shown(me: RoundContext, merged: RoundResult) -> Tree:
-    """States before and after, how units moved, and how well they match; nothing is copied."""
-    own = merged.permutation
+def shown(me: RoundContext, result: RoundResult) -> Tree:
+    """States before and after a merge, permutations and similarities; nothing is copied.
+
+    Args:
+        me: What the agent brought to the merge.
+        result: The result of the merge at the agent.
+    """
+    own = result.permutation
     return {
         "before": me.state,
-        "after": merged.state,
+        "after": result.state,
         "move": None if own is None else encode(own),
-        "alignments": {j: encode(move) for j, move in merged.report.alignments.items()},
-        "disagreement": merged.disagreement,
-        "gauge": merged.gauge and merged.gauge.parts,
-        "similarity": merged.report.similarity,
-        "margin": merged.report.margin,
+        "alignments": {j: encode(move) for j, move in result.report.alignments.items()},
+        "disagreement": result.disagreement,
+        "gauge": result.gauge and result.gauge.parts,
+        "similarity": result.report.similarity,
+        "margin": result.report.margin,
     }
 
 
 def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, RoundResult]:
-    """What :func:`shown` gave: the state before the merge, and the part of it that is looked at.
+    """The state before a merge and its result, as far as diagnostics need it, from a tree.
 
     Args:
-        tree: Of an agent that may live in another process.
-        symmetry: Of the model; None if no unit is moved.
-        device: Where the observer computes.
+        tree: The value of :func:`shown` for an agent, which may live in another process.
+        symmetry: The symmetry of the model; None if the method moves no units.
+        device: Device that diagnostics are computed on.
 
     Raises:
         StructureError: If a permutation does not fit the model.
@@ -47,7 +52,7 @@ def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, Rou
         return decode(symmetry, _on(message, "cpu"))
 
     alignments = {j: moved(message) for j, message in tree["alignments"].items()}
-    merged = RoundResult(
+    result = RoundResult(
         _on(tree["after"], device),
         moved(tree["move"]),
         tree["disagreement"],
@@ -58,10 +63,10 @@ def seen(tree: Tree, symmetry: Symmetry | None, device: str) -> tuple[State, Rou
             margin=tree["margin"],
         ),
     )
-    return _on(tree["before"], device), merged
+    return _on(tree["before"], device), result
 
 
 def _on(state: Mapping[str, Tensor], device: str) -> State:
-    """The tensors on the device; what is there already is not copied."""
+    """The tensors on a device; those that are there already are not copied."""
     there = torch.device(device)
     return {name: value.to(there) for name, value in state.items()}

@@ -1,1 +1,1 @@
-"""What a run leaves on disk."""
+"""The record of a run on disk: run folder, metrics, checkpoints, summary."""

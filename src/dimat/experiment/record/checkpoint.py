@@ -1,4 +1,4 @@
-"""Checkpoints: folders that appear whole, the last few kept, and what is broken is refused by name.
+"""Checkpoints: folders that appear whole; the last few are kept, and broken ones are refused.
 
     NAME-000007/meta.json            JSON, and the digests of both files' contents
     NAME-000007/tensors.safetensors
@@ -30,12 +30,12 @@ _META, _TENSORS = "meta.json", "tensors.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was kept.
+    """One checkpoint: JSON and tensors.
 
     Args:
-        number: How far the run was.
-        meta: JSON.
-        tensors: By name.
+        number: The last round done, or the epochs done in pre-training.
+        meta: Everything but tensors, as JSON.
+        tensors: The tensors by name.
     """
 
     number: int
@@ -49,8 +49,8 @@ class CheckpointFolder:
 
     Args:
         path: The folder; made when needed.
-        name: What the checkpoints' names begin with.
-        keep: How many of the last are kept, >= 1.
+        name: First part of the checkpoints' names, before the number.
+        keep: Number of latest checkpoints that are kept, >= 1.
     """
 
     path: Path
@@ -58,10 +58,13 @@ class CheckpointFolder:
     keep: int = 2
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Add one; older ones beyond ``keep`` are removed afterwards.
+        """Write a checkpoint, then remove the oldest ones beyond ``keep``.
+
+        Args:
+            checkpoint: The checkpoint; an existing one of its number is replaced.
 
         Raises:
-            WriteError: If it cannot be written; those that there are stay.
+            WriteError: If it cannot be written; the existing ones stay.
         """
         final = self.path / f"{self.name}-{checkpoint.number:06d}"
         partial = final.with_name(final.name + ".partial")
@@ -69,7 +72,9 @@ class CheckpointFolder:
             try:
                 self._fill(partial, checkpoint)
             except OSError:
-                shutil.rmtree(partial, ignore_errors=True)  # a full disk has no room for it
+                shutil.rmtree(
+                    partial, ignore_errors=True
+                )  # leave no half checkpoint on a full disk
                 raise
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
@@ -89,7 +94,7 @@ class CheckpointFolder:
             flush(file)
 
     def numbers(self) -> list[int]:
-        """The numbers of the checkpoints there are, in order."""
+        """The numbers of the existing checkpoints, in ascending order."""
         found = [re.fullmatch(rf"{self.name}-(\d+)", p.name) for p in self.path.glob("*")]
         return sorted(int(match[1]) for match in found if match)
 
@@ -98,11 +103,11 @@ class CheckpointFolder:
         refused: Callable[[str], None],
         check: Callable[[Checkpoint], None] = lambda checkpoint: None,
     ) -> Checkpoint | None:
-        """The last one that is whole and passes; None if there is none.
+        """The last checkpoint that is whole and passes a check; None if there is none.
 
         Args:
-            refused: Told of each one that is not, and why.
-            check: Raises a ``StructureError`` for one that cannot be used.
+            refused: Called with a message for each later checkpoint that is refused.
+            check: Raises a ``StructureError`` for a checkpoint that cannot be used.
         """
         numbers = self.numbers()
         for place, number in reversed([*enumerate(numbers)]):
@@ -117,7 +122,10 @@ class CheckpointFolder:
         return None
 
     def read(self, number: int) -> Checkpoint:
-        """One checkpoint.
+        """The checkpoint of a number.
+
+        Args:
+            number: Its number, one of :meth:`numbers`.
 
         Raises:
             StructureError: If it is truncated, changed, or no checkpoint.
@@ -138,9 +146,9 @@ class CheckpointFolder:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, and no two in one memory; copied only where they are not so.
+    """Tensors on the CPU, contiguous, no two in one memory; copied only where they are not so.
 
-    A copy of all that a thousand agents are would be a third of the memory they need.
+    Copies of the snapshots of a thousand agents would add a third to the memory of the run.
     """
     found: dict[str, Tensor] = {}
     places = set()
@@ -157,7 +165,7 @@ def _digest(content: bytes) -> str:
 
 
 def flush(path: Path) -> None:
-    """See that a file or folder is on disk."""
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

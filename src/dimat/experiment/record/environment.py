@@ -1,4 +1,4 @@
-"""Where a run ran: what ``environment.json`` holds."""
+"""The environment of a run, recorded in ``environment.json``."""
 
 from __future__ import annotations
 

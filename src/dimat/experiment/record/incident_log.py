@@ -1,4 +1,4 @@
-"""What did not count at one agent: a file that ends somewhere, and counts that go on."""
+"""The log of incidents at one agent: a file of limited length, and counts without limit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _FULL = "this file is as long as it may be; what follows is counted in summary.j
 
 @dataclass
 class IncidentLog:
-    """Counts all incidents, and tells of each row of equal ones in ``incidents.jsonl`` and notes.
+    """Counts of all incidents, and a line and a note for each row of equal ones.
 
-    Once the file has 16 MiB, neither is told any more.
+    Lines go to ``incidents.jsonl``. Once that file has 16 MiB, incidents are only counted.
 
     Args:
-        folder: The agent's.
-        note: Shows a line to the user.
-        counts: How often each thing happened, by neighbor.
+        folder: The agent's run folder.
+        note: Shows a line of text to the user.
+        counts: Number of incidents of each kind, by neighbor.
     """
 
     folder: RunFolder
@@ -32,13 +32,22 @@ class IncidentLog:
     _rows: Rows = field(default_factory=Rows)
 
     def add(self, number: int, incidents: Sequence[Incident]) -> None:
-        """What did not count in a round."""
+        """Add the incidents of a round.
+
+        Args:
+            number: The round, from 1.
+            incidents: The exchanges of the round that did not count.
+        """
         for own in incidents:
             self.counts.setdefault(own.agent, Counter())[own.what] += 1
         self._tell(number, self._rows.add(number, incidents))
 
     def end(self, number: int) -> None:
-        """No more rounds follow."""
+        """Write the last row of incidents: no more rounds follow.
+
+        Args:
+            number: The last round.
+        """
         self._tell(number, self._rows.end())
 
     def kept(self) -> dict[str, Any]:
@@ -47,7 +56,12 @@ class IncidentLog:
         return {"counts": counts, "rows": self._rows.kept()}
 
     def restore(self, kept: Mapping[str, Any] | None) -> None:
-        """Go on from what :meth:`kept` gave; from the file, if the checkpoint is an older one."""
+        """Restore the log from a checkpoint, or from its file.
+
+        Args:
+            kept: The value that :meth:`kept` returned; None for checkpoints of older versions,
+                which have none: the file is counted instead.
+        """
         self.counts = {}
         if kept is None:
             for line in self.folder.lines("incidents"):

@@ -1,8 +1,8 @@
-"""The files of a run folder that grow line by line, and the digests that their lines are under.
+"""The files of a run folder that grow line by line, and the digests of their contents.
 
-A line is one JSON object. Digests go into every checkpoint and into the summary, so that a line
-that changed behind the run's back is refused by whoever reads it next; they grow with the lines, so
-that no round hashes what the rounds before it wrote.
+A line is one JSON object. Digests go into every checkpoint and into the summary, so that a reader
+refuses a line that was changed after it was written. They are updated with each line, so that no
+round hashes the lines of earlier rounds again.
 """
 
 from __future__ import annotations
@@ -33,21 +33,25 @@ class LineFiles:
     """
 
     path: Path
-    _hashes: dict[str, hashlib._Hash] = field(  # of what this process has read or written
+    _hashes: dict[str, hashlib._Hash] = field(  # of the contents that this process knows, by file
         init=False, default_factory=dict, repr=False, compare=False
     )
 
     def append(self, line: Mapping[str, object], name: str = "metrics") -> Line:
-        """Add one line to ``metrics.jsonl``, or another; a number that is not finite becomes null.
+        """Append one line to ``NAME.jsonl``; a number that is not finite becomes null.
+
+        Args:
+            line: The line's values by name.
+            name: metrics, diagnostics or incidents.
 
         Returns:
             The line as it will be read.
 
         Raises:
-            WriteError: If it cannot be written.
+            WriteError: If the line cannot be written.
         """
         file = f"{name}.jsonl"
-        # What UTF-8 has no bytes for comes from peers; JSON writes it as Python does.
+        # Peers may send text that UTF-8 cannot encode: it is escaped.
         content = (to_json(line) + "\n").encode("utf-8", "backslashreplace")
         known = self._hash(file)
         with writing(self.path / file), (self.path / file).open("ab") as opened:
@@ -57,7 +61,10 @@ class LineFiles:
         return read
 
     def lines(self, name: str = "metrics") -> list[Line]:
-        """All metrics, or another file of lines.
+        """All lines of ``NAME.jsonl``; none if there is no such file.
+
+        Args:
+            name: metrics, diagnostics or incidents.
 
         Raises:
             RecordError: If a line is broken.
@@ -66,29 +73,29 @@ class LineFiles:
         return read_lines(path) if path.exists() else []
 
     def flush(self) -> None:
-        """See that all lines are on disk, before a checkpoint says that they are."""
+        """Flush all lines to disk, before a checkpoint relies on them."""
         for name in self.sizes():
             with writing(self.path / name):
                 flush(self.path / name)
 
     def sizes(self) -> dict[str, int]:
-        """How long the files are, in bytes."""
+        """Sizes of the existing files in bytes, by file name."""
         return {n: (self.path / n).stat().st_size for n in LINES if (self.path / n).exists()}
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the files' contents."""
+        """SHA-256 of the existing files' contents, by file name."""
         return {name: self._hash(name).hexdigest() for name in self.sizes()}
 
     def moment(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint keeps of the lines that there are: sizes and digests."""
+        """Sizes and digests of the present lines, as JSON for a checkpoint."""
         return {"sizes": self.sizes(), "lines_sha256": self.digests()}
 
     def check_lines(self, moment: Mapping[str, Any]) -> None:
-        """Refuse lines that are not those of an earlier moment.
+        """Refuse lines that were removed or changed since an earlier moment.
 
         Args:
-            moment: What :meth:`moment` was then; that of an older version has no digests, and its
-                lines are taken as they are.
+            moment: The value of :meth:`moment` then; without digests, as in older versions, lines
+                are not checked for changes.
 
         Raises:
             StructureError: If lines are missing; names the file.
@@ -106,14 +113,17 @@ class LineFiles:
             check_digest(self.path / name, content, expected)
 
     def rewind(self, sizes: Mapping[str, int]) -> list[Line]:
-        """Take back all lines after a moment, and return the metrics until then.
+        """Remove all lines after an earlier moment.
 
         Args:
-            sizes: What :meth:`sizes` was then; none: take back all.
+            sizes: The value of :meth:`sizes` then; empty to remove all lines.
+
+        Returns:
+            The remaining lines of metrics.
 
         Raises:
-            RecordError: If a line until then is broken.
-            WriteError: If lines cannot be taken back.
+            RecordError: If one of these is broken.
+            WriteError: If lines cannot be removed.
         """
         self._hashes.clear()
         for name, now in self.sizes().items():
@@ -123,7 +133,7 @@ class LineFiles:
         return self.lines()
 
     def _hash(self, file: str) -> hashlib._Hash:
-        """The digest of a file as it is, to go on with."""
+        """The running digest of a file's content, which later lines are added to."""
         if file not in self._hashes:
             path = self.path / file
             self._hashes[file] = hashlib.sha256(_content(path) if path.exists() else b"")
@@ -131,15 +141,15 @@ class LineFiles:
 
 
 def check_digest(path: Path, content: bytes, expected: str) -> None:
-    """Refuse lines that are not those that were written.
+    """Refuse lines that were changed after they were written.
 
     Args:
-        path: Of their file, for the message.
-        content: The lines.
-        expected: SHA-256 of what was written.
+        path: Path of their file, for the message.
+        content: The lines as bytes.
+        expected: SHA-256 of the lines as they were written.
 
     Raises:
-        RecordError: With the number of the line, if it is broken.
+        RecordError: If the digests differ; names the line, if one is broken.
     """
     if hashlib.sha256(content).hexdigest() == expected:
         return
@@ -151,15 +161,15 @@ def check_digest(path: Path, content: bytes, expected: str) -> None:
 
 
 def check_finished(folder: Path, summary: Mapping[str, object]) -> None:
-    """Refuse lines that are not those that the summary of a finished run is of.
+    """Refuse lines of a finished run that differ from those its summary was made of.
 
     Args:
         folder: The run folder.
-        summary: What its ``summary.json`` holds; that of an older version has no digests, and its
-            lines are taken as they are.
+        summary: The content of its ``summary.json``; without digests, as in older versions, lines
+            are not checked.
 
     Raises:
-        RecordError: Naming the file, and the line if it is broken.
+        RecordError: If lines were changed; names the file, and the line if one is broken.
     """
     for name in LINES:
         expected = summary.get(digest_name(name))
@@ -168,7 +178,7 @@ def check_finished(folder: Path, summary: Mapping[str, object]) -> None:
 
 
 def digest_name(file: str) -> str:
-    """What a summary calls the digest of a file of lines.
+    """The key of a file's digest in a summary.
 
     >>> digest_name("metrics.jsonl")
     'metrics_sha256'
@@ -179,6 +189,9 @@ def digest_name(file: str) -> str:
 def read_lines(path: Path) -> list[Line]:
     """All lines of a file.
 
+    Args:
+        path: The file, with one JSON object a line.
+
     Raises:
         RecordError: If the file cannot be read, or a line of it is broken.
     """
@@ -186,11 +199,11 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def parse_lines(path: Path, content: bytes) -> list[Line]:
-    """The objects of a file with one a line.
+    """The JSON objects of a file that has one a line.
 
     Args:
-        path: Of the file, for the message.
-        content: What it holds.
+        path: Path of the file, for the message.
+        content: Content of the file.
 
     Raises:
         RecordError: If a line is not one JSON object in UTF-8; names file and line.
@@ -210,12 +223,12 @@ def parse_lines(path: Path, content: bytes) -> list[Line]:
 
 
 def to_json(value: Mapping[str, object], indent: int | None = None) -> str:
-    """JSON with null for every number that is not finite."""
+    """JSON text with null for every number that is not finite."""
     return json.dumps(_finite(value), allow_nan=False, indent=indent, ensure_ascii=False)
 
 
 def _finite(value: object) -> object:
-    """``value`` with null for every number that is not finite, which JSON has no word for."""
+    """``value`` with None for every number that is not finite, which JSON cannot express."""
     if isinstance(value, Mapping):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Locks on folders, let go when the process ends, however it ends."""
+"""Locks on folders, released when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from filelock import FileLock, Timeout
 from dimat.errors import RecordError, writing
 
 LOCK = ".lock"
-HOLDER = ".lock-holder"  # a file of its own: older versions of filelock empty the lock's
+HOLDER = ".lock-holder"  # not in the lock file: older versions of filelock empty that
 
 
 @contextmanager
 def alone(folder: Path, *, otherwise: str | None = None) -> Iterator[None]:
-    """Keep other processes out of a folder that would be alone in it too.
+    """Hold the lock of a folder, which only one process can hold at a time.
 
     Args:
-        folder: Made if it is not there; a file ``.lock`` is left in it.
-        otherwise: What to say if another process is in it; None: wait until it has left.
+        folder: The folder; made if it is missing. A file ``.lock`` is left in it.
+        otherwise: Beginning of the error message if another process holds the lock; None to wait
+            for that process.
 
     Raises:
-        RecordError: If another process is in it and is not waited for; says which.
-        WriteError: If the lock cannot be written.
+        RecordError: If another process holds the lock and is not waited for; names the process.
+        WriteError: If the lock file cannot be written.
     """
     lock, holder = FileLock(folder / LOCK), folder / HOLDER
     with writing(folder / LOCK):
@@ -45,7 +46,7 @@ def alone(folder: Path, *, otherwise: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def _named(holder: Path) -> Iterator[None]:
-    """Leave word of this process while it is inside; nothing but a message needs it."""
+    """Name this process in a file while it holds the lock; only an error message needs it."""
     with suppress(OSError):
         holder.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
     try:
@@ -56,7 +57,7 @@ def _named(holder: Path) -> Iterator[None]:
 
 
 def _read(holder: Path) -> str:
-    """The process that a lock is held by, in brackets; nothing if it left no word."""
+    """The process that holds a lock, in brackets; empty if it is not named."""
     with suppress(OSError, UnicodeDecodeError):
         return f" ({holder.read_text('utf-8')})"
     return ""

@@ -1,4 +1,4 @@
-"""What a run gives back."""
+"""The results of a run: accuracies by method and agent, and the run folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from dimat.state import brief
 
 @dataclass(frozen=True)
 class AgentResult:
-    """How well one agent's model does at the end.
+    """The final test accuracies of one agent.
 
     Args:
-        agent: Its number, from 0.
+        agent: The agent's number, from 0.
         trained: Test accuracy after the last local training, a fraction in [0, 1].
-        merged: Test accuracy right after the last merge, a fraction; None if it never merged.
+        merged: Test accuracy right after the last merge, a fraction in [0, 1]; None if
+            it never merged.
     """
 
     agent: int
@@ -29,7 +30,12 @@ class AgentResult:
 
 
 def results_of(history: Sequence[Line], rounds: int) -> tuple[AgentResult, ...]:
-    """The results of the last round, one for each agent."""
+    """The results of every agent in the last round.
+
+    Args:
+        history: All lines of metrics.
+        rounds: Number of the last round.
+    """
     merged = {x["agent"]: x["test_accuracy"] for x in select(history, rounds, "merged")}
     return tuple(
         AgentResult(x["agent"], x["test_accuracy"], merged.get(x["agent"]))
@@ -39,12 +45,12 @@ def results_of(history: Sequence[Line], rounds: int) -> tuple[AgentResult, ...]:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What one method came to.
+    """The results of one method.
 
     Args:
-        method: Its name in the registry.
-        agents: One result per agent, in their order.
-        summary: What ``summary.json`` holds.
+        method: Registry name of the method.
+        agents: The result of each agent, by number.
+        summary: The content of ``summary.json``.
     """
 
     method: str
@@ -55,17 +61,17 @@ class MethodResult:
 
     @classmethod
     def of_tree(cls, tree: Tree) -> MethodResult:
-        """What ``dataclasses.asdict`` gave, and another process sent."""
+        """The result from ``dataclasses.asdict`` of one, which another process sent."""
         agents = tuple(AgentResult(**own) for own in tree["agents"])
         return cls(tree["method"], agents, tree["summary"])
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """The results of a run.
 
     Args:
-        config: The settings it was run with.
+        config: The settings of the run.
         folder: The run folder.
         main: The result of ``config.method``.
         controls: The results of ``config.controls``, in their order.
@@ -81,16 +87,16 @@ class RunResult:
 
 @dataclass(frozen=True)
 class SingleAgentResult:
-    """What one agent came to.
+    """The results of one agent that ran in a process of its own.
 
     Args:
-        agent: Its number.
-        folder: Its run folder.
-        rounds: Rounds that it took part in.
-        trained: Test accuracy after its last training, a fraction.
-        merged: Test accuracy right after its last merge; None if it never heard anybody.
-        exchanged: How often an exchange with each neighbor counted.
-        incidents: How often with each neighbor it did not, by what happened.
+        agent: The agent's number, from 0.
+        folder: The agent's run folder.
+        rounds: Number of rounds that the agent took part in.
+        trained: Test accuracy after the last training, a fraction in [0, 1].
+        merged: Test accuracy right after the last merge, a fraction; None if it heard no neighbor.
+        exchanged: Number of exchanges that counted, by neighbor.
+        incidents: Number of incidents of each kind, by neighbor.
     """
 
     agent: int

@@ -1,22 +1,22 @@
-"""The run folder: all that a run leaves behind.
+"""The run folder: all files of a run.
 
     config.yaml       every setting; ``dimat run --config`` runs it again
     environment.json  versions, hardware, threads, git commit
     topology.json     graph and mixing matrix
     shards.json       images of every class at every agent
     metrics.jsonl     one line per agent, round and phase
-    diagnostics.jsonl one line per round: what an observer of all agents measures
-    incidents.jsonl   what did not count at an agent by itself: a line, or some for a row of equal
+    diagnostics.jsonl one line per round: measurements over all agents
+    incidents.jsonl   incidents of an agent that runs by itself, equal ones in a row in few lines
     states/           agent-000.safetensors, …
-    summary.json      the numbers of the last round; it appears last, when all is done
+    summary.json      the numbers of the last round; written last, when all rounds are done
     controls/NAME/    the same for every control
-    .begins           while the run has not begun: what is here is replaced
-    checkpoints/      what an unfinished run goes on from, and a lock while it runs
+    .begins           exists until the run has begun: the folder may be replaced
+    checkpoints/      checkpoints of an unfinished run, and a lock while it runs
     tensorboard/      event files, if asked for
 
 Whole files appear at once (written under another name, then renamed); metrics grow line by line,
-each on disk before the next, so that an interrupted run can be read up to where it came. Nothing is
-changed before the folder is locked, and every moment of a beginning is one to begin anew from.
+each on disk before the next, so that an interrupted run can be read up to its last line. Nothing is
+changed before the folder is locked, and a run that is killed as it begins can be begun again.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from dimat.experiment.record.locks import HOLDER, LOCK, alone
 from dimat.files import read_regular
 from dimat.state import save_state
 
-OVERWRITE = "--overwrite true (in Python overwrite=True)"  # how an error says it
-_SIGNS = ("config.yaml", "environment.json")  # what every run folder has from its first moment
-_BEGINS = ".begins"  # a file that is there while a run folder is made, or an earlier run removed
+OVERWRITE = "--overwrite true (in Python overwrite=True)"  # the setting, in error messages
+_SIGNS = ("config.yaml", "environment.json")  # files that every run folder has once it is begun
+_BEGINS = ".begins"  # a file that exists while a run folder is made, or an earlier run removed
 _LOCKS = (LOCK, HOLDER)
-# What a run may have left, folders by a slash, that was killed before it had its file ``.begins``;
-# and that of an earlier version, which wrote none, before it had its first files.
+# Contents, folders with a slash, of a run that was killed before it had written ``.begins``, and of
+# one of an earlier version, which wrote none, that was killed before it had its first files.
 _FIRST = {"checkpoints/", *(f"checkpoints/{name}" for name in _LOCKS)}
 _FIRST_OF_OLD = {*_FIRST, "states/", *(name + end for name in _SIGNS for end in ("", ".partial"))}
 _CONTENTS = (
@@ -63,13 +63,13 @@ _CONTENTS = (
     "states",
     "checkpoints",
 )
-# What changes no result, and may be another one when a run goes on.
+# Settings that change no result, and may be changed when a run is resumed.
 _LINKS = {f"exchange.{name}" for name in ("timeout_s", "patience_s", "interface")}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder(LineFiles):
-    """A folder that one run of one method is written to.
+    """The folder that one run of one method is written to.
 
     Args:
         path: The folder, which exists.
@@ -83,19 +83,19 @@ class RunFolder(LineFiles):
     def held(
         cls, path: Path | None, config: RunConfig, *, fresh: bool, by: str, resumed: str
     ) -> Iterator[RunFolder]:
-        """The folder of a run, new or gone on with, that no other process writes to meanwhile.
+        """The folder of a new or resumed run, locked against other processes.
 
         Args:
             path: The folder; a new one under ``runs/`` if None.
-            config: As for :meth:`create`.
-            fresh: Whether it must be new; else a run that was begun there is gone on with.
-            by: What another process does that holds it, for the message.
-            resumed: The command that goes on, ``{}`` being the folder, for the message.
+            config: The settings, as for :meth:`create`.
+            fresh: Whether the run must be new; else one that was begun there is resumed.
+            by: What a process that holds the folder is doing, for the message.
+            resumed: The command that resumes the run, ``{}`` being the folder, for the message.
 
         Raises:
             ConfigError: As :meth:`create` and :meth:`open`.
-            RecordError: If another process holds it; says which. Nothing is changed then.
-            WriteError: If it cannot be written; says how to go on.
+            RecordError: If another process holds the folder; names it. Nothing is changed then.
+            WriteError: If the folder cannot be written; names the command that resumes.
         """
         if path is None:
             path = _new_path(config.method)
@@ -120,7 +120,7 @@ class RunFolder(LineFiles):
 
         Raises:
             ConfigError: If the folder exists and must not be replaced, or cannot be made.
-            WriteError: If it cannot be written to.
+            WriteError: If the folder cannot be written to.
         """
         if path is None:
             path = _new_path(method)
@@ -138,10 +138,15 @@ class RunFolder(LineFiles):
 
     @classmethod
     def open(cls, path: Path, config: RunConfig, method: str) -> RunFolder:
-        """The folder of a run that was begun, to go on with it; a new one if there is none.
+        """The folder of a run that was begun, to resume it; a new one if no run was begun there.
+
+        Args:
+            path: The folder.
+            config: The settings of the run.
+            method: The method that is run, in place of ``config.method``.
 
         Raises:
-            ConfigError: If it was begun with other settings; names the first that differs.
+            ConfigError: If the run was begun with other settings; names the first that differs.
         """
         if not is_run_folder(path):
             return cls.create(path, config, method)
@@ -152,29 +157,43 @@ class RunFolder(LineFiles):
         return folder
 
     def control(self, method: str) -> RunFolder:
-        """The folder ``controls/METHOD`` for a control, which has no controls of its own."""
+        """The folder ``controls/METHOD`` of a control, which has no controls of its own.
+
+        Args:
+            method: Registry name of the control.
+        """
         config = dataclasses.replace(self.config, controls=())
         return RunFolder.open(self.path / "controls" / method, config, method)
 
     def summary(self) -> dict[str, object] | None:
-        """What ``summary.json`` holds; None if the run is not finished.
+        """The content of ``summary.json``; None if the run is not finished.
 
         Raises:
-            RecordError: If it cannot be read.
+            RecordError: If the file cannot be read.
         """
         file = self.path / "summary.json"
         return read_summary(file) if file.is_file() else None
 
     def finish(self) -> None:
-        """Remove what only an unfinished run needs."""
+        """Remove the checkpoints, which only an unfinished run needs."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def write_json(self, name: str, value: Mapping[str, object]) -> None:
-        """Write ``NAME.json``."""
+        """Write ``NAME.json``, whole or not at all.
+
+        Args:
+            name: The file's name without its suffix.
+            value: Its content.
+        """
         self._write(f"{name}.json", to_json(value, indent=2 if name == "summary" else None) + "\n")
 
     def write_state(self, agent: int, state: Mapping[str, Tensor]) -> None:
-        """Write ``states/agent-000.safetensors`` for agent 0, and so on."""
+        """Write an agent's state: ``states/agent-000.safetensors`` for agent 0, and so on.
+
+        Args:
+            agent: The agent's number.
+            state: The agent's state.
+        """
         path = self.path / "states" / f"agent-{agent:03d}.safetensors"
         with writing(path):
             save_state(state, path)
@@ -187,10 +206,13 @@ class RunFolder(LineFiles):
 
 
 def read_summary(path: Path) -> dict[str, object]:
-    """What a ``summary.json`` holds.
+    """The content of a ``summary.json``.
+
+    Args:
+        path: The file.
 
     Raises:
-        RecordError: If it cannot be read.
+        RecordError: If the file cannot be read.
     """
     try:
         summary = json.loads(read_regular(path))
@@ -202,12 +224,16 @@ def read_summary(path: Path) -> dict[str, object]:
 
 
 def check_out(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that holds anything, unless a run may begin there anew.
+    """Refuse an output folder that is not empty, unless a run may begin there again.
 
-    It may where an earlier run was killed as it began, and by ``overwrite`` where one was begun.
+    It may where an earlier run was killed as it began, and with ``overwrite`` in any run folder.
+
+    Args:
+        path: The folder, which may be missing.
+        overwrite: Whether an earlier run may be replaced.
 
     Raises:
-        ConfigError: If it may not be written to.
+        ConfigError: If the folder may not be written to.
     """
     if path.is_dir() and (not any(path.iterdir()) or is_false_start(path)):
         return
@@ -221,22 +247,23 @@ def check_out(path: Path, *, overwrite: bool) -> None:
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether a run was begun here."""
+    """Whether a run was begun in a folder."""
     begun = all((path / name).is_file() for name in _SIGNS)
     return begun and not (path / _BEGINS).exists()
 
 
 def is_false_start(path: Path) -> bool:
-    """Whether a run was killed here before it had its first files.
+    """Whether a run was killed in a folder before it had written its first files.
 
-    Where it left no word of it, nothing but what it is known to leave may be here.
+    Without a file ``.begins`` that says so, the folder may hold nothing but the first files of a
+    run.
     """
     if (path / _BEGINS).is_file():
         return True
     found = set()
     for inside in path.rglob("*"):
         found.add(f"{inside.relative_to(path)}{'/' * inside.is_dir()}")
-        if len(found) > len(_FIRST_OF_OLD):  # of a large folder no more is looked at
+        if len(found) > len(_FIRST_OF_OLD):  # do not walk through a large folder
             return False
     if "states/" not in found or is_run_folder(path):
         return bool(found) and found <= _FIRST
@@ -244,7 +271,7 @@ def is_false_start(path: Path) -> bool:
 
 
 def _is_config(path: Path) -> bool:
-    """Whether a file is missing, or holds settings of a run: others have such a file too."""
+    """Whether a file is missing or holds settings of a run, unlike that of another program."""
     try:
         return not path.exists() or bool(load_config(path))
     except ConfigError:
@@ -252,11 +279,11 @@ def _is_config(path: Path) -> bool:
 
 
 def way_on(folder: Path | None, command: str = "") -> str:
-    """How to go on with a run that was interrupted.
+    """A message on how to resume a run that was interrupted.
 
     Args:
-        folder: Of the run; None if there was to be one and it is not known yet.
-        command: What goes on; ``dimat resume FOLDER`` if empty.
+        folder: The run folder; None if it was not chosen yet.
+        command: The command that resumes the run; ``dimat resume FOLDER`` if empty.
     """
     if folder is None or not is_run_folder(folder):
         return "no run was begun yet: the same command begins it"
@@ -267,10 +294,14 @@ def way_on(folder: Path | None, command: str = "") -> str:
 
 
 def check_same_settings(path: Path, expected: RunConfig) -> None:
-    """Refuse a folder whose ``config.yaml`` is not of these settings.
+    """Refuse a folder whose ``config.yaml`` has other settings.
+
+    Args:
+        path: The run folder.
+        expected: The settings that the file should have.
 
     Raises:
-        ConfigError: Naming the first setting that differs.
+        ConfigError: Names the first setting that differs.
     """
     found = load_config(path / "config.yaml")
     for name in [own for own in setting_types() if own not in _LINKS]:
@@ -283,7 +314,7 @@ def check_same_settings(path: Path, expected: RunConfig) -> None:
 
 
 def _new_path(method: str) -> Path:
-    """A folder under ``runs/`` that was not there yet, and is now."""
+    """Make a new folder under ``runs/``, named after time and method."""
     stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{method}"
     path, number = Path("runs", stem), 1
     while not _make(path):
@@ -292,16 +323,16 @@ def _new_path(method: str) -> Path:
 
 
 def _home(path: Path) -> Path:
-    """The folder that is locked for a run: of a control, that of the run which it is in."""
+    """The folder to lock for a run folder: for that of a control, the folder of the whole run."""
     around = path.parent.parent
     return around if path.parent.name == "controls" and is_run_folder(around) else path
 
 
 def _make(path: Path) -> bool:
-    """Make an output folder, unless it is there: whether it was not.
+    """Make an output folder if it is missing; returns whether it was.
 
     Raises:
-        ConfigError: If it cannot be made.
+        ConfigError: If the folder cannot be made.
     """
     try:
         path.mkdir(parents=True)
@@ -313,15 +344,15 @@ def _make(path: Path) -> bool:
 
 
 def _recipe(config: RunConfig) -> RunConfig:
-    """The config without where it was written to, so that running it again replaces nothing.
+    """The settings without output folder and time limit, as they are recorded.
 
-    And without when it is to stop: whoever goes on with it says that anew.
+    Running them again then replaces nothing, and a time limit is for one process only.
     """
     return dataclasses.replace(config, out=None, overwrite=False, max_wall_s=None)
 
 
 def _clear(path: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else; the lock stays, if this one holds it."""
+    """Remove the files of an earlier run, and nothing else; the lock that this run holds stays."""
     own = [path / name for name in _CONTENTS if name != "checkpoints"]
     own += [inside for inside in (path / "checkpoints").glob("*") if inside.name not in _LOCKS]
     for old in own:

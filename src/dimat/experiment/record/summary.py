@@ -1,4 +1,4 @@
-"""The numbers of a run in a few: of its last round, and which round was best."""
+"""The summary of a run: the numbers of its last round, and the number of its best round."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dimat.experiment.record.lines import Line
 def summarize(
     config: RunConfig, method: str, phase: str, history: Sequence[Line], wall_s: float
 ) -> dict[str, object]:
-    """What ``summary.json`` holds.
+    """The content of ``summary.json``.
 
     Args:
-        config: The settings.
-        method: The method that was run.
-        phase: merged or trained: after which ``test_accuracy_…`` are reported; the means of both
-            phases, and of the agents before round 1, are there as well.
+        config: Settings of the run.
+        method: Registry name of the method that was run.
+        phase: merged or trained: the phase whose accuracies are in ``test_accuracy_…``; the means
+            of both phases, and of the agents before round 1, have keys of their own.
         history: All lines of metrics.
-        wall_s: Seconds that it took.
+        wall_s: Wall time of the run in seconds.
     """
     last = [x["test_accuracy"] for x in select(history, config.rounds, phase)]
     final = select(history, config.rounds, "trained")
@@ -45,22 +45,34 @@ def summarize(
 
 
 def select(history: Sequence[Line], number: int, phase: str) -> list[Line]:
-    """The lines of one round and phase, by agent."""
+    """The lines of one round and phase, in the order of agents.
+
+    Args:
+        history: All lines of metrics.
+        number: The round, from 0 (after pre-training).
+        phase: merged or trained.
+    """
     return [x for x in history if x["round"] == number and x["phase"] == phase]
 
 
 def _mean(history: Sequence[Line], number: int, phase: str) -> float | None:
-    """Test accuracy over the agents; None if there was no such phase."""
+    """Mean test accuracy over the agents in a phase of a round; None if there was no such phase."""
     found = [x["test_accuracy"] for x in select(history, number, phase)]
     return statistics.fmean(found) if found and None not in found else None
 
 
 def best_round(history: Sequence[Line], phase: str) -> int:
-    """The round with the best mean accuracy on the agents' own validation images, never on test.
+    """The round with the best mean accuracy on the agents' validation images; else the last round.
 
-    Without validation images, the last round.
+    Test images play no part in the choice.
+
+    Args:
+        history: All lines of metrics.
+        phase: merged or trained: the phase whose accuracies are compared.
     """
-    values: dict[int, list[Any]] = defaultdict(list)  # of numbers, or of None
+    values: dict[int, list[Any]] = defaultdict(
+        list
+    )  # accuracies, or None without validation images
     for x in history:
         if x["phase"] == phase:
             values[x["round"]].append(x["validation_accuracy"])

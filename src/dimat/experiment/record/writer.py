@@ -1,4 +1,4 @@
-"""What agent 0's process alone does for a method: write the folder, tell who wants to know."""
+"""The writer of a method's run folder and callbacks, in agent 0's process alone."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from dimat.state import State
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run goes on.
+    """The point that a run is resumed from.
 
     Args:
         number: The last round that is done.
-        agents: The snapshots of all agents then, as trees.
+        agents: The snapshots of all agents after that round, as trees.
     """
 
     number: int
@@ -38,21 +38,21 @@ class ResumePoint:
 
 @dataclass
 class RunWriter:
-    """Where all that is known of a method's rounds comes together.
+    """The writer of one method's measurements, checkpoints, states and summary.
 
     Args:
-        setup: What all methods have in common.
-        name: Of the method.
-        folder: Where it is written.
-        observer: Told how it goes.
-        callbacks: Told what is measured.
+        setup: Data, graph and settings that all methods of the run share.
+        name: Registry name of the method.
+        folder: Run folder of the method.
+        progress: Receives a line of news for each measured round.
+        callbacks: Receive the measurements.
         history: All lines of metrics so far.
     """
 
     setup: Setup
     name: str
     folder: RunFolder
-    observer: Progress
+    progress: Progress
     callbacks: Sequence[Callback] = ()
     history: list[Line] = field(default_factory=list)
 
@@ -63,14 +63,17 @@ class RunWriter:
         self._fresh: list[Line] = []
 
     def open(self) -> ResumePoint | None:
-        """Begin, or go on after the last round that was kept: then what was kept.
+        """Begin the method, or resume it from its last checkpoint.
+
+        Returns:
+            The point to resume from; None if there is no checkpoint.
 
         Raises:
-            ConfigError: If what was kept is of another run.
-            RecordError: If lines until then were changed.
+            ConfigError: If the checkpoints are those of another run.
+            RecordError: If lines that were written before the checkpoint were changed.
         """
         self._started, self._spent = time.perf_counter(), 0.0
-        found = self.store.latest(self.observer.note, self._check)
+        found = self.store.latest(self.progress.note, self._check)
         self.history = self.folder.rewind(found.meta["sizes"] if found else {})
         for callback in self.callbacks:
             number = found.number if found else -1
@@ -94,7 +97,11 @@ class RunWriter:
         self.folder.check_lines(checkpoint.meta)
 
     def metrics(self, lines: Sequence[Mapping[str, object]]) -> None:
-        """Write lines of metrics, and tell them."""
+        """Write lines of metrics, and pass them to the callbacks.
+
+        Args:
+            lines: The lines of one phase of a round, an agent each.
+        """
         for line in lines:
             read = self.folder.append(line)
             self.history.append(read)
@@ -102,7 +109,11 @@ class RunWriter:
             self._tell(read)
 
     def diagnostics(self, line: Mapping[str, object]) -> None:
-        """Write a line of diagnostics, and tell it."""
+        """Write a line of diagnostics, and pass it to the callbacks.
+
+        Args:
+            line: Its values by name.
+        """
         self._tell(self.folder.append(line, "diagnostics"))
 
     def _tell(self, line: Line) -> None:
@@ -110,18 +121,27 @@ class RunWriter:
             callback.measured(self.name, line)
 
     def news(self, number: int) -> None:
-        """One line of news on the round, if it was measured."""
-        parts, fresh = [], self._fresh  # not all lines so far: they are more in every round
+        """Pass one line of news on a round to the progress, if the round was measured.
+
+        Args:
+            number: The round, from 1.
+        """
+        parts, fresh = [], self._fresh  # not the whole history, which grows with every round
         self._fresh = []
         for phase in ("merged", "trained"):
             found = [x["test_accuracy"] for x in select(fresh, number, phase)]
             if found:
                 parts.append(f"{phase} {100 * statistics.fmean(found):5.1f} %")
         if parts:
-            self.observer.note(f"{self.name:6s} round {number:3d}  {'  '.join(parts)}")
+            self.progress.note(f"{self.name:6s} round {number:3d}  {'  '.join(parts)}")
 
     def keep(self, number: int, snapshots: Sequence[Tree]) -> None:
-        """Write what a stopped run goes on from: the snapshots of all agents after a round."""
+        """Write a checkpoint.
+
+        Args:
+            number: The last round that is done.
+            snapshots: The snapshots of all agents after that round, as trees.
+        """
         tensors: dict[str, Tensor] = {}
         agents = [pack(own, str(i), tensors) for i, own in enumerate(snapshots)]
         self.folder.flush()
@@ -137,7 +157,10 @@ class RunWriter:
         """Write the states of all agents, and the summary.
 
         Args:
-            states: Those that the accuracies of the last round are of.
+            states: The state of each agent whose accuracy is reported for the last round.
+
+        Returns:
+            The results of the method.
         """
         for agent, state in enumerate(states):
             self.folder.write_state(agent, state)

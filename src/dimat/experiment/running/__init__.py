@@ -1,1 +1,1 @@
-"""All agents of a run: pre-training, rounds, controls."""
+"""Running all agents of a run: pre-training, rounds, controls."""

@@ -1,4 +1,4 @@
-"""How the C library keeps the memory that tensors leave behind."""
+"""The C library's allocator, set to keep the memory that tensors free."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def keep_freed_memory() -> bool:
     them out anew, page by page and zeroed: 4 to 9 % of a step of VGG-11. The peak does not change.
 
     Returns:
-        Whether it could be asked for; other C libraries and other systems are left as they are.
+        Whether the allocator could be set; other C libraries and systems are left as they are.
     """
     try:
         change = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # Bytes free at the top, and size of one block, from which on memory is given back.
+    # Thresholds above which memory is returned: bytes free at the top, and size of one block.
     return bool(change(_TRIM_THRESHOLD, 2**31 - 1)) and bool(change(_MMAP_THRESHOLD, 2**30))

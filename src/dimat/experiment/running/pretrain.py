@@ -1,4 +1,4 @@
-"""Pre-training: every agent alone, from its own init, on its own images."""
+"""Pre-training: every agent trains alone, from its own init, on its own images."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from dimat.experiment.setup import Setup
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
-_BETWEEN_S = 20.0  # a killed pre-training loses no more than about this, and an epoch
+_BETWEEN_S = 20.0  # seconds between checkpoints: a kill loses this and an epoch, at most
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """An agent after pre-training (or in it), from where every method sets out.
+    """A pre-trained agent (or one in pre-training), which every method starts from.
 
     Args:
-        snapshot: The agent.
-        train_loss: Mean training loss of its last epoch; NaN if there was none.
+        snapshot: The snapshot of the agent.
+        train_loss: Mean training loss of the agent's last epoch; NaN if there was none.
     """
 
     snapshot: Snapshot
@@ -43,27 +43,33 @@ class Pretrained:
 
     @classmethod
     def of_tree(cls, tree: Tree) -> Pretrained:
-        """What :meth:`tree` gave."""
+        """The pre-trained agent of a tree.
+
+        Args:
+            tree: The value that :meth:`tree` returned.
+        """
         return cls(Snapshot.of_tree(tree["snapshot"]), tree["train_loss"])
 
 
 @dataclass
 class Pretraining:
-    """Pre-trains this process's agents, or takes them from where an earlier run left them.
+    """The pre-training of this process's agents, resumed from its last checkpoint.
 
-    All processes go through the epochs together, so that agent 0's can keep what there is of all.
+    All processes go through the epochs together, so that agent 0's can write checkpoints of all
+    agents.
 
     Args:
-        setup: What to start from.
-        collectives: All agents.
-        observer: Told how it goes.
-        store: Where it is kept, in agent 0's process.
-        time_limit: How long it may take; by the clock of agent 0's process.
+        setup: Data, models and settings.
+        collectives: Gathers values from the agents of all processes.
+        progress: Receives the progress of the pre-training.
+        store: Folder of the checkpoints; None but in agent 0's process.
+        time_limit: Wall time of the run, by the clock of agent 0's process.
+        done: The latest snapshot of each agent of this process.
     """
 
     setup: Setup
     collectives: Collectives
-    observer: Progress
+    progress: Progress
     store: CheckpointFolder | None
     time_limit: TimeLimit = ENDLESS
     done: dict[int, Pretrained] = field(default_factory=dict)
@@ -71,14 +77,17 @@ class Pretraining:
     _noted: dict[tuple[int, int], Pretrained] = field(init=False, default_factory=dict)
 
     def run(self) -> dict[int, Pretrained]:
-        """The agents of this process, pre-trained.
+        """Pre-train the agents of this process.
+
+        Returns:
+            The pre-trained agents, by number.
 
         Raises:
             TrainingError: If a loss is not finite.
-            Stopped: If time is up, after an epoch of all agents that was kept.
+            Stopped: If time is up, after a checkpoint of all agents.
         """
         here, epochs = self.collectives.transport.agents, self.setup.config.pretrain_epochs
-        self.observer.stage("pre-training", len(here) * max(epochs, 1))
+        self.progress.stage("pre-training", len(here) * max(epochs, 1))
         with alone(self.store.path) if self.store else nullcontext():
             first = self._take_up()
             self._written = time.monotonic()
@@ -90,7 +99,7 @@ class Pretraining:
         return self.done
 
     def _take_up(self) -> int:
-        """Hear from agent 0's process what is kept: the first epoch that is not over."""
+        """Receive the last checkpoint from agent 0's process; returns the first epoch to train."""
         kept = self._kept()
         epochs = [int(own["snapshot"]["counters"]["epochs"]) for own in kept]
         first = min(epochs) if len(epochs) == self.collectives.size else 0
@@ -102,7 +111,8 @@ class Pretraining:
         return int(next(iter(heard.values()))["first"])
 
     def _kept(self) -> Sequence[Tree]:
-        found = self.store.latest(self.observer.note) if self.store else None
+        """The agents of the last checkpoint; none if there is none."""
+        found = self.store.latest(self.progress.note) if self.store else None
         if found is None:
             return []
         return [
@@ -111,25 +121,26 @@ class Pretraining:
         ]
 
     def _agent(self, index: int) -> LocalTrainer:
+        """An agent as in the last checkpoint, or a new one."""
         agent = self.setup.new_agent(index, pretraining=True)
         if index in self.done:
             self.done[index].snapshot.restore(agent)
         else:
             self.done[index] = Pretrained(Snapshot.of(agent))
-        self.observer.advance(min(agent.epochs, self.setup.config.pretrain_epochs))
+        self.progress.advance(min(agent.epochs, self.setup.config.pretrain_epochs))
         return agent
 
     def _epochs(self, agent: LocalTrainer, first: int) -> Talk[tuple[int, bool]]:
-        """One agent's part: an epoch, and whether it is time to bring together what there is.
+        """Train one agent epoch by epoch, with checkpoints of all agents when they are due.
 
         Returns:
-            How many epochs are over, and whether that is because time is up.
+            Number of epochs done, and whether training stopped because time is up.
         """
         epochs = self.setup.config.pretrain_epochs
         for epoch in range(first, epochs):
-            if agent.epochs == epoch:  # it may be ahead of others
+            if agent.epochs == epoch:  # else it was trained ahead in a stack
                 self._epoch(agent)
-            # Another one may have trained it on by now, with all of its stack.
+            # By now the stack of another agent may have trained it further than this epoch.
             own = self._noted.pop((agent.index, epoch + 1), self.done[agent.index])
             due, up = yield from self._due(agent.index, last=epoch + 1 == epochs)
             if due:
@@ -141,7 +152,7 @@ class Pretraining:
         return epochs, False
 
     def _epoch(self, agent: LocalTrainer) -> None:
-        """One epoch of an agent; where several train at once, of all who are as far as it is."""
+        """Train an agent for an epoch; with stacks, all agents that have done as many epochs."""
         if not trains_at_once(self.setup):
             one_epoch(agent)
             self._note([agent])
@@ -151,22 +162,22 @@ class Pretraining:
         train_all(self.setup, group, steps, self._note)
 
     def _note(self, agents: Sequence[LocalTrainer]) -> None:
-        """Agents after an epoch."""
+        """Record the snapshots of agents after an epoch."""
         for agent in agents:
             try:
                 own = Pretrained(Snapshot.of(agent), agent.loss())
             except TrainingError as error:
                 raise TrainingError(f"round 0 (pre-training), {error}") from error
             self.done[agent.index] = self._noted[agent.index, agent.epochs] = own
-            self.observer.advance()
+            self.progress.advance()
 
     def _due(self, agent: int, *, last: bool) -> Talk[tuple[bool, bool]]:
-        """Whether to keep what there is, and to stop, by the clock of agent 0: the others hear.
+        """Whether to write a checkpoint and whether to stop; agent 0 decides, the others receive.
 
-        It is kept after the last epoch, if the last keeping is long ago, and if time is up.
+        A checkpoint is due after the last epoch, some time after the last one, and when time is up.
         """
         size, messages = self.collectives.size, {}
-        if self.time_limit.limits:  # it looks at its clock when all have done their epoch
+        if self.time_limit.limits:  # agent 0 reads its clock when all have done their epoch
             yield from gather(agent, size, as_message(None))
         if agent == OBSERVER:
             up = self.time_limit.is_up
@@ -176,7 +187,7 @@ class Pretraining:
         return bool(due), bool(up)
 
     def _keep(self, agents: Sequence[Tree]) -> None:
-        """Write what there is of all agents, in agent 0's process."""
+        """Write a checkpoint of all agents, in agent 0's process."""
         if self.store is None or not agents:
             return
         tensors: dict[str, Tensor] = {}
@@ -190,9 +201,12 @@ class Pretraining:
 
 
 def one_epoch(agent: LocalTrainer) -> None:
-    """One pass of an agent over its own images, by itself."""
+    """Train an agent for one pass over its own images.
+
+    Args:
+        agent: The agent; changed in place.
+    """
     start = time.perf_counter()
     for _ in range(agent.shard.num_batches(agent.batch_size)):
         agent.update(agent.gradient())
-    agent.optimizer.zero_grad(set_to_none=True)  # a model's memory, until the next step
     agent.traffic.busy_s += time.perf_counter() - start

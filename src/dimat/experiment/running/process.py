@@ -1,4 +1,4 @@
-"""The process that a run is in: the caller's, and left as it was found."""
+"""The caller's process, lent to a run and restored after it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 
 @contextmanager
 def borrowed(threads: int, device: str = "cpu") -> Iterator[None]:
-    """The process with so many threads of PyTorch, until what is inside has ended, well or not.
+    """Set PyTorch's number of threads for a block, and restore the process when it ends.
 
-    Threads and every generator that anybody may draw from are as before then. Whatever else is
-    set for a whole process (how freed memory is kept, how threads wait) the command line sets in
-    its own: see :func:`dimat.cli.launch.settle`.
+    The number of threads and the states of all random generators are restored. Other settings of a
+    whole process (kept memory, waiting threads) are made by the command line, for its own: see
+    :func:`dimat.cli.launch.settle`.
 
     Args:
-        threads: For what is inside.
-        device: Where it computes; the generators of GPUs are put back if it is one.
+        threads: PyTorch's threads on the CPU inside of the block, >= 1.
+        device: Device of the computation; the generators of GPUs are restored if it is a GPU.
     """
     gpus = range(torch.cuda.device_count()) if device.startswith("cuda") else ()
     before, drawn, numbers = torch.get_num_threads(), random.getstate(), np.random.get_state()

@@ -1,4 +1,4 @@
-"""The algorithm, round by round: exchange, match, merge, recalibrate, evaluate, train."""
+"""The rounds of a method: exchange, match, merge, recalibrate, evaluate, train, evaluate."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ Value = TypeVar("Value")
 
 @dataclass
 class Rounds:
-    """One method, from pre-trained agents to the last round, at the agents of this process.
+    """The rounds of one method at the agents of this process, from pre-training to the last round.
 
     Args:
-        setup: What all methods have in common.
-        name: Of the method.
-        collectives: All agents.
-        observer: Told how it goes.
-        writer: Where all that is measured goes, in agent 0's process.
-        time_limit: How long it may take; by the clock of agent 0's process.
-        agents: Of this process, in order.
-        states: Theirs that the accuracies of the last round are of; none before that round.
+        setup: Data, graph and settings that all methods of the run share.
+        name: Registry name of the method.
+        collectives: Gathers and broadcasts values between the agents of all processes.
+        progress: Receives the progress of the rounds.
+        writer: Writer of the method's run folder; None but in agent 0's process.
+        time_limit: Wall time of the run, by the clock of agent 0's process.
+        agents: The agents of this process, by number.
+        states: States of these agents whose accuracies are reported for the last round: after its
+            merge, or after its training if there was none; empty before the last round.
     """
 
     setup: Setup
     name: str
     collectives: Collectives
-    observer: Progress
+    progress: Progress
     writer: RunWriter | None
     time_limit: TimeLimit = ENDLESS
     agents: list[LocalTrainer] = field(default_factory=list)
@@ -58,23 +59,23 @@ class Rounds:
         self.together = self.method.exchanges == "steps"
 
     def run(self, pretrained: MutableMapping[int, Pretrained]) -> MethodResult | None:
-        """All rounds, or those that are left; the writer writes metrics, states and summary.
+        """Run all rounds, or those after the last checkpoint.
 
         Args:
-            pretrained: The agents of this process, after pre-training; taken out one by one, since
-                of all together they are as large as the agents.
+            pretrained: The agents of this process after pre-training, by number; each is removed
+                when it is used, since together they take as much memory as the agents.
 
         Returns:
-            What came of it, in agent 0's process.
+            The results of the method, in agent 0's process; None in the others.
 
         Raises:
             TrainingError: If a loss or a state of an agent of this process is not finite.
-            Stopped: If time is up, after a round that was kept.
+            Stopped: If time is up, after a round with a checkpoint.
         """
         rounds = self.setup.config.rounds
         done = self._set_out(pretrained)
-        self.observer.stage(self.name, rounds * len(self.agents))
-        self.observer.advance(done * len(self.agents))
+        self.progress.stage(self.name, rounds * len(self.agents))
+        self.progress.advance(done * len(self.agents))
         for number in range(done + 1, rounds + 1):
             measured = self.measure.due(number)
             met = self.method.exchanges == "rounds" and self._merge(number, measured=measured)
@@ -90,12 +91,16 @@ class Rounds:
     # --- a round -----------------------------------------------------------------------------
 
     def _merge(self, number: int, *, measured: bool) -> bool:
-        """Exchange, match, merge; recalibrate; evaluate. Whether any met, if it is measured."""
+        """Exchange, match, merge, recalibrate, evaluate.
+
+        Returns:
+            Whether any agents were mixed; always False in a round that is not measured.
+        """
         met = False
 
         def observe(contexts: Sequence[RoundContext], results: Sequence[RoundResult]) -> None:
             nonlocal met
-            met = self.collectives.any(own.disagreement is not None for own in results)
+            met = self.collectives.any(own.mixed for own in results)
             if met:
                 matches = self.method.matches
                 self.measure.merge(number, self.agents, contexts, results, matches=matches)
@@ -116,15 +121,15 @@ class Rounds:
         return met
 
     def _train(self, number: int, *, measured: bool) -> None:
-        """Local steps, or steps with exchange and then recalibration; evaluate."""
+        """Train locally, or in steps with exchange and then recalibrate; evaluate."""
         before = [agent.traffic.busy_s for agent in self.agents]
         try:
-            self._learn_all()
+            self._train_all()
             losses = [agent.loss() for agent in self.agents]
         except TrainingError as error:
             raise TrainingError(f"{self.name}, round {number}, {error}") from error
         spent = [a.traffic.busy_s - b for a, b in zip(self.agents, before, strict=True)]
-        costs = [_learned(loss, s) for loss, s in zip(losses, spent, strict=True)]
+        costs = [_training_costs(loss, s) for loss, s in zip(losses, spent, strict=True)]
         mixed = self.together and self.collectives.size > 1
         if mixed:
             for agent, cost in zip(self.agents, costs, strict=True):
@@ -135,25 +140,24 @@ class Rounds:
             self.measure.training(number, self.agents)
         self.measure.agents(number, "trained", self.agents, costs)
 
-    def _learn_all(self) -> None:
-        """All steps of a round: in turns, or several agents at once where nobody talks."""
+    def _train_all(self) -> None:
+        """Take the steps of a round with all agents: in turns, or in stacks if none exchanges."""
         if not trains_at_once(self.setup, self.method):
-            self._exchange([self._learn(agent) for agent in self.agents])
+            self._exchange([self._steps(agent) for agent in self.agents])
             return
         steps = [self.setup.round_steps(agent.index) for agent in self.agents]
-        train_all(self.setup, self.agents, steps, lambda own: self.observer.advance(len(own)))
+        train_all(self.setup, self.agents, steps, lambda own: self.progress.advance(len(own)))
 
-    def _learn(self, agent: LocalTrainer) -> Talk[None]:
-        """One agent's steps of a round."""
+    def _steps(self, agent: LocalTrainer) -> Talk[None]:
+        """Take one agent's training steps of a round."""
         for _ in range(self.setup.round_steps(agent.index, together=self.together)):
-            if self.together:  # else nobody asks, and a graph that varies is drawn for each step
+            if self.together:  # other methods need no graph, and drawing a varying one takes time
                 agent.topology = self.setup.topology.at(agent.steps)
             yield from self.method.step(agent)
-        agent.optimizer.zero_grad(set_to_none=True)  # a model's memory, until the next step
-        self.observer.advance()
+        self.progress.advance()
 
     def _exchange(self, talks: Sequence[Talk[Value]]) -> list[Value]:
-        """What the talks of a method come to, in the order of this process's agents."""
+        """Run the talks of this process's agents; returns their results in the same order."""
         precision = self.setup.config.exchange.precision
         own = self._by_agent([in_precision(talk, precision) for talk in talks])
         traffic = {agent.index: agent.traffic for agent in self.agents}
@@ -163,7 +167,7 @@ class Rounds:
     # --- beginning, and going on ----------------------------------------------------------------
 
     def _set_out(self, pretrained: MutableMapping[int, Pretrained]) -> int:
-        """Agents as they are after pre-training, or after the last round that was kept: which."""
+        """Make the agents, from pre-training or a checkpoint; returns the last round done."""
         setup, together, name = self.setup, self.together, self.name
         here = self.collectives.transport.agents
         self.agents = [
@@ -179,14 +183,18 @@ class Rounds:
             own.snapshot.restore(agent, new_shard=True)
             if together:
                 self.setup.set_out(agent)
-            costs.append(_learned(own.train_loss, own.snapshot.counters["busy_s"]))
+            costs.append(_training_costs(own.train_loss, own.snapshot.counters["busy_s"]))
         self.measure.agents(0, "trained", self.agents, costs)
         if self.setup.config.rounds == 0:
             self.states = [agent.state() for agent in self.agents]
         return 0
 
     def _go_on(self) -> int | None:
-        """Restore the agents of this process from what agent 0's has kept, if it has."""
+        """Restore this process's agents from the last checkpoint, which agent 0's process reads.
+
+        Returns:
+            The last round done; None if there is no checkpoint.
+        """
         kept = self.writer.open() if self.writer else None
         number = self.collectives.tell(kept and kept.number)
         if number is None:
@@ -197,10 +205,10 @@ class Rounds:
         return int(number)
 
     def _keep_or_stop(self, number: int) -> None:
-        """Keep what a stopped run goes on from, if it is time to; the last round is not kept."""
+        """Write a checkpoint if it is due, and stop if time is up; the last round needs neither."""
         config = self.setup.config
         every = config.checkpoint.every
-        if number == config.rounds:  # its summary follows
+        if number == config.rounds:  # the summary follows
             return
         stop = self.time_limit.limits and self.collectives.tell(self.time_limit.is_up)
         if stop or (every and number % every == 0):
@@ -209,6 +217,7 @@ class Rounds:
             raise Stopped(f"{self.name}, round {number} of {config.rounds}")
 
     def _keep(self, number: int) -> None:
+        """Write a checkpoint of all agents."""
         snapshots = [Snapshot.of(agent).tree() for agent in self.agents]
         found = self.collectives.gather(self._by_agent(snapshots))
         if self.writer:
@@ -218,5 +227,5 @@ class Rounds:
         return {agent.index: own for agent, own in zip(self.agents, values, strict=True)}
 
 
-def _learned(loss: float, spent_s: float) -> dict[str, float | None]:
+def _training_costs(loss: float, spent_s: float) -> dict[str, float | None]:
     return {"train_loss": loss, "train_s": spent_s}

@@ -1,9 +1,9 @@
-"""A run from setting out to the result: in this process alone, or in one of several."""
+"""The runner of a whole run, in this process alone or in each of several."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from dimat.experiment.callbacks.callback import LOGS, Callback
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.digests import pretrain_digest
-from dimat.experiment.handshake import terms
+from dimat.experiment.handshake import handshake
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.record.checkpoint import CheckpointFolder
 from dimat.experiment.record.lines import check_finished
@@ -30,58 +30,79 @@ from dimat.experiment.setup import Setup, make_setup
 from dimat.methods import METHODS, check_needs
 from dimat.symmetry import Symmetry
 
-_TIMES = 64  # of a graph that varies at random: how many are looked at before it is trained on
+_TIMES = 64  # times of a randomly varying graph that are checked before training
 
 
 @dataclass
 class Runner:
-    """A run, and where it is up to.
+    """A run of a method and its controls, at the agents of this process.
 
-    Every process has one. That of agent 0 alone has the run folder, the observer and the callbacks.
+    Every process has a runner; in that of agent 0 alone it has the run folder, the progress and the
+    callbacks.
+
+    Args:
+        config: Settings of the run, validated.
+        progress: Receives the progress of the run; nobody if None.
+        callbacks: Receive the measurements.
+        world: The processes that agents are spread over.
+        pretrained: Folder of pre-trained agents that runs share; None for one of this run's own.
+        symmetry: The symmetry of the model, given by hand; None to find it.
     """
 
     config: RunConfig
-    observer: Progress | None
+    progress: Progress | None
     callbacks: Sequence[Callback] = ()
     world: World = SINGLE_PROCESS
     pretrained: Path | None = None
     symmetry: Symmetry | None = None
 
     def __post_init__(self) -> None:
-        self._path: Path | None = None  # of the run folder, once there is one
-        self._watch: Progress = Silent()
-        self._assemblies: dict[int, Collectives] = {}
+        self._path: Path | None = None  # run folder, once it is chosen
+        self._progress: Progress = Silent()
+        self._collectives: dict[int, Collectives] = {}
         self._time_limit = TimeLimit(self.config.max_wall_s)
         if self.world.rank == 0:
-            self._watch = self.observer or Silent()
+            self._progress = self.progress or Silent()
 
     def run(self, *, fresh: bool) -> RunResult:
-        """All methods that are not done, in a new folder or in the one that was begun.
+        """Run the method and its controls, as far as they are not done.
+
+        Args:
+            fresh: Whether the run folder must be new; else a run that was begun there is resumed.
+
+        Returns:
+            The results of all methods, in every process.
 
         Raises:
-            Interrupted: If it is, saying how to go on.
+            Interrupted: On Ctrl-C; says how to resume.
         """
-        if not fresh and self.config.out is not None:
-            self._path = Path(self.config.out)
-        with if_interrupted(lambda: way_on(self._path)):
-            return self._run(fresh=fresh)
-
-    def _run(self, *, fresh: bool) -> RunResult:
-        self._check_world()
-        if self.world.rank == 0:
-            self.callbacks = [*self.callbacks, *(LOGS[name]() for name in self.config.log)]
-        try:
-            with borrowed(self.config.threads, self.config.device):
-                setup = replace(make_setup(self.config, self._watch), symmetry=self.symmetry)
-                self._check_methods(setup)
-                self.world.agree(self._terms(setup))
-                with self._home(fresh=fresh) as home:
-                    return self._methods(setup, home)
-        finally:
-            self._watch.close()
+        config = self.config
+        if not fresh and config.out is not None:
+            self._path = Path(config.out)
+        with (
+            if_interrupted(lambda: way_on(self._path)),
+            closing(self._progress),
+            borrowed(config.threads, config.device),
+        ):
+            self._check_world()
+            if self.world.rank == 0:
+                self.callbacks = [*self.callbacks, *(LOGS[name]() for name in config.log)]
+            setup = replace(make_setup(config, self._progress), symmetry=self.symmetry)
+            self._check_methods(setup)
+            self.world.agree(self._handshake(setup))
+            names = [config.method, *(name for name in config.controls if name != config.method)]
+            results = []
+            with self._home(fresh=fresh) as home:
+                for name in names:
+                    folder = home if name == config.method else home and home.control(name)
+                    with self._may_stop(name, folder, home, last=name == names[-1]):
+                        results.append(self._method(setup, name, folder, home))
+                if home:
+                    home.finish()
+                return self._everywhere(home, results)
 
     def _check_world(self) -> None:
-        """Every process has an agent."""
+        """Refuse more processes than agents."""
         size, agents = self.world.size, self.config.agents
         if size > agents:
             raise ConfigError(
@@ -89,12 +110,12 @@ class Runner:
                 f"one for each agent (torchrun --nproc-per-node {agents}), or set more agents"
             )
 
-    def _terms(self, setup: Setup) -> Mapping[str, str]:
-        """What all processes must have alike: what decides when they talk, and about what."""
+    def _handshake(self, setup: Setup) -> Mapping[str, str]:
+        """The settings that all processes must have alike to send the same messages in order."""
         config = self.config
         names = (config.method, *config.controls)
         return {
-            **terms(setup, matches=any(METHODS[name].matches for name in names)),
+            **handshake(setup, matches=any(METHODS[name].matches for name in names)),
             "controls": str(config.controls),
             "eval_every": str(config.eval_every),
             "checkpoint.every": str(config.checkpoint.every),
@@ -103,7 +124,7 @@ class Runner:
 
     @contextmanager
     def _home(self, *, fresh: bool) -> Iterator[RunFolder | None]:
-        """The run folder, in which no other run is; only where agent 0 lives."""
+        """The run folder, locked against other runs; None but in agent 0's process."""
         if self.world.rank != 0:
             yield None
             return
@@ -115,72 +136,54 @@ class Runner:
             out, config, fresh=fresh or out is None, by=by, resumed=resumed
         ) as folder:
             self._path = folder.path
-            if out is None:  # whoever stops it should know where it is
-                self._watch.note(f"run folder: {folder.path}")
+            if out is None:  # so that a user who stops the run can resume it
+                self._progress.note(f"run folder: {folder.path}")
             yield folder
 
-    def _methods(self, setup: Setup, home: RunFolder | None) -> RunResult:
-        """The method and its controls, one after another."""
-        own = self.config.method
-        names = [own, *(name for name in self.config.controls if name != own)]
-        found = []
-        for k, name in enumerate(names):
-            folder = home if k == 0 else home and home.control(name)
-            found.append(self._method_or_stop(setup, name, folder, home, last=name == names[-1]))
-        if home:
-            home.finish()
-        return self._everywhere(home, found)
-
-    def _method_or_stop(
-        self,
-        setup: Setup,
-        name: str,
-        folder: RunFolder | None,
-        home: RunFolder | None,
-        *,
-        last: bool,
-    ) -> MethodResult | None:
-        """One method. If time is up all processes stop, when agent 0's has written what it keeps.
+    @contextmanager
+    def _may_stop(
+        self, name: str, folder: RunFolder | None, home: RunFolder | None, *, last: bool
+    ) -> Iterator[None]:
+        """Stop all processes if time is up in a method, after agent 0's has a checkpoint.
 
         Raises:
-            Stopped: If so; says how far the run is and how to go on.
+            Stopped: If time is up; says how far the run is and how to resume it.
         """
-        before = None if folder is None else folder.summary()
-        result, reached = None, None
+        was_done = folder is not None and folder.summary() is not None
+        reached = None
         try:
-            result = self._method(setup, name, folder, home)
-            if before is None and not last and self._time_limit.is_up:
-                reached = f"{name}, all rounds"  # of a method that was not done before
+            yield
+            if not was_done and not last and self._time_limit.is_up:
+                reached = f"{name}, all rounds"
         except Stopped as stopped:
             reached = str(stopped)
-        if self._time_limit.limits and (end := self._told(home, reached)):
+        if self._time_limit.limits and (end := self._stop_message(home, reached)):
             raise Stopped(end)
-        return result
 
-    def _told(self, home: RunFolder | None, reached: str | None) -> str | None:
-        """What agent 0's process says of where the run stops; None if it does not."""
+    def _stop_message(self, home: RunFolder | None, reached: str | None) -> str | None:
+        """The message with which the run stops, from agent 0's process; None if it goes on."""
         end = home and reached and self._time_limit.end(reached, home.path)
-        heard = self._assembly(self.config.agents).tell(end)
+        heard = self._collectives_of(self.config.agents).tell(end)
         return None if heard is None else str(heard)
 
     def _everywhere(
         self, home: RunFolder | None, results: Sequence[MethodResult | None]
     ) -> RunResult:
-        """The result, in every process."""
+        """Broadcast the results from agent 0's process to every process."""
         found = [asdict(own) for own in results if own] if home else []
         told = {"folder": home and str(home.path), "results": found}
-        heard = self._assembly(self.config.agents).tell(told)
+        heard = self._collectives_of(self.config.agents).tell(told)
         main, *controls = [MethodResult.of_tree(own) for own in heard["results"]]
         return RunResult(self.config, Path(heard["folder"]), main, tuple(controls))
 
-    def _assembly(self, agents: int) -> Collectives:
-        """So many agents in this job's processes; made once."""
-        if agents not in self._assemblies:
-            self._assemblies[agents] = Collectives(self.world.transport(agents), agents)
-        return self._assemblies[agents]
+    def _collectives_of(self, agents: int) -> Collectives:
+        """The collectives of so many agents over the processes of the run; made once."""
+        if agents not in self._collectives:
+            self._collectives[agents] = Collectives(self.world.transport(agents), agents)
+        return self._collectives[agents]
 
     def _check_methods(self, setup: Setup) -> None:
-        """That graph and model suit all methods, before anything is trained."""
+        """Refuse a graph or model that a method cannot use, before anything is trained."""
         names = (self.config.method, *self.config.controls)
         methods = {name: make_method(self.config, name) for name in names}
         for name, method in methods.items():
@@ -194,17 +197,17 @@ class Runner:
                 "without it)"
             )
         if any(method.matches for method in methods.values()):
-            self._watch.stage("proving the model's symmetry", 1)
-            _ = setup.analysis  # a model that cannot be exported ends here
-            self._watch.advance()
+            self._progress.stage("proving the model's symmetry", 1)
+            _ = setup.analysis  # raises for a model that cannot be exported
+            self._progress.advance()
         check_trains_at_once(setup)
 
     def _method(
         self, setup: Setup, name: str, folder: RunFolder | None, home: RunFolder | None
     ) -> MethodResult | None:
-        """One method, unless its folder says that it is done; its result where agent 0 lives."""
+        """Run one method unless it is done; its results in agent 0's process, None in others."""
         own = setup.pooled() if METHODS[name].scope == "pooled" else setup
-        collectives = self._assembly(own.config.agents)
+        collectives = self._collectives_of(own.config.agents)
         if not collectives.transport.agents:
             return None
         summary = None if folder is None else folder.summary()
@@ -214,22 +217,20 @@ class Runner:
             check_finished(folder.path, summary)
             return MethodResult(name, results_of(folder.lines(), self.config.rounds), summary)
         writer = (
-            None if folder is None else RunWriter(own, name, folder, self._watch, self.callbacks)
+            None if folder is None else RunWriter(own, name, folder, self._progress, self.callbacks)
         )
-        pretrained = self._pretrain(own, collectives, home)
-        result = Rounds(own, name, collectives, self._watch, writer, self._time_limit).run(
-            pretrained
-        )
-        if folder is not None and folder is not home:  # that one's pre-training serves the controls
-            folder.finish()
+        rounds = Rounds(own, name, collectives, self._progress, writer, self._time_limit)
+        result = rounds.run(self._pretrain(own, collectives, home))
+        if folder is not None and folder is not home:
+            folder.finish()  # the main method's stays open: its pre-training serves the controls
         return result
 
     def _pretrain(
         self, setup: Setup, collectives: Collectives, home: RunFolder | None
     ) -> dict[int, Pretrained]:
-        """Agents after pre-training: trained now, or taken from where they are kept."""
+        """The pre-trained agents of this process: trained now, or read from checkpoints."""
         store = None
         if home:
             shared = self.pretrained or home.path / "checkpoints" / "pretrained"
             store = CheckpointFolder(shared / pretrain_digest(setup)[:16], "epoch", 1)
-        return Pretraining(setup, collectives, self._watch, store, self._time_limit).run()
+        return Pretraining(setup, collectives, self._progress, store, self._time_limit).run()

@@ -1,4 +1,4 @@
-"""How long a run may take before it stops where it can go on."""
+"""The time limit of a run, after which it stops where it can be resumed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 
 def now() -> float:
-    """Seconds by a clock that never goes back."""
+    """Time in seconds by a clock that never goes back."""
     return time.monotonic()
 
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """Wall time that one process may spend on a run, from when this value is made.
+    """The wall time that one process may spend on a run, counted from when this value is made.
 
-    It is looked at only after something was done, so that every process gets on, however short its
-    time is.
+    The limit is checked only after a unit of work, so that every process makes progress, however
+    short its time is.
 
     Args:
-        seconds: How many, > 0; None: without end.
-        began: When it began, by :func:`now`.
+        seconds: Wall time in seconds, > 0; None: no limit.
+        began: Start of the wall time, by :func:`now`.
     """
 
     seconds: float | None = None
@@ -30,19 +30,19 @@ class TimeLimit:
 
     @property
     def limits(self) -> bool:
-        """Whether there is an end: then all processes ask that of agent 0."""
+        """Whether there is a limit: all processes then ask agent 0's whether time is up."""
         return self.seconds is not None
 
     @property
     def is_up(self) -> bool:
-        """Whether all of it is spent."""
+        """Whether the time is spent."""
         return self.seconds is not None and now() - self.began >= self.seconds
 
     def end(self, reached: str, folder: Path) -> str:
-        """What to say to whoever waits for the run.
+        """The message of a run that stops at the limit.
 
         Args:
-            reached: How far it is.
+            reached: Progress of the run in words.
             folder: The run folder.
         """
         return (

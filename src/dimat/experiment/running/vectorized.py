@@ -1,4 +1,4 @@
-"""Agents that train at once: side by side in one stack, one forward and backward pass for all."""
+"""Vectorized training: agents side by side in one stack, with one forward and backward pass."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Done = Callable[[Sequence[LocalTrainer]], None]
 
 
 def trains_at_once(setup: Setup, method: Method | None = None) -> bool:
-    """Whether agents are stacked: where several live that do not talk while they train.
+    """Whether agents train in stacks: set so, several of them, and no exchange in steps.
 
     Args:
-        setup: Of the agents.
-        method: Whose local steps they take; None: pre-training.
+        setup: Setup of the run.
+        method: The method whose local steps are taken; None for pre-training.
     """
     own_step = method is not None and type(method).step is not Method.step
     return setup.config.vectorize > 1 and setup.config.agents > 1 and not own_step
@@ -35,13 +35,14 @@ def trains_at_once(setup: Setup, method: Method | None = None) -> bool:
 def train_all(
     setup: Setup, agents: Sequence[LocalTrainer], steps: Sequence[int], done: Done
 ) -> None:
-    """Train agents that do not talk meanwhile, as many at once as ``setup.config.vectorize`` says.
+    """Train agents that do not exchange, in stacks of at most ``setup.config.vectorize`` agents.
 
     Args:
-        setup: Of the agents.
-        agents: Of this process.
-        steps: How many each takes; where one has taken its own, the others of its stack go on.
-        done: Told which agents have theirs behind them, each time.
+        setup: Setup of the run.
+        agents: Agents of this process; changed in place.
+        steps: Number of training steps of each agent, >= 0; when an agent of a stack has taken its
+            own, the others go on.
+        done: Called with the agents that have just taken their last step.
 
     Raises:
         ConfigError: If the model cannot be run for several states at once.
@@ -61,10 +62,10 @@ def train_all(
 def _alike(
     setup: Setup, agents: Sequence[LocalTrainer], steps: Sequence[int]
 ) -> list[list[tuple[LocalTrainer, int]]]:
-    """Agents, with their steps, by what a stack has in common.
+    """Agents with their steps, in groups that can be stacked.
 
-    Their learning rates are and stay alike, and their optimizers remember the same: as many steps,
-    for Adam, and momenta or none.
+    The agents of a group have the same learning rates from here on, and the same kinds of optimizer
+    memory: equal step counts, for Adam, and momenta or none.
     """
     groups: dict[Any, list[tuple[LocalTrainer, int]]] = {}
     for agent, count in zip(agents, steps, strict=True):
@@ -76,20 +77,21 @@ def _alike(
 
 
 def _remembered(agent: LocalTrainer) -> Iterator[tuple[str, str, float | None]]:
-    """What the optimizer remembers, by parameter and kind; of step counters their value."""
+    """Keys of the optimizer's memory by parameter and kind, with the value of step counters."""
     for name, parameter in agent.parameters.items():
         for kind, value in agent.optimizer.state.get(parameter, {}).items():
             yield name, kind, float(value) if kind == "step" else None
 
 
 def _of_weights(kind: str, value: Any) -> bool:
+    """Whether optimizer memory has an entry for each weight, unlike step counters."""
     return isinstance(value, Tensor) and kind != "step"
 
 
 def _shrinking(
     group: Sequence[tuple[LocalTrainer, int]],
 ) -> Iterator[tuple[list[LocalTrainer], int, list[LocalTrainer]]]:
-    """Agents that train on together, for how many steps, and those for whom these are the last."""
+    """Stages of a group: the agents still training, their steps, and those that then are done."""
     taken = 0
     for end in sorted({count for _, count in group if count}):
         stack = [agent for agent, count in group if count >= end]
@@ -98,17 +100,17 @@ def _shrinking(
 
 
 def train_at_once(agents: Sequence[LocalTrainer], steps: int, optimizer: OptimizerConfig) -> None:
-    """Take ``steps`` training steps with every agent, each on its own batches, in one go.
+    """Take training steps with all agents in one stack, each on its own batches.
 
-    Every agent comes to where it would have come alone, but for rounding: sums over a stack are
-    taken in another order. What the model keeps that is neither parameter nor buffer is not each
-    agent's own here.
+    Every agent gets the state that it would have got alone, but for rounding: sums over a stack are
+    taken in another order. Attributes of the model that are neither parameters nor buffers are
+    shared by all agents.
 
     Args:
-        agents: Of one architecture, alike in learning rate and in what the optimizer remembers;
+        agents: Agents of one architecture, with equal learning rates and kinds of optimizer memory;
             changed in place.
-        steps: >= 0.
-        optimizer: Settings of the agents' optimizers, which update element by element.
+        steps: Number of training steps, >= 0.
+        optimizer: Settings of the agents' optimizers, which must update element by element.
 
     Raises:
         ConfigError: If the model cannot be run for several states at once.
@@ -126,7 +128,10 @@ def train_at_once(agents: Sequence[LocalTrainer], steps: int, optimizer: Optimiz
 
 
 def check_trains_at_once(setup: Setup) -> None:
-    """Let two agents that are not used take one step together, if agents are to train at once.
+    """Try one step with a stack of two spare agents, if agents are to train in stacks.
+
+    Args:
+        setup: Setup of the run.
 
     Raises:
         ConfigError: If their model cannot be run for several states at once.
@@ -137,7 +142,7 @@ def check_trains_at_once(setup: Setup) -> None:
 
 
 class _Stack:
-    """Parameters, buffers and optimizer memory of several agents, the agents as a first axis."""
+    """Parameters, buffers and optimizer memory of several agents, stacked along a first axis."""
 
     def __init__(self, agents: Sequence[LocalTrainer], optimizer: OptimizerConfig) -> None:
         self.agents, self.first = agents, agents[0]
@@ -160,7 +165,7 @@ class _Stack:
                 )
 
     def step(self) -> Tensor:
-        """The loss of every agent on its next batch, after which all take a step."""
+        """Take one step with all agents; returns the loss of each on its batch, (agents,)."""
         batches = [agent.batch() for agent in self.agents]
         inputs, labels = (torch.stack(own) for own in zip(*batches, strict=True))
         self.first.model.train()
@@ -174,6 +179,7 @@ class _Stack:
         return losses
 
     def _backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Compute the gradients of all agents; returns the loss of each, (agents,)."""
         try:
             with self.first.autocast():
                 losses, buffers = vmap(self._loss, randomness="error")(
@@ -194,13 +200,13 @@ class _Stack:
     def _loss(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        own = {**parameters, **buffers}  # where a model puts another tensor in a buffer's place
+        own = {**parameters, **buffers}  # the model may replace a buffer by another tensor
         logits = functional_call(self.first.model, own, (x,))
         return functional.cross_entropy(logits.float(), y), {name: own[name] for name in buffers}
 
     @torch.no_grad()
     def hand_back(self) -> None:
-        """Give every agent its own again."""
+        """Copy parameters, buffers and optimizer memory back into every agent."""
         for k, agent in enumerate(self.agents):
             for name, own in agent.parameters.items():
                 stacked = self.parameters[name]

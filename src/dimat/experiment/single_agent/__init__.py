@@ -1,1 +1,1 @@
-"""A run of one agent, whose neighbors are runs of their own."""
+"""The run of one agent in a process of its own, among neighbors that run in theirs."""

@@ -1,7 +1,7 @@
-"""Faults at chosen agents in chosen rounds: rehearsals of what will happen one day.
+"""Fault injection: planned faults at chosen agents in chosen rounds.
 
-Each strikes once, and is written down before it does: a process that was killed and comes back is
-not killed again by the same one.
+Each fault strikes once, and is recorded before it does, so that a process that was killed and comes
+back is not killed again by the same fault.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _SPOILS = ("corrupt", "poison", "misshape", "inflate")
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault.
+    """One planned fault.
 
     Args:
-        agent: Whom it strikes, when a round's exchange begins.
-        round: In which round.
+        agent: Number of the agent that the fault strikes.
+        round: The round at whose beginning it strikes, from 1.
         kind: crash (SIGKILL), freeze (SIGSTOP, until someone sends SIGCONT), delay (sleep), cut
-            (the edge to a neighbor breaks), or what a neighbor is sent is spoilt: corrupt (changed
+            (the edge to a neighbor breaks), or a spoilt message to a neighbor: corrupt (changed
             bytes), poison (NaN), misshape (a header of other shapes), inflate (of a huge size).
-        neighbor: The other end, for those that need one.
-        seconds: Of a delay.
+        neighbor: Number of the neighbor at the other end; None for kinds without one.
+        seconds: Length of a delay in seconds.
     """
 
     agent: int
@@ -50,7 +50,7 @@ class Fault:
 
     @property
     def is_sound(self) -> bool:
-        """Whether its numbers are some: a plan that was read can hold anything."""
+        """Whether its numbers are valid: a plan from a file can hold anything."""
         whole = (self.agent, self.round, 0 if self.neighbor is None else self.neighbor)
         return (
             all(type(number) is int and number >= 0 for number in whole)
@@ -61,7 +61,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Faults:
-    """A plan of faults; each method returns a longer one.
+    """A plan of faults; each method returns a plan with one more.
 
     >>> plan = Faults().crash(agent=2, round=3).delay(agent=0, round=1, seconds=0.5)
     >>> [(fault.kind, fault.agent) for fault in plan.planned]
@@ -71,39 +71,42 @@ class Faults:
     planned: Sequence[Fault] = ()
 
     def crash(self, *, agent: int, round: int) -> Faults:
-        """The process is killed."""
+        """Kill the process of an agent."""
         return self.add(Fault(agent, round, "crash"))
 
     def freeze(self, *, agent: int, round: int) -> Faults:
-        """The process stops, until it is continued from outside."""
+        """Stop the process of an agent, until it is continued from outside."""
         return self.add(Fault(agent, round, "freeze"))
 
     def delay(self, *, agent: int, round: int, seconds: float) -> Faults:
-        """It answers late."""
+        """Delay the answers of an agent."""
         return self.add(Fault(agent, round, "delay", seconds=seconds))
 
     def cut(self, *, agent: int, round: int, neighbor: int) -> Faults:
-        """An edge breaks."""
+        """Break the edge between an agent and a neighbor."""
         return self.add(Fault(agent, round, "cut", neighbor))
 
     def spoil(self, kind: Kind, *, agent: int, round: int, neighbor: int) -> Faults:
-        """What it sends to a neighbor in one round is corrupt, poison, misshape or inflate."""
+        """Spoil a message of an agent to a neighbor: corrupt, poison, misshape or inflate."""
         return self.add(Fault(agent, round, kind, neighbor))
 
     def add(self, fault: Fault) -> Faults:
-        """One more."""
+        """The plan with one more fault."""
         return Faults([*self.planned, fault])
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
+        """Write the plan as JSON."""
         path.write_text(json.dumps([asdict(fault) for fault in self.planned]), "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Faults:
-        """Read what :meth:`save` wrote.
+        """Read a plan that :meth:`save` wrote.
+
+        Args:
+            path: The JSON file.
 
         Raises:
-            ConfigError: If it is something else.
+            ConfigError: If the file holds no such plan.
         """
         try:
             found = [Fault(**own) for own in json.loads(path.read_text("utf-8"))]
@@ -123,52 +126,56 @@ class Faults:
 
 
 class Rehearsal:
-    """Strikes one agent with what is planned for it.
+    """The faults planned for one agent, which strike as its rounds begin.
 
     Args:
-        faults: All that is planned.
-        agent: Its number.
+        faults: The plan for all agents.
+        agent: Number of the agent.
         log: File of the faults that have struck, a JSON line each.
-        hood: Its neighbors.
+        neighborhood: The agent's transport, whose edges and messages faults disturb.
     """
 
-    def __init__(self, faults: Faults, agent: int, log: Path, hood: Neighborhood) -> None:
-        self._log, self._hood = log, hood
+    def __init__(self, faults: Faults, agent: int, log: Path, neighborhood: Neighborhood) -> None:
+        self._log, self._neighborhood = log, neighborhood
         struck = [Fault(**line) for line in (read_lines(log) if log.exists() else [])]
         mine = [fault for fault in faults.planned if fault.agent == agent]
         self._left = [fault for fault in mine if fault not in struck]
 
     def strike(self, number: int) -> None:
-        """All that is due in a round, or was while the agent was away; of delays the longest."""
+        """Strike with all faults that are due by a round; of several delays with the longest.
+
+        Args:
+            number: The round that begins, from 1; the agent may have been away in those before.
+        """
         due = [fault for fault in self._left if fault.round <= number]
         late_s = max((fault.seconds for fault in due if fault.kind == "delay"), default=0.0)
         for fault in due:
             if fault.kind in _SPOILS and fault.neighbor is not None:
-                if fault.neighbor in self._hood.tamper:
-                    continue  # another one waits for something to be sent: this one's turn is later
-                self._hood.tamper[fault.neighbor] = self._spoiler(fault)
+                if fault.neighbor in self._neighborhood.tamper:
+                    continue  # another fault waits for the next message: this one is left for later
+                self._neighborhood.tamper[fault.neighbor] = self._spoiler(fault)
             else:
-                self._write_down(fault)  # a spoilt message is, once it was sent
+                self._record(fault)  # a spoilt message is recorded when it is sent
             self._left.remove(fault)
-            self._happen(fault)
+            self._inject(fault)
         time.sleep(late_s)
 
-    def _happen(self, fault: Fault) -> None:
+    def _inject(self, fault: Fault) -> None:
         if fault.kind == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault.kind == "freeze":
             os.kill(os.getpid(), signal.SIGSTOP)
         elif fault.kind == "cut" and fault.neighbor is not None:
-            self._hood.cut(fault.neighbor)
+            self._neighborhood.cut(fault.neighbor)
 
     def _spoiler(self, fault: Fault) -> Tamper:
         def spoil(header: bytes, payload: torch.Tensor) -> tuple[bytes, torch.Tensor]:
-            self._write_down(fault)
+            self._record(fault)
             return spoiled(fault.kind, header, payload)
 
         return spoil
 
-    def _write_down(self, fault: Fault) -> None:
+    def _record(self, fault: Fault) -> None:
         with writing(self._log), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(fault)) + "\n")
             file.flush()
@@ -176,7 +183,13 @@ class Rehearsal:
 
 
 def spoiled(kind: Kind, header: bytes, payload: torch.Tensor) -> tuple[bytes, torch.Tensor]:
-    """A message as a broken or a hostile sender would have sent it."""
+    """A message as a broken or hostile sender would send it.
+
+    Args:
+        kind: corrupt, poison, misshape or inflate.
+        header: The message's header, JSON as bytes.
+        payload: The bytes of its tensors, (n,) uint8; not changed.
+    """
     said, payload = json.loads(header), payload.clone()
     if kind == "corrupt":
         payload[len(payload) // 2] ^= 255

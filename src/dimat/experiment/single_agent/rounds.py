@@ -1,4 +1,4 @@
-"""The rounds of one agent among others that may be missing."""
+"""The rounds of one agent in a process of its own, among neighbors that may be missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.rendezvous import Directory
 from dimat.exchange.tree import pack, unpack
 from dimat.experiment.evaluation.evaluate import line_of, merge_costs
-from dimat.experiment.handshake import terms
+from dimat.experiment.handshake import handshake
 from dimat.experiment.progress import Progress
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.incident_log import IncidentLog
@@ -37,18 +37,18 @@ from dimat.training.round import merge_round
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
-_BETWEEN_S = 20.0  # a killed pre-training loses no more than about this, and an epoch
-_LOOK_S = 3.0  # how long an agent looks around, before it pre-trains, for others that are ahead
+_BETWEEN_S = 20.0  # seconds between checkpoints: a kill loses this and an epoch, at most
+_LOOK_S = 3.0  # seconds that an agent waits, before pre-training, for neighbors that are ahead
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where an agent finds the others.
+    """The store in which an agent finds the others.
 
     Args:
-        host: Of the store.
-        port: Of the store.
-        name: Of the run: runs that share a store have different ones.
+        host: Host name or address of the store.
+        port: Port of the store.
+        name: Name of the run; runs that share a store must have different names.
     """
 
     host: str
@@ -57,13 +57,13 @@ class Rendezvous:
 
 
 @dataclass(frozen=True)
-class _Present:
-    """The agent in a merge whose neighbors may miss it.
+class _RoundAgent:
+    """The agent in a round, with a context that depends on its membership.
 
     Args:
-        trainer: Its model, optimizer and shard.
-        membership: What it is to its neighbors.
-        life: A number that no other start of this agent has.
+        trainer: The agent's model, optimizer and shard.
+        membership: The agent's membership among its neighbors.
+        life: A random number that tells this start of the agent from all others.
     """
 
     trainer: LocalTrainer
@@ -72,64 +72,81 @@ class _Present:
 
     @property
     def index(self) -> int:
-        """Its number."""
+        """The agent's number."""
         return self.trainer.index
 
     @property
     def traffic(self) -> Traffic:
-        """Counters of the bytes that it sent and received."""
+        """Counters of the agent's bytes, sent and received, and of its busy seconds."""
         return self.trainer.traffic
 
     def context(self, number: int) -> RoundContext:
-        """What it brings to the merge, by what it is to its neighbors."""
+        """The context of a merge, adapted to the agent's membership status."""
         me = replace(self.trainer.context(number), life=self.life)
-        return self.membership.member(me)
+        return self.membership.context(me)
 
     def take_over(self, me: RoundContext, result: RoundResult) -> float:
-        """Load, move the optimizer along, recalibrate: seconds that it took."""
+        """Load the merged state, move the optimizer along, recalibrate; returns the seconds."""
         return self.trainer.take_over(me, result)
 
 
 @dataclass
 class SingleAgentRun:
-    """One agent, and where it is up to.
+    """The run of one agent, from pre-training or its last checkpoint to the last round.
 
     Args:
-        setup: What all agents have in common.
-        method: That does without lost messages.
+        setup: Data, graph and settings that all agents share.
+        method: The method, which must tolerate lost messages.
         index: The agent's number.
-        folder: Its own.
-        observer: Told how it goes.
-        done: The last round that it has done.
-        exchanged: How often an exchange with each neighbor counted.
-        state: What is reported of it: merged, if its last round began with a merge.
+        folder: The agent's run folder.
+        progress: Receives the progress of the agent.
+        done: The last round that the agent has done.
+        exchanged: Number of exchanges that counted, by neighbor.
+        state: The state that is reported: after the merge of the last round, or after its training
+            if there was no merge.
+
+    Attributes:
+        handshake: Settings and digests that neighbors must have alike.
+        store: The folder of the checkpoints.
+        log: The log of incidents.
+        neighborhood: The transport between the agent and its neighbors; made by :meth:`run`.
+        rehearsal: The faults planned for the agent; made by :meth:`run`.
+        membership: The agent's membership among its neighbors; made by :meth:`run`.
     """
 
     setup: Setup
     method: Method
     index: int
     folder: RunFolder
-    observer: Progress
+    progress: Progress
     done: int = 0
     exchanged: Counter[int] = field(default_factory=Counter)
     state: State = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         config = self.setup.config
-        self.terms = terms(self.setup, matches=self.method.matches)
+        self.handshake = handshake(self.setup, matches=self.method.matches)
         self.store = CheckpointFolder(
             self.folder.path / "checkpoints", "round", config.checkpoint.keep
         )
-        self.log = IncidentLog(self.folder, self.observer.note)
+        self.log = IncidentLog(self.folder, self.progress.note)
 
     def run(self, meeting: Rendezvous, faults: Faults) -> SingleAgentResult:
-        """From where it is to the last round."""
+        """Run the agent to the last round.
+
+        Args:
+            meeting: The store in which the agent finds the others.
+            faults: Planned faults of all agents.
+
+        Returns:
+            The results of the agent.
+        """
         config = self.setup.config
         own = config.exchange
         board = Directory(meeting.host, meeting.port, f"dimat/{meeting.name}")
         size = num_bytes(state_of(self.setup.new_model(self.index)))
-        rules = Rules(self.terms, own.timeout_s, limit_bytes=most_bytes(size))
-        self.hood = Neighborhood(
+        rules = Rules(self.handshake, own.timeout_s, limit_bytes=most_bytes(size))
+        self.neighborhood = Neighborhood(
             self.index,
             board,
             own.interface,
@@ -137,70 +154,72 @@ class SingleAgentRun:
             patience_s=own.patience_s,
             device=config.device,
         )
-        self._look_for(board)
+        self._check_store(board)
         log = self.folder.path / "faults.jsonl"
-        self.rehearsal = Rehearsal(faults, self.index, log, self.hood)
-        self.presence = Membership(self.hood, rounds=config.rounds)
+        self.rehearsal = Rehearsal(faults, self.index, log, self.neighborhood)
+        self.membership = Membership(self.neighborhood, rounds=config.rounds)
         self.life = secrets.randbits(62)
         try:
             agent = self._set_out()
-            self.observer.stage(f"agent {self.index}", config.rounds)
-            self.observer.advance(self.done)
+            self.progress.stage(f"agent {self.index}", config.rounds)
+            self.progress.advance(self.done)
             while self.done < config.rounds:
                 self._round(agent)
-                self.observer.advance()
+                self.progress.advance()
         finally:
-            self.hood.close()
+            self.neighborhood.close()
         return self._finish()
 
-    def _look_for(self, board: Directory) -> None:
-        """Say so if the store does not answer: the agent then begins by itself."""
+    def _check_store(self, board: Directory) -> None:
+        """Tell the user if the store does not answer: the agent then begins by itself."""
         try:
             board.local_address()
         except ExchangeError as error:
-            self.observer.note(f"{error}; it is asked again and again: start 'dimat store' there")
+            self.progress.note(f"{error}; it is asked again and again: start 'dimat store' there")
 
     # --- a round -----------------------------------------------------------------------------
 
     def _round(self, agent: LocalTrainer) -> None:
+        """Catch up with the neighbors, merge, train, and write a checkpoint if it is due."""
         before, config = self.done, self.setup.config
-        self.done = self.presence.catch_up(self.done, agent.gauge)
-        self.observer.advance(self.done - before)
+        self.done = self.membership.catch_up(self.done, agent.gauge)
+        self.progress.advance(self.done - before)
         number = min(self.done + 1, config.rounds)
         self.rehearsal.strike(number)
-        self.presence.speak(self.done, agent.gauge)
-        (merged,) = merge_round(
-            [_Present(agent, self.presence, self.life)],
+        self.membership.speak(self.done, agent.gauge)
+        (result,) = merge_round(
+            [_RoundAgent(agent, self.membership, self.life)],
             self.method,
-            self.hood,
+            self.neighborhood,
             number,
             precision=config.exchange.precision,
             where=f"{config.method}, round {number}, in the merge",
             observe=self._note,
         )
-        self.presence.speak(number, agent.gauge)  # whoever comes meanwhile knows that it is late
-        met = merged.disagreement is not None and self.presence.standing is not MembershipStatus.NEW
+        self.membership.speak(number, agent.gauge)  # agents that join now see the new round
+        met = result.mixed and self.membership.status is not MembershipStatus.NEW
         if met:
-            self._write(agent, number, "merged", merge_costs(merged))
+            self._write(agent, number, "merged", merge_costs(result))
             self.state = agent.state()
         self._train(agent, number)
         if not met:
             self.state = agent.state()
         self.done = number
-        if self.done == config.rounds:  # before the checkpoint that says that all is done
+        if self.done == config.rounds:  # before the checkpoint of the last round
             self.folder.write_state(self.index, self.state)
         self._keep(agent)
 
     def _note(self, contexts: Sequence[RoundContext], results: Sequence[RoundResult]) -> None:
-        """What became of the exchange with each neighbor, and of this agent among them."""
-        self.presence.after(results[0])
+        """Update the membership, count the exchanges that counted, and log the incidents."""
+        self.membership.after(results[0])
         if self.method.exchanges != "rounds":
             return
-        failed = {incident.agent for incident in self.hood.incidents if incident.uncounted}
+        failed = {incident.agent for incident in self.neighborhood.incidents if incident.uncounted}
         self.exchanged.update(j for j in contexts[0].neighbors if j not in failed)
-        self.log.add(contexts[0].round, self.hood.incidents)
+        self.log.add(contexts[0].round, self.neighborhood.incidents)
 
     def _train(self, agent: LocalTrainer, number: int) -> None:
+        """Take the local steps of a round, and evaluate."""
         start = time.perf_counter()
         for _ in range(self.setup.round_steps(self.index)):
             agent.topology = self.setup.topology.at(agent.steps)
@@ -216,67 +235,69 @@ class SingleAgentRun:
     def _write(
         self, agent: LocalTrainer, number: int, phase: str, measured: Mapping[str, float | None]
     ) -> None:
+        """Evaluate the agent and write a line of metrics, if the round is measured."""
         config = self.setup.config
         if number % config.eval_every and number != config.rounds:
             return
         line = self.folder.append(
             {
                 **line_of(self.setup, agent, number, phase, measured),
-                "standing": self.presence.standing.value,
+                "standing": self.membership.status.value,
                 "exchanged": {str(j): n for j, n in sorted(self.exchanged.items())},
             }
         )
         accuracy = 100 * (line["test_accuracy"] or float("nan"))
-        self.observer.note(f"round {number:3d}  {phase} {accuracy:5.1f} %")
+        self.progress.note(f"round {number:3d}  {phase} {accuracy:5.1f} %")
 
     # --- beginning, going on, and end -----------------------------------------------------------
 
     def _set_out(self) -> LocalTrainer:
-        """As it was when it stopped; else as a neighbor is that is ahead; else pre-trained."""
+        """The agent from its checkpoint; else new, if neighbors are ahead; else pre-trained."""
         config = self.setup.config
         others = near(self.setup.topology, self.index)
-        found = self.store.latest(self.observer.note, self._check)
+        found = self.store.latest(self.progress.note, self._check)
         agent = self.setup.new_agent(self.index, pretraining=False)
         if found:
             self._restore(agent, found)
         else:
             self.folder.rewind({})
-        self.presence.speak(self.done, agent.gauge)
+        self.membership.speak(self.done, agent.gauge)
         if not found:
-            self.hood.await_neighbors(others, min(_LOOK_S, config.exchange.timeout_s))
-            self.done = self.presence.catch_up(0, None, empty_handed=True)
+            self.neighborhood.await_neighbors(others, min(_LOOK_S, config.exchange.timeout_s))
+            self.done = self.membership.catch_up(0, None, empty_handed=True)
             if not self.done:
                 self._pretrain(agent)
-        missing = self.hood.await_neighbors(others, config.exchange.timeout_s)
+        missing = self.neighborhood.await_neighbors(others, config.exchange.timeout_s)
         if found and not missing:
             self._go_back(agent)
         for j in missing:
-            self.observer.note(f"agent {j} is not there yet; it is not waited for any longer")
+            self.progress.note(f"agent {j} is not there yet; it is not waited for any longer")
         if not config.rounds:
             self.folder.write_state(self.index, agent.state())
         return agent
 
     def _restore(self, agent: LocalTrainer, found: Checkpoint) -> None:
+        """Restore the agent, and the run with it, from a checkpoint."""
         self.folder.rewind(found.meta["sizes"])
         Snapshot.of_tree(unpack(found.meta["agent"], found.tensors)).restore(agent)
         self.done = found.number
         self.exchanged = Counter({int(j): n for j, n in found.meta["exchanged"].items()})
-        self.presence.restore(found.meta["presence"])
+        self.membership.restore(found.meta["presence"])
         self.log.restore(found.meta.get("incidents"))
 
     def _go_back(self, agent: LocalTrainer) -> None:
-        """To the last round that all have done, if all were stopped and it is still there."""
+        """Go back to the last round that all agents have done, if all were stopped."""
         if self.method.exchanges == "never" or self.method.merges_once:
-            return  # it would be the same alone
+            return  # its training does not depend on its neighbors
         network, kept = self.setup.topology, self._readable()
-        common = self.presence.common_round(self.index, network, self.done, kept)
+        common = self.membership.common_round(self.index, network, self.done, kept)
         if common < self.done:
             self._restore(agent, self.store.read(common))
-            self.presence.speak(self.done, agent.gauge)
-            self.observer.note(f"all were stopped: on from round {common}, which all have done")
+            self.membership.speak(self.done, agent.gauge)
+            self.progress.note(f"all were stopped: on from round {common}, which all have done")
 
     def _readable(self) -> list[int]:
-        """Rounds that it can go back to."""
+        """Rounds whose checkpoints can be used."""
         found = []
         for number in self.store.numbers():
             with contextlib.suppress(StructureError):
@@ -285,54 +306,57 @@ class SingleAgentRun:
         return found
 
     def _pretrain(self, agent: LocalTrainer) -> None:
-        """Local epochs before the first merge; the agent then is as after them."""
+        """Pre-train a separate agent, and restore its snapshot into the agent of the rounds."""
         epochs = self.setup.config.pretrain_epochs
         store = CheckpointFolder(self.store.path / "pretrained", "epoch", 1)
-        learner, found = self.setup.new_agent(self.index, pretraining=True), None
-        if (found := store.latest(self.observer.note, self._check)) is not None:
-            Snapshot.of_tree(unpack(found.meta["agent"], found.tensors)).restore(learner)
-        self.observer.stage("pre-training", max(epochs, 1))
-        self.observer.advance(learner.epochs)
+        trainer, found = self.setup.new_agent(self.index, pretraining=True), None
+        if (found := store.latest(self.progress.note, self._check)) is not None:
+            Snapshot.of_tree(unpack(found.meta["agent"], found.tensors)).restore(trainer)
+        self.progress.stage("pre-training", max(epochs, 1))
+        self.progress.advance(trainer.epochs)
         written = time.monotonic()
-        while learner.epochs < epochs:
-            one_epoch(learner)
-            self.observer.advance()
+        while trainer.epochs < epochs:
+            one_epoch(trainer)
+            self.progress.advance()
             if time.monotonic() - written > _BETWEEN_S:
-                store.write(self._checkpoint(learner, learner.epochs))
+                store.write(self._checkpoint(trainer, trainer.epochs))
                 written = time.monotonic()
         try:
-            loss = learner.loss()
+            loss = trainer.loss()
         except TrainingError as error:
             raise TrainingError(f"round 0 (pre-training), {error}") from error
-        Snapshot.of(learner).restore(agent, new_shard=True)
+        Snapshot.of(trainer).restore(agent, new_shard=True)
         spent = agent.traffic.busy_s
         self._write(agent, 0, "trained", {"train_loss": loss, "train_s": spent})
         self._keep(agent)
 
     def _keep(self, agent: LocalTrainer) -> None:
+        """Write a checkpoint, if it is due."""
         config = self.setup.config
         every = config.checkpoint.every
-        if self.presence.standing is MembershipStatus.NEW:
-            return  # it is still to take over a state: its own is not one to go on from
+        if self.membership.status is MembershipStatus.NEW:
+            return  # it has not taken over a state yet, and its own is untrained
         if every and (self.done % every == 0 or self.done == config.rounds):
             self.folder.flush()
             self.store.write(self._checkpoint(agent, self.done))
 
     def _checkpoint(self, agent: LocalTrainer, number: int) -> Checkpoint:
+        """A checkpoint of the agent, its membership and its log."""
         tensors: dict[str, Tensor] = {}
         packed = pack(Snapshot.of(agent).tree(), "agent", tensors)
         meta = {
-            "terms": dict(self.terms),
+            "terms": dict(self.handshake),
             "agent": packed,
             **self.folder.moment(),
             "exchanged": {str(j): n for j, n in self.exchanged.items()},
-            "presence": self.presence.kept(),
+            "presence": self.membership.kept(),
             "incidents": self.log.kept(),
         }
         return Checkpoint(number, meta, tensors)
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.meta["terms"] != self.terms:
+        """Refuse a checkpoint of another run, or one whose lines are missing or changed."""
+        if checkpoint.meta["terms"] != self.handshake:
             raise ConfigError(
                 f"the checkpoints in {self.store.path} are of other settings or other data than "
                 f"this agent's: undo the change, or start again with {OVERWRITE}"
@@ -340,6 +364,7 @@ class SingleAgentRun:
         self.folder.check_lines(checkpoint.meta)
 
     def _finish(self) -> SingleAgentResult:
+        """Write the summary of the agent; returns its results."""
         lines = self.folder.lines()
         last = {
             phase: [x["test_accuracy"] for x in lines if x["phase"] == phase]

@@ -1,4 +1,4 @@
-"""``dimat agent``: one agent of a run, in a process of its own, where others may be missing."""
+"""``dimat agent``: one agent of a run in a process of its own, among others that may be missing."""
 
 from __future__ import annotations
 
@@ -27,24 +27,27 @@ def run_agent(
     config: RunConfig,
     agent: int,
     meeting: Rendezvous,
-    observer: Progress | None = None,
+    progress: Progress | None = None,
     *,
     faults: Faults | None = None,
 ) -> SingleAgentResult:
-    """Run one agent to the last round, or go on with it if its folder says that it was begun.
+    """Run one agent to the last round; resume it if its folder has a run that was begun.
 
     Args:
-        config: Every setting, the same at all agents but for what is each machine's own; ``out`` is
-            the folder that has one for each agent.
-        agent: Its number.
-        meeting: Where it finds the others.
-        observer: Told how it goes.
-        faults: Rehearsed; none if None.
+        config: Every setting, the same at all agents but for those of a machine; ``out`` is the
+            folder that contains a run folder for each agent.
+        agent: The agent's number, from 0.
+        meeting: The store in which the agent finds the others.
+        progress: Receives the progress of the agent; nobody if None.
+        faults: Planned faults to inject; none if None.
+
+    Returns:
+        The results of the agent.
 
     Raises:
         ConfigError, DataError, ModelError, TopologyError: If something cannot be used.
-        TrainingError: If its loss is not finite.
-        Interrupted: If it is, saying how to go on.
+        TrainingError: If the loss is not finite.
+        Interrupted: On Ctrl-C; says how to resume.
     """
     validate(config)
     if config.max_wall_s is not None:
@@ -53,7 +56,7 @@ def run_agent(
     check_id(config, agent)
     method = _method(config)
     with if_interrupted(lambda: _way_on(config, agent)), borrowed(config.threads, config.device):
-        return _run(config, method, agent, meeting, observer or Silent(), faults or Faults())
+        return _run(config, method, agent, meeting, progress or Silent(), faults or Faults())
 
 
 def _run(
@@ -61,24 +64,24 @@ def _run(
     method: Method,
     agent: int,
     meeting: Rendezvous,
-    observer: Progress,
+    progress: Progress,
     faults: Faults,
 ) -> SingleAgentResult:
-    setup = make_setup(config, observer)
+    setup = make_setup(config, progress)
     check_lasting(setup.topology)
     check_needs(config.method, method, setup.topology.at(0))
     if method.matches:
-        _ = setup.analysis  # a model that cannot be exported ends here, before anything is written
+        _ = setup.analysis  # raises for a model that cannot be exported, before anything is written
     path = _path(config, agent)
     config = dataclasses.replace(config, controls=())
     fresh = config.overwrite or not is_run_folder(path)
     by, resumed = "runs the agent", "the same command"
     with RunFolder.held(path, config, fresh=fresh, by=by, resumed=resumed) as folder:
-        return SingleAgentRun(setup, method, agent, folder, observer).run(meeting, faults)
+        return SingleAgentRun(setup, method, agent, folder, progress).run(meeting, faults)
 
 
 def _method(config: RunConfig) -> Method:
-    """The method, if it does without lost messages."""
+    """The method of the settings, checked to tolerate lost messages."""
     method = make_method(config, apart=True)
     if not method.tolerant:
         raise ConfigError(

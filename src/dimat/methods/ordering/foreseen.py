@@ -9,7 +9,7 @@ import networkx as nx
 from dimat.methods.cost import Meeting, degrees
 from dimat.methods.gauge import GaugeId
 from dimat.methods.ordering.plan import Plan, make_plan
-from dimat.methods.ordering.spread import age
+from dimat.methods.ordering.spread import seniority
 from dimat.topology import Topology
 
 
@@ -20,14 +20,14 @@ def spreading(topologies: Iterable[Topology]) -> Iterator[Meeting]:
         agents = range(topology.num_agents)
         own = {i: ids.get(i, GaugeId(i, number)) for i in agents}
         heard = {i: topology.neighbors(i) for i in agents}
-        ids = {i: min([own[i], *(own[j] for j in heard[i])], key=age) for i in agents}
+        ids = {i: min([own[i], *(own[j] for j in heard[i])], key=seniority) for i in agents}
         mixed = [sum(own[j] == ids[i] for j in heard[i]) for i in agents]
         compared = [mixed[i] if ids[i] != own[i] else 0 for i in agents]
         yield Meeting(topology, compared, mixed, own)
 
 
 def planned(topologies: Iterable[Topology], *, every: int, pooled: bool) -> Iterator[Meeting]:
-    """Rounds as :func:`dimat.methods.ordering.tree.one_gauge` has them; without agents that drift.
+    """Rounds as :func:`dimat.methods.ordering.tree.tree` has them; without agents that drift.
 
     Args:
         topologies: Of the rounds.

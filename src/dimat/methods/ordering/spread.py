@@ -13,8 +13,8 @@ from dimat.matching.ties import match_units
 from dimat.merging import mix
 from dimat.methods.admit import Admit, validate_state
 from dimat.methods.gauge import GaugeId
+from dimat.methods.ordering.common import Reordering, with_quality
 from dimat.methods.ordering.pooled import local_scores, measure_edges
-from dimat.methods.ordering.tree import Order, fits
 from dimat.methods.protocol import RoundContext
 from dimat.methods.timer import Timer
 from dimat.state import State
@@ -24,9 +24,9 @@ _SCATTER = 0x9E3779B1  # 2^32 by the golden ratio, and odd: its multiples lie ap
 Heard = dict[int, tuple[GaugeId, State]]
 
 
-def swap_in_orders(me: RoundContext, max_norm_ratio: float | None) -> Talk[Heard]:
-    """Tell our state and whose order it is in, hear our neighbors'; some may be lost."""
-    own = claimed(me)
+def swap_states_with_gauge(me: RoundContext, max_norm_ratio: float | None) -> Talk[Heard]:
+    """Our neighbors' states with the ids of their orders, in return for ours; some may be lost."""
+    own = current_gauge(me)
     gauge = torch.tensor(own.parts, dtype=torch.int64)
     message = {**me.state, _GAUGE: gauge}
     told = dict.fromkeys(me.topology.listeners(me.agent), message)
@@ -34,15 +34,15 @@ def swap_in_orders(me: RoundContext, max_norm_ratio: float | None) -> Talk[Heard
     return {j: _parts(j, inbox[j]) for j in me.neighbors if j in inbox}
 
 
-def claimed(me: RoundContext) -> GaugeId:
-    """Whose order we are in: our own, as of this round, if nobody's yet."""
+def current_gauge(me: RoundContext) -> GaugeId:
+    """Id of the order that our state is in; one of our own, of this round, if we joined none."""
     if me.gauge is None or me.gauge.generation == 0:
         return GaugeId(me.agent, me.round, me.life)
     return me.gauge
 
 
-def age(own: GaugeId) -> tuple[int, int, int, int]:
-    """Where two orders meet, the lower stays: the older one, and of one round by scattered numbers.
+def seniority(own: GaugeId) -> tuple[int, int, int, int]:
+    """The key by which one of two orders that meet stays, the lower: the older one, else scattered.
 
     So whoever comes late, or comes back without its past, does not overrule the others. By the
     lower root each agent of a ring of n in the order of its numbers would hear of another order in
@@ -51,8 +51,8 @@ def age(own: GaugeId) -> tuple[int, int, int, int]:
     return own.generation, own.root * _SCATTER % 2**32, own.root, own.life
 
 
-def spread(me: RoundContext, heard: Heard, watch: Timer) -> tuple[Mapping[int, State], Order]:
-    r"""We take over the oldest order that we hear of, if it is not ours, and mix with who is in it.
+def spread(me: RoundContext, heard: Heard, timer: Timer) -> tuple[Mapping[int, State], Reordering]:
+    r"""The neighbors in the oldest order that we hear of, and our permutation into it.
 
     With :math:`B` the neighbors in that order, and :math:`C_j` the correlations of their units with
     ours on our images, our units move by
@@ -65,23 +65,25 @@ def spread(me: RoundContext, heard: Heard, watch: Timer) -> tuple[Mapping[int, S
     oldest has come around, no model runs.
 
     Returns:
-        The states that we mix with, as they are, and how we move.
+        The states that we mix with, by agent, and the permutation of our own, if it is one.
     """
-    own = claimed(me)
-    best = min([own, *(gauge for gauge, _ in heard.values())], key=age)
+    own = current_gauge(me)
+    best = min([own, *(gauge for gauge, _ in heard.values())], key=seniority)
     theirs = {j: state for j, (gauge, state) in heard.items() if gauge == best}
+    # Nothing older was heard, or all who are in it have weight 0 with us: an agent that is new puts
+    # all its weight on one neighbor (agent/membership.py).
     if best == own or not any(me.topology.pi[me.agent, j] for j in theirs):
-        return theirs, Order(gauge=own)  # or we listen to nobody of that order, as one that is new
-    with watch:
+        return theirs, Reordering(gauge=own)
+    with timer:
         pi = me.topology.pi
         moments = measure_edges(me.analysis(), me.state, theirs, me.batches())
         scores = {j: local_scores(seen) for j, seen in moments.items()}
         weights = [float(pi[me.agent, j]) for j in scores]
         shares = [weight / sum(weights) for weight in weights]
-        mean = mix(list(theirs.values()), shares)  # they are in one order
+        mean = mix(list(theirs.values()), shares)  # tells apart units that score alike
         total = add_scores(list(scores.values()), weights)
-        moves = {me.agent: match_units(me.analysis(), total, mean, me.state)}
-        return theirs, Order(moves, best, None, *fits(me, scores, moves))
+        ours = match_units(me.analysis(), total, mean, me.state)
+        return theirs, with_quality(me, scores, {me.agent: ours}, best)
 
 
 def _admit(usable: Admit) -> Admit:

@@ -11,9 +11,11 @@ from dimat.merging import COMBINERS, mix
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
 from dimat.methods.cost import Meeting, everybody
 from dimat.methods.messages import distance_from, swap_memories, swap_states
+from dimat.methods.ordering.common import Reordering
 from dimat.methods.ordering.foreseen import planned, spreading
-from dimat.methods.ordering.spread import spread, swap_in_orders
-from dimat.methods.ordering.tree import Order, one_gauge, pairwise
+from dimat.methods.ordering.pairwise import pairwise
+from dimat.methods.ordering.spread import spread, swap_states_with_gauge
+from dimat.methods.ordering.tree import tree
 from dimat.methods.protocol import Method, Need, RoundContext, RoundReport, RoundResult, setting
 from dimat.methods.timer import Timer
 from dimat.state import State
@@ -42,8 +44,8 @@ class Dimat(Method):
     scratch).
 
     Args:
-        gauge: tree (one unit order for all, at once), spread (one that neighbors take over from
-            each other) or pairwise (each aligns its neighbors to itself).
+        gauge: spread (one unit order that neighbors take over from each other), tree (one for all,
+            at once) or pairwise (each aligns its neighbors to itself).
         statistics: local, or pooled by the two ends of an edge.
         sweeps: Refinement sweeps when agents come into one gauge, >= 0.
         every: Rounds between matchings of all agents; 0: only those of different gauges match.
@@ -58,7 +60,7 @@ class Dimat(Method):
         Models", CVPR 2024.
     """
 
-    gauge: Literal["tree", "spread", "pairwise"] = setting("matching.gauge", "tree")
+    gauge: Literal["spread", "tree", "pairwise"] = setting("matching.gauge", "spread")
     statistics: Literal["local", "pooled"] = setting("matching.statistics", "local")
     sweeps: int = setting("matching.sweeps", 3)
     every: int = setting("matching.every", 0)
@@ -71,7 +73,7 @@ class Dimat(Method):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """An average; and edges both ways where both ends of one have to compare."""
+        """Rows that sum to 1; two-way edges, unless one message of each neighbor is enough."""
         return frozenset({"rows"} if self.tolerant else {"rows", "two-way"})
 
     @property
@@ -87,46 +89,59 @@ class Dimat(Method):
         return self.combine
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
-        """One agent's part of one round."""
+        """Exchange states and match units; permute; average."""
         matched, combined = Timer(), Timer()
-        theirs, order = yield from self._meet(me, matched)
-        memory = None
-        if self.mix_memory:
-            memory = yield from swap_memories(me, theirs, order.moves, self.max_norm_ratio)
-        own = _moved(me, me.state, order.moves.get(me.agent))
-        aligned = {j: _moved(me, state, order.moves.get(j)) for j, state in theirs.items()}
-        disagreement = distance_from(me, own, aligned)
+        theirs, order = yield from self._exchange_and_match(me, matched)
+        own = _permuted(me, me.state, order.permutations.get(me.agent))
+        aligned = {j: _permuted(me, x, order.permutations.get(j)) for j, x in theirs.items()}
         with combined:
             merged = self._combine(me, own, aligned)
+        memory = None
+        if self.mix_memory:
+            most = self.max_norm_ratio
+            memory = yield from swap_memories(me, theirs, order.permutations, most)
         return RoundResult(
             merged,
-            permutation=order.moves.get(me.agent),
-            disagreement=disagreement,
+            permutation=order.permutations.get(me.agent),
+            disagreement=distance_from(me, own, aligned),
             gauge=order.gauge,
             memory=memory,
             calibrated=bool(aligned) and COMBINERS[self.combine].needs_batches,
             report=RoundReport(
                 match_s=matched.seconds,
                 merge_s=combined.seconds,
-                alignments={j: p for j, p in order.moves.items() if j != me.agent},
+                alignments={j: p for j, p in order.permutations.items() if j != me.agent},
                 similarity=order.similarity,
                 margin=order.margin,
                 drift=order.drift,
             ),
         )
 
-    def _meet(self, me: RoundContext, watch: Timer) -> Talk[tuple[Mapping[int, State], Order]]:
-        """The states that we mix with, and how they and we come into one order."""
+    def _exchange_and_match(
+        self, me: RoundContext, timer: Timer
+    ) -> Talk[tuple[Mapping[int, State], Reordering]]:
+        """The neighbors' states that are mixed, and the permutations into one order with ours."""
         if self.gauge == "spread":
-            heard = yield from swap_in_orders(me, self.max_norm_ratio)
-            return spread(me, heard, watch)
+            heard = yield from swap_states_with_gauge(me, self.max_norm_ratio)
+            return spread(me, heard, timer)
         theirs = yield from swap_states(me, self.max_norm_ratio)
         if not self.tolerant:
             require_all(me.neighbors, theirs)
-        align = pairwise if self.gauge == "pairwise" else one_gauge
-        return theirs, (yield from align(me, theirs, self, watch))
+        pooled = self.statistics == "pooled"
+        if self.gauge == "pairwise":
+            return theirs, (yield from pairwise(me, theirs, timer, pooled=pooled))
+        return theirs, (
+            yield from tree(
+                *(me, theirs, timer),
+                pooled=pooled,
+                sweeps=self.sweeps,
+                every=self.every,
+                drift=self.drift,
+            )
+        )
 
     def _combine(self, me: RoundContext, own: State, aligned: Mapping[int, State]) -> State:
+        """The merged state: of the agent's own and its neighbors', all in one order."""
         states, weights = [own, *aligned.values()], me.weights_of(aligned)
         if not aligned:  # nobody to combine with
             return mix(states, weights)
@@ -143,5 +158,5 @@ class Dimat(Method):
         return everybody(topologies, compared=True)
 
 
-def _moved(me: RoundContext, state: State, move: Permutation | None) -> State:
-    return state if move is None else me.analysis().symmetry.apply(move, state)
+def _permuted(me: RoundContext, state: State, permutation: Permutation | None) -> State:
+    return state if permutation is None else me.analysis().symmetry.apply(permutation, state)

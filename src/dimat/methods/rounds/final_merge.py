@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from dimat.exchange import Talk
 from dimat.methods.cost import Meeting, nobody
-from dimat.methods.protocol import Method, RoundContext, RoundResult
+from dimat.methods.protocol import Method, RoundContext, RoundResult, setting
 from dimat.methods.rounds.dimat import Dimat
 from dimat.topology import Topology
 
@@ -30,6 +31,7 @@ class FinalMerge(Dimat):
         learning", arXiv 2507.06542.
     """
 
+    gauge: Literal["spread", "tree", "pairwise"] = setting("matching.gauge", "tree")
     merges_once = True
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:

@@ -1,1 +1,1 @@
-"""Several methods over a grid of settings and several seeds: ``dimat compare``."""
+"""``dimat compare``: several methods over a grid of settings and several seeds."""

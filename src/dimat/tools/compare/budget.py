@@ -1,8 +1,8 @@
-r"""Accuracy at an equal budget: what a method had reached when it had used no more than another.
+r"""Accuracy at an equal budget: that of the last round in which a method had used no more.
 
 The budget of a resource :math:`X` (bytes, steps, time) is the smallest total among the methods
-that use it at all. What a method reached with it is the accuracy of its last measured round whose
-cumulative use does not exceed the budget: measured, never interpolated or extrapolated.
+that use it at all. The accuracy of a method at the budget is that of its last measured round whose
+cumulative use does not exceed it: measured, never interpolated or extrapolated.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ RESOURCES: Mapping[str, Callable[[Measurement], float | None]] = {
     "steps": lambda measured: measured.steps,
     "busy_s": lambda measured: measured.busy_s,
 }
-# Equal uses may be summed in different orders; agents that step together take the mean number of
-# steps of a round, rounded to whole ones.
+# Relative tolerances: sums of equal uses may be rounded differently, and agents that step together
+# take the mean number of steps of a round, rounded to a whole one.
 _SLACK = {"sent_bytes": 1e-9, "steps": 0.01, "busy_s": 1e-9}
 
 
 def budget(curves: Sequence[Curve], resource: str) -> float | None:
-    """The smallest total of a resource among those that use it; None if none does."""
+    """The smallest total of a resource among the methods that use it; None if none does.
+
+    Args:
+        curves: The curve of each method.
+        resource: A key of ``RESOURCES``.
+    """
     totals = [RESOURCES[resource](curve.end) for curve in curves]
     return min((total for total in totals if total), default=None)
 
@@ -30,8 +35,13 @@ def budget(curves: Sequence[Curve], resource: str) -> float | None:
 def reached(curve: Curve, resource: str, limit: float | None) -> float | None:
     """The accuracy of the last measured round that had not used more than ``limit``.
 
+    Args:
+        curve: The curve of a method.
+        resource: A key of ``RESOURCES``.
+        limit: The budget, in units of the resource.
+
     Returns:
-        A fraction; None if there is no limit, or no such round, or its use was not recorded.
+        A fraction in [0, 1]; None if there is no limit, no such round, or no record of its use.
     """
     if limit is None:
         return None
@@ -42,10 +52,10 @@ def reached(curve: Curve, resource: str, limit: float | None) -> float | None:
 
 
 def at_equal(curves: Mapping[str, Curve]) -> dict[str, dict[str, float | None]]:
-    """For each method, and each resource, what it reached with the common budget.
+    """The accuracy at the common budget, by method and resource; None where there is none.
 
     Args:
-        curves: Those of the methods of one cell, which set out from the same agents.
+        curves: The curves of the methods of one cell, which start from the same agents, by name.
     """
     limits = {resource: budget([*curves.values()], resource) for resource in RESOURCES}
     return {

@@ -1,11 +1,11 @@
-"""The comparison folder: all that a comparison leaves behind.
+"""The comparison folder: all files of a comparison.
 
-comparison.yaml   what is compared, and its digest
+comparison.yaml   methods, seeds, grid and base settings, and their digest
 comparison.csv    a row for every cell and method, written anew whenever a cell finishes
-comparison.txt    the printed tables, likewise
+comparison.txt    the printed tables, written anew likewise
 cells/NAME/       a run folder for every grid point and seed
 pretrained/       agents after pre-training, shared by cells
-errors/NAME.txt   why a cell failed
+errors/NAME.txt   the traceback of a failed cell
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SPEC = "comparison.yaml"
 
 @dataclass(frozen=True)
 class ComparisonFolder:
-    """A folder that one comparison is written to.
+    """The folder that one comparison is written to.
 
     Args:
         path: The folder, which exists.
@@ -40,19 +40,27 @@ class ComparisonFolder:
     path: Path
 
     def cell(self, cell: Cell) -> Path:
-        """The run folder of a cell."""
+        """The run folder of a cell.
+
+        Args:
+            cell: A cell of the comparison.
+        """
         return self.path / "cells" / cell.name
 
     @property
     def pretrained(self) -> Path:
-        """Where cells keep what they share while there are unfinished ones."""
+        """The folder of pre-trained agents that cells share; removed when all are finished."""
         return self.path / "pretrained"
 
     def write(self, name: str, text: str) -> None:
-        """Write a file, all of it or nothing.
+        """Write a file, whole or not at all.
+
+        Args:
+            name: Path of the file inside of the folder.
+            text: Content of the file.
 
         Raises:
-            WriteError: If it cannot be written.
+            WriteError: If the file cannot be written.
         """
         path = self.path / name
         with writing(path):
@@ -62,7 +70,12 @@ class ComparisonFolder:
             temporary.replace(path)
 
     def note_error(self, cell: str, details: str) -> None:
-        """Write why a cell failed, or forget why it had failed before."""
+        """Write the error of a cell, or remove that of an earlier try.
+
+        Args:
+            cell: Name of the cell.
+            details: The traceback; empty if the cell has not failed.
+        """
         path = self.path / "errors" / f"{cell}.txt"
         if details:
             self.write(f"errors/{cell}.txt", details)
@@ -75,16 +88,16 @@ class ComparisonFolder:
 
 @contextmanager
 def open_folder(path: Path, spec: Spec, cells: Sequence[Cell]) -> Iterator[ComparisonFolder]:
-    """Make the folder, or go on with the one that is there; no other process may meanwhile.
+    """Make a comparison folder, or open the existing one; it is locked against other processes.
 
     Args:
         path: The folder.
-        spec: What is compared.
-        cells: Its cells.
+        spec: The comparison.
+        cells: The cells of the comparison.
 
     Raises:
         RecordError: If the folder holds anything else, or another process is at work in it.
-        ConfigError: If it cannot be written.
+        ConfigError: If the folder cannot be written.
     """
     if _holds_something(path):
         _check_same(path, spec)
@@ -99,7 +112,11 @@ def open_folder(path: Path, spec: Spec, cells: Sequence[Cell]) -> Iterator[Compa
 
 
 def spec_to_yaml(spec: Spec) -> str:
-    """What ``comparison.yaml`` holds; :func:`read_spec` gives an equal comparison back."""
+    """The content of ``comparison.yaml``, which :func:`read_spec` reads as an equal comparison.
+
+    Args:
+        spec: The comparison.
+    """
     grid = {
         name: [list(value) if isinstance(value, tuple) else value for value in values]
         for name, values in spec.grid.items()
@@ -115,10 +132,14 @@ def spec_to_yaml(spec: Spec) -> str:
 
 
 def check_cells(folder: ComparisonFolder, cells: Sequence[Cell]) -> None:
-    """Refuse run folders that are not what the comparison says.
+    """Refuse run folders of other cells or with other settings than those of the comparison.
+
+    Args:
+        folder: The comparison folder.
+        cells: The cells of the comparison.
 
     Raises:
-        RecordError: With the cell, and the first setting that differs.
+        RecordError: Names the cell, and the first setting that differs.
     """
     here = folder.path / "cells"
     found = {path.name for path in here.iterdir() if path.is_dir()} if here.is_dir() else set()
@@ -150,7 +171,7 @@ def _check_config(path: Path, expected: RunConfig, cell: Cell) -> None:
 
 
 def _holds_something(path: Path) -> bool:
-    """Whether there is more than a comparison leaves that was stopped as it began."""
+    """Whether a folder holds more than the files of a comparison that was stopped as it began."""
     if path.exists() and not path.is_dir():
         raise RecordError(f"setting 'out': '{path}' is a file: give a folder by --out")
     ours = {LOCK, HOLDER, f"{_SPEC}.partial"}

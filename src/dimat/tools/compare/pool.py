@@ -1,7 +1,7 @@
-"""Running cells: one after another in this process, or several at a time in processes.
+"""Running cells: one after another in this process, or several at a time in worker processes.
 
-A process that is a worker ignores Ctrl-C, which is its parent's to handle, and ends when its parent
-does, however that ends: two processes must never write to one run folder.
+A worker process ignores Ctrl-C, which its parent handles, and ends when its parent ends, however
+that happens: two processes must never write to one run folder.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _DIED = "its process ended without a word: killed, or out of memory"
 
 @dataclass(frozen=True)
 class Task:
-    """A cell to be run.
+    """A cell that is to be run.
 
     Args:
         name: The cell's name.
         config: Its settings, ``out`` among them.
-        pretrained: Where cells keep what they share.
+        pretrained: Folder of pre-trained agents that cells share.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended.
+    """The outcome of a cell: done, or failed with an error.
 
     Args:
         name: The cell's name.
-        error: Why it failed, in a line; None if it did not.
-        details: The traceback, if it failed.
+        error: The error message in a line; None if the cell is done.
+        details: The traceback of the error; empty if the cell is done.
     """
 
     name: str
@@ -58,28 +58,36 @@ class Outcome:
 
 
 def run_tasks(tasks: Sequence[Task], jobs: int, watcher: Watcher) -> Generator[Outcome]:
-    """Run all; a task that fails stops no other.
+    """Run all tasks; a task that fails stops no other.
 
     Args:
-        tasks: What to run.
-        jobs: How many at a time, >= 1; more than one run in processes of their own.
-        watcher: Told which begin.
+        tasks: The cells to run.
+        jobs: Tasks at a time, >= 1; with more than one, each runs in a process of its own.
+        watcher: Receives the cells that begin, and their progress if ``jobs`` is 1.
 
     Yields:
-        How each ended, as they end. If the iterator is closed, running tasks are stopped.
+        The outcome of each task when it ends. Closing the iterator stops running tasks.
     """
     return _in_turn(tasks, watcher) if jobs == 1 else _at_once(tasks, jobs, watcher)
 
 
-def perform(task: Task, observer: Progress | None = None) -> Outcome:
-    """Run one, or go on with it."""
+def perform(task: Task, progress: Progress | None = None) -> Outcome:
+    """Run a cell, or resume it.
+
+    Args:
+        task: The cell.
+        progress: Receives the progress of the run; nobody if None.
+
+    Returns:
+        The outcome, whatever was raised.
+    """
     from dimat.experiment.run import run_or_resume
 
     try:
-        run_or_resume(task.config, observer, pretrained=task.pretrained)
+        run_or_resume(task.config, progress, pretrained=task.pretrained)
     except DimatError as error:
         return Outcome(task.name, str(error), traceback.format_exc())
-    except Exception as error:  # a bug, or no memory: the other cells may do better
+    except Exception as error:  # a bug, or no memory: other cells may still succeed
         text = f"{type(error).__name__}: {error}"
         return Outcome(task.name, " ".join(text.split()), traceback.format_exc())
     return Outcome(task.name)
@@ -92,7 +100,7 @@ def _in_turn(tasks: Sequence[Task], watcher: Watcher) -> Generator[Outcome]:
 
 
 def _at_once(tasks: Sequence[Task], jobs: int, watcher: Watcher) -> Generator[Outcome]:
-    """Every worker has an executor of its own, so that one that dies takes only its task along."""
+    """Run tasks in workers, each with an executor of its own, so that one that dies fails alone."""
     waiting = deque(tasks)
     others = set(multiprocessing.active_children())
     free = [_worker() for _ in range(min(jobs, len(tasks)))]

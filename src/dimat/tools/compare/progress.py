@@ -1,4 +1,4 @@
-"""What a user sees of a comparison while it goes: cells done, cells at work, time left."""
+"""The progress of a comparison in the terminal: cells done, cells at work, time left."""
 
 from __future__ import annotations
 
@@ -18,19 +18,38 @@ from rich.table import Column
 
 
 class Watcher(Protocol):
-    """Told how a comparison is getting on; has no influence on it."""
+    """A receiver of the progress of a comparison, which has no influence on it."""
 
     def begin(self, done: int, total: int) -> None:
-        """A comparison of ``total`` cells begins, of which ``done`` were finished before."""
+        """A comparison begins.
+
+        Args:
+            done: Cells that were finished before.
+            total: All cells.
+        """
 
     def started(self, cell: str) -> None:
-        """A cell is at work."""
+        """A cell begins.
+
+        Args:
+            cell: Name of the cell.
+        """
 
     def stage(self, cell: str, text: str) -> None:
-        """What a cell at work does now, such as ``wa 3/20``."""
+        """A running cell has made progress.
+
+        Args:
+            cell: Name of the cell.
+            text: Its stage and steps, such as ``wa 3/20``.
+        """
 
     def ended(self, cell: str, text: str) -> None:
-        """A cell is finished, or has failed: what it came to, in a line."""
+        """A cell is finished, or has failed.
+
+        Args:
+            cell: Name of the cell.
+            text: Its accuracies or its error, in a line.
+        """
 
     def close(self) -> None:
         """The comparison is over, well or not."""
@@ -56,12 +75,12 @@ class Unwatched:
 
 
 class LiveCells:
-    """A watcher that shows a bar on stderr, and the cells that are done above it.
+    """A watcher that shows a bar on stderr, and a line above it for each cell that is done.
 
-    Where stderr is no terminal there is only a line for every cell that is done.
+    Only the lines, if stderr is no terminal.
 
     Args:
-        console: Where to show it; stderr if None.
+        console: Console for bar and lines; stderr if None.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -85,7 +104,7 @@ class LiveCells:
         self._done, self._total = 0, 0
 
     def begin(self, done: int, total: int) -> None:
-        """Start the bar, and say what was finished before."""
+        """Start the bar, and print the number of cells that were finished before."""
         self._done, self._total = done, total
         self._bar = self._progress.add_task("", total=total, completed=done)
         self._progress.start()
@@ -93,16 +112,16 @@ class LiveCells:
             self._print(f"{done} of {total} cells are finished already")
 
     def started(self, cell: str) -> None:
-        """Name the cell."""
+        """Show the name of the cell."""
         self.stage(cell, "")
 
     def stage(self, cell: str, text: str) -> None:
-        """Name the cell, and what it does."""
+        """Show the name of the cell and its stage."""
         self._working[cell] = f"{cell} {text}".rstrip()
         self._describe()
 
     def ended(self, cell: str, text: str) -> None:
-        """Move the bar, and print a line above it."""
+        """Advance the bar, and print a line above it."""
         self._working.pop(cell, None)
         self._done += 1
         if self._bar is not None:
@@ -111,7 +130,7 @@ class LiveCells:
         self._print(f"cell {self._done}/{self._total} {cell}: {text}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
     def _describe(self) -> None:
@@ -123,11 +142,11 @@ class LiveCells:
 
 
 class Within:
-    """An observer of one cell's run, which passes on what it does now.
+    """The progress of one cell's run, passed on to the watcher of the comparison.
 
     Args:
-        watcher: Told so.
-        cell: The cell's name.
+        watcher: Receives the stages of the cell.
+        cell: Name of the cell.
     """
 
     def __init__(self, watcher: Watcher, cell: str) -> None:
@@ -135,12 +154,12 @@ class Within:
         self._stage, self._steps, self._total = "", 0, 0
 
     def stage(self, description: str, total: int) -> None:
-        """Pass on the stage."""
+        """Pass the new stage on."""
         self._stage, self._steps, self._total = description, 0, total
         self._tell()
 
     def advance(self, steps: int = 1) -> None:
-        """Pass on how far it came."""
+        """Pass the steps done on."""
         self._steps += steps
         self._tell()
 
@@ -148,7 +167,7 @@ class Within:
         """Pass nothing on: there are as many notes as rounds."""
 
     def close(self) -> None:
-        """Pass nothing on: the cell's end is told by who runs it."""
+        """Pass nothing on: :func:`compare` reports the end of a cell itself."""
 
     def _tell(self) -> None:
         self._watcher.stage(self._cell, f"{self._stage} {self._steps}/{self._total}")

@@ -1,4 +1,4 @@
-"""A comparison read from a YAML file and from what the command line says differently.
+"""Reading a comparison from a YAML file and the overrides of the command line.
 
 The file holds settings, as ``dimat run --config`` reads them, and may hold a group ``compare``:
 
@@ -8,7 +8,7 @@ The file holds settings, as ``dimat run --config`` reads them, and may hold a gr
       grid:
         topology.name: [ring, full]
 
-A ``comparison.yaml``, as a comparison writes it, is read as well.
+The ``comparison.yaml`` of a comparison folder is read as well.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _MOST_SEEDS = 100_000
 
 @dataclass(frozen=True)
 class Overrides:
-    """Texts of a command line that override the file.
+    """The overrides of the command line, as text.
 
     Args:
-        methods: Names, with commas between; as in the file if None.
-        seeds: Such as ``0..4``; as in the file if None.
-        grid: Values of settings that vary, with commas between.
-        settings: Values of settings that all runs share.
+        methods: Names of methods, with commas between; as in the file if None.
+        seeds: Seeds such as ``0..4``; as in the file if None.
+        grid: Values, with commas between, of each setting that varies.
+        settings: The value of each setting that all runs share.
     """
 
     methods: str | None = None
@@ -52,16 +52,21 @@ class Overrides:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_spec(path: Path, wishes: Overrides | None = None) -> Spec:
-    """Comparison of a YAML file, with its overrides.
+def read_spec(path: Path, overrides: Overrides | None = None) -> Spec:
+    """The comparison of a YAML file.
 
-    Methods, where neither names them, are the method and the controls of the file; seeds are its
-    one seed.
+    Args:
+        path: The YAML file.
+        overrides: Settings in place of those in the file; none if None.
+
+    Returns:
+        The comparison. Methods that are not given are the method and the controls of the file,
+        seeds that are not given its one seed.
 
     Raises:
-        ConfigError: For the first thing that is wrong; what is wrong in the file is said of it.
+        ConfigError: For the first setting that is wrong; names the file if it is in there.
     """
-    wishes = wishes or Overrides()
+    overrides = overrides or Overrides()
     try:
         base, given = _read(path)
         grid = _grid(given.get("grid", {}))
@@ -69,10 +74,10 @@ def read_spec(path: Path, wishes: Overrides | None = None) -> Spec:
         seeds = parse_seeds(given.get("seeds", base.seed))
     except ConfigError as error:
         raise ConfigError(f"config file '{path}': {error}") from None
-    methods = methods if wishes.methods is None else _names(wishes.methods)
-    seeds = seeds if wishes.seeds is None else parse_seeds(wishes.seeds)
-    grid |= _grid(wishes.grid)
-    for name, text in wishes.settings.items():
+    methods = methods if overrides.methods is None else _names(overrides.methods)
+    seeds = seeds if overrides.seeds is None else parse_seeds(overrides.seeds)
+    grid |= _grid(overrides.grid)
+    for name, text in overrides.settings.items():
         refuse_elsewhere(name, name)
         check_name(name, text)
         if name in grid:
@@ -82,19 +87,23 @@ def read_spec(path: Path, wishes: Overrides | None = None) -> Spec:
 
 
 def read_out(path: Path) -> Path:
-    """Folder of a comparison if no other is given: ``runs/compare-STEM``.
+    """The default folder of a comparison: ``runs/compare-STEM``.
 
-    For a ``comparison.yaml`` it is the folder that holds it.
+    Args:
+        path: The YAML file; for a ``comparison.yaml`` the result is the folder that holds it.
     """
     own = path.name == "comparison.yaml"
     return path.parent if own else Path("runs", f"compare-{path.stem}")
 
 
 def parse_seeds(given: object) -> tuple[int, ...]:
-    """Seeds from ``0..4`` (both ends count), ``0,2,5``, a number, or a list of these.
+    """Seeds from ``0..4`` (both ends included), ``0,2,5``, a number, or a list of these.
+
+    Args:
+        given: The seeds as text or as read from YAML.
 
     Raises:
-        ConfigError: If it is none of these.
+        ConfigError: If ``given`` is none of these.
 
     >>> parse_seeds("0..2,7"), parse_seeds([3, 5]), parse_seeds(4)
     ((0, 1, 2, 7), (3, 5), (4,))
@@ -139,7 +148,7 @@ def _config(given: Mapping[str, object]) -> RunConfig:
 
 
 def _leaves(content: Mapping[str, object], prefix: str = "") -> list[str]:
-    """Dotted names of all values."""
+    """The dotted names of all values in nested groups."""
     names: list[str] = []
     for name, value in content.items():
         full = f"{prefix}{name}"
@@ -152,7 +161,7 @@ def _others(config: RunConfig) -> list[str]:
 
 
 def _names(given: object) -> tuple[str, ...]:
-    """Names of methods: a list, or text with commas."""
+    """Names of methods, from a list or from text with commas."""
     parts = given.split(",") if isinstance(given, str) else given
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise broken_rule("methods", given, "names of methods, such as dimat,wa,local")
@@ -160,7 +169,7 @@ def _names(given: object) -> tuple[str, ...]:
 
 
 def _grid(given: object) -> dict[str, tuple[object, ...]]:
-    """Typed values of every setting that varies."""
+    """The typed values of every setting that varies, by dotted name."""
     if not isinstance(given, Mapping):
         raise broken_rule("grid", given, "settings with their values, such as agents: [5, 10]")
     grid: dict[str, tuple[object, ...]] = {}
@@ -172,7 +181,7 @@ def _grid(given: object) -> dict[str, tuple[object, ...]]:
 
 
 def _values(name: str, given: object) -> Sequence[object]:
-    """One value, several with commas, or a list as YAML has it."""
+    """The values of a setting, from one value, text with commas, or a YAML list."""
     if isinstance(given, list):
         return given
     if not isinstance(given, str):

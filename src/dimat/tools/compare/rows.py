@@ -1,4 +1,4 @@
-"""``comparison.csv``: a row for every cell and method; fractions, bytes, seconds."""
+"""``comparison.csv``: a row for every cell and method, in fractions, bytes and seconds."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ NUMBERS: tuple[str, ...] = (
 )
 
 
-def to_csv(spec: Spec, cells: Sequence[Cell], trials: Mapping[str, Sequence[MethodRun]]) -> str:
-    """The table as text.
+def to_csv(
+    spec: Spec, cells: Sequence[Cell], method_runs: Mapping[str, Sequence[MethodRun]]
+) -> str:
+    """The text of ``comparison.csv``.
 
     Args:
-        spec: What is compared.
-        cells: All cells.
-        trials: Those of every finished cell, by the cell's name.
+        spec: The comparison.
+        cells: All cells of the comparison.
+        method_runs: The runs of every finished cell, a method each, by the cell's name.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["cell", *spec.grid, "seed", "method", "finished", *NUMBERS])
     for cell in cells:
-        done = {trial.method: trial for trial in trials.get(cell.name, ())}
+        done = {method_run.method: method_run for method_run in method_runs.get(cell.name, ())}
         for method in spec.methods:
             own = done.get(method)
             point = [shown(value) for value in cell.point.values()]
@@ -47,25 +49,29 @@ def to_csv(spec: Spec, cells: Sequence[Cell], trials: Mapping[str, Sequence[Meth
     return file.getvalue()
 
 
-def numbers_of(trial: MethodRun) -> dict[str, float | None]:
-    """All numbers of a trial by their columns; None where something was not recorded."""
+def numbers_of(method_run: MethodRun) -> dict[str, float | None]:
+    """The numbers of a run by column; None where they were not recorded.
+
+    Args:
+        method_run: The run of one method in one cell.
+    """
     return {
-        **{name: trial.run.number(name) for name in (*_SUMMARY, "wall_s")},
-        **_phases(trial),
-        **{name: use(trial.run.curve.end) for name, use in RESOURCES.items()},
-        **{f"at_equal_{name}": trial.at_equal.get(use) for use, name in _AT_EQUAL.items()},
+        **{name: method_run.run.number(name) for name in (*_SUMMARY, "wall_s")},
+        **_phases(method_run),
+        **{name: use(method_run.run.curve.end) for name, use in RESOURCES.items()},
+        **{f"at_equal_{name}": method_run.at_equal.get(use) for use, name in _AT_EQUAL.items()},
     }
 
 
-def _phases(trial: MethodRun) -> dict[str, float | None]:
-    """Accuracy after each phase; of runs of older versions after the one that they report."""
-    found = {name: trial.run.number(name) for name in PHASES}
-    told = f"{(trial.run.summary or {}).get('phase', 'trained')}_accuracy_mean"
-    return found if found.get(told) is not None else found | {told: trial.run.accuracy}
+def _phases(method_run: MethodRun) -> dict[str, float | None]:
+    """Mean accuracy after each phase; for runs of older versions after the reported one only."""
+    found = {name: method_run.run.number(name) for name in PHASES}
+    told = f"{(method_run.run.summary or {}).get('phase', 'trained')}_accuracy_mean"
+    return found if found.get(told) is not None else found | {told: method_run.run.accuracy}
 
 
 def _text(value: float | None) -> str:
-    """Shortest text that gives the number back; whole numbers without a point."""
+    """The shortest text of a number that reads back equal; whole numbers without a point."""
     if value is None:
         return ""
     return str(int(value)) if value == int(value) else repr(value)

@@ -1,4 +1,4 @@
-"""``dimat compare``: all cells of a comparison, each once, and the tables of what they came to."""
+"""``dimat compare``: run all cells of a comparison, and tabulate their results."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MOST_CELLS = 1000
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison came to.
+    """The results of a comparison.
 
     Args:
-        spec: What was compared.
-        folder: Where it is.
+        spec: The comparison.
+        folder: The comparison folder.
         points: Every grid point, with the numbers of its finished cells.
-        failures: Why cells failed, by the cell's name.
+        failures: Error messages of failed cells, by the cell's name.
     """
 
     spec: Spec
@@ -43,19 +43,22 @@ class Comparison:
 def compare(
     spec: Spec, out: Path, *, jobs: int = 1, yes: bool = False, watcher: Watcher | None = None
 ) -> Comparison:
-    """Run all cells that are not finished, and write the tables anew after each.
+    """Run all unfinished cells, and write the tables anew after each.
 
     Args:
-        spec: What is compared.
-        out: The comparison folder; one of the same comparison is gone on with.
-        jobs: Cells at a time, >= 1.
-        yes: Whether more than 1,000 cells are wanted.
-        watcher: Told how it goes; by default nobody.
+        spec: The comparison.
+        out: The comparison folder; one with the same comparison is continued.
+        jobs: Cells to run at a time, >= 1.
+        yes: Whether more than 1,000 cells are allowed.
+        watcher: Receives the progress of the comparison; nobody if None.
+
+    Returns:
+        The results of the comparison.
 
     Raises:
         ConfigError: If there are too many cells, or one has settings that cannot be run.
         RecordError: If the folder holds something else.
-        Interrupted: If it is, saying how to go on.
+        Interrupted: On Ctrl-C; says how to continue.
     """
     watcher = watcher or Unwatched()
     if spec.num_cells > MOST_CELLS and not yes:
@@ -65,10 +68,10 @@ def compare(
     cells = expand(spec)
     check(cells)
     with if_interrupted(lambda: _way_on(out)), open_folder(out, spec, cells) as folder:
-        job = _Job(spec, cells, folder, watcher)
-        job.read_finished()
-        failures = job.run(jobs)
-    return Comparison(spec, out, tuple(job.points), failures)
+        running = _ComparisonRun(spec, cells, folder, watcher)
+        running.read_finished()
+        failures = running.run(jobs)
+    return Comparison(spec, out, tuple(running.points), failures)
 
 
 def _way_on(out: Path) -> str:
@@ -78,10 +81,13 @@ def _way_on(out: Path) -> str:
 
 
 def check(cells: Iterable[Cell]) -> None:
-    """Refuse settings that no run can be made of, before anything runs.
+    """Refuse cells whose settings no run can use, before anything runs.
+
+    Args:
+        cells: The cells of a comparison.
 
     Raises:
-        ConfigError: With the cell.
+        ConfigError: Names the first such cell.
     """
     for cell in cells:
         try:
@@ -94,14 +100,14 @@ def check(cells: Iterable[Cell]) -> None:
 
 
 @dataclass
-class _Job:
-    """A comparison at work.
+class _ComparisonRun:
+    """A comparison while it runs.
 
     Args:
-        spec: What is compared.
-        cells: Its cells.
-        folder: Where it is written.
-        watcher: Told how it goes.
+        spec: The comparison.
+        cells: The cells of the comparison.
+        folder: The comparison folder.
+        watcher: Receives the progress of the comparison.
     """
 
     spec: Spec
@@ -110,25 +116,25 @@ class _Job:
     watcher: Watcher
 
     def __post_init__(self) -> None:
-        self._trials: dict[str, tuple[MethodRun, ...]] = {}
+        self._method_runs: dict[str, tuple[MethodRun, ...]] = {}
 
     @property
     def points(self) -> list[Point]:
         """Every grid point, with the numbers of its finished cells."""
-        return points_of(self.spec, self.cells, self._trials)
+        return points_of(self.spec, self.cells, self._method_runs)
 
     def read_finished(self) -> None:
-        """Read what is finished, and write the tables."""
+        """Read the finished cells, and write the tables."""
         for cell in self.cells:
             self._read(cell)
         self._write()
 
     def run(self, jobs: int) -> dict[str, str]:
-        """Run what is not finished; returns why cells failed."""
-        tasks = [self._task(cell) for cell in self.cells if cell.name not in self._trials]
+        """Run the cells that are not finished; returns the errors of failed ones, by name."""
+        tasks = [self._task(cell) for cell in self.cells if cell.name not in self._method_runs]
         cells = {cell.name: cell for cell in self.cells}
         failures: dict[str, str] = {}
-        self.watcher.begin(len(self._trials), len(self.cells))
+        self.watcher.begin(len(self._method_runs), len(self.cells))
         try:
             with closing(run_tasks(tasks, jobs, self.watcher)) as outcomes:
                 for outcome in outcomes:
@@ -141,7 +147,7 @@ class _Job:
                     self.watcher.ended(outcome.name, self._said(outcome.name, outcome.error))
         finally:
             self.watcher.close()
-        if len(self._trials) == len(self.cells):
+        if len(self._method_runs) == len(self.cells):
             shutil.rmtree(self.folder.pretrained, ignore_errors=True)
         return failures
 
@@ -152,18 +158,20 @@ class _Job:
     def _read(self, cell: Cell) -> None:
         folder = self.folder.cell(cell)
         if is_cell_finished(folder, cell):
-            self._trials[cell.name] = read_cell(folder, cell)
+            self._method_runs[cell.name] = read_cell(folder, cell)
 
     def _write(self) -> None:
-        self.folder.write("comparison.csv", to_csv(self.spec, self.cells, self._trials))
+        self.folder.write("comparison.csv", to_csv(self.spec, self.cells, self._method_runs))
         self.folder.write("comparison.txt", as_text(self.points))
 
     def _said(self, name: str, error: str | None) -> str:
         if error is not None:
             return f"failed: {error}"
-        return "  ".join(f"{trial.method} {_percent(trial)}" for trial in self._trials[name])
+        return "  ".join(
+            f"{method_run.method} {_percent(method_run)}" for method_run in self._method_runs[name]
+        )
 
 
-def _percent(trial: MethodRun) -> str:
-    accuracy = trial.run.accuracy
+def _percent(method_run: MethodRun) -> str:
+    accuracy = method_run.run.accuracy
     return percents(None if accuracy is None else Spread(1, accuracy, None)) + " %"

@@ -1,4 +1,4 @@
-"""Means over seeds, and differences of methods that set out from the same agents."""
+"""Means over seeds, and paired differences of methods that start from the same agents."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Spread:
-    """Numbers, one a seed, in short.
+    """Mean and standard deviation of a number over seeds.
 
     Args:
-        n: How many, >= 1.
-        mean: Their mean.
-        sd: Their sample standard deviation; None if there is one.
+        n: Number of seeds, >= 1.
+        mean: Mean over the seeds.
+        sd: Sample standard deviation; None for a single seed.
     """
 
     n: int
@@ -29,13 +29,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more one method has than another, seed by seed.
+    """The difference of two methods, paired by seed, with its confidence interval.
 
     Args:
         n: Number of pairs, >= 2.
         mean: Mean difference.
-        low: Lower end of its confidence interval.
-        high: Upper end.
+        low: Lower end of the confidence interval.
+        high: Upper end of the confidence interval.
     """
 
     n: int
@@ -45,7 +45,10 @@ class Difference:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Mean and sample standard deviation of the values that are there; None if none is.
+    """Mean and sample standard deviation of the values that are not None; None without any.
+
+    Args:
+        values: A value for each seed, or None.
 
     >>> spread([1.0, 3.0, None])
     Spread(n=2, mean=2.0, sd=1.4142135623730951)
@@ -65,9 +68,9 @@ def paired(
     .. math:: \bar d \pm t_{n-1}\,\mathrm{sd}(d)/\sqrt n
 
     Args:
-        ours: A value a seed; None where there is none.
-        theirs: Those of the other method, of the same seeds in the same order.
-        confidence: In (0, 1).
+        ours: A value of one method for each seed, or None.
+        theirs: The values of the other method, for the same seeds in the same order.
+        confidence: Confidence level of the interval, in (0, 1).
 
     Returns:
         None if fewer than two seeds have both.

@@ -1,4 +1,4 @@
-"""What a user sees of a comparison: a table for every grid point, accuracies in percent."""
+"""Tables of a comparison for the terminal: one for every grid point, accuracies in percent."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ seconds computed by the slowest agent of every round."""
 
 @dataclass(frozen=True)
 class Point:
-    """All seeds of one grid point.
+    """The numbers of one grid point over its seeds.
 
     Args:
-        name: Such as ``topology.name=ring``; empty without a grid.
+        name: The point's name, such as ``topology.name=ring``; empty without a grid.
         seeds: Number of seeds, finished or not.
         missing: Seeds that are not finished.
-        numbers: For each method and column of the CSV a value for each finished seed.
+        numbers: A value for each finished seed, by method and column of ``comparison.csv``.
     """
 
     name: str
@@ -48,17 +48,28 @@ class Point:
 
 
 def points_of(
-    spec: Spec, cells: Sequence[Cell], trials: Mapping[str, Sequence[MethodRun]]
+    spec: Spec, cells: Sequence[Cell], method_runs: Mapping[str, Sequence[MethodRun]]
 ) -> list[Point]:
-    """The grid points, in their order, with what their finished cells came to."""
+    """The grid points in order, with the numbers of their finished cells.
+
+    Args:
+        spec: The comparison.
+        cells: All cells of the comparison.
+        method_runs: The runs of every finished cell, a method each, by the cell's name.
+    """
     points = []
     for point in spec.points:
         mine = [cell for cell in cells if cell.point == point]
-        done = [trials[cell.name] for cell in mine if cell.name in trials]
-        missing = tuple(cell.seed for cell in mine if cell.name not in trials)
+        done = [method_runs[cell.name] for cell in mine if cell.name in method_runs]
+        missing = tuple(cell.seed for cell in mine if cell.name not in method_runs)
         numbers = {
             method: _columns(
-                [numbers_of(trial) for cell in done for trial in cell if trial.method == method]
+                [
+                    numbers_of(method_run)
+                    for cell in done
+                    for method_run in cell
+                    if method_run.method == method
+                ]
             )
             for method in spec.methods
         }
@@ -72,7 +83,11 @@ def _columns(rows: Sequence[Mapping[str, float | None]]) -> dict[str, list[float
 
 
 def comparison_tables(points: Sequence[Point]) -> RenderableType:
-    """A table for every grid point, and what the columns mean."""
+    """A table for every grid point, and a legend of the columns.
+
+    Args:
+        points: The grid points.
+    """
     parts: list[RenderableType] = []
     for point in points:
         parts += [Text(heading(point), style="bold"), _table(point), ""]
@@ -80,7 +95,11 @@ def comparison_tables(points: Sequence[Point]) -> RenderableType:
 
 
 def as_text(points: Sequence[Point]) -> str:
-    """The tables as plain text."""
+    """The tables of :func:`comparison_tables` as plain text.
+
+    Args:
+        points: The grid points.
+    """
     console = Console(width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:
         console.print(comparison_tables(points), highlight=False)
@@ -88,7 +107,10 @@ def as_text(points: Sequence[Point]) -> str:
 
 
 def heading(point: Point) -> str:
-    """Which grid point, and how many of its seeds are in the numbers.
+    """The heading of a grid point: its name, and the number of seeds in its means.
+
+    Args:
+        point: The grid point.
 
     >>> heading(Point("agents=5", 3, (2,), {}))
     'agents=5 · n = 2 of 3 seeds · unfinished: seed 2'
@@ -134,14 +156,14 @@ def _phases(numbers: _Numbers) -> list[str]:
 
 
 def _accuracies(phase: str, numbers: _Numbers, first: _Numbers | None) -> list[str]:
-    """After which phase, how well, and how much better than the first method after the same."""
+    """Phase, accuracy, and difference to the first method after the same phase, as cells."""
     own, other = (one.get(_COLUMNS[phase], ()) for one in (numbers, first or {}))
     versus = paired(own, other) if first is not None and own and other else None
     return [phase, percents(spread(own)), interval(versus)]
 
 
 def _costs(numbers: _Numbers) -> list[str]:
-    """Accuracy for equal costs, and what was used."""
+    """Accuracies at equal budgets, bytes sent and busy seconds, as cells."""
     n = len(numbers.get("test_accuracy_mean", ()))
     equal = [spread(numbers.get(column, ())) for column in _EQUAL.values()]
     sent, busy = (spread(numbers.get(name, ())) for name in ("sent_bytes", "busy_s"))
@@ -153,7 +175,10 @@ def _costs(numbers: _Numbers) -> list[str]:
 
 
 def percents(one: Spread | None) -> str:
-    """A mean and its standard deviation in percent.
+    """A mean and its standard deviation in percent, as text.
+
+    Args:
+        one: Mean and deviation as fractions.
 
     >>> percents(Spread(3, 0.756, 0.0051)), percents(Spread(1, 0.756, None)), percents(None)
     ('75.6 ± 0.5', '75.6', '–')
@@ -164,7 +189,10 @@ def percents(one: Spread | None) -> str:
 
 
 def interval(one: Difference | None) -> str:
-    """A difference in percentage points with its confidence interval.
+    """A difference in percentage points with its confidence interval, as text.
+
+    Args:
+        one: The difference as a fraction.
 
     >>> interval(Difference(3, -0.234, -0.261, -0.207)), interval(None)
     ('-23.4 [-26.1, -20.7]', '–')
@@ -175,7 +203,7 @@ def interval(one: Difference | None) -> str:
 
 
 def _some(one: Spread | None, n: int) -> str:
-    """A mean in percent; of how many seeds it is, if not of all."""
+    """A mean in percent, with its number of seeds if it is not of all ``n``."""
     if one is None:
         return "–"
     return f"{100 * one.mean:.1f}" + ("" if one.n == n else f" (n={one.n})")

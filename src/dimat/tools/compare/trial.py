@@ -1,4 +1,4 @@
-"""What one method came to in one cell."""
+"""The runs of a cell, one for each method."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dimat.tools.records.run import Run
 
 @dataclass(frozen=True)
 class MethodRun:
-    """One method in one cell, finished.
+    """The finished run of one method in one cell.
 
     Args:
-        method: The method.
-        run: What it left behind.
-        at_equal: For each resource what it had reached with the smallest total of the cell.
+        method: Registry name of the method.
+        run: The run as it was recorded.
+        at_equal: Accuracy at the cell's common budget, by resource; None where there is none.
     """
 
     method: str
@@ -28,18 +28,32 @@ class MethodRun:
 
 
 def method_folders(folder: Path, cell: Cell) -> dict[str, Path]:
-    """The run folder of every method of a cell."""
+    """The run folder of every method of a cell, by method.
+
+    Args:
+        folder: Run folder of the cell.
+        cell: The cell.
+    """
     controls = {name: folder / "controls" / name for name in cell.config.controls}
     return {cell.config.method: folder, **controls}
 
 
 def is_cell_finished(folder: Path, cell: Cell) -> bool:
-    """Whether all methods of a cell came to their end."""
+    """Whether all methods of a cell are finished.
+
+    Args:
+        folder: Run folder of the cell.
+        cell: The cell.
+    """
     return all(is_finished(own) for own in method_folders(folder, cell).values())
 
 
 def read_cell(folder: Path, cell: Cell) -> tuple[MethodRun, ...]:
-    """All methods of a finished cell, in their order.
+    """The runs of a finished cell, in the order of its methods.
+
+    Args:
+        folder: Run folder of the cell.
+        cell: The cell.
 
     Raises:
         RecordError: If a file cannot be read.

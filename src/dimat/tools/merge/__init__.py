@@ -1,1 +1,1 @@
-"""``dimat merge`` and ``dimat align``: the work on checkpoint files, from settings to a report."""
+"""``dimat merge`` and ``dimat align``: merging checkpoint files, from settings to a report."""

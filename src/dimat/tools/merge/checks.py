@@ -1,6 +1,6 @@
 """Checks of the settings of a merge before anything is read: ranges, names, files.
 
-What needs PyTorch is imported when the rest is found to be right.
+Modules that need PyTorch are imported after the other checks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from dimat.tools.merge.settings import AlignConfig, MergeConfig
 
 
 def check(config: AlignConfig) -> None:
-    """Refuse settings that nothing can be merged with.
+    """Refuse settings that a merge or an alignment cannot use.
+
+    Args:
+        config: Settings of the merge or alignment.
 
     Raises:
         ConfigError: For the first setting that is out of its range, in no registry, or names a
-            device that is not there or a file that must not be written.
-        StructureError: If weights are no average.
+            missing device or a file that must not be written.
+        StructureError: If the weights do not make an average.
     """
     check_fields(config)
     if Path(config.out).suffix != ".safetensors":

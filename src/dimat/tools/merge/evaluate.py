@@ -1,4 +1,4 @@
-"""Testing networks that are one architecture under several states."""
+"""Testing the parents of a merge and their merged networks, one model under several states."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from dimat.state import State, put_into
 from dimat.tools.merge.images import Images
 from dimat.tools.merge.result import ComparisonRow, MergeComparison, Path, Score
 
-WORTH_A_NOTE_S = 2.0  # a user who sees no progress bar waits that long without a word
+WORTH_A_NOTE_S = 2.0  # longer steps get a note, for users who see no progress bar
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Tests states of a family on labeled images.
+    """The test of states on labeled images.
 
     Args:
-        family: Whose model is run, and whose inputs statistics are recomputed on.
+        parents: The parents, with the model to run and the images to recalibrate on.
         images: The test images.
-        labels: (n,) int64, on the CPU.
-        observer: Told of every network tested.
+        labels: (n,) int64 classes of the test images, on the CPU.
+        progress: Receives a step for every network tested.
     """
 
-    family: Parents
+    parents: Parents
     images: Images
     labels: Tensor
-    observer: Progress
+    progress: Progress
 
     def compare(
         self,
@@ -44,17 +44,17 @@ class Evaluator:
         weights: Sequence[float],
         merged: Mapping[str, tuple[State, State | None]],
     ) -> MergeComparison:
-        """Parents, plain average, merged, ensemble; the path if there are two parents.
+        """Test parents, plain average, merged networks and ensemble; with two parents the path too.
 
         Args:
-            aligned: The parents in one unit order.
-            weights: Of the parents.
-            merged: Merged states by name, as combined and recalibrated.
+            aligned: The states of the parents in one unit order.
+            weights: Weight of each parent, >= 0, summing to 1.
+            merged: Merged states by name: as combined, and recalibrated or None.
         """
-        states = self.family.states
+        states = self.parents.states
         average = mix(states, weights)
-        again = self.family.recalibrate(average)
-        self.observer.stage("testing", len(states) + _count(average, again, merged, len(states)))
+        again = self.parents.recalibrate(average)
+        self.progress.stage("testing", len(states) + _count(average, again, merged, len(states)))
         logits = [self.logits(f"parent {i}", state) for i, state in enumerate(states)]
         rows = [ComparisonRow(f"parent {i}", self.score(own)) for i, own in enumerate(logits)]
         pairs = {"plain average": (average, again), **merged}
@@ -65,28 +65,41 @@ class Evaluator:
         return MergeComparison(len(self.labels), tuple(rows), path)
 
     def path(self, aligned: Sequence[State]) -> Path:
-        """Networks between two aligned parents, recalibrated."""
+        """Test recalibrated networks on the line between two aligned parents.
+
+        Args:
+            aligned: The two states in one unit order.
+        """
         scores = []
         for alpha in ALPHAS:
             state = mix(aligned, (1 - alpha, alpha))
-            again = self.family.recalibrate(state) or state
+            again = self.parents.recalibrate(state) or state
             scores.append(self.score(self.logits(f"α = {alpha:g}", again)))
         return Path(ALPHAS, tuple(scores))
 
     def logits(self, name: str, state: State) -> Tensor:
-        """(n, classes) float32 on the CPU; the observer is told, with a note if it took long."""
-        start, model = time.perf_counter(), self.family.model
+        """The (n, classes) float32 logits of a state on the test images, on the CPU.
+
+        Args:
+            name: Name of the network, for a note if the test took long.
+            state: State of the network.
+        """
+        start, model = time.perf_counter(), self.parents.model
         put_into(model, state)
         model.eval()
         with torch.no_grad():
             found = torch.cat([model(x).float().cpu() for x in self.images.batches()])
-        self.observer.advance()
+        self.progress.advance()
         if time.perf_counter() - start > WORTH_A_NOTE_S:
-            self.observer.note(f"{name}: {percent(self.score(found).accuracy)} %")
+            self.progress.note(f"{name}: {percent(self.score(found).accuracy)} %")
         return found
 
     def score(self, logits: Tensor) -> Score:
-        """Accuracy and mean cross-entropy."""
+        """Accuracy and mean cross-entropy of logits.
+
+        Args:
+            logits: (n, classes) float32 on the CPU.
+        """
         loss = float(functional.cross_entropy(logits, self.labels))
         return Score(float((logits.argmax(1) == self.labels).double().mean()), loss)
 
@@ -105,6 +118,6 @@ def _count(
     merged: Mapping[str, tuple[State, State | None]],
     parents: int,
 ) -> int:
-    """Networks to test besides the parents."""
+    """Number of networks to test besides the parents."""
     pairs = [(average, again), *merged.values()]
     return sum(2 if b is not None else 1 for _, b in pairs) + (len(ALPHAS) if parents == 2 else 0)

@@ -1,4 +1,4 @@
-"""How parents fit the first, group by group: from matchings to plain numbers."""
+"""The fit of each parent to the first, group by group: plain numbers from matchings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from dimat.tools.merge.result import GroupFit, ParentFit
 
 
 def parent_fits(symmetry: Symmetry, matchings: Sequence[Matching]) -> tuple[ParentFit, ...]:
-    """One for every parent but the first."""
+    """The fit of every parent but the first.
+
+    Args:
+        symmetry: The symmetry of the model.
+        matchings: The matching of each parent to the first; the first one's is left out.
+    """
     return tuple(
         ParentFit(number, permutation_digest(own.permutation), _groups(symmetry, own))
         for number, own in enumerate(matchings)
@@ -23,7 +28,11 @@ def parent_fits(symmetry: Symmetry, matchings: Sequence[Matching]) -> tuple[Pare
 
 
 def permutation_digest(permutation: Permutation) -> str:
-    """SHA-256 of a permutation: group names and places, in order."""
+    """SHA-256 of a permutation: group names and places, in order of names.
+
+    Args:
+        permutation: The permutation.
+    """
     text = hashlib.sha256()
     for name, slots in sorted(permutation.slots.items()):
         text.update(f"{name}{slots.shape}".encode() + slots.astype("<i8").tobytes())

@@ -1,4 +1,4 @@
-"""Images as networks take them: normalized as they were trained, in batches, on the device."""
+"""Images as input of networks: normalized as in their training, in batches, on the device."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from dimat.data import generator, sample_batches
 from dimat.experiment.config.rules import broken_rule
 
-_CHOICE = 4  # this stream of random numbers is for the choice of images
+_CHOICE = 4  # purpose of the random stream that chooses images
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """``(x - mean) / std`` of images in [0, 1].
+    """The normalization ``(x - mean) / std`` of images in [0, 1].
 
     Args:
         mean: One number, or one a channel.
-        std: The same, > 0.
+        std: One number, or one a channel, > 0.
     """
 
     mean: tuple[float, ...] = (0.5,)
@@ -29,10 +29,14 @@ class Normalization:
 
     @staticmethod
     def parse(text: str | None, channels: int) -> Normalization:
-        """Read ``MEAN/STD``; dimat's own numbers if None.
+        """The normalization of a text ``MEAN/STD``.
+
+        Args:
+            text: Two lists of numbers, one number or one a channel; None for dimat's own 0.5/0.25.
+            channels: Channels of the images.
 
         Raises:
-            ConfigError: If it is not two lists of one number or one a channel, STD > 0.
+            ConfigError: If ``text`` is not of this form, or STD is not > 0.
 
         >>> Normalization.parse("0.5,0.4,0.3/0.25", 3)
         Normalization(mean=(0.5, 0.4, 0.3), std=(0.25,))
@@ -50,7 +54,11 @@ class Normalization:
         return Normalization(mean, std)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """float32 (n, channels, height, width) from (n, height, width, channels)."""
+        """Normalized (n, channels, height, width) float32 images.
+
+        Args:
+            images: (n, height, width, channels) uint8, or float in [0, 1].
+        """
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         mean, std = (torch.tensor(x, device=images.device) for x in (self.mean, self.std))
         return ((images.float() / scale - mean) / std).permute(0, 3, 1, 2)
@@ -58,13 +66,13 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Images:
-    """Images as they lie in memory, and how networks take them.
+    """Images in memory, given out in normalized batches.
 
     Args:
-        pixels: (n, height, width, channels), uint8, or float in [0, 1].
-        normalize: How they are normalized.
-        batch_size: Images a batch.
-        device: Where batches are put.
+        pixels: (n, height, width, channels) uint8, or float in [0, 1].
+        normalize: Normalization of the batches.
+        batch_size: Images of a batch, >= 1.
+        device: Device of the batches.
     """
 
     pixels: Tensor
@@ -76,11 +84,16 @@ class Images:
         return len(self.pixels)
 
     def batches(self) -> Iterator[Tensor]:
-        """All of them in order."""
+        """Normalized batches of all images, in order."""
         for part in torch.split(self.pixels, self.batch_size):
             yield self.normalize(part.to(self.device))
 
     def sample(self, count: int, seed: int) -> list[Tensor]:
-        """Random ones, at most all, in equal batches; the same for one seed."""
+        """Normalized batches of randomly chosen images, about equally large.
+
+        Args:
+            count: Images to choose, at most.
+            seed: Seed of the choice, >= 0.
+        """
         parts = sample_batches(len(self), count, self.batch_size, generator(seed, _CHOICE))
         return [self.normalize(self.pixels[part].to(self.device)) for part in parts]

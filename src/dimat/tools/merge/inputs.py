@@ -1,4 +1,4 @@
-"""What a merge starts from: checkpoints, images and a model, read and checked."""
+"""The inputs of a merge: checkpoints, images and a model, read and checked."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dimat.tools.merge.settings import AlignConfig
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that is read.
+    """The inputs of a merge.
 
     Args:
-        states: Of the parents, by file.
-        model: Of their architecture.
-        train: Training images.
-        test: Test images and labels; None if labels are not needed.
+        states: The states of the parents, by file.
+        model: A model of the parents' architecture.
+        train: Training images, for matching and recalibration.
+        test: Test images and their labels; None if nothing is tested.
     """
 
     states: Mapping[str, State]
@@ -34,8 +34,11 @@ class Inputs:
     train: Images
     test: tuple[Images, Tensor] | None
 
-    def family(self, config: AlignConfig) -> Parents:
-        """The parents with their calibration images.
+    def parents(self, config: AlignConfig) -> Parents:
+        """The parents with their model and calibration images.
+
+        Args:
+            config: Settings of the merge.
 
         Raises:
             StructureError: If a checkpoint does not fit the model; names the file and the model.
@@ -51,10 +54,13 @@ class Inputs:
 
 
 def read_inputs(config: AlignConfig) -> Inputs:
-    """Read the parents and the images, build the model.
+    """Read the parents and the images, and build the model.
+
+    Args:
+        config: Settings of the merge.
 
     Raises:
-        ConfigError: If ``normalize`` is not for these images, or the number of classes is unknown.
+        ConfigError: If ``normalize`` does not fit the images, or the number of classes is unknown.
         DataError, ModelError, StructureError: If a file or the model cannot be used.
     """
     states = {parent: read_checkpoint(Path(parent)) for parent in config.parents}
@@ -86,7 +92,7 @@ def read_inputs(config: AlignConfig) -> Inputs:
 
 
 def _read_data(config: AlignConfig) -> tuple[Tensor, tuple[Tensor, Tensor] | None, int]:
-    """Training images, test images with labels if there have to be any, number of classes."""
+    """Training images, test images with labels (None if not needed), and number of classes."""
     if not config.labeled and config.classes is not None:
         return load_images(config.data), None, config.classes
     try:

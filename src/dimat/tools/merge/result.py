@@ -1,4 +1,4 @@
-"""What ``dimat align`` and ``dimat merge`` come to, as plain values."""
+"""The results of ``dimat align`` and ``dimat merge``, as plain values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dimat.tools.merge.settings import AlignConfig, MergeConfig
 
 @dataclass(frozen=True)
 class Score:
-    """How well a network does on the test images.
+    """The score of a network on the test images.
 
     Args:
         accuracy: A fraction in [0, 1].
@@ -24,12 +24,12 @@ class Score:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One network of the comparison.
+    """The scores of one network of the comparison.
 
     Args:
-        name: What it is.
-        plain: Its score as it is; None if it has none.
-        recalibrated: Its score with BatchNorm statistics recomputed; None where that is not done.
+        name: Name of the network, such as ``parent 0``, ``plain average`` or ``merged``.
+        plain: Score of the network as it is.
+        recalibrated: Score with recomputed BatchNorm statistics; None if they are not recomputed.
     """
 
     name: str
@@ -39,11 +39,11 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Path:
-    r"""Networks between two aligned parents: :math:`(1-\alpha)\theta_0 + \alpha P_1\theta_1`.
+    r"""Scores of the networks :math:`(1-\alpha)\theta_0 + \alpha P_1\theta_1` between two parents.
 
     Args:
-        alphas: From 0 to 1.
-        scores: Of the network at each, recalibrated.
+        alphas: Values of :math:`\alpha`, ascending from 0 to 1.
+        scores: Score of the recalibrated network at each :math:`\alpha`.
     """
 
     alphas: tuple[float, ...]
@@ -51,7 +51,7 @@ class Path:
 
     @property
     def barrier(self) -> float:
-        r"""How far the loss rises above the straight line between its ends, >= 0.
+        r"""The loss barrier: the rise of the loss above the line between its ends, >= 0.
 
         .. math:: \max_\alpha L(\alpha) - (1-\alpha) L(0) - \alpha L(1)
         """
@@ -62,12 +62,12 @@ class Path:
 
 @dataclass(frozen=True)
 class MergeComparison:
-    """Networks tested on one set of images.
+    """The scores of all networks of a merge on one set of test images.
 
     Args:
-        images: How many.
-        rows: Parents, plain average, merged, ensemble.
-        path: Between the parents, if there are two.
+        images: Number of test images.
+        rows: Scores of parents, plain average, merged network and ensemble.
+        path: Scores between the parents, if there are two; else None.
     """
 
     images: int
@@ -77,14 +77,14 @@ class MergeComparison:
 
 @dataclass(frozen=True)
 class GroupFit:
-    """How one parent's units of one group fit the first parent's.
+    """The fit of one parent's units of one group to the first parent's.
 
     Args:
-        group: The group's name.
-        units: How many, over all its cells.
-        similarity: Mean over matched units; None if nothing was measured.
-        margin: Median of how much better a match is than the next best; None likewise.
-        doubtful: Share of units for which another match would have been better; None likewise.
+        group: Name of the group.
+        units: Number of units, over all cells of the group.
+        similarity: Mean similarity of matched units; None if none was measured.
+        margin: Median margin of the matches over the next best ones; None if none was measured.
+        doubtful: Share of units with a negative margin; None if none was measured.
         moved: Share of units that changed place.
     """
 
@@ -98,12 +98,12 @@ class GroupFit:
 
 @dataclass(frozen=True)
 class ParentFit:
-    """How one parent fits the first.
+    """The fit of one parent to the first.
 
     Args:
-        parent: Its number, >= 1.
-        digest: SHA-256 of its permutation.
-        groups: Group by group.
+        parent: Number of the parent, >= 1.
+        digest: SHA-256 of the parent's permutation.
+        groups: The fit of each group of units.
     """
 
     parent: int
@@ -113,13 +113,13 @@ class ParentFit:
 
 @dataclass(frozen=True)
 class AlignResult:
-    """What an alignment came to.
+    """The result of an alignment.
 
     Args:
-        config: Its settings.
-        state: What is to be written.
+        config: Settings of the alignment.
+        state: The aligned state, to be written.
         symmetry: Digest of the model's symmetry.
-        fits: One for every parent but the first.
+        fits: The fit of the second parent to the first.
     """
 
     config: AlignConfig
@@ -132,16 +132,16 @@ class AlignResult:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What a merge came to.
+    """The result of a merge.
 
     Args:
-        config: Its settings.
-        state: What is to be written.
+        config: Settings of the merge.
+        state: The merged state, to be written.
         symmetry: Digest of the model's symmetry.
-        fits: One for every parent but the first.
-        comparison: None if it was not evaluated.
-        recalibrated: Whether the state has recomputed statistics.
-        seconds: What took how long.
+        fits: The fit of every parent but the first.
+        comparison: Scores of parents and merged networks; None if they were not tested.
+        recalibrated: Whether the state has recomputed BatchNorm statistics.
+        seconds: Seconds of each stage, by its name.
     """
 
     config: MergeConfig

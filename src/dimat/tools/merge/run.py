@@ -1,4 +1,4 @@
-"""``dimat align`` and ``dimat merge``, end to end: results, and nothing written."""
+"""``dimat align`` and ``dimat merge``, from settings to results; nothing is written."""
 
 from __future__ import annotations
 
@@ -22,75 +22,75 @@ from dimat.tools.merge.settings import AlignConfig, MergeConfig
 
 
 @dataclass
-class _Watch:
-    """Tells an observer of stages, and keeps how long they took."""
+class _Stages:
+    """The stages of a merge: reported to a progress, and timed."""
 
-    observer: Progress
+    progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        self.observer.stage(name, 1)
+        self.progress.stage(name, 1)
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
         if self.seconds[name] > WORTH_A_NOTE_S:
-            self.observer.note(f"{name}: {self.seconds[name]:.1f} s")
+            self.progress.note(f"{name}: {self.seconds[name]:.1f} s")
 
     @contextmanager
     def until_closed(self) -> Iterator[None]:
-        """Close the observer when what is inside has ended, well or not."""
+        """Close the progress when the block has ended, well or not."""
         try:
             yield
         finally:
-            self.observer.close()
+            self.progress.close()
 
 
-def align_checkpoints(config: AlignConfig, observer: Progress | None = None) -> AlignResult:
+def align_checkpoints(config: AlignConfig, progress: Progress | None = None) -> AlignResult:
     """Put the units of the second checkpoint in the order of the first.
 
     Args:
         config: Every setting.
-        observer: Told how it goes; by default nobody.
+        progress: Receives the stages; nobody if None.
 
     Raises:
         ConfigError, DataError, ModelError, StructureError: If something cannot be used.
     """
     check(config)
-    watch = _Watch(observer or Silent())
-    with watch.until_closed(), borrowed(config.threads, config.device):
-        _, family, matchings = _matched(config, (0.5, 0.5), watch)
-        aligned = family.align(matchings)[1]
-    symmetry = family.analysis.symmetry
+    stages = _Stages(progress or Silent())
+    with stages.until_closed(), borrowed(config.threads, config.device):
+        _, parents, matchings = _matched(config, (0.5, 0.5), stages)
+        aligned = parents.align(matchings)[1]
+    symmetry = parents.analysis.symmetry
     fits = parent_fits(symmetry, matchings)
-    return AlignResult(config, family.rounded(aligned, 1), symmetry.digest, fits)
+    return AlignResult(config, parents.rounded(aligned, 1), symmetry.digest, fits)
 
 
-def merge_checkpoints(config: MergeConfig, observer: Progress | None = None) -> MergeResult:
-    """Align checkpoints to the first, combine them, and test what came of it.
+def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> MergeResult:
+    """Align checkpoints to the first, combine them, and test the results.
 
     Args:
         config: Every setting.
-        observer: Told how it goes; by default nobody.
+        progress: Receives the stages; nobody if None.
 
     Raises:
         ConfigError, DataError, ModelError, StructureError: If something cannot be used.
     """
     check(config)
-    watch = _Watch(observer or Silent())
+    stages = _Stages(progress or Silent())
     weights = fair_weights(config.weights or None, len(config.parents))
-    with watch.until_closed(), borrowed(config.threads, config.device):
-        inputs, family, matchings = _matched(config, weights, watch)
-        aligned = family.align(matchings)
-        with watch.stage(f"combining ({config.combine})"):
-            plain, again = _combined(config, family, aligned, weights)
-        judge = _judge(inputs, family, watch.observer)
+    with stages.until_closed(), borrowed(config.threads, config.device):
+        inputs, parents, matchings = _matched(config, weights, stages)
+        aligned = parents.align(matchings)
+        with stages.stage(f"combining ({config.combine})"):
+            plain, again = _combined(config, parents, aligned, weights)
+        evaluator = _evaluator(inputs, parents, stages.progress)
         comparison: MergeComparison | None = None
-        if judge is not None:
-            with watch.stage("testing"):
-                comparison = judge.compare(aligned, weights, {"merged": (plain, again)})
+        if evaluator is not None:
+            with stages.stage("testing"):
+                comparison = evaluator.compare(aligned, weights, {"merged": (plain, again)})
     chosen = again if recalibrates(config.recalibration, COMBINERS[config.combine]) else None
-    symmetry = family.analysis.symmetry
+    symmetry = parents.analysis.symmetry
     return MergeResult(
         config,
         plain if chosen is None else chosen,
@@ -98,33 +98,33 @@ def merge_checkpoints(config: MergeConfig, observer: Progress | None = None) -> 
         parent_fits(symmetry, matchings),
         comparison,
         chosen is not None,
-        watch.seconds,
+        stages.seconds,
     )
 
 
 def _matched(
-    config: AlignConfig, weights: Sequence[float], watch: _Watch
+    config: AlignConfig, weights: Sequence[float], stages: _Stages
 ) -> tuple[Inputs, Parents, list[Matching]]:
-    with watch.stage("reading"):
+    with stages.stage("reading"):
         inputs = read_inputs(config)
-        family = inputs.family(config)
-    with watch.stage("proving the model's symmetry"):
-        _ = family.analysis
-    with watch.stage(f"matching ({config.method})"):
-        return inputs, family, family.match(MATCHERS[config.method], weights)
+        parents = inputs.parents(config)
+    with stages.stage("proving the model's symmetry"):
+        _ = parents.analysis
+    with stages.stage(f"matching ({config.method})"):
+        return inputs, parents, parents.match(MATCHERS[config.method], weights)
 
 
 def _combined(
-    config: MergeConfig, family: Parents, aligned: Sequence[State], weights: Sequence[float]
+    config: MergeConfig, parents: Parents, aligned: Sequence[State], weights: Sequence[float]
 ) -> tuple[State, State | None]:
-    """As combined, and recalibrated if the model has statistics; as precise as it is written."""
-    plain = family.combine(COMBINERS[config.combine], aligned, weights)
+    """The combined state, and it recalibrated (None without BatchNorm), rounded as written."""
+    plain = parents.combine(COMBINERS[config.combine], aligned, weights)
     if config.recalibration == "expected":
-        again: State | None = family.expect(plain, aligned, weights)
+        again: State | None = parents.expect(plain, aligned, weights)
     else:
-        again = family.recalibrate(plain)
-    return family.rounded(plain), None if again is None else family.rounded(again)
+        again = parents.recalibrate(plain)
+    return parents.rounded(plain), None if again is None else parents.rounded(again)
 
 
-def _judge(inputs: Inputs, family: Parents, observer: Progress) -> Evaluator | None:
-    return None if inputs.test is None else Evaluator(family, *inputs.test, observer)
+def _evaluator(inputs: Inputs, parents: Parents, progress: Progress) -> Evaluator | None:
+    return None if inputs.test is None else Evaluator(parents, *inputs.test, progress)

@@ -1,4 +1,4 @@
-"""Every setting of ``dimat align`` and ``dimat merge``, in one frozen value each."""
+"""The settings of ``dimat align`` and ``dimat merge``, in one frozen value each."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ WrittenPath = Annotated[str, partial(check_path, spare=_SPARE)]
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """One alignment of two checkpoints.
+    """The settings of an alignment of two checkpoints.
 
     Args:
         parents: Checkpoint files; the first one's unit order is the reference.
         out: The .safetensors file to write.
-        model: Built-in, or package.module:factory.
-        data: digits, npz:PATH, folder:PATH or hf:NAME; labels are for testing only.
+        model: A built-in model's name, or package.module:factory.
+        data: digits, npz:PATH, folder:PATH or hf:NAME; units are matched on its training images,
+            without labels.
         width: Multiplier of a built-in model's channels.
-        shortcut: Shortcuts of ResNets where the shape changes.
-        norm: Normalization of ResNets.
+        shortcut: Kind of shortcuts in ResNets.
+        norm: Kind of normalization in ResNets.
         classes: Width of the output; that of the labels if null.
         normalize: MEAN/STD of images in [0, 1], numbers or one a channel:
             .49,.48,.45/.25,.24,.26; 0.5/0.25 if null.
-        method: How units are matched.
-        images: Training images looked at, at most.
-        batch_size: Images a forward pass.
+        method: Registry name of the matcher.
+        images: Training images used, at most.
+        batch_size: Images of a forward pass.
         device: cpu, cuda, or cuda:N.
         threads: Threads PyTorch may use on the CPU.
         seed: Seed of the choice of images.
@@ -59,24 +60,24 @@ class AlignConfig:
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """Files that are written, by the setting that names them."""
+        """The files to write, by the setting that names them."""
         return {"out": Path(self.out)}
 
     @property
     def labeled(self) -> bool:
-        """Whether labels are needed."""
+        """Whether the data must have labels."""
         return False
 
 
 @dataclass(frozen=True)
 class MergeConfig(AlignConfig):
-    """One merge of two or more checkpoints; its settings beside those of :class:`AlignConfig`.
+    """The settings of a merge of two or more checkpoints, beyond those of :class:`AlignConfig`.
 
     Args:
-        combine: How aligned networks are combined.
-        weights: One per parent, >= 0, summing to 1; equal by default.
+        combine: Registry name of the combiner.
+        weights: Weight of each parent, >= 0, summing to 1; equal weights if empty.
         recalibration: BatchNorm statistics afterwards; auto: unless the combiner fits them.
-        report: JSON file to write; --out as .json if null.
+        report: The JSON file to write; --out as .json if null.
         evaluate: Whether parents and merged networks are tested; if not, no labels are needed.
     """
 
@@ -88,12 +89,12 @@ class MergeConfig(AlignConfig):
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """Files that are written, by the setting that names them."""
+        """The files to write, by the setting that names them."""
         out = Path(self.out)
         report = out.with_suffix(".json") if self.report is None else Path(self.report)
         return {"out": out, "report": report}
 
     @property
     def labeled(self) -> bool:
-        """Whether labels are needed."""
+        """Whether the data must have labels."""
         return self.evaluate

@@ -1,4 +1,4 @@
-"""What a user sees of a merge: networks compared, the path between parents, how units fit."""
+"""Tables of a merge for the terminal: networks compared, path between parents, fit of units."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ _WIDTH = 74
 
 
 def merge_tables(result: MergeResult) -> RenderableType:
-    """All tables of a merge, the most important first."""
+    """All tables of a merge, the most important first.
+
+    Args:
+        result: The result of the merge.
+    """
     found: list[RenderableType] = []
     if result.comparison is not None:
         found.append(_networks(result, result.comparison))
@@ -35,12 +39,16 @@ def merge_tables(result: MergeResult) -> RenderableType:
 
 
 def align_table(result: AlignResult) -> RenderableType:
-    """How the units of the second checkpoint fit the first's."""
+    """The table of how the units of the second checkpoint fit those of the first.
+
+    Args:
+        result: The result of the alignment.
+    """
     return _stacked(_units(result.fits))
 
 
 def _stacked(*tables: RenderableType) -> Group:
-    """One below the other, an empty line after each."""
+    """Tables one below the other, an empty line after each."""
     return Group(*(part for table in tables for part in (table, "")))
 
 
@@ -63,12 +71,12 @@ def _networks(result: MergeResult, comparison: MergeComparison) -> Table:
 
 
 def _again(comparison: MergeComparison) -> bool:
-    """Whether there are statistics to recalibrate."""
+    """Whether networks were recalibrated: whether the model has BatchNorm statistics."""
     return any(row.recalibrated is not None for row in comparison.rows)
 
 
 def _named(row: ComparisonRow, parents: Sequence[str]) -> str:
-    """A parent with the name of its file."""
+    """The name of a network; of a parent with its file name."""
     kind, _, number = row.name.partition(" ")
     if kind != "parent":
         return row.name
@@ -131,7 +139,7 @@ def _table(title: str) -> Table:
 
 
 def _number(value: float | None) -> str:
-    """Three decimals; a dash if there is none.
+    """A number with three decimals; a dash for None.
 
     >>> _number(0.5), _number(None)
     ('0.500', '–')

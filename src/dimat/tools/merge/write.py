@@ -1,4 +1,4 @@
-"""Writing a merge: the state and the report, both or neither, each whole."""
+"""Writing the state and the report of a merge: both or neither, each whole."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from dimat.tools.merge.settings import AlignConfig
 def write_aligned(result: AlignResult) -> None:
     """Write the aligned state.
 
+    Args:
+        result: The result of an alignment.
+
     Raises:
-        ConfigError: If it cannot be written; then nothing is.
+        ConfigError: If the state cannot be written; nothing is written then.
     """
     _write(result, None)
 
@@ -28,14 +31,21 @@ def write_aligned(result: AlignResult) -> None:
 def write_merge(result: MergeResult) -> None:
     """Write the merged state and the report.
 
+    Args:
+        result: The result of a merge.
+
     Raises:
-        ConfigError: If they cannot be written; then nothing is.
+        ConfigError: If one of them cannot be written; nothing is written then.
     """
     _write(result, to_json(report_of(result), indent=2) + "\n")
 
 
 def report_of(result: MergeResult) -> dict[str, object]:
-    """All that is known of a merge, for programs. Accuracies are fractions."""
+    """The report of a merge as JSON, for programs; accuracies are fractions in [0, 1].
+
+    Args:
+        result: The result of a merge.
+    """
     config = result.config
     return {
         "settings": dataclasses.asdict(config),
@@ -83,7 +93,7 @@ def _file(path: str) -> dict[str, object]:
 
 
 def _write(result: AlignResult | MergeResult, report: str | None) -> None:
-    """The report goes to disk under another name first, so that it is there if the state is."""
+    """Write report and state; the report is written under another name first, then renamed."""
     outputs = result.config.outputs
     partial = {name: path.with_name(f"{path.name}.partial") for name, path in outputs.items()}
     try:
@@ -93,7 +103,7 @@ def _write(result: AlignResult | MergeResult, report: str | None) -> None:
         if report is not None:
             partial["report"].replace(outputs["report"])
     except OSError as error:
-        with suppress(OSError):  # of a disk that is read-only by now
+        with suppress(OSError):  # the disk may have become read-only
             for path in partial.values():
                 path.unlink(missing_ok=True)
         raise ConfigError(f"setting 'out': {outputs['out']} cannot be written: {error}") from error

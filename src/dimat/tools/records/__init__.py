@@ -1,1 +1,1 @@
-"""Records of runs, read from disk."""
+"""The records of runs, read from their folders."""

@@ -1,4 +1,4 @@
-"""A run phase by phase: the accuracy of its agents, and what it took to get there."""
+"""The curve of a run: accuracies of its agents, and resources used, phase by phase."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Line:
-    """One line of ``metrics.jsonl``; None is what was not recorded.
+    """One line of ``metrics.jsonl``; values that were not recorded are None.
 
     Args:
-        round: 0 is after pre-training.
-        agent: Its number, from 0.
+        round: Number of the round; 0 is after pre-training.
+        agent: Number of the agent, from 0.
         phase: trained or merged.
-        test_accuracy: A fraction.
-        sent_bytes: By this agent since the run began.
-        steps: Optimizer steps since the run began.
+        test_accuracy: Test accuracy, a fraction in [0, 1].
+        sent_bytes: Bytes sent by the agent since the run began.
+        steps: Optimizer steps of the agent since the run began.
         epochs: Passes over the agent's own shard since the run began.
         busy_s: Seconds that the agent computed since the run began.
-        match_s: Seconds of this phase that went into matching.
-        merge_s: Seconds of this phase that went into merging.
-        train_s: Seconds of this phase that went into training.
+        match_s: Seconds of this phase spent matching.
+        merge_s: Seconds of this phase spent merging.
+        train_s: Seconds of this phase spent training.
     """
 
     round: int
@@ -41,18 +41,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All agents at the end of a phase: their accuracies, and what they had used by then.
+    """Accuracies of all agents at the end of a phase, and resources used since the run began.
 
     A resource is None if not every agent recorded it.
 
     Args:
-        round: 0 is after pre-training.
+        round: Number of the round; 0 is after pre-training.
         phase: trained or merged.
-        accuracies: Test accuracy of every agent by its number, a fraction; empty unless every agent
-            of the run was measured, since a mean of some agents is none of the run.
-        sent_bytes: By all agents together.
+        accuracies: Test accuracy, a fraction in [0, 1], by agent; empty unless every agent of the
+            run was measured, since the mean of some agents is not that of the run.
+        sent_bytes: Bytes sent by all agents together.
         steps: Optimizer steps of all agents together.
-        epochs: Passes over the own shard, mean over agents.
+        epochs: Passes over an agent's own shard, mean over agents.
         busy_s: Seconds of a run whose agents go in step: see :func:`busy_s`.
     """
 
@@ -66,13 +66,13 @@ class Measurement:
 
     @property
     def accuracy(self) -> float | None:
-        """Mean over the agents; None unless every agent was measured."""
+        """Mean test accuracy over the agents; None unless every agent was measured."""
         return statistics.fmean(self.accuracies.values()) if self.accuracies else None
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a run reached, and with what.
+    """The measurements of a run in order.
 
     Args:
         phases: The measurement after every phase, in order.
@@ -82,10 +82,7 @@ class Curve:
 
     @property
     def rounds(self) -> tuple[Measurement, ...]:
-        """The one that stands for each round: after its merge if it has one, else after training.
-
-        What a round had used is counted at the same moment.
-        """
+        """The measurement of each round: after its merge if it has one, else after training."""
         found: dict[int, Measurement] = {}
         for phase in self.phases:
             found.setdefault(phase.round, phase)
@@ -93,28 +90,41 @@ class Curve:
 
     @property
     def measured(self) -> tuple[Measurement, ...]:
-        """The rounds that every agent came through: a killed run leaves half a round."""
+        """The measurements of rounds in which every agent was measured; a killed run has others."""
         return tuple(own for own in self.rounds if own.accuracies)
 
     @property
     def end(self) -> Measurement:
-        """The last phase: what it had used is what the run used."""
+        """The measurement after the last phase, with the resources that the whole run used."""
         return self.phases[-1] if self.phases else Measurement()
 
     def after(self, phase: str, number: int | None = None) -> float | None:
-        """Mean accuracy after a phase of a round; after the last such phase if none is told."""
+        """Mean test accuracy after a phase; None if it was not measured.
+
+        Args:
+            phase: trained or merged.
+            number: The round, from 0; None for the last round that has the phase.
+        """
         found = [x for x in self.phases if x.phase == phase and number in (x.round, None)]
         return found[-1].accuracy if found else None
 
 
 def in_order(lines: Iterable[Line]) -> tuple[Line, ...]:
-    """Lines by round, phase and agent; of those that a resumed run wrote twice, the last."""
+    """Lines sorted by round, phase and agent; of lines that a resumed run wrote twice, the last.
+
+    Args:
+        lines: Lines in the order of their file.
+    """
     latest = {(line.round, line.phase, line.agent): line for line in lines}
     return tuple(latest[key] for key in sorted(latest))  # merged comes before trained
 
 
 def curve_of(lines: Sequence[Line]) -> Curve:
-    """The curve of metrics that are in order."""
+    """The curve of a run.
+
+    Args:
+        lines: All lines of metrics, as sorted by :func:`in_order`.
+    """
     agents = {line.agent for line in lines}
     phases: dict[tuple[int, str], list[Line]] = {}
     for line in lines:
@@ -137,17 +147,17 @@ def curve_of(lines: Sequence[Line]) -> Curve:
 
 
 def busy_s(phases: Iterable[Mapping[int, float | None]]) -> list[float | None]:
-    """Seconds until the end of each phase: one lasts as long as its slowest agent computes.
+    """Seconds until the end of each phase, which lasts as long as its slowest agent computes.
 
-    The others wait for that agent, so this is what the run would take with a device for each of
-    them, without evaluation and without the way of a message.
+    The others wait for that agent, so this is the time of the run with a device for each agent,
+    without evaluation and without the travel time of messages.
 
     Args:
-        phases: Measured phases in their order; for each agent the seconds that it had computed by
-            the end of the phase, ``busy_s`` of ``metrics.jsonl``, None if not recorded.
+        phases: The measured phases in order: for each agent the seconds that it had computed by the
+            end of the phase, ``busy_s`` of ``metrics.jsonl``, None if not recorded.
 
     Returns:
-        None from the first phase on in which an agent has no record.
+        Seconds by phase; None from the first phase on in which an agent has no record.
     """
     found: list[float | None] = []
     before: dict[int, float] = {}
@@ -171,6 +181,6 @@ def _accuracies(lines: Sequence[Line], agents: set[int]) -> dict[int, float]:
 def _of_all(
     function: Callable[[Sequence[float]], float], values: Sequence[float | None]
 ) -> float | None:
-    """``function`` of the values; None if one is missing."""
+    """``function`` of the values; None if one of them is None or there is none."""
     present = [value for value in values if value is not None]
     return function(present) if present and len(present) == len(values) else None

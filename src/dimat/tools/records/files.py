@@ -12,15 +12,18 @@ from dimat.errors import RecordError
 from dimat.experiment.config.plain_yaml import load_yaml
 from dimat.files import read_regular
 
-# A file, or a line of one, for messages; and what was found there.
+# A place, a file or a line of one, for messages; and the object that was read there.
 Placed = tuple[str, Mapping[str, object]]
 
 
 def read_text(path: Path) -> str | None:
-    """A file as text; None if there is none.
+    """The text of a file; None if there is no file.
+
+    Args:
+        path: The file.
 
     Raises:
-        RecordError: If it is there and cannot be read, or is not UTF-8.
+        RecordError: If the file cannot be read, or is not UTF-8.
     """
     try:
         return None if (found := _content(path)) is None else found.decode()
@@ -29,19 +32,25 @@ def read_text(path: Path) -> str | None:
 
 
 def read_json(path: Path) -> Mapping[str, object] | None:
-    """A file that holds one JSON object; None if there is none.
+    """The JSON object of a file; None if there is no file.
+
+    Args:
+        path: The file.
 
     Raises:
-        RecordError: If it holds something else.
+        RecordError: If the file does not hold one JSON object.
     """
     return _read_mapping(path, json.loads, "a JSON object")
 
 
 def read_yaml(path: Path) -> Mapping[str, object] | None:
-    """A file that holds settings as YAML; None if there is none.
+    """The settings of a YAML file; None if there is no file.
+
+    Args:
+        path: The file.
 
     Raises:
-        RecordError: If it holds something else.
+        RecordError: If the file does not hold settings.
     """
     return _read_mapping(path, load_yaml, "settings as YAML")
 
@@ -70,13 +79,16 @@ def _line_of(error: Exception) -> int | None:
 
 
 def read_json_lines(path: Path) -> tuple[list[Placed], str]:
-    """The objects of a file with one a line.
+    """The JSON objects of a file that has one a line.
 
-    A run that is killed while it writes leaves its last line half written: that one is left out.
+    A run that is killed while it writes leaves its last line half written; it is left out.
+
+    Args:
+        path: The file.
 
     Returns:
-        Every object with where it stands, none if there is no file; and a note if the last line was
-        left out, else "".
+        Every object with its place, none if there is no file; and a note if the last line was left
+        out, else "".
 
     Raises:
         RecordError: If any other line is not a JSON object; names file and line.
@@ -100,7 +112,7 @@ def read_json_lines(path: Path) -> tuple[list[Placed], str]:
 
 
 def _content(path: Path) -> bytes | None:
-    """What a file holds; None if there is none."""
+    """The content of a file; None if there is no file."""
     try:
         return read_regular(path)
     except (FileNotFoundError, NotADirectoryError):

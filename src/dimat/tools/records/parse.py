@@ -1,4 +1,4 @@
-"""JSON objects of a run folder as values, checked: a message names the place and what is wrong."""
+"""Checked values from the JSON objects of a run folder; an error names the place and the rule."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ _GROUPS = ("units_moved", "similarity", "margin", "cycle_error")
 
 
 def line_of(placed: Placed) -> Line:
-    """A line of ``metrics.jsonl``; what it lacks is None.
+    """A line of ``metrics.jsonl``; missing values are None.
+
+    Args:
+        placed: The line's object with its place.
 
     Raises:
-        RecordError: If round, agent or phase are missing, or a number is none.
+        RecordError: If round, agent or phase are missing, or a value is not a number.
     """
     where, found = placed
     phase = found.get("phase")
@@ -38,8 +41,11 @@ def line_of(placed: Placed) -> Line:
 def diagnosis_of(placed: Placed) -> Diagnosis:
     """A line of ``diagnostics.jsonl``: numbers, and numbers by group; nulls are left out.
 
+    Args:
+        placed: The line's object with its place.
+
     Raises:
-        RecordError: If the round is missing, or a value is not what it should be.
+        RecordError: If the round is missing, or a value has the wrong type.
     """
     where, found = placed
     tables = {name: found[name] for name in _GROUPS if found.get(name) is not None}
@@ -51,10 +57,13 @@ def diagnosis_of(placed: Placed) -> Diagnosis:
 
 
 def graph_of(placed: Placed) -> Graph:
-    """``topology.json``.
+    """The graph of a ``topology.json``.
+
+    Args:
+        placed: The file's object with its place.
 
     Raises:
-        RecordError: If it does not describe a graph.
+        RecordError: If the object does not describe a graph.
     """
     where, found = placed
     pi = _matrix(where, "pi", found.get("pi"))
@@ -74,10 +83,13 @@ def graph_of(placed: Placed) -> Graph:
 
 
 def shards_of(placed: Placed) -> Shards:
-    """``shards.json``; classes are a number or a list of names.
+    """The shards of a ``shards.json``, whose classes are a number or a list of names.
+
+    Args:
+        placed: The file's object with its place.
 
     Raises:
-        RecordError: If it does not hold counts.
+        RecordError: If the object does not hold counts of images.
     """
     where, found = placed
     classes = found.get("classes")
@@ -94,7 +106,7 @@ def _wrong(where: str, name: str, value: object, rule: str) -> RecordError:
 
 
 def _number(where: str, name: str, value: object) -> float | None:
-    """A number; None if it is null or not finite."""
+    """A value that must be a number or null; None if it is null or not finite."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):

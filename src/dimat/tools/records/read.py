@@ -1,4 +1,4 @@
-"""The one reader of run folders; nothing is guessed that is not in their files."""
+"""The one reader of run folders; values that are not in their files are not guessed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from dimat.tools.records.settings import comparable, flat
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run of that folder, of one method, came to its end."""
+    """Whether the run of one method is finished.
+
+    Args:
+        folder: Run folder of the method.
+    """
     return (folder / "summary.json").is_file()
 
 
 def read_run(folder: Path, source: str = "") -> Run:
-    """The run of one method that a folder holds.
+    """The recorded run of one method.
 
     Args:
-        folder: Its own folder: that of a control is ``controls/NAME`` in that of its run.
-        source: The folder given by the user that it was found in.
+        folder: Run folder of the method; that of a control is ``controls/NAME`` of its run.
+        source: The folder given by the user that the run folder was found in.
 
     Raises:
-        RecordError: If a file of it is broken, or the lines of a finished run are not those that it
-            wrote; names the file, and the line if one is broken.
+        RecordError: If a file is broken, or lines of a finished run were changed; names the file,
+            and the line if one is broken.
     """
     settings = flat(read_yaml(folder / "config.yaml") or {})
     metrics, note = read_json_lines(folder / "metrics.jsonl")

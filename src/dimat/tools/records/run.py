@@ -1,4 +1,4 @@
-"""Runs as they were recorded: the files of their folders as frozen values."""
+"""Recorded runs: the files of their folders as frozen values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Diagnosis:
     """One line of ``diagnostics.jsonl``.
 
     Args:
-        round: The measured round.
-        numbers: What is one number, such as ``consensus_before``.
-        groups: What is a number for every group of units, such as ``units_moved``.
+        round: The measured round, from 1.
+        numbers: Measurements of one number, such as ``consensus_before``, by name.
+        groups: Measurements of a number for every group of units, such as ``units_moved``, by name.
     """
 
     round: int
@@ -28,15 +28,15 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Graph:
-    """``topology.json``: who hears whom, and how much.
+    """The graph and mixing matrix of a run, from ``topology.json``.
 
     Args:
-        name: Of the topology.
-        directed: Whether edge (i, j) says only that j hears i.
+        name: Name of the topology.
+        directed: Whether edge (i, j) means only that j hears i.
         edges: Pairs of agents.
-        pi: Mixing matrix of the first round; row i is what agent i listens to.
-        spectral_gap: Of ``pi``, or of the sequence.
-        sequence: Mixing matrices one after another, if the topology changes.
+        pi: Mixing matrix of the first time; row i is what agent i listens to.
+        spectral_gap: Spectral gap of ``pi``, or of the sequence; None if not recorded.
+        sequence: Mixing matrix at each recorded time, if the topology varies; else empty.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Graph:
 
 @dataclass(frozen=True)
 class Shards:
-    """``shards.json``: how many images of every class every agent has.
+    """The number of images of each class at each agent, from ``shards.json``.
 
     Args:
-        classes: Their names.
-        pretrain: A row of counts an agent, in pre-training.
-        rounds: The same in the rounds after it.
+        classes: Names of the classes.
+        pretrain: Images in pre-training: a row for each agent, a column for each class.
+        rounds: Images in the rounds after it, likewise.
     """
 
     classes: tuple[str, ...]
@@ -64,22 +64,22 @@ class Shards:
 
 @dataclass(frozen=True)
 class Run:
-    """One method with one seed: a run folder, or one that is planned and not there yet.
+    """The run of one method with one seed: a run folder, or a planned run that has not begun.
 
     Args:
-        source: The folder given by the user that it was found in.
-        folder: Its own folder.
-        method: Its name.
+        source: The folder given by the user that the run was found in.
+        folder: Run folder of the method.
+        method: Registry name of the method.
         seed: Seed of everything random.
-        settings: Every other setting by its dotted name, less those that only say where to write.
-        config: ``config.yaml`` as it is; empty if the run is not there yet.
-        environment: Versions and hardware.
-        summary: ``summary.json``; None while the run is unfinished.
-        lines: Its metrics, by round, phase and agent.
-        diagnostics: In the order of their rounds.
-        graph: None if not recorded.
-        shards: None if not recorded.
-        notes: What a reader should know about its files.
+        settings: Every other setting by its dotted name, but for those of output and checkpoints.
+        config: Text of ``config.yaml``; empty if the run has not begun.
+        environment: Versions and hardware, from ``environment.json``.
+        summary: Content of ``summary.json``; None while the run is unfinished.
+        lines: Lines of metrics, by round, phase and agent.
+        diagnostics: Lines of diagnostics, by round.
+        graph: Graph and mixing matrix; None if not recorded.
+        shards: Images of each class at each agent; None if not recorded.
+        notes: Remarks on the files for readers of a report.
     """
 
     source: str
@@ -98,27 +98,31 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it came to its last round."""
+        """Whether the run has done its last round."""
         return self.summary is not None
 
     @property
     def begun(self) -> bool:
-        """Whether there is a folder of it."""
+        """Whether the run has a folder."""
         return bool(self.config)
 
     @property
     def accuracy(self) -> float | None:
-        """What it came to, mean over agents: as its summary says, else in the last round."""
+        """Final test accuracy, mean over agents: from the summary, else of the last round."""
         recorded, measured = self.number("test_accuracy_mean"), self.curve.measured
         return measured[-1].accuracy if recorded is None and measured else recorded
 
     @cached_property
     def curve(self) -> Curve:
-        """Its accuracy phase by phase, and at what cost."""
+        """Accuracies and resources used, phase by phase."""
         return curve_of(self.lines)
 
     def number(self, name: str) -> float | None:
-        """A number of the summary; None if it has none of that name."""
+        """A number of the summary; None if there is none of that name.
+
+        Args:
+            name: Key in ``summary.json``.
+        """
         value = (self.summary or {}).get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
@@ -127,13 +131,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Source:
-    """A folder that the user named.
+    """A folder that the user named, with its runs.
 
     Args:
         path: The folder.
         kind: run or comparison.
-        runs: What is in it, in order.
-        command: What makes it again.
+        runs: The runs in the folder, in order.
+        command: The command that repeats them.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Settings by their dotted names, and which of them tell runs apart."""
+"""Settings by their dotted names, and those in which runs differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dimat.experiment.config.access import flat as defaults
 from dimat.experiment.config.config import RunConfig
 
-# They say which run it is, what is recorded and where; everything else says what was compared.
+# Settings that name a run, or choose what is recorded and where; all others are compared.
 _ASIDE = ("method", "controls", "seed", "out", "overwrite", "log")
 _ASIDE_GROUPS = ("checkpoint.", "diagnostics.")
 
@@ -17,8 +17,8 @@ def flat(found: Mapping[str, object]) -> dict[str, object]:
     """Every setting by its dotted name, in the order of the config; unknown ones come last.
 
     Args:
-        found: What ``config.yaml`` holds, groups as mappings; what it lacks has its default, as for
-            ``dimat run --config``.
+        found: Content of a ``config.yaml``, groups as mappings; missing settings have their
+            defaults, as for ``dimat run --config``.
     """
     return defaults(RunConfig()) | dict(_leaves(found))
 
@@ -32,7 +32,11 @@ def _leaves(found: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str
 
 
 def comparable(settings: Mapping[str, object]) -> dict[str, object]:
-    """The settings that say what was compared: all but method, seed, and what is recorded where."""
+    """The settings that are compared: all but method, seed, output and what is recorded.
+
+    Args:
+        settings: All settings by dotted name.
+    """
     return {
         name: value
         for name, value in settings.items()
@@ -41,7 +45,10 @@ def comparable(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def differing(settings: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
-    """The names that do not have one value throughout, in the order they are first met.
+    """The names of settings in which runs differ, in the order they first occur.
+
+    Args:
+        settings: The settings of each run by dotted name.
 
     >>> differing([{"agents": 5, "model": "mlp"}, {"agents": 10, "model": "mlp"}])
     ('agents',)
@@ -52,12 +59,19 @@ def differing(settings: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
 
 
 def key_of(value: object) -> str:
-    """A text that is the same for equal settings and different for different ones."""
+    """A text that is the same for equal values and different for different ones.
+
+    Args:
+        value: A JSON value.
+    """
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def shown(value: object) -> str:
-    """A setting as it is written on the command line.
+    """The value of a setting as it is written on the command line.
+
+    Args:
+        value: The value, as read from YAML.
 
     >>> shown(None), shown(True), shown(["wa", "local"]), shown(0.1)
     ('null', 'true', 'wa,local', '0.1')
@@ -68,7 +82,11 @@ def shown(value: object) -> str:
 
 
 def short_name(name: str, among: Iterable[str]) -> str:
-    """The last part of a dotted name, or its group's for ``GROUP.name``, if that is unambiguous.
+    """The last part of a dotted name, or the group of ``GROUP.name``, if that is unambiguous.
+
+    Args:
+        name: The dotted name.
+        among: All names that it must be told from.
 
     >>> short_name("topology.name", ["topology.name", "data.alpha"])
     'topology'

@@ -1,4 +1,4 @@
-"""Folders that a user names, runs and comparisons, with all the runs that are in them."""
+"""The folders that a user names, of runs and comparisons, with all runs in them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from dimat.tools.records.read import read_run
 from dimat.tools.records.run import Run, Source
 from dimat.tools.records.settings import key_of
 
-# Method, seed and the values of the grid's settings.
+# Key of a run: method, seed and the values of the grid's settings.
 _Key = tuple[str, int, tuple[str, ...]]
 
 
 def read_sources(paths: Sequence[str]) -> tuple[Source, ...]:
-    """Read every folder; one that is named twice, or lies in one named before, is read once.
+    """Read folders of runs and comparisons; runs that are named twice are read once.
 
     Args:
         paths: Run folders and comparison folders.
 
     Returns:
-        What is in them, in the order given.
+        The folders with their runs, in the order given.
 
     Raises:
-        RecordError: If a folder is neither, holds no run, or a file of it is broken.
+        RecordError: If a folder is of neither kind, holds no run, or has a broken file.
     """
     sources: list[Source] = []
     seen: set[Path] = set()
@@ -43,7 +43,10 @@ def read_sources(paths: Sequence[str]) -> tuple[Source, ...]:
 
 
 def read_source(path: str) -> Source:
-    """Read one folder.
+    """Read one folder of a run or comparison.
+
+    Args:
+        path: The folder.
 
     Raises:
         RecordError: As :func:`read_sources`.
@@ -58,7 +61,7 @@ def read_source(path: str) -> Source:
 
 
 def _neither(path: str) -> RecordError:
-    """What was looked for; and where runs are, if the folder holds some."""
+    """The error for a folder of neither kind, with the run folders inside of it as a hint."""
     folder = Path(path)
     if not folder.is_dir():
         return RecordError(f"'{path}' is no folder: give the folder of a run or of a comparison")
@@ -74,7 +77,7 @@ def _neither(path: str) -> RecordError:
 
 
 def _comparison(path: str) -> Source:
-    """All cells, and what the comparison plans beyond them."""
+    """A comparison with the runs of all its cells, begun or planned."""
     spec = read_yaml(Path(path) / "comparison.yaml") or {}
     cells = sorted(Path(path).glob("cells/*/config.yaml"), key=lambda x: _natural(x.parent.name))
     found = [run for cell in cells for run in _runs(path, cell.parent)]
@@ -91,7 +94,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _runs(source: str, folder: Path) -> list[Run]:
-    """The run in a folder, then its controls: those in its config first, begun or not."""
+    """The run of a folder, then its controls: those of its config first, begun or not."""
     main = read_run(folder, source)
     controls = folder / "controls"
     names = _names((read_yaml(folder / "config.yaml") or {}).get("controls"))
@@ -111,9 +114,9 @@ def _names(value: object) -> list[str]:
 
 
 def _planned_runs(spec: Mapping[str, object], found: Sequence[Run]) -> tuple[Run, ...]:
-    """The runs of a comparison in the order of its plan, then any it does not plan.
+    """The runs of a comparison in the order of its plan, then runs that it does not plan.
 
-    A run that is planned and not there yet is as much part of it: it has not begun.
+    Planned runs without a folder are included, as runs that have not begun.
     """
     names = [*_grid(spec)]
     there: dict[_Key, list[Run]] = {}
@@ -126,7 +129,7 @@ def _planned_runs(spec: Mapping[str, object], found: Sequence[Run]) -> tuple[Run
 
 
 def _plan(spec: Mapping[str, object], found: Sequence[Run]) -> list[Run]:
-    """Every run of the comparison, as one that has not begun."""
+    """Every planned run of a comparison, as one that has not begun."""
     if not found:
         return []
     grid = _grid(spec)

@@ -1,4 +1,4 @@
-"""Several seeds as one line: their mean, and how far they spread."""
+"""Bands over several runs: their mean, lowest and highest value, round by round."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 from dimat.tools.records.run import Run
 
-# Of a run: where it is at a round (x, y).
+# The track of a run: its point (x, y) at each round.
 Track = Mapping[int, tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Band:
-    """The mean of some runs over the rounds that all of them measured.
+    """Mean and range of several runs over the rounds that all of them measured.
 
     Args:
-        rounds: The rounds.
-        x: Mean over the runs of where they are then.
-        mean: Mean over the runs.
-        low: The lowest of them.
-        high: The highest of them.
-        n: How many runs.
+        rounds: The rounds, ascending.
+        x: Mean of x over the runs, by round.
+        mean: Mean of y over the runs, by round.
+        low: Lowest y of the runs, by round.
+        high: Highest y of the runs, by round.
+        n: Number of runs.
     """
 
     rounds: tuple[int, ...]
@@ -34,10 +34,14 @@ class Band:
 
 
 def band(runs: Sequence[Run], track: Callable[[Run], Track]) -> Band:
-    """The band of some runs; empty if they have no round in common.
+    """The band of several runs; empty if they have no round in common.
 
-    Rounds that only some of them measured are left out: a mean whose members change from round to
-    round would move without any of them moving.
+    Rounds that only some runs measured are left out: a mean over changing runs would move though no
+    run does.
+
+    Args:
+        runs: The runs.
+        track: Gives the track of a run.
     """
     tracks = [track(run) for run in runs]
     common = set.intersection(*(set(each) for each in tracks)) if tracks else set[int]()

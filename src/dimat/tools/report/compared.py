@@ -1,4 +1,4 @@
-"""Runs put side by side: a series is one method at one point of what differs, all seeds of it."""
+"""Runs side by side in series: a series is one method at one grid point, with all its seeds."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from dimat.tools.records.run import Run, Source
 from dimat.tools.records.settings import differing, key_of, short_name, shown
 
-FOLDER = "folder"  # tells runs apart that are equal in all settings and not in their numbers
+FOLDER = "folder"  # setting that tells runs of equal settings but different numbers apart
 
 
 @dataclass(frozen=True)
 class Series:
-    """One method with one set of settings: a line in every plot.
+    """The runs of one method with one set of settings: a line in every plot.
 
     Args:
-        index: Its place among all series; it decides its color, dashes and marker.
-        method: Name of the method.
-        point: What tells it from series of the same method: settings by their names.
+        index: Index of the series among all series, from 0.
+        method: Registry name of the method.
+        point: The settings that differ between series, by dotted name.
         label: Method and point in words.
-        runs: One a seed, by seed; those that have not begun as well.
+        runs: The runs of the series by seed, those that have not begun included.
     """
 
     index: int
@@ -32,29 +32,29 @@ class Series:
 
     @property
     def finished(self) -> tuple[Run, ...]:
-        """The runs that means are of."""
+        """The finished runs, which means are taken over."""
         return tuple(run for run in self.runs if run.finished)
 
     @property
     def unfinished(self) -> tuple[Run, ...]:
-        """The runs that have begun and not come to their end."""
+        """The runs that have begun and are not finished."""
         return tuple(run for run in self.runs if run.begun and not run.finished)
 
     @property
     def shown(self) -> tuple[Run, ...]:
-        """The finished runs, or, where there are none, those that have begun."""
+        """The finished runs, or, if there are none, those that have begun."""
         return self.finished or self.unfinished
 
 
 @dataclass(frozen=True)
 class Compared:
-    """All that a report shows.
+    """The content of a report: sources, series and notes.
 
     Args:
-        sources: The folders it was made from.
-        series: Methods in the order they are first met, point by point.
-        differing: Settings that do not have one value throughout.
-        notes: What a reader should know about the files.
+        sources: The folders with their runs.
+        series: The series in the order they first occur, point by point.
+        differing: Dotted names of the settings in which runs differ.
+        notes: Remarks on the files for readers of the report.
     """
 
     sources: tuple[Source, ...]
@@ -69,18 +69,18 @@ class Compared:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Names of the methods."""
+        """The names of the methods, in the order they first occur."""
         return tuple(dict.fromkeys(series.method for series in self.series))
 
 
 def compare(sources: Sequence[Source]) -> Compared:
-    """Group the runs of all sources.
+    """Group the runs of all sources into series.
 
-    Runs that are equal in method, seed and settings count once if their numbers are equal too, as
-    far as both go; if they are not, every run is told apart by the folder it comes from.
+    Of runs with equal method, seed and settings one is kept if their numbers agree in the rounds
+    that both have; if they do not, all runs are told apart by the folder that they come from.
 
     Args:
-        sources: At least one, each with at least one run.
+        sources: At least one folder, each with at least one run.
     """
     runs, notes = _once([run for source in sources for run in source.runs])
     names = differing(run.settings for run in runs)
@@ -103,7 +103,7 @@ def _series(index: int, runs: Sequence[Run], names: Sequence[str]) -> Series:
 
 
 def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Each run once, or all told apart by their folder; and notes on those left out."""
+    """Every run once, or all runs with their folder as a setting; and notes on runs left out."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         key = key_of([run.method, run.seed, run.settings])
@@ -126,7 +126,7 @@ def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _equal(runs: Sequence[Run]) -> bool:
-    """Whether all have the same accuracies in every round that they have in common."""
+    """Whether all runs have the same accuracies in every round that they have in common."""
     curves = [{x.round: x.accuracy for x in run.curve.measured} for run in runs]
     longest = max(curves, key=len)
     return all(longest.get(r) == y for each in curves for r, y in each.items())

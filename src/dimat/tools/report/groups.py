@@ -1,4 +1,4 @@
-"""What several runs have in common, shown once: a graph, a way the images were dealt out."""
+"""Values that several runs have in common, such as a graph or shards, each to be shown once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _Value = TypeVar("_Value", bound=Hashable)
 
 
 def distinct(compared: Compared, value: Callable[[Run], _Value | None]) -> list[tuple[str, _Value]]:
-    """Every different value with a label that says which runs have it, in the order they are met.
+    """Every different value of the runs with a label of those that have it, as they first occur.
 
     Args:
-        compared: All runs.
-        value: Of a run; None if it has none.
+        compared: Content of the report.
+        value: Gives the value of a run; None for a run without one.
     """
     found: dict[_Value, list[tuple[Series, Run]]] = {}
     for series in compared.series:
@@ -29,7 +29,7 @@ def distinct(compared: Compared, value: Callable[[Run], _Value | None]) -> list[
 
 
 def _label(owners: Sequence[tuple[Series, Run]], everyone: Sequence[tuple[Series, Run]]) -> str:
-    """The settings, methods and seeds of some of the runs, as far as they are not those of all."""
+    """The settings, methods and seeds of some of the runs, as far as not all runs have them."""
     aspects: list[tuple[str, Callable[[tuple[Series, Run]], str]]] = [
         ("", lambda owner: owner[0].label.partition(" · ")[2]),
         ("", lambda owner: owner[0].method),

@@ -1,4 +1,4 @@
-"""``data.csv``: every round of every run, for whoever wants to draw it another way."""
+"""``data.csv``: the numbers of every round of every run, for plots of one's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _SPENT = ("test_accuracy_max", "sent_bytes", "epochs", "busy_s")
 
 
 def numbers(compared: Compared) -> str:
-    """The text of ``data.csv``: a row a run and round; accuracies are fractions."""
+    """The text of ``data.csv``: a row for each round of each run; accuracies are fractions.
+
+    Args:
+        compared: Content of the report.
+    """
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(

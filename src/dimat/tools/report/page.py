@@ -1,4 +1,4 @@
-"""The page: what its templates are filled with, and which plots it has in which order."""
+"""The page of a report: its sections of plots in order, and the rendering of its templates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dimat.tools.report.results import counts, facts, left_out
 from dimat.tools.report.style import style_of
 from dimat.tools.report.totals import total
 
-MARKER = "dimat report"  # the generator that index.html names: how an earlier report is known
+MARKER = "dimat report"  # generator in index.html, by which an earlier report is recognized
 _FILTERS = (
     shown,
     words.accuracy,
@@ -35,12 +35,12 @@ _FILTERS = (
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter of plots.
+    """A section of the page with plots.
 
     Args:
-        name: Its anchor.
-        title: Its heading.
-        panels: What is in it; if nothing, it says that nothing was recorded.
+        name: Anchor of the section.
+        title: Heading of the section.
+        panels: Panels of the section; without any it says that nothing was recorded.
     """
 
     name: str
@@ -49,7 +49,11 @@ class Section:
 
 
 def page(compared: Compared) -> str:
-    """``index.html``: everything but scripts, styles and plotly itself."""
+    """The text of ``index.html``, without scripts, styles and plotly.
+
+    Args:
+        compared: Content of the report.
+    """
     chapters = sections(compared)
     figures = {
         panel.name: [[figure.to_json() for figure in choice.figures] for choice in panel.choices]
@@ -74,7 +78,11 @@ def page(compared: Compared) -> str:
 
 
 def sections(compared: Compared) -> list[Section]:
-    """All chapters of plots."""
+    """All sections of plots, in order.
+
+    Args:
+        compared: Content of the report.
+    """
 
     def section(name: str, heading: str, *panels: Panel | None) -> Section:
         return Section(name, heading, tuple(panel for panel in panels if panel))
@@ -91,7 +99,7 @@ def sections(compared: Compared) -> list[Section]:
 
 
 def _templates() -> Environment:
-    """The templates of the page: all that is put into them is text, and is escaped."""
+    """The templates of the page; all values in them are escaped."""
     templates = Environment(
         loader=PackageLoader("dimat.tools.report"),
         autoescape=True,

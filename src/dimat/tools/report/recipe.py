@@ -1,4 +1,4 @@
-"""The end of the page: the settings, and what it ran on."""
+"""The last part of the page: settings and environment of the runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Fact:
     """A row of a table of names and values.
 
     Args:
-        name: What it is.
-        value: All its values.
-        differs: Whether runs differ in it.
+        name: Name of the fact.
+        value: All values that runs have.
+        differs: Whether runs have different values.
     """
 
     name: str
@@ -32,8 +32,8 @@ class ConfigLine:
     """A line of a ``config.yaml``, its line break included.
 
     Args:
-        text: As it is there.
-        marked: Whether runs differ in its setting.
+        text: The line.
+        marked: Whether runs differ in the setting of the line.
     """
 
     text: str
@@ -42,11 +42,11 @@ class ConfigLine:
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a run, as they are written.
+    """The ``config.yaml`` of a run.
 
     Args:
-        title: Which run it is of.
-        lines: Those of its ``config.yaml``.
+        title: Method, seed and point of the run.
+        lines: Lines of the file.
     """
 
     title: str
@@ -54,12 +54,20 @@ class Config:
 
 
 def differing(compared: Compared) -> list[Fact]:
-    """The settings in which runs differ."""
+    """The settings in which runs differ.
+
+    Args:
+        compared: Content of the report.
+    """
     return [Fact(x, values_of(compared, x, unset=True), True) for x in compared.differing]
 
 
 def configs(compared: Compared) -> list[Config]:
-    """The config of the first run of every point; the same settings are shown once."""
+    """The config of the first run of every point, so that equal settings are shown once.
+
+    Args:
+        compared: Content of the report.
+    """
     found: dict[str, Config] = {}
     for series in compared.series:
         for run in series.runs:
@@ -71,7 +79,7 @@ def configs(compared: Compared) -> list[Config]:
 
 
 def _lines(config: str, names: Collection[str]) -> tuple[ConfigLine, ...]:
-    """The lines of a config; those of some settings, by dotted name, are marked."""
+    """The lines of a config, marked where their dotted names are among ``names``."""
     group, name, lines = "", "", []
     for line in config.splitlines():
         key = line.strip().partition(":")[0]
@@ -84,14 +92,18 @@ def _lines(config: str, names: Collection[str]) -> tuple[ConfigLine, ...]:
 
 
 def environment(compared: Compared) -> list[Fact]:
-    """Versions and hardware; nothing if none were recorded."""
+    """Versions and hardware of the runs; empty if none were recorded.
+
+    Args:
+        compared: Content of the report.
+    """
     recorded = [run.environment for run in compared.runs if run.begun]
     names = dict.fromkeys(name for one in recorded for name in one)
     return [_counted(recorded, name) for name in names]
 
 
 def _counted(recorded: Sequence[Mapping[str, object]], name: str) -> Fact:
-    """The one value; or all of them, with how many runs have it."""
+    """The value of a fact; if runs differ, all values, each with its number of runs."""
     counts = Counter(shown(one.get(name)) for one in recorded)
     values = [f"{value} ({number_of(count, 'run')})" for value, count in counts.items()]
     several = len(counts) > 1

@@ -1,4 +1,4 @@
-"""What was compared, and how much of it is finished."""
+"""The overview of a report: settings that were compared, and numbers of finished runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ _FACTS = ("agents", "topology.name", "data.source", "data.split", "model", "roun
 
 
 def facts(compared: Compared) -> list[str]:
-    """Number of runs, their seeds, and the main settings with all the values they take."""
+    """Number of runs, their seeds, and the main settings with all their values, in words.
+
+    Args:
+        compared: Content of the report.
+    """
     seeds = sorted({run.seed for run in compared.runs})
     seed = f"seed{'' if len(seeds) == 1 else 's'} {listed([str(x) for x in seeds])}"
     found = [f"{number_of(len(compared.runs), 'run')}, {seed}"]
@@ -24,19 +28,23 @@ def facts(compared: Compared) -> list[str]:
 
 
 def values_of(compared: Compared, name: str, *, unset: bool = False) -> str:
-    """All values of a setting, each once.
+    """All values of a setting, each once, as text.
 
     Args:
-        compared: All runs.
-        name: Of the setting, dotted.
-        unset: Whether values such as null are among them.
+        compared: Content of the report.
+        name: Dotted name of the setting.
+        unset: Whether empty values, such as null, are included.
     """
     values = [run.settings.get(name) for run in compared.runs]
     return ", ".join({key_of(x): shown(x) for x in values if x or unset}.values())
 
 
 def counts(runs: Sequence[Run]) -> dict[str, int]:
-    """How many runs came how far."""
+    """Numbers of runs that are finished, unfinished and not begun.
+
+    Args:
+        runs: All runs.
+    """
     return {
         "finished": sum(run.finished for run in runs),
         "unfinished": sum(run.begun and not run.finished for run in runs),
@@ -45,10 +53,13 @@ def counts(runs: Sequence[Run]) -> dict[str, int]:
 
 
 def left_out(compared: Compared) -> list[tuple[str, str]]:
-    """What is part of no mean: every run that has begun, and, by series, those that have not.
+    """The runs that no mean includes: unfinished ones, and by series those that have not begun.
+
+    Args:
+        compared: Content of the report.
 
     Returns:
-        Which runs, and how far they came.
+        A label of each run or group of runs, and its last round, in words.
     """
     return [line for series in compared.series for line in _unfinished(series)]
 

@@ -1,4 +1,4 @@
-"""What a series came to: the numbers of the table of results."""
+"""The totals of a series: the numbers of the table of results."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ PHASES = ("match_s", "merge_s", "train_s")
 
 @dataclass(frozen=True)
 class Total:
-    """A series in one row; only finished runs count.
+    """The numbers of a series in one row of the table; only finished runs count.
 
     Args:
-        of: How many runs are planned.
+        of: Number of planned runs.
         accuracies: Final test accuracy of every finished run, mean over agents, a fraction.
-        worst: Mean over the runs of their worst agent's accuracy; None if not recorded.
-        sent_bytes: By all agents together, mean over the runs; None if not recorded.
-        busy_s: Seconds of a run in step, mean over the runs; None if not recorded.
+        worst: Accuracy of a run's worst agent, mean over the runs; None if not recorded.
+        sent_bytes: Bytes sent by all agents together, mean over the runs; None if not recorded.
+        busy_s: Seconds of a run whose agents go in step, mean over the runs; None if not recorded.
         began: Accuracy before round 1, mean over agents and runs; None if not recorded.
-        merged: The same right after the last merge; None where a round begins with none.
-        trained: The same after the last training.
+        merged: Accuracy right after the last merge, likewise; None for a method without merges.
+        trained: Accuracy after the last training, likewise; None if not recorded.
     """
 
     of: int
@@ -38,22 +38,26 @@ class Total:
 
     @property
     def n(self) -> int:
-        """How many runs are finished."""
+        """Number of finished runs."""
         return len(self.accuracies)
 
     @property
     def mean(self) -> float | None:
-        """Mean accuracy over the runs."""
+        """Mean final accuracy over the finished runs; None without any."""
         return statistics.fmean(self.accuracies) if self.accuracies else None
 
     @property
     def sd(self) -> float | None:
-        """Sample standard deviation over the runs; None for fewer than two."""
+        """Sample standard deviation of the final accuracy; None for fewer than two runs."""
         return statistics.stdev(self.accuracies) if self.n > 1 else None
 
 
 def total(series: Series) -> Total:
-    """The numbers of a series."""
+    """The numbers of a series.
+
+    Args:
+        series: The series.
+    """
     runs = series.finished
     return Total(
         len(series.runs),
@@ -74,14 +78,27 @@ def _worst(run: Run) -> float | None:
 
 
 def seconds(runs: Sequence[Run]) -> dict[str, float | None]:
-    """Seconds of every phase, all agents together, mean over the runs; None if not recorded."""
+    """Seconds of matching, merging and training, all agents together, mean over the runs.
+
+    Args:
+        runs: The runs.
+
+    Returns:
+        Seconds by column of the metrics; None if not recorded.
+    """
     return {phase: _mean([_spent(run, phase) for run in runs]) for phase in PHASES}
 
 
 def bytes_sent(runs: Sequence[Run]) -> tuple[float | None, float | None]:
-    """Bytes sent while merging and while training, all agents together, mean over the runs.
+    """Bytes sent for merges and while training, all agents together, mean over the runs.
 
-    What an agent sent between its line after a merge and the line before, it sent to merge.
+    Bytes between an agent's line after a merge and the line before it were sent for that merge.
+
+    Args:
+        runs: The runs.
+
+    Returns:
+        Bytes for merges, and bytes while training; None if not recorded.
     """
     split = [_split(run) for run in runs]
     merging = _mean([None if each is None else each[0] for each in split])
@@ -106,6 +123,6 @@ def _spent(run: Run, phase: str) -> float | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None if a value is missing or there is none."""
+    """The mean of the values; None if one of them is None or there is none."""
     present = [value for value in values if value is not None]
     return statistics.fmean(present) if present and len(present) == len(values) else None

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers and lists as text for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from dimat.tools.report.totals import Total
 
 
 def human_seconds(seconds: float | None) -> str:
-    """A duration; a dash if not known.
+    """A duration as text; a dash if not known.
+
+    Args:
+        seconds: The duration in seconds, >= 0, or None.
 
     >>> human_seconds(0.1234), human_seconds(75), human_seconds(7300)
     ('0.123 s', '1 min 15 s', '2 h 1 min')
@@ -27,7 +30,10 @@ def _hours(minutes: int) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction in percent; a dash if not known.
+    """A fraction in percent, as text; a dash if not known.
+
+    Args:
+        fraction: The fraction, or None.
 
     >>> percent(0.756), percent(None)
     ('75.6', '–')
@@ -36,7 +42,10 @@ def percent(fraction: float | None) -> str:
 
 
 def accuracy(total: Total) -> str:
-    """Mean and sample standard deviation in percent.
+    """Mean and sample standard deviation of the final accuracy in percent, as text.
+
+    Args:
+        total: The numbers of a series.
 
     >>> accuracy(Total(3, (0.75, 0.77), None, None, None)), accuracy(Total(1, (), None, None, None))
     ('76.0 ± 1.4', '–')
@@ -45,7 +54,10 @@ def accuracy(total: Total) -> str:
 
 
 def counted(total: Total) -> str:
-    """How many runs a mean is of.
+    """The number of runs in a mean, and of planned runs if there are more.
+
+    Args:
+        total: The numbers of a series.
 
     >>> counted(Total(3, (0.75, 0.77), None, None, None))
     '2 of 3'
@@ -54,7 +66,10 @@ def counted(total: Total) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words in a sentence.
+    """Words as a list in a sentence.
+
+    Args:
+        words: The words.
 
     >>> listed(["dimat"]), listed(["dimat", "wa", "local"])
     ('dimat', 'dimat, wa and local')
@@ -63,7 +78,11 @@ def listed(words: Sequence[str]) -> str:
 
 
 def number_of(count: int, word: str) -> str:
-    """A count with its noun.
+    """A count with its noun in singular or plural.
+
+    Args:
+        count: The count.
+        word: The noun in singular.
 
     >>> number_of(1, "run"), number_of(2, "run")
     ('1 run', '2 runs')

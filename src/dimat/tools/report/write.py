@@ -1,4 +1,4 @@
-"""``dimat report``: from folders to a folder that opens in a browser, whole or not at all."""
+"""``dimat report``: write the report folder, which opens in a browser, whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def write_report(paths: Sequence[str], out: Path, *, overwrite: bool = False) ->
     """Read runs and comparisons, and write a report on them.
 
     Args:
-        paths: Their folders, at least one.
-        out: The folder to write, which must not exist, or be empty.
-        overwrite: Replace it if it is an earlier report and holds nothing else.
+        paths: Folders of runs and comparisons, at least one.
+        out: The folder to write; it must be missing or empty.
+        overwrite: Whether an earlier report in ``out`` is replaced, if nothing else is in there.
 
     Returns:
-        The page: ``out/index.html``.
+        Path of the page: ``out/index.html``.
 
     Raises:
-        RecordError: If an input cannot be read; then nothing is written.
+        RecordError: If an input cannot be read; nothing is written then.
         ConfigError: If ``out`` exists and must not be replaced, or cannot be written.
     """
     _check_out(out, overwrite=overwrite)
@@ -47,7 +47,7 @@ def write_report(paths: Sequence[str], out: Path, *, overwrite: bool = False) ->
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that is there, unless it is a report and nothing but."""
+    """Refuse a folder that is not empty, unless it is an earlier report and may be replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
@@ -67,7 +67,7 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
 
 
 def _write(out: Path, texts: Mapping[str, str]) -> None:
-    """All files under another name beside it first, then in its place at once."""
+    """Write all files to a folder beside ``out``, then rename that one to ``out``."""
     out = out.resolve()
     partial, old = (out.with_name(f".{out.name}.{word}-{os.getpid()}") for word in ("new", "old"))
     try:

@@ -1,1 +1,1 @@
-"""Values in, figures out: plain values that plotly draws. No file is read and no page is known."""
+"""Figures of a report as plain values that plotly draws, made from values: no file is read."""

@@ -1,4 +1,4 @@
-"""Test accuracy round by round, against what it cost, and agent by agent."""
+"""Figures of test accuracy: by round, by cost, and by agent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ _UNFINISHED = " A thin line that ends in an open circle is an unfinished run."
 
 
 def by_round(compared: Compared) -> Panel | None:
-    """Accuracy over rounds."""
+    """The panel of accuracy over rounds; None if nothing was measured.
+
+    Args:
+        compared: Content of the report.
+    """
     lines = series_lines(compared, _track(lambda x: x.round), _PERCENT)
     if not lines:
         return None
@@ -43,7 +47,11 @@ def by_round(compared: Compared) -> Panel | None:
 
 
 def by_cost(compared: Compared) -> Panel | None:
-    """Accuracy over bytes, seconds and epochs: those that were recorded."""
+    """The panel of accuracy over bytes, seconds and epochs, as far as they were recorded.
+
+    Args:
+        compared: Content of the report.
+    """
     found = [
         _by_bytes(compared),
         _by(
@@ -75,7 +83,11 @@ def by_cost(compared: Compared) -> Panel | None:
 
 
 def by_agent(compared: Compared) -> Panel | None:
-    """Accuracy of every agent of one run."""
+    """The panel of accuracy of every agent of one run; None if nothing was measured.
+
+    Args:
+        compared: Content of the report.
+    """
     choices = [
         Choice(
             f"{series.label}, seed {run.seed}{'' if run.finished else ' (unfinished)'}", (figure,)
@@ -101,7 +113,7 @@ def _accuracy() -> dict[str, object]:
 
 
 def _spread(compared: Compared) -> str:
-    """What lines and bands are."""
+    """The sentence of a caption that explains lines and bands."""
     several = any(len(series.finished) > 1 for series in compared.series)
     band = (
         "Lines are means over the finished seeds, bands reach from the lowest seed to the highest."
@@ -111,7 +123,7 @@ def _spread(compared: Compared) -> str:
 
 
 def _track(place: Callable[[Measurement], float | None]) -> Callable[[Run], Track]:
-    """Percent at some place, for the rounds that have one."""
+    """Tracks of accuracy in percent over ``place``, for the rounds that have both."""
     return lambda run: {
         x.round: (where, 100 * x.accuracy)
         for x in run.curve.rounds
@@ -128,7 +140,7 @@ def _by(
 
 
 def _by_bytes(compared: Compared) -> Choice | None:
-    """On a logarithmic axis, which has no place for zero."""
+    """Accuracy over bytes sent, on a logarithmic axis, which cannot show 0 bytes."""
     lines = series_lines(compared, _track(lambda x: x.sent_bytes or None), _PERCENT)
     if not lines:
         return None
@@ -144,7 +156,7 @@ def _numbers(values: object) -> list[float]:
 
 
 def _reference(series: Series, compared: Compared, ends: tuple[float, float]) -> list[Trace]:
-    """The final accuracy of a method that sends nothing, from end to end."""
+    """A horizontal line at the final accuracy of a method that sends nothing; else none."""
     found = total(series)
     if found.mean is None or found.sent_bytes != 0:
         return []

@@ -1,4 +1,4 @@
-"""What the methods cost: seconds and bytes, by what they were spent on."""
+"""Figures of the costs of methods: seconds and bytes by phase."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dimat.tools.report.figures.figure import (
 )
 from dimat.tools.report.totals import bytes_sent, seconds
 
-# Not those of methods, and told apart by their patterns as well.
+# Grays that no series has, told apart by patterns as well.
 _LOOKS = {"matching": ("#B8B8B8", "x"), "merging": ("#8C8C8C", "/"), "training": ("#5E5E5E", "")}
 _PATTERN = {"fillmode": "overlay", "fgcolor": "#FFFFFF", "size": 6}
 _LEGEND = {
@@ -32,7 +32,11 @@ _LEGEND = {
 
 
 def costs(compared: Compared) -> Panel | None:
-    """Seconds and bytes of every method."""
+    """The panel of seconds and bytes of every series; None if neither was recorded.
+
+    Args:
+        compared: Content of the report.
+    """
     found = [
         _bars(compared, _seconds, ("Seconds", "~r", " s")),
         _bars(compared, _bytes, ("Bytes sent", "~s", "B")),
@@ -63,12 +67,12 @@ def _bars(
     parts: Callable[[Series], Sequence[float | None]],
     measure: tuple[str, str, str],
 ) -> Figure | None:
-    """A bar for every series, in parts for matching, merging, training.
+    """A bar for every series, in parts for matching, merging and training.
 
     Args:
-        compared: All series.
-        parts: What is drawn of one.
-        measure: What it is, plotly's format of it, and its unit.
+        compared: Content of the report.
+        parts: Gives the lengths of a series' parts; None for a part that was not recorded.
+        measure: Title of the axis, plotly's number format, and unit.
     """
     values = [(series, parts(series)) for series in compared.series]
     known = [(series, found) for series, found in values if any(x is not None for x in found)]
@@ -115,5 +119,5 @@ def _bar(
 
 
 def _wrapped(label: str) -> str:
-    """A label on several lines: the method, then every setting."""
+    """A label on several lines: the method, then a setting a line."""
     return text(label).replace(" · ", "<br>").replace(", ", "<br>")

@@ -1,4 +1,4 @@
-"""How far the agents are apart, and what matching did to their units."""
+"""Figures of diagnostics: consensus distance and the like, and matched units by group."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ _UNITS = (
 
 
 def consensus(compared: Compared) -> Panel | None:
-    """Consensus distance and other single numbers, per round."""
+    """The panel of consensus distance and other single numbers by round; None without any.
+
+    Args:
+        compared: Content of the report.
+    """
     choices = [choice for choice in (_distance(compared),) if choice]
     for label, title, value in _SCALARS:
         if lines := series_lines(compared, _track(value), "%{y:.3~g}"):
@@ -61,7 +65,11 @@ def consensus(compared: Compared) -> Panel | None:
 
 
 def units(compared: Compared) -> Panel | None:
-    """What matching moved, and how alike matched units were, per group and round."""
+    """The panel of units moved, similarity and margin by group and round; None without any.
+
+    Args:
+        compared: Content of the report.
+    """
     choices = [
         Choice(f"{series.label}: {label}", (figure,))
         for series in compared.series
@@ -104,7 +112,7 @@ def _distance(compared: Compared) -> Choice | None:
 
 
 def _sawtooth(series: Series, runs: Sequence[Run], style: Style, width: int) -> list[Trace]:
-    """From before to after in every round; the markers are after the merge."""
+    """A line from before to after the merge in every round, with markers after it."""
     sides = [band(runs, _track(_side(name))) for name in ("consensus_before", "consensus_after")]
     before, after = (dict(zip(side.rounds, side.mean, strict=True)) for side in sides)
     points = [
@@ -134,7 +142,7 @@ def _side(name: str) -> _Value:
 
 
 def _by_group(series: Series, name: str, bar: str, scale: float, hover: str) -> Figure | None:
-    """Rounds across, groups down."""
+    """A heat map with a column for each round and a row for each group."""
     groups = dict.fromkeys(
         group for run in series.shown for x in run.diagnostics for group in x.groups.get(name, {})
     )

@@ -1,4 +1,4 @@
-"""A figure, and the panel of a page that shows one at a time."""
+"""Figures for plotly, and panels of a page, which show one choice of figures at a time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from dimat.tools.format import human_bytes
 
 Trace = Mapping[str, object]
-LONG = 22  # characters of a name; of a longer one the middle is left out
+LONG = 22  # characters of a name above which its middle is left out
 _BLUES = [[0, "#dcebf7"], [0.5, "#6aaed6"], [1, "#08306b"]]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What plotly draws.
+    """A figure that plotly draws.
 
     Args:
-        traces: Plotly's traces; those of a series carry its index as ``meta``.
+        traces: Plotly's traces; those of a series have its index as ``meta``.
         layout: Plotly's layout.
     """
 
@@ -27,7 +27,7 @@ class Figure:
     layout: Mapping[str, object]
 
     def to_json(self) -> dict[str, object]:
-        """The figure as plotly takes it."""
+        """The figure as JSON for plotly."""
         return {"data": list(self.traces), "layout": dict(self.layout)}
 
 
@@ -36,8 +36,8 @@ class Choice:
     """Figures that are shown together.
 
     Args:
-        label: What to choose them by.
-        figures: Side by side, or one below the other where there is no room.
+        label: Label of the choice.
+        figures: The figures, side by side, or one below the other where there is no room.
     """
 
     label: str
@@ -46,16 +46,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Panel:
-    """A titled place in the page with something to choose from.
+    """A panel of the page: title, caption, and figures to choose from.
 
     Args:
-        name: Its anchor.
-        title: In words.
-        caption: One or two sentences that say what is seen.
-        choices: At least one; the first is shown.
-        control: What is chosen, in a word or two.
-        legend: Whether the lines are series, which a legend tells apart.
-        ordered: Whether the choices are steps in time: chosen with a slider.
+        name: Anchor of the panel.
+        title: Title in words.
+        caption: One or two sentences that explain the figures.
+        choices: At least one choice; the first is shown at first.
+        control: Label of the control that chooses, in a word or two.
+        legend: Whether the lines are series, which need a legend.
+        ordered: Whether the choices are steps in time, chosen with a slider.
     """
 
     name: str
@@ -68,18 +68,21 @@ class Panel:
 
     @property
     def places(self) -> int:
-        """How many figures are shown at a time, at most."""
+        """The largest number of figures shown at a time."""
         return max(len(choice.figures) for choice in self.choices)
 
     @property
     def series(self) -> set[object]:
-        """The series that are drawn, by index."""
+        """The indices of the series that are drawn."""
         traces = [t for choice in self.choices for figure in choice.figures for t in figure.traces]
         return {trace["meta"] for trace in traces if "meta" in trace}
 
 
 def text(words: str) -> str:
-    """Words for a figure, where plotly would take markup for markup.
+    """Text for a figure, escaped, since plotly interprets markup.
+
+    Args:
+        words: The text.
 
     >>> text("<b>a & b</b>")
     '&lt;b&gt;a &amp; b&lt;/b&gt;'
@@ -88,12 +91,22 @@ def text(words: str) -> str:
 
 
 def axis(title: str, **more: object) -> dict[str, object]:
-    """An axis with its title in words and its unit."""
+    """An axis of a figure.
+
+    Args:
+        title: Title in words, with the unit.
+        more: Other properties of the axis.
+    """
     return {"title": {"text": title, "standoff": 8}, "automargin": True, "zeroline": False} | more
 
 
 def round_axis(traces: Sequence[Trace], title: str = "Round") -> dict[str, object]:
-    """The axis of rounds, with ticks at whole numbers only."""
+    """The axis of rounds, with ticks at whole numbers only.
+
+    Args:
+        traces: Traces whose x are rounds.
+        title: Title of the axis.
+    """
     places = [float(x) for trace in traces for x in _list(trace["x"])]
     few = bool(places) and max(places) - min(places) <= 10
     return axis(title, **({"dtick": 1} if few else {}))
@@ -104,11 +117,11 @@ def _list(value: object) -> list[float]:
 
 
 def cells(title: str, names: Sequence[str] = (), **more: object) -> dict[str, object]:
-    """An axis of things that are named, such as agents, beside a heat map or bars.
+    """An axis of categories, such as agents, of a heat map or bars.
 
     Args:
-        title: Of the axis.
-        names: What they are called, as they are given to the trace; long ones are cut.
+        title: Title of the axis.
+        names: Names of the categories, as in the trace; long ones are cut.
         more: Other properties of the axis.
     """
     if any(len(name) > LONG for name in names):
@@ -117,7 +130,7 @@ def cells(title: str, names: Sequence[str] = (), **more: object) -> dict[str, ob
 
 
 def _cut(name: str) -> str:
-    """A name that leaves room for the plot beside it.
+    """A name with its middle left out, if it is too long beside a plot.
 
     >>> _cut("layers.3.blocks.1.attention.query")
     'layers.3.bl…tion.query'
@@ -129,6 +142,10 @@ def _cut(name: str) -> str:
 
 def byte_range(low: float, high: float) -> dict[str, object]:
     """Range and ticks of a logarithmic axis of bytes: 1, 2, 5, 10, …, or powers of ten only.
+
+    Args:
+        low: Smallest number of bytes, > 0.
+        high: Largest number of bytes, >= ``low``.
 
     >>> byte_range(300, 6000)["ticktext"]
     ['500 B', '1.0 kB', '2.0 kB', '5.0 kB']
@@ -144,8 +161,15 @@ def byte_range(low: float, high: float) -> dict[str, object]:
 def plot(
     traces: Sequence[Trace], x: Mapping[str, object], y: Mapping[str, object], **layout: object
 ) -> Figure:
-    """A figure with two axes; 400 pixels high unless said otherwise."""
-    frame = {"l": 8, "r": 8, "t": 32, "b": 8}  # above: room for the buttons
+    """A figure with two axes, 400 pixels high by default.
+
+    Args:
+        traces: Plotly's traces.
+        x: Properties of the horizontal axis.
+        y: Properties of the vertical axis.
+        layout: Other properties of plotly's layout.
+    """
+    frame = {"l": 8, "r": 8, "t": 32, "b": 8}  # the top has room for buttons
     common = {"xaxis": x, "yaxis": y, "margin": frame, "showlegend": False, "height": 400}
     return Figure(tuple(traces), {**common, "hovermode": "closest", **layout})
 
@@ -159,13 +183,13 @@ def heatmap(
     bar: str,
     **more: object,
 ) -> Trace:
-    """A heat map from pale to dark blue, which everybody sees alike; None leaves a hole.
+    """A heat map from pale to dark blue, safe for color-blind readers; None leaves a hole.
 
     Args:
         z: A row of values for every entry of ``y``.
-        x: What the columns are.
-        y: What the rows are, from the top.
-        hover: Plotly's template for what is said of a cell.
+        x: Names or numbers of the columns.
+        y: Names or numbers of the rows, from the top.
+        hover: Plotly's template for the text of a cell.
         bar: Title of the color bar.
         more: Other properties of the trace.
     """

@@ -1,4 +1,4 @@
-"""Who hears whom: the graph as a drawing, and how much as a matrix."""
+"""Figures of a topology: a drawing of the graph beside its mixing matrix."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ _ARROW = {
     "standoff": 14,
     "startstandoff": 14,
 }
-_MOST_DRAWN = 60  # agents; beyond that a circle is as good, and force-directed layouts take seconds
+_MOST_DRAWN = 60  # agents with a force-directed layout, which takes seconds for more; else a circle
 _MOST_NUMBERED = 10
 
-# Agents by number, each with its place.
+# The coordinates of each agent, by number.
 _Places = dict[int, tuple[float, float]]
 
 
 def topologies(compared: Compared) -> list[Panel]:
-    """A panel for every graph that agents exchanged over."""
+    """A panel for every different topology of the runs.
+
+    Args:
+        compared: Content of the report.
+    """
     found = distinct(
         compared, lambda run: run.graph if run.graph and len(run.graph.pi) > 1 else None
     )
@@ -67,7 +71,12 @@ def _panel(number: int, label: str, graph: Graph) -> Panel:
 
 
 def edges_of(graph: Graph, pi: Matrix) -> list[tuple[int, int]]:
-    """Pairs (i, j) where j hears i; of a graph that does not change, the recorded ones."""
+    """The edges (i, j) of a graph, where j hears i: recorded, or from a varying mixing matrix.
+
+    Args:
+        graph: Graph and mixing matrices of a run.
+        pi: Mixing matrix of the time.
+    """
     if not graph.sequence:
         return list(graph.edges)
     agents = range(len(pi))
@@ -76,7 +85,7 @@ def edges_of(graph: Graph, pi: Matrix) -> list[tuple[int, int]]:
 
 
 def _places(graph: Graph) -> _Places:
-    """One layout for all times, of all edges there ever are."""
+    """One layout for all times, by the edges of all times together."""
     whole: nx.Graph[int] = nx.Graph()
     whole.add_nodes_from(range(len(graph.pi)))
     for pi in graph.sequence or (graph.pi,):
@@ -119,7 +128,7 @@ def _lines(edges: list[tuple[int, int]], places: _Places) -> Trace:
 
 
 def _middles(edges: list[tuple[int, int]], pi: Matrix, places: _Places, *, directed: bool) -> Trace:
-    """Something to point at in the middle of every edge, which says its weights."""
+    """Invisible markers in the middle of every edge, whose hover text is its weights."""
     words = [f"{j} hears {i}: {pi[j][i]:.4g}" for i, j in edges]
     if not directed:
         back = [f"<br>{i} hears {j}: {pi[i][j]:.4g}" for i, j in edges]

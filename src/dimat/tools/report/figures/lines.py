@@ -1,4 +1,4 @@
-"""A line for every series: the mean of its finished runs, in a band; unfinished runs beside it."""
+"""Lines of series: the mean of the finished runs in a band, and a line for each unfinished run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dimat.tools.report.style import Style, style_of
 
 
 def series_lines(compared: Compared, track: Callable[[Run], Track], value: str) -> list[Trace]:
-    """Bands first, so that no line lies under one.
+    """The bands and lines of all series, bands first, so that they lie below all lines.
 
     Args:
-        compared: All series.
-        track: Where a run is, round by round.
-        value: How plotly formats y in a hover text, with its unit: ``%{y:.1f} %``.
+        compared: Content of the report.
+        track: Gives the track of a run.
+        value: Plotly's format of y in a hover text, with its unit: ``%{y:.1f} %``.
     """
     bands, lines = [], []
     for series in compared.series:
@@ -34,7 +34,14 @@ def series_lines(compared: Compared, track: Callable[[Run], Track], value: str) 
 def line_of(
     series: Series, style: Style, x: Sequence[float], y: Sequence[float]
 ) -> dict[str, object]:
-    """A line with the looks of its series; ``meta`` says whose it is."""
+    """A line in the style of its series, whose index it has as ``meta``.
+
+    Args:
+        series: The series.
+        style: Style of the series.
+        x: Horizontal coordinates of the points.
+        y: Vertical coordinates of the points.
+    """
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -72,7 +79,7 @@ def _area(series: Series, found: Band, style: Style) -> Trace:
 
 
 def _unfinished(series: Series, run: Run, track: Track, style: Style, value: str) -> list[Trace]:
-    """A thin line that ends, in an open marker, where the records end."""
+    """A thin line of an unfinished run, which ends in an open marker."""
     if not track:
         return []
     rounds = sorted(track)

@@ -1,4 +1,4 @@
-"""What every agent has to learn from."""
+"""Figures of the shards: images of each class at each agent."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from dimat.tools.report.figures.figure import (
 )
 from dimat.tools.report.groups import distinct
 
-_MOST_NUMBERED = 12  # rows and columns whose cells have room for a number
+_MOST_NUMBERED = 12  # largest number of rows and columns with room for a number in each cell
 
 
 def shards(compared: Compared) -> Panel | None:
-    """Images of every class that every agent has, in pre-training and afterwards."""
+    """The panel of images of each class at each agent; None if they were not recorded.
+
+    Args:
+        compared: Content of the report.
+    """
     found = distinct(compared, lambda run: run.shards)
     if not found:
         return None
@@ -37,7 +41,7 @@ def shards(compared: Compared) -> Panel | None:
 
 
 def _phases(found: Shards) -> list[tuple[str, Matrix]]:
-    """Pre-training and rounds; one if they are the same."""
+    """The counts of pre-training and rounds, each with a label; one if they are equal."""
     if not (found.pretrain and found.rounds) or found.pretrain == found.rounds:
         return [("in all rounds", found.rounds or found.pretrain)]
     return [("in pre-training", found.pretrain), ("after it", found.rounds)]
@@ -63,5 +67,5 @@ def _figure(found: Shards, when: str, counts: Matrix, most: float) -> Figure:
         **({"texttemplate": "%{z}"} if few else {}),
     )
     x, y = cells(f"Class, {when}", classes), cells("Agent", autorange="reversed")
-    room = 7 * min(LONG, max(map(len, found.classes), default=0))  # for names that are turned
+    room = 7 * min(LONG, max(map(len, found.classes), default=0))  # for rotated names
     return plot([trace], x, y, height=150 + room + 24 * max(5, min(len(agents), 24)))
