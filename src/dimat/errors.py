@@ -74,10 +74,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def if_interrupted(way_on: Callable[[], str]) -> Iterator[None]:
-    """Say of an interrupt inside how to go on; of several around each other the outermost says it.
-
-    Args:
-        way_on: What to say, asked when it happens.
+    """Say of an interrupt in the body the way on; of several around each other the outermost does.
 
     >>> try:
     ...     with if_interrupted(lambda: "the same command goes on"):
@@ -96,7 +93,7 @@ def if_interrupted(way_on: Callable[[], str]) -> Iterator[None]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it came of."""
+    """An error, and the errors that caused it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -131,10 +128,7 @@ def in_words(what: str, kind: type[DimatError] = ModelError, after: str = "") ->
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` raised inside into a :class:`WriteError` that names file and reason.
-
-    Args:
-        path: What is written; named where the system does not name a file.
+    """Turn an ``OSError`` of the body into a :class:`WriteError` that names file and reason.
 
     >>> with writing(Path("run/metrics.jsonl")):
     ...     raise OSError(28, "No space left on device")
@@ -223,12 +217,7 @@ def _in_common(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def check_known(setting: str, name: str, known: Collection[str]) -> None:
-    """Refuse an unknown name.
-
-    Args:
-        setting: What the name was given for, for the message.
-        name: The name.
-        known: All names that there are.
+    """Refuse a name, given for a setting, that is not among those ``known``.
 
     Raises:
         ConfigError: Naming the closest one, and all.
@@ -250,12 +239,7 @@ def check_known(setting: str, name: str, known: Collection[str]) -> None:
 
 
 def look_up(setting: str, name: str, registry: Mapping[str, _Value]) -> _Value:
-    """What a registry has under a name.
-
-    Args:
-        setting: What the name was given for, for the message.
-        name: The name.
-        registry: Values by name.
+    """Value of a registry under a name that was given for a setting.
 
     Raises:
         ConfigError: If there is nothing of that name; with the closest one.
@@ -270,13 +254,7 @@ def look_up(setting: str, name: str, registry: Mapping[str, _Value]) -> _Value:
 def chosen(
     setting: str, given: str | _Value, registry: Mapping[str, _Value], needs: Sequence[str]
 ) -> _Value:
-    """What a registry has under a name, or a value of the caller's own as it is.
-
-    Args:
-        setting: What it was given for, for the message.
-        given: A name, or such a value.
-        registry: Values by name.
-        needs: The attributes that a value of one's own has.
+    """Value of a registry under a name, or the caller's own that has the attributes it ``needs``.
 
     Raises:
         ConfigError: If there is nothing of that name, or the value lacks an attribute.
@@ -317,16 +295,10 @@ def quoted(value: object) -> str:
 
 
 def check_kind(setting: str, value: object, kind: type | tuple[type, ...], rule: str) -> None:
-    """Refuse a value of another type.
-
-    Args:
-        setting: What the value was given for, for the message.
-        value: The value.
-        kind: The type, or several.
-        rule: What it must be, for the message.
+    """Refuse a value that is of none of some types; the ``rule`` says what it must be.
 
     Raises:
-        ConfigError: If it is of none of them.
+        ConfigError: If so.
 
     >>> check_kind("timeout_s", "3", (int, float), "a number")
     Traceback (most recent call last):

@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ from dimat.experiment.config.config import (
     RunConfig,
     TopologyConfig,
 )
-from dimat.experiment.config.messages import setting_types
-from dimat.experiment.config.parse import config_to_yaml, load_config, settings_parser
+from dimat.experiment.config.messages import annotated_types, setting_types
+from dimat.experiment.config.parse import bare_parser, config_to_yaml, load_config, settings_parser
+from dimat.experiment.config.rules import Range, check, range_of, rules_in
 from dimat.experiment.config.validate import validate
 
 
@@ -207,6 +209,56 @@ def test_settings_a_file_leaves_out_keep_their_defaults(tmp_path: Path) -> None:
     path.write_text("agents: 3\noptimizer:\n  lr: 1e-2\n")
     expected = RunConfig(agents=3, optimizer=OptimizerConfig(lr=0.01))
     assert load_config(path) == expected
+
+
+NUMBERS = {
+    name: annotated_types()[name]
+    for name, kind in setting_types().items()
+    if {int, float} & {kind, *get_args(kind)}
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_help_says_the_range_that_the_type_of_a_number_has(name: str) -> None:
+    assert any(isinstance(rule, Range) for rule in rules_in(NUMBERS[name]))
+    text = " ".join(bare_parser().format_help().split())
+    said = re.search(rf"--{re.escape(name)} .*? Must be (.*?)\. \(type: ([\w| ]+),", text)
+    assert said
+    assert said[1] == range_of(NUMBERS[name])
+    assert said[2] in ("int", "float", "int | null", "float | null")
+
+
+@pytest.mark.parametrize(
+    ("ends", "words", "inside", "outside"),
+    [
+        ({"ge": 0, "lt": 1}, "in [0, 1)", [0, 0.5], [-1, 1, math.nan]),
+        ({"gt": 0, "le": 1}, "in (0, 1]", [0.5, 1], [0, 2, math.nan]),
+        ({"ge": 0, "lt": math.inf}, ">= 0 and finite", [0, 1e300], [-1, math.inf, math.nan]),
+        ({"gt": 0}, "> 0", [1, 10**5_000], [0, math.nan]),
+        ({"lt": 2**63}, "< 2^63", [-1, 2**63 - 1], [2**63]),
+        ({"le": 10**9}, "<= 1,000,000,000", [10**9], [10**9 + 1, 10**5_000]),
+        ({"le": 1e38}, "<= 1e+38", [1e38], [1.1e38, math.inf, math.nan]),
+    ],
+)
+def test_a_range_holds_and_says_which_numbers_are_in_it(
+    ends: dict[str, float], words: str, inside: list[float], outside: list[float]
+) -> None:
+    own = Range(**ends)
+    assert str(own) == words
+    assert [value in own for value in inside] == [True] * len(inside)
+    assert [value in own for value in outside] == [False] * len(outside)
+
+
+def test_the_rule_of_a_type_is_that_of_its_parts() -> None:
+    kind = Annotated[int, Range(ge=1), Range(le=9, why="as it is small")]
+    check("x", None, kind | None)
+    check("x", (1, 9), tuple[kind, ...])
+    with pytest.raises(ConfigError, match="'x' is 0: must be >= 1, or null$"):
+        check("x", 0, kind | None)
+    with pytest.raises(ConfigError, match="'x' is 10: must be <= 9, as it is small$"):
+        check("x", (1, 10), tuple[kind, ...])
+    with pytest.raises(ConfigError, match="'x' is 1.5: must be a whole number$"):
+        check("x", 1.5, kind)
 
 
 def test_help_explains_every_setting_with_its_default() -> None:

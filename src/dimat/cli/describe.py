@@ -1,4 +1,4 @@
-"""Tables for the terminal: a topology with the bytes of a round, a symmetry with its groups."""
+"""Structures in print: a topology and what a round costs on it, a symmetry and what it moves."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ _SAMPLED_TIMES = 100
 
 
 def describe(title: str, network: Network, state_bytes: int) -> RenderableType:
-    """Tables of a topology: spectral gap, bytes sent, neighbors and mixing matrix.
-
-    Args:
-        title: Heading of the tables.
-        network: The topology at all times; where it varies, the first few times are shown.
-        state_bytes: Bytes of one state; every agent sends one to each of its listeners.
-    """
+    """Tables of neighbors, the first mixing matrices, how fast they mix, and the bytes sent."""
     parts: list[RenderableType] = [Text(title, style="bold"), _facts(network, state_bytes)]
     if network.period == 1:
         topology = network.at(0)
@@ -54,14 +48,14 @@ def _facts(network: Network, state_bytes: int) -> Table:
 
 
 def _messages(network: Network) -> float:
-    """Number of states sent at a time; the mean over times, if the network varies."""
+    """Number of states sent at a time; the mean, if the network varies."""
     graphs = [network.at(time).graph for time in range(network.period or _SAMPLED_TIMES)]
     edges = sum(graph.number_of_edges() for graph in graphs) / len(graphs)
     return edges if network.directed else 2 * edges
 
 
 def _shown(agents: int) -> list[int | None]:
-    """The agents to print: all, or the first and last ones around None.
+    """The agents to print: all, or the first and the last with None for those left out.
 
     >>> _shown(3), _shown(100)[6:9]
     ([0, 1, 2], [6, None, 93])
@@ -72,7 +66,7 @@ def _shown(agents: int) -> list[int | None]:
 
 
 def _neighbors(topology: Topology, state_bytes: int) -> Table:
-    """Table of each agent's neighbors, its listeners if the graph is directed, and its bytes."""
+    """Table of whom each agent hears, by whom it is heard if by others, and what it sends."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("agent", justify="right")
     columns = ["hears", "heard by"] if topology.directed else ["neighbors"]
@@ -90,7 +84,7 @@ def _neighbors(topology: Topology, state_bytes: int) -> Table:
 
 
 def _hearing(network: Network, times: range) -> Table:
-    """Table of each agent's neighbors at the first few times."""
+    """Table of whom each agent hears at the first few times."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("agent", justify="right")
     for time in times:
@@ -110,7 +104,7 @@ def _listed_agents(agents: Sequence[int]) -> str:
 
 
 def _matrix(pi: Matrix, title: str) -> Table:
-    """Table of a mixing matrix: row i is what agent i listens to; zeros are dots."""
+    """A mixing matrix: row i is what agent i listens to; zeros are dots."""
     shown = _shown(len(pi))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), title=title, title_justify="left")
     table.add_column("", justify="right", style="bold")
@@ -127,7 +121,7 @@ def _weights(row: Sequence[float], shown: Sequence[int | None]) -> list[str]:
 
 
 def _weight(value: float) -> str:
-    """A mixing weight in at most three characters.
+    """A weight in at most three characters.
 
     >>> _weight(1 / 3), _weight(0.0), _weight(1.0)
     ('.33', '·', '1')
@@ -138,12 +132,7 @@ def _weight(value: float) -> str:
 
 
 def describe_symmetry(title: str, symmetry: Symmetry) -> RenderableType:
-    """Tables of a symmetry: coverage, order, groups with their members, and pinned units.
-
-    Args:
-        title: Heading of the tables.
-        symmetry: The symmetry of a model.
-    """
+    """Tables of a symmetry: coverage, order, groups with their members, pins with the reason."""
     facts = Table.grid(padding=(0, 2))
     facts.add_row("coverage", f"{100 * symmetry.coverage:.2f} % of the state's entries can move")
     facts.add_row("order", f"2^{symmetry.log2_order:.1f}")
@@ -166,7 +155,7 @@ def _groups(symmetry: Symmetry) -> RenderableType:
 
 
 def _listed(group: UnitGroup, most: int = 3) -> str:
-    """The first members of a group, and the number of the others."""
+    """The first members of a group, and how many more there are."""
     first = ", ".join(f"{key} {axis}" for key, axis in group.members[:most])
     more = len(group.members) - most
     return f"{first}, … {more} more" if more > 0 else first

@@ -1,4 +1,4 @@
-"""The short help of a command with many settings: the main ones explained, then all by name."""
+"""The short help of a command with many settings: those that people use first, then all by name."""
 
 from __future__ import annotations
 
@@ -31,13 +31,7 @@ _NARROWEST, _WIDEST = 60, 100
 
 
 def short_help(command: str, parser: Parser, first: Mapping[str, str]) -> str:
-    """The text of ``--help``; that of ``--help all`` explains every setting.
-
-    Args:
-        command: The command's name, such as ``dimat run``.
-        parser: The command's parser.
-        first: The options to show first, each with its explanation in a line.
-    """
+    """Text of ``--help``, with a line on each of the options to name ``first``."""
     calls = [_call(parser, name) for name in first]
     column = max(map(len, calls)) + 2
     told = [f"{text}{_also(name)}" for name, text in first.items()]
@@ -55,13 +49,13 @@ def short_help(command: str, parser: Parser, first: Mapping[str, str]) -> str:
 
 
 def _also(name: str) -> str:
-    """The names that plug-ins have added to those of an option, as text."""
+    """Names that others have added to the values of an option."""
     setting = spelled(name, setting_types())
     return also(setting) if setting in GROUPS else ""
 
 
 def _call(parser: Parser, name: str) -> str:
-    """An option with its default, or with a placeholder for its value if it has none."""
+    """An option with its default, or with a word for its value if it has none."""
     option = f"--{spelled(name, setting_types())}"
     action = next(own for own in parser._actions if option in own.option_strings)
     value = action.default
@@ -71,7 +65,7 @@ def _call(parser: Parser, name: str) -> str:
 
 
 def _groups() -> list[str]:
-    """The lines that name all settings, a paragraph for each group."""
+    """The names of all settings, a paragraph for each group."""
     groups: dict[str, list[str]] = {}
     for setting in setting_types():
         group, dot, name = setting.rpartition(".")

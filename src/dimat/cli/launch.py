@@ -1,4 +1,4 @@
-"""The processes of a run: those that ``torchrun`` started, or this one; and their setup."""
+"""Launch of a command: the processes of ``torchrun``, and what is set for each of them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,18 @@ if TYPE_CHECKING:
     from dimat.exchange.world import World
     from dimat.experiment.config.config import RunConfig
 
-INTERRUPTED = 130  # exit code of an interrupted command, as in shells
-STOPPED = 3  # exit code of a run that stopped at max_wall_s, with more to do
+INTERRUPTED = 130  # exit code, as shells have it
+STOPPED = 3  # exit code of what stopped as it was told to, with more to do
 
 
 @contextmanager
 def world_of(config: RunConfig) -> Iterator[World]:
-    """The processes that agents are spread over: those of ``torchrun``, or this one alone.
-
-    Args:
-        config: Settings of the run.
+    """World of processes that agents are spread over: those of ``torchrun``, or this one alone.
 
     Raises:
         ConfigError: If the environment is not as ``torchrun`` sets it.
-        SystemExit: In processes of rank > 0, if the run stopped or was interrupted: only rank 0
-            prints why.
+        SystemExit: Where agent 0 does not live, if the run stopped or was interrupted: one process
+            says so.
     """
     from dimat.errors import Stopped
     from dimat.exchange import torchrun
@@ -36,7 +33,7 @@ def world_of(config: RunConfig) -> Iterator[World]:
     if not torchrun.launched():
         yield SINGLE_PROCESS
         return
-    if config.device == "cuda":  # the GPU of the process's local rank
+    if config.device == "cuda":  # each process of a machine has the GPU of its own number
         import torch
 
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -58,19 +55,18 @@ def world_of(config: RunConfig) -> Iterator[World]:
 
 
 def restarted() -> bool:
-    """Whether ``torchrun`` has restarted all processes, after one of them died."""
+    """Whether ``torchrun`` started all processes again, after one of them had died."""
     from dimat.exchange import torchrun
 
     return torchrun.launched() and torchrun.restarts() > 0
 
 
 def settle() -> None:
-    """Set up the process of a command; must run before PyTorch is imported.
+    """Settings of the whole process of a command, made before PyTorch is imported.
 
-    C++ logs no lost connections, as dimat reports them itself. Memory that a training step frees is
-    kept for the next. Threads that wait for work sleep, where OpenMP would have them spin: on cores
-    shared with other processes two spinning threads took 4 times the time of one
-    (docs/performance.md).
+    C++ says nothing of lost connections, as we say it ourselves. Memory that a step frees is kept
+    for the next. Threads that wait for work sleep, where OpenMP would have them compute: on cores
+    that are shared with others two of those took 4 times the time of one (docs/performance.md).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")

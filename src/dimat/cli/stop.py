@@ -1,4 +1,4 @@
-"""SIGTERM, which service managers send, treated as an interrupt like Ctrl-C."""
+"""SIGTERM, as service managers send it, is an interrupt like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` in the main thread on SIGTERM, while the block runs."""
+    """Let SIGTERM raise ``KeyboardInterrupt`` in the main thread, during the body."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

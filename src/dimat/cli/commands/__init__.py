@@ -1,1 +1,1 @@
-"""The commands, one a file: a summary, a parser, and ``execute``."""
+"""Commands, one a file: a summary, a parser, and a function that executes."""

@@ -1,4 +1,4 @@
-"""``dimat agent``: run one agent in a process of its own."""
+"""The command ``dimat agent``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rich.console import Console
 
 from dimat.cli.helping import FIRST, short_help
 from dimat.errors import DimatError
-from dimat.experiment.config.messages import broken_rule
 from dimat.experiment.config.parse import Parser, config_of, settings_parser
 from dimat.experiment.config.places import check_path, endpoint
+from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import check_id, validate
 
 SUMMARY = "run one agent in a process of its own, among others that may be missing"
@@ -27,7 +27,7 @@ _NAME = r"[\w.+:@-]{1,100}"
 
 
 def parser() -> Parser:
-    """The parser of ``dimat agent``: every setting of a run, the agent's number and the store."""
+    """Parser of every setting of a run, and of where the other agents are."""
     own = settings_parser(
         usage="dimat agent --config FILE --id I --store HOST:PORT\n"
         "                   [--interface ADDRESS] [--SETTING VALUE ...]",
@@ -46,7 +46,7 @@ def parser() -> Parser:
 
 
 def _first() -> dict[str, str]:
-    """The options that ``--help`` shows first; a single agent runs no controls."""
+    """Options that the short help names first: no controls, which single agents have not."""
     own = {
         "id": "number of this agent, from 0",
         "store": "HOST:PORT of 'dimat store'",
@@ -56,8 +56,8 @@ def _first() -> dict[str, str]:
 
 
 def execute(settings: Namespace) -> None:
-    """Run one agent, and print its results and its run folder."""
-    atexit.register(gc.freeze)  # else the last collection walks all of PyTorch: 1.3 s of CPU
+    """Run the agent, and print the table and the folder."""
+    atexit.register(gc.freeze)  # else all of PyTorch is looked through in the end: 1.3 s of CPU
     own = {name: settings.pop(name) for name in _OWN}
     if own["interface"] is not None:
         settings["exchange.interface"] = own["interface"]
@@ -75,15 +75,15 @@ def execute(settings: Namespace) -> None:
     from dimat.experiment.tables import single_agent_table
 
     faults = Faults.load(plan) if plan else None
-    progress = LiveProgress()
+    observer = LiveProgress()
     with _ending():
         try:
             with stoppable():
                 result = run_agent(
-                    config, own["id"], Rendezvous(*meeting, own["name"]), progress, faults=faults
+                    config, own["id"], Rendezvous(*meeting, own["name"]), observer, faults=faults
                 )
         finally:
-            progress.close()
+            observer.close()
         console = Console()
         console.print(single_agent_table(result))
         folder = f"run folder: {result.folder}"
@@ -92,7 +92,7 @@ def execute(settings: Namespace) -> None:
 
 @contextmanager
 def _ending() -> Iterator[None]:
-    """End the process with its exit code when the block has ended, even if a link hangs."""
+    """End the process with its exit code after the body, though a link hangs."""
     code = 1
     try:
         yield
@@ -104,11 +104,11 @@ def _ending() -> Iterator[None]:
         code = 2 if isinstance(error, ValueError) else 1
         raise
     finally:
-        atexit.register(_leave, code)  # after everything is printed
+        atexit.register(_leave, code)  # when all is said
 
 
 def _leave(code: int) -> None:
-    """Exit at once if a store does not answer: waiting for it would end in an abort."""
+    """Leave at once if a store does not answer: a wait for it would end in an abort."""
     from dimat.exchange.network.links import lingering
 
     if lingering():

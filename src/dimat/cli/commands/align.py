@@ -1,4 +1,4 @@
-"""``dimat align``: align the units of a checkpoint with those of another."""
+"""The command ``dimat align``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUMMARY = "put the units of a checkpoint in another one's order"
 
 
 def parser() -> Parser:
-    """The parser of ``dimat align``."""
+    """Parser of the options of the command."""
     own = Parser(
         usage="dimat align A B --model MODEL --data SOURCE --out FILE [--OPTION VALUE ...]",
         description="Write checkpoint B with its units in the order of A's; its function stays.",
@@ -28,7 +28,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Align two checkpoints, write the state, and print the table and the file."""
+    """Align, write, and print the table and where the file is."""
     config = AlignConfig(**{**vars(options), "parents": tuple(options.parents)})
     check(config)
     from dimat.experiment.progress import LiveProgress

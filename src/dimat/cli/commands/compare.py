@@ -1,27 +1,28 @@
-"""``dimat compare``: compare methods over settings and seeds."""
+"""The command ``dimat compare``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import Annotated
 
 from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.options import SettingsLater
 from dimat.errors import TrainingError
-from dimat.experiment.config.messages import within
 from dimat.experiment.config.parse import Parser
 from dimat.experiment.config.places import check_path
+from dimat.experiment.config.rules import Range, check
 from dimat.tools.compare.read import Overrides, read_out, read_spec
 
 SUMMARY = "compare methods over settings and seeds"
 _OWN = ("methods", "seeds", "jobs", "out", "yes", "help")
-_MOST_JOBS = 1000
+Jobs = Annotated[int, Range(ge=1), Range(le=1000)]
 
 
 def parser() -> Parser:
-    """The parser of ``dimat compare``."""
+    """Parser of the options of the command."""
     own = SettingsLater(
         _OWN,
         usage="dimat compare FILE.yaml [--methods A,B] [--seeds 0..4] [--grid.SETTING A,B] "
@@ -46,11 +47,11 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Run the unfinished cells, and print the tables and the comparison folder."""
+    """Run the cells that are missing, and print the tables and where the folder is."""
     path = check_path("base", options.base)
-    within("jobs", options.jobs, 1, _MOST_JOBS)
-    overrides = Overrides(options.methods, options.seeds, **options.given)
-    spec = read_spec(path, overrides)
+    check("jobs", options.jobs, Jobs)
+    wishes = Overrides(options.methods, options.seeds, **options.given)
+    spec = read_spec(path, wishes)
     out = check_path("out", options.out or spec.base.out or str(read_out(path)))
     from dimat.tools.compare.progress import LiveCells
     from dimat.tools.compare.run import compare
@@ -68,6 +69,6 @@ def execute(options: Namespace) -> None:
 
 
 def _failed(failures: Mapping[str, str], cells: int) -> str:
-    """One line that names all failed cells, each with its error."""
+    """Errors of all cells that failed, in one line."""
     each = "; ".join(f"cell '{name}': {error}" for name, error in failures.items())
     return f"{len(failures)} of {cells} cells failed, and the same command tries again: {each}"

@@ -1,4 +1,4 @@
-"""``dimat estimate``: estimate the costs of a run."""
+"""The command ``dimat estimate``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OWN = ("config", "assume", "json", "no-calibrate", "help")
 
 
 def parser() -> Parser:
-    """The parser of ``dimat estimate``."""
+    """Parser of the options of the command."""
     own = SettingsLater(
         _OWN,
         usage="dimat estimate [FILE.yaml | --config FILE.yaml] [--SETTING VALUE ...] "
@@ -51,31 +51,31 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Estimate the costs of a run, and print them."""
-    config, cells = _config(options)
+    """Estimate the run, and print the tables."""
+    config, cells = _wanted(options)
     if options.no_calibrate:
-        config = dataclasses.replace(config, device="cpu")  # no device is timed
+        config = dataclasses.replace(config, device="cpu")  # none is used
     validate(config)
     from dimat.experiment.progress import LiveProgress
     from dimat.tools.estimate.forecast import forecast
     from dimat.tools.estimate.show import as_json, estimate_tables
 
-    progress = LiveProgress()
+    observer = LiveProgress()
     try:
         start = time.perf_counter()
         setup = _setup(config, options.assume)
         read_s = time.perf_counter() - start
-        found = forecast(setup, read_s, progress, calibrate=not options.no_calibrate)
+        found = forecast(setup, read_s, observer, calibrate=not options.no_calibrate)
     finally:
-        progress.close()
+        observer.close()
     if options.json:
         print(json.dumps({**as_json(found), "runs": cells}, indent=2))
     else:
         Console().print(estimate_tables(found, cells))
 
 
-def _config(options: Namespace) -> tuple[RunConfig, int]:
-    """The settings of the run to estimate, and the number of runs of its comparison."""
+def _wanted(options: Namespace) -> tuple[RunConfig, int]:
+    """Settings of the run, and the number of runs of the comparison that begins with it."""
     from dimat.experiment.config.access import typed, with_setting
     from dimat.tools.compare.read import read_spec
 

@@ -1,14 +1,12 @@
-"""``dimat merge``: merge checkpoints of one model."""
+"""The command ``dimat merge``."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.options import add_checkpoint_options
-from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.parse import Parser, add_settings
 from dimat.tools.merge.checks import check
 from dimat.tools.merge.settings import MergeConfig
 
@@ -16,7 +14,7 @@ SUMMARY = "merge checkpoints of one model into one"
 
 
 def parser() -> Parser:
-    """The parser of ``dimat merge``."""
+    """Parser of the options of the command."""
     own = Parser(
         usage="dimat merge A B [C ...] --model MODEL --data SOURCE --out FILE [--OPTION VALUE ...]",
         description="Align checkpoints of one model to the first, combine them into one, test it.",
@@ -25,21 +23,14 @@ def parser() -> Parser:
     add = own.add_argument
     add("parents", nargs="+", type=str, help="checkpoint files: .safetensors, .pth and the like")
     add_checkpoint_options(own)
-    add("--combine", type=str, default="average", help="how aligned networks are combined")
-    add("--weights", type=tuple[float, ...], default=(), help="one per parent; equal by default")
-    recalibration = "BatchNorm statistics afterwards; auto: unless the combiner fits them"
-    kinds = Literal["auto", "batchnorm", "expected", "none"]
-    add("--recalibration", type=kinds, default="auto", help=recalibration)
-    add(
-        "--report", type=str | None, default=None, help="JSON file to write; --out as .json if null"
-    )
+    add_settings(own, MergeConfig, {"combine", "weights", "recalibration", "report"})
     untested = "do not test; the data then need no labels"
     add("--no-evaluate", action="store_true", help=untested)
     return own
 
 
 def execute(options: Namespace) -> None:
-    """Merge checkpoints, write state and report, and print the tables and the files."""
+    """Merge, write, and print the tables and where the files are."""
     settings = {**vars(options), "parents": tuple(options.parents)}
     settings["evaluate"] = not settings.pop("no_evaluate")
     config = MergeConfig(**settings)

@@ -1,4 +1,4 @@
-"""``dimat report``: write a page of plots from runs and comparisons."""
+"""The command ``dimat report``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUMMARY = "make a page of plots from runs and comparisons"
 
 
 def parser() -> Parser:
-    """The parser of ``dimat report``."""
+    """Parser of the options of the command."""
     own = Parser(
         usage="dimat report RUN_OR_COMPARISON [...] --out FOLDER [--overwrite]",
         description="Write a folder with a page of plots and tables that opens from disk.",
@@ -25,7 +25,7 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Write the report, and print the path of its page."""
+    """Write the report, and print where its page is."""
     out = check_path("out", options.out, spare=16)
     for folder in options.folders:
         check_path("folders", folder)

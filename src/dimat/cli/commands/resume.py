@@ -1,4 +1,4 @@
-"""``dimat resume``: resume a run that was stopped."""
+"""The command ``dimat resume``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUMMARY = "go on with a run that was stopped"
 
 
 def parser() -> Parser:
-    """The parser of ``dimat resume``."""
+    """Parser of the options of the command."""
     own = Parser(
         usage="dimat resume RUN [--max_wall_s S]",
         description="Go on with a run that was stopped, from its last checkpoint: on the CPU the "
@@ -29,16 +29,16 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Resume a run, and print its results and folder, in the process of rank 0 only."""
+    """Go on with the run, and print, in the first process, the table and the folder."""
     folder, limit = check_path("run", options.run), options.max_wall_s
     from dimat.experiment.progress import LiveProgress
     from dimat.experiment.run import begun, resume
 
-    progress = LiveProgress()
+    observer = LiveProgress()
     try:
         with world_of(begun(folder, limit)) as world:
-            result = resume(folder, progress, world=world, max_wall_s=limit)
+            result = resume(folder, observer, world=world, max_wall_s=limit)
     finally:
-        progress.close()
+        observer.close()
     if world.rank == 0:
         show(result)

@@ -1,4 +1,4 @@
-"""``dimat run``: run a method and its controls on all agents."""
+"""The command ``dimat run``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUMMARY = "train, merge and evaluate agents"
 
 
 def parser() -> Parser:
-    """The parser of ``dimat run``: every setting of a run."""
+    """Parser of every setting of a run."""
     own = settings_parser(
         "dimat run [--config FILE.yaml] [--SETTING VALUE ...]\n"
         "       dimat run --resume RUN [--max_wall_s S]"
@@ -33,9 +33,6 @@ def parser() -> Parser:
 
 def as_resume(words: Sequence[str]) -> Sequence[str]:
     """``dimat run --resume RUN`` as ``dimat resume RUN``; any other command line as it is.
-
-    Args:
-        words: The words after ``dimat``.
 
     Raises:
         ConfigError: If there is no RUN.
@@ -58,28 +55,28 @@ def as_resume(words: Sequence[str]) -> Sequence[str]:
 
 
 def execute(settings: Namespace) -> None:
-    """Run, and print the results and the run folder, in the process of rank 0 only.
+    """Run, and print the table and the folder: in the first process, if ``torchrun`` has several.
 
-    A run that ``torchrun`` started again resumes from its last checkpoint, if ``out`` is given.
+    What ``torchrun`` starts again goes on from its last checkpoint, where ``out`` says which it is.
     """
     config = config_of(settings)
     validate(config)
     from dimat.experiment.progress import LiveProgress
     from dimat.experiment.run import run, run_or_resume
 
-    resumes = restarted() and config.out is not None
-    progress = LiveProgress()
+    goes_on = restarted() and config.out is not None
+    observer = LiveProgress()
     try:
         with world_of(config) as world:
-            result = (run_or_resume if resumes else run)(config, progress, world=world)
+            result = (run_or_resume if goes_on else run)(config, observer, world=world)
     finally:
-        progress.close()
+        observer.close()
     if world.rank == 0:
         show(result)
 
 
 def show(result: RunResult) -> None:
-    """Print the results of a run and its folder."""
+    """Print the table of results, and where the run folder is."""
     from dimat.experiment.tables import results_table
 
     console = Console()

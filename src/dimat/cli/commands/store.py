@@ -1,4 +1,4 @@
-"""``dimat store``: host the store where agents find each other."""
+"""The command ``dimat store``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUMMARY = "host the store where agents find each other"
 
 
 def parser() -> Parser:
-    """The parser of ``dimat store``."""
+    """Parser of the options of the command."""
     own = Parser(
         usage="dimat store --listen HOST:PORT",
         description="Host the small store where agents find each other, until it is stopped. No "
@@ -29,12 +29,12 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Host the store until the process is interrupted."""
+    """Host the store until interrupted."""
     host, port = endpoint("listen", options.listen, any_port=True)
     from dimat.cli.stop import stoppable
     from dimat.exchange.network.rendezvous import serve
 
     with stoppable(), contextlib.suppress(KeyboardInterrupt):
         store = serve(host, port)
-        print(f"store: {host}:{store.port}", flush=True)  # at once: callers wait for this line
+        print(f"store: {host}:{store.port}", flush=True)  # whoever reads it may stop it
         threading.Event().wait()

@@ -1,4 +1,4 @@
-"""``dimat symmetry``: print the symmetry of a model."""
+"""The command ``dimat symmetry``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import math
 from jsonargparse import Namespace
 from rich.console import Console
 
-from dimat.cli.options import add_model_options
+from dimat.experiment.config import kinds
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.messages import MOST_CLASSES, MOST_PIXELS, broken_rule, within
-from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.parse import Parser, add_settings
+from dimat.experiment.config.rules import broken_rule, check
 from dimat.experiment.config.validate import validate
 
 SUMMARY = "print what a model may permute"
 
 
 def parser() -> Parser:
-    """The parser of ``dimat symmetry``."""
+    """Parser of the options of the command."""
     own = Parser(
         usage="dimat symmetry --model MODEL [--input SHAPE] [--OPTION VALUE ...]",
         description="Find what may be permuted in a model, prove it by execution, and print it.",
@@ -25,7 +25,7 @@ def parser() -> Parser:
     )
     add = own.add_argument
     add("--model", type=str, default="resnet20", help="built-in, or package.module:factory")
-    add_model_options(own)
+    add_settings(own, RunConfig, {"width", "shortcut", "norm"})
     add("--classes", type=int, default=10, help="number of classes")
     add("--input", type=tuple[int, ...], default=(2, 3, 32, 32), help="shape, batch first")
     add("--json", action="store_true", help="print all of it as JSON, for programs")
@@ -33,13 +33,12 @@ def parser() -> Parser:
 
 
 def execute(options: Namespace) -> None:
-    """Find the symmetry of a model, and print it."""
+    """Find the symmetry of the model, and print it."""
     shape = tuple(options.input)
     if len(shape) < 2 or min(shape) < 1:
         raise broken_rule("input", shape, "batch and at least one more size, each >= 1")
-    within("classes", options.classes, 1, MOST_CLASSES)
-    for size in shape:
-        within("input", size, 1, MOST_PIXELS)
+    check("classes", options.classes, kinds.Classes)
+    check("input", shape, tuple[kinds.Pixels, ...])
     validate(RunConfig(model=options.model, width=options.width))
     import torch
 

@@ -1,1 +1,1 @@
-"""Settings of a run: what there is, in which range, and how they are read."""
+"""Settings of a run: their types and ranges, and how they are read."""

@@ -1,4 +1,4 @@
-"""Settings by name: typed values, put into a config, shown in the name of a folder."""
+"""Settings by name: their typed values, a config with one changed, names of folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.messages import not_a_group, setting_types, unknown_setting
+from dimat.experiment.config.messages import is_group, not_a_group, setting_types, unknown_setting
 from dimat.experiment.config.parse import bare_parser
 from dimat.experiment.config.spelling import bracketed, is_list
 
@@ -19,28 +19,19 @@ _LONGEST = 180  # file systems take names of 255 bytes
 
 
 def check_name(name: str, value: object = None) -> None:
-    """Refuse what is no setting: unknown, or a group of settings.
-
-    Args:
-        name: What is to be a setting.
-        value: What was given for it, for the message.
+    """Refuse the name, given with a value, of a group of settings or of no setting.
 
     Raises:
         ConfigError: With the closest name, or the parts of the group.
     """
-    known = setting_types()
-    if any(setting.startswith(f"{name}.") for setting in known):
+    if is_group(name):
         raise not_a_group(name, value)
-    if name not in known:
-        raise unknown_setting(name, known)
+    if name not in setting_types():
+        raise unknown_setting(name, setting_types())
 
 
 def typed(name: str, value: object) -> object:
-    """A value of the setting ``name`` as its type has it: ``typed("agents", "5")`` is 5.
-
-    Args:
-        name: A setting, such as ``topology.name``.
-        value: As YAML has it, or as text.
+    """A value of a setting in its type, from YAML or from text.
 
     Raises:
         ConfigError: If there is no such setting, or the value is not of its type.

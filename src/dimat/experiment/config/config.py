@@ -1,9 +1,9 @@
 """Every setting of a run, in one frozen value.
 
 YAML file and command line are two ways to fill it; :func:`dimat.run` takes it as it is. A group of
-settings may be given by what names it (``topology="ring"``) or by a dict of its parts. Names a
-registry knows (methods, models, topologies, …) are checked against that registry, types and ranges
-too, by :func:`dimat.experiment.config.validate.validate`.
+settings may be given by what names it (``topology="ring"``) or by a dict of its parts. The range of
+a setting stands in its type, and is a part of its help; that of the type, and names that a registry
+knows, are checked by :func:`dimat.experiment.config.validate.validate`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dimat.experiment.config import kinds
 from dimat.experiment.config.forms import tidy
 from dimat.experiment.config.given_method import name_method
 
@@ -19,7 +20,7 @@ OPTIMIZERS: tuple[str, ...] = ("sgd", "msgd", "adam", "adamw")
 
 @dataclass(frozen=True)
 class TopologyConfig:
-    """The graph that agents merge over, and how much each listens to whom.
+    """Graph that agents merge over, and its mixing matrix.
 
     Args:
         name: ring, full, star, torus, exponential, bipartite; random-regular, erdos-renyi;
@@ -27,24 +28,24 @@ class TopologyConfig:
             alternating-matchings; or edges (see path).
         path: File with one edge "i j" a line, for name=edges.
         directed: In that file, "i j" means only that j hears i.
-        degree: Neighbors of every agent, for name=random-regular, >= 1.
-        probability: Of every edge, for name=erdos-renyi, in (0, 1].
+        degree: Neighbors of every agent, for name=random-regular.
+        probability: Probability of every edge, for name=erdos-renyi.
         mixing: auto (push on directed graphs, metropolis on others), metropolis (any undirected
             graph), uniform (regular graphs), shard-size (the mean is weighted by the number of
             training images), or push (everyone splits what it has equally: keeps the sum).
-        dropout: Probability that an edge is missing at a time, in [0, 1).
-        seed: Of random graphs and of dropout, in [0, 2^63); not the run's, so that runs that are
-            compared share the graph.
+        dropout: Probability that an edge is missing at a time.
+        seed: Seed of random graphs and of dropout; not the run's, so that runs that are compared
+            share the graph.
     """
 
     name: str = "ring"
-    path: str | None = None
+    path: kinds.FilePath | None = None
     directed: bool = False
-    degree: int = 3
-    probability: float = 0.5
+    degree: kinds.PositiveCount = 3
+    probability: kinds.PositiveFraction = 0.5
     mixing: Literal["auto", "metropolis", "uniform", "shard-size", "push"] = "auto"
-    dropout: float = 0.0
-    seed: int = 0
+    dropout: kinds.Fraction = 0.0
+    seed: kinds.Seed = 0
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -52,7 +53,7 @@ class TopologyConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Images, and how they are dealt out to the agents.
+    """Images, and their split among the agents.
 
     Args:
         source: digits; npz:PATH with train_x, train_y, test_x, test_y (NHWC images, int labels);
@@ -61,19 +62,19 @@ class DataConfig:
         split: iid, by-class (class c to agent c mod N; of more agents than classes, those of one
             class share it), dirichlet, or iid-then-by-class (pre-train on an IID half, continue by
             class on the other).
-        alpha: Concentration of the dirichlet split, > 0; smaller is more skewed.
-        validation: Share of every shard held out for validation, in [0, 0.5].
+        alpha: Concentration of the dirichlet split; smaller is more skewed.
+        validation: Share of every shard held out for validation.
         augment: Random flip and crop of training images; off where mirrored images mean another
             class (digits).
         train_images: Use only this many training images (a stratified subset); all if null.
     """
 
-    source: str = "digits"
+    source: kinds.Source = "digits"
     split: str = "iid-then-by-class"
-    alpha: float = 0.5
-    validation: float = 0.1
+    alpha: kinds.Positive = 0.5
+    validation: kinds.UpToHalf = 0.1
     augment: bool = False
-    train_images: int | None = None
+    train_images: kinds.PositiveCount | None = None
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -85,9 +86,9 @@ class OptimizerConfig:
 
     Args:
         name: sgd, msgd (momentum SGD), adam or adamw.
-        lr: Learning rate, > 0.
-        momentum: Momentum of msgd, in [0, 1).
-        weight_decay: L2 penalty (decoupled for adamw), >= 0.
+        lr: Learning rate.
+        momentum: Momentum of msgd.
+        weight_decay: L2 penalty (decoupled for adamw).
         schedule: constant, or cosine down to zero over the whole run, pre-training included.
         on_merge: An agent's optimizer state in a merge that begins a round: keep it, mix it
             (average it with the neighbors', aligned as their units are; with Adam that is three
@@ -95,9 +96,9 @@ class OptimizerConfig:
     """
 
     name: str = "adam"
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    lr: kinds.LearningRate = 1e-3
+    momentum: kinds.Fraction = 0.9
+    weight_decay: kinds.WeightDecay = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     on_merge: Literal["keep", "mix", "reset"] = "keep"
 
@@ -107,30 +108,30 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class MatchingConfig:
-    """How units are matched before a merge.
+    """Matching of units before a merge.
 
     Args:
-        images: Local training images that activations are measured on, >= 1.
+        images: Local training images that activations are measured on.
         gauge: spread (one unit order that neighbors take over from each other), tree (one unit
             order over the whole graph, in one round), pairwise (the paper: every agent aligns each
             neighbor to itself, every round), or auto (spread; tree where pooled statistics, every,
             drift or final-merge need all agents at once).
         statistics: What units are compared on: local (an agent's own images) or pooled (both ends
             of an edge sum their moments, never images; a C x C matrix for every layer).
-        sweeps: Refinement sweeps after the tree is composed, >= 0.
+        sweeps: Refinement sweeps after the tree is composed.
         every: With gauge=tree, match all agents again every this many rounds; 0: only those who
             are not in one unit order yet, which is in round 1.
         drift: With gauge=tree, match an agent again by its weights if more than this share of its
-            units, in (0, 1], is less like the same units of its neighbors than like others; null:
-            do not test. Agents that train and merge stay at 0: it is for faults.
+            units is less like the same units of its neighbors than like others; null: do not test.
+            Agents that train and merge stay at 0: it is for faults.
     """
 
-    images: int = 1000
+    images: kinds.PositiveCount = 1000
     gauge: Literal["auto", "tree", "spread", "pairwise"] = "auto"
     statistics: Literal["local", "pooled"] = "local"
-    sweeps: int = 3
-    every: int = 0
-    drift: float | None = None
+    sweeps: kinds.Count = 3
+    every: kinds.Count = 0
+    drift: kinds.PositiveFraction | None = None
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -138,7 +139,7 @@ class MatchingConfig:
 
 @dataclass(frozen=True)
 class MergingConfig:
-    """How dimat combines states once they are aligned.
+    """Combination of aligned states, in dimat.
 
     Args:
         combine: average (the paper's), repair or regression.
@@ -157,14 +158,13 @@ class ConsensusConfig:
     Args:
         order: combine (average, then step along the gradient taken before) or adapt (step, then
             average).
-        quiet_steps: Steps without exchange between two meetings of swarm, or two spells of ldsgd,
-            >= 0.
-        mixing_steps: Consecutive steps with exchange in a spell of ldsgd, >= 1.
+        quiet_steps: Steps without exchange between two meetings of swarm, or two spells of ldsgd.
+        mixing_steps: Consecutive steps with exchange in a spell of ldsgd.
     """
 
     order: Literal["combine", "adapt"] = "combine"
-    quiet_steps: int = 4
-    mixing_steps: int = 1
+    quiet_steps: kinds.Count = 4
+    mixing_steps: kinds.PositiveCount = 1
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -175,12 +175,12 @@ class OuterConfig:
     """The outer step of diloco.
 
     Args:
-        lr: Outer learning rate, > 0.
-        momentum: Outer Nesterov momentum, in [0, 1).
+        lr: Outer learning rate.
+        momentum: Outer Nesterov momentum.
     """
 
-    lr: float = 0.7
-    momentum: float = 0.9
+    lr: kinds.LearningRate = 0.7
+    momentum: kinds.Fraction = 0.9
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -195,11 +195,11 @@ class RecalibrationConfig:
 
     Args:
         methods: Methods whose averaged models are recalibrated; all: every one that averages.
-        images: Local training images used, >= 1.
+        images: Local training images used.
     """
 
     methods: tuple[str, ...] = ("all",)
-    images: int = 2000
+    images: kinds.PositiveCount = 2000
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -207,15 +207,15 @@ class RecalibrationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What a run can go on from after it was stopped; see ``dimat resume``.
+    """Checkpoints, from which a stopped run goes on; see ``dimat resume``.
 
     Args:
         every: Rounds between checkpoints; 0: none.
-        keep: How many of the last are kept, >= 1.
+        keep: Number of last checkpoints that are kept.
     """
 
-    every: int = 1
-    keep: int = 2
+    every: kinds.Count = 1
+    keep: kinds.PositiveCount = 2
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -223,14 +223,14 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class DiagnosticsConfig:
-    """What an observer of all agents measures beside accuracy, in every round that is evaluated.
+    """Measurements beside accuracy, by an observer of all agents, in every evaluated round.
 
     Args:
         barrier_images: Test images for the loss barrier between neighbors; 0: not measured, as it
             costs an evaluation for each edge.
     """
 
-    barrier_images: int = 0
+    barrier_images: kinds.Count = 0
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -238,28 +238,28 @@ class DiagnosticsConfig:
 
 @dataclass(frozen=True)
 class ExchangeConfig:
-    """How messages travel.
+    """Transport of messages, and what becomes of neighbors that are silent or wrong.
 
     Args:
         precision: float32, or bfloat16: float32 entries of messages travel as bfloat16, at half
             the bytes; an agent's own state stays as it is.
-        timeout_s: A neighbor that gives no sign of life for so many seconds is lost, > 0.
-        patience_s: The longest that a living but silent neighbor is waited for, > 0 seconds; under
+        timeout_s: A neighbor that gives no sign of life for so many seconds is lost.
+        patience_s: Seconds that a living but silent neighbor is waited for, at most; under
             torchrun, a process that never comes.
         interface: The address that other processes reach this one at; only there it listens.
             null: loopback, or under torchrun on several machines the address that leads to the
             rendezvous.
         max_norm_ratio: A neighbor's state is refused if the norm of its parameters is more than
-            this many times our own, or less than our own divided by it; >= 1, null: any. In one
+            this many times our own, or less than our own divided by it; null: any. In one
             process, and under torchrun, such a state ends the run. For dimat, wa, wm and
             final-merge.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    timeout_s: float = 30.0
-    patience_s: float = 600.0
-    interface: str | None = None
-    max_norm_ratio: float | None = 10.0
+    timeout_s: kinds.Seconds = 30.0
+    patience_s: kinds.Seconds = 600.0
+    interface: kinds.Host | None = None
+    max_norm_ratio: kinds.Ratio | None = 10.0
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -270,12 +270,12 @@ class RunConfig:
     """One run: agents train, match, merge, recalibrate and are evaluated, round by round.
 
     Args:
-        agents: Number of agents, 1 to 5,000.
-        rounds: Merges after pre-training, >= 0.
-        pretrain_epochs: Local epochs before the first merge, >= 0.
-        local_epochs: Local epochs after every merge, >= 0.
+        agents: Number of agents.
+        rounds: Merges after pre-training.
+        pretrain_epochs: Local epochs before the first merge.
+        local_epochs: Local epochs after every merge.
         local_steps: Local optimizer steps after every merge; replaces local_epochs if given.
-        batch_size: Images per training step, >= 1.
+        batch_size: Images per training step.
         method: Once a round: dimat, wa (plain average), wm (weight matching), final-merge, fedavg,
             diloco; at training steps: cdsgd, cdmsgd, sgp, cga, gradient-tracking, swarm, ldsgd;
             local (no exchange), centralized (one model on all data).
@@ -285,26 +285,26 @@ class RunConfig:
             your own.
         imports: Modules that register methods and the like of your own, imported before anything
             else is looked up.
-        seed: Seed of everything random, in [0, 2^63).
+        seed: Seed of everything random.
         out: Run folder; a new one under runs/, named after the time, if null.
         overwrite: Replace an existing run folder.
         model: mlp, cnn, resnet20|32|44|56, vgg11|13|16, or package.module:factory of your own
             (called with those of in_channels, num_classes and image_size that it asks for).
-        width: Multiplier of the built-in models' channels, > 0, up to 1,000.
+        width: Multiplier of the built-in models' channels.
         shortcut: Shortcuts of ResNets where the shape changes: conv3, conv1 or pad.
         norm: Normalization of ResNets: batch or group.
         init: per-agent (independent random inits) or shared.
         device: cpu, cuda, or cuda:N.
-        threads: Threads PyTorch may use on the CPU, 1 to 1,024; part of what makes a run
-            repeatable, as another number gives other roundings.
+        threads: Threads PyTorch may use on the CPU; part of what makes a run repeatable, as another
+            number gives other roundings.
         precision: Arithmetic of forward and backward passes: float32, or bfloat16 by autocast.
         vectorize: How many agents of a process train at once, side by side in one stack (vmap),
-            where they do not talk meanwhile and have taken equally many steps (Adam, cosine); >= 1,
-            1: one after another. On a CPU it pays for the smallest networks only, and is refused
+            where they do not talk meanwhile and have taken equally many steps (Adam, cosine); 1:
+            one after another. On a CPU it pays for the smallest networks only, and is refused
             with bfloat16. Another number, or more processes, give other roundings.
-        eval_every: Evaluate every this many rounds (always in the last), >= 1.
+        eval_every: Evaluate every this many rounds (always in the last).
         max_wall_s: Stop where the run can go on, after the first round, or epoch of pre-training,
-            that ends when this many seconds, > 0, have passed since the run was begun or gone on
+            that ends when this many seconds have passed since the run was begun or gone on
             with; null: never. The exit code then is 3, and 'dimat resume RUN' goes on.
         topology: The graph and its mixing matrix.
         data: Images and how they are dealt out.
@@ -320,30 +320,30 @@ class RunConfig:
         log: Where metrics go beside the run folder: tensorboard.
     """
 
-    agents: int = 5
-    rounds: int = 20
-    pretrain_epochs: int = 40
-    local_epochs: int = 1
-    local_steps: int | None = None
-    batch_size: int = 32
+    agents: kinds.Agents = 5
+    rounds: kinds.Count = 20
+    pretrain_epochs: kinds.Count = 40
+    local_epochs: kinds.Count = 1
+    local_steps: kinds.PositiveCount | None = None
+    batch_size: kinds.PositiveCount = 32
     method: str = "dimat"
     controls: tuple[str, ...] = ("wa", "local")
     method_options: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
-    seed: int = 0
-    out: str | None = None
+    seed: kinds.Seed = 0
+    out: kinds.FilePath | None = None
     overwrite: bool = False
     model: str = "mlp"
-    width: float = 1.0
-    shortcut: Literal["conv3", "conv1", "pad"] = "conv3"
-    norm: Literal["batch", "group"] = "batch"
+    width: kinds.Width = 1.0
+    shortcut: kinds.Shortcut = "conv3"
+    norm: kinds.Norm = "batch"
     init: Literal["per-agent", "shared"] = "per-agent"
-    device: str = "cpu"
-    threads: int = 2
+    device: kinds.Device = "cpu"
+    threads: kinds.Threads = 2
     precision: Literal["float32", "bfloat16"] = "float32"
-    vectorize: int = 1
-    eval_every: int = 1
-    max_wall_s: float | None = None
+    vectorize: kinds.PositiveCount = 1
+    eval_every: kinds.PositiveCount = 1
+    max_wall_s: kinds.Positive | None = None
     topology: TopologyConfig = field(default_factory=TopologyConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

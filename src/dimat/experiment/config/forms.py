@@ -1,4 +1,4 @@
-"""Settings in the other forms that people give them in from Python, where those have one meaning.
+"""Other forms in which people give settings from Python, where those have one meaning.
 
 ``RunConfig(topology="ring")`` is ``RunConfig(topology=TopologyConfig(name="ring"))``; a list is a
 tuple, as is ``"wa,local"`` or ``"none"``; a path is its text, a number of NumPy's is a number.
@@ -74,7 +74,7 @@ def plain(value: object, kind: object) -> object:
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """A list as it is written in a word: names with commas between, in brackets or not; or none.
+    """Names of a list that is written in a word, with commas between, in brackets or not.
 
     >>> listed("wa,local"), listed("none"), listed("[wa]")
     (('wa', 'local'), (), ('wa',))
@@ -118,7 +118,7 @@ def _rule(name: str, kind: type) -> str:
 
 
 def _described(network: Network, agents: int) -> Mapping[str, object]:
-    """The settings of which a run builds the same graph and mixing matrix.
+    """Settings of which a run builds the same graph and mixing matrix as a given one.
 
     Raises:
         ConfigError: If there are none, or it is of another number of agents.

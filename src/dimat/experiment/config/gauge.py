@@ -1,22 +1,17 @@
-"""How agents come into one unit order: what the setting ``matching.gauge`` auto means."""
+"""The gauge: how agents come into one unit order, and what ``matching.gauge`` auto means."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from dimat.experiment.config.config import MatchingConfig
-from dimat.experiment.config.messages import broken_rule
+from dimat.experiment.config.rules import broken_rule
 
 
 def gauge_of(
     matching: MatchingConfig, *, apart: bool = False, once: bool = False
 ) -> Literal["tree", "spread", "pairwise"]:
-    """How agents come into one unit order.
-
-    Args:
-        matching: The settings, auto among them.
-        apart: Whether agents may miss each other.
-        once: Whether there is one merge only, and an order has no rounds to spread in.
+    """The gauge of agents that may be ``apart``, or that merge ``once``: no rounds to spread in.
 
     Raises:
         ConfigError: If other settings need one that all agents come into at once.

@@ -35,7 +35,7 @@ def name_method(config: Any) -> None:
 
 
 def _settings(method: Method, config: Any) -> dict[str, Any]:
-    """The method's name, and those of its parameters that are not as its class has them."""
+    """Settings of a method: its name, and the parameters that are not at their defaults."""
     from dimat.methods import METHODS
 
     kind, options = type(method), {}
@@ -65,7 +65,7 @@ def _default(own: Field[Any]) -> object:
 
 
 def _agreed(config: Any, setting: str, wanted: object, method: Method) -> object:
-    """What the method wants, if the setting was left as it is or is the same."""
+    """The value that the method wants, if the setting was left at its default or is the same."""
     given, default = (reduce(getattr, setting.split("."), own) for own in (config, type(config)()))
     if given not in (default, wanted):
         raise ConfigError(

@@ -9,18 +9,14 @@ from typing import Any, get_type_hints
 from dimat.errors import ConfigError, did_you_mean, in_words, look_up
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.gauge import gauge_of
-from dimat.experiment.config.messages import rule_of, setting_types, unknown_setting
+from dimat.experiment.config.messages import setting_types, unknown_setting
 from dimat.experiment.config.options import NOT_OF_TYPE, of_type, split_option
+from dimat.experiment.config.rules import rule_of
 from dimat.methods import METHODS, Method
 
 
 def make_method(config: RunConfig, name: str | None = None, *, apart: bool = False) -> Method:
-    """A method of a run.
-
-    Args:
-        config: Of the run.
-        name: Of the method; that of the run if None.
-        apart: Whether agents may miss each other, so that no step can need all of them.
+    """A method of a run, ``config.method`` if not named, for agents that may be ``apart``.
 
     Raises:
         ConfigError: If there is no such method, or a setting or option does not suit it.
@@ -44,7 +40,7 @@ def make_method(config: RunConfig, name: str | None = None, *, apart: bool = Fal
 
 
 def options_of(kind: type[Method]) -> list[str]:
-    """The parameters of a class of methods that are no settings of a run."""
+    """Parameters of a class of methods, without those that are settings of a run."""
     return [own.name for own in fields(kind) if own.init and "setting" not in own.metadata]
 
 
@@ -71,7 +67,7 @@ def check_options(config: RunConfig) -> None:
 def _value(
     config: RunConfig, name: str, kind: type[Method], own: Field[Any], *, apart: bool
 ) -> object:
-    """The value of a parameter that is a setting."""
+    """Value of a parameter that is a setting."""
     setting, equals = own.metadata["setting"], own.metadata.get("equals")
     if setting not in setting_types():
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Filling a :class:`RunConfig` from a YAML file and from the command line: one parser for both."""
+"""One parser of a :class:`RunConfig`, for YAML files and for the command line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from jsonargparse import ArgumentParser, Namespace
 from dimat.errors import ConfigError, check_kind
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.forms import check_parts, listed
-from dimat.experiment.config.messages import explain, not_a_group, setting_types, unknown_setting
+from dimat.experiment.config.messages import (
+    annotated_types,
+    explain,
+    not_a_group,
+    setting_types,
+    unknown_setting,
+)
 from dimat.experiment.config.plain_yaml import load_yaml
+from dimat.experiment.config.rules import with_range, without_rules
 from dimat.experiment.config.spelling import bracketed, spelled_tree, spelled_words
 from dimat.imports import import_modules
 from dimat.registry import added_names
@@ -41,14 +48,14 @@ _GROUPS: dict[str, Any] = {
 
 
 class _Quoting(yaml.SafeDumper):
-    """All text in quotes: a bare 0E0 is text to PyYAML and a number to jsonargparse."""
+    """YAML dumper that quotes all text: a bare 0E0 is a number to jsonargparse."""
 
 
 _Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar(_TEXT, text, style='"'))
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser, with errors of one line raised as :class:`ConfigError`.
+    """jsonargparse's parser, whose errors have one line and are raised as :class:`ConfigError`.
 
     Attributes:
         short_help: What ``--help`` says where ``--help all`` says everything; None: no difference.
@@ -97,7 +104,7 @@ class Parser(ArgumentParser):
             self.exit()
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help; where a name is asked for, those that others have added are in it."""
+        """The help, with the names that others have added to a registry."""
         for action in self._actions:
             if action.dest in GROUPS and isinstance(action.help, str):
                 told = action.help.partition(_ALSO)[0]
@@ -128,7 +135,7 @@ def _plain_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:
 
 
 def also(setting: str) -> str:
-    """What others have added to the names of a setting, as help says it; empty if nothing."""
+    """Names that others have added to the values of a setting, as help has them; or empty."""
     names = added_names(GROUPS[setting])
     return f"{_ALSO}{', '.join(names)}" if names else ""
 
@@ -159,13 +166,24 @@ def settings_parser(
         metavar="FILE.yaml",
         help="Settings from a file; options after it override them.",
     )
-    parser.add_class_arguments(RunConfig, as_group=False)
+    add_settings(parser, RunConfig, {field.name for field in dataclasses.fields(RunConfig)})
     for action in parser._actions:
         if isinstance(action.default, bool):  # --overwrite alone means --overwrite true
             action.nargs, action.const = "?", True
         if action.dest in _GROUPS:  # a group is set by its parts
             action.help = argparse.SUPPRESS
     return parser
+
+
+def add_settings(parser: Parser, config: Any, names: Collection[str]) -> None:
+    """Add options for settings of a dataclass; help is that of its docstring, and the range."""
+    before = len(parser._actions)
+    others = {field.name for field in dataclasses.fields(config)} - {*names}
+    parser.add_class_arguments(config, as_group=False, skip=others)
+    for action in parser._actions[before:]:
+        if (kind := annotated_types(config).get(action.dest)) is not None:
+            action._typehint = without_rules(kind)  # type: ignore[attr-defined]
+            action.help = with_range(str(action.help), kind)
 
 
 @cache
@@ -202,11 +220,11 @@ def config_from(
     given: RunConfig | Mapping[str, object] | str | os.PathLike[str] | None,
     changes: Mapping[str, object],
 ) -> RunConfig:
-    """The config that a caller means.
+    """Config from what a caller gives.
 
     Args:
-        given: It, settings by name as in a YAML file (``"optimizer.lr"`` too), the path of such a
-            file, or None for the defaults.
+        given: A config, settings by name as in a YAML file (``"optimizer.lr"`` too), the path of
+            such a file, or None for the defaults.
         changes: Settings by name that replace those; of a group those parts that are given.
 
     Raises:

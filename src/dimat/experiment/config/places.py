@@ -1,4 +1,4 @@
-"""Text that is to be a place: a file or folder, a machine, a port of one."""
+"""Rules for text that names a place: a file or folder, a device, a machine, a port of one."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ import os
 import re
 from pathlib import Path
 
-from dimat.experiment.config.messages import broken_rule
+from dimat.experiment.config.rules import broken_rule
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes: of one name, and of a path with what we add to it
 _HOST = r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
 _PORTS = 65_535
+_DEVICE = r"cpu|cuda(?::\d{1,4})?"
 
 
 def check_path(setting: str, given: str, *, spare: int = 0) -> Path:
-    """The path that ``given`` is, if a file system can have one of that name.
-
-    Args:
-        setting: What it was given for, for the message.
-        given: A file or a folder.
-        spare: Bytes that are added to its last name while it is written.
+    """The path that ``given`` is, if a file system can have one with ``spare`` bytes added.
 
     Raises:
         ConfigError: If it is empty, or has characters or a length that none can have.
@@ -46,11 +42,7 @@ def check_path(setting: str, given: str, *, spare: int = 0) -> Path:
 
 
 def check_source(setting: str, given: str) -> None:
-    """Refuse a source of images whose file or folder no file system can have.
-
-    Args:
-        setting: What it was given for, for the message.
-        given: Such as ``npz:PATH``.
+    """Refuse a source of images, such as ``npz:PATH``, whose path no file system can have.
 
     Raises:
         ConfigError: As :func:`check_path` does.
@@ -62,12 +54,20 @@ def check_source(setting: str, given: str) -> None:
         check_path(setting, place)
 
 
-def check_host(setting: str, given: str) -> str:
-    """The address, if it is one: of IPv4, of IPv6, or the name of a machine.
+def check_device(setting: str, given: str) -> None:
+    """Refuse the name of a device of another kind than those that PyTorch trains on here.
 
-    Args:
-        setting: What it was given for, for the message.
-        given: The address; one of IPv6 may stand in brackets.
+    Raises:
+        ConfigError: If it is none.
+
+    >>> check_device("device", "cuda:1")
+    """
+    if not re.fullmatch(_DEVICE, given):
+        raise broken_rule(setting, given, "cpu, cuda or cuda:N")
+
+
+def check_host(setting: str, given: str) -> str:
+    """Address of IPv4, of IPv6 (maybe in brackets), or a machine's name, without brackets.
 
     Raises:
         ConfigError: If it is something else, such as a URL.
@@ -82,12 +82,7 @@ def check_host(setting: str, given: str) -> str:
 
 
 def endpoint(setting: str, given: str, *, any_port: bool = False) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``; an IPv6 address is written in brackets.
-
-    Args:
-        setting: What it was given for, for the message.
-        given: The text.
-        any_port: Whether port 0 may be given, which is any that is free.
+    """Host and port of ``HOST:PORT``; an IPv6 address is in brackets, port 0 is any that is free.
 
     Raises:
         ConfigError: If it is something else.
@@ -106,7 +101,7 @@ def endpoint(setting: str, given: str, *, any_port: bool = False) -> tuple[str, 
 
 
 def _host(text: str) -> str | None:
-    """What is left of an address without its brackets; None if it is none."""
+    """Address without its brackets; None if the text is no address."""
     inside = text.removeprefix("[").removesuffix("]")
     if ":" in inside:
         return inside if _is_ip(inside) else None

@@ -13,7 +13,7 @@ _MERGE = "tag:yaml.org,2002:merge"  # the key <<, which may be there several tim
 
 
 def load_yaml(text: str) -> object:
-    """What YAML text holds.
+    """Values of YAML text.
 
     Raises:
         yaml.YAMLError: If it is no YAML, has a key twice, or is nested so deeply, or has aliases
@@ -29,7 +29,7 @@ def load_yaml(text: str) -> object:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which looks at what is there before anything is made of it."""
+    """PyYAML's safe loader, which checks keys, depth and size before it makes values."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)

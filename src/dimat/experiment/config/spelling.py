@@ -16,7 +16,7 @@ from dimat.experiment.config.options import as_options
 
 
 def spelled(name: str, known: Collection[str]) -> str:
-    """The one of the names that are ``known`` that is meant; the name as it is if there is none.
+    """The known name that a given one means; the name as it is if there is none.
 
     >>> spelled("pretrain-epochs", ["pretrain_epochs"]), spelled("batch_size", ["batch-size"])
     ('pretrain_epochs', 'batch-size')

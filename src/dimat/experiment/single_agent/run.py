@@ -8,8 +8,8 @@ from pathlib import Path
 from dimat.agent.membership import check_lasting
 from dimat.errors import ConfigError, if_interrupted
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.messages import broken_rule
 from dimat.experiment.config.methods import make_method
+from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import check_id, validate
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.record.results import SingleAgentResult

@@ -1,4 +1,4 @@
-"""Reading a comparison from a YAML file and the overrides of the command line.
+"""A comparison read from a YAML file and from what the command line says differently.
 
 The file holds settings, as ``dimat run --config`` reads them, and may hold a group ``compare``:
 
@@ -8,7 +8,7 @@ The file holds settings, as ``dimat run --config`` reads them, and may hold a gr
       grid:
         topology.name: [ring, full]
 
-The ``comparison.yaml`` of a comparison folder is read as well.
+A ``comparison.yaml``, as a comparison writes it, is read as well.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import yaml
 from dimat.errors import ConfigError, did_you_mean
 from dimat.experiment.config.access import check_name, typed, with_setting
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.messages import broken_rule, setting_types, unknown_setting
+from dimat.experiment.config.messages import is_group, setting_types, unknown_setting
 from dimat.experiment.config.parse import bare_parser, config_of, read_yaml
 from dimat.experiment.config.plain_yaml import load_yaml
+from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.spelling import spelled, spelled_tree
 from dimat.tools.compare.spec import Spec, refuse_elsewhere
 
@@ -36,13 +37,13 @@ _MOST_SEEDS = 100_000
 
 @dataclass(frozen=True)
 class Overrides:
-    """The overrides of the command line, as text.
+    """Texts of a command line that override the file.
 
     Args:
-        methods: Names of methods, with commas between; as in the file if None.
-        seeds: Seeds such as ``0..4``; as in the file if None.
-        grid: Values, with commas between, of each setting that varies.
-        settings: The value of each setting that all runs share.
+        methods: Names, with commas between; as in the file if None.
+        seeds: Such as ``0..4``; as in the file if None.
+        grid: Values of settings that vary, with commas between.
+        settings: Values of settings that all runs share.
     """
 
     methods: str | None = None
@@ -51,21 +52,16 @@ class Overrides:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_spec(path: Path, overrides: Overrides | None = None) -> Spec:
-    """The comparison of a YAML file.
+def read_spec(path: Path, wishes: Overrides | None = None) -> Spec:
+    """Comparison of a YAML file, with its overrides.
 
-    Args:
-        path: The YAML file.
-        overrides: Settings in place of those in the file; none if None.
-
-    Returns:
-        The comparison. Methods that are not given are the method and the controls of the file,
-        seeds that are not given its one seed.
+    Methods, where neither names them, are the method and the controls of the file; seeds are its
+    one seed.
 
     Raises:
-        ConfigError: For the first setting that is wrong; names the file if it is in there.
+        ConfigError: For the first thing that is wrong; what is wrong in the file is said of it.
     """
-    overrides = overrides or Overrides()
+    wishes = wishes or Overrides()
     try:
         base, given = _read(path)
         grid = _grid(given.get("grid", {}))
@@ -73,10 +69,10 @@ def read_spec(path: Path, overrides: Overrides | None = None) -> Spec:
         seeds = parse_seeds(given.get("seeds", base.seed))
     except ConfigError as error:
         raise ConfigError(f"config file '{path}': {error}") from None
-    methods = methods if overrides.methods is None else _names(overrides.methods)
-    seeds = seeds if overrides.seeds is None else parse_seeds(overrides.seeds)
-    grid |= _grid(overrides.grid)
-    for name, text in overrides.settings.items():
+    methods = methods if wishes.methods is None else _names(wishes.methods)
+    seeds = seeds if wishes.seeds is None else parse_seeds(wishes.seeds)
+    grid |= _grid(wishes.grid)
+    for name, text in wishes.settings.items():
         refuse_elsewhere(name, name)
         check_name(name, text)
         if name in grid:
@@ -86,23 +82,19 @@ def read_spec(path: Path, overrides: Overrides | None = None) -> Spec:
 
 
 def read_out(path: Path) -> Path:
-    """The default folder of a comparison: ``runs/compare-STEM``.
+    """Folder of a comparison if no other is given: ``runs/compare-STEM``.
 
-    Args:
-        path: The YAML file; for a ``comparison.yaml`` the result is the folder that holds it.
+    For a ``comparison.yaml`` it is the folder that holds it.
     """
     own = path.name == "comparison.yaml"
     return path.parent if own else Path("runs", f"compare-{path.stem}")
 
 
 def parse_seeds(given: object) -> tuple[int, ...]:
-    """Seeds from ``0..4`` (both ends included), ``0,2,5``, a number, or a list of these.
-
-    Args:
-        given: The seeds as text or as read from YAML.
+    """Seeds from ``0..4`` (both ends count), ``0,2,5``, a number, or a list of these.
 
     Raises:
-        ConfigError: If ``given`` is none of these.
+        ConfigError: If it is none of these.
 
     >>> parse_seeds("0..2,7"), parse_seeds([3, 5]), parse_seeds(4)
     ((0, 1, 2, 7), (3, 5), (4,))
@@ -139,16 +131,15 @@ def _read(path: Path) -> tuple[RunConfig, dict[str, object]]:
 
 
 def _config(given: Mapping[str, object]) -> RunConfig:
-    known = setting_types()
-    content = spelled_tree(given, known)
+    content = spelled_tree(given, setting_types())
     for name in _leaves(content):
-        if name not in known and not any(setting.startswith(f"{name}.") for setting in known):
-            raise unknown_setting(name, known)
+        if name not in setting_types() and not is_group(name):
+            raise unknown_setting(name, setting_types())
     return config_of(bare_parser().parse_object(dict(content)))
 
 
 def _leaves(content: Mapping[str, object], prefix: str = "") -> list[str]:
-    """The dotted names of all values in nested groups."""
+    """Dotted names of all values."""
     names: list[str] = []
     for name, value in content.items():
         full = f"{prefix}{name}"
@@ -161,7 +152,7 @@ def _others(config: RunConfig) -> list[str]:
 
 
 def _names(given: object) -> tuple[str, ...]:
-    """Names of methods, from a list or from text with commas."""
+    """Names of methods: a list, or text with commas."""
     parts = given.split(",") if isinstance(given, str) else given
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise broken_rule("methods", given, "names of methods, such as dimat,wa,local")
@@ -169,7 +160,7 @@ def _names(given: object) -> tuple[str, ...]:
 
 
 def _grid(given: object) -> dict[str, tuple[object, ...]]:
-    """The typed values of every setting that varies, by dotted name."""
+    """Typed values of every setting that varies."""
     if not isinstance(given, Mapping):
         raise broken_rule("grid", given, "settings with their values, such as agents: [5, 10]")
     grid: dict[str, tuple[object, ...]] = {}
@@ -181,7 +172,7 @@ def _grid(given: object) -> dict[str, tuple[object, ...]]:
 
 
 def _values(name: str, given: object) -> Sequence[object]:
-    """The values of a setting, from one value, text with commas, or a YAML list."""
+    """One value, several with commas, or a list as YAML has it."""
     if isinstance(given, list):
         return given
     if not isinstance(given, str):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dimat.errors import ConfigError, if_interrupted
-from dimat.experiment.config.messages import broken_rule
+from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import validate
 from dimat.tools.compare.folder import ComparisonFolder, open_folder
 from dimat.tools.compare.pool import Task, run_tasks

@@ -1,4 +1,4 @@
-"""The specification of a comparison: methods, seeds, and a grid of settings."""
+"""A comparison as a value: methods, seeds, and a grid of settings."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Spec:
         grid: The values of each setting that varies; the last setting varies fastest.
 
     Raises:
-        ConfigError: If there is nothing to run, a method, seed or value is named twice, or the grid
-            has a name that is no setting or a setting that is given elsewhere.
+        ConfigError: If there is nothing to run, something is named twice, or the grid has what is
+            no setting or is given elsewhere.
     """
 
     base: RunConfig
@@ -54,23 +54,18 @@ class Spec:
 
     @property
     def num_cells(self) -> int:
-        """Number of cells: grid points times seeds."""
+        """Number of runs, a run being of all methods: grid points times seeds."""
         return math.prod(map(len, self.grid.values())) * len(self.seeds)
 
     @property
     def points(self) -> list[dict[str, object]]:
-        """The grid points: a value for each setting of the grid; one empty point without a grid."""
+        """The grid points: a value of each setting of the grid; one empty point without a grid."""
         return [
             dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())
         ]
 
     def config(self, point: Mapping[str, object], seed: int) -> RunConfig:
-        """The settings of one cell: the first method is the main one, the others are controls.
-
-        Args:
-            point: A grid point.
-            seed: The cell's seed.
-        """
+        """The settings of one cell: the first method is the main one, the others are controls."""
         main, *controls = self.methods
         config = replace(self.base, method=main, controls=tuple(controls), seed=seed)
         for name, value in point.items():
@@ -79,19 +74,19 @@ class Spec:
 
     @property
     def first(self) -> RunConfig:
-        """The settings of the first cell, which are recorded as the base."""
+        """The settings of the first cell, which stand for the base where the base is written."""
         return self.config({name: own[0] for name, own in self.grid.items()}, self.seeds[0])
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison, with all methods: a grid point with a seed.
+    """One run of a comparison, of all its methods.
 
     Args:
-        name: The cell's name, such as ``topology.name=ring,seed=0``, and that of its folder.
-        point: The cell's grid point.
-        seed: The cell's seed.
-        config: The cell's settings; ``out`` is null.
+        name: Name of its folder, such as ``topology.name=ring,seed=0``.
+        point: Grid point.
+        seed: Seed.
+        config: Settings of the run; ``out`` is not among them.
     """
 
     name: str
@@ -101,11 +96,7 @@ class Cell:
 
 
 def expand(spec: Spec) -> tuple[Cell, ...]:
-    """All cells of a comparison: grid points in order, and all seeds of each.
-
-    Args:
-        spec: The comparison.
-    """
+    """The cells of a comparison: in the order of the grid, all seeds before the next point."""
     return tuple(
         Cell(point_name({**point, "seed": seed}), point, seed, spec.config(point, seed))
         for point in spec.points
@@ -114,11 +105,7 @@ def expand(spec: Spec) -> tuple[Cell, ...]:
 
 
 def canonical(spec: Spec) -> dict[str, object]:
-    """All settings that the results depend on, by name, as JSON and YAML have them.
-
-    Args:
-        spec: The comparison.
-    """
+    """Values of all settings that decide what is computed, by name, as JSON has them."""
     grid = {f"grid.{name}": [_plain(v) for v in values] for name, values in spec.grid.items()}
     axes = {"methods": list(spec.methods), "seeds": list(spec.seeds)}
     varied = {*spec.grid, *ELSEWHERE}
@@ -128,21 +115,12 @@ def canonical(spec: Spec) -> dict[str, object]:
 
 
 def digest(spec: Spec) -> str:
-    """SHA-256 of :func:`canonical`: equal if the same runs have the same names.
-
-    Args:
-        spec: The comparison.
-    """
+    """SHA-256 of :func:`canonical`: equal where the same is computed, under the same names."""
     return hashlib.sha256(json.dumps(canonical(spec)).encode()).hexdigest()
 
 
 def difference(ours: Spec, theirs: Spec) -> str | None:
-    """The first setting in which two comparisons differ, with both values; None if they agree.
-
-    Args:
-        ours: One comparison.
-        theirs: The other, called "there" in the message.
-    """
+    """First setting in which two comparisons differ, with both values; None if in none."""
     a, b = canonical(ours), canonical(theirs)
     for name in [*a, *(name for name in b if name not in a)]:
         if a.get(name) != b.get(name):
@@ -151,14 +129,10 @@ def difference(ours: Spec, theirs: Spec) -> str | None:
 
 
 def refuse_elsewhere(name: str, given: str) -> None:
-    """Refuse a setting that a comparison sets itself.
-
-    Args:
-        name: The setting.
-        given: The name that the user gave it, for the message.
+    """Refuse a setting that a comparison sets itself; ``given`` is its name in the message.
 
     Raises:
-        ConfigError: If a comparison sets it; names the option to use instead.
+        ConfigError: With the way out.
     """
     if name in ELSEWHERE:
         raise ConfigError(f"setting '{given}' is set for each cell: {ELSEWHERE[name]}")

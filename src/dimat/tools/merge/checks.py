@@ -1,6 +1,6 @@
-"""Checking the settings of a merge before anything is read: ranges, names, files.
+"""Checks of the settings of a merge before anything is read: ranges, names, files.
 
-Modules that need PyTorch are imported after the other checks.
+What needs PyTorch is imported when the rest is found to be right.
 """
 
 from __future__ import annotations
@@ -9,72 +9,45 @@ import os
 from pathlib import Path
 
 from dimat.errors import ConfigError, look_up
-from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.messages import MOST_CLASSES, broken_rule, within
-from dimat.experiment.config.places import check_path, check_source
-from dimat.experiment.config.validate import validate
+from dimat.experiment.config.rules import broken_rule
+from dimat.experiment.config.validate import check_device_is_here, check_fields, check_model
+from dimat.imports import import_modules
 from dimat.tools.merge.settings import AlignConfig, MergeConfig
-
-_SPARE = len(".partial")  # characters added to a file's name while it is written
 
 
 def check(config: AlignConfig) -> None:
-    """Refuse settings that a merge or an alignment cannot use.
-
-    Args:
-        config: Settings of the merge or alignment.
+    """Refuse settings that nothing can be merged with.
 
     Raises:
         ConfigError: For the first setting that is out of its range, in no registry, or names a
-            missing device or a file that must not be written.
-        StructureError: If the weights do not make an average.
+            device that is not there or a file that must not be written.
+        StructureError: If weights are no average.
     """
-    for parent in config.parents:
-        check_path("parents", parent)
-    if check_path("out", config.out, spare=_SPARE).suffix != ".safetensors":
+    check_fields(config)
+    if Path(config.out).suffix != ".safetensors":
         raise broken_rule("out", config.out, "a file that ends in .safetensors")
-    if isinstance(config, MergeConfig) and config.report is not None:
-        check_path("report", config.report, spare=_SPARE)
-    check_source("data", config.data)
-    within("images", config.images, 1)
-    if config.classes is not None:
-        within("classes", config.classes, 1, MOST_CLASSES)
     if isinstance(config, MergeConfig) and len(config.parents) < 2:
         raise broken_rule("parents", list(config.parents), "two or more checkpoint files")
     if not isinstance(config, MergeConfig) and len(config.parents) != 2:
         raise broken_rule("parents", list(config.parents), "two checkpoint files")
     _check_files(config)
-    validate(_shared(config))
+    import_modules(config.imports)
     _check_names(config)
+    check_device_is_here(config.device)
 
 
 def _check_names(config: AlignConfig) -> None:
-    from dimat.checkpoints import RECALIBRATIONS, fair_weights
+    from dimat.checkpoints import fair_weights
     from dimat.data import SOURCES
     from dimat.matching import MATCHERS
     from dimat.merging import COMBINERS
 
+    check_model(config.model)
     look_up("data", config.data.partition(":")[0], SOURCES)
     look_up("method", config.method, MATCHERS)
     if isinstance(config, MergeConfig):
         look_up("combine", config.combine, COMBINERS)
-        look_up("recalibration", config.recalibration, dict.fromkeys(RECALIBRATIONS))
         fair_weights(config.weights or None, len(config.parents))
-
-
-def _shared(config: AlignConfig) -> RunConfig:
-    """The settings that a run has as well, as a run config, to be validated as such."""
-    return RunConfig(
-        model=config.model,
-        width=config.width,
-        shortcut=config.shortcut,
-        norm=config.norm,
-        batch_size=config.batch_size,
-        device=config.device,
-        threads=config.threads,
-        seed=config.seed,
-        imports=config.imports,
-    )
 
 
 def _check_files(config: AlignConfig) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dimat.data import generator, sample_batches
-from dimat.experiment.config.messages import broken_rule
+from dimat.experiment.config.rules import broken_rule
 
 _CHOICE = 4  # purpose of the random stream that chooses images
 
