@@ -9,7 +9,7 @@ import yaml
 
 from dimat.errors import ConfigError, RecordError
 from dimat.experiment.config.parse import load_config
-from dimat.experiment.config.plain_yaml import load_yaml
+from dimat.plain_yaml import load_yaml
 from dimat.tools.compare.read import read_spec
 from dimat.tools.records.files import read_yaml as read_record
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from dimat.experiment.config.config import ExchangeConfig, RunConfig
-from dimat.experiment.config.options import LATER
+from dimat.experiment.config.method_options import LATER
 from dimat.experiment.config.parse import config_to_yaml
 from dimat.experiment.setup import Setup
 from dimat.topology import Network

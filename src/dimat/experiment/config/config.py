@@ -13,7 +13,7 @@ from typing import Literal
 
 from dimat.experiment.config import kinds
 from dimat.experiment.config.forms import tidy
-from dimat.experiment.config.given_method import name_method
+from dimat.experiment.config.method_options import name_method
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "msgd", "adam", "adamw")
 

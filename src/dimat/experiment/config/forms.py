@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from dimat.errors import ConfigError, DimatError, did_you_mean, quoted
-from dimat.experiment.config.options import as_options
+from dimat.experiment.config.method_options import as_options
 
 if TYPE_CHECKING:
     from dimat.topology import Network, Topology

@@ -10,7 +10,7 @@ from dimat.errors import ConfigError, did_you_mean, in_words, look_up
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.gauge import gauge_of
 from dimat.experiment.config.messages import setting_types, unknown_setting
-from dimat.experiment.config.options import NOT_OF_TYPE, of_type, split_option
+from dimat.experiment.config.method_options import NOT_OF_TYPE, of_type, split_option
 from dimat.experiment.config.rules import rule_of
 from dimat.methods import METHODS, Method
 

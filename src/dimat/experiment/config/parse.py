@@ -24,10 +24,10 @@ from dimat.experiment.config.messages import (
     setting_types,
     unknown_setting,
 )
-from dimat.experiment.config.plain_yaml import load_yaml
 from dimat.experiment.config.rules import with_range, without_rules
 from dimat.experiment.config.spelling import bracketed, spelled_tree, spelled_words
 from dimat.imports import import_modules
+from dimat.plain_yaml import load_yaml
 from dimat.registry import added_names
 
 _TEXT = "tag:yaml.org,2002:str"

@@ -12,7 +12,7 @@ from typing import get_origin
 from dimat.errors import ConfigError
 from dimat.experiment.config.forms import KNOWN_BY, listed
 from dimat.experiment.config.messages import setting_types
-from dimat.experiment.config.options import as_options
+from dimat.experiment.config.method_options import as_options
 
 
 def spelled(name: str, known: Collection[str]) -> str:

@@ -25,9 +25,9 @@ from dimat.experiment.config.access import check_name, typed, with_setting
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.messages import is_group, setting_types, unknown_setting
 from dimat.experiment.config.parse import bare_parser, config_of, read_yaml
-from dimat.experiment.config.plain_yaml import load_yaml
 from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.spelling import spelled, spelled_tree
+from dimat.plain_yaml import load_yaml
 from dimat.tools.compare.spec import Spec, refuse_elsewhere
 
 _PARTS = ("methods", "seeds", "grid")

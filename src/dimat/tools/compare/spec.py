@@ -12,7 +12,7 @@ from itertools import product
 from dimat.errors import ConfigError
 from dimat.experiment.config.access import check_name, flat, point_name, shown, with_setting
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.options import LATER
+from dimat.experiment.config.method_options import LATER
 
 ELSEWHERE = {
     "seed": "seeds are given by --seeds",

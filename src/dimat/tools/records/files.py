@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from dimat.errors import RecordError
-from dimat.experiment.config.plain_yaml import load_yaml
 from dimat.files import read_regular
+from dimat.plain_yaml import load_yaml
 
 # A place, a file or a line of one, for messages; and the object that was read there.
 Placed = tuple[str, Mapping[str, object]]
