@@ -19,6 +19,7 @@ from dimat.tools.report.write import write_report
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium to look at the page with: install it"),
+    pytest.mark.slow,
 ]
 Seen = Mapping[str, object]
 
