@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.cost import Meeting, nobody
 from dimat.methods.protocol import Method, RoundContext, RoundResult
 from dimat.methods.rounds.dimat import Dimat
-from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -37,9 +34,3 @@ class FinalMerge(Dimat):
         if me.round < me.rounds:
             return (yield from Method.merge(self, me))
         return (yield from super().merge(me))
-
-    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """Rounds without a merge, and the last one, with it."""
-        rounds = list(topologies)
-        yield from nobody(rounds[:-1])
-        yield from super().meetings(rounds[-1:])
