@@ -78,15 +78,14 @@ def model_facts(setup: Setup) -> ModelFacts:
     )
 
 
-def flop_counter() -> FlopCounterMode:
-    """A counter of convolutions and matrix products."""
+def _counter() -> FlopCounterMode:
     from torch.utils.flop_counter import FlopCounterMode  # half a second
 
     return FlopCounterMode(display=False)
 
 
 def _forward(model: nn.Module, inputs: Tensor) -> int:
-    with torch.no_grad(), flop_counter() as counter:
+    with torch.no_grad(), _counter() as counter:
         model.eval()(inputs)
     return int(counter.get_total_flops())
 
@@ -105,7 +104,7 @@ def _training(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[int, in
     def given(value: Any) -> Any:
         return value
 
-    with flop_counter() as counter:
+    with _counter() as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, given):
             loss = functional.cross_entropy(model.train()(inputs), labels)
         loss.backward()  # type: ignore[no-untyped-call]

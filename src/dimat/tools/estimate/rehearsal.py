@@ -22,7 +22,7 @@ from dimat.exchange.precision import in_precision
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.setup import Setup
 from dimat.methods import RoundContext, RoundResult
-from dimat.tools.estimate.model_cost import ModelFacts, flop_counter, model_facts
+from dimat.tools.estimate.model_cost import ModelFacts, model_facts
 from dimat.tools.estimate.stand_in import StandIn
 from dimat.topology import build_topology
 from dimat.training.round import merge_round
@@ -84,7 +84,6 @@ class Tally:
         merged: Agents that merged.
         recalibrated: Agents that need new running statistics.
         answers: Gradients at other agents' networks.
-        flops: Arithmetic of the merge, in the narrow network.
     """
 
     sent: tuple[int, ...] = ()
@@ -93,7 +92,6 @@ class Tally:
     merged: int = 0
     recalibrated: int = 0
     answers: int = 0
-    flops: int = 0
 
 
 @dataclass(frozen=True)
@@ -218,23 +216,20 @@ class _Play:
         return (self._round if self.method.exchanges == "rounds" else self._step)(time)
 
     def _round(self, time: int) -> Tally:
-        if self.method.matches:
-            _ = self.network.analysis  # whose arithmetic is not the merge's
         results: list[RoundResult] = []
 
         def observe(_: Sequence[RoundContext], found: Sequence[RoundResult]) -> None:
             results.extend(found)
 
-        with flop_counter() as flops:
-            merge_round(
-                self.agents,
-                self.method,
-                InProcess(range(len(self.agents))),
-                time + 1,
-                precision=self.setup.config.exchange.precision,
-                where=f"{self.name}, round {time + 1}, in a dry run",
-                observe=observe,
-            )
+        merge_round(
+            self.agents,
+            self.method,
+            InProcess(range(len(self.agents))),
+            time + 1,
+            precision=self.setup.config.exchange.precision,
+            where=f"{self.name}, round {time + 1}, in a dry run",
+            observe=observe,
+        )
         merged = [own.disagreement is not None for own in results]
         anew = [a and not own.calibrated for a, own in zip(merged, results, strict=True)]
         mixed = [x.states * own for x, own in zip(self.ledgers, merged, strict=True)]
@@ -244,7 +239,6 @@ class _Play:
             compared=tuple(a * b for a, b in zip(mixed, matched, strict=True)),
             merged=sum(merged),
             recalibrated=sum(anew),
-            flops=int(flops.get_total_flops()),
         )
 
     def _step(self, time: int) -> Tally:

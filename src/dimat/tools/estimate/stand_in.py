@@ -17,7 +17,7 @@ from dimat.state import State, state_of
 from dimat.tools.estimate.model_cost import memory_entries
 from dimat.topology import Topology
 
-IMAGES = 4  # of each, to match on
+_IMAGES = 16  # of each, to match on: of few, more units are alike, and that takes long
 
 
 @dataclass
@@ -45,7 +45,7 @@ class StandIn:
     kept: dict[str, State] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        model = self.network.new_model(self.index)
+        model = self.network.new_model(0)  # of one state all: matching is soon done then
         wanted = {name for name, p in model.named_parameters() if p.requires_grad}
         self._parameters = [name for name, _ in model.named_parameters()]
         self._state = state_of(model)
@@ -81,7 +81,7 @@ class StandIn:
 
     def _images(self) -> Tensor:
         data, random = self.network.dataset, torch.Generator().manual_seed(self.index)
-        return torch.randn(IMAGES, data.in_channels, *data.image_size, generator=random)
+        return torch.randn(_IMAGES, data.in_channels, *data.image_size, generator=random)
 
     # --- in a step ----------------------------------------------------------------------------
 

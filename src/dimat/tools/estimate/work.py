@@ -8,9 +8,9 @@ from functools import cached_property
 
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.setup import Setup
+from dimat.merging import COMBINERS
 from dimat.methods import Method
 from dimat.tools.estimate.rehearsal import Rehearsal, Stage, rehearse
-from dimat.tools.estimate.stand_in import IMAGES
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,21 @@ class Work:
     def flops(self) -> dict[str, float]:
         """Arithmetic of all agents, by what it is for; all after pre-training.
 
-        That of merges grows with the width as a forward pass does.
+        Of matching, the forward passes are counted; of regression, about as many again.
         """
         config, own, facts = self.setup.config, self.counts, self.stage.facts
         train, held = (sum(part[k] for part in self.shards) / self.agents for k in (0, 1))
         seen = min(config.matching.images, train)
-        forward, narrow = facts.forward_flops, self.stage.narrow_facts.forward_flops
-        merged = self.rehearsal.sum(lambda own: own.flops) / (IMAGES * narrow) if narrow else 0.0
+        runs = own.compared + own.comparing if self.method.needs_graph else 0
+        if COMBINERS[self.method.combiner].needs_batches:
+            runs += own.mixed + 2 * own.merges
+        forward = facts.forward_flops
         evaluated = len(self.setup.dataset.test_y) + held
         anew = min(config.recalibration.images, train) * facts.has_running_statistics
         return {
             "training": (own.steps + own.gradients) * config.batch_size * facts.training_flops,
             "evaluation": own.evaluated * evaluated * forward,
-            "matching": merged * seen * forward,
+            "matching": runs * seen * forward,
             "recalibration": own.recalibrated * anew * forward,
         }
 
