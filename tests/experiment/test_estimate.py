@@ -37,6 +37,7 @@ from dimat.tools.estimate import forecast as forecasting
 from dimat.tools.estimate.assume import assumed
 from dimat.tools.estimate.forecast import Forecast, forecast
 from dimat.tools.estimate.model_cost import memory_entries, model_facts
+from dimat.tools.estimate.rehearsal import Stage, rehearse
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
@@ -178,6 +179,30 @@ def test_bytes_are_those_of_the_width_of_the_run(tmp_path: Path, name: str) -> N
     assert foreseen(config).costs[config.method].sent_bytes == pytest.approx(
         sent(config, tmp_path / "run"), rel=1e-12
     )
+
+
+LONG = replace(SMALL, rounds=14, pretrain_epochs=0, local_steps=1, eval_every=14)
+AGAIN: dict[str, RunConfig] = {
+    **{name: replace(LONG, method=name) for name in ("dimat", "final-merge", "ldsgd")},
+    "tree, every": replace(LONG, matching=replace(TREE, every=3)),
+    "spread": replace(LONG, matching=MatchingConfig(gauge="spread")),
+    "memory mixed": replace(LONG, optimizer=MIXED, method="wa"),
+    "one peer": replace(
+        LONG, agents=8, topology=TopologyConfig("one-peer-exponential"), method="wa"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_what_repeats_itself_is_played_a_few_times_and_foreseen_to_the_end(
+    tmp_path: Path, name: str
+) -> None:
+    config = AGAIN[name]
+    setup = make_setup(config)
+    played = rehearse(Stage(setup), setup, config.method)
+    assert len(played.seen) < played.total
+    expected = played.sent_bytes(config.agents)
+    assert sent(config, tmp_path / "run") == pytest.approx(expected, rel=1e-12)
 
 
 def test_of_a_graph_that_varies_at_random_a_sample_of_steps_stands_for_all() -> None:
