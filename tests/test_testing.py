@@ -173,13 +173,6 @@ class Apart(Steps):
         me.update(me.gradient())
 
 
-class Silent(Steps):
-    """It says that it sends nothing."""
-
-    def sends(self, sizes: Any, time: int, topology: Any) -> list[float]:
-        return [0.0] * int(topology.num_agents)
-
-
 class Numbered(Steps):
     """Who has a higher number is faster."""
 
@@ -204,7 +197,6 @@ def test_what_keeps_the_laws_passes(kind: type[Method]) -> None:
         (Intolerant, "A tolerant method does without what is lost"),
         (Talkative, "a method that never exchanges sends none"),
         (Fast, "trains as if there were no method"),
-        (Silent, "What a method says that it sends in a step, it sends"),
         (Apart, "Agents that hardly learn come together"),
         (Numbered, "Agents with one loss at one place stay together|as if there were no method"),
     ],

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dimat
 from dimat import RunConfig
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, TrainingError
 from dimat.exchange import Talk
 from dimat.experiment.config.config import (
     ConsensusConfig,
@@ -30,14 +30,14 @@ from dimat.experiment.config.parse import load_config
 from dimat.experiment.setup import Setup, make_setup
 from dimat.merging.optimizer import flat_memory, memory_of
 from dimat.methods import METHODS, Averaging, Method, RoundContext, RoundResult, StepContext
+from dimat.methods.messages import combined, swap
 from dimat.state import num_bytes, state_of
 from dimat.tools.estimate import calibrate
 from dimat.tools.estimate import forecast as forecasting
 from dimat.tools.estimate.assume import assumed
 from dimat.tools.estimate.forecast import Forecast, forecast
-from dimat.tools.estimate.known import is_foreseen
 from dimat.tools.estimate.model_cost import memory_entries, model_facts
-from dimat.tools.estimate.traffic import Wire
+from dimat.tools.estimate.rehearsal import Stage, rehearse
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
@@ -82,21 +82,41 @@ CASES: dict[str, RunConfig] = {
 SOLITARY = ("local", "centralized")
 
 
-class Pairs(Method):
-    """It says nothing of what it costs."""
+class Otherwise(Averaging):
+    """It says its state twice."""
+
+    def merge(self, me: RoundContext) -> Talk[RoundResult]:
+        yield from swap(me.topology, me.agent, dict(me.state))
+        return (yield from super().merge(me))
+
+
+class Seldom(Method):
+    """Some of its weights and a count travel, in every third round."""
 
     exchanges = "rounds"
 
-
-class Steps(Method):
-    exchanges = "steps"
-
-
-class Otherwise(Averaging):
-    """What its base says of its cost is not what it does."""
+    @property
+    def spell(self) -> int:
+        return 3
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
-        return (yield from super().merge(me))
+        if me.round % 3 == 2:
+            few = {f"few/{key}": value.flatten()[:9] for key, value in me.state.items()}
+            count = torch.tensor([me.round])
+            yield from swap(me.topology, me.agent, {**few, "count": count})
+        return RoundResult(me.state)
+
+
+class Twice(Method):
+    """A state in every other step, without a word of how often."""
+
+    exchanges = "steps"
+
+    def step(self, me: StepContext) -> Talk[None]:
+        time = me.steps
+        yield from super().step(me)
+        if time % 2:
+            me.load((yield from combined(me, me.state())))
 
 
 class Careful(Method):
@@ -106,59 +126,93 @@ class Careful(Method):
         yield from super().step(me)
 
 
-@pytest.mark.parametrize("made", [Pairs, Steps, Otherwise, Careful])
-@pytest.mark.parametrize("role", ["method", "controls"])
-def test_a_method_of_ones_own_is_refused_with_the_way_to_measure_it(
-    monkeypatch: pytest.MonkeyPatch, made: type[Method], role: str
+def sent(config: RunConfig, out: Path) -> list[int]:
+    """The bytes that each agent had sent when a run ended."""
+    result = dimat.run(replace(config, out=str(out)))
+    last = [x for x in lines(result.folder) if x["round"] == config.rounds]
+    found = {x["agent"]: x["sent_bytes"] for x in last if x["phase"] == "trained"}
+    return [found[i] for i in sorted(found)]
+
+
+@pytest.mark.parametrize("width", [0.1, 0.5])
+@pytest.mark.parametrize("made", [Otherwise, Seldom, Twice, Careful])
+def test_a_method_of_ones_own_is_foreseen_though_it_says_nothing_of_its_cost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: type[Method], width: float
 ) -> None:
     monkeypatch.setitem(METHODS, "own", made)
-    config = replace(SMALL, method="own") if role == "method" else replace(SMALL, controls=("own",))
-    with pytest.raises(ConfigError, match="'own' is not one of dimat's own.*run it for two rounds"):
-        foreseen(config)
+    config = replace(SMALL, method="own", rounds=8, width=width)
+    assert foreseen(config).costs["own"].sent_bytes == pytest.approx(sent(config, tmp_path / "run"))
 
 
-def test_a_method_of_ones_own_under_a_known_name_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(METHODS, "wa", Pairs)
-    with pytest.raises(ConfigError, match="'wa' is not one of dimat's own"):
-        foreseen(replace(SMALL, method="wa"))
-
-
-def test_all_methods_of_dimat_are_foreseen() -> None:
-    assert [name for name, kind in METHODS.items() if not is_foreseen(kind())] == []
-
-
-def test_a_method_of_ones_own_that_says_what_it_costs_is_foreseen(
+def test_a_method_of_ones_own_costs_what_it_does_as_a_control_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Mine(Averaging):
-        """As ``wa``, and says so."""
+        """As ``wa``."""
 
     monkeypatch.setitem(METHODS, "mine", Mine)
     found = foreseen(replace(SMALL, method="wa", controls=("mine",))).costs
     assert found["mine"] == found["wa"]
 
 
+def test_a_method_that_fails_in_its_dry_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Averaging):
+        def merge(self, me: RoundContext) -> Talk[RoundResult]:
+            raise ValueError("no")
+
+    monkeypatch.setitem(METHODS, "broken", Broken)
+    with pytest.raises(TrainingError, match="broken, round 1, in a dry run: .*ValueError: no"):
+        foreseen(replace(SMALL, method="broken"))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_agent_sends_the_bytes_that_were_foreseen(tmp_path: Path, name: str) -> None:
     config = CASES[name]
+    expected = foreseen(config).costs[config.method].sent_bytes
+    found = sent(config, tmp_path / "run")
+    assert found == pytest.approx(expected[: len(found)], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["dimat", "fedavg", "sgp", "tree", "pooled tree", "bfloat16"])
+def test_bytes_are_those_of_the_width_of_the_run(tmp_path: Path, name: str) -> None:
+    config = replace(CASES[name], width=0.4, agents=4)
+    assert foreseen(config).costs[config.method].sent_bytes == pytest.approx(
+        sent(config, tmp_path / "run"), rel=1e-12
+    )
+
+
+LONG = replace(SMALL, rounds=14, pretrain_epochs=0, local_steps=1, eval_every=14)
+AGAIN: dict[str, RunConfig] = {
+    **{name: replace(LONG, method=name) for name in ("dimat", "final-merge", "ldsgd")},
+    "tree, every": replace(LONG, matching=replace(TREE, every=3)),
+    "spread": replace(LONG, matching=MatchingConfig(gauge="spread")),
+    "memory mixed": replace(LONG, optimizer=MIXED, method="wa"),
+    "one peer": replace(
+        LONG, agents=8, topology=TopologyConfig("one-peer-exponential"), method="wa"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_what_repeats_itself_is_played_a_few_times_and_foreseen_to_the_end(
+    tmp_path: Path, name: str
+) -> None:
+    config = AGAIN[name]
     setup = make_setup(config)
-    expected = Wire(setup, model_facts(setup)).sent_bytes(config.method)
-    result = dimat.run(replace(config, out=str(tmp_path / "run")))
-    last = [x for x in lines(result.folder) if x["round"] == config.rounds]
-    found = {x["agent"]: x["sent_bytes"] for x in last if x["phase"] == "trained"}
-    assert [found[i] for i in sorted(found)] == pytest.approx(expected[: len(found)], rel=1e-12)
+    played = rehearse(Stage(setup), setup, config.method)
+    assert len(played.seen) < played.total
+    expected = played.sent_bytes(config.agents)
+    assert sent(config, tmp_path / "run") == pytest.approx(expected, rel=1e-12)
 
 
-def test_of_a_graph_that_varies_at_random_a_sample_of_steps_stands_for_all(tmp_path: Path) -> None:
+def test_of_a_graph_that_varies_at_random_a_sample_of_steps_stands_for_all() -> None:
     topology = replace(VARYING, dropout=0.5, seed=1)
     config = replace(SMALL, topology=topology, method="cdsgd", rounds=400, local_steps=3)
     setup = make_setup(config)
     facts = model_facts(setup)
     steps = [setup.topology.at(t) for t in range(1200)]
     expected = facts.state_bytes * sum(len(own.listeners(2)) for own in steps)
-    assert Wire(setup, facts).sent_bytes("cdsgd")[2] == pytest.approx(expected, rel=0.1)
+    assert foreseen(config).costs["cdsgd"].sent_bytes[2] == pytest.approx(expected, rel=0.1)
 
 
 def foreseen(config: RunConfig) -> Forecast:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dimat.exchange import Step, Talk
 from dimat.merging.optimizer import Memory
-from dimat.methods.cost import Meeting, Sizes
 from dimat.methods.gauge import GaugeId
 from dimat.state import State, brief
 from dimat.symmetry import Analysis, Permutation
@@ -230,7 +229,6 @@ class Method:
             it is the only one.
         merges_once: Whether all merging is done in the last round.
         in_pairs: Whether who meets whom is drawn at random, and an agent meets one at a time.
-        asks_gradients: Whether every neighbor computes a gradient for the agent in a step.
         keeps: Number of tensors of the parameters' size that an agent keeps beside them, for the
             estimate of memory.
     """
@@ -240,7 +238,6 @@ class Method:
     scope: ClassVar[Literal["agents", "pooled"]] = "agents"
     merges_once: ClassVar[bool] = False
     in_pairs: ClassVar[bool] = False
-    asks_gradients: ClassVar[bool] = False
     keeps: ClassVar[int] = 0
 
     @property
@@ -255,7 +252,7 @@ class Method:
 
     @property
     def spell(self) -> int:
-        """Training steps after which the pattern of exchanges repeats."""
+        """Rounds, or training steps, after which the pattern of exchanges repeats."""
         return 1
 
     @property
@@ -288,27 +285,3 @@ class Method:
         Raises:
             ConfigError: If so.
         """
-
-    # --- what it will cost: a method of one's own may leave these out, and is not foreseen then ---
-
-    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """The rounds of ``merge``, foreseen.
-
-        Args:
-            topologies: Of all rounds.
-        """
-        yield from ()
-
-    def sends(self, sizes: Sizes, time: int, topology: Topology) -> Sequence[float] | None:
-        """Bytes that every agent sends in one ``step``, or in one ``merge``.
-
-        Args:
-            sizes: Of messages.
-            time: The step since pre-training, or the round, from 0.
-            topology: Of that time.
-
-        Returns:
-            None if they are those of the :meth:`meetings`: a state to every listener, and what it
-            takes to match.
-        """
-        return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -223,29 +222,9 @@ def agents_agree_where_nothing_else_moves_them(method: Method) -> None:
         assert np.ptp(places(them), 0).max() < 0.05 * apart
 
 
-def what_is_foreseen_is_sent(method: Method) -> None:
-    """What a method says that it sends in a step, it sends; one may leave that unsaid."""
-    network = irregular(2)
-    them = quadratics(network)
-    told = [method.sends(_Sizes(), time, network.at(time)) for time in range(12)]
-    known = [own for own in told if own is not None]
-    if len(known) == len(told):
-        sent = [own.sent_bytes for own in take_steps(method, them, len(told))]
-        np.testing.assert_array_equal(np.sum(known, 0), sent)
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Bytes of what quadratic agents say: a place and a count, a gradient."""
-
-    state: int = 8 * D + 8
-    gradient: int = 8 * D
-
-
 STEPS: tuple[Callable[[Method], None], ...] = (
     one_agent_takes_steps_of_its_optimizer,
     agents_that_are_alike_stay_alike,
     steps_give_the_same_twice,
     agents_agree_where_nothing_else_moves_them,
-    what_is_foreseen_is_sent,
 )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
 from dimat.merging import mix
 from dimat.methods.admit import MAX_NORM_RATIO
-from dimat.methods.cost import Meeting, everybody
 from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.protocol import Method, Need, RoundContext, RoundResult, setting
-from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,3 @@ class Averaging(Method):
         disagreement = distance_from(me, me.state, theirs)
         merged = mix([me.state, *theirs.values()], me.weights_of(theirs))
         return RoundResult(merged, disagreement=disagreement, memory=memory)
-
-    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """Every round: an average with all neighbors, no units compared."""
-        return everybody(topologies, compared=False)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.cost import Meeting, Sizes
 from dimat.methods.messages import distance
 from dimat.methods.protocol import Method, RoundContext, RoundResult, setting
-from dimat.methods.rounds.server import mean_of_all, server_meetings, server_sends
-from dimat.topology import Topology
+from dimat.methods.rounds.server import mean_of_all
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,3 @@ class DiLoCo(Method):
         }
         kept = {"outer": outer, "velocity": velocity}
         return RoundResult({**mean, **outer}, disagreement=apart, kept=kept)
-
-    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """Every round: an average at the server."""
-        return server_meetings(topologies)
-
-    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Bytes of a state to the server, and of the mean back."""
-        return server_sends(sizes, topology)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from dimat.exchange import Talk
 from dimat.merging import COMBINERS, mix
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
-from dimat.methods.cost import Meeting, everybody
 from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.ordering.common import Reordering
-from dimat.methods.ordering.foreseen import planned, spreading
 from dimat.methods.ordering.pairwise import pairwise
 from dimat.methods.ordering.spread import spread, swap_states_with_gauge
 from dimat.methods.ordering.tree import tree
@@ -20,7 +18,6 @@ from dimat.methods.protocol import Method, Need, RoundContext, RoundReport, Roun
 from dimat.methods.timer import Timer
 from dimat.state import State
 from dimat.symmetry import Permutation
-from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -88,6 +85,11 @@ class Dimat(Method):
         """Name of the combiner."""
         return self.combine
 
+    @property
+    def spell(self) -> int:
+        """Rounds between matchings of all agents."""
+        return self.every if self.gauge == "tree" and self.every else 1
+
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """Exchange states and match units; permute; average."""
         matched, combined = Timer(), Timer()
@@ -148,14 +150,6 @@ class Dimat(Method):
         combiner = COMBINERS[self.combine]
         batches = me.batches() if combiner.needs_batches else []
         return combiner.combine(me.analysis(), states, weights, batches)
-
-    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """Every round: who is compared and mixed with whom, as unit orders come about."""
-        if self.gauge == "spread":
-            return spreading(topologies)
-        if self.gauge == "tree":
-            return planned(topologies, every=self.every, pooled=self.statistics == "pooled")
-        return everybody(topologies, compared=True)
 
 
 def _permuted(me: RoundContext, state: State, permutation: Permutation | None) -> State:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.cost import Meeting, Sizes
 from dimat.methods.messages import distance
 from dimat.methods.protocol import Method, RoundContext, RoundResult
-from dimat.methods.rounds.server import mean_of_all, server_meetings, server_sends
-from dimat.topology import Topology
+from dimat.methods.rounds.server import mean_of_all
 
 
 @dataclass(frozen=True)
@@ -36,11 +33,3 @@ class FedAvg(Method):
             return (yield from super().merge(me))
         mean = yield from mean_of_all(me, weighted=True)
         return RoundResult(mean, disagreement=distance(me.state, mean, me.parameters))
-
-    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """Every round: an average at the server."""
-        return server_meetings(topologies)
-
-    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Bytes of a state to the server, and of the mean back."""
-        return server_sends(sizes, topology)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from dimat.exchange import Talk
-from dimat.methods.cost import Meeting, nobody
 from dimat.methods.protocol import Method, RoundContext, RoundResult, setting
 from dimat.methods.rounds.dimat import Dimat
-from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,3 @@ class FinalMerge(Dimat):
         if me.round < me.rounds:
             return (yield from Method.merge(self, me))
         return (yield from super().merge(me))
-
-    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """Rounds without a merge, and the last one, with it."""
-        rounds = list(topologies)
-        yield from nobody(rounds[:-1])
-        yield from super().meetings(rounds[-1:])

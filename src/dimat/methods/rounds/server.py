@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import torch
 
 from dimat.errors import StructureError
 from dimat.exchange import Message, Step, Talk
 from dimat.merging import mix
 from dimat.methods.admit import require_inbox
-from dimat.methods.cost import Meeting, Sizes
 from dimat.methods.protocol import RoundContext
 from dimat.state import State, check_same_structure
-from dimat.topology import Topology
 
 HUB = 0
 _IMAGES = "/images"  # no state has an entry of this name: modules are not named with a slash
-_COUNT_BYTES = 8
 
 
 def mean_of_all(me: RoundContext, *, weighted: bool) -> Talk[State]:
@@ -48,19 +43,6 @@ def mean_of_all(me: RoundContext, *, weighted: bool) -> Talk[State]:
     mean = mix(states, [count / sum(counts) for count in counts])
     yield Step(dict.fromkeys(others, mean))
     return mean
-
-
-def server_meetings(topologies: Iterable[Topology]) -> Iterator[Meeting]:
-    """Rounds with an average at the server, if there is more than one agent."""
-    for topology in topologies:
-        size = topology.num_agents
-        yield Meeting(topology, [0] * size, [int(size > 1)] * size)
-
-
-def server_sends(sizes: Sizes, topology: Topology) -> list[float]:
-    """Bytes of every agent: the mean to all others, or a state and a count to the server."""
-    others = topology.num_agents - 1
-    return [float(others * sizes.state), *[float(sizes.state + _COUNT_BYTES)] * others]
 
 
 def _count(message: Message, other: int) -> int:

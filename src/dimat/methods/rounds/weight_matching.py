@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
 from dimat.matching import Problem, Weights
 from dimat.merging import mix
 from dimat.methods.admit import MAX_NORM_RATIO
-from dimat.methods.cost import Meeting, everybody
 from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.protocol import Method, Need, RoundContext, RoundReport, RoundResult, setting
 from dimat.methods.timer import Timer
-from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,3 @@ class WeightMatching(Method):
             memory=memory,
             report=RoundReport(matched.seconds, combined.seconds, alignments=order),
         )
-
-    def meetings(self, topologies: Iterable[Topology]) -> Iterator[Meeting]:
-        """Every round: an average with all neighbors, units compared with each."""
-        return everybody(topologies, compared=True)

@@ -8,10 +8,8 @@ import torch
 
 from dimat.errors import ConfigError
 from dimat.exchange import Talk
-from dimat.methods.cost import Sizes, to_listeners
 from dimat.methods.protocol import StepContext
 from dimat.methods.steps.consensus import InEitherOrder
-from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,6 @@ class MomentumConsensus(InEitherOrder):
             me.scale_momentum(float(me.kept["step"]["lr"]) / rate)
         me.kept["step"] = {"lr": torch.tensor(rate, dtype=torch.float64)}
         yield from self.along(me, gradient)
-
-    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Bytes of a state to every listener."""
-        return to_listeners(topology, sizes.state)
 
     def check_optimizer(self, method: str, optimizer: str) -> None:
         """Refuse an adaptive optimizer, which has no velocity of this method's kind."""

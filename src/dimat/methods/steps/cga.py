@@ -14,12 +14,10 @@ from dimat.errors import TrainingError
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
 from dimat.methods.admit import require_all, require_inbox, validate_structure
-from dimat.methods.cost import Sizes, to_listeners
 from dimat.methods.messages import swap
 from dimat.methods.protocol import Method, Need, StepContext, row
 from dimat.methods.steps.consensus import DOUBLY_STOCHASTIC
 from dimat.state import State, as_real, check_finite
-from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,6 @@ class CrossGradients(Method):
     """
 
     exchanges = "steps"
-    asks_gradients = True
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -69,10 +66,6 @@ class CrossGradients(Method):
         gradient = project(own, [own, *(dict(inbox[j]) for j in neighbors)])
         me.load(mix([ours, *theirs.values()], row(me.topology, me.index)))
         me.update(gradient)
-
-    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Bytes of a state to every neighbor, and of a gradient back."""
-        return to_listeners(topology, sizes.state + sizes.gradient)
 
 
 def project(own: State, cross: Sequence[State]) -> State:

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dimat.exchange import Talk
-from dimat.methods.cost import Sizes, to_listeners
 from dimat.methods.messages import combined
 from dimat.methods.protocol import Method, Need, StepContext, setting
 from dimat.state import State
-from dimat.topology import Topology
 
 DOUBLY_STOCHASTIC: frozenset[Need] = frozenset({"rows", "columns"})
 
@@ -73,7 +71,3 @@ class Consensus(InEitherOrder):
     def step(self, me: StepContext) -> Talk[None]:
         """Gradient, average, optimizer step."""
         yield from self.along(me, me.gradient())
-
-    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Bytes of a state to every listener."""
-        return to_listeners(topology, sizes.state)

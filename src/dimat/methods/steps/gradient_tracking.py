@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.cost import Sizes, to_listeners
 from dimat.methods.messages import combined
 from dimat.methods.protocol import StepContext
 from dimat.methods.steps.consensus import InEitherOrder
-from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,3 @@ class GradientTracking(InEitherOrder):
             tracker = {key: value + (agreed[key] - last[key]) for key, value in gradient.items()}
         me.kept.update(tracker=tracker, gradient=gradient)
         yield from self.along(me, tracker)
-
-    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Bytes of a state to every listener, and from the second step on of an estimate."""
-        return to_listeners(topology, sizes.state + (sizes.gradient if time else 0))

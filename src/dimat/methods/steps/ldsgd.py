@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.methods.cost import Sizes, to_listeners
 from dimat.methods.protocol import StepContext, setting
 from dimat.methods.steps.consensus import InEitherOrder
-from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,3 @@ class LocalDecentralized(InEitherOrder):
         """One step of a spell."""
         quiet = me.steps % self.spell < self.quiet_steps
         yield from super().step(me) if quiet else self.along(me, me.gradient())
-
-    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Bytes of a state to every listener, in a consensus step."""
-        quiet = time % self.spell < self.quiet_steps
-        return to_listeners(topology, 0 if quiet else sizes.state)

@@ -10,13 +10,10 @@ from dimat.errors import StructureError
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
 from dimat.methods.admit import require_inbox
-from dimat.methods.cost import Sizes, to_listeners
 from dimat.methods.protocol import Method, Need, StepContext
 from dimat.state import State, check_same_structure
-from dimat.topology import Topology
 
 _WEIGHT = "/weight"  # no state has an entry of this name: modules are not named with a slash
-_WEIGHT_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,6 @@ class StochasticGradientPush(Method):
         total = sum(masses)
         me.load(mix(states, [mass / total for mass in masses]))
         me.kept["push"] = {"weight": torch.tensor([total], dtype=torch.float64)}
-
-    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Bytes of a state and a weight to every listener."""
-        return to_listeners(topology, sizes.state + _WEIGHT_BYTES)
 
 
 def _weight(message: State, other: int) -> float:

@@ -10,7 +10,6 @@ import numpy as np
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
 from dimat.methods.admit import require_inbox, validate_structure
-from dimat.methods.cost import Sizes
 from dimat.methods.protocol import Method, Need, StepContext, setting
 from dimat.topology import Topology
 
@@ -67,13 +66,6 @@ class Swarm(Method):
         met = Step({partner: ours}, [partner], validate_structure(ours, "state"))
         inbox = yield from require_inbox(met)
         me.load(mix([ours, inbox[partner]], [0.5, 0.5]))
-
-    def sends(self, sizes: Sizes, time: int, topology: Topology) -> list[float]:
-        """Bytes of a state to whom an agent meets."""
-        if (time + 1) % self.spell:
-            return [0.0] * topology.num_agents
-        met = pairs(topology, self.seed, time)
-        return [float(sizes.state if i in met else 0) for i in range(topology.num_agents)]
 
 
 def pairs(topology: Topology, seed: int, time: int) -> dict[int, int]:

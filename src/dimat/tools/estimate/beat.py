@@ -111,7 +111,7 @@ def _in_rounds(setup: Setup, work: Work, pace: Pace) -> Beat:
     few = pace.images(images, 4 * _CAUTION) if work.method.matches else images
     pair = pair_of(setup, work.name, few)
     spent = _merges(pair, work)
-    own = Work(pair, work.name, work.shards[:2]).counts
+    own = Work(pair, work.name, work.shards[:2], work.stage).counts
     once = few * pace.forward if work.method.needs_graph else 0.0
     compared = max(spent.match - own.comparing * once, 0.0) / max(own.compared, 1)
     return Beat(

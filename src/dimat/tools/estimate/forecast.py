@@ -15,8 +15,8 @@ from dimat.methods import METHODS
 from dimat.tools.estimate.beat import Beat, beat_of
 from dimat.tools.estimate.calibrate import Pace, pace_of
 from dimat.tools.estimate.memory import Memory, memory_of_run
-from dimat.tools.estimate.model_cost import ModelFacts, model_facts
-from dimat.tools.estimate.traffic import Wire
+from dimat.tools.estimate.model_cost import ModelFacts
+from dimat.tools.estimate.rehearsal import Stage
 from dimat.tools.estimate.work import Work, pretraining_steps, shards_of
 
 _CALIBRATION_S = 15.0
@@ -83,28 +83,28 @@ def forecast(
         calibrate: Whether to time this device; about 15 s.
 
     Raises:
-        ConfigError: If a method is a user's own: its cost cannot be foreseen.
+        TrainingError: If a method fails in its dry run.
     """
     config = setup.config
     names = [config.method, *(name for name in config.controls if name != config.method)]
-    works, began = {name: _work(setup, name) for name in names}, time.perf_counter()
+    stage, began = Stage(setup), time.perf_counter()
+    works = {name: _work(setup, name, stage) for name in names}
     with borrowed(config.threads, config.device):
         # first: a run imports what this does, too
         timed = _Timed(setup, works, observer or Silent()) if calibrate else None
-        facts, ended = model_facts(setup), time.perf_counter()
-    wire = Wire(setup, facts)
-    costs = _pretraining(setup, works, facts, timed)
-    for name, work in works.items():
-        spent = timed.method(work) if timed else {}
-        costs[name] = Cost(work.flops(facts), tuple(wire.sent_bytes(name)), spent)
+        facts, ended = stage.facts, time.perf_counter()
+        costs = _pretraining(setup, works, facts, timed)
+        for name, work in works.items():
+            spent, sent = timed.method(work) if timed else {}, work.rehearsal
+            costs[name] = Cost(work.flops(), tuple(sent.sent_bytes(config.agents)), spent)
     memory = memory_of_run(setup, facts, names)
     start_s = read_s + timed.analysis_s if timed else None
     return Forecast(config, facts, costs, memory, start_s, ended - began)
 
 
-def _work(setup: Setup, name: str) -> Work:
+def _work(setup: Setup, name: str, stage: Stage) -> Work:
     own = setup.pooled() if METHODS[name].scope == "pooled" else setup
-    return Work(own, name, shards_of(own))
+    return Work(own, name, shards_of(own), stage)
 
 
 def _pretraining(

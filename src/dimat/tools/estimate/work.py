@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.setup import Setup
 from dimat.merging import COMBINERS
 from dimat.methods import Method
-from dimat.methods.cost import Meeting
-from dimat.tools.estimate.known import check_foreseen
-from dimat.tools.estimate.model_cost import ModelFacts
-from dimat.tools.estimate.steps import rounds_of
+from dimat.tools.estimate.rehearsal import Rehearsal, Stage, rehearse
 
 
 @dataclass(frozen=True)
@@ -53,20 +50,18 @@ class Work:
         setup: Of the method: if its scope is pooled, of one agent.
         name: Of the method.
         shards: For each agent its numbers of training and of validation images, in the rounds.
-
-    Raises:
-        ConfigError: If the method's cost cannot be foreseen.
+        stage: The networks that it is rehearsed with.
     """
 
     setup: Setup
     name: str
     shards: Sequence[tuple[int, int]]
-    method: Method = field(init=False)
+    stage: Stage
 
-    def __post_init__(self) -> None:
-        made = make_method(self.setup.config, self.name)
-        check_foreseen(self.name, made)
-        object.__setattr__(self, "method", made)
+    @cached_property
+    def method(self) -> Method:
+        """As the run makes it."""
+        return make_method(self.setup.config, self.name)
 
     @property
     def agents(self) -> int:
@@ -90,43 +85,33 @@ class Work:
         return [r for r in range(1, own.rounds + 1) if r % own.eval_every == 0 or r == own.rounds]
 
     @cached_property
-    def meetings(self) -> list[Meeting]:
-        """Every round, of a method that exchanges with neighbors once a round."""
-        return list(self.method.meetings(rounds_of(self.setup)))
+    def rehearsal(self) -> Rehearsal:
+        """Its dry run."""
+        return rehearse(self.stage, self.setup, self.name)
 
     @cached_property
     def counts(self) -> Counts:
         """All of it."""
-        config, n = self.setup.config, self.agents
-        steps = float(config.rounds * sum(self.round_steps))
+        config, n, played = self.setup.config, self.agents, self.rehearsal
         every = config.checkpoint.every
         kept = n * ((config.rounds - 1) // every) if every and config.rounds else 0
         trained = n * (1 + len(self.measured))
-        common = {"steps": steps, "kept": kept}
+        common = {"steps": float(config.rounds * sum(self.round_steps)), "kept": kept}
         if self.together:
             looked = n * len(self.measured) if n > 1 else 0
-            crossed = steps * self.neighbors if self.method.asks_gradients else 0.0
             anew = n * config.rounds if n > 1 and self._recalibrates else 0
+            crossed = played.sum(lambda own: own.answers)
             seen = {"recalibrated": anew, "looked_at": looked}
             return Counts(evaluated=trained, gradients=crossed, **seen, **common)
-        merged = [sum(count > 0 for count in own.mixed) for own in self.meetings]
-        mixed = sum(sum(own.mixed) for own in self.meetings)
-        return self._of_rounds(merged, trained, mixed, **common)
-
-    def _of_rounds(
-        self, merged: Sequence[int], trained: int, mixed: int, **common: float
-    ) -> Counts:
-        """Counts of a method that exchanges once a round; ``merged``: how many agents, by round."""
-        met = [r for r in self.measured if r <= len(merged) and merged[r - 1]]
-        calibrates = COMBINERS[self.method.combiner].needs_batches
+        met = [r for r in self.measured if played.seen and played.at(r - 1).merged]
         return Counts(
-            merges=self.agents * self.setup.config.rounds,
-            mixed=mixed,
-            compared=sum(sum(own.compared) for own in self.meetings),
-            comparing=sum(sum(c > 0 for c in own.compared) for own in self.meetings),
-            recalibrated=sum(merged) if self._recalibrates and not calibrates else 0,
-            evaluated=trained + self.agents * len(met),
-            looked_at=self.agents * len(met),
+            merges=n * config.rounds,
+            mixed=played.sum(lambda own: sum(own.mixed)),
+            compared=played.sum(lambda own: sum(own.compared)),
+            comparing=played.sum(lambda own: sum(count > 0 for count in own.compared)),
+            recalibrated=played.sum(lambda own: own.recalibrated) * self._recalibrates,
+            evaluated=trained + n * len(met),
+            looked_at=n * len(met),
             **common,
         )
 
@@ -140,12 +125,12 @@ class Work:
         topology = self.setup.topology.at(0)
         return sum(len(topology.neighbors(i)) for i in range(self.agents)) / self.agents
 
-    def flops(self, facts: ModelFacts) -> dict[str, float]:
+    def flops(self) -> dict[str, float]:
         """Arithmetic of all agents, by what it is for; all after pre-training.
 
         Of matching, the forward passes are counted; of regression, about as many again.
         """
-        config, own = self.setup.config, self.counts
+        config, own, facts = self.setup.config, self.counts, self.stage.facts
         train, held = (sum(part[k] for part in self.shards) / self.agents for k in (0, 1))
         seen = min(config.matching.images, train)
         runs = own.compared + own.comparing if self.method.needs_graph else 0
