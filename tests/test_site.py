@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from tests import fork_server
 
 import dimat
@@ -13,6 +14,7 @@ DOCS = fork_server.ROOT / "docs"
 API = DOCS / "api"
 
 
+@pytest.mark.slow
 def test_the_site_is_built_and_whatever_it_warns_of_is_an_error(tmp_path: Path) -> None:
     command = ["python", "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = fork_server.run(command, cwd=fork_server.ROOT)

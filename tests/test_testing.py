@@ -29,10 +29,12 @@ from dimat.testing import (
 )
 from dimat.topology import TOPOLOGIES
 
-SLOW = ("final-merge", "wm")  # many matchings
+FAST = ("dimat", "sgp", "local")  # of rounds, of steps, alone; the laws one by one: tests/methods
 
 
-@pytest.mark.parametrize("name", tiers(list(METHODS), slow=SLOW))
+@pytest.mark.parametrize(
+    "name", tiers(list(METHODS), slow=[name for name in METHODS if name not in FAST])
+)
 def test_dimats_methods_keep_the_laws(name: str) -> None:
     check_method(METHODS[name])
 
@@ -56,6 +58,7 @@ def test_dimats_source_without_a_file_keeps_the_laws() -> None:
     check_source("digits")
 
 
+@pytest.mark.slow
 def test_the_checks_need_no_test_framework() -> None:
     code = "import sys, dimat.testing; assert 'pytest' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

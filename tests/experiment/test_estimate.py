@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from tests.experiment.test_run import lines
+from tests.tiers import tiers
 from torch.utils.flop_counter import FlopCounterMode
 
 import dimat
@@ -165,7 +166,10 @@ def test_a_method_that_fails_in_its_dry_run_is_named(monkeypatch: pytest.MonkeyP
         foreseen(replace(SMALL, method="broken"))
 
 
-@pytest.mark.parametrize("name", CASES)
+FAST = ("dimat", "wa", "fedavg", "sgp", "swarm", "tree", "edges lost", "bfloat16", "memory mixed")
+
+
+@pytest.mark.parametrize("name", tiers(CASES, slow=[name for name in CASES if name not in FAST]))
 def test_every_agent_sends_the_bytes_that_were_foreseen(tmp_path: Path, name: str) -> None:
     config = CASES[name]
     expected = foreseen(config).costs[config.method].sent_bytes
