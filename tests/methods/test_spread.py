@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import networkx as nx
 import numpy as np
@@ -38,7 +39,9 @@ def own(request: pytest.FixtureRequest) -> Agents:
     return agents_of(request.param)
 
 
-MLP = agents_of("mlp")
+@cache
+def mlp() -> Agents:
+    return agents_of("mlp")
 
 
 def copies(own: Agents, n: int) -> list[State]:
@@ -85,14 +88,14 @@ def alike(them: Sequence[State]) -> None:
 @settings(max_examples=15)
 @given(connected_graphs())
 def test_an_order_goes_one_hop_a_round_and_copies_stay_what_they_are(graph: nx.Graph[int]) -> None:
-    them, ids = copies(MLP, len(graph)), {}
+    them, ids = copies(mlp(), len(graph)), {}
     far = nx.eccentricity(graph, 0)
     for number in range(1, far + 1):
-        them, ids = rounds(MLP, them, graph, [number], ids)
+        them, ids = rounds(mlp(), them, graph, [number], ids)
         for i in graph:
             near = nx.single_source_shortest_path_length(graph, i, cutoff=number)
             assert ids[i] == min((GaugeId(j, 1) for j in near), key=seniority)
-        same_function(MLP, them, copies(MLP, 1)[0])
+        same_function(mlp(), them, copies(mlp(), 1)[0])
     assert set(ids.values()) == {GaugeId(0, 1)}
     alike(them)
 
@@ -213,10 +216,10 @@ def test_messages_that_are_lost_delay_an_order_and_do_no_harm(
         random = np.random.default_rng([seed, number]).random((len(graph), len(graph)))
         return Losses(lambda j, i, k: bool(random[j, i] < 0.5))
 
-    them, ids = rounds(MLP, copies(MLP, len(graph)), graph, range(1, 7), None, losses)
-    same_function(MLP, them, copies(MLP, 1)[0])
+    them, ids = rounds(mlp(), copies(mlp(), len(graph)), graph, range(1, 7), None, losses)
+    same_function(mlp(), them, copies(mlp(), 1)[0])
     far = nx.diameter(graph)
-    them, ids = rounds(MLP, them, graph, range(7, 7 + far), ids)
+    them, ids = rounds(mlp(), them, graph, range(7, 7 + far), ids)
     assert set(ids.values()) == {GaugeId(0, 1)}
     alike(them)
 
@@ -228,11 +231,11 @@ def test_on_a_directed_graph_it_spreads_the_way_messages_go(graph: nx.DiGraph[in
     hears = nx.to_numpy_array(graph, nodelist=range(n)).T + np.eye(n)
     topology = Topology("one-way", graph, hears / hears.sum(1, keepdims=True))
     assert SPREAD.needs == {"rows"}
-    them, ids = copies(MLP, n), dict.fromkeys(range(n))
+    them, ids = copies(mlp(), n), dict.fromkeys(range(n))
     for number in range(1, n):
         members = [
-            RoundContext(i, number, s, topology, MLP.parameters, lambda: MLP.analysis,
-                   lambda i=i: MLP.batches(i), ids[i])  # type: ignore[misc]
+            RoundContext(i, number, s, topology, mlp().parameters, lambda: mlp().analysis,
+                   lambda i=i: mlp().batches(i), ids[i])  # type: ignore[misc]
             for i, s in enumerate(them)
         ]  # fmt: skip
         merged: list[RoundResult] = merge(SPREAD, members)[0]
