@@ -36,9 +36,9 @@ from dimat.state import num_bytes, state_of
 from dimat.tools.estimate import calibrate
 from dimat.tools.estimate import forecast as forecasting
 from dimat.tools.estimate.assume import assumed
+from dimat.tools.estimate.dry_run import Stage, rehearse
 from dimat.tools.estimate.forecast import Forecast, forecast
 from dimat.tools.estimate.model_cost import memory_entries, model_facts
-from dimat.tools.estimate.rehearsal import Stage, rehearse
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
@@ -343,7 +343,7 @@ def test_a_step_is_that_of_a_stack_only_where_agents_are_stacked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not where they talk while they train, and not of one agent that has all images."""
-    pace = forecasting.Pace(*[1.0] * 8)
+    pace = forecasting.Speed(*[1.0] * 8)
     monkeypatch.setattr(forecasting, "pace_of", lambda *_: replace(pace, stacked=0.25))
     monkeypatch.setattr(forecasting, "beat_of", lambda *_: forecasting.Beat(*[1.0] * 6))
     controls = ("cdsgd", "local", "centralized")
@@ -386,7 +386,7 @@ def test_every_method_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_time_is_counts_times_paces(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a second for everything, the seconds of a part are how often it happens."""
-    monkeypatch.setattr(forecasting, "pace_of", lambda *_: forecasting.Pace(*[1.0] * 8))
+    monkeypatch.setattr(forecasting, "pace_of", lambda *_: forecasting.Speed(*[1.0] * 8))
     monkeypatch.setattr(forecasting, "beat_of", lambda *_: forecasting.Beat(*[1.0] * 6))
     config = replace(SMALL, topology=TopologyConfig("ring"), rounds=10, method="wa", local_steps=3)
     own = forecast(make_setup(config), 0.0).costs["wa"].wall_s

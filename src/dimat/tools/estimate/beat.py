@@ -12,7 +12,7 @@ from dimat.experiment.evaluation.diagnostics import MergeSnapshot, of_training
 from dimat.experiment.evaluation.merge_snapshot import seen, shown
 from dimat.experiment.setup import Setup
 from dimat.methods import METHODS, RoundContext, RoundResult
-from dimat.tools.estimate.calibrate import Pace
+from dimat.tools.estimate.calibrate import Speed
 from dimat.tools.estimate.timing import clock, each
 from dimat.tools.estimate.work import Work
 from dimat.topology import build_topology
@@ -43,7 +43,7 @@ class Beat:
     look: float = 0.0
 
 
-def beat_of(setup: Setup, work: Work, pace: Pace) -> Beat:
+def beat_of(setup: Setup, work: Work, pace: Speed) -> Beat:
     """Time two agents of a method, if they exchange.
 
     Args:
@@ -79,7 +79,7 @@ def pair_of(setup: Setup, name: str, images: int) -> Setup:
     return pair
 
 
-def _in_steps(setup: Setup, work: Work, pace: Pace) -> Beat:
+def _in_steps(setup: Setup, work: Work, pace: Speed) -> Beat:
     pair, device = pair_of(setup, work.name, 1), setup.config.device
     agents = [pair.new_agent(i, pretraining=False, together=True) for i in (0, 1)]
     steps = work.method.spell
@@ -105,7 +105,7 @@ class _Spent:
     look: float = 0.0
 
 
-def _in_rounds(setup: Setup, work: Work, pace: Pace) -> Beat:
+def _in_rounds(setup: Setup, work: Work, pace: Speed) -> Beat:
     shard = work.shards[0][0]
     images = min(setup.config.matching.images, shard)
     few = pace.images(images, 4 * _CAUTION) if work.method.matches else images

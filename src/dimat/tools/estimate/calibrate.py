@@ -25,7 +25,7 @@ _KEPT = 4  # agents in a checkpoint: files are written and flushed once for all
 
 
 @dataclass(frozen=True)
-class Pace:
+class Speed:
     """Seconds that an agent takes.
 
     Args:
@@ -58,7 +58,7 @@ class Pace:
         return _affordable(most, runs * self.forward, self.part_s)
 
 
-def pace_of(setup: Setup, part_s: float) -> Pace:
+def pace_of(setup: Setup, part_s: float) -> Speed:
     """Time one agent, on its own images.
 
     Args:
@@ -70,7 +70,7 @@ def pace_of(setup: Setup, part_s: float) -> Pace:
     forward = each(device, lambda: agent.evaluate(x[:8], y[:8]), part_s / 4, most=20) / len(y[:8])
     step, stacked = _training(setup, agent, forward, part_s)
     forward, evaluated = _evaluation(setup, agent, forward, part_s)
-    return Pace(
+    return Speed(
         step,
         stacked,
         evaluated,

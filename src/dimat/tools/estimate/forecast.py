@@ -13,10 +13,10 @@ from dimat.experiment.running.vectorized import trains_at_once
 from dimat.experiment.setup import Setup
 from dimat.methods import METHODS
 from dimat.tools.estimate.beat import Beat, beat_of
-from dimat.tools.estimate.calibrate import Pace, pace_of
+from dimat.tools.estimate.calibrate import Speed, pace_of
+from dimat.tools.estimate.dry_run import Stage
 from dimat.tools.estimate.memory import Memory, memory_of_run
 from dimat.tools.estimate.model_cost import ModelFacts
-from dimat.tools.estimate.rehearsal import Stage
 from dimat.tools.estimate.work import Work, pretraining_steps, shards_of
 
 _CALIBRATION_S = 15.0
@@ -95,7 +95,7 @@ def forecast(
         facts, ended = stage.facts, time.perf_counter()
         costs = _pretraining(setup, works, facts, timed)
         for name, work in works.items():
-            spent, sent = timed.method(work) if timed else {}, work.rehearsal
+            spent, sent = timed.method(work) if timed else {}, work.dry_run
             costs[name] = Cost(work.flops(), tuple(sent.sent_bytes(config.agents)), spent)
     memory = memory_of_run(setup, facts, names)
     start_s = read_s + timed.analysis_s if timed else None
@@ -134,7 +134,7 @@ class _Timed:
         if any(work.method.matches for work in works.values()):
             _ = setup.analysis
         self.analysis_s = time.perf_counter() - start
-        self.pace: Pace = pace_of(setup, part_s)
+        self.pace: Speed = pace_of(setup, part_s)
         observer.advance()
         self.beats: dict[str, Beat] = {}
         for name, work in works.items():

@@ -10,7 +10,7 @@ from dimat.experiment.config.methods import make_method
 from dimat.experiment.setup import Setup
 from dimat.merging import COMBINERS
 from dimat.methods import Method
-from dimat.tools.estimate.rehearsal import Rehearsal, Stage, rehearse
+from dimat.tools.estimate.dry_run import DryRun, Stage, rehearse
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ class Work:
         return [r for r in range(1, own.rounds + 1) if r % own.eval_every == 0 or r == own.rounds]
 
     @cached_property
-    def rehearsal(self) -> Rehearsal:
+    def dry_run(self) -> DryRun:
         """Its dry run."""
         return rehearse(self.stage, self.setup, self.name)
 
     @cached_property
     def counts(self) -> Counts:
         """All of it."""
-        config, n, played = self.setup.config, self.agents, self.rehearsal
+        config, n, played = self.setup.config, self.agents, self.dry_run
         every = config.checkpoint.every
         kept = n * ((config.rounds - 1) // every) if every and config.rounds else 0
         trained = n * (1 + len(self.measured))

@@ -95,7 +95,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """A whole run, from the times that were rehearsed.
 
     Args:
@@ -133,7 +133,7 @@ class Rehearsal:
         return [float(self.sum(lambda own, i=i: own.sent[i])) for i in range(agents)]  # type: ignore[misc]
 
 
-def rehearse(stage: Stage, setup: Setup, name: str) -> Rehearsal:
+def rehearse(stage: Stage, setup: Setup, name: str) -> DryRun:
     """Play a method through, until it repeats itself.
 
     Bytes are exact but for three things: of a graph that varies at random a sample of times stands
@@ -150,7 +150,7 @@ def rehearse(stage: Stage, setup: Setup, name: str) -> Rehearsal:
     play = _Play(stage, setup, name, stage.narrow)
     method, total = play.method, play.total
     if method.exchanges == "never" or setup.config.agents == 1 or not total:
-        return Rehearsal()
+        return DryRun()
     period = setup.topology.period
     random = period is None or method.in_pairs
     cycle = math.lcm(period or 1, method.spell)
@@ -161,10 +161,10 @@ def rehearse(stage: Stage, setup: Setup, name: str) -> Rehearsal:
         if not random and seen[-cycle:] == seen[-2 * cycle : -cycle]:
             break
     if len(seen) == total:
-        return Rehearsal(seen, 1, total)
+        return DryRun(seen, 1, total)
     last = play.at(total - 1) if method.exchanges == "rounds" else None
     turns = len(seen) - 1 if random else min(cycle, len(seen))
-    return Rehearsal(seen, max(turns, 1), total, last)
+    return DryRun(seen, max(turns, 1), total, last)
 
 
 class _Ledger(Traffic):
