@@ -118,6 +118,13 @@ class Narrow(Rounds):
         )
 
 
+class Silent(Rounds):
+    """It does not say how far the others were."""
+
+    def result(self, me: RoundContext, merged: Any) -> RoundResult:
+        return RoundResult(merged)
+
+
 class Unmatched(Averaging):
     """It says that it matches, and does not."""
 
@@ -196,6 +203,7 @@ def test_what_keeps_the_laws_passes(kind: type[Method]) -> None:
         (InPlace, "no state is changed in place"),
         (Drawing, "The same states merge to the same twice"),
         (Narrow, "entries, shapes and types"),
+        (Silent, "gives a disagreement"),
         (Unmatched, "merges copies in other unit orders to what they all compute"),
         (Intolerant, "A tolerant method does without what is lost"),
         (Talkative, "a method that never exchanges sends none"),

@@ -132,17 +132,17 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
 
     @cached_property
     def _outside(self) -> EntryPoints:
-        """The entry points of the group; a name of dimat's own stays dimat's."""
+        """The entry points of the group, by name; a name of dimat's own stays dimat's."""
         found = entry_points(self.group)
         for name in set(found) & set(self._dimats):
             _LOG.warning(
                 "entry point '%s' of group '%s' (%s) is not used: the name is dimat's own",
                 *(name, self.group, found[name].value),
             )
-        return {name: own for name, own in found.items() if name not in self._dimats}
+        return found
 
     def _load(self, point: importlib.metadata.EntryPoint) -> None:
-        """Import what an entry point names; its module may have registered it meanwhile.
+        """Import and keep what an entry point names.
 
         Raises:
             ConfigError: If it cannot be imported, or is of another kind.
@@ -155,8 +155,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
                 f"'{point.name}' ('{self.setting}') is {point.value} of {package}, which cannot be "
                 f"imported: {type(error).__name__}: {first_line(error)}"
             ) from error
-        if point.name not in self._things:
-            self._things[point.name] = self.prepared(point.name, thing)
+        self._things[point.name] = self.prepared(point.name, thing)
 
 
 _REGISTRIES: dict[str, Registry[Any]] = {}  # those that are imported, by group

@@ -99,6 +99,18 @@ def an_agent_alone_keeps_its_state(method: Method, network: SmallNetwork) -> Non
     assert (traffic, merged.disagreement) == (Traffic(), None)
 
 
+def what_is_mixed_says_how_far_it_was(method: Method, network: SmallNetwork) -> None:
+    """A merge that changes the state, but for the order of its units, gives a disagreement.
+
+    Without one nobody recalibrates BatchNorm, and no merged accuracy is recorded.
+    """
+    states = network.perturbed(6)
+    merged, _ = merge(method, network.members(states, irregular(4)))
+    for state, result in zip(states, merged, strict=True):
+        if result.permutation is None and not result.mixed:
+            torch.testing.assert_close(result.state, state, rtol=0, atol=0)
+
+
 def no_order_of_processes_matters(method: Method, network: SmallNetwork) -> None:
     """What an agent computes depends on what it hears, not on who is resumed first."""
     graph = irregular(1)
@@ -150,6 +162,7 @@ MERGES: tuple[Callable[[Method, SmallNetwork], None], ...] = (
     copies_merge_to_themselves,
     merging_gives_the_same_twice,
     an_agent_alone_keeps_its_state,
+    what_is_mixed_says_how_far_it_was,
     no_order_of_processes_matters,
     what_is_sent_is_received,
     permuted_copies_merge_to_one_function,

@@ -230,7 +230,7 @@ class _Play:
             where=f"{self.name}, round {time + 1}, in a dry run",
             observe=observe,
         )
-        merged = [own.disagreement is not None for own in results]
+        merged = [own.mixed for own in results]
         anew = [a and not own.calibrated for a, own in zip(merged, results, strict=True)]
         mixed = [x.states * own for x, own in zip(self.ledgers, merged, strict=True)]
         matched = [own.report.match_s > 0 for own in results]
