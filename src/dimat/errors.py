@@ -212,7 +212,7 @@ def nearest_key(key: str, keys: Iterable[str]) -> str:
 
 
 def _in_common(a: Sequence[str], b: Sequence[str]) -> int:
-    """How many entries two sequences have in common before they part."""
+    """Length of the common beginning of two sequences."""
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
 
 

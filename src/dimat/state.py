@@ -76,7 +76,7 @@ def clone(state: Mapping[str, Tensor]) -> State:
 
 
 def widened(state: Mapping[str, Tensor]) -> State:
-    """The same in at least float32 or complex64; entries that are no such numbers stay."""
+    """A state in at least float32 or complex64; entries that are no such numbers stay."""
     return {
         key: value.to(torch.promote_types(value.dtype, torch.float32))
         if is_number(value)

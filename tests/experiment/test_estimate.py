@@ -343,9 +343,11 @@ def test_a_step_is_that_of_a_stack_only_where_agents_are_stacked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not where they talk while they train, and not of one agent that has all images."""
-    pace = forecasting.Speed(*[1.0] * 8)
-    monkeypatch.setattr(forecasting, "pace_of", lambda *_: replace(pace, stacked=0.25))
-    monkeypatch.setattr(forecasting, "beat_of", lambda *_: forecasting.Beat(*[1.0] * 6))
+    speed = forecasting.Speed(*[1.0] * 8)
+    monkeypatch.setattr(forecasting, "speed_of", lambda *_: replace(speed, stacked=0.25))
+    monkeypatch.setattr(
+        forecasting, "method_seconds", lambda *_: forecasting.MethodSeconds(*[1.0] * 6)
+    )
     controls = ("cdsgd", "local", "centralized")
     config = replace(SMALL, controls=controls, local_steps=3, vectorize=4)
     ours, theirs = (
@@ -384,10 +386,12 @@ def test_every_method_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.costs["pre-training, centralized"].wall_s["training"] > 0
 
 
-def test_time_is_counts_times_paces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_counts_times_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a second for everything, the seconds of a part are how often it happens."""
-    monkeypatch.setattr(forecasting, "pace_of", lambda *_: forecasting.Speed(*[1.0] * 8))
-    monkeypatch.setattr(forecasting, "beat_of", lambda *_: forecasting.Beat(*[1.0] * 6))
+    monkeypatch.setattr(forecasting, "speed_of", lambda *_: forecasting.Speed(*[1.0] * 8))
+    monkeypatch.setattr(
+        forecasting, "method_seconds", lambda *_: forecasting.MethodSeconds(*[1.0] * 6)
+    )
     config = replace(SMALL, topology=TopologyConfig("ring"), rounds=10, method="wa", local_steps=3)
     own = forecast(make_setup(config), 0.0).costs["wa"].wall_s
     assert own == {

@@ -48,11 +48,11 @@ class GaugeId:
 
 
 class Listener(Protocol):
-    """The part of a member that refinement needs."""
+    """The part of a round's context that refinement needs."""
 
     @property
     def agent(self) -> int:
-        """Its number."""
+        """Number of the agent."""
         ...
 
     @property
@@ -188,7 +188,7 @@ def decode(symmetry: Symmetry, message: Mapping[str, Tensor]) -> Permutation:
 
 
 def encode_ids(ids: Mapping[int, GaugeId]) -> dict[str, Tensor]:
-    """Who is in whose order, as a message of 12 bytes an agent; empty if there is no news."""
+    """The message of ids of unit orders, 12 bytes an agent; empty if there is no news."""
     rows = [(agent, own.root, own.generation) for agent, own in sorted(ids.items())]
     return {"gauges": torch.tensor(rows, dtype=torch.int32)} if rows else {}
 

@@ -57,7 +57,7 @@ def _import(name: str) -> Callable[..., object]:
 def _asked_for(
     name: str, factory: Callable[..., object], offered: Mapping[str, object]
 ) -> dict[str, object]:
-    """Those of the arguments that the factory's signature has, if no other is missing."""
+    """The arguments that a factory's signature has, if it needs no others."""
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # built in, without a signature

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dimat.errors import DimatError, ModelError, first_line
+from dimat.errors import ModelError
 from dimat.graph.trace import Trace, as_args, flatten_inputs, trace
 from dimat.state import brief, check_module, tensors_of
 from dimat.symmetry.constants import digest_of, unwritten
@@ -16,7 +16,7 @@ from dimat.symmetry.label import label_graphs
 from dimat.symmetry.labels.solve import solve
 from dimat.symmetry.labels.units import Labels, Pin
 from dimat.symmetry.proof.evidence import UNPROVED
-from dimat.symmetry.proof.redraw import LEVELS
+from dimat.symmetry.proof.redraw import on_freest_inputs
 from dimat.symmetry.proof.verify import Proof
 from dimat.symmetry.reduce import reduce_solution
 from dimat.symmetry.symmetry import Symmetry
@@ -117,19 +117,12 @@ def _prove(
     inputs = flatten_inputs(args, kwargs)
     draws = [t.example_draws() for t in traces]
     entries = {**tensors_of(model.state_dict()), **constants, **draws[0], **draws[1]}
-    errors: list[Exception] = []
-    for level in LEVELS:  # the freest redrawing of inputs on which the model still runs
-        try:
-            proof = Proof(traces, entries, inputs, level, constants.keys())
-            return _prove_on(proof, traces, entries, constants)
-        except DimatError:
-            raise
-        except (RuntimeError, IndexError, ValueError) as error:
-            errors.append(error)
-    raise ModelError(
-        f"{type(model).__name__} cannot be run on redrawn inputs, not even on the example's own "
-        f"values in another order: {first_line(errors[-1])}"
-    ) from errors[-1]
+
+    def attempt(level: str) -> Analysis:
+        proof = Proof(traces, entries, inputs, level, constants.keys())
+        return _prove_on(proof, traces, entries, constants)
+
+    return on_freest_inputs(type(model).__name__, attempt)
 
 
 def _prove_on(

@@ -54,7 +54,7 @@ class SmallNetwork:
         return [name for name, _ in self.model.named_parameters()]
 
     def state(self) -> State:
-        """Its own state."""
+        """The network's own state."""
         return dict(self.model.state_dict())
 
     def perturbed(self, n: int) -> list[State]:
@@ -71,7 +71,7 @@ class SmallNetwork:
         ]
 
     def permuted(self, n: int) -> list[State]:
-        """Its own state in n unit orders."""
+        """The network's own state in n unit orders."""
         random, symmetry = torch.Generator().manual_seed(3), self.analysis.symmetry
         return [symmetry.apply(symmetry.random(random), self.state()) for _ in range(n)]
 
@@ -155,7 +155,7 @@ class Quadratic:
         return self.network.at(self.steps)
 
     def state(self) -> State:
-        """Its place, and a number that is nobody's average."""
+        """The agent's place, and a number that is nobody's average."""
         return {"x": torch.from_numpy(self.x.copy()), "count": torch.tensor(self.index)}
 
     def load(self, state: State) -> None:

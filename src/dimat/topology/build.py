@@ -86,7 +86,10 @@ def network_of(
     dropout: float = 0.0,
     shard_sizes: Sequence[int] | None = None,
 ) -> Network:
-    """The same of a function, as :data:`TOPOLOGIES` holds it, whatever it is called."""
+    """The network of a function, as :data:`TOPOLOGIES` holds it, checked.
+
+    Args and errors are those of :func:`build_topology`.
+    """
     check_kind("agents", agents, Integral, "a whole number >= 1")
     check_kind("options", options, GraphOptions, "a dimat.topology.GraphOptions")
     check_kind("dropout", dropout, Real, "a number in [0, 1)")

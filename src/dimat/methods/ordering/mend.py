@@ -23,7 +23,7 @@ from dimat.symmetry import Permutation
 def mend(
     me: RoundContext, theirs: Mapping[int, State], threshold: float, watch: Timer
 ) -> Talk[tuple[dict[int, Permutation], float]]:
-    """Whoever has drifted most among its neighbors is matched to them again, by weights.
+    """The permutations by which an agent that drifted most among its neighbors comes back.
 
     Every agent compares itself with the weighted mean of its neighbors. One agent in another order
     spoils the mean of its neighbors too, all of it for one who has no other: so an agent moves only
@@ -35,7 +35,7 @@ def mend(
     are: of two neighbors one moves a round, and the merge of the other is spoilt until then.
 
     Returns:
-        For those of us and our neighbors who move, how; and our own drift.
+        The permutations of those of us and our neighbors who move, by agent; and our own drift.
 
     Raises:
         StructureError: If a neighbor's message does not fit.

@@ -12,7 +12,7 @@ from dimat.methods.gauge import GaugeId
 
 @dataclass(frozen=True)
 class Plan:
-    """How the agents of one connected part of the graph come into one gauge.
+    """Plan by which the agents of one connected part of the graph come into one unit order.
 
     Args:
         gauge: The one they are in afterwards.

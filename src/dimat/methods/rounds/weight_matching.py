@@ -50,7 +50,7 @@ class WeightMatching(Method):
 
     @property
     def tolerant(self) -> bool:
-        """Those that are heard are matched one by one."""
+        """Whether lost messages are done without: neighbors are matched one by one."""
         return True
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:

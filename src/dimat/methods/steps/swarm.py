@@ -16,7 +16,7 @@ from dimat.topology import Topology
 
 @dataclass(frozen=True)
 class Swarm(Method):
-    r"""Whoever meets takes the mean of both; the others go on training.
+    r"""Pairs of agents that meet take the mean of both; the others go on training.
 
     .. math::
         \theta_i, \theta_j \leftarrow \tfrac12(\theta_i + \theta_j) \quad

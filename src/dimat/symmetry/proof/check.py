@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from dimat.compat import Dropout, tree_flatten, tree_leaves, tree_unflatten
-from dimat.errors import ModelError, StructureError, check_kind, first_line
+from dimat.errors import ModelError, StructureError, check_kind
 from dimat.graph.trace import as_args, tied_keys
 from dimat.state import check_module, tensors_of
 from dimat.symmetry.labels.structure import cycles
 from dimat.symmetry.labels.units import Special
 from dimat.symmetry.permutation import Permutation
 from dimat.symmetry.proof.evidence import close_to, differing
-from dimat.symmetry.proof.redraw import DRAWS, LEAST_DRAWS, LEVELS, draw
+from dimat.symmetry.proof.redraw import DRAWS, LEAST_DRAWS, draw, on_freest_inputs
 from dimat.symmetry.symmetry import Symmetry
 
 # Relative to the largest value of an output. Whole networks are compared, perhaps in float32, whose
@@ -94,7 +94,7 @@ def _check(
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """The same model with the dropout of PyTorch's own layers set to zero.
+    """A copy of the model with the dropout of PyTorch's own layers set to zero.
 
     Dropout draws by place, so a run in training mode would tell places apart that are alike.
 
@@ -140,21 +140,15 @@ class _Trial:
         self.symmetry, self.twin, self.random = symmetry, twin, np.random.default_rng(number)
         given = {key: value.detach() for key, value in tensors_of(twin.state_dict()).items()}
         flat, spec = tree_flatten((args, kwargs))
-        errors: list[Exception] = []
-        for level in LEVELS:
+
+        def attempt(level: str) -> None:
             state, inputs = draw(number, given, flat, level)
             state.update({key: state[first] for key, first in tied_keys(twin).items()})
             self.state = {key: value.to(given[key].dtype) for key, value in state.items()}
             self.call = tree_unflatten([self._fed(x) for x in inputs], spec)
-            try:
-                self.outputs, self.written = self._run(self.state)
-                return
-            except (RuntimeError, IndexError, ValueError) as error:
-                errors.append(error)
-        raise ModelError(
-            f"{type(twin).__name__} cannot be run on redrawn inputs, not even on the example's own "
-            f"values in another order: {first_line(errors[-1])}"
-        ) from errors[-1]
+            self.outputs, self.written = self._run(self.state)
+
+        on_freest_inputs(type(twin).__name__, attempt)
 
     def _fed(self, x: Any) -> Any:
         """An input in the precision of the model."""

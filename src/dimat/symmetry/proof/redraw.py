@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from dimat.errors import DimatError, ModelError, first_line
 from dimat.state import is_number
+
+Result = TypeVar("Result")
 
 # Near the given values an operator is where it is used: a logarithm reads what is positive. Generic
 # values have no zeros or ones that could hide a wrong rule. Further draws are smaller or larger, to
@@ -24,6 +27,30 @@ LEAST_DRAWS = 2
 # The values that may be drawn for a float input: any number; in columns of whole numbers only the
 # column's own, as they may be looked up (calendar marks, categories); in every column only its own.
 LEVELS: tuple[str, ...] = ("any number", "whole numbers kept", "own values")
+
+
+def on_freest_inputs(model: str, attempt: Callable[[str], Result]) -> Result:
+    """The result of an attempt with the freest redrawing of inputs on which a model still runs.
+
+    Args:
+        model: Name of the model's class, for the message.
+        attempt: Called with one of :data:`LEVELS` after the other until the model runs.
+
+    Raises:
+        ModelError: If it runs on none.
+    """
+    errors: list[Exception] = []
+    for level in LEVELS:
+        try:
+            return attempt(level)
+        except DimatError:
+            raise
+        except (RuntimeError, IndexError, ValueError) as error:
+            errors.append(error)
+    raise ModelError(
+        f"{model} cannot be run on redrawn inputs, not even on the example's own values in another "
+        f"order: {first_line(errors[-1])}"
+    ) from errors[-1]
 
 
 def draw(

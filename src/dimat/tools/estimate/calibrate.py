@@ -1,4 +1,4 @@
-"""How fast this device is at what all methods do: each part is done a few times and timed."""
+"""Seconds of the parts that all methods have, timed on this device a few times each."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Speed:
         return _affordable(most, runs * self.forward, self.part_s)
 
 
-def pace_of(setup: Setup, part_s: float) -> Speed:
+def speed_of(setup: Setup, part_s: float) -> Speed:
     """Time one agent, on its own images.
 
     Args:

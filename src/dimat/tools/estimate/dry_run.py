@@ -32,7 +32,7 @@ _SAMPLE, _LEAST = 1200, 20  # times that stand for all where nothing repeats: by
 
 
 class _Entry(NamedTuple):
-    """What a message has under one key."""
+    """Structure of one entry of a message."""
 
     key: str
     dtype: torch.dtype
@@ -40,7 +40,7 @@ class _Entry(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Its length."""
+        """Bytes of the entry."""
         return self.shape.numel() * self.dtype.itemsize
 
 
@@ -49,14 +49,14 @@ class Stage:
     """The network of a run, and a narrow one of the same parameter names.
 
     Args:
-        setup: Of the run.
+        setup: Setup of the run.
     """
 
     setup: Setup
 
     @cached_property
     def facts(self) -> ModelFacts:
-        """Of the run's network."""
+        """Costs of the run's network."""
         return model_facts(self.setup)
 
     @cached_property
@@ -69,21 +69,21 @@ class Stage:
 
     @cached_property
     def narrow_facts(self) -> ModelFacts:
-        """Of the narrow network."""
+        """Costs of the narrow network."""
         return model_facts(self.narrow)
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What happened in one round, or in one step.
+    """Counts of one round, or of one step.
 
     Args:
-        sent: Bytes, by agent.
-        mixed: States of others that an agent merged, by agent.
-        compared: Those of them that it compared its units with, by agent.
-        merged: Agents that merged.
-        recalibrated: Agents that need new running statistics.
-        answers: Gradients at other agents' networks.
+        sent: Bytes sent, by agent.
+        mixed: Number of neighbors' states that were mixed in, by agent.
+        compared: Number of those states whose units were compared, by agent.
+        merged: Number of agents that merged.
+        recalibrated: Number of agents that need new running statistics.
+        answers: Number of gradients computed at other agents' networks.
     """
 
     sent: tuple[int, ...] = ()
@@ -96,13 +96,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class DryRun:
-    """A whole run, from the times that were rehearsed.
+    """Counts of a whole run, from the rounds or steps that were played.
 
     Args:
-        seen: The first rounds or steps.
-        cycle: The last so many of ``seen`` take turns from there on.
-        total: Rounds or steps of the run.
-        last: The last round, where it lies beyond those.
+        seen: Counts of the first rounds or steps.
+        cycle: Number of the last ones in ``seen`` that take turns from there on.
+        total: Number of rounds or steps of the run.
+        last: Counts of the last round, where that lies beyond those.
     """
 
     seen: Sequence[Tally] = ()
@@ -111,7 +111,7 @@ class DryRun:
     last: Tally | None = None
 
     def at(self, time: int) -> Tally:
-        """What happens at a time."""
+        """Counts of a round or step, from 0."""
         if self.last is not None and time == self.total - 1:
             return self.last
         return self.seen[self._index(time)]
@@ -134,15 +134,15 @@ class DryRun:
 
 
 def rehearse(stage: Stage, setup: Setup, name: str) -> DryRun:
-    """Play a method through, until it repeats itself.
+    """Play the rounds or steps of a method until they repeat.
 
     Bytes are exact but for three things: of a graph that varies at random a sample of times stands
     for all, agents that drift are not foreseen, and neither is what is refused.
 
     Args:
         stage: The networks.
-        setup: Of the run, or of a pair of agents of it.
-        name: Of the method.
+        setup: Setup of the run, or of a pair of its agents.
+        name: Registry name of the method.
 
     Raises:
         TrainingError: If the method fails.
@@ -203,12 +203,12 @@ class _Play:
         return rounds * self.setup.round_steps(0, together=True)
 
     def at(self, time: int) -> Tally:
-        """One round or step."""
+        """Counts of one round or step, played now."""
         tally = self.play(time)
         return replace(tally, sent=tuple(self._length(own) for own in self.ledgers))
 
     def play(self, time: int) -> Tally:
-        """The same, without bytes; messages are left in the ledgers."""
+        """Counts without bytes; the messages are left in the ledgers."""
         names = list(self.stage.facts.gradient)
         self.ledgers = [_Ledger(names) for _ in self.agents]
         for agent, ledger in zip(self.agents, self.ledgers, strict=True):

@@ -12,10 +12,10 @@ from dimat.experiment.running.process import borrowed
 from dimat.experiment.running.vectorized import trains_at_once
 from dimat.experiment.setup import Setup
 from dimat.methods import METHODS
-from dimat.tools.estimate.beat import Beat, beat_of
-from dimat.tools.estimate.calibrate import Speed, pace_of
+from dimat.tools.estimate.calibrate import Speed, speed_of
 from dimat.tools.estimate.dry_run import Stage
 from dimat.tools.estimate.memory import Memory, memory_of_run
+from dimat.tools.estimate.method_seconds import MethodSeconds, method_seconds
 from dimat.tools.estimate.model_cost import ModelFacts
 from dimat.tools.estimate.work import Work, pretraining_steps, shards_of
 
@@ -24,7 +24,7 @@ _CALIBRATION_S = 15.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What one method costs, all agents together; or pre-training.
+    """Costs of one method, or of pre-training, for all agents together.
 
     Args:
         flops: By what they are for.
@@ -39,7 +39,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will cost, in one process.
+    """Costs of a run in one process.
 
     Args:
         config: Its settings.
@@ -72,14 +72,14 @@ class Forecast:
 
 
 def forecast(
-    setup: Setup, read_s: float, observer: Progress | None = None, *, calibrate: bool = True
+    setup: Setup, read_s: float, progress: Progress | None = None, *, calibrate: bool = True
 ) -> Forecast:
-    """What a run will cost.
+    """The costs of a run.
 
     Args:
         setup: Of the run.
         read_s: Seconds that making it took.
-        observer: Told how it goes.
+        progress: Told how it goes.
         calibrate: Whether to time this device; about 15 s.
 
     Raises:
@@ -91,7 +91,7 @@ def forecast(
     works = {name: _work(setup, name, stage) for name in names}
     with borrowed(config.threads, config.device):
         # first: a run imports what this does, too
-        timed = _Timed(setup, works, observer or Silent()) if calibrate else None
+        timed = _Timed(setup, works, progress or Silent()) if calibrate else None
         facts, ended = stage.facts, time.perf_counter()
         costs = _pretraining(setup, works, facts, timed)
         for name, work in works.items():
@@ -127,42 +127,43 @@ def _pretraining(
 class _Timed:
     """A device that was timed."""
 
-    def __init__(self, setup: Setup, works: Mapping[str, Work], observer: Progress) -> None:
+    def __init__(self, setup: Setup, works: Mapping[str, Work], progress: Progress) -> None:
         part_s = _CALIBRATION_S / (8 + 3 * len(works))
-        observer.stage("timing this device", 1 + len(works))
+        progress.stage("timing this device", 1 + len(works))
         start = time.perf_counter()
         if any(work.method.matches for work in works.values()):
             _ = setup.analysis
         self.analysis_s = time.perf_counter() - start
-        self.pace: Speed = pace_of(setup, part_s)
-        observer.advance()
-        self.beats: dict[str, Beat] = {}
+        self.speed: Speed = speed_of(setup, part_s)
+        progress.advance()
+        self.method_seconds: dict[str, MethodSeconds] = {}
         for name, work in works.items():
-            self.beats[name] = beat_of(setup, work, self.pace)
-            observer.advance()
+            self.method_seconds[name] = method_seconds(setup, work, self.speed)
+            progress.advance()
 
     def pretraining(self, setup: Setup) -> dict[str, float]:
         """Seconds of pre-training."""
         own = setup.config
-        step = self.pace.stacked if trains_at_once(setup) else self.pace.step
+        step = self.speed.stacked if trains_at_once(setup) else self.speed.step
         return {
             "training": sum(pretraining_steps(setup)) * step,
-            "checkpoints": own.agents * (own.pretrain_epochs * self.pace.snapshot + self.pace.keep),
+            "checkpoints": own.agents
+            * (own.pretrain_epochs * self.speed.snapshot + self.speed.keep),
         }
 
     def method(self, work: Work) -> dict[str, float]:
         """Seconds of a method, by what they are for."""
-        own, beat, pace = work.counts, self.beats[work.name], self.pace
+        own, method, speed = work.counts, self.method_seconds[work.name], self.speed
         neighbors = 1.0 if work.method.in_pairs else work.neighbors
-        step = pace.stacked if trains_at_once(work.setup, work.method) else pace.step
+        step = speed.stacked if trains_at_once(work.setup, work.method) else speed.step
         return {
             "training": own.steps * step,
-            "exchange and merging": own.steps * beat.exchange * neighbors
-            + (own.merges + own.mixed) * beat.merge
-            + own.merges * beat.take_over,
-            "matching": own.compared * beat.compare + own.comparing * beat.own,
-            "recalibration": own.recalibrated * pace.recalibrate,
-            "evaluation": own.evaluated * pace.evaluate,
-            "diagnostics": own.looked_at * beat.look,
-            "checkpoints": own.kept * (pace.keep + pace.snapshot),
+            "exchange and merging": own.steps * method.exchange * neighbors
+            + (own.merges + own.mixed) * method.merge
+            + own.merges * method.take_over,
+            "matching": own.compared * method.compare + own.comparing * method.own,
+            "recalibration": own.recalibrated * speed.recalibrate,
+            "evaluation": own.evaluated * speed.evaluate,
+            "diagnostics": own.looked_at * method.look,
+            "checkpoints": own.kept * (speed.keep + speed.snapshot),
         }

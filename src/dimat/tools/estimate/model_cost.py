@@ -1,4 +1,4 @@
-"""What one network costs: found without computing anything, by tensors that have shapes only."""
+"""Costs of one network, found on tensors that have shapes only, so that nothing is computed."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _training(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[int, in
 
 
 def memory_entries(name: str, gradient: Mapping[str, Tensor]) -> State:
-    """What an optimizer remembers of every weight once it has stepped, as a message has it.
+    """The memory of an optimizer that has stepped, entry by entry, as messages have it.
 
     Args:
         name: Of the optimizer.

@@ -17,7 +17,7 @@ _BYTES = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def as_json(own: Forecast) -> dict[str, object]:
-    """All of it, with plain numbers: FLOP, bytes and seconds."""
+    """The forecast as JSON: FLOP, bytes and seconds as plain numbers."""
     facts, memory = own.facts, own.memory
     return {
         "model": own.config.model,
@@ -81,7 +81,7 @@ def _methods(own: Forecast) -> Table:
 
 
 def _parts(own: Forecast) -> Table:
-    """What time and arithmetic go into."""
+    """The table of time and arithmetic by purpose."""
     names = {part: None for cost in own.costs.values() for part in (*cost.wall_s, *cost.flops)}
     flops = _sums([cost.flops for cost in own.costs.values()])
     spent = _sums([cost.wall_s for cost in own.costs.values()])

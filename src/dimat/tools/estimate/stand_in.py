@@ -1,4 +1,4 @@
-"""Stand-ins of agents: to a method they are agents, and they train nothing."""
+"""Stand-ins of agents in a dry run: to a method they are agents, and they train nothing."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _IMAGES = 16  # of each, to match on: of few, more units are alike, and that tak
 
 @dataclass
 class StandIn:
-    """An agent as a round and a step see it; of random images, with its parameters as gradient.
+    """An agent with random images and its parameters in place of gradients.
 
     Args:
-        index: Its number.
-        setup: Of the run: its settings and its graph.
-        network: The setup of its network, which may be narrower than the run's.
-        traffic: Of one round or step.
-        steps: Taken since pre-training.
-        answers: Gradients that it computed for others.
-        gauge: Whose unit order its state is in.
-        kept: What its method keeps.
+        index: Number of the agent.
+        setup: Setup of the run, for its settings and its graph.
+        network: Setup of its network, which may be narrower than the run's.
+        traffic: Counters of the bytes of one round or step.
+        steps: Training steps since pre-training.
+        answers: Number of gradients that it computed for others.
+        gauge: Id of the unit order that its state is in.
+        kept: States that its method keeps, by name.
     """
 
     index: int
@@ -54,7 +54,7 @@ class StandIn:
     # --- in a round ---------------------------------------------------------------------------
 
     def context(self, number: int) -> RoundContext:
-        """The state, graph, images and memory that it brings to the merge of a round."""
+        """The state, graph, images and memory that the stand-in brings to the merge of a round."""
         config = self.setup.config
         own, stepped = config.optimizer, config.pretrain_epochs > 0 or number > 1
         mixed = own.on_merge == "mix" and stepped
@@ -73,7 +73,7 @@ class StandIn:
         )
 
     def take_over(self, me: RoundContext, result: RoundResult) -> float:
-        """Load the merged state, and what its method keeps; it has no optimizer."""
+        """Load the merged state, and keep what the method keeps; there is no optimizer."""
         self.load(result.state)
         self.gauge = result.gauge or self.gauge
         self.kept = {name: dict(own) for name, own in result.kept.items()}
@@ -92,28 +92,28 @@ class StandIn:
 
     @property
     def lr(self) -> float:
-        """Learning rate at first."""
+        """The first learning rate."""
         return self.setup.config.optimizer.lr
 
     def state(self) -> State:
-        """Its state; methods change none in place."""
+        """The state itself, not a copy: methods change none in place."""
         return dict(self._state)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state."""
+        """Replace the state."""
         self._state = dict(state)
 
     def gradient(self) -> State:
-        """What has the structure of a gradient."""
+        """Parameters, which have the structure of a gradient."""
         return dict(self._gradient)
 
     def gradient_at(self, state: Mapping[str, Tensor]) -> State:
-        """The same, counted as computed for another."""
+        """Parameters, counted as a gradient that was computed for another agent."""
         self.answers += 1
         return self.gradient()
 
     def update(self, gradient: Mapping[str, Tensor], scale: float = 1.0) -> None:
-        """Nothing: it does not learn."""
+        """Do nothing: a stand-in does not learn."""
 
     def scale_momentum(self, factor: float) -> None:
-        """Nothing: it has no optimizer."""
+        """Do nothing: a stand-in has no optimizer."""

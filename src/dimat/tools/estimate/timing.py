@@ -1,4 +1,4 @@
-"""How long something takes on a device, within a budget of seconds."""
+"""Seconds of a task on a device, measured within a budget."""
 
 from __future__ import annotations
 

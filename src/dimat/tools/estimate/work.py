@@ -1,4 +1,4 @@
-"""How often a method trains, matches, recalibrates and evaluates, all agents together."""
+"""Counts of what a method does: training, matching, recalibration and evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dimat.tools.estimate.dry_run import DryRun, Stage, rehearse
 
 @dataclass(frozen=True)
 class Counts:
-    """What the agents of a method do after pre-training, summed over agents and rounds.
+    """Counts of a method after pre-training, summed over agents and rounds.
 
     Args:
         steps: Training steps.
@@ -44,13 +44,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Work:
-    """One method of a run.
+    """The work of one method in a run.
 
     Args:
-        setup: Of the method: if its scope is pooled, of one agent.
-        name: Of the method.
-        shards: For each agent its numbers of training and of validation images, in the rounds.
-        stage: The networks that it is rehearsed with.
+        setup: Setup of the method: of one agent, if its scope is pooled.
+        name: Registry name of the method.
+        shards: Numbers of training and of validation images of each agent, in the rounds.
+        stage: The networks of its dry run.
     """
 
     setup: Setup
@@ -60,12 +60,12 @@ class Work:
 
     @cached_property
     def method(self) -> Method:
-        """As the run makes it."""
+        """The method, as the run makes it."""
         return make_method(self.setup.config, self.name)
 
     @property
     def agents(self) -> int:
-        """How many there are."""
+        """Number of agents."""
         return self.setup.config.agents
 
     @property
@@ -86,12 +86,12 @@ class Work:
 
     @cached_property
     def dry_run(self) -> DryRun:
-        """Its dry run."""
+        """The dry run of the method."""
         return rehearse(self.stage, self.setup, self.name)
 
     @cached_property
     def counts(self) -> Counts:
-        """All of it."""
+        """Counts of the whole run."""
         config, n, played = self.setup.config, self.agents, self.dry_run
         every = config.checkpoint.every
         kept = n * ((config.rounds - 1) // every) if every and config.rounds else 0
@@ -121,12 +121,12 @@ class Work:
 
     @property
     def neighbors(self) -> float:
-        """How many neighbors an agent has, in the mean."""
+        """Mean number of neighbors of an agent."""
         topology = self.setup.topology.at(0)
         return sum(len(topology.neighbors(i)) for i in range(self.agents)) / self.agents
 
     def flops(self) -> dict[str, float]:
-        """Arithmetic of all agents, by what it is for; all after pre-training.
+        """FLOP of all agents after pre-training, by purpose.
 
         Of matching, the forward passes are counted; of regression, about as many again.
         """
@@ -148,7 +148,7 @@ class Work:
 
 
 def shards_of(setup: Setup) -> list[tuple[int, int]]:
-    """For each agent its numbers of training and of validation images, in the rounds."""
+    """Numbers of training and of validation images of each agent, in the rounds."""
     parts = setup.parts.rounds
     trained = [len(setup.shard(i, pretraining=False)) for i in range(len(parts))]
     return [(own, len(part) - own) for own, part in zip(trained, parts, strict=True)]

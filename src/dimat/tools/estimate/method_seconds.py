@@ -1,4 +1,4 @@
-"""How fast this device is at what one method does: two agents, neighbors of each other, do it."""
+"""Seconds of the parts of one method on this device, timed with two agents that are neighbors."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _CAUTION = 3.0  # comparing units costs about so many times what the forward pas
 
 
 @dataclass(frozen=True)
-class Beat:
-    """Seconds that an agent takes.
+class MethodSeconds:
+    """Seconds that an agent spends on each part of a method.
 
     Args:
-        exchange: By which a step is longer, for each neighbor.
-        merge: For a merge: once for itself, and once for each neighbor that it is mixed with.
-        take_over: To take over what a merge gave it.
-        compare: To compare its units with a neighbor's, and to solve for their order.
-        own: For what comes to that once, however many neighbors there are.
-        look: To be looked at by an observer of all.
+        exchange: Extra seconds of a training step for each neighbor.
+        merge: Seconds of a merge: once for itself, and once for each neighbor that is mixed in.
+        take_over: Seconds of loading a merge's result and moving the optimizer along.
+        compare: Seconds of comparing units with a neighbor's and solving for their order.
+        own: Seconds of the agent's own forward passes in a comparison, whatever the neighbors.
+        look: Seconds of the diagnostics of one agent.
     """
 
     exchange: float = 0.0
@@ -43,26 +43,26 @@ class Beat:
     look: float = 0.0
 
 
-def beat_of(setup: Setup, work: Work, pace: Speed) -> Beat:
+def method_seconds(setup: Setup, work: Work, speed: Speed) -> MethodSeconds:
     """Time two agents of a method, if they exchange.
 
     Args:
-        setup: Of the run; its symmetry is found, if the method matches.
-        work: Of the method.
-        pace: Of one agent.
+        setup: Setup of the run; its symmetry is found, if the method matches.
+        work: Work of the method.
+        speed: Seconds of the parts that all methods have.
     """
     if work.method.exchanges == "never" or work.agents == 1:
-        return Beat()
-    return (_in_steps if work.together else _in_rounds)(setup, work, pace)
+        return MethodSeconds()
+    return (_in_steps if work.together else _in_rounds)(setup, work, speed)
 
 
 def pair_of(setup: Setup, name: str, images: int) -> Setup:
     """The first two agents of a run, neighbors of each other, for a merge or two.
 
     Args:
-        setup: Of the run.
-        name: Of the method.
-        images: That they match on.
+        setup: Setup of the run.
+        name: Registry name of the method.
+        images: Number of images that they match on.
     """
     own = setup.config
     config = replace(
@@ -79,7 +79,7 @@ def pair_of(setup: Setup, name: str, images: int) -> Setup:
     return pair
 
 
-def _in_steps(setup: Setup, work: Work, pace: Speed) -> Beat:
+def _in_steps(setup: Setup, work: Work, speed: Speed) -> MethodSeconds:
     pair, device = pair_of(setup, work.name, 1), setup.config.device
     agents = [pair.new_agent(i, pretraining=False, together=True) for i in (0, 1)]
     steps = work.method.spell
@@ -88,11 +88,11 @@ def _in_steps(setup: Setup, work: Work, pace: Speed) -> Beat:
         for _ in range(steps):
             run_all([work.method.step(agent) for agent in agents], [a.traffic for a in agents])
 
-    spent = each(device, step, 2 * pace.part_s) / (2 * steps)
+    spent = each(device, step, 2 * speed.part_s) / (2 * steps)
     names = parameter_names(agents[0].model)
     states = [agent.state() for agent in agents]
-    look = each(device, lambda: of_training(pair.topology, states, names), pace.part_s / 2) / 2
-    return Beat(exchange=max(spent - pace.step, 0.0), look=look)
+    look = each(device, lambda: of_training(pair.topology, states, names), speed.part_s / 2) / 2
+    return MethodSeconds(exchange=max(spent - speed.step, 0.0), look=look)
 
 
 @dataclass
@@ -105,16 +105,16 @@ class _Spent:
     look: float = 0.0
 
 
-def _in_rounds(setup: Setup, work: Work, pace: Speed) -> Beat:
+def _in_rounds(setup: Setup, work: Work, speed: Speed) -> MethodSeconds:
     shard = work.shards[0][0]
     images = min(setup.config.matching.images, shard)
-    few = pace.images(images, 4 * _CAUTION) if work.method.matches else images
+    few = speed.images(images, 4 * _CAUTION) if work.method.matches else images
     pair = pair_of(setup, work.name, few)
     spent = _merges(pair, work)
     own = Work(pair, work.name, work.shards[:2], work.stage).counts
-    once = few * pace.forward if work.method.needs_graph else 0.0
+    once = few * speed.forward if work.method.needs_graph else 0.0
     compared = max(spent.match - own.comparing * once, 0.0) / max(own.compared, 1)
-    return Beat(
+    return MethodSeconds(
         merge=max(spent.merge - spent.match, 0.0) / (own.merges + own.mixed),
         take_over=spent.take_over / own.merges,
         compare=compared * (images / few if once else 1.0),
