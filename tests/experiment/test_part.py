@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from dimat import RunConfig
+from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.evaluation import loss_barrier as barrier
 from dimat.experiment.setup import make_setup
 from dimat.merging import recalibrate
+from dimat.methods import RoundResult
+from dimat.methods.gauge import GaugeId
 from dimat.training.trainer import RECALIBRATE
 
 NORM = "blocks.0.norm1.running_var"
@@ -55,3 +58,18 @@ def test_so_are_those_of_a_network_halfway_between_neighbors(
     with pytest.raises(RuntimeError):
         barrier._loss(agent, state, (torch.zeros(1), torch.zeros(1)), 500)
     assert all(torch.equal(value, before[key]) for key, value in agent.state().items())
+
+
+def test_what_a_merge_left_alone_stays() -> None:
+    """Where nobody was heard the optimizer is not reset, and the unit order is the one before."""
+    config = RunConfig(agents=2, threads=1, optimizer=OptimizerConfig("adam", on_merge="reset"))
+    agent = make_setup(config).new_agent(0, pretraining=False, method="wa")
+    agent.update(agent.gradient())
+    agent.gauge = GaugeId(3, 1)
+    me = agent.context(1)
+    agent.take_over(me, RoundResult(me.state))
+    assert agent.optimizer.state
+    assert agent.gauge == GaugeId(3, 1)
+    agent.take_over(me, RoundResult(me.state, disagreement=1.0, gauge=GaugeId(4, 1)))
+    assert not agent.optimizer.state
+    assert agent.gauge == GaugeId(4, 1)

@@ -114,6 +114,9 @@ def test_an_agent_is_busy_while_it_recalibrates_what_a_merge_gave_it(
     method = Reports(RoundResult(agent.state(), disagreement=1.0, report=RoundReport(merge_s=2.0)))
     (result,) = merge_round([agent], method, InProcess([0]), 1)
     assert (agent.traffic.busy_s, result.report.merge_s) == (TAKES_S, 2.0 + TAKES_S)
+    method = Reports(RoundResult(agent.state(), disagreement=1.0, calibrated=True))
+    (result,) = merge_round([agent], method, InProcess([0]), 1)
+    assert (agent.traffic.busy_s, result.report.merge_s) == (TAKES_S, 0.0)
     method = Reports(RoundResult(agent.state()))  # it met nobody
     (result,) = merge_round([agent], method, InProcess([0]), 2)
     assert (agent.traffic.busy_s, result.report.merge_s) == (TAKES_S, 0.0)

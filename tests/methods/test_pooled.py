@@ -6,6 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tests.methods.agents import Agents, agents_of, irregular, merge
 
 from dimat.errors import StructureError
@@ -13,6 +14,7 @@ from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.in_process import run_all
 from dimat.methods import Dimat, RoundResult
 from dimat.methods.gauge import cycle_error
+from dimat.methods.ordering import common
 from dimat.methods.ordering.pooled import (
     encode_moments,
     measure_edges,
@@ -54,6 +56,24 @@ def test_the_two_ends_of_an_edge_find_inverse_permutations(
     states = own.perturbed(6, by=1.0)
     states = own.shuffled(with_ties(states, ties == "twins") if ties else states)
     merged, _ = merge(PAIRWISE, own.members(states, graph))
+    for i, j in graph.edges:
+        back = symmetry.compose(merged[i].report.alignments[j], merged[j].report.alignments[i])
+        assert back.moved == 0.0
+
+
+def test_so_they_do_where_scores_are_full_of_ties(
+    own: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Solved by each end from its own side, scores of 0 and 1 have many solutions."""
+    graph, symmetry = irregular(0), own.analysis.symmetry
+
+    def tied(mine: object, heard: object, other: int, us: int) -> dict[str, NDArray[np.float64]]:
+        random = np.random.default_rng(sorted((other, us)))
+        drawn = {g.name: random.integers(2, size=(g.size, g.size)) * 1.0 for g in symmetry.groups}
+        return drawn if other < us else {name: score.T for name, score in drawn.items()}
+
+    monkeypatch.setattr(common, "pooled_scores", tied)
+    merged, _ = merge(PAIRWISE, own.members(strangers(own, 6), graph))
     for i, j in graph.edges:
         back = symmetry.compose(merged[i].report.alignments[j], merged[j].report.alignments[i])
         assert back.moved == 0.0
