@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dimat.matching.assignment import Floats, Scores, assign, permute_scores
 from dimat.matching.coordinate_ascent import MAX_SWEEPS, CoordinateAscent
-from dimat.matching.parameter_slices import ParameterSlice, ParameterSlices
+from dimat.matching.parameter_slices import ParameterSlice, parameter_slices
 from dimat.symmetry import Analysis, Permutation
 from dimat.symmetry.labels.units import Ints
 
@@ -90,7 +90,7 @@ def match_units(
     tied = {name for name, score in scores.items() if _tied(score).any()}
     if not tied:
         return start
-    untying = _Untying(CoordinateAscent(ParameterSlices(analysis), ours, theirs), scores, start)
+    untying = _Untying(CoordinateAscent(parameter_slices(analysis), ours, theirs), scores, start)
     untying.run([block for block in untying.slices.blocks if block & tied])
     return untying.ascent.permutation
 

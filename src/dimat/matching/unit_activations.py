@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -121,6 +121,7 @@ def _every(value: Tensor, lead: Sequence[int], step: int) -> Tensor:
     return value[torch.unravel_index(picked, tuple(lead))]
 
 
+@lru_cache(maxsize=8)
 def observations(analysis: Analysis, layers: Layers = "all") -> tuple[Observation, ...]:
     """The places where each group is observed, in the order of the graph.
 

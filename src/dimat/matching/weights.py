@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dimat.matching.coordinate_ascent import CoordinateAscent
 from dimat.matching.fit import Matching, fit, matching_of
-from dimat.matching.parameter_slices import ParameterSlices
+from dimat.matching.parameter_slices import ParameterSlices, parameter_slices
 from dimat.matching.protocol import Problem
 
 
@@ -43,7 +43,7 @@ class Weights:
 
     def match(self, problem: Problem) -> list[Matching]:
         """Every state to the first; similarities are cosines of the units' weights."""
-        slices = ParameterSlices(problem.analysis)
+        slices = parameter_slices(problem.analysis)
         first, *others = problem.states
         return [
             matching_of(slices.symmetry.identity()),

@@ -26,9 +26,11 @@ from dimat.symmetry.symmetry import Symmetry
 _CACHE: dict[tuple[str, ...], Analysis] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Analysis:
     """The analysis of a model: its graph, the labels of every node, its symmetry.
+
+    Equal only to itself: what is derived from it is remembered by it.
 
     Args:
         trace: The graph in eval mode.
