@@ -79,7 +79,6 @@ def test_what_is_out_of_range_is_refused(exchange: ExchangeConfig, complaint: st
         (MatchingConfig(), True, "spread", "pairwise"),  # one merge: an order has no time to spread
         (MatchingConfig(statistics="pooled"), False, "tree", "tree"),
         (MatchingConfig(every=3), False, "tree", "tree"),
-        (MatchingConfig(drift=0.5), False, "tree", "tree"),
         (MatchingConfig(gauge="tree"), False, "tree", "tree"),
         (MatchingConfig(gauge="pairwise"), True, "pairwise", "pairwise"),
     ],
@@ -93,5 +92,5 @@ def test_how_agents_come_into_one_order_follows_from_what_is_asked_for(
 
 
 def test_a_spreading_order_with_what_takes_all_agents_at_once_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'matching.drift' .*matching.gauge spread"):
-        validate(replace(SMALL, matching=MatchingConfig(gauge="spread", drift=0.5)))
+    with pytest.raises(ConfigError, match="'matching.every' .*matching.gauge spread"):
+        validate(replace(SMALL, matching=MatchingConfig(gauge="spread", every=2)))

@@ -273,10 +273,9 @@ NEEDS_ALL = {
     "tree": Dimat("tree"),
     "tree-pooled": Dimat("tree", "pooled"),
     "pairwise-pooled": Dimat("pairwise", "pooled"),
-    "drift": Dimat("tree", drift=0.5),
 }
 # The first ones, in which these two talk to each other.
-STEPS = {"fedavg": 1, "diloco": 1, "tree": 3, "tree-pooled": 4, "pairwise-pooled": 2, "drift": 3}
+STEPS = {"fedavg": 1, "diloco": 1, "tree": 3, "tree-pooled": 4, "pairwise-pooled": 2}
 
 
 @pytest.mark.parametrize(("name", "step"), [(n, k) for n in NEEDS_ALL for k in range(STEPS[n])])

@@ -285,7 +285,6 @@ def test_auto_is_what_all_agents_can_do_together_or_apart() -> None:
     [
         (MatchingConfig(statistics="pooled"), "'matching.statistics' .*must be local where agents"),
         (MatchingConfig(every=2), "'matching.every' .*must be 0 where agents"),
-        (MatchingConfig(drift=0.5), "'matching.drift' .*must be null where agents"),
     ],
 )
 def test_what_takes_all_agents_at_once_is_refused_where_they_may_miss_each_other(

@@ -104,7 +104,6 @@ class RoundReport:
         similarity: Mean similarity of matched units for each group that was matched.
         margin: Median over units of how much better the match is than the best other, by group, in
             the mean over the neighbors compared with.
-        drift: Share of its units that would rather have changed places; None if not measured.
     """
 
     match_s: float = 0.0
@@ -112,7 +111,6 @@ class RoundReport:
     alignments: Mapping[int, Permutation] = field(default_factory=dict)
     similarity: Mapping[str, float] = field(default_factory=dict)
     margin: Mapping[str, float] = field(default_factory=dict)
-    drift: float | None = None
 
     __repr__ = brief
 

@@ -104,7 +104,7 @@ def _new_name() -> str:
 def _numbers(line: Mapping[str, object], prefix: str = "") -> list[tuple[str, float]]:
     """All numbers of a line by name, those of nested groups by path.
 
-    >>> _numbers({"round": 1, "gap": 0.5, "moved": {"0": 0.25}, "drift": None})
+    >>> _numbers({"round": 1, "gap": 0.5, "moved": {"0": 0.25}, "train_loss": None})
     [('gap', 0.5), ('moved/0', 0.25)]
     """
     found: list[tuple[str, float]] = []

@@ -114,16 +114,13 @@ class MatchingConfig:
         images: Local training images that activations are measured on.
         gauge: spread (one unit order that neighbors take over from each other), tree (one unit
             order over the whole graph, in one round), pairwise (the paper: every agent aligns each
-            neighbor to itself, every round), or auto (spread; tree where pooled statistics, every,
-            drift or final-merge need all agents at once).
+            neighbor to itself, every round), or auto (spread; tree where pooled statistics, every
+            or final-merge need all agents at once).
         statistics: What units are compared on: local (an agent's own images) or pooled (both ends
             of an edge sum their moments, never images; a C x C matrix for every layer).
         sweeps: Refinement sweeps after the tree is composed.
         every: With gauge=tree, match all agents again every this many rounds; 0: only those who
             are not in one unit order yet, which is in round 1.
-        drift: With gauge=tree, match an agent again by its weights if more than this share of its
-            units is less like the same units of its neighbors than like others; null: do not test.
-            Agents that train and merge stay at 0: it is for faults.
     """
 
     images: kinds.PositiveCount = 1000
@@ -131,7 +128,6 @@ class MatchingConfig:
     statistics: Literal["local", "pooled"] = "local"
     sweeps: kinds.Count = 3
     every: kinds.Count = 0
-    drift: kinds.PositiveFraction | None = None
 
     def __post_init__(self) -> None:
         tidy(self)

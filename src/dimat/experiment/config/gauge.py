@@ -17,7 +17,7 @@ def gauge_of(
         ConfigError: If other settings need one that all agents come into at once.
     """
     gauge = matching.gauge
-    defaults = (("statistics", "local"), ("every", 0), ("drift", None))
+    defaults = (("statistics", "local"), ("every", 0))
     if gauge == "auto":
         at_once = once or any(getattr(matching, name) != default for name, default in defaults)
         gauge = "spread" if apart or not at_once else "tree"
@@ -26,6 +26,6 @@ def gauge_of(
     for name, default in defaults:
         value = getattr(matching, name)
         if gauge == "spread" and value != default:
-            rule = f"{'null' if default is None else default} where agents may miss each other"
-            raise broken_rule(f"matching.{name}", value, f"{rule} (matching.gauge spread)")
+            rule = f"{default} where agents may miss each other (matching.gauge spread)"
+            raise broken_rule(f"matching.{name}", value, rule)
     return gauge

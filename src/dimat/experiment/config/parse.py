@@ -41,6 +41,8 @@ GROUPS: Mapping[str, str] = {
     "data.split": "dimat.splits",
     "merging.combine": "dimat.combiners",
 }
+# Settings that are gone, by group, at the value that changed nothing: older run folders name them.
+_GONE: Mapping[str, Mapping[str, object]] = {"matching": {"drift": None}}
 _LONGEST = 10_000_000  # characters of a file of settings
 _GROUPS: dict[str, Any] = {
     name: kind for name, kind in get_type_hints(RunConfig).items() if dataclasses.is_dataclass(kind)
@@ -70,7 +72,7 @@ class Parser(ArgumentParser):
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a YAML file; an error names the file, and the line if the YAML is broken."""
         try:
-            tree = spelled_tree(read_yaml(Path(path)), setting_types())
+            tree = spelled_tree(without_gone(read_yaml(Path(path))), setting_types())
             content = yaml.dump(tree, Dumper=_Quoting)
             parsed: Namespace = self.parse_string(content, *args, **kwargs)
             for name in sorted(set(parsed.keys()) - set(setting_types()) - set(_GROUPS)):
@@ -263,6 +265,22 @@ def _parts(group: str, given: object) -> Mapping[str, object]:
     if not isinstance(given, Mapping):
         raise not_a_group(group, given)
     return given
+
+
+def without_gone(tree: Mapping[str, object]) -> dict[str, object]:
+    """Settings of a file, less those that are gone where they changed nothing.
+
+    >>> without_gone({"agents": 5, "matching": {"every": 2, "drift": None}})
+    {'agents': 5, 'matching': {'every': 2}}
+    """
+
+    def kept(group: str, parts: object) -> object:
+        gone = _GONE.get(group, {})
+        if not gone or not isinstance(parts, Mapping):
+            return parts
+        return {name: x for name, x in parts.items() if name not in gone or x != gone[name]}
+
+    return {name: kept(name, value) for name, value in tree.items()}
 
 
 def config_to_yaml(config: RunConfig) -> str:

@@ -115,10 +115,9 @@ class Measure:
 
 
 def merge_costs(result: RoundResult) -> dict[str, float | None]:
-    """The costs of a merge, as in a line of metrics: disagreement, drift and seconds."""
+    """The costs of a merge, as in a line of metrics: disagreement and seconds."""
     return {
         "disagreement": result.disagreement,
-        "drift": result.report.drift,
         "match_s": result.report.match_s,
         "merge_s": result.report.merge_s,
     }
@@ -148,7 +147,6 @@ def line_of(
         "validation_accuracy": validation,
         "train_loss": None,
         "disagreement": None,
-        "drift": None,
         "sent_bytes": agent.traffic.sent_bytes,
         "received_bytes": agent.traffic.received_bytes,
         "match_s": 0.0,

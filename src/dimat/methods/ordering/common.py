@@ -27,14 +27,12 @@ class Reordering:
         permutations: By agent, the permutation to apply to its state; one that is missing stays as
             it is.
         gauge: Id of the order that all are in afterwards; None if that is as before.
-        drift: Share of the agent's units that would rather have changed places, if measured.
         similarity: Mean similarity of matched units by group, over the neighbors compared with.
         margin: Median margin of the matches by group, in the mean over those neighbors.
     """
 
     permutations: Mapping[int, Permutation] = field(default_factory=dict)
     gauge: GaugeId | None = None
-    drift: float | None = None
     similarity: Mapping[str, float] = field(default_factory=dict)
     margin: Mapping[str, float] = field(default_factory=dict)
 

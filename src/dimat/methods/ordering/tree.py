@@ -21,7 +21,6 @@ from dimat.methods.gauge import (
     refine,
 )
 from dimat.methods.ordering.common import Reordering, compare, with_quality
-from dimat.methods.ordering.mend import mend
 from dimat.methods.ordering.plan import Plan, make_plan
 from dimat.methods.protocol import RoundContext
 from dimat.methods.timer import Timer
@@ -37,12 +36,11 @@ def tree(
     pooled: bool,
     sweeps: int,
     every: int,
-    drift: float | None,
 ) -> Talk[Reordering]:
     """The permutations of all agents that can reach each other in this round into one order.
 
     Where all are in one order already, no activations are compared, and nothing travels but the
-    ids of the orders, and how far agents have drifted if that is tested.
+    ids of the orders.
 
     Args:
         me: The agent's context.
@@ -51,18 +49,13 @@ def tree(
         pooled: Whether both ends of an edge add up their statistics.
         sweeps: Refinement sweeps over all agents.
         every: Rounds between matchings of all agents; 0: only those of different orders match.
-        drift: Share of an agent's units above which it is matched again; None: never.
     """
     forgets = every > 0 and (me.round - 1) % every == 0
     own = GaugeId(me.agent) if forgets or me.gauge is None else me.gauge
     ids = yield from gossip(me, own)
     plan = make_plan(me.topology.graph, ids, me.round)
     if plan is None:
-        permutations: dict[int, Permutation] = {}
-        drifted = None
-        if drift is not None and me.neighbors:
-            permutations, drifted = yield from mend(me, theirs, drift, timer)
-        return Reordering(permutations, own, drifted)
+        return Reordering({}, own)
     compared: Collection[int] = (
         plan.compares(me.agent, me.neighbors, me.topology.graph)  # they compare with us, so we do
         if pooled

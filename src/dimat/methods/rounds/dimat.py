@@ -30,7 +30,7 @@ class Dimat(Method):
     every round, on its own images. With ``gauge="tree"`` all agents agree on one unit order, and
     every state has the id of the order it is in. Where ids differ (at first all do) agents are
     matched along a breadth-first tree, permutations are composed down the tree and refined in
-    sweeps; where they are equal, states are mixed as they are, but for an agent that has drifted.
+    sweeps; where they are equal, states are mixed as they are.
     With ``gauge="spread"`` an order is taken over from neighbor to neighbor: every agent moves into
     the oldest one that it hears of, and mixes with those who are in it, as they are. That needs one
     message an edge, and nobody in particular: who is not heard, or is in another order still, is
@@ -46,8 +46,6 @@ class Dimat(Method):
         statistics: local, or pooled by the two ends of an edge.
         sweeps: Refinement sweeps when agents come into one gauge, >= 0.
         every: Rounds between matchings of all agents; 0: only those of different gauges match.
-        drift: Share of an agent's units in (0, 1] that would rather change places, above which it
-            is matched again; None: never.
         combine: Name of a combiner, for what is aligned.
         mix_memory: Whether the optimizers' memories are averaged too, permuted alike.
         max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
@@ -61,7 +59,6 @@ class Dimat(Method):
     statistics: Literal["local", "pooled"] = setting("matching.statistics", "local")
     sweeps: int = setting("matching.sweeps", 3)
     every: int = setting("matching.every", 0)
-    drift: float | None = setting("matching.drift", None)
     combine: str = setting("merging.combine", "average")
     mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")
     max_norm_ratio: float | None = setting("exchange.max_norm_ratio", MAX_NORM_RATIO)
@@ -115,7 +112,6 @@ class Dimat(Method):
                 alignments={j: p for j, p in order.permutations.items() if j != me.agent},
                 similarity=order.similarity,
                 margin=order.margin,
-                drift=order.drift,
             ),
         )
 
@@ -133,13 +129,7 @@ class Dimat(Method):
         if self.gauge == "pairwise":
             return theirs, (yield from pairwise(me, theirs, timer, pooled=pooled))
         return theirs, (
-            yield from tree(
-                *(me, theirs, timer),
-                pooled=pooled,
-                sweeps=self.sweeps,
-                every=self.every,
-                drift=self.drift,
-            )
+            yield from tree(me, theirs, timer, pooled=pooled, sweeps=self.sweeps, every=self.every)
         )
 
     def _combine(self, me: RoundContext, own: State, aligned: Mapping[int, State]) -> State:

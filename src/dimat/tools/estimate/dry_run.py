@@ -136,8 +136,8 @@ class DryRun:
 def rehearse(stage: Stage, setup: Setup, name: str) -> DryRun:
     """Play the rounds or steps of a method until they repeat.
 
-    Bytes are exact but for three things: of a graph that varies at random a sample of times stands
-    for all, agents that drift are not foreseen, and neither is what is refused.
+    Bytes are exact but for two things: of a graph that varies at random a sample of times stands
+    for all, and what is refused is not foreseen.
 
     Args:
         stage: The networks.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from dimat.experiment.config.access import flat as defaults
 from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.parse import without_gone
 
 # Settings that name a run, or choose what is recorded and where; all others are compared.
 _ASIDE = ("method", "controls", "seed", "out", "overwrite", "log")
@@ -20,7 +21,7 @@ def flat(found: Mapping[str, object]) -> dict[str, object]:
         found: Content of a ``config.yaml``, groups as mappings; missing settings have their
             defaults, as for ``dimat run --config``.
     """
-    return defaults(RunConfig()) | dict(_leaves(found))
+    return defaults(RunConfig()) | dict(_leaves(without_gone(found)))
 
 
 def _leaves(found: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
