@@ -57,10 +57,10 @@ def test_the_time_of_a_run_is_that_of_its_parts(
 
 
 def test_images_that_are_not_there_can_be_assumed(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--data.source=npz:cifar10.npz", "--model=cnn"]
+    words = ["--data.source=npz:cifar10.npz", "--model=mlp"]
     assert "--assume cifar100 does without the images" in refusal(capsys, *words)
     text = printed(capsys, *words, "--assume=500,100,32,32,3,10", "--data.augment", "true")
-    assert "cnn, " in text
+    assert "mlp, " in text
 
 
 def test_a_gpu_that_is_not_there_can_be_estimated_for_without_time(

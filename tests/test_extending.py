@@ -44,6 +44,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
+@pytest.mark.slow  # of each kind one more: tests/test_testing.py
 def test_all_of_the_package_keeps_the_laws(package: Path) -> None:
     importlib.import_module("mypackage.checks").test_ours_keep_the_laws_of_dimat()
     added = [table.added for table in TABLES]

@@ -29,7 +29,7 @@ from dimat.testing import (
 )
 from dimat.topology import TOPOLOGIES
 
-FAST = ("dimat", "sgp", "local")  # of rounds, of steps, alone; the laws one by one: tests/methods
+FAST = ("sgp", "local")  # of steps, alone; the laws one by one: tests/methods
 
 
 @pytest.mark.parametrize(

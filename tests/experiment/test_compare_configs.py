@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from dimat.experiment.config.parse import load_config
-from dimat.tools.compare.read import read_spec
+from dimat.tools.compare import read
 from dimat.tools.compare.run import check
 from dimat.tools.compare.spec import expand
 from dimat.topology import build_topology
@@ -22,6 +23,7 @@ FOUND = sorted(path for name in ("small", "paper") for path in (CONFIGS / name).
 FILES = [path for path in FOUND if path != HEADLINE]
 CLASSES = {"digits": 10, "npz:cifar10.npz": 10, "npz:cifar100.npz": 100}
 CLASSES["npz:tiny-imagenet.npz"] = 200
+read_spec = cache(read.read_spec)
 
 
 @pytest.fixture(scope="module")

@@ -202,7 +202,8 @@ def test_the_yaml_names_every_setting_in_order() -> None:
 
 def test_a_setting_that_is_gone_is_passed_over_where_it_changed_nothing(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    text = config_to_yaml(RunConfig(agents=3)).replace("  every: 0\n", "  every: 2\n  drift: null\n")
+    text = config_to_yaml(RunConfig(agents=3))
+    text = text.replace("  every: 0\n", "  every: 2\n  drift: null\n")
     path.write_text(text, encoding="utf-8")
     assert load_config(path) == RunConfig(agents=3, matching=MatchingConfig(every=2))
     path.write_text(text.replace("drift: null", "drift: 0.5"), encoding="utf-8")

@@ -135,7 +135,7 @@ def sent(config: RunConfig, out: Path) -> list[int]:
     return [found[i] for i in sorted(found)]
 
 
-@pytest.mark.parametrize("width", [0.1, 0.5])
+@pytest.mark.parametrize("width", tiers([0.1, 0.5], slow=[0.1]))
 @pytest.mark.parametrize("made", [Otherwise, Seldom, Twice, Careful])
 def test_a_method_of_ones_own_is_foreseen_though_it_says_nothing_of_its_cost(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: type[Method], width: float
@@ -166,7 +166,7 @@ def test_a_method_that_fails_in_its_dry_run_is_named(monkeypatch: pytest.MonkeyP
         foreseen(replace(SMALL, method="broken"))
 
 
-FAST = ("dimat", "wa", "fedavg", "sgp", "swarm", "tree", "edges lost", "bfloat16", "memory mixed")
+FAST = ("wa", "swarm", "edges lost", "memory mixed")  # and those below, of another width
 
 
 @pytest.mark.parametrize("name", tiers(CASES, slow=[name for name in CASES if name not in FAST]))
@@ -197,7 +197,7 @@ AGAIN: dict[str, RunConfig] = {
 }
 
 
-@pytest.mark.parametrize("name", AGAIN)
+@pytest.mark.parametrize("name", tiers(AGAIN, slow=["final-merge", "memory mixed", "spread"]))
 def test_what_repeats_itself_is_played_a_few_times_and_foreseen_to_the_end(
     tmp_path: Path, name: str
 ) -> None:
@@ -242,10 +242,10 @@ def arithmetic(config: RunConfig, out: Path) -> float:
     return counter.get_total_flops() - before.get_total_flops()
 
 
-LATER = [pytest.param(name, marks=pytest.mark.slow) for name in ("local", "sgp")]
-
-
-@pytest.mark.parametrize("name", ["wa", "fedavg", "centralized", *LATER])
+@pytest.mark.parametrize(
+    "name",
+    tiers(["wa", "fedavg", "centralized", "local", "sgp"], slow=["fedavg", "local", "sgp"]),
+)
 def test_a_run_does_the_arithmetic_that_was_foreseen(tmp_path: Path, name: str) -> None:
     config = replace(CNN, method=name, data=replace(CNN.data, validation=0.2))
     assert arithmetic(config, tmp_path / "run") == pytest.approx(foreseen(config).flops, abs=1)

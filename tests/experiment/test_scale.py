@@ -35,8 +35,7 @@ UNEQUAL = replace(
 )
 
 
-@pytest.mark.parametrize("method", ["wa", "cdsgd"])
-@pytest.mark.parametrize("agents", [3, 7])
+@pytest.mark.parametrize(("agents", "method"), [(7, "wa"), (3, "cdsgd")])
 def test_every_agent_has_two_shards_however_many_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, agents: int
 ) -> None:

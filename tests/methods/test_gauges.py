@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.laws.graphs import PAW
 from tests.methods.agents import Agents, agents_of, irregular, merge
+from tests.tiers import tiers
 from torch.func import functional_call
 
 from dimat.methods import Dimat, RoundResult
@@ -147,7 +148,7 @@ def test_an_agent_that_meets_nobody_keeps_its_own_order(own: Agents, method: Dim
     torch.testing.assert_close(again[2].state, again[0].state)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", tiers(range(3), slow=[1, 2]))
 def test_on_a_graph_that_changes_every_round_all_come_into_one_order_as_they_meet(
     own: Agents, method: Dimat, seed: int
 ) -> None:
@@ -168,7 +169,7 @@ def test_on_a_graph_that_changes_every_round_all_come_into_one_order_as_they_mee
     assert len(set(ids(merged).values())) == 1
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", tiers(range(3), slow=[1, 2]))
 def test_permutations_of_the_tree_gauge_agree_around_every_cycle(
     own: Agents, method: Dimat, seed: int
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.methods.agents import Agents, agents_of, irregular, merge
+from tests.tiers import tiers
 
 from dimat.errors import StructureError
 from dimat.exchange import Step, Talk, Traffic
@@ -47,7 +48,7 @@ def with_ties(states: list[State], twins: bool) -> list[State]:
     ]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", tiers(range(3), slow=[1, 2]))
 @pytest.mark.parametrize("ties", [None, "dead", "twins"])
 def test_the_two_ends_of_an_edge_find_inverse_permutations(
     own: Agents, seed: int, ties: str | None

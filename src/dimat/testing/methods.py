@@ -225,14 +225,17 @@ def steps_give_the_same_twice(method: Method) -> None:
 
 
 def agents_agree_where_nothing_else_moves_them(method: Method) -> None:
-    """Agents that hardly learn come together, on a graph whose edges drop out too."""
+    """Agents that hardly learn come together in 400 steps, on a graph whose edges drop out too."""
     for network in (irregular(3), build_topology("ring", 6, dropout=0.4)):
         them = quadratics(network)
         for me in them:
             me.lr = 1e-12
         apart = np.ptp(places(them), 0).max()
-        take_steps(method, them, 400)
-        assert np.ptp(places(them), 0).max() < 0.05 * apart
+        for _ in range(8):
+            take_steps(method, them, 50)
+            if (left := np.ptp(places(them), 0).max()) < 0.05 * apart:
+                break
+        assert left < 0.05 * apart
 
 
 STEPS: tuple[Callable[[Method], None], ...] = (
