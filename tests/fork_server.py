@@ -322,7 +322,9 @@ def _warm() -> None:
     import dimat.experiment.setup
 
     dimat.experiment.setup.analyze = analyses.analyze
-    assert dimat.experiment.setup.make_setup(dimat.RunConfig(threads=1, width=0.25)).analysis
+    for model in ("mlp", "cnn"):
+        config = dimat.RunConfig(threads=1, width=0.25, model=model)
+        assert dimat.experiment.setup.make_setup(config).analysis
     in_place = torch.nn.ReLU(inplace=True)  # its graph is made functional
     assert dimat.find_symmetry(in_place, torch.zeros(2, 3)).groups == ()
     assert dimat.cli._parser()

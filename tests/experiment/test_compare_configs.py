@@ -21,6 +21,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 HEADLINE = CONFIGS / "paper" / "cifar100-resnet20x8-ring5-iid.yaml"  # for dimat run
 FOUND = sorted(path for name in ("small", "paper") for path in (CONFIGS / name).glob("*.yaml"))
 FILES = [path for path in FOUND if path != HEADLINE]
+PAPER = [path for path in FILES if path.parent.name == "paper"]
 CLASSES = {"digits": 10, "npz:cifar10.npz": 10, "npz:cifar100.npz": 100}
 CLASSES["npz:tiny-imagenet.npz"] = 200
 read_spec = cache(read.read_spec)
@@ -54,7 +55,14 @@ def test_the_headline_is_a_cell_of_the_papers_experiments() -> None:
     assert same == cell
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+# Those of the paper come from one table.
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] * (path in PAPER[2:]), id=path.stem)
+        for path in FILES
+    ],
+)
 def test_every_run_of_a_file_is_valid(path: Path) -> None:
     spec = read_spec(path)
     cells = expand(spec)
