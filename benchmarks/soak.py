@@ -27,7 +27,7 @@ import networkx as nx
 from benchmarks.soak_report import report
 from tests.distributed.cluster import LONG_S, Cluster
 
-from dimat.experiment.single_agent.faults import Fault, Faults
+from dimat.testing.faults import Fault, Faults
 
 INSIDE = ("crash", "freeze", "delay", "cut", "corrupt", "poison", "misshape", "inflate")
 OUTSIDE = ("kill", "stop", "restart", "wipe", "store")

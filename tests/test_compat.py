@@ -81,3 +81,24 @@ def test_all_kinds_of_batch_norm_and_dropout_have_one_base() -> None:
     assert not isinstance(nn.InstanceNorm1d(2), compat.BatchNorm)
     drops = (nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout(), nn.FeatureAlphaDropout())
     assert all(isinstance(own, compat.Dropout) for own in drops)
+
+
+def test_a_schedule_that_is_put_to_a_place_goes_on_as_one_that_went_there() -> None:
+    def schedule() -> torch.optim.lr_scheduler.LambdaLR:
+        optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=2.0)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda place: 1 / (1 + place))
+
+    went, put = schedule(), schedule()
+    for _ in range(3):
+        went.optimizer.step()
+        went.step()
+    put.last_epoch = 3
+    compat.note_steps(put, 3, [0.5])
+    assert {**put.state_dict(), "lr_lambdas": 0} == {**went.state_dict(), "lr_lambdas": 0}
+
+
+def test_views_have_the_memory_of_what_they_are_views_of_with_or_without_data() -> None:
+    for device in ("cpu", "meta"):
+        one, other = torch.zeros(4, device=device), torch.zeros(4, device=device)
+        assert compat.storage_of(one) == compat.storage_of(one.view(2, 2)[1])
+        assert compat.storage_of(one) != compat.storage_of(other)

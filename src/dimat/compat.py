@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 # The kinds of target that a node of an exported graph may have: an operator with a schema, and one
 # that takes graphs as arguments (cond, scan). Neither class has a public name.
@@ -21,6 +21,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 # layers: the public classes have no public ancestor that says what they have in common.
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.dropout import _DropoutNd as Dropout
+from torch.optim.lr_scheduler import LRScheduler
 
 # Nested containers as a flat list of leaves. It must be the flattening of torch.export itself:
 # the inputs of a graph are in its order, and it knows containers that others registered with it.
@@ -34,8 +35,10 @@ __all__ = [
     "arguments_of",
     "compiled_from",
     "has_schema",
+    "note_steps",
     "share_entries",
     "size_hint",
+    "storage_of",
     "tree_flatten",
     "tree_leaves",
     "tree_map",
@@ -108,3 +111,26 @@ def compiled_from(model: nn.Module) -> nn.Module | None:
     """
     compiled = type(model).__name__ == "OptimizedModule"
     return model._modules.get("_orig_mod") if compiled else None
+
+
+def note_steps(schedule: LRScheduler, place: int, rates: list[float | Tensor]) -> None:
+    """Have a schedule that was set to a place know it as if it had taken the steps.
+
+    Its ``state_dict`` has the rates and the count, and the next ``step`` compares them.
+
+    Args:
+        schedule: The schedule; changed.
+        place: Number of steps, >= 0.
+        rates: The learning rate of each group there.
+    """
+    schedule._last_lr = rates
+    schedule._step_count = place + 1
+
+
+def storage_of(value: Tensor) -> int:
+    """A number of the memory behind a tensor, the same for all its views.
+
+    Not ``data_ptr``, which is 0 for all tensors that have shapes only.
+    """
+    place: int = value.untyped_storage()._cdata
+    return place

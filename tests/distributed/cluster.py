@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests import fork_server
 from torch import Tensor
 
-from dimat.experiment.single_agent.faults import Faults
+from dimat.testing.faults import Faults
 
 PAW = ((0, 1), (1, 2), (2, 0), (2, 3))  # degrees 2, 2, 3, 1
 SMALL = {

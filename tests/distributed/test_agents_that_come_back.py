@@ -15,7 +15,7 @@ import pytest
 from tests.distributed.cluster import Cluster, from_nothing
 from tests.distributed.test_agent_faults import gauge_root
 
-from dimat.experiment.single_agent.faults import Kind
+from dimat.testing.faults import Kind
 
 HEALTHY = ((0, 2), (2, 0), (2, 3), (3, 2))  # when something happens to 1
 SPOILT: dict[int, Kind] = {2: "poison", 4: "corrupt", 6: "misshape", 8: "inflate"}

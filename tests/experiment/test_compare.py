@@ -287,26 +287,26 @@ def test_where_stderr_is_no_terminal_there_is_a_line_for_every_cell(
     tmp_path: Path, runner: Runner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runner.failing = {NAMES[1]: DataError("no images")}
-    compare(SPEC, tmp_path / "out", watcher=LiveCells())
+    compare(SPEC, tmp_path / "out", progress=LiveCells())
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"cell 1/4 {NAMES[0]}: dimat 50.0 %  local 25.0 %"
     assert lines[1] == f"cell 2/4 {NAMES[1]}: failed: no images"
     assert len(lines) == 4
-    compare(SPEC, tmp_path / "out", watcher=LiveCells())
+    compare(SPEC, tmp_path / "out", progress=LiveCells())
     assert capsys.readouterr().err.splitlines()[0] == "3 of 4 cells are finished already"
 
 
 def test_on_a_terminal_a_bar_shows_cells_done_and_at_work(tmp_path: Path, runner: Runner) -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=120, color_system=None)
-    watcher = LiveCells(console)
-    watcher.begin(1, 4)
-    watcher.started("a")
-    watcher.stage("a", "wa 3/20")
-    watcher.started("b" * 200)
-    watcher.ended("a", "wa 50.0 %")
-    watcher.started("c")
-    watcher.close()
+    progress = LiveCells(console)
+    progress.begin(1, 4)
+    progress.started("a")
+    progress.stage("a", "wa 3/20")
+    progress.started("b" * 200)
+    progress.ended("a", "wa 50.0 %")
+    progress.started("c")
+    progress.close()
     shown = text.getvalue()
     assert "1 of 4 cells are finished already" in shown
     assert "cell 2/4 a: wa 50.0 %" in shown

@@ -24,8 +24,8 @@ from dimat.experiment.config.config import CheckpointConfig
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.run_folder import RunFolder
 from dimat.experiment.run import run_or_resume
-from dimat.experiment.single_agent.faults import Fault, Rehearsal
 from dimat.state import load_state, save_state
+from dimat.testing.faults import Fault, Rehearsal
 from dimat.tools.compare.folder import ComparisonFolder
 from dimat.tools.merge import write as merge_report
 from dimat.tools.report import write as report_write

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from dimat.graph.interpreter import PartialInterpreter
 from dimat.merging import Regression, mix
-from dimat.merging.layerwise.lockstep import LayerwiseRun
+from dimat.merging.layerwise.layerwise_run import LayerwiseRun
 from dimat.merging.layerwise.regression import NormalEquations
 from dimat.merging.layerwise.sites import sites
 from dimat.models import build_model
@@ -265,10 +265,10 @@ def test_early_layers_look_at_few_batches_and_late_ones_at_all() -> None:
     t = trace(model, (torch.zeros(2, 3, 8, 8),))
     state = state_of(model)
     batches = [torch.randn(10, 3, 8, 8) for _ in range(6)]
-    lockstep = LayerwiseRun(t, [state, state], state, [0.5, 0.5], batches)
-    used = [len(lockstep.at(site, 330).ours) for site in sites(t, sums=True)]
+    layerwise = LayerwiseRun(t, [state, state], state, [0.5, 0.5], batches)
+    used = [len(layerwise.at(site, 330).ours) for site in sites(t, sums=True)]
     assert used[0] == 3  # 64 places of 10 samples, counted as 16 each: 160 rows a batch
     assert used[-1] == 6  # one row a sample
     assert used == sorted(used)
-    most = [sum(len(run._values) for run in lockstep.ours)]
+    most = [sum(len(run._values) for run in layerwise.ours)]
     assert most[0] <= 6 * 4

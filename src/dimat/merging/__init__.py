@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dimat.merging.layerwise.expected import predicted_statistics
+from dimat.merging.layerwise.predicted_statistics import predicted_statistics
 from dimat.merging.layerwise.regression import Regression
 from dimat.merging.layerwise.repair import Repair
 from dimat.merging.mix import mix

@@ -1,15 +1,24 @@
-"""The laws that methods, graphs, matchers, combiners and sources keep: for yours as for dimat's.
+"""The laws that methods, graphs, matchers, combiners and sources keep, and planned faults.
 
 Each check takes a thing as its registry does, and raises ``AssertionError`` naming the law that is
-broken. No test framework is needed: call a check in a test of your own package.
+broken. No test framework is needed: call a check in a test of your own package. :class:`Faults` is
+a plan by which ``dimat agent`` rehearses what may go wrong.
 """
 
 from __future__ import annotations
 
 from dimat.testing.combiners import check_combiner
+from dimat.testing.faults import Faults
 from dimat.testing.matchers import check_matcher
 from dimat.testing.methods import check_method
 from dimat.testing.sources import check_source
 from dimat.testing.topologies import check_topology
 
-__all__ = ["check_combiner", "check_matcher", "check_method", "check_source", "check_topology"]
+__all__ = [
+    "Faults",
+    "check_combiner",
+    "check_matcher",
+    "check_method",
+    "check_source",
+    "check_topology",
+]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from dimat.compat import note_steps
 from dimat.data import Shard, generator
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Traffic
@@ -216,8 +217,7 @@ class LocalTrainer:
         rates = [b * f(place) for b, f in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        schedule._last_lr = rates
-        schedule._step_count = place + 1
+        note_steps(schedule, place, rates)
 
     def note_losses(self, losses: Tensor) -> None:
         """Record the training losses, (steps,), of steps taken outside of :meth:`gradient`."""

@@ -70,17 +70,24 @@ def execute(settings: Namespace) -> None:
     validate(config)
     from dimat.cli.stop import stoppable
     from dimat.experiment.progress import LiveProgress
-    from dimat.experiment.single_agent.faults import Faults
     from dimat.experiment.single_agent.run import Rendezvous, run_agent
     from dimat.experiment.tables import single_agent_table
 
-    faults = Faults.load(plan) if plan else None
+    rehearse = None
+    if plan:
+        from dimat.testing.faults import Faults
+
+        rehearse = Faults.load(plan).rehearse
     progress = LiveProgress()
     with _ending():
         try:
             with stoppable():
                 result = run_agent(
-                    config, own["id"], Rendezvous(*meeting, own["name"]), progress, faults=faults
+                    config,
+                    own["id"],
+                    Rendezvous(*meeting, own["name"]),
+                    progress,
+                    rehearse=rehearse,
                 )
         finally:
             progress.close()

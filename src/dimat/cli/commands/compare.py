@@ -57,7 +57,7 @@ def execute(options: Namespace) -> None:
     from dimat.tools.compare.run import compare
     from dimat.tools.compare.table import as_text, comparison_tables
 
-    result = compare(spec, out, jobs=options.jobs, yes=options.yes, watcher=LiveCells())
+    result = compare(spec, out, jobs=options.jobs, yes=options.yes, progress=LiveCells())
     console = Console()
     if console.is_terminal:
         console.print(comparison_tables(result.points), highlight=False)

@@ -7,8 +7,9 @@ import dataclasses
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -29,7 +30,6 @@ from dimat.experiment.record.results import SingleAgentResult
 from dimat.experiment.record.run_folder import OVERWRITE, RunFolder
 from dimat.experiment.running.pretrain import one_epoch
 from dimat.experiment.setup import Setup
-from dimat.experiment.single_agent.faults import Faults, Rehearsal
 from dimat.methods import Method, RoundContext, RoundResult
 from dimat.state import State, num_bytes, state_of
 from dimat.topology import near
@@ -39,6 +39,10 @@ from dimat.training.trainer import LocalTrainer
 
 _BETWEEN_S = 20.0  # seconds between checkpoints: a kill loses this and an epoch, at most
 _LOOK_S = 3.0  # seconds that an agent waits, before pre-training, for neighbors that are ahead
+
+# Prepares planned faults, from the agent's number, the file of those that have struck, and the
+# agent's transport; what it returns is called with the number of each round as it begins.
+Rehearse = Callable[[int, Path, Neighborhood], Callable[[int], None]]
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class SingleAgentRun:
         store: The folder of the checkpoints.
         log: The log of incidents.
         neighborhood: The transport between the agent and its neighbors; made by :meth:`run`.
-        rehearsal: The faults planned for the agent; made by :meth:`run`.
+        strike: Called with the number of each round as it begins; made by :meth:`run`.
         membership: The agent's membership among its neighbors; made by :meth:`run`.
     """
 
@@ -131,12 +135,12 @@ class SingleAgentRun:
         )
         self.log = IncidentLog(self.folder, self.progress.note)
 
-    def run(self, meeting: Rendezvous, faults: Faults) -> SingleAgentResult:
+    def run(self, meeting: Rendezvous, rehearse: Rehearse | None = None) -> SingleAgentResult:
         """Run the agent to the last round.
 
         Args:
             meeting: The store in which the agent finds the others.
-            faults: Planned faults of all agents.
+            rehearse: Prepares the faults that are to strike the agent; None: none are planned.
 
         Returns:
             The results of the agent.
@@ -155,8 +159,11 @@ class SingleAgentRun:
             device=config.device,
         )
         self._check_store(board)
-        log = self.folder.path / "faults.jsonl"
-        self.rehearsal = Rehearsal(faults, self.index, log, self.neighborhood)
+        self.strike = (
+            rehearse(self.index, self.folder.path / "faults.jsonl", self.neighborhood)
+            if rehearse
+            else lambda number: None
+        )
         self.membership = Membership(self.neighborhood, rounds=config.rounds)
         self.life = secrets.randbits(62)
         try:
@@ -185,7 +192,7 @@ class SingleAgentRun:
         self.done = self.membership.catch_up(self.done, agent.gauge)
         self.progress.advance(self.done - before)
         number = min(self.done + 1, config.rounds)
-        self.rehearsal.strike(number)
+        self.strike(number)
         self.membership.speak(self.done, agent.gauge)
         (result,) = merge_round(
             [_RoundAgent(agent, self.membership, self.life)],

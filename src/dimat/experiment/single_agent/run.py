@@ -16,8 +16,7 @@ from dimat.experiment.record.results import SingleAgentResult
 from dimat.experiment.record.run_folder import RunFolder, is_run_folder, way_on
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.setup import make_setup
-from dimat.experiment.single_agent.faults import Faults
-from dimat.experiment.single_agent.rounds import Rendezvous, SingleAgentRun
+from dimat.experiment.single_agent.rounds import Rehearse, Rendezvous, SingleAgentRun
 from dimat.methods import Method, check_needs
 
 __all__ = ["Rendezvous", "SingleAgentResult", "run_agent"]
@@ -29,7 +28,7 @@ def run_agent(
     meeting: Rendezvous,
     progress: Progress | None = None,
     *,
-    faults: Faults | None = None,
+    rehearse: Rehearse | None = None,
 ) -> SingleAgentResult:
     """Run one agent to the last round; resume it if its folder has a run that was begun.
 
@@ -39,7 +38,8 @@ def run_agent(
         agent: The agent's number, from 0.
         meeting: The store in which the agent finds the others.
         progress: Receives the progress of the agent; nobody if None.
-        faults: Planned faults to inject; none if None.
+        rehearse: Prepares the faults that are to strike the agent, as
+            :meth:`dimat.testing.Faults.rehearse` does; None: none are planned.
 
     Returns:
         The results of the agent.
@@ -56,7 +56,7 @@ def run_agent(
     check_id(config, agent)
     method = _method(config)
     with if_interrupted(lambda: _way_on(config, agent)), borrowed(config.threads, config.device):
-        return _run(config, method, agent, meeting, progress or Silent(), faults or Faults())
+        return _run(config, method, agent, meeting, progress or Silent(), rehearse)
 
 
 def _run(
@@ -65,7 +65,7 @@ def _run(
     agent: int,
     meeting: Rendezvous,
     progress: Progress,
-    faults: Faults,
+    rehearse: Rehearse | None,
 ) -> SingleAgentResult:
     setup = make_setup(config, progress)
     check_lasting(setup.topology)
@@ -77,7 +77,7 @@ def _run(
     fresh = config.overwrite or not is_run_folder(path)
     by, resumed = "runs the agent", "the same command"
     with RunFolder.held(path, config, fresh=fresh, by=by, resumed=resumed) as folder:
-        return SingleAgentRun(setup, method, agent, folder, progress).run(meeting, faults)
+        return SingleAgentRun(setup, method, agent, folder, progress).run(meeting, rehearse)
 
 
 def _method(config: RunConfig) -> Method:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dimat.graph.interpreter import PartialInterpreter
 from dimat.merging.layerwise.layer import Layer
-from dimat.merging.layerwise.lockstep import LayerTarget, average
+from dimat.merging.layerwise.layerwise_run import LayerTarget, average
 from dimat.merging.layerwise.sites import Site, argument
 from dimat.state import State
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dimat.errors import StructureError
 from dimat.merging.layerwise.layer import layer_of
-from dimat.merging.layerwise.lockstep import LEAST_ROWS, LayerwiseRun, average
+from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, LayerwiseRun, average
 from dimat.merging.layerwise.norms import fit_norm, folded, unfold
 from dimat.merging.layerwise.sites import Site, sites
 from dimat.merging.mix import mix
@@ -69,28 +69,28 @@ class Regression:
         """The state fitted layer after layer; parents run one layer ahead of the merged network."""
         trace, wide = analysis.trace, [widened(state) for state in states]
         merged = mix(wide, weights)
-        lockstep = LayerwiseRun(trace, wide, merged, weights, batches)
+        layerwise = LayerwiseRun(trace, wide, merged, weights, batches)
         for site in sites(trace, sums=True):
             if site.weight is not None and merged[site.weight].is_complex():
                 continue  # averaged
             if site.norm is site.op:
-                fit_norm(lockstep.at(site, LEAST_ROWS), merged, self.ridge)
+                fit_norm(layerwise.at(site, LEAST_ROWS), merged, self.ridge)
             else:
-                self._fit_layer(site, lockstep, merged, wide)
+                self._fit_layer(site, layerwise, merged, wide)
         return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
 
     def _fit_layer(
         self,
         site: Site,
-        lockstep: LayerwiseRun,
+        layerwise: LayerwiseRun,
         merged: State,
         states: Sequence[Mapping[str, Tensor]],
     ) -> None:
         assert site.weight is not None
         layer = layer_of(site.op, merged[site.weight])
-        start = average([folded(site, layer, state) for state in states], lockstep.weights)
+        start = average([folded(site, layer, state) for state in states], layerwise.weights)
         quota = max(self.rows_per_unknown * start.shape[2], LEAST_ROWS)
-        goal = lockstep.at(site, quota)
+        goal = layerwise.at(site, quota)
         moments = NormalEquations(start, intercept=site.bias is not None or site.norm is not None)
         for z, target in goal.rows(layer, quota):
             moments.update(z, target)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dimat.merging.layerwise.layer import Layer, layer_of
-from dimat.merging.layerwise.lockstep import LEAST_ROWS, LayerTarget, LayerwiseRun, average
+from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, LayerTarget, LayerwiseRun, average
 from dimat.merging.layerwise.norms import channel_moments, set_statistics
 from dimat.merging.layerwise.sites import sites
 from dimat.merging.mix import mix
@@ -48,11 +48,11 @@ class Repair:
         """The state rescaled layer after layer; parents run ahead of the merged network."""
         trace, wide = analysis.trace, [widened(state) for state in states]
         merged = mix(wide, weights)
-        lockstep = LayerwiseRun(trace, wide, merged, weights, batches)
+        layerwise = LayerwiseRun(trace, wide, merged, weights, batches)
         for site in sites(trace, sums=False):
             if site.weight is not None and merged[site.weight].is_complex():
                 continue  # averaged
-            goal = lockstep.at(site, LEAST_ROWS)
+            goal = layerwise.at(site, LEAST_ROWS)
             if site.norm is not site.op:
                 _rescale(goal, merged)
             elif site.mean is not None:

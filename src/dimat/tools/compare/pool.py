@@ -22,7 +22,7 @@ from dimat.errors import DimatError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.progress import Progress
 from dimat.experiment.running.allocator import keep_freed_memory
-from dimat.tools.compare.progress import Watcher, Within
+from dimat.tools.compare.progress import CellProgress, CellsProgress
 
 _DIED = "its process ended without a word: killed, or out of memory"
 
@@ -57,18 +57,18 @@ class Outcome:
     details: str = ""
 
 
-def run_tasks(tasks: Sequence[Task], jobs: int, watcher: Watcher) -> Generator[Outcome]:
+def run_tasks(tasks: Sequence[Task], jobs: int, progress: CellsProgress) -> Generator[Outcome]:
     """Run all tasks; a task that fails stops no other.
 
     Args:
         tasks: The cells to run.
         jobs: Tasks at a time, >= 1; with more than one, each runs in a process of its own.
-        watcher: Receives the cells that begin, and their progress if ``jobs`` is 1.
+        progress: Receives the cells that begin, and their progress if ``jobs`` is 1.
 
     Yields:
         The outcome of each task when it ends. Closing the iterator stops running tasks.
     """
-    return _in_turn(tasks, watcher) if jobs == 1 else _at_once(tasks, jobs, watcher)
+    return _in_turn(tasks, progress) if jobs == 1 else _at_once(tasks, jobs, progress)
 
 
 def perform(task: Task, progress: Progress | None = None) -> Outcome:
@@ -93,13 +93,13 @@ def perform(task: Task, progress: Progress | None = None) -> Outcome:
     return Outcome(task.name)
 
 
-def _in_turn(tasks: Sequence[Task], watcher: Watcher) -> Generator[Outcome]:
+def _in_turn(tasks: Sequence[Task], progress: CellsProgress) -> Generator[Outcome]:
     for task in tasks:
-        watcher.started(task.name)
-        yield perform(task, Within(watcher, task.name))
+        progress.started(task.name)
+        yield perform(task, CellProgress(progress, task.name))
 
 
-def _at_once(tasks: Sequence[Task], jobs: int, watcher: Watcher) -> Generator[Outcome]:
+def _at_once(tasks: Sequence[Task], jobs: int, progress: CellsProgress) -> Generator[Outcome]:
     """Run tasks in workers, each with an executor of its own, so that one that dies fails alone."""
     waiting = deque(tasks)
     others = set(multiprocessing.active_children())
@@ -109,7 +109,7 @@ def _at_once(tasks: Sequence[Task], jobs: int, watcher: Watcher) -> Generator[Ou
         while waiting or running:
             while waiting and free:
                 task, worker = waiting.popleft(), free.pop()
-                watcher.started(task.name)
+                progress.started(task.name)
                 running[worker.submit(perform, task)] = task, worker
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task, worker = running.pop(future)

@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Column
 
 
-class Watcher(Protocol):
+class CellsProgress(Protocol):
     """A receiver of the progress of a comparison, which has no influence on it."""
 
     def begin(self, done: int, total: int) -> None:
@@ -55,8 +55,8 @@ class Watcher(Protocol):
         """The comparison is over, well or not."""
 
 
-class Unwatched:
-    """A watcher that shows nothing."""
+class SilentCells:
+    """A progress that shows nothing."""
 
     def begin(self, done: int, total: int) -> None:
         """Show nothing."""
@@ -75,7 +75,7 @@ class Unwatched:
 
 
 class LiveCells:
-    """A watcher that shows a bar on stderr, and a line above it for each cell that is done.
+    """A progress that shows a bar on stderr, and a line above it for each cell that is done.
 
     Only the lines, if stderr is no terminal.
 
@@ -141,16 +141,16 @@ class LiveCells:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class Within:
-    """The progress of one cell's run, passed on to the watcher of the comparison.
+class CellProgress:
+    """The progress of one cell's run, passed on to the progress of the comparison.
 
     Args:
-        watcher: Receives the stages of the cell.
+        progress: Receives the stages of the cell.
         cell: Name of the cell.
     """
 
-    def __init__(self, watcher: Watcher, cell: str) -> None:
-        self._watcher, self._cell = watcher, cell
+    def __init__(self, progress: CellsProgress, cell: str) -> None:
+        self._progress, self._cell = progress, cell
         self._stage, self._steps, self._total = "", 0, 0
 
     def stage(self, description: str, total: int) -> None:
@@ -170,4 +170,4 @@ class Within:
         """Pass nothing on: :func:`compare` reports the end of a cell itself."""
 
     def _tell(self) -> None:
-        self._watcher.stage(self._cell, f"{self._stage} {self._steps}/{self._total}")
+        self._progress.stage(self._cell, f"{self._stage} {self._steps}/{self._total}")

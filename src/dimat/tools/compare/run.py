@@ -13,7 +13,7 @@ from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import validate
 from dimat.tools.compare.folder import ComparisonFolder, open_folder
 from dimat.tools.compare.pool import Task, run_tasks
-from dimat.tools.compare.progress import Unwatched, Watcher
+from dimat.tools.compare.progress import CellsProgress, SilentCells
 from dimat.tools.compare.rows import to_csv
 from dimat.tools.compare.spec import Cell, Spec, expand
 from dimat.tools.compare.statistics import Spread
@@ -41,7 +41,12 @@ class Comparison:
 
 
 def compare(
-    spec: Spec, out: Path, *, jobs: int = 1, yes: bool = False, watcher: Watcher | None = None
+    spec: Spec,
+    out: Path,
+    *,
+    jobs: int = 1,
+    yes: bool = False,
+    progress: CellsProgress | None = None,
 ) -> Comparison:
     """Run all unfinished cells, and write the tables anew after each.
 
@@ -50,7 +55,7 @@ def compare(
         out: The comparison folder; one with the same comparison is continued.
         jobs: Cells to run at a time, >= 1.
         yes: Whether more than 1,000 cells are allowed.
-        watcher: Receives the progress of the comparison; nobody if None.
+        progress: Receives the progress of the comparison; nobody if None.
 
     Returns:
         The results of the comparison.
@@ -60,7 +65,7 @@ def compare(
         RecordError: If the folder holds something else.
         Interrupted: On Ctrl-C; says how to continue.
     """
-    watcher = watcher or Unwatched()
+    progress = progress or SilentCells()
     if spec.num_cells > MOST_CELLS and not yes:
         raise ConfigError(f"that makes {spec.num_cells:,} cells: add --yes if they are wanted")
     if jobs < 1:
@@ -68,7 +73,7 @@ def compare(
     cells = expand(spec)
     check(cells)
     with if_interrupted(lambda: _way_on(out)), open_folder(out, spec, cells) as folder:
-        running = _ComparisonRun(spec, cells, folder, watcher)
+        running = _ComparisonRun(spec, cells, folder, progress)
         running.read_finished()
         failures = running.run(jobs)
     return Comparison(spec, out, tuple(running.points), failures)
@@ -107,13 +112,13 @@ class _ComparisonRun:
         spec: The comparison.
         cells: The cells of the comparison.
         folder: The comparison folder.
-        watcher: Receives the progress of the comparison.
+        progress: Receives the progress of the comparison.
     """
 
     spec: Spec
     cells: tuple[Cell, ...]
     folder: ComparisonFolder
-    watcher: Watcher
+    progress: CellsProgress
 
     def __post_init__(self) -> None:
         self._method_runs: dict[str, tuple[MethodRun, ...]] = {}
@@ -134,9 +139,9 @@ class _ComparisonRun:
         tasks = [self._task(cell) for cell in self.cells if cell.name not in self._method_runs]
         cells = {cell.name: cell for cell in self.cells}
         failures: dict[str, str] = {}
-        self.watcher.begin(len(self._method_runs), len(self.cells))
+        self.progress.begin(len(self._method_runs), len(self.cells))
         try:
-            with closing(run_tasks(tasks, jobs, self.watcher)) as outcomes:
+            with closing(run_tasks(tasks, jobs, self.progress)) as outcomes:
                 for outcome in outcomes:
                     if outcome.error is None:
                         self._read(cells[outcome.name])
@@ -144,9 +149,9 @@ class _ComparisonRun:
                     else:
                         failures[outcome.name] = outcome.error
                     self.folder.note_error(outcome.name, outcome.details)
-                    self.watcher.ended(outcome.name, self._said(outcome.name, outcome.error))
+                    self.progress.ended(outcome.name, self._said(outcome.name, outcome.error))
         finally:
-            self.watcher.close()
+            self.progress.close()
         if len(self._method_runs) == len(self.cells):
             shutil.rmtree(self.folder.pretrained, ignore_errors=True)
         return failures

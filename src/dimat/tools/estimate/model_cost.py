@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dimat.compat import storage_of
 from dimat.experiment.setup import Setup
 from dimat.state import State, num_bytes, tensors_of
 
@@ -92,11 +93,11 @@ def _forward(model: nn.Module, inputs: Tensor) -> int:
 
 def _training(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[int, int]:
     """FLOP of a step, and the bytes that its forward pass keeps beside the weights."""
-    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    own = {storage_of(p) for p in model.parameters()}
     kept: dict[int, Tensor] = {}
 
     def keep(value: Tensor) -> Tensor:
-        place = value.untyped_storage()._cdata
+        place = storage_of(value)
         if place not in own:
             kept[place] = value  # held, so that no other is put into its place
         return value

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dimat.merging.layerwise.layer import layer_of
-from dimat.merging.layerwise.lockstep import average
+from dimat.merging.layerwise.layerwise_run import average
 from dimat.merging.layerwise.sites import sites
 from dimat.state import State
 from dimat.symmetry import Analysis

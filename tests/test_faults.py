@@ -13,7 +13,7 @@ import torch
 from dimat.errors import ConfigError
 from dimat.exchange.network.buffers import Pool
 from dimat.exchange.network.wire import pack
-from dimat.experiment.single_agent.faults import Fault, Faults, Rehearsal
+from dimat.testing.faults import Fault, Faults, Rehearsal
 
 
 def rehearsal(plan: Faults, folder: Path) -> tuple[Rehearsal, Any]:

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -93,6 +93,19 @@ class Faults:
     def add(self, fault: Fault) -> Faults:
         """The plan with one more fault."""
         return Faults([*self.planned, fault])
+
+    def rehearse(self, agent: int, log: Path, neighborhood: Neighborhood) -> Callable[[int], None]:
+        """Prepare the faults of one agent, as ``run_agent`` has it done.
+
+        Args:
+            agent: Number of the agent.
+            log: File of the faults that have struck, a JSON line each.
+            neighborhood: The agent's transport, whose edges and messages faults disturb.
+
+        Returns:
+            A function that strikes with all that is due by the round whose number it is given.
+        """
+        return Rehearsal(self, agent, log, neighborhood).strike
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""
