@@ -197,7 +197,7 @@ AGAIN: dict[str, RunConfig] = {
 }
 
 
-@pytest.mark.parametrize("name", tiers(AGAIN, slow=["final-merge", "memory mixed", "spread"]))
+@pytest.mark.parametrize("name", tiers(AGAIN, slow=["memory mixed", "spread"]))
 def test_what_repeats_itself_is_played_a_few_times_and_foreseen_to_the_end(
     tmp_path: Path, name: str
 ) -> None:
