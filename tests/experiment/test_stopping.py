@@ -106,10 +106,9 @@ def test_in_the_shortest_time_it_does_an_epoch_or_a_round(
     whole: tuple[Content, dict[str, int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Time is up even after a method was only read, as it was done before.
     limits = property(lambda own: own.seconds is not None)
-    monkeypatch.setattr(
-        time_limit.TimeLimit, "is_up", limits
-    )  # though a method was only read that is done
+    monkeypatch.setattr(time_limit.TimeLimit, "is_up", limits)
     out = tmp_path / "run"
     said = [line.partition("done: ")[2].partition(";")[0] for line in stops(out, 0.5)]
     rounds = ["round 1 of 3", "round 2 of 3", "all rounds"]
