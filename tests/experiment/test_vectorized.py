@@ -21,6 +21,7 @@ from dimat.exchange.collectives import Collectives
 from dimat.exchange.in_process import InProcess
 from dimat.experiment.config.config import (
     DataConfig,
+    LossConfig,
     MatchingConfig,
     OptimizerConfig,
     TopologyConfig,
@@ -157,6 +158,17 @@ def test_one_agent_that_diverges_leaves_the_others_as_they_are() -> None:
         assert all(torch.equal(v, twins[i].state()[k]) for k, v in agents[i].state().items())
     with pytest.raises(TrainingError, match="agent 2: the training loss is not finite"):
         agents[2].loss()
+
+
+def test_each_has_the_loss_of_its_own_classes() -> None:
+    config = replace(CONFIG, data=DataConfig(split="by-class"), loss=LossConfig("adjusted"))
+    config = replace(config, pretrain_epochs=0, rounds=1, optimizer=OptimizerConfig("msgd", 0.01))
+    (at_once, told), (alone, _) = (
+        trained(replace(config, vectorize=k), [3] * 4) for k in (4, 1)
+    )  # fmt: skip
+    assert told == [4]
+    for ours, theirs in zip(at_once, alone, strict=True):
+        check_alike(ours, theirs)
 
 
 def test_agents_with_unequal_shards_each_take_their_own_steps() -> None:

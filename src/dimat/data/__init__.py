@@ -1,7 +1,7 @@
 """Images: their sources, and their partition among the agents."""
 
 from dimat.data.augment import flip_and_crop
-from dimat.data.partition import SPLITS, Partition, hold_out, partition, subset
+from dimat.data.partition import SPLITS, Partition, hold_out, label_skew, partition, subset
 from dimat.data.seeding import generator
 from dimat.data.shard import Shard, normalize, sample_batches
 from dimat.data.sources import SOURCES, Dataset, load_dataset, load_images
@@ -15,6 +15,7 @@ __all__ = [
     "flip_and_crop",
     "generator",
     "hold_out",
+    "label_skew",
     "load_dataset",
     "load_images",
     "normalize",

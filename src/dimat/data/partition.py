@@ -56,6 +56,27 @@ def partition(
     return dealt
 
 
+def label_skew(parts: Sequence[Indices], labels: Tensor) -> float:
+    """How much the agents' class shares differ, in [0, 1): 0 if all have the shares of all images.
+
+    The total variation distance between an agent's class shares and those of all parts together,
+    in the mean over agents: the share of its images that would have to be of another class.
+
+    Args:
+        parts: The images of each agent.
+        labels: (n,) labels of all training images.
+
+    >>> import torch
+    >>> halves = [np.arange(4), np.arange(4, 8)]
+    >>> label_skew(halves, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
+    0.5
+    """
+    classes = int(labels.max()) + 1
+    counts = np.array([np.bincount(labels[own].numpy(), minlength=classes) for own in parts])
+    shares = counts / counts.sum(1, keepdims=True)
+    return float(np.abs(shares - counts.sum(0) / counts.sum()).sum(1).mean() / 2)
+
+
 def _check_sizes(parts: Sequence[Indices], name: str, batch_size: int) -> None:
     for agent, part in enumerate(parts):
         if len(part) < batch_size:

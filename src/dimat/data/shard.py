@@ -80,6 +80,14 @@ class Shard:
         """Number of training images."""
         return len(self._train[1])
 
+    def class_counts(self, num_classes: int) -> Tensor:
+        """(num_classes,) numbers of training images of each class.
+
+        Args:
+            num_classes: Number of classes of all agents.
+        """
+        return torch.bincount(self._train[1], minlength=num_classes)
+
     def num_batches(self, batch_size: int) -> int:
         """Number of full batches in an epoch."""
         return len(self) // batch_size

@@ -17,7 +17,7 @@ from dimat.topology import Network
 _MOST_MATRICES = 16
 # The settings that pre-training depends on; a cosine schedule adds the length of the run.
 _PRETRAIN = (
-    *("agents", "pretrain_epochs", "batch_size", "seed", "data", "optimizer"),
+    *("agents", "pretrain_epochs", "batch_size", "seed", "data", "optimizer", "loss"),
     *("model", "width", "shortcut", "norm", "init", "device", "threads", "precision", "vectorize"),
 )
 _LENGTH = ("rounds", "local_epochs", "local_steps")

@@ -12,14 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dimat.data import Dataset, Partition, Shard, hold_out, load_dataset, partition, subset
+from dimat.data import (
+    Dataset,
+    Partition,
+    Shard,
+    hold_out,
+    label_skew,
+    load_dataset,
+    partition,
+    subset,
+)
 from dimat.data.dataset import Tell
 from dimat.experiment.config.config import OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.progress import Progress, Silent
+from dimat.losses import LocalLoss, loss_of_counts
 from dimat.models import build_model, check_output
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.topology import GraphOptions, Network, build_topology
 from dimat.training.trainer import LocalTrainer, MergeSettings
+
+_MUCH_SKEW = 0.1  # of labels: iid shards are below, dirichlet ones with alpha 10 above
 
 
 @dataclass(frozen=True)
@@ -119,19 +131,30 @@ class Setup:
         if any(p.dim() == 4 for p in model.parameters()):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = make_optimizer(config.optimizer, list(model.parameters()))
+        shard = self.shard(agent, pretraining=pretraining)
         return LocalTrainer(
             index=agent,
             model=model,
             optimizer=optimizer,
             schedule=self._schedule(agent, optimizer, together=together),
-            shard=self.shard(agent, pretraining=pretraining),
+            shard=shard,
             topology=self.topology.at(0),
             merging=self._merging(method or config.method),
             seed=config.seed,
             batch_size=config.batch_size,
             augment=config.data.augment,
             precision=config.precision,
+            local_loss=self._local_loss(shard, pretraining=pretraining),
         )
+
+    def _local_loss(self, shard: Shard, *, pretraining: bool) -> LocalLoss:
+        """The loss of an agent that trains on a shard; auto looks at the shards of all."""
+        logits, classes = self.config.loss.logits, self.dataset.num_classes
+        if logits == "auto":
+            parts = self.parts.pretrain if pretraining else self.parts.rounds
+            skewed = label_skew(parts, self.dataset.train_y) > _MUCH_SKEW
+            logits = "adjusted" if skewed else "plain"
+        return loss_of_counts(shard.class_counts(classes), logits)
 
     def _merging(self, method: str) -> MergeSettings:
         """The settings of the merges of a method."""

@@ -18,6 +18,7 @@ from dimat.compat import note_steps
 from dimat.data import Shard, generator
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Traffic
+from dimat.losses import LocalLoss
 from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of
 from dimat.methods import RoundContext, RoundResult
@@ -74,6 +75,7 @@ class LocalTrainer:
         merging: The settings that the agent's merges depend on.
         augment: Whether training images are augmented.
         precision: Arithmetic of forward passes: float32, or bfloat16 by autocast.
+        local_loss: The loss of a training step; evaluation is by plain cross-entropy.
         gauge: Id of the unit order that the model is in; the agent's own order if None.
         steps: Training steps taken on this shard.
         epochs: Completed passes over a shard, pre-training included.
@@ -95,6 +97,7 @@ class LocalTrainer:
     merging: MergeSettings
     augment: bool = False
     precision: str = "float32"
+    local_loss: LocalLoss = field(default_factory=LocalLoss)
     gauge: GaugeId | None = None
     steps: int = 0
     epochs: int = 0
@@ -144,7 +147,7 @@ class LocalTrainer:
         self.model.train()
         self._draw_noise()
         with self.autocast():
-            loss = functional.cross_entropy(self.model(inputs).float(), labels)
+            loss = self.local_loss(self.model(inputs), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self._losses.append(loss.detach())
         gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
@@ -174,7 +177,7 @@ class LocalTrainer:
         self._draw_noise()
         with self.autocast():
             logits = functional_call(self.model, there, (inputs,))
-            loss = functional.cross_entropy(logits.float(), labels)
+            loss = self.local_loss(logits, labels)
         found = torch.autograd.grad(loss, wanted, allow_unused=True)
         return {name: g for name, g in zip(names, found, strict=True) if g is not None}
 

@@ -107,6 +107,22 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class LossConfig:
+    """The loss of local training, the same for every method and control.
+
+    Args:
+        logits: What an agent's own class shares do to the softmax: plain (nothing), own-classes
+            (absent classes are left out), adjusted (the logarithm of the shares is added), or auto
+            (adjusted where the agents' shards differ in their classes, else plain).
+    """
+
+    logits: Literal["auto", "plain", "own-classes", "adjusted"] = "plain"
+
+    def __post_init__(self) -> None:
+        tidy(self)
+
+
+@dataclass(frozen=True)
 class MatchingConfig:
     """Matching of units before a merge.
 
@@ -305,6 +321,7 @@ class RunConfig:
         topology: The graph and its mixing matrix.
         data: Images and how they are dealt out.
         optimizer: Local training.
+        loss: What local training minimizes.
         matching: How units are matched.
         merging: How aligned states are combined.
         consensus: How methods exchange while they train.
@@ -343,6 +360,7 @@ class RunConfig:
     topology: TopologyConfig = field(default_factory=TopologyConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     merging: MergingConfig = field(default_factory=MergingConfig)
     consensus: ConsensusConfig = field(default_factory=ConsensusConfig)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
-from torch.nn import functional
 
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.setup import Setup, make_optimizer
+from dimat.losses import LocalLoss
 from dimat.methods import Method
 from dimat.training.trainer import LocalTrainer
 
@@ -154,6 +154,8 @@ class _Stack:
             self.parameters[name].requires_grad_(own.requires_grad)
         buffers = [dict(agent.model.named_buffers()) for agent in agents]
         self.buffers = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]}
+        offsets = [x for agent in agents if (x := agent.local_loss.offset) is not None]
+        self.offsets = torch.stack(offsets) if offsets else None  # all agents have one, or none has
         self.optimizer = make_optimizer(optimizer, list(self.parameters.values()))
         for name, stacked in self.parameters.items():
             owns = [agent.optimizer.state.get(agent.parameters[name], {}) for agent in agents]
@@ -182,8 +184,9 @@ class _Stack:
         """Compute the gradients of all agents; returns the loss of each, (agents,)."""
         try:
             with self.first.autocast():
-                losses, buffers = vmap(self._loss, randomness="error")(
-                    self.parameters, self.buffers, inputs, labels
+                own = None if self.offsets is None else 0
+                losses, buffers = vmap(self._loss, (0, 0, 0, 0, own), randomness="error")(
+                    self.parameters, self.buffers, inputs, labels, self.offsets
                 )
             losses.sum().backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError:
@@ -198,11 +201,16 @@ class _Stack:
         return losses.detach()
 
     def _loss(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
+        self,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        offset: Tensor | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         own = {**parameters, **buffers}  # the model may replace a buffer by another tensor
         logits = functional_call(self.first.model, own, (x,))
-        return functional.cross_entropy(logits.float(), y), {name: own[name] for name in buffers}
+        return LocalLoss(offset)(logits, y), {name: own[name] for name in buffers}
 
     @torch.no_grad()
     def hand_back(self) -> None:

@@ -1,0 +1,170 @@
+"""Local losses: what they are, and that every method and every way of training takes them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.experiment.test_run import SMALL, lines
+from tests.tiers import tiers
+from torch.nn import functional
+
+import dimat
+from dimat.errors import ConfigError
+from dimat.experiment.config.config import DataConfig, LossConfig, OptimizerConfig
+from dimat.experiment.setup import make_setup
+from dimat.losses import LocalLoss, Logits, local_loss, loss_of_counts
+from dimat.methods import METHODS
+
+COUNTS = torch.tensor([6, 0, 3, 1, 0])
+LABELS = torch.repeat_interleave(torch.arange(5), COUNTS)
+OWN = torch.tensor([0, 2, 3, 0, 2, 3, 0])  # labels of a batch
+
+
+def logits() -> torch.Tensor:
+    return 3 * torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_plain_is_cross_entropy_bit_for_bit() -> None:
+    assert torch.equal(
+        local_loss(LABELS, 5, "plain")(logits(), OWN), functional.cross_entropy(logits(), OWN)
+    )
+
+
+def test_own_classes_is_cross_entropy_over_the_columns_that_an_agent_has() -> None:
+    here = torch.tensor([0, 2, 3])
+    expected = functional.cross_entropy(logits()[:, here], (OWN[:, None] == here).long().argmax(1))
+    torch.testing.assert_close(local_loss(LABELS, 5, "own-classes")(logits(), OWN), expected)
+
+
+def test_adjusted_is_the_likelihood_of_a_label_under_the_agents_own_prior() -> None:
+    odds = logits().double().exp() * (COUNTS / COUNTS.sum())
+    expected = -(odds[torch.arange(7), OWN] / odds.sum(1)).log().mean()
+    torch.testing.assert_close(local_loss(LABELS, 5)(logits(), OWN).double(), expected)
+
+
+@pytest.mark.parametrize("kind", ["own-classes", "adjusted"])
+def test_logits_of_absent_classes_get_no_gradient_and_however_large_they_are_no_matter(
+    kind: Logits,
+) -> None:
+    z, loss = logits().requires_grad_(), local_loss(LABELS, 5, kind)
+    loss(z, OWN).backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    assert bool(z.grad.isfinite().all())
+    assert z.grad[:, [1, 4]].abs().max() == 0
+    assert z.grad[:, [0, 2, 3]].abs().min() > 0
+    far = logits()
+    far[:, [1, 4]] = 1e4
+    assert loss(far, OWN) == loss(logits(), OWN)
+
+
+@pytest.mark.parametrize("kind", ["own-classes", "adjusted"])
+def test_equal_shares_of_all_classes_change_nothing_but_rounding(kind: Logits) -> None:
+    found = loss_of_counts(torch.full((5,), 4), kind)(logits(), OWN)
+    torch.testing.assert_close(found, functional.cross_entropy(logits(), OWN))
+
+
+@pytest.mark.parametrize("kind", ["own-classes", "adjusted"])
+def test_an_agent_of_one_class_still_learns(kind: Logits) -> None:
+    z = logits().requires_grad_()
+    loss = loss_of_counts(torch.tensor([0, 0, 9, 0, 0]), kind)(z, torch.full((7,), 2))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    assert z.grad[:, 2].max() < 0
+
+
+def test_labels_at_every_place_of_an_image_are_taken() -> None:
+    z = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(1))
+    y, loss = torch.zeros(2, 3, 4, dtype=torch.long), local_loss(LABELS, 5)
+    torch.testing.assert_close(loss(z, y), loss(z.movedim(1, -1).reshape(-1, 5), y.flatten()))
+
+
+def test_half_precision_is_summed_in_float32() -> None:
+    assert local_loss(LABELS, 5)(logits().bfloat16(), OWN).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "message"),
+    [
+        (torch.tensor([0, 5]), "plain", "labels are 0 to 5: must be in 0 to 4"),
+        (torch.tensor([-1, 2]), "adjusted", "labels are -1 to 2"),
+        (torch.tensor([], dtype=torch.long), "adjusted", "labels are none"),
+        (LABELS, "own", "logits is 'own': must be one of plain, own-classes, adjusted"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(labels: torch.Tensor, kind: Logits, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        local_loss(labels, 5, kind)
+
+
+# --- in a run -------------------------------------------------------------------------------------
+
+SPLIT = replace(SMALL, agents=4, controls=(), loss=LossConfig("adjusted"), width=0.25)
+SPLIT = replace(SPLIT, data=DataConfig(split="dirichlet", alpha=0.5, train_images=400))
+
+
+def test_every_agent_has_the_shares_of_its_own_training_images_in_both_parts_of_a_run() -> None:
+    split = DataConfig(split="iid-then-by-class", validation=0.2)
+    setup = make_setup(replace(SPLIT, data=split))
+    for pretraining in (True, False):
+        for i in range(4):
+            agent = setup.new_agent(i, pretraining=pretraining)
+            labels = torch.cat([y for _, y in agent.shard.epoch(1, torch.Generator())])
+            shares = torch.bincount(labels, minlength=10) / len(labels)
+            assert agent.local_loss.offset is not None
+            torch.testing.assert_close(agent.local_loss.offset.exp(), shares)
+    pooled = setup.pooled().new_agent(0, pretraining=False)
+    assert pooled.local_loss.offset is not None
+    assert bool(pooled.local_loss.offset.isfinite().all())  # it has all classes
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("iid", (False, False)),
+        ("iid-then-by-class", (False, True)),
+        ("by-class", (True, True)),
+        ("dirichlet", (True, True)),
+    ],
+)
+def test_auto_is_adjusted_where_shards_differ_in_their_classes(
+    split: str, expected: tuple[bool, bool]
+) -> None:
+    setup = make_setup(replace(SPLIT, data=DataConfig(split=split), loss=LossConfig("auto")))
+    found = [setup.new_agent(0, pretraining=own).local_loss.offset for own in (True, False)]
+    assert tuple(own is not None for own in found) == expected
+
+
+@pytest.mark.parametrize(
+    "name", tiers(list(METHODS), slow=[x for x in METHODS if x not in ("dimat", "cga", "local")])
+)
+def test_every_method_trains_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    asked: list[int] = []
+    plain = LocalLoss.__call__
+
+    def counted(self: LocalLoss, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        assert self.offset is not None
+        asked.append(len(y))
+        return plain(self, z, y)
+
+    monkeypatch.setattr(LocalLoss, "__call__", counted)
+    config = replace(SPLIT, method=name, optimizer=OptimizerConfig("msgd", 0.05))
+    result = dimat.run(replace(config, out=str(tmp_path / "run")), progress=False)
+    assert len(asked) > 10
+    losses = [line["test_loss"] for line in lines(result.folder)]
+    assert all(map(math.isfinite, losses))  # evaluation is by the bare logits
+
+
+def test_local_training_alone_no_longer_forgets(tmp_path: Path) -> None:
+    config = replace(SPLIT, method="local", data=DataConfig(), pretrain_epochs=10, rounds=5)
+    found = {}
+    for kind in ("plain", "adjusted"):
+        own = replace(config, loss=LossConfig(kind), out=str(tmp_path / kind))  # type: ignore[arg-type]
+        summary = dimat.run(own, progress=False).main.summary
+        found[kind] = float(str(summary["test_accuracy_mean"]))
+    assert found["adjusted"] > found["plain"] + 0.2
