@@ -23,6 +23,7 @@ from dimat.experiment.config.config import (
     DataConfig,
     ExchangeConfig,
     MatchingConfig,
+    MergingConfig,
     OptimizerConfig,
     RecalibrationConfig,
     TopologyConfig,
@@ -73,6 +74,8 @@ CASES: dict[str, RunConfig] = {
     "bfloat16": replace(SMALL, exchange=ExchangeConfig("bfloat16"), method="sgp"),
     "memory mixed": replace(SMALL, optimizer=MIXED),
     "memory mixed, none at first": replace(SMALL, optimizer=MIXED, pretrain_epochs=0, method="wa"),
+    "gram": replace(SMALL, merging=MergingConfig("gram"), model="cnn", width=0.3),
+    "gram, few": replace(SMALL, merging=MergingConfig("gram", 0.7)),
     "directed": replace(SMALL, topology=TopologyConfig("directed-exponential"), method="sgp"),
     "one peer": replace(
         SMALL, agents=8, topology=TopologyConfig("one-peer-exponential"), method="cdsgd"
@@ -166,7 +169,7 @@ def test_a_method_that_fails_in_its_dry_run_is_named(monkeypatch: pytest.MonkeyP
         foreseen(replace(SMALL, method="broken"))
 
 
-FAST = ("wa", "swarm", "edges lost", "memory mixed")  # and those below, of another width
+FAST = ("wa", "swarm", "gram", "edges lost", "memory mixed")  # and those below, of another width
 
 
 @pytest.mark.parametrize("name", tiers(CASES, slow=[name for name in CASES if name not in FAST]))

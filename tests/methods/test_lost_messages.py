@@ -29,6 +29,7 @@ TOLERANT = {
     "wa-mix": METHODS["wa"](mix_memory=True),
     "wm-mix": METHODS["wm"](mix_memory=True),
     "spread": Dimat("spread"),
+    "spread-gram": Dimat("spread", combine="gram"),
     "spread-mix": Dimat("spread", mix_memory=True),
     "pairwise-mix": Dimat("pairwise", mix_memory=True),
     "final-merge": METHODS["final-merge"](gauge="spread"),

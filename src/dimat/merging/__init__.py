@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dimat.merging.layerwise.gram import Gram
 from dimat.merging.layerwise.predicted_statistics import predicted_statistics
 from dimat.merging.layerwise.regression import Regression
 from dimat.merging.layerwise.repair import Repair
 from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
-from dimat.merging.protocol import Average, Combiner
+from dimat.merging.protocol import Average, Combiner, StatisticsCombiner
 from dimat.merging.recalibrate import calibrated_norms, recalibrate
 from dimat.registry import Registry, an_object
 
@@ -15,7 +16,12 @@ from dimat.registry import Registry, an_object
 COMBINERS: Registry[Combiner] = Registry(
     "merging.combine",
     "dimat.combiners",
-    {"average": Average(), "repair": Repair(), "regression": Regression()},
+    {
+        "average": Average(),
+        "repair": Repair(),
+        "regression": Regression(),
+        "gram": Gram(),
+    },
     an_object("combine", "needs_batches"),
 )
 
@@ -23,8 +29,10 @@ __all__ = [
     "COMBINERS",
     "Average",
     "Combiner",
+    "Gram",
     "Regression",
     "Repair",
+    "StatisticsCombiner",
     "calibrated_norms",
     "mix",
     "permute_optimizer",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from dimat.merging.mix import mix
 from dimat.state import State
-from dimat.symmetry import Analysis
+from dimat.symmetry import Analysis, Permutation
 
 
 class Combiner(Protocol):
@@ -58,3 +58,74 @@ class Average:
     ) -> State:
         """The weighted average of the states."""
         return mix(states, weights)
+
+
+@runtime_checkable
+class StatisticsCombiner(Combiner, Protocol):
+    """A combiner that weighs every state by statistics of what its own agent has seen.
+
+    Agents send the statistics along with their states, so no agent runs another's network.
+    """
+
+    def statistics(
+        self,
+        analysis: Analysis,
+        state: Mapping[str, Tensor],
+        batches: Sequence[Any],
+        budget: float,
+    ) -> State:
+        """The statistics of a state on some inputs, as they travel.
+
+        Args:
+            analysis: Analysis of the model.
+            state: The state.
+            batches: Inputs, each a tensor or a tuple of the model's arguments.
+            budget: Numbers of statistics for each number of the weights, at most, about.
+        """
+        ...
+
+    def moved(
+        self,
+        analysis: Analysis,
+        state: Mapping[str, Tensor],
+        statistics: Mapping[str, Tensor],
+        permutation: Permutation,
+    ) -> State:
+        """The statistics of a state whose units were permuted.
+
+        Args:
+            analysis: Analysis of the model.
+            state: A state of the model, for its shapes.
+            statistics: Those of the state before.
+            permutation: The permutation.
+        """
+        ...
+
+    def check(self, statistics: Mapping[str, Tensor], who: str) -> None:
+        """Refuse statistics that no inputs can have.
+
+        Args:
+            statistics: Statistics of the right structure.
+            who: Whose they are, for the message.
+
+        Raises:
+            StructureError: If so.
+        """
+        ...
+
+    def fit(
+        self,
+        analysis: Analysis,
+        states: Sequence[Mapping[str, Tensor]],
+        weights: Sequence[float],
+        statistics: Sequence[Mapping[str, Tensor]],
+    ) -> State:
+        """The combined state.
+
+        Args:
+            analysis: Analysis of the model.
+            states: ``n >= 1`` states in one unit order; the first is the agent's own.
+            weights: One weight per state, >= 0, summing to 1.
+            statistics: Those of each state, in the same order.
+        """
+        ...

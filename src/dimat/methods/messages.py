@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dimat.errors import StructureError
 from dimat.exchange import Message, Step, Talk
-from dimat.merging import mix
+from dimat.exchange.precision import exact, from_exact
+from dimat.merging import StatisticsCombiner, mix
 from dimat.merging.optimizer import Memory, flat_memory, mix_memory, nested_memory
 from dimat.methods.admit import (
     NORM_RULE,
@@ -20,7 +21,7 @@ from dimat.methods.admit import (
     validate_structure,
 )
 from dimat.methods.protocol import RoundContext, StepContext, row
-from dimat.state import State, check_finite, squared_distance
+from dimat.state import State, check_finite, check_same_structure, squared_distance
 from dimat.symmetry import Permutation
 from dimat.topology import Topology
 
@@ -84,6 +85,36 @@ def swap_memories(
     memories = [_moved(me, me.memory, moves.get(me.agent))]
     memories += [_moved(me, memory, moves.get(j)) for j, memory in theirs.items()]
     return mix_memory(memories, me.weights_of(known))
+
+
+def swap_statistics(
+    me: RoundContext, combiner: StatisticsCombiner, ours: State, max_norm_ratio: float | None
+) -> Talk[dict[int, State]]:
+    """The statistics of our neighbors, as their agents have them, in return for ours.
+
+    Not rounded on the way, whatever the precision of messages: they would be no moments any more.
+
+    Args:
+        me: Who we are.
+        combiner: The combiner that they are for.
+        ours: Our own.
+        max_norm_ratio: Its square is how many times as large, or as small, mean squares may be as
+            ours; None: any.
+    """
+    said, size = exact(ours), norm(ours, list(ours))
+
+    def admit(j: int, message: Message) -> None:
+        who = f"statistics from agent {j}"
+        check_same_structure(said, message, who)
+        theirs = from_exact(message)
+        combiner.check(theirs, who)
+        most = None if max_norm_ratio is None else max_norm_ratio**2
+        if most and not size / most <= norm(theirs, list(theirs)) <= size * most:
+            raise StructureError(f"{who} are out of proportion: {NORM_RULE.format(most * size)}")
+
+    told = dict.fromkeys(me.topology.listeners(me.agent), said)
+    inbox = yield Step(told, me.neighbors, admit)
+    return {j: dict(from_exact(inbox[j])) for j in me.neighbors if j in inbox}
 
 
 def _remembering(me: RoundContext, own: State, max_norm_ratio: float | None) -> Admit:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace
-from dimat.merging import COMBINERS, Combiner
+from dimat.merging import COMBINERS, Combiner, StatisticsCombiner
 from dimat.merging.layerwise.norms import channel_moments
 from dimat.merging.layerwise.sites import sites
 from dimat.state import State
@@ -92,9 +92,48 @@ def twice_is_the_same(combiner: Combiner, given: SmallModel) -> None:
     torch.testing.assert_close(once, twice, rtol=0, atol=0)
 
 
+def statistics_move_with_the_units(combiner: Combiner, given: SmallModel) -> None:
+    """Statistics that travel move as their agent's units do."""
+    if not isinstance(combiner, StatisticsCombiner):
+        return
+    symmetry, (state,) = given.analysis.symmetry, given.states(1)
+    permutation = symmetry.random(torch.Generator().manual_seed(2))
+    there = symmetry.apply(permutation, state)
+    for budget in BUDGETS:
+        before, after = (
+            combiner.statistics(given.analysis, own, given.batches, budget)
+            for own in (state, there)
+        )
+        moved = combiner.moved(given.analysis, state, before, permutation)
+        torch.testing.assert_close(moved, after, rtol=1e-6, atol=1e-6)
+
+
+def copies_keep_their_function_whatever_they_have_seen(
+    combiner: Combiner, given: SmallModel
+) -> None:
+    """Copies of one state combine to what it computes, however their statistics differ."""
+    if not isinstance(combiner, StatisticsCombiner):
+        return
+    state = calibrated(given.analysis.trace, given.states(1)[0], given.batches)
+    for budget in BUDGETS:
+        owns = [
+            combiner.statistics(given.analysis, state, [scale * x for x in given.batches], budget)
+            for scale in (1.0, 3.0)
+        ]
+        for own in owns:
+            combiner.check(own, "statistics of a copy")
+        found = combiner.fit(given.analysis, [state, state], [0.3, 0.7], owns)
+        outputs = given.outputs(found), given.outputs(state)
+        torch.testing.assert_close(*outputs, rtol=1e-6, atol=1e-6)
+
+
+BUDGETS = (float("inf"), 0.0)  # of statistics: as many as there are, and as few
+
 LAWS: tuple[Callable[[Combiner, SmallModel], None], ...] = (
     copies_keep_their_function,
     weight_one_keeps_its_function,
     entries_stay,
     twice_is_the_same,
+    statistics_move_with_the_units,
+    copies_keep_their_function_whatever_they_have_seen,
 )

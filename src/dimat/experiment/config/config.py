@@ -154,10 +154,14 @@ class MergingConfig:
     """Combination of aligned states, in dimat.
 
     Args:
-        combine: average (the paper's), repair or regression.
+        combine: average (the paper's), repair, regression, or gram (least squares over what every
+            agent's layers answer on its own images; second moments travel beside the weights).
+        statistics_budget: With gram, numbers of second moments for each number of the weights, at
+            most; of the largest layers only means and mean squares travel where all would be more.
     """
 
     combine: str = "average"
+    statistics_budget: kinds.Positive = 5.0
 
     def __post_init__(self) -> None:
         tidy(self)

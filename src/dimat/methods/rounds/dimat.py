@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dimat.exchange import Talk
-from dimat.merging import COMBINERS, mix
+from dimat.merging import COMBINERS, StatisticsCombiner, mix
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
-from dimat.methods.messages import distance_from, swap_memories, swap_states
+from dimat.methods.messages import distance_from, swap_memories, swap_states, swap_statistics
 from dimat.methods.ordering.common import Reordering
 from dimat.methods.ordering.pairwise import pairwise
 from dimat.methods.ordering.spread import spread, swap_states_with_gauge
@@ -47,6 +47,8 @@ class Dimat(Method):
         sweeps: Refinement sweeps when agents come into one gauge, >= 0.
         every: Rounds between matchings of all agents; 0: only those of different gauges match.
         combine: Name of a combiner, for what is aligned.
+        statistics_budget: Numbers of statistics for each number of the weights, at most, where the
+            combiner's statistics travel.
         mix_memory: Whether the optimizers' memories are averaged too, permuted alike.
         max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
 
@@ -60,6 +62,7 @@ class Dimat(Method):
     sweeps: int = setting("matching.sweeps", 3)
     every: int = setting("matching.every", 0)
     combine: str = setting("merging.combine", "average")
+    statistics_budget: float = setting("merging.statistics_budget", 5.0)
     mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")
     max_norm_ratio: float | None = setting("exchange.max_norm_ratio", MAX_NORM_RATIO)
     exchanges = "rounds"
@@ -93,8 +96,9 @@ class Dimat(Method):
         theirs, order = yield from self._exchange_and_match(me, matched)
         own = _permuted(me, me.state, order.permutations.get(me.agent))
         aligned = {j: _permuted(me, x, order.permutations.get(j)) for j, x in theirs.items()}
+        told = yield from self._swap_statistics(me, theirs, order.permutations, combined)
         with combined:
-            merged = self._combine(me, own, aligned)
+            merged = self._combine(me, own, aligned, told)
         memory = None
         if self.mix_memory:
             most = self.max_norm_ratio
@@ -105,7 +109,7 @@ class Dimat(Method):
             disagreement=distance_from(me, own, aligned),
             gauge=order.gauge,
             memory=memory,
-            calibrated=bool(aligned) and COMBINERS[self.combine].needs_batches,
+            calibrated=bool(aligned) and self._calibrates(aligned, told),
             report=RoundReport(
                 match_s=matched.seconds,
                 merge_s=combined.seconds,
@@ -132,12 +136,55 @@ class Dimat(Method):
             yield from tree(me, theirs, timer, pooled=pooled, sweeps=self.sweeps, every=self.every)
         )
 
-    def _combine(self, me: RoundContext, own: State, aligned: Mapping[int, State]) -> State:
-        """The merged state: of the agent's own and its neighbors', all in one order."""
+    def _swap_statistics(
+        self,
+        me: RoundContext,
+        theirs: Mapping[int, State],
+        moves: Mapping[int, Permutation],
+        timer: Timer,
+    ) -> Talk[dict[int, State]]:
+        """The statistics of the agent and its neighbors, in one order; none if none travel."""
+        combiner = COMBINERS[self.combine]
+        if not isinstance(combiner, StatisticsCombiner) or not me.neighbors:
+            return {}
+        with timer:
+            batches = me.batches()
+            own = combiner.statistics(me.analysis(), me.state, batches, self.statistics_budget)
+        heard = yield from swap_statistics(me, combiner, own, self.max_norm_ratio)
+        with timer:
+            told = {me.agent: own, **{j: heard[j] for j in theirs if j in heard}}
+            return {
+                j: combiner.moved(me.analysis(), me.state, x, moves[j]) if j in moves else x
+                for j, x in told.items()
+            }
+
+    def _calibrates(self, aligned: Mapping[int, State], told: Mapping[int, State]) -> bool:
+        """Whether the combiner leaves running statistics that need no recalibration."""
+        combiner = COMBINERS[self.combine]
+        if isinstance(combiner, StatisticsCombiner):
+            return aligned.keys() <= told.keys()
+        return combiner.needs_batches
+
+    def _combine(
+        self,
+        me: RoundContext,
+        own: State,
+        aligned: Mapping[int, State],
+        told: Mapping[int, State],
+    ) -> State:
+        """The merged state: of the agent's own and its neighbors', all in one order.
+
+        Where statistics of a neighbor were lost, or refused, states are averaged.
+        """
         states, weights = [own, *aligned.values()], me.weights_of(aligned)
         if not aligned:  # nobody to combine with
             return mix(states, weights)
         combiner = COMBINERS[self.combine]
+        if isinstance(combiner, StatisticsCombiner):
+            if not aligned.keys() <= told.keys():
+                return mix(states, weights)
+            order = [told[me.agent], *(told[j] for j in aligned)]
+            return combiner.fit(me.analysis(), states, weights, order)
         batches = me.batches() if combiner.needs_batches else []
         return combiner.combine(me.analysis(), states, weights, batches)
 

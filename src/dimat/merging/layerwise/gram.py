@@ -1,0 +1,349 @@
+r"""Merging by ``gram``: every layer's weights count in the directions that its own data excite.
+
+An agent that has seen two classes knows little about how a layer should answer to the others, and
+says so by the second moments of the layer's inputs on its own images, its Gram matrix
+:math:`G_j = Z_j^\top Z_j / n_j` (a one appended to every input for the bias). The merged layer is
+
+.. math:: W = \arg\min_W \sum_j \pi_j \,\mathbb E_j \lVert W z - W_j z \rVert^2
+    = \bar W + \sum_j \pi_j (W_j - \bar W) \tilde G_j \Big(\sum_j \pi_j \tilde G_j\Big)^{-1},
+    \quad \bar W = \sum_j \pi_j W_j
+
+with :math:`\tilde G = \alpha G + (1 - \alpha)\,\mathrm{diag}\,G + \varepsilon I`, ε relative to the
+mean of the diagonal. Where all Grams are alike that is the average. No image travels, and no agent
+runs another's network: each measures its own Grams on its own images under its own weights.
+
+A BatchNorm that follows is folded into the layer and unfolded again: as the layer is linear, mean
+and variance of its outputs over all agents' images follow from the mixed Gram, so that the merged
+network needs no recalibration on images of the classes that an agent happens to have.
+
+References:
+    Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models" (RegMean), ICLR
+    2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.graph.interpreter import PartialInterpreter
+from dimat.graph.trace import Trace
+from dimat.merging.layerwise.layer import Layer, layer_of
+from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, average
+from dimat.merging.layerwise.norms import folded, unfold_moments
+from dimat.merging.layerwise.sites import Site, sites
+from dimat.merging.mix import mix
+from dimat.state import State, check_finite, widened
+from dimat.symmetry import Analysis, Permutation
+
+_PREFIX = "gram/"  # of a key, before that of the layer's weight
+_ROWS_PER_INPUT = 20  # rows that a Gram is measured on, for each input of the layer
+_SLACK = 1e-3  # of what a Gram matrix keeps, for rounding
+
+
+@dataclass(frozen=True)
+class Gram:
+    """RegMean: least squares over what every agent's layer answers on its own images.
+
+    Convolutions of all kinds and linear layers (attention projections among them) are fitted, with
+    the BatchNorm that follows; everything else is averaged: embeddings, other norms, recurrent
+    cells, tied weights.
+
+    A Gram matrix of d inputs is (d + 1)(d + 2) / 2 numbers. Where those of all layers together are
+    more than a budget, the largest are left out: of those layers only means and mean squares
+    travel, inputs are taken as uncorrelated, and bias and BatchNorm are averaged.
+
+    *Assumes* aligned networks whose layers see like inputs, and hundreds of images an agent.
+    *Breaks when* networks of several layers have gone far apart: each layer is fitted to inputs
+    that earlier layers no longer give once they are merged.
+
+    Args:
+        shrink: α, the share of the off-diagonal entries that is kept, in [0, 1].
+        ridge: ε, relative to the mean of the diagonal, > 0.
+    """
+
+    shrink: float = 0.9
+    ridge: float = 1e-4
+    needs_batches: bool = True
+
+    def statistics(
+        self,
+        analysis: Analysis,
+        state: Mapping[str, Tensor],
+        batches: Sequence[Any],
+        budget: float = 5.0,
+    ) -> State:
+        """The Grams of a state's layers on some inputs, packed: what travels.
+
+        Args:
+            analysis: Analysis of the model.
+            state: The state.
+            batches: Inputs, each a tensor or a tuple of the model's arguments.
+            budget: Numbers of whole Grams for each number of the layers' weights, at most.
+
+        Returns:
+            For every layer, under ``gram/`` and the key of its weight, (groups, numbers): the upper
+            triangle with the ones last, or (groups, 2, inputs) means and mean squares.
+
+        Raises:
+            StructureError: If an input of a layer is not finite.
+        """
+        wide = widened(state)
+        runs = [PartialInterpreter(analysis.trace, wide, x) for x in batches]
+        whole = _whole(analysis.trace, wide, budget)
+        found: State = {}
+        for site, layer in _layers(analysis.trace, wide):
+            z = torch.cat([*_rows(site, layer, wide, runs)], 1)  # (groups, rows, inputs)
+            weight = wide[str(site.weight)]
+            if not bool(z.isfinite().all()):
+                raise StructureError(f"an input of the layer of '{site.weight}' is not finite")
+            if site.weight in whole:
+                z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
+                own = _packed(z.mT @ z / z.shape[1])
+            else:
+                own = torch.stack([z.mean(1), z.square().mean(1)], 1)
+            found[_PREFIX + str(site.weight)] = own.to(weight.dtype)
+        return found
+
+    def moved(
+        self,
+        analysis: Analysis,
+        state: Mapping[str, Tensor],
+        statistics: Mapping[str, Tensor],
+        permutation: Permutation,
+    ) -> State:
+        """The statistics of a state whose units were permuted.
+
+        Args:
+            analysis: Analysis of the model.
+            state: A state of the model, for its shapes.
+            statistics: Those of the state before.
+            permutation: The permutation.
+        """
+        layers = [*_layers(analysis.trace, state)]
+        # Weights whose entries are the numbers of their inputs say where each input has gone.
+        numbers = {
+            str(site.weight): layer.weight(
+                _numbers(layer, state[str(site.weight)]), state[str(site.weight)]
+            )
+            for site, layer in layers
+        }
+        numbers = analysis.symmetry.apply(permutation, numbers)
+        found: State = {}
+        for site, layer in layers:
+            key = _PREFIX + str(site.weight)
+            inputs = layer.matrix(numbers[str(site.weight)])[:, 0].long()  # (groups, inputs)
+            size = inputs.shape[1]
+            group, place = inputs[:, 0] // size, inputs % size
+            own = statistics[key]
+            if own.dim() == 3:
+                found[key] = own[group].gather(2, place[:, None].expand_as(own))
+                continue
+            ones = torch.full_like(place[:, :1], size)
+            order = torch.cat([place, ones], 1)
+            full = _unpacked(own)[group]
+            rows = full.gather(1, order[:, :, None].expand_as(full))
+            found[key] = _packed(rows.gather(2, order[:, None, :].expand_as(full)))
+        return found
+
+    def check(self, statistics: Mapping[str, Tensor], who: str) -> None:
+        """Refuse statistics that no images can have.
+
+        Args:
+            statistics: Of the structure that :meth:`statistics` gives.
+            who: Whose they are, for the message.
+
+        Raises:
+            StructureError: If they are not finite, or not the moments of anything.
+        """
+        check_finite(statistics, who)
+        for key, own in statistics.items():
+            if own.dim() == 3:
+                mean, square = own[:, 0], own[:, 1]
+                sound = bool((mean.square() <= square * (1 + _SLACK) + 1e-12).all())
+            else:
+                full = _unpacked(own)
+                squares = full.diagonal(dim1=1, dim2=2)
+                most = squares[:, :, None].clamp_min(0) * squares[:, None, :].clamp_min(0)
+                sound = (
+                    bool((squares >= 0).all())
+                    and bool((full[:, -1, -1] - 1).abs().max() <= _SLACK)
+                    and bool((full.square() <= most * (1 + _SLACK) + 1e-12).all())
+                )
+            if not sound:
+                raise StructureError(f"{who}: '{key}' holds no moments of any inputs")
+
+    def fit(
+        self,
+        analysis: Analysis,
+        states: Sequence[Mapping[str, Tensor]],
+        weights: Sequence[float],
+        statistics: Sequence[Mapping[str, Tensor]],
+    ) -> State:
+        """The merged state.
+
+        Args:
+            analysis: Analysis of the model.
+            states: ``n >= 1`` states in one unit order; the first is the agent's own.
+            weights: One weight per state, >= 0, summing to 1.
+            statistics: Those of each state, in the same order.
+        """
+        wide = [widened(state) for state in states]
+        merged = mix(wide, weights)
+        for site, layer in _layers(analysis.trace, merged):
+            owns = [own[_PREFIX + str(site.weight)].double() for own in statistics]
+            if owns[0].dim() == 3:
+                self._fit_diagonal(site, layer, merged, (wide, weights, owns))
+            else:
+                grams = [_unpacked(own) for own in owns]
+                self._fit_full(site, layer, merged, (wide, weights, grams))
+        return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
+
+    def combine(
+        self,
+        analysis: Analysis,
+        states: Sequence[Mapping[str, Tensor]],
+        weights: Sequence[float],
+        batches: Sequence[Any],
+    ) -> State:
+        """The merged state, with every state's statistics measured on the same inputs."""
+        owns = [self.statistics(analysis, state, batches) for state in states]
+        return self.fit(analysis, states, weights, owns)
+
+    def _fit_full(self, site: Site, layer: Layer, merged: State, parents: _Parents) -> None:
+        states, weights, grams = parents
+        matrices = [_affine(site, layer, state) for state in states]
+        mixed = average(grams, weights)
+        if site.bias is None and site.norm is None:  # there is no constant to fit
+            fitted = self._solve(
+                [m[..., :-1] for m in matrices], weights, [g[:, :-1, :-1] for g in grams]
+            )
+            merged[str(site.weight)] = _stored(site, layer, merged, fitted)
+            return
+        fitted = self._solve(matrices, weights, grams)
+        matrix, intercept = fitted[..., :-1], fitted[..., -1].flatten()
+        if site.norm is not None:
+            mean, second = mixed[:, :-1, -1], mixed[:, :-1, :-1]
+            covariance = second - mean[:, :, None] * mean[:, None, :]
+            unfold_moments(site, layer, merged, (matrix, intercept), (mean, covariance))
+            return
+        merged[str(site.weight)] = _stored(site, layer, merged, matrix)
+        merged[str(site.bias)] = intercept.to(merged[str(site.bias)].dtype)
+
+    def _fit_diagonal(self, site: Site, layer: Layer, merged: State, parents: _Parents) -> None:
+        """Every input by itself, about its mean square; bias and norm stay averaged."""
+        states, weights, moments = parents
+        squares = [own[:, 1] for own in moments]
+        squares = [own + self.ridge * own.mean(1, keepdim=True) + 1e-12 for own in squares]
+        matrices = [layer.matrix(state[str(site.weight)]).double() for state in states]
+        parts = [m * s[:, None] for m, s in zip(matrices, squares, strict=True)]
+        fitted = average(parts, weights) / average(squares, weights)[:, None]
+        merged[str(site.weight)] = _stored(site, layer, merged, fitted)
+
+    def _solve(
+        self, matrices: Sequence[Tensor], weights: Sequence[float], grams: Sequence[Tensor]
+    ) -> Tensor:
+        """(groups, outputs, inputs) least squares, as a deviation from the average."""
+        mean = average(matrices, weights)
+        soft = [self._shrunk(gram) for gram in grams]
+        parts = [(m - mean) @ g for m, g in zip(matrices, soft, strict=True)]
+        change: Tensor = torch.linalg.solve(
+            average(soft, weights), average(parts, weights), left=False
+        )
+        return mean + change
+
+    def _shrunk(self, gram: Tensor) -> Tensor:
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        floor = self.ridge * diagonal.mean(1, keepdim=True) + 1e-12
+        return self.shrink * gram + torch.diag_embed((1 - self.shrink) * diagonal + floor)
+
+
+_Parents = tuple[Sequence[Mapping[str, Tensor]], Sequence[float], Sequence[Tensor]]
+
+
+def _layers(trace: Trace, state: Mapping[str, Tensor]) -> Iterator[tuple[Site, Layer]]:
+    """The layers that are fitted, in the order of the graph."""
+    for site in sites(trace, sums=False):
+        if site.norm is site.op or site.weight is None or state[site.weight].is_complex():
+            continue
+        yield site, layer_of(site.op, state[site.weight])
+
+
+def _rows(
+    site: Site, layer: Layer, state: State, runs: Sequence[PartialInterpreter]
+) -> Iterator[Tensor]:
+    """(groups, rows, inputs) inputs of a layer, in float64, batch by batch, at random places."""
+    inputs, sizes = [], []
+    for run in runs:
+        run.advance(site.op, inclusive=False)
+        inputs.append(run.value(site.input))
+        run.advance(site.op)
+        sizes.append(layer.num_rows(run.value(site.op)))
+    wanted = max(LEAST_ROWS, _ROWS_PER_INPUT * layer.matrix(state[str(site.weight)]).shape[2])
+    share = min(1.0, wanted / max(sum(sizes), 1))
+    random = torch.Generator().manual_seed(0)
+    for x, size in zip(inputs, sizes, strict=True):
+        picked = torch.randperm(size, generator=random)[: max(1, round(share * size))]
+        yield layer.inputs(x, picked.sort().values.to(x.device)).transpose(0, 1).double()
+
+
+def _whole(trace: Trace, state: Mapping[str, Tensor], budget: float) -> set[str]:
+    """Keys of the layers whose Grams travel whole: the smallest, as long as there is budget."""
+    sizes: dict[str, int] = {}
+    for site, layer in _layers(trace, state):
+        inputs = layer.matrix(state[str(site.weight)]).shape[2]
+        sizes[str(site.weight)] = layer.groups * (inputs + 1) * (inputs + 2) // 2
+    left = budget * sum(state[key].numel() for key in sizes)
+    found = set()
+    for key in sorted(sizes, key=sizes.__getitem__):
+        left -= sizes[key]
+        if left >= 0:
+            found.add(key)
+    return found
+
+
+def _affine(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
+    """(groups, outputs, inputs + 1) matrices of a layer with its norm, the constant last."""
+    matrix = folded(site, layer, state).double()
+    constant = torch.zeros(matrix.shape[:2], dtype=matrix.dtype, device=matrix.device).flatten()
+    if site.bias is not None:
+        constant = constant + state[site.bias]
+    if site.norm is not None and site.mean is not None and site.variance is not None:
+        scale = (state[site.variance] + site.epsilon).rsqrt()
+        scale = scale if site.scale is None else scale * state[site.scale]
+        shift = 0.0 if site.shift is None else state[site.shift]
+        constant = (constant - state[site.mean]) * scale + shift
+    return torch.cat([matrix, constant.double().reshape(*matrix.shape[:2], 1)], 2)
+
+
+def _stored(site: Site, layer: Layer, merged: State, matrix: Tensor) -> Tensor:
+    like = merged[str(site.weight)]
+    return layer.weight(matrix.to(like.dtype), like)
+
+
+def _numbers(layer: Layer, weight: Tensor) -> Tensor:
+    """Matrices of a layer whose entries are the numbers of their inputs, over all groups."""
+    groups, outputs, inputs = layer.matrix(weight).shape
+    own = torch.arange(groups * inputs, dtype=torch.float64, device=weight.device)
+    return own.reshape(groups, 1, inputs).expand(groups, outputs, inputs).contiguous()
+
+
+def _packed(full: Tensor) -> Tensor:
+    """(groups, d(d + 1)/2) upper triangles of symmetric matrices."""
+    rows, columns = torch.triu_indices(*full.shape[1:], device=full.device)
+    return full[:, rows, columns].contiguous()
+
+
+def _unpacked(packed: Tensor) -> Tensor:
+    """(groups, d, d) symmetric matrices of their upper triangles."""
+    size = int((8 * packed.shape[1] + 1) ** 0.5 - 1) // 2
+    rows, columns = torch.triu_indices(size, size, device=packed.device)
+    full = packed.new_zeros(len(packed), size, size)
+    full[:, rows, columns] = packed
+    full[:, columns, rows] = packed
+    return full

@@ -1,0 +1,268 @@
+"""Grams: the closed form, what of a mixture they know, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from tests.analyses import analyze
+from tests.merging.test_regression import MODELS, analysis_of, drawn, inputs
+from tests.methods.agents import Agents, agents_of, merge
+from tests.methods.lossy import Losses, merge_over
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dimat.errors import StructureError
+from dimat.exchange import Message
+from dimat.merging import Gram
+from dimat.methods import Dimat
+from dimat.methods.gauge import GaugeId
+from dimat.state import State, state_of
+from dimat.testing.combiners import LAWS
+from dimat.testing.layers import SmallModel
+
+EXACT = Gram(shrink=1.0, ridge=1e-12)
+WHOLE = float("inf")
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(6, 3)).double().eval()
+
+
+def states_of(model: nn.Module, count: int) -> list[State]:
+    random = torch.Generator().manual_seed(1)
+    return [
+        {
+            k: v + 0.5 * torch.randn(v.shape, generator=random, dtype=v.dtype)
+            for k, v in state_of(model).items()
+        }
+        for _ in range(count)
+    ]
+
+
+def test_every_layer_is_the_least_squares_fit_to_what_all_answer_on_their_own_images() -> None:
+    """By NumPy, from the images themselves: no Gram is formed."""
+    model, weights = linear(), [0.5, 0.2, 0.3]
+    states = states_of(model, 3)
+    random = torch.Generator().manual_seed(2)
+    images = [
+        torch.randn(n, 4, generator=random).double() * torch.rand(4, generator=random) + 0.3
+        for n in (40, 60, 90)
+    ]
+    analysis = analyze(model, (images[0][:2],))
+    owns = [EXACT.statistics(analysis, s, [x], WHOLE) for s, x in zip(states, images, strict=True)]
+    found = EXACT.fit(analysis, states, weights, owns)
+
+    def fitted(inputs: Sequence[Tensor], matrices: Sequence[Tensor]) -> np.ndarray:
+        scale = [np.sqrt(w / len(x)) for w, x in zip(weights, inputs, strict=True)]
+        rows = np.concatenate([k * x.numpy() for k, x in zip(scale, inputs, strict=True)])
+        wanted = [k * (x @ m.T).numpy() for k, x, m in zip(scale, inputs, matrices, strict=True)]
+        return np.linalg.lstsq(rows, np.concatenate(wanted), rcond=None)[0].T
+
+    first = [s["0.weight"] for s in states]
+    np.testing.assert_allclose(found["0.weight"].numpy(), fitted(images, first), rtol=1e-6)
+    hidden = [x @ m.T for x, m in zip(images, first, strict=True)]
+    hidden = [torch.cat([h, torch.ones_like(h[:, :1])], 1) for h in hidden]
+    second = [torch.cat([s["1.weight"], s["1.bias"][:, None]], 1) for s in states]
+    affine = torch.cat([found["1.weight"], found["1.bias"][:, None]], 1).numpy()
+    # Four inputs span four of the six hidden units: a fit by least squares is only known there.
+    np.testing.assert_allclose(
+        np.concatenate(hidden) @ (affine - fitted(hidden, second)).T, 0, atol=1e-6
+    )
+
+
+def test_where_each_has_seen_what_the_other_has_not_both_keep_all_that_they_know() -> None:
+    model = linear()
+    states = states_of(model, 2)
+    images = [torch.zeros(50, 4, dtype=torch.float64) for _ in range(2)]
+    for k in (0, 1):
+        random = torch.Generator().manual_seed(k)
+        images[k][:, 2 * k : 2 * k + 2] = torch.randn(50, 2, generator=random).double()
+    analysis = analyze(model, (images[0][:2],))
+    owns = [EXACT.statistics(analysis, s, [x], WHOLE) for s, x in zip(states, images, strict=True)]
+    found = EXACT.fit(analysis, states, [0.5, 0.5], owns)
+    for state, x in zip(states, images, strict=True):
+        torch.testing.assert_close(x @ found["0.weight"].T, x @ state["0.weight"].T)
+    mean = (states[0]["0.weight"] + states[1]["0.weight"]) / 2
+    assert (images[0] @ (mean - states[0]["0.weight"]).T).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_neither_the_scale_of_all_grams_nor_the_order_of_agents_matters(name: str) -> None:
+    model = MODELS[name]().double().eval()
+    batches = inputs()
+    analysis, states = analysis_of(model, batches[0][:2]), drawn(model, 3)
+    gram, weights = Gram(), [0.5, 0.2, 0.3]
+    owns = [
+        gram.statistics(analysis, s, [k * x for x in batches], WHOLE)
+        for k, s in enumerate(states, start=1)
+    ]
+    found = gram.fit(analysis, states, weights, owns)
+    back = gram.fit(analysis, states[::-1], weights[::-1], owns[::-1])
+    torch.testing.assert_close(found, back)
+
+
+def test_a_batch_norm_gets_the_moments_of_the_images_of_all() -> None:
+    """Within and between agents: without that the variance of the mean agent is too small."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(),
+        nn.Linear(80, 3),
+    ).double().eval()  # fmt: skip
+    random = torch.Generator().manual_seed(1)
+    images = [torch.randn(60, 2, 4, 4, generator=random).double() + k for k in (0.0, 2.0)]
+    analysis, state = analyze(model, (images[0][:2],)), state_of(model)
+    owns = [Gram().statistics(analysis, state, [x], WHOLE) for x in images]
+    found = Gram().fit(analysis, [state, state], [0.5, 0.5], owns)
+    layer = nn.functional.conv2d(torch.cat(images), found["0.weight"], padding=1)
+    torch.testing.assert_close(found["1.running_mean"], layer.mean((0, 2, 3)))
+    torch.testing.assert_close(
+        found["1.running_var"], layer.var((0, 2, 3), correction=0), rtol=1e-6, atol=1e-6
+    )
+    # And it computes what it did: the norm's scale and shift have taken up the change.
+    x = images[0]
+    torch.testing.assert_close(
+        functional_call(model, found, (x,)), functional_call(model, state, (x,))
+    )
+
+
+def test_within_a_budget_the_smallest_travel_whole_and_of_the_others_two_moments_an_input() -> None:
+    model = nn.Sequential(nn.Linear(20, 8), nn.Linear(8, 30)).double().eval()
+    x = torch.randn(50, 20).double()
+    analysis, state = analyze(model, (x[:2],)), state_of(model)
+    weights, whole = 20 * 8 + 8 * 30, (21 * 22 // 2, 9 * 10 // 2)
+    for budget, full in ((sum(whole) / weights, (1, 1)), (0.5, (0, 1)), (0.0, (0, 0))):
+        found = Gram().statistics(analysis, state, [x], budget)
+        for layer, own in enumerate(full):
+            size = whole[layer] if own else 2 * (20, 8)[layer]
+            assert found[f"gram/{layer}.weight"].numel() == size
+
+
+@pytest.mark.parametrize("law", LAWS[-2:], ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", ["resnet20", "grouped", "transposed"])
+def test_units_of_every_kind_of_layer_move(law: object, name: str) -> None:
+    torch.manual_seed(0)
+    models: Mapping[str, object] = {
+        "resnet20": lambda: MODELS["resnet20"](),
+        "grouped": lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 1), nn.Tanh(), nn.Conv2d(8, 12, 3, groups=2), nn.BatchNorm2d(12),
+            nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4),
+        ),
+        "transposed": lambda: nn.Sequential(
+            nn.ConvTranspose2d(3, 6, 3, stride=2), nn.Tanh(), nn.ConvTranspose2d(6, 4, 2, groups=2),
+            nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+        ),
+    }  # fmt: skip
+    model: nn.Module = models[name]().double().eval()  # type: ignore[operator]
+    batches = inputs()
+    law(Gram(), SmallModel(model, analysis_of(model, batches[0][:2]), batches))  # type: ignore[operator]
+
+
+def damaged(key: str, change: object) -> State:
+    model = linear()
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)).double()
+    analysis = analyze(model, (x[:2],))
+    found = Gram().statistics(analysis, state_of(model), [x], 0.9)  # the first whole, not the other
+    change(found[key])  # type: ignore[operator]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("gram/0.weight", lambda own: own[0].__setitem__(3, float("nan")), "NaN or infinite"),
+        ("gram/0.weight", lambda own: own[0].__setitem__(0, -1.0), "holds no moments"),
+        ("gram/0.weight", lambda own: own[0].__setitem__(1, 1e6), "holds no moments"),
+        ("gram/0.weight", lambda own: own[0].__setitem__(-1, 2.0), "holds no moments"),
+        ("gram/1.weight", lambda own: own[0, 1].__setitem__(0, -1.0), "holds no moments"),
+        ("gram/1.weight", lambda own: own[0, 0].__setitem__(0, 1e6), "holds no moments"),
+    ],
+)
+def test_what_no_images_can_give_is_refused(key: str, change: object, message: str) -> None:
+    Gram().check(damaged(key, lambda own: None), "statistics from agent 3")
+    with pytest.raises(StructureError, match=f"statistics from agent 3.*{message}"):
+        Gram().check(damaged(key, change), "statistics from agent 3")
+
+
+# --- in a merge -----------------------------------------------------------------------------------
+
+GRAM = Dimat("spread", combine="gram")
+
+
+@pytest.fixture(scope="module")
+def own() -> Agents:
+    return agents_of("mlp")
+
+
+def one_order(own: Agents, graph: nx.Graph[int]) -> dict[int, GaugeId | None]:
+    return dict.fromkeys(graph, GaugeId(0, 1))
+
+
+@pytest.mark.parametrize("gauge", ["spread", "tree", "pairwise"])
+def test_agents_in_other_orders_merge_to_what_they_would_in_one(own: Agents, gauge: str) -> None:
+    """Each measured on its own images, in its own order: only who is in which is different."""
+    graph: nx.Graph[int] = nx.complete_graph(3)
+    method = Dimat(gauge, combine="gram", sweeps=0)  # type: ignore[arg-type]
+    states = own.perturbed(3, by=0.01)
+    x = own.batches(0)[0]
+    outputs = []
+    for them in (states, own.shuffled(states)):
+        merged, _ = merge(method, own.members(them, graph))
+        outputs.append([functional_call(own.model, m.state, (x,)) for m in merged])
+    torch.testing.assert_close(*outputs)
+
+
+def test_statistics_that_are_lost_or_refused_leave_the_average(own: Agents) -> None:
+    graph: nx.Graph[int] = nx.complete_graph(3)
+    states, ids = own.perturbed(3), one_order(own, graph)
+    them = own.members(states, graph, gauges=ids)
+    plain, _ = merge(Dimat("spread"), them)
+    whole, _ = merge(GRAM, them)
+
+    def spoilt(j: int, i: int, step: int, message: Message) -> Message:
+        if (j, step) != (2, 1):
+            return message
+        return {k: 1e6 * v if v.is_floating_point() else v for k, v in message.items()}
+
+    lost = Losses(lambda j, i, step: (j, step) == (2, 1))
+    refused = Losses(spoilt=spoilt)
+    for losses in (lost, refused):
+        found = merge_over(losses, GRAM, them)
+        for i in (0, 1):
+            torch.testing.assert_close(found[i].state, plain[i].state, rtol=0, atol=0)
+            assert not found[i].calibrated
+        torch.testing.assert_close(found[2].state, whole[2].state, rtol=0, atol=0)
+        assert found[2].calibrated
+    assert ["holds no moments" in why for *_, why in refused.refused] == [True, True]
+
+
+def test_statistics_out_of_proportion_are_refused(own: Agents) -> None:
+    graph: nx.Graph[int] = nx.complete_graph(2)
+    states = own.perturbed(2)
+    them = own.members(states, graph, gauges=one_order(own, graph))
+    loud = [x * 1e3 for x in own.batches(1)]
+    them[1] = replace(them[1], batches=lambda: loud)
+    losses = Losses()
+    found = merge_over(losses, GRAM, them)
+    plain = merge_over(Losses(), Dimat("spread"), them)
+    assert "statistics from agent 1 are out of proportion" in losses.refused[0][2]
+    torch.testing.assert_close(found[0].state, plain[0].state, rtol=0, atol=0)
+    found = merge_over(losses, Dimat("spread", combine="gram", max_norm_ratio=None), them)
+    assert found[0].calibrated
+
+
+def test_no_message_holds_an_image(own: Agents) -> None:
+    """The number of images does not change what travels, only what the numbers are."""
+    graph: nx.Graph[int] = nx.complete_graph(2)
+    sizes = set()
+    for batch in (own.batches(0)[0][:30], own.batches(0)[0]):
+        them = own.members(own.perturbed(2), graph)
+        few = [replace(me, batches=lambda own=batch: [own]) for me in them]  # type: ignore[misc]
+        _, traffic = merge(GRAM, few)
+        sizes.add(traffic[0].sent_bytes)
+    assert len(sizes) == 1
