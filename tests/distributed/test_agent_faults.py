@@ -73,7 +73,7 @@ def all_are_killed(cluster: Cluster, frozen: tuple[int, ...]) -> None:
 def test_agents_that_miss_nobody_end_as_a_run_in_one_process(
     cluster: Make, method: str, edges: tuple[tuple[int, int], ...]
 ) -> None:
-    apart = cluster(edges, rounds=5, method=method)
+    apart = cluster(edges, rounds=5, method=method, merging__combine="gram")
     apart.start_all()
     all_end_well(apart)
     nothing_lost(apart)

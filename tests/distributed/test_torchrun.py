@@ -26,6 +26,7 @@ from dimat.experiment.config.config import (
     DataConfig,
     DiagnosticsConfig,
     MatchingConfig,
+    MergingConfig,
     OptimizerConfig,
     TopologyConfig,
 )
@@ -51,6 +52,7 @@ PAIRWISE = replace(
     controls=("sgp",),
     eval_every=2,
     matching=MatchingConfig(gauge="pairwise"),
+    merging=MergingConfig("gram"),
     optimizer=OptimizerConfig(on_merge="mix"),
 )
 SHORT = replace(CONFIG, model="mlp", rounds=4, controls=())
@@ -123,7 +125,7 @@ def test_any_number_of_processes_leaves_what_one_leaves(
     assert ["Test accuracy in %" in out for out in ended.out] == [True] + [False] * (processes - 1)
 
 
-def test_lost_edges_pairwise_alignment_and_mixed_memories_are_the_same_on_two_processes(
+def test_lost_edges_pairwise_alignment_grams_and_mixed_memories_are_the_same_on_two_processes(
     tmp_path: Path, here: Path
 ) -> None:
     config = on_graph(PAIRWISE, here)
