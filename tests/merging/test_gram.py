@@ -22,6 +22,7 @@ from dimat.merging import Gram
 from dimat.methods import Dimat
 from dimat.methods.gauge import GaugeId
 from dimat.state import State, state_of
+from dimat.symmetry import Analysis
 from dimat.testing.combiners import LAWS
 from dimat.testing.layers import SmallModel
 
@@ -32,6 +33,18 @@ WHOLE = float("inf")
 def linear() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(6, 3)).double().eval()
+
+
+def measured(
+    gram: Gram,
+    analysis: Analysis,
+    states: Sequence[State],
+    images: Sequence[Tensor],
+    budget: float = WHOLE,
+) -> list[State]:
+    """The statistics of every state on its own images."""
+    both = zip(states, images, strict=True)
+    return [gram.statistics(analysis, state, [x], budget) for state, x in both]
 
 
 def states_of(model: nn.Module, count: int) -> list[State]:
@@ -55,7 +68,7 @@ def test_every_layer_is_the_least_squares_fit_to_what_all_answer_on_their_own_im
         for n in (40, 60, 90)
     ]
     analysis = analyze(model, (images[0][:2],))
-    owns = [EXACT.statistics(analysis, s, [x], WHOLE) for s, x in zip(states, images, strict=True)]
+    owns = measured(EXACT, analysis, states, images)
     found = EXACT.fit(analysis, states, weights, owns)
 
     def fitted(inputs: Sequence[Tensor], matrices: Sequence[Tensor]) -> np.ndarray:
@@ -84,7 +97,7 @@ def test_where_each_has_seen_what_the_other_has_not_both_keep_all_that_they_know
         random = torch.Generator().manual_seed(k)
         images[k][:, 2 * k : 2 * k + 2] = torch.randn(50, 2, generator=random).double()
     analysis = analyze(model, (images[0][:2],))
-    owns = [EXACT.statistics(analysis, s, [x], WHOLE) for s, x in zip(states, images, strict=True)]
+    owns = measured(EXACT, analysis, states, images)
     found = EXACT.fit(analysis, states, [0.5, 0.5], owns)
     for state, x in zip(states, images, strict=True):
         torch.testing.assert_close(x @ found["0.weight"].T, x @ state["0.weight"].T)
@@ -266,3 +279,43 @@ def test_no_message_holds_an_image(own: Agents) -> None:
         _, traffic = merge(GRAM, few)
         sizes.add(traffic[0].sent_bytes)
     assert len(sizes) == 1
+
+
+def test_without_off_diagonal_entries_a_whole_gram_is_its_two_moments() -> None:
+    """Without a bias, that is: its one goes with every input."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(6, 3, bias=False)).double().eval()
+    states, gram = states_of(model, 2), Gram(shrink=0.0)
+    images = [torch.randn(50, 4).double() * (1 + k) + k for k in (0, 1)]
+    analysis = analyze(model, (images[0][:2],))
+    whole, few = (
+        gram.fit(analysis, states, [0.3, 0.7], measured(gram, analysis, states, images, budget))
+        for budget in (WHOLE, 0.0)
+    )
+    torch.testing.assert_close(whole, few)
+
+
+def test_nine_tenths_of_the_off_diagonal_entries_count() -> None:
+    model = nn.Linear(3, 2, bias=False).double().eval()
+    states, weights = states_of(model, 2), [0.25, 0.75]
+    random = torch.Generator().manual_seed(0)
+    images = [torch.randn(40, 3, generator=random).double() for _ in range(2)]
+    analysis = analyze(model, (images[0][:2],))
+    owns = measured(Gram(), analysis, states, images)
+    found = Gram().fit(analysis, states, weights, owns)["weight"].numpy()
+    soft = []
+    for x in images:
+        g = x.numpy().T @ x.numpy() / 40
+        soft.append(0.9 * g + 0.1 * np.diag(np.diag(g)) + 1e-4 * np.trace(g) / 3 * np.eye(3))
+    top = sum(w * s["weight"].numpy() @ g for w, s, g in zip(weights, states, soft, strict=True))
+    bottom = sum(w * g for w, g in zip(weights, soft, strict=True))
+    np.testing.assert_allclose(found, top @ np.linalg.inv(bottom), rtol=1e-8)
+
+
+def test_where_an_input_is_not_finite_the_layer_is_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).double().eval()
+    x = torch.randn(20, 3).double()
+    analysis, state = analyze(model, (x[:2],)), state_of(model)
+    x[3, 1] = float("inf")
+    with pytest.raises(StructureError, match="an input of the layer of '0.weight' is not finite"):
+        Gram().statistics(analysis, state, [x])

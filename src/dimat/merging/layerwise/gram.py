@@ -42,7 +42,7 @@ from dimat.state import State, check_finite, widened
 from dimat.symmetry import Analysis, Permutation
 
 _PREFIX = "gram/"  # of a key, before that of the layer's weight
-_ROWS_PER_INPUT = 20  # rows that a Gram is measured on, for each input of the layer
+_ROWS_PER_INPUT = 4  # rows that a Gram is measured on, for each input of the layer
 _SLACK = 1e-3  # of what a Gram matrix keeps, for rounding
 
 
@@ -98,16 +98,15 @@ class Gram:
         whole = _whole(analysis.trace, wide, budget)
         found: State = {}
         for site, layer in _layers(analysis.trace, wide):
-            z = torch.cat([*_rows(site, layer, wide, runs)], 1)  # (groups, rows, inputs)
-            weight = wide[str(site.weight)]
-            if not bool(z.isfinite().all()):
+            moments = _gram if site.weight in whole else _two_moments
+            count, parts = 0, []
+            for z in _rows(site, layer, wide, runs):  # summed in float64, multiplied as they are
+                count += z.shape[1]
+                parts.append(moments(z).double())
+            own = torch.stack(parts).sum(0) / count
+            if not bool(own.isfinite().all()):
                 raise StructureError(f"an input of the layer of '{site.weight}' is not finite")
-            if site.weight in whole:
-                z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
-                own = _packed(z.mT @ z / z.shape[1])
-            else:
-                own = torch.stack([z.mean(1), z.square().mean(1)], 1)
-            found[_PREFIX + str(site.weight)] = own.to(weight.dtype)
+            found[_PREFIX + str(site.weight)] = own.to(wide[str(site.weight)].dtype)
         return found
 
     def moved(
@@ -277,7 +276,7 @@ def _layers(trace: Trace, state: Mapping[str, Tensor]) -> Iterator[tuple[Site, L
 def _rows(
     site: Site, layer: Layer, state: State, runs: Sequence[PartialInterpreter]
 ) -> Iterator[Tensor]:
-    """(groups, rows, inputs) inputs of a layer, in float64, batch by batch, at random places."""
+    """(groups, rows, inputs) inputs of a layer, batch by batch, at random samples and places."""
     inputs, sizes = [], []
     for run in runs:
         run.advance(site.op, inclusive=False)
@@ -289,7 +288,18 @@ def _rows(
     random = torch.Generator().manual_seed(0)
     for x, size in zip(inputs, sizes, strict=True):
         picked = torch.randperm(size, generator=random)[: max(1, round(share * size))]
-        yield layer.inputs(x, picked.sort().values.to(x.device)).transpose(0, 1).double()
+        yield layer.inputs(x, picked.sort().values.to(x.device)).transpose(0, 1)
+
+
+def _gram(z: Tensor) -> Tensor:
+    """Packed sums of products of (groups, rows, inputs), with a one beside every row."""
+    z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
+    return _packed(z.mT @ z)
+
+
+def _two_moments(z: Tensor) -> Tensor:
+    """(groups, 2, inputs) sums of inputs and of their squares."""
+    return torch.stack([z.sum(1), z.square().sum(1)], 1)
 
 
 def _whole(trace: Trace, state: Mapping[str, Tensor], budget: float) -> set[str]:
