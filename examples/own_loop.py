@@ -16,6 +16,8 @@ digits = load_digits()
 images = torch.tensor(digits.data, dtype=torch.float32) / 16
 labels = torch.tensor(digits.target)
 test = torch.arange(len(images)) % 5 == 0
+if "RANK" not in os.environ:
+    raise SystemExit("start it by: torchrun --nproc-per-node 2 examples/own_loop.py")
 rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])  # as torchrun says
 own = slice(rank, None, size)  # this agent's images: no other sees them
 data = TensorDataset(images[~test][own], labels[~test][own])

@@ -12,7 +12,7 @@ from dimat.methods import METHODS, Method, RoundContext, RoundResult
 
 
 class Half(Method):
-    """Average with the neighbors, but only in every second round: half of the bytes."""
+    """Average with the neighbors, but only in every second round: about half of the bytes."""
 
     exchanges = "rounds"
 

@@ -26,7 +26,7 @@ TABLES: list[Registry[Any]] = [
     *(dimat.METHODS, dimat.TOPOLOGIES, dimat.MATCHERS),
     *(dimat.COMBINERS, dimat.SOURCES, dimat.SPLITS),
 ]
-SMALL = "--rounds 1 --pretrain_epochs 1 --local_epochs 1 --agents 4 --batch_size 8 --threads 1"
+SMALL = "--rounds 1 --pretrain_epochs 1 --local_epochs 1 --threads 1"  # and else as it is there
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +19,11 @@ from tests.laws.graphs import PAW
 import dimat
 from dimat.data import SOURCES, SPLITS
 from dimat.errors import ConfigError, TopologyError, look_up
+from dimat.exchange import Talk
 from dimat.experiment.config.validate import validate
 from dimat.matching import MATCHERS, Activations, Identity
 from dimat.merging import COMBINERS
+from dimat.methods import METHODS, Method, RoundContext, RoundResult
 from dimat.registry import Registry, a_function, added_names, an_object
 from dimat.topology import TOPOLOGIES, build_topology
 
@@ -202,3 +205,30 @@ def test_what_is_added_is_a_setting_at_once(
 def test_a_matcher_that_is_added_matches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MATCHERS, "own", Identity)
     assert isinstance(look_up("method", "own", MATCHERS), Identity)
+
+
+def merges(self: Method, me: RoundContext) -> Talk[RoundResult]:
+    return (yield from Method.merge(self, me))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"merge": merges}, 'it has a merge, which is never called: say exchanges = "rounds"'),
+        (
+            {"exchanges": "round", "merge": merges},
+            "exchanges is 'round': must be 'never', 'rounds'",
+        ),
+        (
+            {"exchanges": "rounds", "merg": merges},
+            "exchanges in rounds, and has no merge of its own",
+        ),
+        ({"exchanges": "steps"}, "it exchanges in steps, and has no step of its own"),
+    ],
+)
+def test_a_method_whose_part_would_never_be_called_is_refused(
+    body: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"method 'own': .*{re.escape(message)}"):
+        METHODS.register("own", type("Own", (Method,), body))
+    assert "own" not in METHODS

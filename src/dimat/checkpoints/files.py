@@ -39,7 +39,10 @@ def read_checkpoint(path: Path) -> State:
         StructureError: If the file is missing, is in no known format, or holds no state.
     """
     if not path.is_file():
-        raise StructureError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
+        states = path / "states"
+        way_out = f": its networks are in {states}" if states.is_dir() else ""
+        what = "no regular file" if path.exists() else "no such file"
+        raise StructureError(f"{path}: {f'a folder{way_out}' if path.is_dir() else what}")
     if path.suffix == ".safetensors":
         found: Any = load_state(path)
     elif path.suffix in PICKLED:

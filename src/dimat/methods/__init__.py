@@ -48,7 +48,25 @@ def _checked(name: str, kind: object) -> type[Method]:
             raise ConfigError(
                 f"method '{name}': parameter '{own.name}' has no default, which every one must have"
             )
+    _check_exchanges(name, kind)
     return kind
+
+
+def _check_exchanges(name: str, kind: type[Method]) -> None:
+    """Refuse a method whose ``merge`` or ``step`` would never be called, or is not there."""
+    when = kind.exchanges
+    own = {"merge": kind.merge is not Method.merge, "step": kind.step is not Method.step}
+    if when not in ("never", "rounds", "steps"):
+        rule = f"exchanges is {quoted(when)}: must be 'never', 'rounds' or 'steps'"
+    elif when == "rounds" and not own["merge"]:
+        rule = "it exchanges in rounds, and has no merge of its own"
+    elif when == "steps" and not own["step"]:
+        rule = "it exchanges in steps, and has no step of its own"
+    elif when == "never" and own["merge"]:
+        rule = 'it has a merge, which is never called: say exchanges = "rounds"'
+    else:
+        return
+    raise ConfigError(f"method '{name}': {rule}")
 
 
 METHODS: Registry[type[Method]] = Registry(

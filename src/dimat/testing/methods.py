@@ -122,7 +122,7 @@ def no_order_of_processes_matters(method: Method, network: SmallNetwork) -> None
 
 
 def what_is_sent_is_received(method: Method, network: SmallNetwork) -> None:
-    """All bytes that are sent are received; a method that never exchanges sends none."""
+    """All bytes sent are received; a method that does not exchange in rounds sends none."""
     _, traffic = merge(method, network.members(network.perturbed(6), irregular(4)))
     sent = sum(own.sent_bytes for own in traffic)
     assert sent == sum(own.received_bytes for own in traffic)

@@ -12,9 +12,12 @@ with :math:`\tilde G = \alpha G + (1 - \alpha)\,\mathrm{diag}\,G + \varepsilon I
 mean of the diagonal. Where all Grams are alike that is the average. No image travels, and no agent
 runs another's network: each measures its own Grams on its own images under its own weights.
 
-A BatchNorm that follows is folded into the layer and unfolded again: as the layer is linear, mean
-and variance of its outputs over all agents' images follow from the mixed Gram, so that the merged
-network needs no recalibration on images of the classes that an agent happens to have.
+Before a BatchNorm, what is fitted is the layer's normalized output, (W z - mean) / deviation with
+each agent's own running statistics. The merged statistics are those with which that fit is what the
+merged network computes, so it needs no recalibration on the classes that an agent happens to have;
+scale and shift are averaged. (To fold the scale in as well, and unfold it with statistics of the
+mixture, was tried and diverges: those vary more than an agent's own images, by which the next
+training normalizes, so that scales grow from round to round.)
 
 References:
     Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models" (RegMean), ICLR
@@ -35,7 +38,6 @@ from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace
 from dimat.merging.layerwise.layer import Layer, layer_of
 from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, average
-from dimat.merging.layerwise.norms import folded, unfold_moments
 from dimat.merging.layerwise.sites import Site, sites
 from dimat.merging.mix import mix
 from dimat.state import State, check_finite, widened
@@ -217,7 +219,6 @@ class Gram:
     def _fit_full(self, site: Site, layer: Layer, merged: State, parents: _Parents) -> None:
         states, weights, grams = parents
         matrices = [_affine(site, layer, state) for state in states]
-        mixed = average(grams, weights)
         if site.bias is None and site.norm is None:  # there is no constant to fit
             fitted = self._solve(
                 [m[..., :-1] for m in matrices], weights, [g[:, :-1, :-1] for g in grams]
@@ -227,9 +228,13 @@ class Gram:
         fitted = self._solve(matrices, weights, grams)
         matrix, intercept = fitted[..., :-1], fitted[..., -1].flatten()
         if site.norm is not None:
-            mean, second = mixed[:, :-1, -1], mixed[:, :-1, :-1]
-            covariance = second - mean[:, :, None] * mean[:, None, :]
-            unfold_moments(site, layer, merged, (matrix, intercept), (mean, covariance))
+            deviation = average([_deviation(site, state) for state in states], weights).double()
+            rows = deviation.reshape(layer.groups, -1, 1)
+            merged[str(site.weight)] = _stored(site, layer, merged, matrix * rows)
+            bias = merged[site.bias] if site.bias is not None else 0.0
+            mean, variance = bias - intercept * deviation, deviation.square() - site.epsilon
+            for key, own in ((site.mean, mean), (site.variance, variance.clamp_min(0))):
+                merged[str(key)] = own.to(merged[str(key)].dtype)
             return
         merged[str(site.weight)] = _stored(site, layer, merged, matrix)
         merged[str(site.bias)] = intercept.to(merged[str(site.bias)].dtype)
@@ -318,17 +323,21 @@ def _whole(trace: Trace, state: Mapping[str, Tensor], budget: float) -> set[str]
 
 
 def _affine(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
-    """(groups, outputs, inputs + 1) matrices of a layer with its norm, the constant last."""
-    matrix = folded(site, layer, state).double()
+    """(groups, outputs, inputs + 1) matrices of a layer, the constant last; normalized."""
+    matrix = layer.matrix(state[str(site.weight)]).double()
     constant = torch.zeros(matrix.shape[:2], dtype=matrix.dtype, device=matrix.device).flatten()
     if site.bias is not None:
         constant = constant + state[site.bias]
-    if site.norm is not None and site.mean is not None and site.variance is not None:
-        scale = (state[site.variance] + site.epsilon).rsqrt()
-        scale = scale if site.scale is None else scale * state[site.scale]
-        shift = 0.0 if site.shift is None else state[site.shift]
-        constant = (constant - state[site.mean]) * scale + shift
-    return torch.cat([matrix, constant.double().reshape(*matrix.shape[:2], 1)], 2)
+    if site.norm is not None:
+        deviation = _deviation(site, state).double()
+        constant = (constant - state[str(site.mean)]) / deviation
+        matrix = matrix / deviation.reshape(layer.groups, -1, 1)
+    return torch.cat([matrix, constant.reshape(*matrix.shape[:2], 1)], 2)
+
+
+def _deviation(site: Site, state: Mapping[str, Tensor]) -> Tensor:
+    """(channels,) deviations by which the BatchNorm of a layer divides in eval mode."""
+    return (state[str(site.variance)] + site.epsilon).sqrt()
 
 
 def _stored(site: Site, layer: Layer, merged: State, matrix: Tensor) -> Tensor:

@@ -50,62 +50,22 @@ def unfold(
         ours: Runs of the merged network just before the layer, which go on through it.
         fit: (matrix, intercept): (groups, outputs, inputs) and (channels,).
     """
-    factor = _set_directions(site, layer, merged, fit[0])
-    for run in ours:
-        run.advance(site.op)
-    mean, variance = set_statistics(site, merged, [run.value(site.op) for run in ours])
-    _set_affine(site, merged, factor, fit[1], (mean, variance))
-
-
-def unfold_moments(
-    site: Site,
-    layer: Layer,
-    merged: State,
-    fit: tuple[Tensor, Tensor],
-    moments: tuple[Tensor, Tensor],
-) -> None:
-    """As :func:`unfold`, with statistics that follow from moments of the layer's inputs.
-
-    Args:
-        site: A layer with a BatchNorm.
-        layer: Geometry of the layer.
-        merged: The merged state; its entries of this site are replaced.
-        fit: (matrix, intercept): (groups, outputs, inputs) and (channels,).
-        moments: Mean (groups, inputs) and covariance (groups, inputs, inputs) of the inputs.
-    """
-    factor = _set_directions(site, layer, merged, fit[0])
-    own = layer.matrix(merged[str(site.weight)]).double()
-    mean = (own @ moments[0][:, :, None]).flatten()
-    variance = ((own @ moments[1]) * own).sum(2).flatten().clamp_min(0)
-    if site.bias is not None:
-        mean = mean + merged[site.bias]
-    _set_affine(site, merged, factor, fit[1], _set_moments(site, merged, mean, variance))
-
-
-def _set_directions(site: Site, layer: Layer, merged: State, matrix: Tensor) -> Tensor:
-    """Write the directions of a matrix into a layer; returns the (channels,) factors to it."""
+    matrix, intercept = fit
     assert site.weight is not None
     assert site.scale is not None
+    assert site.shift is not None
     before = layer.matrix(merged[site.weight])
     sign = torch.where(merged[site.scale] < 0, -1.0, 1.0)
     length = matrix.norm(dim=2) / before.norm(dim=2).clamp_min(1e-12)
     factor = torch.where(length > 1e-12, length, 1.0).flatten() * sign
     own = matrix / factor.reshape(layer.groups, -1, 1)
-    merged[site.weight] = layer.weight(own.to(before.dtype), merged[site.weight])
-    return factor
-
-
-def _set_affine(
-    site: Site, merged: State, factor: Tensor, intercept: Tensor, moments: tuple[Tensor, Tensor]
-) -> None:
-    """Write scale and shift of a BatchNorm, whose outputs then are factor x inputs + intercept."""
-    assert site.scale is not None
-    assert site.shift is not None
-    mean, variance = moments
+    merged[site.weight] = layer.weight(own, merged[site.weight])
+    for run in ours:
+        run.advance(site.op)
+    mean, variance = set_statistics(site, merged, [run.value(site.op) for run in ours])
     bias = merged[site.bias] if site.bias is not None else 0.0
-    dtype = merged[site.scale].dtype
-    merged[site.scale] = (factor * (variance + site.epsilon).sqrt()).to(dtype)
-    merged[site.shift] = (intercept + factor * (mean - bias)).to(dtype)
+    merged[site.scale] = factor * (variance + site.epsilon).sqrt()
+    merged[site.shift] = intercept + factor * (mean - bias)
 
 
 def set_statistics(site: Site, merged: State, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -116,15 +76,9 @@ def set_statistics(site: Site, merged: State, values: Sequence[Tensor]) -> tuple
         merged: The merged state; the statistics are replaced.
         values: Inputs of the BatchNorm, by batch.
     """
-    return _set_moments(site, merged, *channel_moments(values))
-
-
-def _set_moments(
-    site: Site, merged: State, mean: Tensor, variance: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Set running statistics; returns them as they are stored."""
     assert site.mean is not None
     assert site.variance is not None
+    mean, variance = channel_moments(values)
     merged[site.mean] = mean.to(merged[site.mean].dtype)
     merged[site.variance] = variance.to(merged[site.variance].dtype)
     return merged[site.mean], merged[site.variance]

@@ -24,15 +24,16 @@ from dimat.symmetry import Permutation
 class Dimat(Method):
     r"""Match, align, mix.
 
-    .. math:: \theta_i \leftarrow \pi_{ii}\theta_i + \sum_j \pi_{ij} P_{ij}\theta_j
+    .. math:: \theta_i \leftarrow \pi_{ii} P_{ii}\theta_i + \sum_j \pi_{ij} P_{ij}\theta_j
 
     With ``gauge="pairwise"``, the paper's rule, every agent aligns each neighbor to itself in
-    every round, on its own images. With ``gauge="tree"`` all agents agree on one unit order, and
-    every state has the id of the order it is in. Where ids differ (at first all do) agents are
-    matched along a breadth-first tree, permutations are composed down the tree and refined in
-    sweeps; where they are equal, states are mixed as they are.
-    With ``gauge="spread"`` an order is taken over from neighbor to neighbor: every agent moves into
-    the oldest one that it hears of, and mixes with those who are in it, as they are. That needs one
+    every round, on its own images: its own permutation is the identity. With ``gauge="tree"`` all
+    agents agree on one unit order, and every state has the id of the order it is in. Where ids
+    differ (at first all do) agents are matched along a breadth-first tree, permutations are
+    composed down the tree and refined in sweeps; where they are equal, states are mixed as they
+    are. With ``gauge="spread"`` an order is taken over from neighbor to neighbor: every agent moves
+    into the oldest one that it hears of, and mixes with those who are in it, as they are: only its
+    own units are permuted. That needs one
     message an edge, and nobody in particular: who is not heard, or is in another order still, is
     left out.
 

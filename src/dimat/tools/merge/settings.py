@@ -30,7 +30,8 @@ class AlignConfig:
         classes: Width of the output; that of the labels if null.
         normalize: MEAN/STD of images in [0, 1], numbers or one a channel:
             .49,.48,.45/.25,.24,.26; 0.5/0.25 if null.
-        method: Registry name of the matcher.
+        method: How units are matched: activations, covariance, cosine, consistent, weights,
+            identity, or a matcher of your own.
         images: Training images used, at most.
         batch_size: Images of a forward pass.
         device: cpu, cuda, or cuda:N.
@@ -74,7 +75,8 @@ class MergeConfig(AlignConfig):
     """The settings of a merge of two or more checkpoints, beyond those of :class:`AlignConfig`.
 
     Args:
-        combine: Registry name of the combiner.
+        combine: How aligned networks become one: average, repair, regression, gram, or a combiner
+            of your own.
         weights: Weight of each parent, >= 0, summing to 1; equal weights if empty.
         recalibration: BatchNorm statistics afterwards; auto: unless the combiner fits them.
         report: The JSON file to write; --out as .json if null.
