@@ -52,6 +52,8 @@ def states_of(model: nn.Module, count: int) -> list[State]:
     return [
         {
             k: v + 0.5 * torch.randn(v.shape, generator=random, dtype=v.dtype)
+            if v.is_floating_point() and "running_" not in k
+            else v
             for k, v in state_of(model).items()
         }
         for _ in range(count)
