@@ -14,6 +14,7 @@ from torch.nn import functional
 
 import dimat
 from dimat.errors import ConfigError
+from dimat.experiment import setup as setting_up
 from dimat.experiment.config.config import DataConfig, LossConfig, OptimizerConfig
 from dimat.experiment.setup import make_setup
 from dimat.losses import LocalLoss, Logits, local_loss, loss_of_counts
@@ -168,3 +169,13 @@ def test_local_training_alone_no_longer_forgets(tmp_path: Path) -> None:
         summary = dimat.run(own, progress=False).main.summary
         found[kind] = float(str(summary["test_accuracy_mean"]))
     assert found["adjusted"] > found["plain"] + 0.2
+
+
+def test_how_shards_differ_is_looked_at_once_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(setting_up, "label_skew", lambda parts, labels: looked.append(1) or 0.5)
+    setup = make_setup(replace(SPLIT, loss=LossConfig("auto")))
+    assert all(setup.new_agent(i, pretraining=True).local_loss.offset is not None for i in range(4))
+    assert len(looked) == 2  # of pre-training, and of the rounds

@@ -16,12 +16,13 @@ from tests.methods.lossy import Losses, merge_over
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dimat.agent.membership import most_bytes
 from dimat.errors import StructureError
 from dimat.exchange import Message
 from dimat.merging import Gram
 from dimat.methods import Dimat
 from dimat.methods.gauge import GaugeId
-from dimat.state import State, state_of
+from dimat.state import State, num_bytes, state_of
 from dimat.symmetry import Analysis
 from dimat.testing.combiners import LAWS
 from dimat.testing.layers import SmallModel
@@ -350,3 +351,15 @@ def test_where_an_input_is_not_finite_the_layer_is_named() -> None:
     x[3, 1] = float("inf")
     with pytest.raises(StructureError, match="an input of the layer of '0.weight' is not finite"):
         Gram().statistics(analysis, state, [x])
+
+
+def test_the_largest_statistics_are_let_in() -> None:
+    """They are larger than what travels otherwise: a state, or Adam's memory of it."""
+    model = nn.Sequential(nn.Conv2d(256, 256, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)).eval()
+    x = torch.randn(2, 256, 3, 3)
+    analysis, state = analyze(model, (x,)), state_of(model)
+    plain, gram = Dimat("spread"), Dimat("spread", combine="gram")
+    size = num_bytes(Gram().statistics(analysis, state, [x], gram.statistics_budget))
+    assert most_bytes(num_bytes(state), plain) < size <= most_bytes(num_bytes(state), gram)
+    loose = replace(gram, statistics_budget=20.0)
+    assert loose.largest_message > gram.largest_message > plain.largest_message

@@ -189,7 +189,7 @@ class Agent:
         self._followers = Followers(
             model, optimizer, self._calls, recalibration, lambda: self._analysis.symmetry
         )
-        limit = most_bytes(num_bytes(state_of(model)))
+        limit = most_bytes(num_bytes(state_of(model)), self._method)
         rules = Rules(self._handshake(), timeout_s, limit)
         self.neighbors = near(self.topology, self.id)
         self._neighborhood = Neighborhood(

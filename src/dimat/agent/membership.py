@@ -22,7 +22,7 @@ from dimat.agent.pace import Pace
 from dimat.errors import StructureError, TopologyError
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network.neighborhood import Neighborhood
-from dimat.methods import RoundContext, RoundResult
+from dimat.methods import Method, RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.topology import Network, Topology, near
 
@@ -50,13 +50,14 @@ def check_lasting(network: Network) -> None:
         )
 
 
-def most_bytes(state_bytes: int) -> int:
-    """The largest message that is accepted, in bytes: a state and Adam's memory of it fit.
+def most_bytes(state_bytes: int, method: Method) -> int:
+    """The size of the largest message that is accepted, in bytes.
 
     Args:
         state_bytes: Bytes of a state.
+        method: The method whose messages they are.
     """
-    return 4 * state_bytes + (1 << 20)
+    return math.ceil(method.largest_message * state_bytes) + (1 << 20)
 
 
 class MembershipStatus(Enum):

@@ -151,10 +151,14 @@ class Setup:
         """The loss of an agent that trains on a shard; auto looks at the shards of all."""
         logits, classes = self.config.loss.logits, self.dataset.num_classes
         if logits == "auto":
-            parts = self.parts.pretrain if pretraining else self.parts.rounds
-            skewed = label_skew(parts, self.dataset.train_y) > _MUCH_SKEW
-            logits = "adjusted" if skewed else "plain"
+            logits = "adjusted" if self._skewed[pretraining] else "plain"
         return loss_of_counts(shard.class_counts(classes), logits)
+
+    @cached_property
+    def _skewed(self) -> Mapping[bool, bool]:
+        """Whether the shards of pre-training (True) and of the rounds differ in their classes."""
+        both = ((True, self.parts.pretrain), (False, self.parts.rounds))
+        return {own: label_skew(parts, self.dataset.train_y) > _MUCH_SKEW for own, parts in both}
 
     def _merging(self, method: str) -> MergeSettings:
         """The settings of the merges of a method."""

@@ -249,6 +249,11 @@ class Method:
         return "average"
 
     @property
+    def largest_message(self) -> float:
+        """The size of its largest message, in states: Adam's memory of one fits, too."""
+        return 4.0
+
+    @property
     def spell(self) -> int:
         """Rounds, or training steps, after which the pattern of exchanges repeats."""
         return 1

@@ -149,7 +149,7 @@ class SingleAgentRun:
         own = config.exchange
         board = Directory(meeting.host, meeting.port, f"dimat/{meeting.name}")
         size = num_bytes(state_of(self.setup.new_model(self.index)))
-        rules = Rules(self.handshake, own.timeout_s, limit_bytes=most_bytes(size))
+        rules = Rules(self.handshake, own.timeout_s, limit_bytes=most_bytes(size, self.method))
         self.neighborhood = Neighborhood(
             self.index,
             board,

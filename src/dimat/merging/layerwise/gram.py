@@ -82,12 +82,6 @@ class Gram:
     ) -> State:
         """The Grams of a state's layers on some inputs, packed: what travels.
 
-        Args:
-            analysis: Analysis of the model.
-            state: The state.
-            batches: Inputs, each a tensor or a tuple of the model's arguments.
-            budget: Numbers of whole Grams for each number of the layers' weights, at most.
-
         Returns:
             For every layer, under ``gram/`` and the key of its weight, (groups, numbers): the upper
             triangle with the ones last, or (groups, 2, inputs) means and mean squares.
@@ -118,14 +112,7 @@ class Gram:
         statistics: Mapping[str, Tensor],
         permutation: Permutation,
     ) -> State:
-        """The statistics of a state whose units were permuted.
-
-        Args:
-            analysis: Analysis of the model.
-            state: A state of the model, for its shapes.
-            statistics: Those of the state before.
-            permutation: The permutation.
-        """
+        """The statistics of a state whose units were permuted."""
         layers = [*_layers(analysis.trace, state)]
         # Weights whose entries are the numbers of their inputs say where each input has gone.
         numbers = {
@@ -153,15 +140,7 @@ class Gram:
         return found
 
     def check(self, statistics: Mapping[str, Tensor], who: str) -> None:
-        """Refuse statistics that no images can have.
-
-        Args:
-            statistics: Of the structure that :meth:`statistics` gives.
-            who: Whose they are, for the message.
-
-        Raises:
-            StructureError: If they are not finite, or not the moments of anything.
-        """
+        """Refuse statistics that are not finite, or not the moments of any inputs."""
         check_finite(statistics, who)
         for key, own in statistics.items():
             if own.dim() == 3:
@@ -186,14 +165,7 @@ class Gram:
         weights: Sequence[float],
         statistics: Sequence[Mapping[str, Tensor]],
     ) -> State:
-        """The merged state.
-
-        Args:
-            analysis: Analysis of the model.
-            states: ``n >= 1`` states in one unit order; the first is the agent's own.
-            weights: One weight per state, >= 0, summing to 1.
-            statistics: Those of each state, in the same order.
-        """
+        """The merged state, layer by layer; what is no layer is averaged."""
         wide = [widened(state) for state in states]
         merged = mix(wide, weights)
         for site, layer in _layers(analysis.trace, merged):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,15 +91,21 @@ class Dimat(Method):
         """Rounds between matchings of all agents."""
         return self.every if self.gauge == "tree" and self.every else 1
 
+    @property
+    def largest_message(self) -> float:
+        """The size of its largest message, in states: statistics may be larger than a state."""
+        travel = isinstance(COMBINERS[self.combine], StatisticsCombiner)
+        return max(super().largest_message, 1 + self.statistics_budget if travel else 0.0)
+
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """Exchange states and match units; permute; average."""
         matched, combined = Timer(), Timer()
         theirs, order = yield from self._exchange_and_match(me, matched)
         own = _permuted(me, me.state, order.permutations.get(me.agent))
         aligned = {j: _permuted(me, x, order.permutations.get(j)) for j, x in theirs.items()}
-        told = yield from self._swap_statistics(me, theirs, order.permutations, combined)
+        statistics = yield from self._swap_statistics(me, theirs, order.permutations, combined)
         with combined:
-            merged = self._combine(me, own, aligned, told)
+            merged, calibrated = self._combine(me, own, aligned, statistics)
         memory = None
         if self.mix_memory:
             most = self.max_norm_ratio
@@ -110,7 +116,7 @@ class Dimat(Method):
             disagreement=distance_from(me, own, aligned),
             gauge=order.gauge,
             memory=memory,
-            calibrated=bool(aligned) and self._calibrates(aligned, told),
+            calibrated=calibrated,
             report=RoundReport(
                 match_s=matched.seconds,
                 merge_s=combined.seconds,
@@ -143,51 +149,49 @@ class Dimat(Method):
         theirs: Mapping[int, State],
         moves: Mapping[int, Permutation],
         timer: Timer,
-    ) -> Talk[dict[int, State]]:
-        """The statistics of the agent and its neighbors, in one order; none if none travel."""
+    ) -> Talk[list[State]]:
+        """The statistics of the agent and of those it mixes with, in one unit order.
+
+        Empty if the combiner takes none, or those of some were lost or refused.
+        """
         combiner = COMBINERS[self.combine]
         if not isinstance(combiner, StatisticsCombiner) or not me.neighbors:
-            return {}
+            return []
+        analysis = me.analysis()
         with timer:
-            batches = me.batches()
-            own = combiner.statistics(me.analysis(), me.state, batches, self.statistics_budget)
+            own = combiner.statistics(analysis, me.state, me.batches(), self.statistics_budget)
         heard = yield from swap_statistics(me, combiner, own, self.max_norm_ratio)
+        if not theirs.keys() <= heard.keys():
+            return []
         with timer:
-            told = {me.agent: own, **{j: heard[j] for j in theirs if j in heard}}
-            return {
-                j: combiner.moved(me.analysis(), me.state, x, moves[j]) if j in moves else x
+            told = {me.agent: own, **{j: heard[j] for j in theirs}}
+            return [
+                combiner.moved(analysis, me.state, x, moves[j]) if j in moves else x
                 for j, x in told.items()
-            }
-
-    def _calibrates(self, aligned: Mapping[int, State], told: Mapping[int, State]) -> bool:
-        """Whether the combiner leaves running statistics that need no recalibration."""
-        combiner = COMBINERS[self.combine]
-        if isinstance(combiner, StatisticsCombiner):
-            return aligned.keys() <= told.keys()
-        return combiner.needs_batches
+            ]
 
     def _combine(
         self,
         me: RoundContext,
         own: State,
         aligned: Mapping[int, State],
-        told: Mapping[int, State],
-    ) -> State:
-        """The merged state: of the agent's own and its neighbors', all in one order.
+        statistics: Sequence[State],
+    ) -> tuple[State, bool]:
+        """The merged state, and whether its running statistics need no recalibration.
 
-        Where statistics of a neighbor were lost, or refused, states are averaged.
+        States are averaged where there is nobody to combine with, or statistics are missing.
         """
         states, weights = [own, *aligned.values()], me.weights_of(aligned)
-        if not aligned:  # nobody to combine with
-            return mix(states, weights)
         combiner = COMBINERS[self.combine]
+        if not aligned:
+            return mix(states, weights), False
         if isinstance(combiner, StatisticsCombiner):
-            if not aligned.keys() <= told.keys():
-                return mix(states, weights)
-            order = [told[me.agent], *(told[j] for j in aligned)]
-            return combiner.fit(me.analysis(), states, weights, order)
+            if not statistics:
+                return mix(states, weights), False
+            return combiner.fit(me.analysis(), states, weights, statistics), True
         batches = me.batches() if combiner.needs_batches else []
-        return combiner.combine(me.analysis(), states, weights, batches)
+        merged = combiner.combine(me.analysis(), states, weights, batches)
+        return merged, combiner.needs_batches
 
 
 def _permuted(me: RoundContext, state: State, permutation: Permutation | None) -> State:
