@@ -11,6 +11,7 @@ from torch import nn
 from dimat.data import Shard
 from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.setup import make_optimizer
+from dimat.losses import loss_of_counts
 from dimat.merging import permute_optimizer
 from dimat.symmetry import analyze
 from dimat.topology import Topology, build_topology
@@ -62,6 +63,16 @@ def test_the_gradient_elsewhere_at_ones_own_state_is_ones_own() -> None:
     torch.testing.assert_close(me.state(), after, rtol=0, atol=0)
     assert "unused" not in own
     assert bool((after["norm.running_mean"] != before["norm.running_mean"]).any())
+
+
+def test_the_gradient_elsewhere_is_of_the_agents_own_loss() -> None:
+    me = agent()
+    me.local_loss = loss_of_counts(torch.tensor([1, 20, 90]), "adjusted")
+    before = me.state()
+    own = me.gradient()
+    torch.testing.assert_close(me.gradient_at(before), own)
+    plain = agent().gradient()
+    assert any(bool((own[name] != plain[name]).any()) for name in own)
 
 
 def test_the_gradient_elsewhere_is_that_of_an_agent_who_is_there() -> None:

@@ -102,6 +102,11 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: st
 def test_a_missing_file_and_an_unknown_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StructureError, match=r"none\.pt: no such file"):
         read_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(StructureError, match=r": a folder$"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "states").mkdir()
+    with pytest.raises(StructureError, match=r": a folder: its networks are in .*states$"):
+        read_checkpoint(tmp_path)
     (tmp_path / "a.onnx").write_bytes(b"")
     with pytest.raises(StructureError, match=r"a\.onnx: a checkpoint is \.safetensors, or"):
         read_checkpoint(tmp_path / "a.onnx")

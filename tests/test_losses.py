@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.experiment.test_run import SMALL, lines
@@ -13,9 +14,11 @@ from tests.tiers import tiers
 from torch.nn import functional
 
 import dimat
+from dimat.data import label_skew
 from dimat.errors import ConfigError
 from dimat.experiment import setup as setting_up
 from dimat.experiment.config.config import DataConfig, LossConfig, OptimizerConfig
+from dimat.experiment.digests import pretrain_digest
 from dimat.experiment.setup import make_setup
 from dimat.losses import LocalLoss, Logits, local_loss, loss_of_counts
 from dimat.methods import METHODS
@@ -105,6 +108,23 @@ def test_what_cannot_be_used_is_refused(labels: torch.Tensor, kind: Logits, mess
 
 SPLIT = replace(SMALL, agents=4, controls=(), loss=LossConfig("adjusted"), width=0.25)
 SPLIT = replace(SPLIT, data=DataConfig(split="dirichlet", alpha=0.5, train_images=400))
+
+
+def test_how_far_shards_are_from_all_images_weighs_every_image_once() -> None:
+    """Not every agent: a large shard is most of all images, and a small one is far from them."""
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    found = label_skew([np.arange(8), np.arange(8, 10)], labels)
+    assert found == pytest.approx((0.2 + 0.8) / 2)
+    uneven = label_skew([np.arange(6), np.array([6, 8]), np.array([7, 9])], labels)
+    assert uneven == pytest.approx((0.2 + 0.3 + 0.3) / 3)
+
+
+def test_agents_that_were_pre_trained_by_another_loss_are_not_taken() -> None:
+    digests = {
+        pretrain_digest(make_setup(replace(SPLIT, loss=LossConfig(kind))))
+        for kind in ("plain", "own-classes", "adjusted")
+    }
+    assert len(digests) == 3
 
 
 def test_every_agent_has_the_shares_of_its_own_training_images_in_both_parts_of_a_run() -> None:

@@ -265,3 +265,12 @@ def test_of_lines_that_were_written_twice_the_last_counts(tmp_path: Path) -> Non
     write_lines(folder / "metrics.jsonl", [{**lines[-1], "test_accuracy": 0.0}, *lines])
     [run] = read_source(str(folder)).runs
     assert run.curve.measured[-1].accuracies[AGENTS - 1] == lines[-1]["test_accuracy"]
+
+
+def test_a_setting_that_is_gone_is_no_difference_where_it_changed_nothing(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", "dimat", 3)
+    config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
+    config.setdefault("matching", {})["drift"] = None
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    [run] = read_source(str(folder)).runs
+    assert "matching.drift" not in run.settings

@@ -18,9 +18,12 @@ from torch import nn
 from dimat.matching import Activations, match_units, permute_scores, solve_assignment
 from dimat.matching.assignment import Scores
 from dimat.matching.cross_moments import CrossMoments
+from dimat.matching.parameter_slices import parameter_slices
+from dimat.matching.unit_activations import observations
 from dimat.models import build_model
 from dimat.state import State
 from dimat.symmetry import Analysis
+from dimat.symmetry import analyze as analyze_anew
 from dimat.symmetry.proof.redraw import redraw
 
 
@@ -153,3 +156,11 @@ def test_permuting_scores_is_matching_permuted_models() -> None:
     permuted = permute_scores(symmetry, raw, p, q)
     for name in raw:
         np.testing.assert_allclose(permuted[name], direct[name], atol=1e-4)
+
+
+def test_what_is_derived_from_a_model_is_found_once_for_it() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    one, other = (analyze_anew(model, (torch.zeros(2, 3),)) for _ in range(2))
+    for derived in (observations, parameter_slices):
+        assert derived(one) is derived(one)
+        assert derived(one) is not derived(other)

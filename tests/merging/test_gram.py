@@ -18,10 +18,14 @@ from torch.func import functional_call
 
 from dimat.agent.membership import most_bytes
 from dimat.errors import StructureError
-from dimat.exchange import Message
-from dimat.merging import Gram
+from dimat.exchange import Message, Traffic
+from dimat.exchange.in_process import run_all
+from dimat.exchange.precision import in_bfloat16
+from dimat.merging import Gram, mix
+from dimat.merging.layerwise import gram
 from dimat.methods import Dimat
 from dimat.methods.gauge import GaugeId
+from dimat.methods.messages import swap_statistics
 from dimat.state import State, num_bytes, state_of
 from dimat.symmetry import Analysis
 from dimat.testing.combiners import LAWS
@@ -37,7 +41,7 @@ def linear() -> nn.Module:
 
 
 def measured(
-    gram: Gram,
+    how: Gram,
     analysis: Analysis,
     states: Sequence[State],
     images: Sequence[Tensor],
@@ -45,7 +49,7 @@ def measured(
 ) -> list[State]:
     """The statistics of every state on its own images."""
     both = zip(states, images, strict=True)
-    return [gram.statistics(analysis, state, [x], budget) for state, x in both]
+    return [how.statistics(analysis, state, [x], budget) for state, x in both]
 
 
 def states_of(model: nn.Module, count: int) -> list[State]:
@@ -113,13 +117,13 @@ def test_neither_the_scale_of_all_grams_nor_the_order_of_agents_matters(name: st
     model = MODELS[name]().double().eval()
     batches = inputs()
     analysis, states = analysis_of(model, batches[0][:2]), drawn(model, 3)
-    gram, weights = Gram(), [0.5, 0.2, 0.3]
+    how, weights = Gram(), [0.5, 0.2, 0.3]
     owns = [
-        gram.statistics(analysis, s, [k * x for x in batches], WHOLE)
+        how.statistics(analysis, s, [k * x for x in batches], WHOLE)
         for k, s in enumerate(states, start=1)
     ]
-    found = gram.fit(analysis, states, weights, owns)
-    back = gram.fit(analysis, states[::-1], weights[::-1], owns[::-1])
+    found = how.fit(analysis, states, weights, owns)
+    back = how.fit(analysis, states[::-1], weights[::-1], owns[::-1])
     torch.testing.assert_close(found, back)
 
 
@@ -195,7 +199,7 @@ def test_units_of_every_kind_of_layer_move(law: object, name: str) -> None:
     models: Mapping[str, object] = {
         "resnet20": lambda: MODELS["resnet20"](),
         "grouped": lambda: nn.Sequential(
-            nn.Conv2d(3, 8, 1), nn.Tanh(), nn.Conv2d(8, 12, 3, groups=2), nn.BatchNorm2d(12),
+            nn.Conv2d(3, 8, 1), nn.Tanh(), nn.Conv2d(8, 12, 3, groups=4), nn.BatchNorm2d(12),
             nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4),
         ),
         "transposed": lambda: nn.Sequential(
@@ -317,11 +321,11 @@ def test_without_off_diagonal_entries_a_whole_gram_is_its_two_moments() -> None:
     """Without a bias, that is: its one goes with every input."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(6, 3, bias=False)).double().eval()
-    states, gram = states_of(model, 2), Gram(shrink=0.0)
+    states, how = states_of(model, 2), Gram(shrink=0.0)
     images = [torch.randn(50, 4).double() * (1 + k) + k for k in (0, 1)]
     analysis = analyze(model, (images[0][:2],))
     whole, few = (
-        gram.fit(analysis, states, [0.3, 0.7], measured(gram, analysis, states, images, budget))
+        how.fit(analysis, states, [0.3, 0.7], measured(how, analysis, states, images, budget))
         for budget in (WHOLE, 0.0)
     )
     torch.testing.assert_close(whole, few)
@@ -358,8 +362,87 @@ def test_the_largest_statistics_are_let_in() -> None:
     model = nn.Sequential(nn.Conv2d(256, 256, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)).eval()
     x = torch.randn(2, 256, 3, 3)
     analysis, state = analyze(model, (x,)), state_of(model)
-    plain, gram = Dimat("spread"), Dimat("spread", combine="gram")
-    size = num_bytes(Gram().statistics(analysis, state, [x], gram.statistics_budget))
-    assert most_bytes(num_bytes(state), plain) < size <= most_bytes(num_bytes(state), gram)
-    loose = replace(gram, statistics_budget=20.0)
-    assert loose.largest_message > gram.largest_message > plain.largest_message
+    plain = Dimat("spread")
+    size = num_bytes(Gram().statistics(analysis, state, [x], GRAM.statistics_budget))
+    assert most_bytes(num_bytes(state), plain) < size <= most_bytes(num_bytes(state), GRAM)
+    loose = replace(GRAM, statistics_budget=20.0)
+    assert loose.largest_message > GRAM.largest_message > plain.largest_message
+
+
+def test_complex_weights_are_averaged() -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2, dtype=torch.complex64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.view_as_real(self.layer(x.to(torch.complex64))).flatten(1)
+
+    model = Complex().eval()
+    x = torch.randn(20, 3)
+    analysis = analyze(model, (x[:2],))
+    states = [{k: v + j for k, v in state_of(model).items()} for j in (0, 1)]
+    owns = measured(Gram(), analysis, states, [x, x])
+    assert owns == [{}, {}]
+    found = Gram().fit(analysis, states, [0.25, 0.75], owns)
+    torch.testing.assert_close(found, mix(states, [0.25, 0.75]))
+
+
+def test_of_many_places_about_as_many_are_looked_at_as_are_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(72, 2)).eval()
+    x = torch.randn(50, 1, 6, 6)
+    analysis, state = analyze(model, (x[:2],)), state_of(model)
+    rows: list[int] = []
+    monkeypatch.setattr(gram, "_gram", lambda z: rows.append(z.shape[1]) or torch.ones(1, 3))
+    monkeypatch.setattr(gram, "LEAST_ROWS", 100)
+    monkeypatch.setattr(gram, "_ROWS_PER_INPUT", 1)
+    Gram().statistics(analysis, state, [x[:30], x[30:]], WHOLE)
+    assert rows == [60, 40, 30, 20]  # of 1,800 places, and of 50 images all
+
+
+def test_the_budget_of_the_method_is_that_of_what_it_sends(own: Agents) -> None:
+    graph: nx.Graph[int] = nx.complete_graph(2)
+    sent = []
+    for budget in (5.0, 1e-9):
+        method = Dimat("spread", combine="gram", statistics_budget=budget)
+        _, traffic = merge(method, own.members(own.perturbed(2), graph))
+        sent.append(traffic[0].sent_bytes)
+    assert sent[1] < sent[0]
+
+
+def test_who_meets_nobody_measures_nothing(own: Agents) -> None:
+    def never() -> list[Tensor]:
+        raise AssertionError("its images were looked at")
+
+    graph: nx.Graph[int] = nx.empty_graph(1)
+    alone = [replace(me, batches=never) for me in own.members(own.perturbed(1), graph)]
+    merged, _ = merge(GRAM, alone)
+    torch.testing.assert_close(merged[0].state, alone[0].state, rtol=0, atol=0)
+
+
+def test_statistics_are_not_rounded_where_states_are() -> None:
+    """Rounded they would be no moments, and the two ends of an edge would not say the same."""
+    own = agents_of("mlp")
+    graph: nx.Graph[int] = nx.complete_graph(2)
+    them = own.members(own.perturbed(2), graph, gauges=one_order(own, graph))
+    ours = [{"gram/x": torch.tensor([[1 / 3, 1 / 7, 1.0]])} for _ in them]
+    talks = [
+        in_bfloat16(swap_statistics(me, Gram(), said, None))
+        for me, said in zip(them, ours, strict=True)
+    ]
+    heard = run_all(talks, [Traffic() for _ in them])
+    torch.testing.assert_close(heard[0][1], ours[1], rtol=0, atol=0)
+
+
+def test_statistics_of_another_structure_are_refused(own: Agents) -> None:
+    graph: nx.Graph[int] = nx.complete_graph(2)
+    them = own.members(own.perturbed(2), graph, gauges=one_order(own, graph))
+
+    def spoilt(j: int, i: int, step: int, message: Message) -> Message:
+        return {k: v[:, :-1] for k, v in message.items()} if step == 1 else message
+
+    losses = Losses(spoilt=spoilt)
+    assert not merge_over(losses, GRAM, them)[0].calibrated
+    assert "statistics from agent 1" in losses.refused[0][2]

@@ -98,8 +98,8 @@ def swap_statistics(
         me: Who we are.
         combiner: The combiner that they are for.
         ours: Our own.
-        max_norm_ratio: Its square is how many times as large, or as small, mean squares may be as
-            ours; None: any.
+        max_norm_ratio: Its square is how many times as large as ours the mean squares may be; None:
+            any. How small does not matter: who has small ones has little say.
     """
     said, size = exact(ours), norm(ours, list(ours))
 
@@ -109,7 +109,7 @@ def swap_statistics(
         theirs = from_exact(message)
         combiner.check(theirs, who)
         most = None if max_norm_ratio is None else max_norm_ratio**2
-        if most and not size / most <= norm(theirs, list(theirs)) <= size * most:
+        if most is not None and norm(theirs, list(theirs)) > size * most:
             raise StructureError(f"{who} are out of proportion: {NORM_RULE.format(most * size)}")
 
     told = dict.fromkeys(me.topology.listeners(me.agent), said)

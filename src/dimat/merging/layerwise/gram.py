@@ -150,10 +150,8 @@ class Gram:
                 full = _unpacked(own)
                 squares = full.diagonal(dim1=1, dim2=2)
                 most = squares[:, :, None].clamp_min(0) * squares[:, None, :].clamp_min(0)
-                sound = (
-                    bool((squares >= 0).all())
-                    and bool((full[:, -1, -1] - 1).abs().max() <= _SLACK)
-                    and bool((full.square() <= most * (1 + _SLACK) + 1e-12).all())
+                sound = bool((full[:, -1, -1] - 1).abs().max() <= _SLACK) and bool(
+                    (full.square() <= most * (1 + _SLACK) + 1e-12).all()
                 )
             if not sound:
                 raise StructureError(f"{who}: '{key}' holds no moments of any inputs")
