@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -87,7 +88,8 @@ def test_labels_at_every_place_of_an_image_are_taken() -> None:
 
 
 def test_half_precision_is_summed_in_float32() -> None:
-    assert local_loss(LABELS, 5)(logits().bfloat16(), OWN).dtype == torch.float32
+    for kind in get_args(Logits):
+        assert local_loss(LABELS, 5, kind)(logits().bfloat16(), OWN).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

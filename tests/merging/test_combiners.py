@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.analyses import analyze
 from tests.merging.test_regression import MODELS, analysis_of, drawn, inputs, small
 from tests.tiers import tiers
 from torch import nn
@@ -35,7 +36,7 @@ def test_every_combiner_keeps_the_laws(
     combiner: Combiner, model: nn.Module, law: Callable[[Combiner, SmallModel], None]
 ) -> None:
     batches = inputs()
-    law(combiner, SmallModel(model, analysis_of(model, batches[0][:2]), batches))
+    law(combiner, SmallModel(model, analyze(model, (batches[0][:2],)), batches))
 
 
 RESNETS = ("resnet20", "resnet20-group")

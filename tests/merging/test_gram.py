@@ -209,7 +209,9 @@ def test_units_of_every_kind_of_layer_move(law: object, name: str) -> None:
     }  # fmt: skip
     model: nn.Module = models[name]().double().eval()  # type: ignore[operator]
     batches = inputs()
-    law(Gram(), SmallModel(model, analysis_of(model, batches[0][:2]), batches))  # type: ignore[operator]
+    analysis = analyze(model, (batches[0][:2],))
+    assert analysis.symmetry.groups
+    law(Gram(), SmallModel(model, analysis, batches))  # type: ignore[operator]
 
 
 def damaged(key: str, change: object) -> State:
