@@ -20,8 +20,8 @@ from dimat.errors import ConfigError, ExchangeError, ModelError, StructureError,
 from dimat.exchange import Step, Talk
 from dimat.exchange.network.rendezvous import serve
 from dimat.merging import mix
-from dimat.methods import Method, RoundContext, RoundResult
-from dimat.state import State, state_of
+from dimat.methods import Dimat, Method, RoundContext, RoundResult
+from dimat.state import State, squared_distance, state_of
 from dimat.topology import build_topology
 
 IMAGES = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
@@ -104,6 +104,34 @@ def test_plain_averaging_gives_everyone_the_weighted_mean(store: str) -> None:
         for name, value in parameters(model).items():
             mean = sum(pi[i, j] * before[j][name].double() for j in range(3))
             assert_close(value.double(), mean, atol=1e-6, rtol=1e-5)
+
+
+def test_statistics_travel_in_ones_own_loop_too(store: str) -> None:
+    """Of one network in two unit orders: the second moves into the first, and both stay what it is.
+
+    It is fitted by Grams, so BatchNorm is not recalibrated: its statistics stay, too.
+    """
+    first, second = net(0).eval(), net(0).eval()
+    symmetry = dimat.find_symmetry(first, BATCHES[0][:2])
+    move = symmetry.random(torch.Generator().manual_seed(1))
+    second.load_state_dict(symmetry.apply(move, state_of(first)))
+    before = state_of(first)
+
+    def part(i: int) -> None:
+        method = Dimat("spread", combine="gram")
+        with agent(store, "gram", i, (first, second)[i], 2, topology="full", method=method) as own:
+            for _ in range(3):
+                found = own.step()
+                assert found is not None
+                assert found.incidents == ()
+
+    together([lambda i=i: part(i) for i in range(2)])
+    orders = [before, symmetry.apply(move, before)]
+    for model in (first, second):
+        state = state_of(model)
+        near = min(orders, key=lambda own: squared_distance(own, state, list(parameters(model))))
+        assert_close(state, near, atol=1e-4, rtol=1e-4)
+    assert_close(state_of(first), state_of(second), atol=1e-4, rtol=1e-4)
 
 
 def test_an_optimizer_that_is_hooked_needs_no_other_line_in_the_loop(store: str) -> None:
