@@ -57,7 +57,7 @@ def partition(
 
 
 def label_skew(parts: Sequence[Indices], labels: Tensor) -> float:
-    """How much the agents' class shares differ, in [0, 1): 0 if all have the shares of all images.
+    """The difference of the agents' class shares, in [0, 1); 0 if all have those of all images.
 
     The total variation distance between an agent's class shares and those of all parts together,
     in the mean over agents: the share of its images that would have to be of another class.

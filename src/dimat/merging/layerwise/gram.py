@@ -187,6 +187,7 @@ class Gram:
         return self.fit(analysis, states, weights, owns)
 
     def _fit_full(self, site: Site, layer: Layer, merged: State, parents: _Parents) -> None:
+        """Write the fit of a layer, and its BatchNorm's statistics, into the merged state."""
         states, weights, grams = parents
         matrices = [_affine(site, layer, state) for state in states]
         if site.bias is None and site.norm is None:  # there is no constant to fit
@@ -232,6 +233,7 @@ class Gram:
         return mean + change
 
     def _shrunk(self, gram: Tensor) -> Tensor:
+        """The Gram with less beside the diagonal, and a ridge on it."""
         diagonal = gram.diagonal(dim1=1, dim2=2)
         floor = self.ridge * diagonal.mean(1, keepdim=True) + 1e-12
         return self.shrink * gram + torch.diag_embed((1 - self.shrink) * diagonal + floor)
@@ -293,7 +295,7 @@ def _whole(trace: Trace, state: Mapping[str, Tensor], budget: float) -> set[str]
 
 
 def _affine(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
-    """(groups, outputs, inputs + 1) matrices of a layer, the constant last; normalized."""
+    """(groups, outputs, inputs + 1) matrices of a layer, divided as the BatchNorm after it does."""
     matrix = layer.matrix(state[str(site.weight)]).double()
     constant = torch.zeros(matrix.shape[:2], dtype=matrix.dtype, device=matrix.device).flatten()
     if site.bias is not None:
@@ -311,6 +313,7 @@ def _deviation(site: Site, state: Mapping[str, Tensor]) -> Tensor:
 
 
 def _stored(site: Site, layer: Layer, merged: State, matrix: Tensor) -> Tensor:
+    """The weight of a layer that has these matrices, as the model stores it."""
     like = merged[str(site.weight)]
     return layer.weight(matrix.to(like.dtype), like)
 
