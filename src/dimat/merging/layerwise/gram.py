@@ -13,15 +13,18 @@ mean of the diagonal. Where all Grams are alike that is the average. No image tr
 runs another's network: each measures its own Grams on its own images under its own weights.
 
 Before a BatchNorm, what is fitted is the layer's normalized output, (W z - mean) / deviation with
-each agent's own running statistics. The merged statistics are those with which that fit is what the
-merged network computes, so it needs no recalibration on the classes that an agent happens to have;
-scale and shift are averaged. (To fold the scale in as well, and unfold it with statistics of the
-mixture, was tried and diverges: those vary more than an agent's own images, by which the next
-training normalizes, so that scales grow from round to round.)
+each agent's own running statistics. A mean of answers that differ is smaller than each of them,
+more so from layer to layer, so every channel of the fit is scaled until its mean square over all
+agents' inputs is that of the agents' own outputs there. The merged running statistics are those
+with which the merged network computes just that, so it needs no recalibration on the classes that
+an agent happens to have; scale and shift are averaged. (To fold the scale in as well, and unfold it
+with statistics of the mixture, was tried and diverges: those vary more than an agent's own images,
+by which the next training normalizes, so that scales grow from round to round.)
 
 References:
     Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models" (RegMean), ICLR
-    2023.
+    2023; Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Repair", ICLR
+    2023 (scales outputs likewise, on images).
 """
 
 from __future__ import annotations
@@ -197,6 +200,8 @@ class Gram:
             merged[str(site.weight)] = _stored(site, layer, merged, fitted)
             return
         fitted = self._solve(matrices, weights, grams)
+        if site.norm is not None:
+            fitted = _as_large(fitted, matrices, weights, grams)
         matrix, intercept = fitted[..., :-1], fitted[..., -1].flatten()
         if site.norm is not None:
             deviation = average([_deviation(site, state) for state in states], weights).double()
@@ -305,6 +310,21 @@ def _affine(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
         constant = (constant - state[str(site.mean)]) / deviation
         matrix = matrix / deviation.reshape(layer.groups, -1, 1)
     return torch.cat([matrix, constant.reshape(*matrix.shape[:2], 1)], 2)
+
+
+def _as_large(
+    fitted: Tensor, matrices: Sequence[Tensor], weights: Sequence[float], grams: Sequence[Tensor]
+) -> Tensor:
+    """The fit, each row scaled until its outputs are as large as those that it was fitted to."""
+    fits = average([_mean_squares(fitted, gram) for gram in grams], weights)
+    own = average([_mean_squares(m, g) for m, g in zip(matrices, grams, strict=True)], weights)
+    scale = torch.where(fits > 0, own / fits, 1.0).clamp_min(0).sqrt()
+    return fitted * scale[..., None]
+
+
+def _mean_squares(matrix: Tensor, gram: Tensor) -> Tensor:
+    """(groups, outputs) mean squares of a layer's outputs on the inputs of a Gram."""
+    return ((matrix @ gram) * matrix).sum(-1)
 
 
 def _deviation(site: Site, state: Mapping[str, Tensor]) -> Tensor:
