@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 import networkx as nx
@@ -249,12 +250,13 @@ def test_who_hears_several_of_an_order_is_matched_to_all_of_them_as_it_mixes_the
     own: Agents, seed: int
 ) -> None:
     """Neighbors that have little in common: no match with one of them is as good for all."""
+    method = replace(SPREAD, null_margin=None)
     graph = irregular(seed)
     joiner = max(graph, key=graph.degree)
     states = own.shuffled(own.perturbed(6, by=1.0))
     ids: Ids = {i: None if i == joiner else GaugeId(0, 1) for i in graph}
     me = own.members(states, graph, 2, ids)[joiner]
-    merged, _ = merge(SPREAD, own.members(states, graph, 2, ids))
+    merged, _ = merge(method, own.members(states, graph, 2, ids))
     move, symmetry = merged[joiner].permutation, own.analysis.symmetry
     assert move is not None
     others = {j: states[j] for j in me.neighbors}

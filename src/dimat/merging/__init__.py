@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dimat.merging.layerwise.gram import Gram
 from dimat.merging.layerwise.predicted_statistics import predicted_statistics
+from dimat.merging.layerwise.readouts import readout_distance
 from dimat.merging.layerwise.regression import Regression
 from dimat.merging.layerwise.repair import Repair
 from dimat.merging.mix import mix
@@ -37,6 +38,7 @@ __all__ = [
     "mix",
     "permute_optimizer",
     "predicted_statistics",
+    "readout_distance",
     "recalibrate",
     "reset_optimizer",
 ]

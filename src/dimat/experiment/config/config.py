@@ -137,6 +137,9 @@ class MatchingConfig:
         sweeps: Refinement sweeps after the tree is composed.
         every: With gauge=tree, match all agents again every this many rounds; 0: only those who
             are not in one unit order yet, which is in round 1.
+        null_margin: With spread and tree, the share by which matching must bring together what the
+            agents' outputs make of like units on local images; else units stay as they are, as of
+            agents that have nothing in common. null: any matching is kept.
     """
 
     images: kinds.PositiveCount = 1000
@@ -144,6 +147,7 @@ class MatchingConfig:
     statistics: Literal["local", "pooled"] = "local"
     sweeps: kinds.Count = 3
     every: kinds.Count = 0
+    null_margin: kinds.Fraction | None = 0.5
 
     def __post_init__(self) -> None:
         tidy(self)

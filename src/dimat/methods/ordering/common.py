@@ -10,6 +10,7 @@ from dimat.exchange import Step, Talk
 from dimat.exchange.precision import exact, from_exact
 from dimat.matching.assignment import Scores, permute_scores
 from dimat.matching.fit import fit
+from dimat.merging import readout_distance
 from dimat.methods.admit import require_inbox
 from dimat.methods.gauge import GaugeId
 from dimat.methods.ordering.pooled import encode_moments, local_scores, measure_edges, pooled_scores
@@ -100,3 +101,40 @@ def with_quality(
         similarity={n: statistics.fmean(own.similarity[n] for own in fits) for n in names},
         margin={n: statistics.fmean(own.margin[n] for own in fits) for n in names},
     )
+
+
+def beats_null(
+    me: RoundContext,
+    theirs: Mapping[int, State],
+    permutations: Mapping[int, Permutation],
+    margin: float | None,
+) -> bool:
+    r"""Whether aligned networks read our units out more alike than networks as they are.
+
+    .. math:: d(P_i\theta_i, P_j\theta_j) < (1 - m)\, d(\theta_i, \theta_j)
+
+    with d the :func:`~dimat.merging.readout_distance` on our images, to neighbors as we mix them,
+    and m the margin. Outputs need no alignment, so if units that are matched mean the same, what
+    reads them agrees; units that are matched because they happen to vary together on our images are
+    read as something else. The null is the units as they are: a random matching, of networks with
+    inits of their own.
+
+    Args:
+        me: The agent's context.
+        theirs: The states that ours is matched to.
+        permutations: Of our units and of theirs; one that is missing stays as it is.
+        margin: The share by which the distance must go down, in [0, 1); None: it need not.
+    """
+    if margin is None or not theirs:
+        return True
+
+    def distance(moves: Mapping[int, Permutation]) -> float | None:
+        own, *others = (
+            me.analysis().symmetry.apply(moves[i], state) if i in moves else state
+            for i, state in {me.agent: me.state, **theirs}.items()
+        )
+        weights = [float(me.topology.pi[me.agent, j]) for j in theirs]
+        return readout_distance(me.analysis(), own, others, weights, me.batches())
+
+    before, after = distance({}), distance(permutations)
+    return before is None or after is None or after < (1 - margin) * before

@@ -13,7 +13,7 @@ from dimat.matching.ties import match_units
 from dimat.merging import mix
 from dimat.methods.admit import Admit, validate_state
 from dimat.methods.gauge import GaugeId
-from dimat.methods.ordering.common import Reordering, with_quality
+from dimat.methods.ordering.common import Reordering, beats_null, with_quality
 from dimat.methods.ordering.pooled import local_scores, measure_edges
 from dimat.methods.protocol import RoundContext
 from dimat.methods.timer import Timer
@@ -51,7 +51,9 @@ def seniority(own: GaugeId) -> tuple[int, int, int, int]:
     return own.generation, own.root * _SCATTER % 2**32, own.root, own.life
 
 
-def spread(me: RoundContext, heard: Heard, timer: Timer) -> tuple[Mapping[int, State], Reordering]:
+def spread(
+    me: RoundContext, heard: Heard, timer: Timer, null_margin: float | None
+) -> tuple[Mapping[int, State], Reordering]:
     r"""The neighbors in the oldest order that we hear of, and our permutation into it.
 
     With :math:`B` the neighbors in that order, and :math:`C_j` the correlations of their units with
@@ -61,8 +63,9 @@ def spread(me: RoundContext, heard: Heard, timer: Timer) -> tuple[Mapping[int, S
 
     Neighbors of other orders are left out of this merge, as if they had not been heard: they follow
     when the order has come to them. (Aligning them to us for the time being was measured and is
-    worse, docs/gauge.md.) Where all whom we hear are in our order, which is so everywhere once the
-    oldest has come around, no model runs.
+    worse, docs/gauge.md.) Where the permutation does not beat the null by the margin, our units
+    stay as they are, and so come into that order. Where all whom we hear are in our order, which is
+    so everywhere once the oldest has come around, no model runs.
 
     Returns:
         The states that we mix with, by agent, and the permutation of our own, if it is one.
@@ -83,6 +86,8 @@ def spread(me: RoundContext, heard: Heard, timer: Timer) -> tuple[Mapping[int, S
         mean = mix(list(theirs.values()), shares)  # tells apart units that score alike
         total = add_scores(list(scores.values()), weights)
         ours = match_units(me.analysis(), total, mean, me.state)
+        if not beats_null(me, theirs, {me.agent: ours}, null_margin):
+            ours = me.analysis().symmetry.identity()
         return theirs, with_quality(me, scores, {me.agent: ours}, best)
 
 

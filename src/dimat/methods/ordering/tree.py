@@ -20,7 +20,7 @@ from dimat.methods.gauge import (
     match_to,
     refine,
 )
-from dimat.methods.ordering.common import Reordering, compare, with_quality
+from dimat.methods.ordering.common import Reordering, beats_null, compare, with_quality
 from dimat.methods.ordering.plan import Plan, make_plan
 from dimat.methods.protocol import RoundContext
 from dimat.methods.timer import Timer
@@ -36,6 +36,7 @@ def tree(
     pooled: bool,
     sweeps: int,
     every: int,
+    null_margin: float | None,
 ) -> Talk[Reordering]:
     """The permutations of all agents that can reach each other in this round into one order.
 
@@ -49,6 +50,8 @@ def tree(
         pooled: Whether both ends of an edge add up their statistics.
         sweeps: Refinement sweeps over all agents.
         every: Rounds between matchings of all agents; 0: only those of different orders match.
+        null_margin: What a match to our parent must be better by than none, as of
+            :func:`~dimat.methods.ordering.common.beats_null`.
     """
     forgets = every > 0 and (me.round - 1) % every == 0
     own = GaugeId(me.agent) if forgets or me.gauge is None else me.gauge
@@ -62,12 +65,16 @@ def tree(
         else plan.needs(me.agent, me.neighbors)
     )
     scores = yield from compare(me, theirs, compared, timer, pooled=pooled)
-    permutations = yield from compose(me, theirs, plan, scores, timer, pooled=pooled)
+    with timer:
+        step = match_to_parent(me, theirs, plan, scores, null_margin, pooled=pooled)
+    permutations = yield from compose(me, plan, step)
     # One color at a time: agents of a color are no neighbors, so their moves do not interfere.
     for color in colors(me.topology.graph) * sweeps:
         with timer:
             if me.agent in color & plan.alone:
-                permutations[me.agent] = refine(me.analysis().symmetry, scores, permutations, me)
+                ours = refine(me.analysis().symmetry, scores, permutations, me)
+                if beats_null(me, theirs, {**permutations, me.agent: ours}, null_margin):
+                    permutations[me.agent] = ours
         yield from announce(me, permutations, color & plan.alone)
     with timer:
         return with_quality(me, scores, permutations, plan.gauge)
@@ -96,16 +103,32 @@ def gossip(me: RoundContext, own: GaugeId) -> Talk[dict[int, GaugeId]]:
     return known
 
 
-def compose(
+def match_to_parent(
     me: RoundContext,
     theirs: Mapping[int, State],
     plan: Plan,
     scores: Mapping[int, Scores],
-    timer: Timer,
+    null_margin: float | None,
     *,
     pooled: bool,
-) -> Talk[dict[int, Permutation]]:
+) -> Permutation | None:
+    """The permutation of our units into our parent's order; None if we move as it does."""
+    if me.agent not in plan.crossings:
+        return None
+    parent = plan.parents[me.agent]
+    turned = pooled and me.agent < parent  # as in pairwise.py
+    step = match_to(me.analysis(), scores[parent], theirs[parent], me.state, turned=turned)
+    alike = beats_null(me, {parent: theirs[parent]}, {me.agent: step}, null_margin)
+    return step if alike else None
+
+
+def compose(me: RoundContext, plan: Plan, step: Permutation | None) -> Talk[dict[int, Permutation]]:
     """The permutations into the new order, ours and our neighbors', told down the tree.
+
+    Args:
+        me: The agent's context.
+        plan: Of the tree.
+        step: Our permutation into our parent's order; None if we move as it does.
 
     Raises:
         TrainingError: If a message that is needed is lost.
@@ -116,12 +139,8 @@ def compose(
     if parent is not None:
         inbox = yield from require_inbox(Step(hear=[parent]))
         permutations[me.agent] = permutations[parent] = decode(symmetry, inbox[parent])
-        if me.agent in plan.crossings:
-            with timer:
-                turned = pooled and me.agent < parent  # as in pairwise.py
-                own = scores[parent]
-                step = match_to(me.analysis(), own, theirs[parent], me.state, turned=turned)
-                permutations[me.agent] = symmetry.compose(permutations[parent], step)
+        if step is not None:
+            permutations[me.agent] = symmetry.compose(permutations[parent], step)
     others = [j for j in me.neighbors if j != parent]
     told = dict.fromkeys(me.neighbors, encode(permutations[me.agent]))
     inbox = yield from require_inbox(Step(told, others))

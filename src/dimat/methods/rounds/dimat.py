@@ -47,6 +47,9 @@ class Dimat(Method):
         statistics: local, or pooled by the two ends of an edge.
         sweeps: Refinement sweeps when agents come into one gauge, >= 0.
         every: Rounds between matchings of all agents; 0: only those of different gauges match.
+        null_margin: The share by which matching must bring together what agents' outputs make of
+            like units, in [0, 1); else units stay as they are. With spread and tree; None: any
+            matching is kept.
         combine: Name of a combiner, for what is aligned.
         statistics_budget: Numbers of statistics for each number of the weights, at most, where the
             combiner's statistics travel.
@@ -62,6 +65,7 @@ class Dimat(Method):
     statistics: Literal["local", "pooled"] = setting("matching.statistics", "local")
     sweeps: int = setting("matching.sweeps", 3)
     every: int = setting("matching.every", 0)
+    null_margin: float | None = setting("matching.null_margin", 0.5)
     combine: str = setting("merging.combine", "average")
     statistics_budget: float = setting("merging.statistics_budget", 5.0)
     mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")
@@ -132,7 +136,7 @@ class Dimat(Method):
         """The neighbors' states that are mixed, and the permutations into one order with ours."""
         if self.gauge == "spread":
             heard = yield from swap_states_with_gauge(me, self.max_norm_ratio)
-            return spread(me, heard, timer)
+            return spread(me, heard, timer, self.null_margin)
         theirs = yield from swap_states(me, self.max_norm_ratio)
         if not self.tolerant:
             require_all(me.neighbors, theirs)
@@ -140,7 +144,15 @@ class Dimat(Method):
         if self.gauge == "pairwise":
             return theirs, (yield from pairwise(me, theirs, timer, pooled=pooled))
         return theirs, (
-            yield from tree(me, theirs, timer, pooled=pooled, sweeps=self.sweeps, every=self.every)
+            yield from tree(
+                me,
+                theirs,
+                timer,
+                pooled=pooled,
+                sweeps=self.sweeps,
+                every=self.every,
+                null_margin=self.null_margin,
+            )
         )
 
     def _swap_statistics(
