@@ -17,7 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from dimat import RunConfig
-from dimat.experiment.config.config import DataConfig, MatchingConfig, OptimizerConfig
+from dimat.experiment.config.config import (
+    DataConfig,
+    LossConfig,
+    MatchingConfig,
+    MergingConfig,
+    OptimizerConfig,
+)
+from dimat.experiment.config.parse import config_from
 from dimat.experiment.record.results import MethodResult
 from dimat.experiment.run import run_or_resume
 
@@ -33,9 +40,17 @@ METHODS = {
         DEMO, data=DataConfig(split="iid"), pretrain_epochs=10
     ),
     "by class from scratch": replace(DEMO, data=DataConfig(split="by-class")),
+    "Dirichlet(0.1) from scratch": replace(DEMO, data=DataConfig(split="dirichlet", alpha=0.1)),
 }
 WAYS = {
-    "as it is (`--matching.gauge auto`: here `spread`)": ALONE,
+    "as it is (here `adjusted` logits, `gram`, `spread`)": ALONE,
+    "`--merging.combine average`": replace(ALONE, merging=MergingConfig(combine="average")),
+    "`--loss.logits plain`": replace(ALONE, loss=LossConfig(logits="plain")),
+    "`average` and `plain`": replace(
+        ALONE, merging=MergingConfig(combine="average"), loss=LossConfig(logits="plain")
+    ),
+    "`--preset paper`": config_from("paper", {"controls": ()}),
+    "`--matching.null_margin null`": replace(ALONE, matching=MatchingConfig(null_margin=None)),
     "`--optimizer.on_merge mix`": replace(ALONE, optimizer=MIX),
     "`--optimizer.on_merge reset`": replace(ALONE, optimizer=RESET),
     "`--matching.gauge tree`": replace(ALONE, matching=TREE),
@@ -48,9 +63,7 @@ WAYS = {
     "`tree`, `pooled` and `mix`": replace(
         ALONE, matching=replace(TREE, statistics="pooled"), optimizer=MIX
     ),
-    "`--matching.gauge pairwise` (the paper's)": replace(
-        ALONE, matching=MatchingConfig(gauge="pairwise")
-    ),
+    "`--matching.gauge pairwise`": replace(ALONE, matching=MatchingConfig(gauge="pairwise")),
 }
 SEEDS = range(3)
 

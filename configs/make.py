@@ -69,7 +69,9 @@ class Experiment:
             "batch_size": 100,
             "data": {**source, "validation": 0.0, "augment": True},
             "optimizer": msgd if self.momentum else adam,
-            "matching": {"gauge": "pairwise"},
+            "matching": {"gauge": "pairwise", "null_margin": None},
+            "merging": {"combine": "average"},
+            "loss": {"logits": "plain"},
             "compare": {
                 "methods": MOMENTUM_METHODS if self.momentum else METHODS,
                 "seeds": "0..2",

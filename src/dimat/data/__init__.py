@@ -1,7 +1,15 @@
 """Images: their sources, and their partition among the agents."""
 
 from dimat.data.augment import flip_and_crop
-from dimat.data.partition import SPLITS, Partition, hold_out, label_skew, partition, subset
+from dimat.data.partition import (
+    SPLITS,
+    Partition,
+    are_skewed,
+    hold_out,
+    label_skew,
+    partition,
+    subset,
+)
 from dimat.data.seeding import generator
 from dimat.data.shard import Shard, normalize, sample_batches
 from dimat.data.sources import SOURCES, Dataset, load_dataset, load_images
@@ -12,6 +20,7 @@ __all__ = [
     "Dataset",
     "Partition",
     "Shard",
+    "are_skewed",
     "flip_and_crop",
     "generator",
     "hold_out",

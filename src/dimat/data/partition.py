@@ -14,6 +14,7 @@ from dimat.registry import Registry, a_function
 from dimat.state import brief
 
 Indices = NDArray[np.int64]
+_MUCH_SKEW = 0.1  # dirichlet parts with alpha 10 are below, with alpha 1 above
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,16 @@ def partition(
     return dealt
 
 
+def are_skewed(parts: Sequence[Indices], labels: Tensor) -> bool:
+    """Whether agents' class shares differ by more than those of random parts, and by much.
+
+    Args:
+        parts: The images of each agent.
+        labels: (n,) labels of all training images.
+    """
+    return label_skew(parts, labels) > drawn_skew(parts, labels) + _MUCH_SKEW
+
+
 def label_skew(parts: Sequence[Indices], labels: Tensor) -> float:
     """The difference of the agents' class shares, in [0, 1); 0 if all have those of all images.
 
@@ -75,6 +86,25 @@ def label_skew(parts: Sequence[Indices], labels: Tensor) -> float:
     counts = np.array([np.bincount(labels[own].numpy(), minlength=classes) for own in parts])
     shares = counts / counts.sum(1, keepdims=True)
     return float(np.abs(shares - counts.sum(0) / counts.sum()).sum(1).mean() / 2)
+
+
+def drawn_skew(parts: Sequence[Indices], labels: Tensor) -> float:
+    r"""The label skew to expect of parts of these sizes that are drawn at random, whatever class.
+
+    .. math:: \frac1N \sum_i \frac12 \sum_c \sqrt{\frac{2 p_c (1 - p_c)}{\pi n_i}}
+
+    for shares :math:`p_c` of the classes and sizes :math:`n_i`: the mean distance of a normal
+    variable from its mean, so too large where a class has few images.
+
+    Args:
+        parts: The images of each agent.
+        labels: (n,) labels of all training images.
+    """
+    counts = np.bincount(np.concatenate([labels[own].numpy() for own in parts]))
+    shares = counts / counts.sum()
+    sizes = np.array([len(own) for own in parts])
+    spread = np.sqrt(2 * shares * (1 - shares) / (np.pi * sizes[:, None]))
+    return float(spread.sum(1).mean() / 2)
 
 
 def _check_sizes(parts: Sequence[Indices], name: str, batch_size: int) -> None:

@@ -37,8 +37,9 @@ def run(
     data, the model and the graph are all usable.
 
     Args:
-        config: Every setting: a :class:`RunConfig`, settings by name as in a YAML file, or the path
-            of such a file; what is not given has its default.
+        config: Every setting: a :class:`RunConfig`, settings by name as in a YAML file, the path
+            of such a file, or the name of a preset (``"paper"``); what is not given has its
+            default.
         progress: Whether stderr shows the progress of the run, as ``dimat run`` does: a bar in a
             terminal or a notebook, else a line a round. Or an object with the methods of
             ``dimat.experiment.progress.Progress``, which receives it instead.

@@ -16,8 +16,8 @@ from dimat.data import (
     Dataset,
     Partition,
     Shard,
+    are_skewed,
     hold_out,
-    label_skew,
     load_dataset,
     partition,
     subset,
@@ -31,15 +31,13 @@ from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.topology import GraphOptions, Network, build_topology
 from dimat.training.trainer import LocalTrainer, MergeSettings
 
-_MUCH_SKEW = 0.1  # of labels: iid shards are below, dirichlet ones with alpha 10 above
-
 
 @dataclass(frozen=True)
 class Setup:
     """The settings, data, graph and model that all methods of a run share.
 
     Args:
-        config: Settings of the run.
+        config: Settings of the run, with what ``merging.combine`` auto means of these data.
         dataset: All images; agents train on their shards, and are tested on the test images.
         parts: Partition of the training images among the agents.
         topology: Graph and mixing matrix at every time.
@@ -158,7 +156,7 @@ class Setup:
     def _skewed(self) -> Mapping[bool, bool]:
         """Whether the shards of pre-training (True) and of the rounds differ in their classes."""
         both = ((True, self.parts.pretrain), (False, self.parts.rounds))
-        return {own: label_skew(parts, self.dataset.train_y) > _MUCH_SKEW for own, parts in both}
+        return {own: are_skewed(parts, self.dataset.train_y) for own, parts in both}
 
     def _merging(self, method: str) -> MergeSettings:
         """The settings of the merges of a method."""
@@ -277,6 +275,9 @@ def make_setup(
     )
     shard_sizes = [len(part) for part in parts.rounds]
     topology = build_network(config.topology, config.agents, shard_sizes)
+    if config.merging.combine == "auto":
+        combine = "gram" if are_skewed(parts.rounds, dataset.train_y) else "average"
+        config = replace(config, merging=replace(config.merging, combine=combine))
     setup = Setup(config, dataset, parts, topology)
     check_output(
         config.model,

@@ -24,7 +24,7 @@ SUMMARY = "train, merge and evaluate agents"
 def parser() -> Parser:
     """The parser of ``dimat run``: every setting of a run."""
     own = settings_parser(
-        "dimat run [--config FILE.yaml] [--SETTING VALUE ...]\n"
+        "dimat run [--preset paper] [--config FILE.yaml] [--SETTING VALUE ...]\n"
         "       dimat run --resume RUN [--max_wall_s S]"
     )
     own.short_help = partial(short_help, "dimat run", own, FIRST)

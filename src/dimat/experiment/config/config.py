@@ -116,7 +116,7 @@ class LossConfig:
             (adjusted where the agents' shards differ in their classes, else plain).
     """
 
-    logits: Literal["auto", "plain", "own-classes", "adjusted"] = "plain"
+    logits: Literal["auto", "plain", "own-classes", "adjusted"] = "auto"
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -158,13 +158,14 @@ class MergingConfig:
     """Combination of aligned states, in dimat.
 
     Args:
-        combine: average (the paper's), repair, regression, or gram (least squares over what every
-            agent's layers answer on its own images; second moments travel beside the weights).
+        combine: average (the paper's), repair, regression, gram (least squares over what every
+            agent's layers answer on its own images; second moments travel beside the weights), or
+            auto (gram where the agents' shards differ in their classes, else average).
         statistics_budget: With gram, numbers of second moments for each number of the weights, at
             most; of the largest layers only means and mean squares travel where all would be more.
     """
 
-    combine: str = "average"
+    combine: str = "auto"
     statistics_budget: kinds.Positive = 5.0
 
     def __post_init__(self) -> None:

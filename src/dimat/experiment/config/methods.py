@@ -75,7 +75,9 @@ def _value(
         )
     if setting == "matching.gauge":  # what auto means
         return gauge_of(config.matching, apart=apart, once=kind.merges_once)
-    value = reduce(getattr, setting.split("."), config)
+    value: Any = reduce(getattr, setting.split("."), config)
+    if setting == "merging.combine" and value == "auto":  # the data are not known yet
+        value = "average"
     return value if equals is None else value == equals
 
 

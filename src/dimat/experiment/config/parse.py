@@ -24,6 +24,7 @@ from dimat.experiment.config.messages import (
     setting_types,
     unknown_setting,
 )
+from dimat.experiment.config.presets import PRESETS, with_presets
 from dimat.experiment.config.rules import with_range, without_rules
 from dimat.experiment.config.spelling import bracketed, spelled_tree, spelled_words
 from dimat.imports import import_modules
@@ -88,7 +89,7 @@ class Parser(ArgumentParser):
 
         Dashes and underscores are one; ``--topology ring`` is short for ``--topology.name ring``.
         """
-        given = list(sys.argv[1:] if args is None else args)
+        given = with_presets(sys.argv[1:] if args is None else args)
         if {"-h", "--help"} & set(given):  # what is imported is in the help, too
             import_modules(imported_by(given))
         self._help_shortly(given)
@@ -166,7 +167,8 @@ def settings_parser(
         "--config",
         action="config",
         metavar="FILE.yaml",
-        help="Settings from a file; options after it override them.",
+        help="Settings from a file; options after it override them. --preset NAME: from one of "
+        f"dimat's own, {', '.join(PRESETS)} (its rule, of CVPR 2024).",
     )
     add_settings(parser, RunConfig, {field.name for field in dataclasses.fields(RunConfig)})
     for action in parser._actions:
@@ -226,7 +228,7 @@ def config_from(
 
     Args:
         given: A config, settings by name as in a YAML file (``"optimizer.lr"`` too), the path of
-            such a file, or None for the defaults.
+            such a file, the name of a preset (``"paper"``), or None for the defaults.
         changes: Settings by name that replace those; of a group those parts that are given.
 
     Raises:
@@ -239,8 +241,8 @@ def config_from(
     if given is None or isinstance(given, Mapping):
         return _changed(_changed(RunConfig(), given or {}), changes)
     if isinstance(given, (str, os.PathLike)):
-        given = load_config(Path(given))
-    rule = "a RunConfig, settings by name, or the path of a YAML file"
+        given = load_config(PRESETS.get(str(given), Path(given)))
+    rule = "a RunConfig, settings by name, a preset, or the path of a YAML file"
     check_kind("config", given, RunConfig, rule)
     return _changed(given, changes)
 

@@ -97,7 +97,7 @@ def _check_names(config: RunConfig) -> None:
     _check_list("controls", config.controls, METHODS)
     _check_list("recalibration.methods", config.recalibration.methods, ["all", *METHODS])
     check_known("data.split", config.data.split, SPLITS)
-    check_known("merging.combine", config.merging.combine, COMBINERS)
+    check_known("merging.combine", config.merging.combine, ["auto", *COMBINERS])
     check_known("data.source", config.data.source.partition(":")[0], SOURCES)
     check_model(config.model)
 

@@ -54,20 +54,20 @@ def run_agent(
         rule = "null: stop an agent when you like, the same command goes on"
         raise broken_rule("max_wall_s", config.max_wall_s, rule)
     check_id(config, agent)
-    method = _method(config)
+    _method(config)  # checked before data are read
     with if_interrupted(lambda: _way_on(config, agent)), borrowed(config.threads, config.device):
-        return _run(config, method, agent, meeting, progress or Silent(), rehearse)
+        return _run(config, agent, meeting, progress or Silent(), rehearse)
 
 
 def _run(
     config: RunConfig,
-    method: Method,
     agent: int,
     meeting: Rendezvous,
     progress: Progress,
     rehearse: Rehearse | None,
 ) -> SingleAgentResult:
     setup = make_setup(config, progress)
+    method = _method(setup.config)  # with what the data decide
     check_lasting(setup.topology)
     check_needs(config.method, method, setup.topology.at(0))
     if method.matches:
