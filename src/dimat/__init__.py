@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dimat.agent.agent import Agent
-    from dimat.checkpoints import Merge, match, merge
+    from dimat.checkpoints import Merge, Statistics, match, merge, statistics
     from dimat.data import SOURCES, SPLITS
     from dimat.errors import DimatError
     from dimat.experiment.config.config import RunConfig
@@ -37,6 +37,7 @@ _HOMES = {
     "Permutation": "dimat.symmetry",
     "RunConfig": "dimat.experiment.config.config",
     "RunResult": "dimat.experiment.record.results",
+    "Statistics": "dimat.checkpoints",
     "Symmetry": "dimat.symmetry",
     "Topology": "dimat.topology",
     "build_topology": "dimat.topology",
@@ -46,6 +47,7 @@ _HOMES = {
     "merge": "dimat.checkpoints",
     "resume": "dimat.experiment.run",
     "run": "dimat.experiment.run",
+    "statistics": "dimat.checkpoints",
 }
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "Permutation",
     "RunConfig",
     "RunResult",
+    "Statistics",
     "Symmetry",
     "Topology",
     "build_topology",
@@ -70,6 +73,7 @@ __all__ = [
     "merge",
     "resume",
     "run",
+    "statistics",
 ]
 
 

@@ -220,8 +220,15 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+def save_state(
+    state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write as safetensors, under another name first: no half-written file is ever seen.
+
+    Args:
+        state: The entries.
+        path: The file.
+        metadata: Texts by name for the file's header; None: none.
 
     Raises:
         StructureError: If an entry is of a type that safetensors has not.
@@ -232,20 +239,21 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
                 f"'{key}' is {value.dtype}, which safetensors files cannot hold: make it complex64"
             )
     temporary = path.with_name(path.name + ".partial")
-    write_tensors(
-        {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, temporary
-    )
+    own = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    write_tensors(own, temporary, metadata)
     temporary.replace(path)
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write as safetensors, under this very name.
 
     Raises:
         OSError: If it cannot be written, which safetensors has an error of its own for.
     """
     try:
-        safetensors.torch.save_file(dict(tensors), path)
+        safetensors.torch.save_file(dict(tensors), path, dict(metadata) if metadata else None)
     except safetensors.SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
@@ -263,5 +271,19 @@ def load_state(path: Path) -> State:
     try:
         check_header(path, StructureError)
         return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise StructureError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file, by name.
+
+    Raises:
+        StructureError: If the file is missing or is not safetensors.
+    """
+    try:
+        check_header(path, StructureError)
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
         raise StructureError(f"{path} cannot be read as safetensors: {error}") from error

@@ -1,8 +1,8 @@
 """Merging of trained checkpoints of one model, without rounds, agents or a topology."""
 
 from dimat.checkpoints.forward import Forward
+from dimat.checkpoints.measure import BUDGET, measured, statistics, with_statistics
 from dimat.checkpoints.merge import (
-    IMAGES,
     RECALIBRATIONS,
     Merge,
     Recalibration,
@@ -12,18 +12,29 @@ from dimat.checkpoints.merge import (
     recalibrates,
 )
 from dimat.checkpoints.parents import Parents
+from dimat.checkpoints.reading import IMAGES
+from dimat.checkpoints.received import fitting_values, moved_values, read_statistics
+from dimat.checkpoints.statistics_file import Statistics
 from dimat.checkpoints.unwrapped import unwrapped
 
 __all__ = [
+    "BUDGET",
     "IMAGES",
     "RECALIBRATIONS",
     "Forward",
     "Merge",
     "Parents",
     "Recalibration",
+    "Statistics",
     "fair_weights",
+    "fitting_values",
     "match",
+    "measured",
     "merge",
+    "moved_values",
+    "read_statistics",
     "recalibrates",
+    "statistics",
     "unwrapped",
+    "with_statistics",
 ]

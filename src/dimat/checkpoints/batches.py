@@ -92,12 +92,19 @@ class Calls:
     Args:
         calls: The batches as they are used.
         given: The batches as the user gave them, if others are used; errors name these.
+        made_up: A call without data, to trace the model on where there are no batches.
     """
 
     calls: tuple[ModelCall, ...]
     given: tuple[ModelCall, ...] = ()
+    made_up: ModelCall | None = None
 
     __repr__ = brief
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of all batches."""
+        return sum(call.samples for call in self.calls)
 
     def analyze(self, model: nn.Module, constants: Mapping[str, Tensor] | None = None) -> Analysis:
         """The analysis of a model: its graph and its symmetry.
@@ -109,7 +116,7 @@ class Calls:
         Raises:
             ModelError: If the model fails on the first batch, or cannot be captured.
         """
-        example = self._example(model)
+        example = self.example(model)
         shared = dict(model.named_buffers()) if constants is None else constants
         return analyze(model, example.args, example.kwargs, shared)
 
@@ -125,12 +132,16 @@ class Calls:
         """
         if not self.calls:
             return given_analysis(symmetry, model)
-        example = self._example(model)
+        example = self.example(model)
         return given_analysis(symmetry, model, example.args, example.kwargs)
 
-    def _example(self, model: nn.Module) -> ModelCall:
-        """Two samples as an example; a whole batch, if the model does not take two samples."""
-        example = self.calls[0]
+    def example(self, model: nn.Module) -> ModelCall:
+        """Two samples as an example; a whole batch, if the model does not take two samples.
+
+        Args:
+            model: The model; not changed.
+        """
+        example = self.calls[0] if self.made_up is None else self.made_up
         if not example.splits:
             return example
         two = example.pick(torch.arange(2) % example.samples)

@@ -11,7 +11,16 @@ from torch import nn
 
 from dimat.checkpoints.files import StateLike
 from dimat.checkpoints.forward import Forward
+from dimat.checkpoints.measure import with_statistics
 from dimat.checkpoints.parents import Parents
+from dimat.checkpoints.reading import IMAGES
+from dimat.checkpoints.received import (
+    StatisticsLike,
+    fitting_values,
+    moved_values,
+    read_statistics,
+)
+from dimat.checkpoints.statistics_file import Statistics
 from dimat.errors import ConfigError, StructureError, check_known, chosen, in_words, quoted
 from dimat.matching import MATCHERS, Matcher, Matching
 from dimat.merging import COMBINERS, Combiner
@@ -20,7 +29,6 @@ from dimat.symmetry import Symmetry
 
 Recalibration = Literal["auto", "batchnorm", "expected", "none"]
 RECALIBRATIONS: tuple[str, ...] = get_args(Recalibration)
-IMAGES = 2000  # samples looked at; accuracy against their number is in docs/matching.md
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ def merge(
     *,
     method: str | Matcher = "activations",
     combine: str | Combiner = "average",
+    statistics: Sequence[StatisticsLike] | None = None,
     recalibration: Recalibration = "auto",
     forward: Forward | None = None,
     images: int = IMAGES,
@@ -110,6 +119,9 @@ def merge(
         weights: One per state, >= 0, summing to 1; equal if None.
         method: A matcher's name (``dimat.matching.MATCHERS``), or a ``dimat.matching.Matcher``.
         combine: A combiner's name (``dimat.merging.COMBINERS``), or a ``dimat.merging.Combiner``.
+        statistics: For every state what its owner measured on data of its own, by
+            :func:`dimat.statistics`, or the path of its file; None: measured here, on the batches.
+            Batches may then be left out, if the ``method`` needs none.
         recalibration: batchnorm: recompute running statistics on the batches; expected: as the
             parents' statistics let one expect, without data; none: leave them as combined; auto:
             batchnorm, unless the combiner fits statistics itself.
@@ -125,30 +137,44 @@ def merge(
 
     Raises:
         ConfigError: If a name is unknown, an argument is of a kind that has no meaning here,
-            ``images`` is not positive, or a symmetry is given by hand and something needs the
-            model's graph.
-        DataError: If there are no batches, or they hold nothing to compare units on.
+            ``images`` is not positive, a symmetry is given by hand and something needs the
+            model's graph, or units are to be compared without batches.
+        DataError: If there are no batches where they are needed, or they hold nothing to compare
+            units on.
         ModelError: If a batch does not fit the model, or the model cannot be captured.
         StructureError: If a state lacks a key, has another shape, or holds NaN or infinity, a file
-            cannot be read, or weights do not sum to 1.
+            cannot be read, statistics are not those of the states, or weights do not sum to 1.
 
     References:
         Saadati et al., "DIMAT", CVPR 2024; Jordan et al., "REPAIR", ICLR 2023.
     """
     matcher = _matcher(method)
-    combiner = chosen("combine", combine, COMBINERS, ["combine", "needs_batches"])
+    combiner = _combiner(combine, statistics)
     check_known("recalibration", recalibration, RECALIBRATIONS)
     with in_words("merging"):
         listed = _listed(states)
         weights = fair_weights(weights, len(listed))
+        sent = read_statistics(statistics, combiner, len(listed))
         parents = Parents.of(
-            model, listed, batches, forward=forward, images=images, symmetry=symmetry
+            model,
+            listed,
+            batches,
+            forward=forward,
+            images=images,
+            symmetry=symmetry,
+            shapes=next((own.inputs for own in sent.values()), ()),
         )
-        return _merge(parents, matcher, combiner, recalibration, weights)
+        return _merge(parents, matcher, combiner, recalibration, weights, sent)
 
 
 def _matcher(method: str | Matcher) -> Matcher:
     return chosen("method", method, MATCHERS, ["match"])
+
+
+def _combiner(combine: str | Combiner, statistics: object) -> Combiner:
+    if statistics is not None:
+        return with_statistics(combine)
+    return chosen("combine", combine, COMBINERS, ["combine", "needs_batches"])
 
 
 def _listed(states: Iterable[StateLike]) -> list[StateLike]:
@@ -172,10 +198,13 @@ def _merge(
     combiner: Combiner,
     recalibration: Recalibration,
     weights: Sequence[float],
+    sent: Mapping[str, Statistics],
 ) -> Merge:
+    values = fitting_values(parents, combiner, sent)
     matchings = parents.match(matcher, weights)
     aligned = parents.align(matchings)
-    merged = parents.combine(combiner, aligned, weights)
+    moved = moved_values(parents, combiner, values, matchings)
+    merged = parents.combine(combiner, aligned, weights, moved)
     if recalibration == "expected":
         merged = parents.expect(merged, aligned, weights)
     elif recalibrates(recalibration, combiner):

@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
-from dimat.checkpoints.batches import Calls
+from dimat.checkpoints.batches import Calls, ModelCall
 from dimat.checkpoints.files import StateLike, entries_of
 from dimat.checkpoints.forward import Forward, bound
-from dimat.checkpoints.reading import read_calls
+from dimat.checkpoints.reading import made_up, read_calls
 from dimat.checkpoints.states import as_in, completed, validate_state, working_copy
 from dimat.checkpoints.unwrapped import unprefixed, unwrapped
 from dimat.compat import BatchNorm
 from dimat.errors import ConfigError, check_kind, quoted
-from dimat.matching import Matcher, Matching, Problem
-from dimat.merging import Combiner, calibrated_norms, predicted_statistics
+from dimat.matching import MATCHERS, Matcher, Matching, Problem
+from dimat.merging import Combiner, StatisticsCombiner, calibrated_norms, predicted_statistics
 from dimat.state import State, brief, extras_of, put_into, state_of, tensors_of
 from dimat.symmetry import Analysis, Symmetry
 
@@ -62,6 +62,7 @@ class Parents:
         images: int,
         names: Sequence[str] = (),
         symmetry: Symmetry | None = None,
+        shapes: Sequence[Sequence[int]] = (),
     ) -> Parents:
         """The parents made of the arguments of :func:`dimat.merge`, all of which are checked.
 
@@ -73,6 +74,7 @@ class Parents:
             images: As :func:`dimat.merge` takes it.
             names: Names of the states, for messages; if empty, their numbers and files.
             symmetry: As :func:`dimat.merge` takes it.
+            shapes: Shapes of inputs that may be made up, if there are no batches.
 
         Raises:
             ConfigError, DataError, ModelError, StructureError: As :func:`dimat.merge`.
@@ -89,7 +91,11 @@ class Parents:
             (x.device for x in tensors_of(twin.state_dict()).values()), torch.device("cpu")
         )
         extras = tuple(extras_of(own) for own in entries)
-        calls = read_calls(batches, images, device, needed=symmetry is None)
+        needed = symmetry is None and not shapes
+        calls = read_calls(batches, images, device, needed=needed)
+        if shapes and not calls.calls:
+            example = made_up(shapes, next(_float_types(twin), torch.float32))
+            calls = replace(calls, made_up=example.map(lambda x: x.to(device)))
         return Parents(twin, forward, originals, extras, wide, calls, symmetry)
 
     @cached_property
@@ -111,13 +117,28 @@ class Parents:
         """The inputs in the sizes that the graph takes."""
         return self.calls.pieces(self.analysis.trace)
 
+    @cached_property
+    def example(self) -> ModelCall:
+        """A small batch that the model takes; without data, if there are none."""
+        with self._blamed() as model:
+            return self.calls.example(model)
+
     def match(self, matcher: Matcher, weights: Sequence[float]) -> list[Matching]:
         """For every parent its permutation into the first one's unit order.
 
         Args:
             matcher: The matcher.
             weights: Weight of each parent in the merge.
+
+        Raises:
+            ConfigError: If it compares units on inputs, and there are none.
         """
+        if self.calls.made_up is not None and getattr(matcher, "needs_batches", True):
+            others = [name for name, own in MATCHERS.items() if not own.needs_batches]
+            raise ConfigError(
+                "there are no batches, on which this matching compares units: give some, or "
+                f"another 'method': {' or '.join(others)}"
+            )
         problem = Problem(self.analysis, self.states, weights, self.batches)
         with self._blamed():
             return matcher.match(problem)
@@ -131,8 +152,22 @@ class Parents:
         apply = self.analysis.symmetry.apply
         return [apply(m.permutation, s) for m, s in zip(matchings, self.states, strict=True)]
 
+    def measure(self, combiner: StatisticsCombiner, budget: float) -> State:
+        """The statistics of the first parent on the inputs.
+
+        Args:
+            combiner: The combiner that they are for.
+            budget: Numbers of statistics for each number of the weights, at most, about.
+        """
+        with self._blamed():
+            return combiner.statistics(self.analysis, self.states[0], self.batches, budget)
+
     def combine(
-        self, combiner: Combiner, aligned: Sequence[State], weights: Sequence[float]
+        self,
+        combiner: Combiner,
+        aligned: Sequence[State],
+        weights: Sequence[float],
+        statistics: Sequence[State] = (),
     ) -> State:
         """One state out of aligned parents.
 
@@ -140,9 +175,13 @@ class Parents:
             combiner: The combiner.
             aligned: The aligned parents.
             weights: Weight of each.
+            statistics: The statistics of each, aligned as it is, instead of any on the inputs.
         """
         with self._blamed():
-            merged = combiner.combine(self.analysis, aligned, weights, self.batches)
+            if statistics and isinstance(combiner, StatisticsCombiner):
+                merged = combiner.fit(self.analysis, aligned, weights, statistics)
+            else:
+                merged = combiner.combine(self.analysis, aligned, weights, self.batches)
         for alias, first in self.analysis.trace.aliases.items():
             merged[alias] = merged[first].clone()
         return merged
@@ -191,6 +230,10 @@ class Parents:
         model = bound(self.model, self.forward)
         with self.calls.blamed(model):
             yield model
+
+
+def _float_types(model: nn.Module) -> Iterator[torch.dtype]:
+    return (x.dtype for x in model.parameters() if x.is_floating_point())
 
 
 def _named(number: int, given: StateLike) -> str:

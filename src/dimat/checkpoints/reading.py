@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor
 
 from dimat.checkpoints.batches import Calls, ModelCall
 from dimat.checkpoints.mixing import mixed
-from dimat.errors import DataError, ModelError, check_whole, quoted
+from dimat.errors import DataError, ModelError, StructureError, check_whole, quoted
+from dimat.files import check_bytes
 from dimat.state import is_number
+
+IMAGES = 2000  # samples looked at; accuracy against their number is in docs/matching.md
 
 
 def read_calls(
@@ -53,6 +57,22 @@ def read_calls(
             "compared (a method that needs no data still needs an example input)"
         )
     return Calls(mixed(found), tuple(found))
+
+
+def made_up(shapes: Sequence[Sequence[int]], dtype: torch.dtype) -> ModelCall:
+    """A call with random inputs, to trace a model on where there are no data.
+
+    Args:
+        shapes: Shape of every positional input.
+        dtype: Their type.
+
+    Raises:
+        StructureError: If they would take far too much memory.
+    """
+    needed = sum(math.prod(shape) * dtype.itemsize for shape in shapes)
+    check_bytes(f"an example input of {[*map(tuple, shapes)]}", needed, 0, StructureError)
+    random = torch.Generator().manual_seed(0)
+    return ModelCall(tuple(torch.randn(*x, generator=random, dtype=dtype) for x in shapes), {})
 
 
 def _check_kind(batches: Iterable[Any]) -> None:

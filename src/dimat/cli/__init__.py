@@ -20,6 +20,7 @@ from dimat.cli.commands import (
     report,
     resume,
     run,
+    statistics,
     store,
     symmetry,
     topology,
@@ -38,6 +39,7 @@ _COMMANDS = {
     "report": report,
     "merge": merge,
     "align": align,
+    "statistics": statistics,
     "topology": topology,
     "symmetry": symmetry,
 }

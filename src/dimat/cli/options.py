@@ -13,13 +13,13 @@ from dimat.errors import ConfigError
 from dimat.experiment.config.messages import is_group, setting_types, unknown_setting
 from dimat.experiment.config.parse import Parser, add_settings
 from dimat.experiment.config.spelling import spelled
-from dimat.tools.merge.settings import AlignConfig
+from dimat.tools.merge.settings import CheckpointConfig
 
 
 def add_checkpoint_options(parser: Parser) -> None:
-    """Add the options that ``dimat align`` and ``dimat merge`` have in common."""
-    names = {own.name for own in fields(AlignConfig)} - {"parents", "overwrite"}
-    add_settings(parser, AlignConfig, names)
+    """Add the options that ``dimat align``, ``merge`` and ``statistics`` have in common."""
+    names = {own.name for own in fields(CheckpointConfig)} - {"parents", "overwrite"}
+    add_settings(parser, CheckpointConfig, names)
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
 

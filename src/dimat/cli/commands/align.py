@@ -6,7 +6,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.options import add_checkpoint_options
-from dimat.experiment.config.parse import Parser
+from dimat.experiment.config.parse import Parser, add_settings
 from dimat.tools.merge.checks import check
 from dimat.tools.merge.settings import AlignConfig
 
@@ -24,6 +24,7 @@ def parser() -> Parser:
         "parents", nargs="+", type=str, help="A and B: .safetensors, .pth and the like"
     )
     add_checkpoint_options(own)
+    add_settings(own, AlignConfig, {"method"})
     return own
 
 

@@ -18,12 +18,20 @@ def parser() -> Parser:
     own = Parser(
         usage="dimat merge A B [C ...] --model MODEL --data SOURCE --out FILE [--OPTION VALUE ...]",
         description="Align checkpoints of one model to the first, combine them into one, test it.",
+        epilog="Without any data: the owner of each checkpoint sends what 'dimat statistics' "
+        "writes, then 'dimat merge a.safetensors b.safetensors --model mlp --classes 10 --method "
+        "weights --combine gram --statistics of-a.safetensors of-b.safetensors --out "
+        "merged.safetensors'; nothing is tested then.",
         allow_abbrev=False,
     )
     add = own.add_argument
     add("parents", nargs="+", type=str, help="checkpoint files: .safetensors, .pth and the like")
     add_checkpoint_options(own)
-    add_settings(own, MergeConfig, {"combine", "weights", "recalibration", "report"})
+    add_settings(own, MergeConfig, {"method", "combine", "weights", "recalibration", "report"})
+    sent = (
+        "for gram, files of 'dimat statistics', one a parent, in order; data may then be left out"
+    )
+    add("--statistics", nargs="+", type=str, default=[], metavar="FILE", help=sent)
     untested = "do not test; the data then need no labels"
     add("--no-evaluate", action="store_true", help=untested)
     return own
@@ -31,7 +39,8 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Merge checkpoints, write state and report, and print the tables and the files."""
-    settings = {**vars(options), "parents": tuple(options.parents)}
+    listed = {"parents": tuple(options.parents), "statistics": tuple(options.statistics)}
+    settings = {**vars(options), **listed}
     settings["evaluate"] = not settings.pop("no_evaluate")
     config = MergeConfig(**settings)
     check(config)

@@ -12,14 +12,25 @@ from dimat.errors import ConfigError, look_up
 from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import check_device_is_here, check_fields, check_model
 from dimat.imports import import_modules
-from dimat.tools.merge.settings import AlignConfig, MergeConfig
+from dimat.tools.merge.settings import (
+    AlignConfig,
+    CheckpointConfig,
+    MergeConfig,
+    StatisticsConfig,
+)
+
+_PARENTS = {  # least and largest number of checkpoints, and the rule
+    MergeConfig: (2, None, "two or more checkpoint files"),
+    AlignConfig: (2, 2, "two checkpoint files"),
+    StatisticsConfig: (1, 1, "one checkpoint file"),
+}
 
 
-def check(config: AlignConfig) -> None:
-    """Refuse settings that a merge or an alignment cannot use.
+def check(config: CheckpointConfig) -> None:
+    """Refuse settings that a merge, an alignment or a measurement cannot use.
 
     Args:
-        config: Settings of the merge or alignment.
+        config: Settings of the merge, alignment or measurement.
 
     Raises:
         ConfigError: For the first setting that is out of its range, in no registry, or names a
@@ -29,32 +40,60 @@ def check(config: AlignConfig) -> None:
     check_fields(config)
     if Path(config.out).suffix != ".safetensors":
         raise broken_rule("out", config.out, "a file that ends in .safetensors")
-    if isinstance(config, MergeConfig) and len(config.parents) < 2:
-        raise broken_rule("parents", list(config.parents), "two or more checkpoint files")
-    if not isinstance(config, MergeConfig) and len(config.parents) != 2:
-        raise broken_rule("parents", list(config.parents), "two checkpoint files")
+    least, most, rule = _PARENTS[type(config)]
+    if not least <= len(config.parents) <= (most or len(config.parents)):
+        raise broken_rule("parents", list(config.parents), rule)
+    _check_data(config)
     _check_files(config)
     import_modules(config.imports)
     _check_names(config)
     check_device_is_here(config.device)
 
 
-def _check_names(config: AlignConfig) -> None:
-    from dimat.checkpoints import fair_weights
+def _check_data(config: CheckpointConfig) -> None:
+    """Refuse to do without data where not all that they are for is known otherwise."""
+    if config.data is not None:
+        return
+    if not isinstance(config, MergeConfig):
+        raise ConfigError("setting 'data' is missing: see --help")
+    if not config.statistics:
+        raise ConfigError(
+            "setting 'data' is missing: give --data SOURCE; or, to merge by --combine gram without "
+            "any data, the --statistics that the owner of each checkpoint has measured"
+        )
+    if config.classes is None:
+        raise ConfigError(
+            "setting 'classes' is null: without --data, from whose labels it is known otherwise, "
+            "give the width of the model's output"
+        )
+
+
+def _check_names(config: CheckpointConfig) -> None:
+    from dimat.checkpoints import fair_weights, with_statistics
     from dimat.data import SOURCES
     from dimat.matching import MATCHERS
     from dimat.merging import COMBINERS
 
     check_model(config.model)
-    look_up("data", config.data.partition(":")[0], SOURCES)
-    look_up("method", config.method, MATCHERS)
+    if config.data is not None:
+        look_up("data", config.data.partition(":")[0], SOURCES)
+    if isinstance(config, AlignConfig):
+        matcher = look_up("method", config.method, MATCHERS)
+        if config.data is None and matcher.needs_batches:
+            without = [name for name, own in MATCHERS.items() if not own.needs_batches]
+            rule = f"{' or '.join(without)}, without --data to compare units on"
+            raise broken_rule("method", config.method, rule)
     if isinstance(config, MergeConfig):
         look_up("combine", config.combine, COMBINERS)
         fair_weights(config.weights or None, len(config.parents))
+    if isinstance(config, StatisticsConfig) or (
+        isinstance(config, MergeConfig) and config.statistics
+    ):
+        with_statistics(config.combine)
 
 
-def _check_files(config: AlignConfig) -> None:
-    taken = {Path(parent).resolve() for parent in config.parents}
+def _check_files(config: CheckpointConfig) -> None:
+    taken = {Path(path).resolve() for path in config.inputs}
     for setting, path in config.outputs.items():
         if path.resolve() in taken:
             raise broken_rule(setting, str(path), "another file than those read and written")

@@ -1,4 +1,4 @@
-"""The inputs of a merge: checkpoints, images and a model, read and checked."""
+"""The inputs of a merge: checkpoints, images, statistics and a model, read and checked."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dimat.checkpoints import Parents
+from dimat.checkpoints import Parents, Statistics, read_statistics
 from dimat.checkpoints.files import read_checkpoint
 from dimat.data import load_dataset, load_images
 from dimat.errors import DataError
+from dimat.merging import COMBINERS
 from dimat.models import build_for_input, check_output
 from dimat.state import State
 from dimat.tools.merge.images import Images, Normalization
-from dimat.tools.merge.settings import AlignConfig
+from dimat.tools.merge.settings import CheckpointConfig, MergeConfig
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,18 @@ class Inputs:
     Args:
         states: The states of the parents, by file.
         model: A model of the parents' architecture.
-        train: Training images, for matching and recalibration.
+        train: Training images, for matching and recalibration; None if there are no data.
         test: Test images and their labels; None if nothing is tested.
+        statistics: Statistics of all parents by a name for messages; empty if none are given.
     """
 
     states: Mapping[str, State]
     model: nn.Module
-    train: Images
+    train: Images | None
     test: tuple[Images, Tensor] | None
+    statistics: Mapping[str, Statistics]
 
-    def parents(self, config: AlignConfig) -> Parents:
+    def parents(self, config: CheckpointConfig) -> Parents:
         """The parents with their model and calibration images.
 
         Args:
@@ -46,15 +49,16 @@ class Inputs:
         return Parents.of(
             self.model,
             [self.states[parent] for parent in config.parents],
-            self.train.sample(config.images, config.seed),
+            [] if self.train is None else self.train.sample(config.images, config.seed),
             forward=None,
             images=config.images,
             names=[f"{parent} (read as '{config.model}')" for parent in config.parents],
+            shapes=_shapes(self.statistics),
         )
 
 
-def read_inputs(config: AlignConfig) -> Inputs:
-    """Read the parents and the images, and build the model.
+def read_inputs(config: CheckpointConfig) -> Inputs:
+    """Read the parents, the images and the statistics, and build the model.
 
     Args:
         config: Settings of the merge.
@@ -64,16 +68,17 @@ def read_inputs(config: AlignConfig) -> Inputs:
         DataError, ModelError, StructureError: If a file or the model cannot be used.
     """
     states = {parent: read_checkpoint(Path(parent)) for parent in config.parents}
-    pixels, test, classes = _read_data(config)
+    statistics: Mapping[str, Statistics] = {}
+    if isinstance(config, MergeConfig) and config.statistics:
+        combiner = COMBINERS[config.combine]
+        statistics = read_statistics(config.statistics, combiner, len(config.parents))
+    if config.data is None:
+        assert config.classes is not None
+        size = _image_size(statistics)
+        return Inputs(states, _built(config, size, config.classes), None, None, statistics)
+    pixels, test, classes = _read_data(config, config.data)
     _, height, width, channels = pixels.shape
-    model = build_for_input(
-        config.model,
-        (2, channels, height, width),
-        classes,
-        width=config.width,
-        shortcut=config.shortcut,
-        norm=config.norm,
-    )
+    model = _built(config, (channels, height, width), classes)
     if test is not None:
         check_output(
             config.model,
@@ -88,15 +93,46 @@ def read_inputs(config: AlignConfig) -> Inputs:
         return Images(own, normalize, config.batch_size, config.device)
 
     own_test = None if test is None else (images(test[0]), test[1])
-    return Inputs(states, model.to(config.device), images(pixels), own_test)
+    return Inputs(states, model, images(pixels), own_test, statistics)
 
 
-def _read_data(config: AlignConfig) -> tuple[Tensor, tuple[Tensor, Tensor] | None, int]:
+def _built(config: CheckpointConfig, size: tuple[int, int, int], classes: int) -> nn.Module:
+    """The model for images of (channels, height, width)."""
+    return build_for_input(
+        config.model,
+        (2, *size),
+        classes,
+        width=config.width,
+        shortcut=config.shortcut,
+        norm=config.norm,
+    ).to(config.device)
+
+
+def _shapes(statistics: Mapping[str, Statistics]) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the inputs that statistics were measured on; empty if there are none."""
+    return next((own.inputs for own in statistics.values()), ())
+
+
+def _image_size(statistics: Mapping[str, Statistics]) -> tuple[int, int, int]:
+    """(channels, height, width) of the images that statistics were measured on."""
+    shapes = _shapes(statistics)
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise DataError(
+            f"{next(iter(statistics))} were measured on inputs of shapes {list(shapes)}, which are "
+            "no images: merge from Python, by dimat.merge"
+        )
+    _, channels, height, width = shapes[0]
+    return channels, height, width
+
+
+def _read_data(
+    config: CheckpointConfig, source: str
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None, int]:
     """Training images, test images with labels (None if not needed), and number of classes."""
     if not config.labeled and config.classes is not None:
-        return load_images(config.data), None, config.classes
+        return load_images(source), None, config.classes
     try:
-        dataset = load_dataset(config.data)
+        dataset = load_dataset(source)
     except DataError as error:
         if config.labeled:
             raise
@@ -104,7 +140,7 @@ def _read_data(config: AlignConfig) -> tuple[Tensor, tuple[Tensor, Tensor] | Non
     classes = config.classes or dataset.num_classes
     if dataset.num_classes > classes:
         raise DataError(
-            f"{config.data}: the labels go up to {dataset.num_classes - 1}, but there are "
+            f"{source}: the labels go up to {dataset.num_classes - 1}, but there are "
             f"{classes} classes: give another --classes"
         )
     return dataset.train_x, (dataset.test_x, dataset.test_y) if config.labeled else None, classes

@@ -1,4 +1,4 @@
-"""``dimat align`` and ``dimat merge``, from settings to results; nothing is written."""
+"""``dimat align``, ``merge`` and ``statistics``, from settings to results; nothing is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dimat.checkpoints import Parents, fair_weights, recalibrates
+from dimat.checkpoints import (
+    Parents,
+    Statistics,
+    fair_weights,
+    fitting_values,
+    measured,
+    moved_values,
+    recalibrates,
+    with_statistics,
+)
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.running.process import borrowed
 from dimat.matching import MATCHERS, Matching
@@ -18,7 +27,7 @@ from dimat.tools.merge.evaluate import WORTH_A_NOTE_S, Evaluator
 from dimat.tools.merge.fits import parent_fits
 from dimat.tools.merge.inputs import Inputs, read_inputs
 from dimat.tools.merge.result import AlignResult, MergeComparison, MergeResult
-from dimat.tools.merge.settings import AlignConfig, MergeConfig
+from dimat.tools.merge.settings import AlignConfig, CheckpointConfig, MergeConfig, StatisticsConfig
 
 
 @dataclass
@@ -59,11 +68,30 @@ def align_checkpoints(config: AlignConfig, progress: Progress | None = None) -> 
     check(config)
     stages = _Stages(progress or Silent())
     with stages.until_closed(), borrowed(config.threads, config.device):
-        _, parents, matchings = _matched(config, (0.5, 0.5), stages)
+        _, parents = _read(config, stages)
+        matchings = _matched(config, parents, (0.5, 0.5), stages)
         aligned = parents.align(matchings)[1]
     symmetry = parents.analysis.symmetry
     fits = parent_fits(symmetry, matchings)
     return AlignResult(config, parents.rounded(aligned, 1), symmetry.digest, fits)
+
+
+def measure_checkpoint(config: StatisticsConfig, progress: Progress | None = None) -> Statistics:
+    """Measure the statistics of a checkpoint on its owner's data.
+
+    Args:
+        config: Every setting.
+        progress: Receives the stages; nobody if None.
+
+    Raises:
+        ConfigError, DataError, ModelError, StructureError: If something cannot be used.
+    """
+    check(config)
+    stages = _Stages(progress or Silent())
+    with stages.until_closed(), borrowed(config.threads, config.device):
+        _, parents = _read(config, stages)
+        with stages.stage(f"measuring ({config.combine})"):
+            return measured(parents, with_statistics(config.combine), config.budget)
 
 
 def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> MergeResult:
@@ -80,16 +108,21 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
     stages = _Stages(progress or Silent())
     weights = fair_weights(config.weights or None, len(config.parents))
     with stages.until_closed(), borrowed(config.threads, config.device):
-        inputs, parents, matchings = _matched(config, weights, stages)
+        inputs, parents = _read(config, stages)
+        combiner = COMBINERS[config.combine]
+        values = fitting_values(parents, combiner, inputs.statistics)
+        matchings = _matched(config, parents, weights, stages)
         aligned = parents.align(matchings)
         with stages.stage(f"combining ({config.combine})"):
-            plain, again = _combined(config, parents, aligned, weights)
+            moved = moved_values(parents, combiner, values, matchings)
+            merged = parents.combine(combiner, aligned, weights, moved)
+            plain, again = _recalibrated(config, parents, merged, aligned, weights)
         evaluator = _evaluator(inputs, parents, stages.progress)
         comparison: MergeComparison | None = None
         if evaluator is not None:
             with stages.stage("testing"):
                 comparison = evaluator.compare(aligned, weights, {"merged": (plain, again)})
-    chosen = again if recalibrates(config.recalibration, COMBINERS[config.combine]) else None
+    chosen = again if recalibrates(config.recalibration, combiner) else None
     symmetry = parents.analysis.symmetry
     return MergeResult(
         config,
@@ -102,28 +135,39 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
     )
 
 
-def _matched(
-    config: AlignConfig, weights: Sequence[float], stages: _Stages
-) -> tuple[Inputs, Parents, list[Matching]]:
+def _read(config: CheckpointConfig, stages: _Stages) -> tuple[Inputs, Parents]:
     with stages.stage("reading"):
         inputs = read_inputs(config)
         parents = inputs.parents(config)
     with stages.stage("proving the model's symmetry"):
         _ = parents.analysis
+    return inputs, parents
+
+
+def _matched(
+    config: AlignConfig, parents: Parents, weights: Sequence[float], stages: _Stages
+) -> list[Matching]:
     with stages.stage(f"matching ({config.method})"):
-        return inputs, parents, parents.match(MATCHERS[config.method], weights)
+        return parents.match(MATCHERS[config.method], weights)
 
 
-def _combined(
-    config: MergeConfig, parents: Parents, aligned: Sequence[State], weights: Sequence[float]
+def _recalibrated(
+    config: MergeConfig,
+    parents: Parents,
+    merged: State,
+    aligned: Sequence[State],
+    weights: Sequence[float],
 ) -> tuple[State, State | None]:
-    """The combined state, and it recalibrated (None without BatchNorm), rounded as written."""
-    plain = parents.combine(COMBINERS[config.combine], aligned, weights)
+    """The combined state, and it recalibrated, rounded as written.
+
+    None without BatchNorm, or where there are no data, but for what needs or expects none.
+    """
+    again: State | None = None
     if config.recalibration == "expected":
-        again: State | None = parents.expect(plain, aligned, weights)
-    else:
-        again = parents.recalibrate(plain)
-    return parents.rounded(plain), None if again is None else parents.rounded(again)
+        again = parents.expect(merged, aligned, weights)
+    elif config.data is not None or config.recalibration == "batchnorm":
+        again = parents.recalibrate(merged)
+    return parents.rounded(merged), None if again is None else parents.rounded(again)
 
 
 def _evaluator(inputs: Inputs, parents: Parents, progress: Progress) -> Evaluator | None:

@@ -1,4 +1,4 @@
-"""The settings of ``dimat align`` and ``dimat merge``, in one frozen value each."""
+"""The settings of ``dimat align``, ``merge`` and ``statistics``, in one frozen value each."""
 
 from __future__ import annotations
 
@@ -15,23 +15,21 @@ WrittenPath = Annotated[str, partial(check_path, spare=_SPARE)]
 
 
 @dataclass(frozen=True)
-class AlignConfig:
-    """The settings of an alignment of two checkpoints.
+class CheckpointConfig:
+    """The settings of all that reads checkpoints.
 
     Args:
-        parents: Checkpoint files; the first one's unit order is the reference.
+        parents: Checkpoint files.
         out: The .safetensors file to write.
         model: A built-in model's name, or package.module:factory.
-        data: digits, npz:PATH, folder:PATH or hf:NAME; units are matched on its training images,
-            without labels.
+        data: digits, npz:PATH, folder:PATH or hf:NAME; its training images are looked at, without
+            labels.
         width: Multiplier of a built-in model's channels.
         shortcut: Kind of shortcuts in ResNets.
         norm: Kind of normalization in ResNets.
         classes: Width of the output; that of the labels if null.
         normalize: MEAN/STD of images in [0, 1], numbers or one a channel:
             .49,.48,.45/.25,.24,.26; 0.5/0.25 if null.
-        method: How units are matched: activations, covariance, cosine, consistent, weights,
-            identity, or a matcher of your own.
         images: Training images used, at most.
         batch_size: Images of a forward pass.
         device: cpu, cuda, or cuda:N.
@@ -44,13 +42,12 @@ class AlignConfig:
     parents: tuple[kinds.FilePath, ...]
     out: WrittenPath
     model: str
-    data: kinds.Source
+    data: kinds.Source | None = None
     width: kinds.Width = 1.0
     shortcut: kinds.Shortcut = "conv3"
     norm: kinds.Norm = "batch"
     classes: kinds.Classes | None = None
     normalize: str | None = None
-    method: str = "activations"
     images: kinds.PositiveCount = 2000
     batch_size: kinds.PositiveCount = 250
     device: kinds.Device = "cpu"
@@ -58,6 +55,11 @@ class AlignConfig:
     seed: kinds.Seed = 0
     overwrite: bool = False
     imports: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The files of checkpoints and of what is known of them."""
+        return self.parents
 
     @property
     def outputs(self) -> dict[str, Path]:
@@ -71,23 +73,58 @@ class AlignConfig:
 
 
 @dataclass(frozen=True)
+class StatisticsConfig(CheckpointConfig):
+    """The settings of a measurement of statistics, beyond those of :class:`CheckpointConfig`.
+
+    Args:
+        combine: The combiner that the statistics are for: gram, or one of your own that takes any.
+        budget: Numbers of statistics for each number of the weights, at most; owners of checkpoints
+            that are merged must have the same.
+    """
+
+    combine: str = "gram"
+    budget: kinds.Positive = 5.0
+
+
+@dataclass(frozen=True)
+class AlignConfig(CheckpointConfig):
+    """The settings of an alignment of two checkpoints, beyond those of :class:`CheckpointConfig`.
+
+    Args:
+        method: How units are matched: activations, covariance, cosine, consistent, weights,
+            identity, or a matcher of your own.
+    """
+
+    method: str = "activations"
+
+
+@dataclass(frozen=True)
 class MergeConfig(AlignConfig):
     """The settings of a merge of two or more checkpoints, beyond those of :class:`AlignConfig`.
 
     Args:
         combine: How aligned networks become one: average, repair, regression, gram, or a combiner
             of your own.
+        statistics: For gram, files of dimat statistics, one a parent, in the same order; data may
+            then be left out. If empty, all is measured on the data.
         weights: Weight of each parent, >= 0, summing to 1; equal weights if empty.
         recalibration: BatchNorm statistics afterwards; auto: unless the combiner fits them.
         report: The JSON file to write; --out as .json if null.
-        evaluate: Whether parents and merged networks are tested; if not, no labels are needed.
+        evaluate: Whether parents and merged networks are tested, if there are data; if not, no
+            labels are needed.
     """
 
     combine: str = "average"
+    statistics: tuple[kinds.FilePath, ...] = ()
     weights: tuple[float, ...] = ()
     recalibration: Literal["auto", "batchnorm", "expected", "none"] = "auto"
     report: WrittenPath | None = None
     evaluate: bool = True
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The files of checkpoints and of what is known of them."""
+        return (*self.parents, *self.statistics)
 
     @property
     def outputs(self) -> dict[str, Path]:
@@ -99,4 +136,4 @@ class MergeConfig(AlignConfig):
     @property
     def labeled(self) -> bool:
         """Whether the data must have labels."""
-        return self.evaluate
+        return self.evaluate and self.data is not None

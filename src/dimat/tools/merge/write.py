@@ -84,8 +84,8 @@ def _columns(scores: Iterable[Score]) -> dict[str, list[float]]:
 
 
 def _read(config: AlignConfig) -> list[str]:
-    source, _, path = config.data.partition(":")
-    return [*config.parents, *([path] if source == "npz" else [])]
+    source, _, path = (config.data or "").partition(":")
+    return [*config.inputs, *([path] if source == "npz" else [])]
 
 
 def _file(path: str) -> dict[str, object]:
