@@ -353,7 +353,8 @@ def test_help_answers_without_torch() -> None:
         "import sys\nfrom dimat.cli import main\n"
         "try: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
     )
-    for command, option in (("merge", "--combine"), ("align", "--normalize")):
+    options = {"merge": "--combine", "align": "--normalize", "statistics": "--budget"}
+    for command, option in options.items():
         done = subprocess.run(
             [sys.executable, "-c", script, command, "--help"],
             capture_output=True,

@@ -39,6 +39,7 @@ def results(width: int) -> dict[str, Any]:
     return {
         "merge": merge,
         "matching": merge.matchings[1],
+        "statistics": dimat.statistics(net, state, [inputs]),
         "symmetry": merge.symmetry,
         "group": merge.symmetry.groups[0],
         "structure": merge.symmetry.structure,

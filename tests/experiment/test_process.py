@@ -29,8 +29,8 @@ from dimat.experiment.single_agent.run import Rendezvous, run_agent
 from dimat.models import build_model
 from dimat.state import save_state, state_of
 from dimat.tools.estimate.forecast import forecast
-from dimat.tools.merge.run import align_checkpoints, merge_checkpoints
-from dimat.tools.merge.settings import AlignConfig, MergeConfig
+from dimat.tools.merge.run import align_checkpoints, measure_checkpoint, merge_checkpoints
+from dimat.tools.merge.settings import AlignConfig, MergeConfig, StatisticsConfig
 
 ON_IMPORT = "KMP_", "TORCHINDUCTOR_"  # scikit-learn and PyTorch set these when first imported
 OURS, THEIRS = 3, 1  # threads before the call, and in it
@@ -114,6 +114,16 @@ CALLS: dict[str, Callable[[], object]] = {
         AlignConfig(
             ("a.safetensors", "b.safetensors"),
             "m.safetensors",
+            model="mlp",
+            data="digits",
+            width=0.1,
+            threads=THEIRS,
+        )
+    ),
+    "a measurement": lambda: measure_checkpoint(
+        StatisticsConfig(
+            ("a.safetensors",),
+            "s.safetensors",
             model="mlp",
             data="digits",
             width=0.1,
