@@ -61,6 +61,7 @@ BENCHMARKS = (
     Benchmark("merging_speed", "matching and merging against forward passes"),
     Benchmark("gauge", "the table of docs/gauge.md"),
     Benchmark("digits", "the numbers of docs/what_it_can.md"),
+    Benchmark("owners", "the numbers of docs/merging.md on merging without shared data"),
     Benchmark("combine", "average against regression in rounds", needs=CIFAR10),
     Benchmark("merging", "the tables of docs/matching.md", None, TABLES, needs=PARENTS),
 )

@@ -73,9 +73,7 @@ def measured(parents: Parents, combiner: StatisticsCombiner, budget: float) -> S
     """
     values = parents.measure(combiner, budget)
     example = parents.example
-    plain = not example.kwargs and all(
-        isinstance(x, Tensor) and x.is_floating_point() for x in example.args
-    )
+    plain = all(isinstance(x, Tensor) and x.is_floating_point() for x in example.args)
     return Statistics(
         values={key: value.cpu() for key, value in values.items()},
         combiner=kind_of(combiner),

@@ -136,4 +136,4 @@ class MergeConfig(AlignConfig):
     @property
     def labeled(self) -> bool:
         """Whether the data must have labels."""
-        return self.evaluate and self.data is not None
+        return self.evaluate
