@@ -76,6 +76,8 @@ class StatisticsCombiner(Combiner, Protocol):
     ) -> State:
         """The statistics of a state on some inputs, as they travel.
 
+        Names, shapes and dtypes are those of the model and the budget, whatever the inputs.
+
         Args:
             analysis: Analysis of the model.
             state: The state.
