@@ -17,7 +17,7 @@ from dimat.data import SOURCES, load_dataset
 from dimat.errors import ConfigError
 from dimat.exchange import Step, Talk
 from dimat.matching import MATCHERS, Identity, Matching, Problem, Weights
-from dimat.merging import COMBINERS, Average, mix
+from dimat.merging import COMBINERS, Average, Gram, mix
 from dimat.methods import METHODS, Averaging, Method, RoundContext, RoundResult, StepContext
 from dimat.methods.messages import swap, swap_states
 from dimat.testing import (
@@ -278,9 +278,19 @@ class Summing(Average):
         return {k: len(states) * v if v.is_floating_point() else v for k, v in found.items()}
 
 
+class Keeping(Gram):
+    """Its statistics hold the inputs."""
+
+    def statistics(self, analysis: Any, state: Any, batches: Any, budget: float = 5.0) -> Any:
+        found = super().statistics(analysis, state, batches, budget)
+        return {**found, "inputs": torch.cat(list(batches))}
+
+
 def test_a_combiner_that_breaks_a_law_is_told_which() -> None:
     with pytest.raises(AssertionError, match="Copies of one state combine to what it computes"):
         check_combiner(Summing)
+    with pytest.raises(AssertionError, match="have the same names and shapes, whatever they were"):
+        check_combiner(Keeping)
 
 
 def test_a_source_that_breaks_a_law_is_told_which() -> None:

@@ -92,6 +92,19 @@ def twice_is_the_same(combiner: Combiner, given: SmallModel) -> None:
     torch.testing.assert_close(once, twice, rtol=0, atol=0)
 
 
+def statistics_have_one_form(combiner: Combiner, given: SmallModel) -> None:
+    """Statistics that travel have the same names and shapes, whatever they were measured on."""
+    if not isinstance(combiner, StatisticsCombiner):
+        return
+    few = [2 * given.batches[0][:2]]
+    for budget in BUDGETS:
+        forms = []
+        for state, batches in zip(given.states(2), (given.batches, few), strict=True):
+            found = combiner.statistics(given.analysis, state, batches, budget)
+            forms.append({key: (value.shape, value.dtype) for key, value in found.items()})
+        assert forms[0] == forms[1]
+
+
 def statistics_move_with_the_units(combiner: Combiner, given: SmallModel) -> None:
     """Statistics that travel move as their agent's units do."""
     if not isinstance(combiner, StatisticsCombiner):
@@ -134,6 +147,7 @@ LAWS: tuple[Callable[[Combiner, SmallModel], None], ...] = (
     weight_one_keeps_its_function,
     entries_stay,
     twice_is_the_same,
+    statistics_have_one_form,
     statistics_move_with_the_units,
     copies_keep_their_function_whatever_they_have_seen,
 )
