@@ -59,7 +59,7 @@ def test_the_short_help_names_every_setting_in_its_group(
         assert name in re.split(r",? ", names[0]), setting
 
 
-@pytest.mark.parametrize("command", ["run", "agent", "compare", "merge", "topology"])
+@pytest.mark.parametrize("command", ["run", "agent", "compare", "merge", "statistics", "topology"])
 def test_help_all_explains_everything_in_either_order(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
