@@ -112,6 +112,18 @@ class Shard:
             batch = images[picked]
             yield normalize(flip_and_crop(batch, random) if augment else batch), labels[picked]
 
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All training images once, in their order and not augmented, and their labels.
+
+        Args:
+            batch_size: Images of a batch, >= 1; the last may have fewer.
+
+        Yields:
+            float32 (batch, channels, height, width) and (batch,) int64.
+        """
+        parts = (torch.split(own, batch_size) for own in self._train)
+        yield from ((normalize(images), labels) for images, labels in zip(*parts, strict=True))
+
     def calibration(
         self, num_images: int, batch_size: int, random: torch.Generator
     ) -> list[Tensor]:
