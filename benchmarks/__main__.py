@@ -59,6 +59,8 @@ BENCHMARKS = (
     Benchmark("soak", "faults without end: what is lost", ("--short",)),
     Benchmark("symmetry", "finding and applying symmetries against a forward pass"),
     Benchmark("merging_speed", "matching and merging against forward passes"),
+    Benchmark("rate", "the rate of SGD in agents and steps, in one unit order and without", SMALL),
+    Benchmark("spectrum", "what the permutations of a run do to mixing", SMALL),
     Benchmark("gauge", "the table of docs/gauge.md"),
     Benchmark("digits", "the numbers of docs/what_it_can.md"),
     Benchmark("owners", "the numbers of docs/merging.md on merging without shared data"),

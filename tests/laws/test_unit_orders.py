@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import block_diag
+from scipy.sparse.csgraph import connected_components
 from tests.analyses import analyze
 from tests.laws.graphs import connected_graphs
 from tests.laws.operators import as_matrix, edges_of, gap, spectra, stacked
@@ -138,6 +139,23 @@ def test_no_permutations_widen_the_spectral_gap(graph: nx.Graph[int], seed: int)
     for value in np.linalg.svd(pi, compute_uv=False):
         assert np.abs(singular - value).min() < 1e-9
     assert singular.max() <= 1 + 1e-9
+
+
+@settings(max_examples=30)
+@given(connected_graphs(), st.integers(0, 2**31 - 1))
+def test_as_many_means_are_kept_as_there_are_orbits_of_units(
+    graph: nx.Graph[int], seed: int
+) -> None:
+    """An orbit: units of all agents that permutations connect."""
+    analysis, random = two_layers().analysis, torch.Generator().manual_seed(seed)
+    symmetry, still = analysis.symmetry, analysis.symmetry.identity()
+    moved = {edge: symmetry.random(random) for edge in both_ways(graph)[::3]}
+    edges = {edge: moved.get(edge, still) for edge in both_ways(graph)}
+    _, operator, _ = spectra(analysis, graph, edges)
+    orbits, which = connected_components(operator > 0)
+    assert int((np.abs(np.linalg.eigvals(operator)) > 1 - 1e-7).sum()) == orbits
+    for k in range(orbits):  # the mean over an orbit is kept
+        np.testing.assert_allclose((which == k) @ operator, which == k, atol=1e-12)
 
 
 @settings(max_examples=30)
