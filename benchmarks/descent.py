@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dimat.topology import Topology, build_topology
 
-BATCH = 8
+BATCH, ALONE = 8, 0.1  # images of a gradient; step size of agents that train alone
 EVERY, LOOKS, BENDS = 4, 40, 4  # steps between looks at ‖∇F‖² and Ξ²; looks at σ² and ζ²; at L
 
 
@@ -26,6 +26,7 @@ class Case:
         start: In which unit orders agents begin: ``shared``, ``aligned`` (by dimat), ``shuffled``.
         graph: Name of the topology.
         tilt: ζ: agent i has F + ⟨b_i, θ⟩, with b_i of mean 0 and mean square ζ².
+        alone: Steps that each agent takes alone, before units are shuffled and agents meet.
     """
 
     agents: int
@@ -33,6 +34,7 @@ class Case:
     start: str = "shared"
     graph: str = "ring"
     tilt: float = 0.0
+    alone: int = 0
 
     @property
     def step(self) -> float:
@@ -68,11 +70,21 @@ class Found:
 
 
 def start(problem: Problem, case: Case) -> Tensor:
-    """(seeds, agents, SIZE) students that compute the same, in the orders that the case names."""
-    copies = problem.init.unsqueeze(1).repeat(1, case.agents, 1)
+    """(seeds, agents, SIZE) students, in the orders that the case names."""
+    students = problem.init.unsqueeze(1).repeat(1, case.agents, 1)
+    random = torch.Generator().manual_seed(4)
+    for _ in range(case.alone):
+        students = students - ALONE * drawn_gradients(problem, students, random)
     if case.start == "shared":
-        return copies
-    return shuffled(copies) if case.start == "shuffled" else aligned(shuffled(copies), problem.x)
+        return students
+    moved = shuffled(students)
+    return moved if case.start == "shuffled" else aligned(moved, problem.x)
+
+
+def drawn_gradients(problem: Problem, students: Tensor, random: torch.Generator) -> Tensor:
+    """(seeds, agents, SIZE) gradients, each on a batch of its own."""
+    drawn = torch.randint(POINTS, (*students.shape[:2], BATCH), generator=random)
+    return gradients(students, problem.x[drawn], problem.y[drawn])[0]
 
 
 def tilts(case: Case) -> Tensor:
@@ -98,9 +110,8 @@ def measured(problem: Problem, case: Case) -> Found:
             agents.append(at_agents(problem, students, tilt))
         if k % (case.steps // BENDS) == 0:
             bends.append(curvature(problem, students.mean(1)))
-        drawn = torch.randint(POINTS, (*students.shape[:2], BATCH), generator=random)
-        found, _ = gradients(students, problem.x[drawn], problem.y[drawn])
-        students = pi @ (students - case.step * (found + tilt))
+        found = drawn_gradients(problem, students, random) + tilt
+        students = pi @ (students - case.step * found)
     gradient, consensus = torch.stack(means).mean(0)
     noise, spread = torch.stack(agents).mean(0)
     last = problem.loss(students.mean(1))

@@ -32,7 +32,7 @@ from torch import Tensor
 
 PRETRAIN = 5000
 SEEDS, STEPS, AGENTS = 10, (400, 1600, 6400), (1, 2, 4, 8, 16)
-TILT = 0.1
+TILT, ALONE = 0.1, (100, 1000)
 COLUMNS = {
     "shared init": ("shared", "ring"),
     "one unit order": ("aligned", "ring"),
@@ -121,6 +121,14 @@ def scratch(runs: Runs, steps: int, agents: int) -> Iterator[Sequence[str]]:
     yield ["F, above the teacher's", *(told(1e4 * own.left, 0) for own in found)]
 
 
+def trained_alone(runs: Runs, steps: int, agents: int) -> Iterator[Sequence[str]]:
+    for alone in ALONE:
+        cases = [Case(agents, steps, *way, alone=alone) for way in COLUMNS.values()]
+        found = [runs[case].gradient for case in cases]
+        far = 100 * float((found[1] / found[0] - 1).abs().max())
+        yield [f"{alone:,}", *map(told, [1e4 * x for x in found]), f"{far:.2g} %"]
+
+
 def furthest(runs: Runs, grid: Grid) -> float:
     """The largest relative difference between one unit order and the shared init, over all."""
     pairs = [(Case(n, k), Case(n, k, "aligned")) for k, n in grid if n > 1]
@@ -140,15 +148,18 @@ def main() -> None:
     far = furthest(runs, grid)
     print(f"\nOne unit order and the shared init differ by {100 * far:.2g} % at most, in any seed.")
     table("Exponents of K and N in it, N > 1:", ["", "K", "N"], exponents(runs, grid))
+    k, n = steps[-2], agents[-2]
+    title = f"Agents that trained alone for some steps first, K = {k:,}, N = {n}:"
+    head = ["steps alone", *COLUMNS, "the first two differ, at most"]
+    table(title, head, trained_alone(runs, k, n))
     title = "From the shared init, ζ as given, times 10⁴; means over seeds:"
     head = ["ζ", "K", "N", "Ξ²", "Ξ² of noise alone", "Ξ² at most", "‖∇F‖²", "‖∇F‖² at most"]
     table(title, head, bounds(runs, grid))
     title = f"‖∇F‖² on the ring less that on the full graph, ζ = {TILT}, times 10⁴:"
     head = ["N", *(f"K = {k:,}" for k in steps), "exponent of K"]
     table(title, head, topology(runs, grid))
-    fresh, (k, n) = Runs(seeds, 0), (steps[-2], agents[-2])
     title = f"Without pre-training, K = {k:,}, N = {n}: ‖∇F‖² and F at the end, times 10⁴:"
-    table(title, ["", *COLUMNS], scratch(fresh, k, n))
+    table(title, ["", *COLUMNS], scratch(Runs(seeds, 0), k, n))
 
 
 if __name__ == "__main__":
