@@ -84,13 +84,16 @@ class Spectrum:
     Args:
         gaps: Spectral gap, by hidden layer.
         kept: Eigenvalues 1, by hidden layer.
-        moved: How far the mean of all agents moves, as a share of their disagreement, in the order
-            that permutations give when they are composed along a tree from agent 0.
+        moved: How far the mean of all agents moves, as a share of their distance from it.
+        closer: That distance, as a share of what it is in the orders in which agents are.
+
+    Both are in the one order that permutations give, composed along a tree from agent 0.
     """
 
     gaps: list[float]
     kept: list[int]
     moved: float
+    closer: float
 
 
 def spectrum(round_: Merges) -> Spectrum:
@@ -105,7 +108,7 @@ def spectrum(round_: Merges) -> Spectrum:
         ones = moduli >= 1 - ONE
         kept.append(int(ones.sum()))
         gaps.append(1.0 - float(moduli[~ones].max()))
-    return Spectrum(gaps, kept, moved(round_, symmetry, edges))
+    return Spectrum(gaps, kept, *in_one_order(round_, symmetry, edges))
 
 
 def edges_of(round_: Merges, symmetry: Symmetry) -> Edges:
@@ -118,20 +121,24 @@ def edges_of(round_: Merges, symmetry: Symmetry) -> Edges:
     return edges
 
 
-def moved(round_: Merges, symmetry: Symmetry, edges: Edges) -> float:
-    """As :attr:`Spectrum.moved`."""
+def in_one_order(round_: Merges, symmetry: Symmetry, edges: Edges) -> tuple[float, float]:
+    """As :attr:`Spectrum.moved` and :attr:`Spectrum.closer`."""
     first, _ = round_[0]
     frames = {0: symmetry.identity()}
     for up, down in nx.bfs_edges(first.topology.graph, 0):
         frames[down] = symmetry.compose(frames[up], edges[up, down])
-    before = [symmetry.apply(frames[i], me.state) for i, (me, _) in sorted(round_.items())]
+    us, results = zip(*(own for _, own in sorted(round_.items())), strict=True)
+    before = [symmetry.apply(frames[me.agent], me.state) for me in us]
     after = []
-    for i, (_, result) in sorted(round_.items()):
-        own = symmetry.inverse(result.permutation or symmetry.identity())
-        after.append(symmetry.apply(symmetry.compose(frames[i], own), result.state))
-    weights = [1 / len(before)] * len(before)
+    for me, result in zip(us, results, strict=True):
+        back = symmetry.inverse(result.permutation or symmetry.identity())
+        after.append(symmetry.apply(symmetry.compose(frames[me.agent], back), result.state))
+    weights = [1 / len(us)] * len(us)
     shift = squared_distance(mix(before, weights), mix(after, weights), first.parameters)
-    return math.sqrt(shift) / consensus_distance(before, first.parameters)
+    apart, raw = (
+        consensus_distance(own, first.parameters) for own in (before, [me.state for me in us])
+    )
+    return math.sqrt(shift) / apart, apart / raw
 
 
 def told(values: Sequence[float], digits: int) -> str:
@@ -145,6 +152,7 @@ def row(found: Sequence[Spectrum]) -> Iterator[str]:
     yield " / ".join(told(own, 4) for own in zip(*(x.gaps for x in found), strict=True))
     yield " / ".join(told(own, 1) for own in zip(*(x.kept for x in found), strict=True))
     yield told([100 * x.moved for x in found], 1)
+    yield told([100 * x.closer for x in found], 1)
 
 
 def main() -> None:
@@ -152,8 +160,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="one seed, two rounds")
     small = parser.parse_args().small
     seeds, agents, rounds = (1, (5,), (1, 2)) if small else (3, (5, 8), (1, 2, 5))
-    print("| | N | round | gap of Π | gap | eigenvalues 1, of 128 | the mean moves, % |")
-    print(f"|{'---|' * 7}", flush=True)
+    print("| | N | round | gap of Π | gap | eigenvalues 1, of 128 | mean moves, % | distance, % |")
+    print(f"|{'---|' * 8}", flush=True)
     for n, way in itertools.product(agents, WAYS):
         runs = [merges(way, n, seed, rounds[-1]) for seed in range(seeds)]
         gap = runs[0][1][0][0].topology.spectral_gap
