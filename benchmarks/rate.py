@@ -1,6 +1,6 @@
 """The rate of decentralized SGD in N and K: in one unit order, and without.
 
-.venv/bin/python -m benchmarks.rate             # tables of docs/theory.md: 10 minutes on a core
+.venv/bin/python -m benchmarks.rate             # tables of docs/theory.md: 4 minutes on a core
 .venv/bin/python -m benchmarks.rate --small     # two seeds, few steps
 
 A student of one hidden layer of tanh units learns from a teacher (students.py): nonconvex, with a

@@ -104,14 +104,13 @@ def test_consistent_alignments_have_no_cycle_error_and_the_gap_of_the_mixing_mat
     assert all(value > 0 for value in seen["margin"].values())  # type: ignore[attr-defined]
 
 
-def test_inconsistent_alignments_have_a_cycle_error_and_another_gap(own: Agents) -> None:
+def test_inconsistent_alignments_have_a_cycle_error_and_a_smaller_gap(own: Agents) -> None:
     """Agents that have nothing in common are matched by chance."""
     states = own.shuffled(own.perturbed(5, by=3.0))
     seen = see(own, Dimat("pairwise"), states, RING).describe()
     assert seen["cycle_error"]["edges"] > 0.1  # type: ignore[index]
     assert seen["cycle_error"]["cycles"] > 0.1  # type: ignore[index]
-    assert 0 < seen["permuted_gap"] < 1  # type: ignore[operator]
-    assert seen["permuted_gap"] != pytest.approx(seen["spectral_gap"], rel=1e-3)
+    assert 0 < seen["permuted_gap"] < 0.999 * seen["spectral_gap"]  # type: ignore[operator]
 
 
 def test_the_permuted_operator_does_to_units_what_the_merge_does(own: Agents) -> None:
