@@ -62,6 +62,7 @@ def merges(way: str, agents: int, seed: int, rounds: int) -> dict[int, Merges]:
     Watched.seen.clear()
     with tempfile.TemporaryDirectory() as folder:
         dimat.run(
+            {"loss.logits": "plain", "merging.combine": "average"},  # the paper's, whatever the way
             method="watched",
             controls=(),
             agents=agents,
