@@ -18,7 +18,7 @@ import dimat
 from dimat.data import label_skew
 from dimat.errors import ConfigError
 from dimat.experiment import setup as setting_up
-from dimat.experiment.config.config import DataConfig, LossConfig, OptimizerConfig
+from dimat.experiment.config.config import DataConfig, LossConfig, MergingConfig, OptimizerConfig
 from dimat.experiment.digests import pretrain_digest
 from dimat.experiment.setup import make_setup
 from dimat.losses import LocalLoss, Logits, local_loss, loss_of_counts
@@ -197,7 +197,7 @@ def test_how_shards_differ_is_looked_at_once_for_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked: list[int] = []
-    monkeypatch.setattr(setting_up, "label_skew", lambda parts, labels: looked.append(1) or 0.5)
-    setup = make_setup(replace(SPLIT, loss=LossConfig("auto")))
+    monkeypatch.setattr(setting_up, "are_skewed", lambda parts, labels: looked.append(1) or True)
+    setup = make_setup(replace(SPLIT, loss=LossConfig("auto"), merging=MergingConfig("average")))
     assert all(setup.new_agent(i, pretraining=True).local_loss.offset is not None for i in range(4))
     assert len(looked) == 2  # of pre-training, and of the rounds

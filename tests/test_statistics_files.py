@@ -189,7 +189,7 @@ def test_the_budget_is_that_of_runs_and_of_the_command() -> None:
     config = StatisticsConfig(parents=("a",), out="b", model="mlp")
     assert BUDGET == config.budget == dimat.RunConfig().merging.statistics_budget
     model = nn.Sequential(nn.Linear(20, 8), nn.Linear(8, 30))
-    for budget, shape in ((5.0, (1, 21 * 22 // 2)), (0.5, (1, 2, 20))):
+    for budget, shape in ((5.0, (1, 21 * 22 // 2)), (0.5, (1, 8, 20))):
         told = dimat.statistics(model, state_of(model), [images(0, 30, 20)], budget=budget)
         assert told.values["gram/0.weight"].shape == shape
 
@@ -355,7 +355,7 @@ def test_of_forms_that_differ_the_layer_and_the_budgets_are_named() -> None:
     with pytest.raises(StructureError) as caught:
         merged(told(5.0, 0.5), model, states=states)
     assert str(caught.value) == (
-        "statistics 1 do not fit statistics 0: 'gram/0.weight' has shape (1, 2, 20) there and "
+        "statistics 1 do not fit statistics 0: 'gram/0.weight' has shape (1, 8, 20) there and "
         "(1, 231) here, by budgets of 0.5 and 5: measure both with one budget"
     )
 

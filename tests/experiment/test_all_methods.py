@@ -24,6 +24,7 @@ from dimat.experiment.config.config import (
     ConsensusConfig,
     DataConfig,
     MatchingConfig,
+    MergingConfig,
     OptimizerConfig,
     TopologyConfig,
 )
@@ -123,7 +124,10 @@ def test_with_identity_matching_and_without_batchnorm_dimat_is_plain_averaging(
 
     for rule in (pairwise, tree):
         monkeypatch.setattr(rule, "match_to", identity)
-    config = replace(SMALL, model="mlp", rounds=3, matching=MatchingConfig(gauge=gauge, sweeps=0))  # type: ignore[arg-type]
+    matching = MatchingConfig(gauge=gauge, sweeps=0)  # type: ignore[arg-type]
+    config = replace(
+        SMALL, model="mlp", rounds=3, matching=matching, merging=MergingConfig("average")
+    )
     own = dimat.run(replace(config, method="dimat", controls=("wa",), out=str(tmp_path / "a")))
     keys = ("round", "agent", "phase", "test_accuracy", "test_loss", "train_loss", "disagreement")
     ours = [[x[k] for k in keys] for x in lines(own.folder)]

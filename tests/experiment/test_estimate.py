@@ -270,6 +270,7 @@ def test_the_forward_passes_of_matching_are_foreseen(
     tmp_path: Path, matching: MatchingConfig
 ) -> None:
     config = replace(CNN, width=0.5, matching=replace(matching, images=30))
+    config = replace(config, merging=MergingConfig("average"))
     own = foreseen(config)
     matched = own.costs["dimat"].flops["matching"]
     done = arithmetic(config, tmp_path / "run") - (own.flops - matched)

@@ -9,7 +9,7 @@ import pytest
 
 import dimat
 from dimat.errors import ConfigError
-from dimat.experiment.config.config import ExchangeConfig, MatchingConfig, RunConfig
+from dimat.experiment.config.config import ExchangeConfig, MatchingConfig, MergingConfig, RunConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.validate import validate
 from dimat.experiment.digests import run_digest
@@ -36,6 +36,7 @@ def test_an_order_that_spreads_costs_24_bytes_a_message(tmp_path: Path) -> None:
     sent = {}
     for name in ("wa", "dimat"):
         own = replace(SMALL, method=name, matching=MatchingConfig(gauge="spread", images=50))
+        own = replace(own, merging=MergingConfig("average"))
         sent[name] = dimat.run(replace(own, out=str(tmp_path / name))).main.summary["sent_bytes"]
     assert sent["dimat"] == sent["wa"] + 2 * 3 * 2 * 24  # type: ignore[operator]
 

@@ -99,7 +99,10 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         ),
         "'topology' is a built 'ring', whose settings cannot be told from it",
     ),
-    (lambda: dimat.run(3), "'config' is 3: must be a RunConfig, settings by name, or the path"),  # type: ignore[arg-type]
+    (
+        lambda: dimat.run(3),
+        "'config' is 3: must be a RunConfig, settings by name, a preset, or the path",
+    ),  # type: ignore[arg-type]
     (lambda: dimat.run(RunConfig), "'config' is the class RunConfig: must be a RunConfig"),  # type: ignore[arg-type]
     (lambda: dimat.run("none.yaml"), "File does not exist: .*none.yaml"),
     (lambda: dimat.run({"rond": 3}), "unknown setting 'rond': did you mean 'rounds'"),

@@ -171,6 +171,7 @@ def test_mixing_optimizer_memories_triples_the_bytes_of_adam(tmp_path: Path) -> 
         for on_merge in ("keep", "mix"):
             optimizer = OptimizerConfig(on_merge=on_merge)  # type: ignore[arg-type]
             config = replace(SMALL, method=method, controls=(), optimizer=optimizer)
+            config = replace(config, merging=MergingConfig("average"))
             result = dimat.run(replace(config, out=str(tmp_path / f"{method}-{on_merge}")))
             sent[on_merge] = int(str(result.main.summary["sent_bytes"]))
         assert sent["mix"] / sent["keep"] == pytest.approx(3, rel=0.04)

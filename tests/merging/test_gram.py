@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -23,6 +24,7 @@ from dimat.exchange.in_process import run_all
 from dimat.exchange.precision import in_bfloat16
 from dimat.merging import Gram, mix
 from dimat.merging.layerwise import gram
+from dimat.merging.layerwise.second_moments import pack, unpack
 from dimat.methods import Dimat
 from dimat.methods.gauge import GaugeId
 from dimat.methods.messages import swap_statistics
@@ -184,16 +186,41 @@ def test_equal_networks_stay_as_they_are_norms_and_all() -> None:
     torch.testing.assert_close(found, state)
 
 
-def test_within_a_budget_the_smallest_travel_whole_and_of_the_others_two_moments_an_input() -> None:
+def test_within_a_budget_every_layer_sends_the_same_share_of_its_whole() -> None:
     model = nn.Sequential(nn.Linear(20, 8), nn.Linear(8, 30)).double().eval()
     x = torch.randn(50, 20).double()
     analysis, state = analyze(model, (x[:2],)), state_of(model)
     weights, whole = 20 * 8 + 8 * 30, (21 * 22 // 2, 9 * 10 // 2)
-    for budget, full in ((sum(whole) / weights, (1, 1)), (0.5, (0, 1)), (0.0, (0, 0))):
-        found = Gram().statistics(analysis, state, [x], budget)
-        for layer, own in enumerate(full):
-            size = whole[layer] if own else 2 * (20, 8)[layer]
-            assert found[f"gram/{layer}.weight"].numel() == size
+    for share, sizes in (
+        (1.0, whole),
+        (0.6, (6 * 20, 3 * 8)),  # means, mean squares, and four factors and one
+        (0.4, (4 * 20, 2 * 8)),
+        (0.0, (2 * 20, 2 * 8)),
+    ):
+        found = Gram().statistics(analysis, state, [x], (share * sum(whole) + 0.5) / weights)
+        assert tuple(found[f"gram/{layer}.weight"].numel() for layer in (0, 1)) == sizes
+
+
+def test_of_low_rank_are_the_leading_directions_beside_exact_means_and_mean_squares() -> None:
+    """By NumPy."""
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).double() @ torch.diag(
+        torch.tensor([4.0, 3.0, 0.5, 0.2, 0.1]).double()
+    )
+    x = x @ torch.linalg.qr(torch.randn(5, 5).double())[0] + torch.arange(5)
+    z = torch.cat([x, torch.ones(60, 1).double()], 1)
+    whole = (z.T @ z / 60)[None]
+    packed = pack(whole, 4 * 5)
+    assert packed.shape == (1, 4, 5)
+    found = unpack(packed)[0].numpy()
+    covariance = np.cov(x.numpy(), rowvar=False, bias=True)
+    values, vectors = np.linalg.eigh(covariance)
+    low = (vectors[:, -2:] * values[-2:]) @ vectors[:, -2:].T
+    np.fill_diagonal(low, covariance.diagonal())
+    mean = x.mean(0).numpy()
+    np.testing.assert_allclose(found[:5, :5], low + np.outer(mean, mean), atol=1e-9)
+    np.testing.assert_allclose(found[5], [*mean, 1.0], atol=1e-12)
+    np.testing.assert_allclose(found.diagonal(), whole[0].diagonal(), atol=1e-9)
+    torch.testing.assert_close(unpack(pack(whole, 7 * 5)), whole)  # all of its directions
 
 
 @pytest.mark.parametrize("law", LAWS[-2:], ids=lambda law: law.__name__)
@@ -222,7 +249,8 @@ def damaged(key: str, change: object) -> State:
     model = linear()
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)).double()
     analysis = analyze(model, (x[:2],))
-    found = Gram().statistics(analysis, state_of(model), [x], 0.9)  # the first whole, not the other
+    budget = WHOLE if key == "gram/0.weight" else 0.9  # two factors of the other
+    found = Gram().statistics(analysis, state_of(model), [x], budget)
     change(found[key])  # type: ignore[operator]
     return found
 
@@ -236,6 +264,7 @@ def damaged(key: str, change: object) -> State:
         ("gram/0.weight", lambda own: own[0].__setitem__(-1, 2.0), "holds no moments"),
         ("gram/1.weight", lambda own: own[0, 1].__setitem__(0, -1.0), "holds no moments"),
         ("gram/1.weight", lambda own: own[0, 0].__setitem__(0, 1e6), "holds no moments"),
+        ("gram/1.weight", lambda own: own[0, 2].__setitem__(0, 1e6), "holds no moments"),
     ],
 )
 def test_what_no_images_can_give_is_refused(key: str, change: object, message: str) -> None:
@@ -324,9 +353,7 @@ def test_no_message_holds_an_image(own: Agents) -> None:
 
 
 def test_without_off_diagonal_entries_a_whole_gram_is_its_two_moments() -> None:
-    """Without a bias, that is: its one goes with every input."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(6, 3, bias=False)).double().eval()
+    model = linear()
     states, how = states_of(model, 2), Gram(shrink=0.0)
     images = [torch.randn(50, 4).double() * (1 + k) + k for k in (0, 1)]
     analysis = analyze(model, (images[0][:2],))
@@ -401,7 +428,14 @@ def test_of_many_places_about_as_many_are_looked_at_as_are_wanted(
     x = torch.randn(50, 1, 6, 6)
     analysis, state = analyze(model, (x[:2],)), state_of(model)
     rows: list[int] = []
-    monkeypatch.setattr(gram, "_gram", lambda z: rows.append(z.shape[1]) or torch.ones(1, 3))
+    seen = gram._rows
+
+    def watched(*args: Any) -> Iterator[Tensor]:
+        for z in seen(*args):
+            rows.append(z.shape[1])
+            yield z
+
+    monkeypatch.setattr(gram, "_rows", watched)
     monkeypatch.setattr(gram, "LEAST_ROWS", 100)
     monkeypatch.setattr(gram, "_ROWS_PER_INPUT", 1)
     Gram().statistics(analysis, state, [x[:30], x[30:]], WHOLE)

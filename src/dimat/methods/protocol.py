@@ -254,6 +254,11 @@ class Method:
         return 4.0
 
     @property
+    def own_passes(self) -> int:
+        """Forward passes of its own network over its images, of an agent that compares units."""
+        return 1
+
+    @property
     def spell(self) -> int:
         """Rounds, or training steps, after which the pattern of exchanges repeats."""
         return 1

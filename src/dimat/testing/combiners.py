@@ -106,19 +106,25 @@ def statistics_have_one_form(combiner: Combiner, given: SmallModel) -> None:
 
 
 def statistics_move_with_the_units(combiner: Combiner, given: SmallModel) -> None:
-    """Statistics that travel move as their agent's units do."""
+    """Statistics that travel, moved or measured after the move, give the fit in that order."""
     if not isinstance(combiner, StatisticsCombiner):
         return
-    symmetry, (state,) = given.analysis.symmetry, given.states(1)
-    permutation = symmetry.random(torch.Generator().manual_seed(2))
-    there = symmetry.apply(permutation, state)
+    analysis, states = given.analysis, given.states(2)
+    permutation = analysis.symmetry.random(torch.Generator().manual_seed(2))
+    there = [analysis.symmetry.apply(permutation, state) for state in states]
+    seen = [[scale * x for x in given.batches] for scale in (1.0, 2.0)]
     for budget in BUDGETS:
         before, after = (
-            combiner.statistics(given.analysis, own, given.batches, budget)
-            for own in (state, there)
+            [combiner.statistics(analysis, s, x, budget) for s, x in zip(own, seen, strict=True)]
+            for own in (states, there)
         )
-        moved = combiner.moved(given.analysis, state, before, permutation)
-        torch.testing.assert_close(moved, after, rtol=1e-6, atol=1e-6)
+        pairs = zip(states, before, strict=True)
+        moved = [combiner.moved(analysis, s, own, permutation) for s, own in pairs]
+        fitted = combiner.fit(analysis, states, [0.3, 0.7], before)
+        expected = analysis.symmetry.apply(permutation, fitted)
+        for own in (moved, after):
+            found = combiner.fit(analysis, there, [0.3, 0.7], own)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def copies_keep_their_function_whatever_they_have_seen(

@@ -162,7 +162,7 @@ class MergingConfig:
             agent's layers answer on its own images; second moments travel beside the weights), or
             auto (gram where the agents' shards differ in their classes, else average).
         statistics_budget: With gram, numbers of second moments for each number of the weights, at
-            most; of the largest layers only means and mean squares travel where all would be more.
+            most; where all would be more, means, mean squares and leading directions travel.
     """
 
     combine: str = "auto"

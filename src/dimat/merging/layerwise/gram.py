@@ -41,6 +41,7 @@ from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace
 from dimat.merging.layerwise.layer import Layer, layer_of
 from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, average
+from dimat.merging.layerwise.second_moments import are_moments, in_order, num_whole, pack, unpack
 from dimat.merging.layerwise.sites import Site, sites
 from dimat.merging.mix import mix
 from dimat.state import State, check_finite, widened
@@ -48,7 +49,6 @@ from dimat.symmetry import Analysis, Permutation
 
 _PREFIX = "gram/"  # of a key, before that of the layer's weight
 _ROWS_PER_INPUT = 4  # rows that a Gram is measured on, for each input of the layer
-_SLACK = 1e-3  # of what a Gram matrix keeps, for rounding
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Gram:
     cells, tied weights.
 
     A Gram matrix of d inputs is (d + 1)(d + 2) / 2 numbers. Where those of all layers together are
-    more than a budget, the largest are left out: of those layers only means and mean squares
-    travel, inputs are taken as uncorrelated, and bias and BatchNorm are averaged.
+    more than a budget, means, mean squares and leading directions of the covariance travel of every
+    layer, in the same share of its whole (:mod:`dimat.merging.layerwise.second_moments`).
 
     *Assumes* aligned networks whose layers see like inputs, and hundreds of images an agent.
     *Breaks when* networks of several layers have gone far apart: each layer is fitted to inputs
@@ -86,26 +86,27 @@ class Gram:
         """The Grams of a state's layers on some inputs, packed: what travels.
 
         Returns:
-            For every layer, under ``gram/`` and the key of its weight, (groups, numbers): the upper
-            triangle with the ones last, or (groups, 2, inputs) means and mean squares.
+            For every layer, under ``gram/`` and the key of its weight, moments as of
+            :func:`~dimat.merging.layerwise.second_moments.pack`.
 
         Raises:
             StructureError: If an input of a layer is not finite.
         """
         wide = widened(state)
         runs = [PartialInterpreter(analysis.trace, wide, x) for x in batches]
-        whole = _whole(analysis.trace, wide, budget)
+        share = _share(analysis.trace, wide, budget)
         found: State = {}
         for site, layer in _layers(analysis.trace, wide):
-            moments = _gram if site.weight in whole else _two_moments
             count, parts = 0, []
             for z in _rows(site, layer, wide, runs):  # summed in float64, multiplied as they are
                 count += z.shape[1]
-                parts.append(moments(z).double())
-            own = torch.stack(parts).sum(0) / count
-            if not bool(own.isfinite().all()):
+                z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
+                parts.append((z.mT @ z).double())
+            gram = torch.stack(parts).sum(0) / count
+            if not bool(gram.isfinite().all()):
                 raise StructureError(f"an input of the layer of '{site.weight}' is not finite")
-            found[_PREFIX + str(site.weight)] = own.to(wide[str(site.weight)].dtype)
+            packed = pack(gram, share * num_whole(gram.shape))
+            found[_PREFIX + str(site.weight)] = packed.to(wide[str(site.weight)].dtype)
         return found
 
     def moved(
@@ -131,32 +132,14 @@ class Gram:
             inputs = layer.matrix(numbers[str(site.weight)])[:, 0].long()  # (groups, inputs)
             size = inputs.shape[1]
             group, place = inputs[:, 0] // size, inputs % size
-            own = statistics[key]
-            if own.dim() == 3:
-                found[key] = own[group].gather(2, place[:, None].expand_as(own))
-                continue
-            ones = torch.full_like(place[:, :1], size)
-            order = torch.cat([place, ones], 1)
-            full = _unpacked(own)[group]
-            rows = full.gather(1, order[:, :, None].expand_as(full))
-            found[key] = _packed(rows.gather(2, order[:, None, :].expand_as(full)))
+            found[key] = in_order(statistics[key], group, place)
         return found
 
     def check(self, statistics: Mapping[str, Tensor], who: str) -> None:
         """Refuse statistics that are not finite, or not the moments of any inputs."""
         check_finite(statistics, who)
         for key, own in statistics.items():
-            if own.dim() == 3:
-                mean, square = own[:, 0], own[:, 1]
-                sound = bool((mean.square() <= square * (1 + _SLACK) + 1e-12).all())
-            else:
-                full = _unpacked(own)
-                squares = full.diagonal(dim1=1, dim2=2)
-                most = squares[:, :, None].clamp_min(0) * squares[:, None, :].clamp_min(0)
-                sound = bool((full[:, -1, -1] - 1).abs().max() <= _SLACK) and bool(
-                    (full.square() <= most * (1 + _SLACK) + 1e-12).all()
-                )
-            if not sound:
+            if not are_moments(own):
                 raise StructureError(f"{who}: '{key}' holds no moments of any inputs")
 
     def fit(
@@ -170,12 +153,8 @@ class Gram:
         wide = [widened(state) for state in states]
         merged = mix(wide, weights)
         for site, layer in _layers(analysis.trace, merged):
-            owns = [own[_PREFIX + str(site.weight)].double() for own in statistics]
-            if owns[0].dim() == 3:
-                self._fit_diagonal(site, layer, merged, (wide, weights, owns))
-            else:
-                grams = [_unpacked(own) for own in owns]
-                self._fit_full(site, layer, merged, (wide, weights, grams))
+            grams = [unpack(own[_PREFIX + str(site.weight)].double()) for own in statistics]
+            self._fit(site, layer, merged, (wide, weights, grams))
         return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
 
     def combine(
@@ -189,7 +168,7 @@ class Gram:
         owns = [self.statistics(analysis, state, batches) for state in states]
         return self.fit(analysis, states, weights, owns)
 
-    def _fit_full(self, site: Site, layer: Layer, merged: State, parents: _Parents) -> None:
+    def _fit(self, site: Site, layer: Layer, merged: State, parents: _Parents) -> None:
         """Write the fit of a layer, and its BatchNorm's statistics, into the merged state."""
         states, weights, grams = parents
         matrices = [_affine(site, layer, state) for state in states]
@@ -214,16 +193,6 @@ class Gram:
             return
         merged[str(site.weight)] = _stored(site, layer, merged, matrix)
         merged[str(site.bias)] = intercept.to(merged[str(site.bias)].dtype)
-
-    def _fit_diagonal(self, site: Site, layer: Layer, merged: State, parents: _Parents) -> None:
-        """Every input by itself, about its mean square; bias and norm stay averaged."""
-        states, weights, moments = parents
-        squares = [own[:, 1] for own in moments]
-        squares = [own + self.ridge * own.mean(1, keepdim=True) + 1e-12 for own in squares]
-        matrices = [layer.matrix(state[str(site.weight)]).double() for state in states]
-        parts = [m * s[:, None] for m, s in zip(matrices, squares, strict=True)]
-        fitted = average(parts, weights) / average(squares, weights)[:, None]
-        merged[str(site.weight)] = _stored(site, layer, merged, fitted)
 
     def _solve(
         self, matrices: Sequence[Tensor], weights: Sequence[float], grams: Sequence[Tensor]
@@ -273,30 +242,15 @@ def _rows(
         yield layer.inputs(x, picked.sort().values.to(x.device)).transpose(0, 1)
 
 
-def _gram(z: Tensor) -> Tensor:
-    """Packed sums of products of (groups, rows, inputs), with a one beside every row."""
-    z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
-    return _packed(z.mT @ z)
-
-
-def _two_moments(z: Tensor) -> Tensor:
-    """(groups, 2, inputs) sums of inputs and of their squares."""
-    return torch.stack([z.sum(1), z.square().sum(1)], 1)
-
-
-def _whole(trace: Trace, state: Mapping[str, Tensor], budget: float) -> set[str]:
-    """Keys of the layers whose Grams travel whole: the smallest, as long as there is budget."""
-    sizes: dict[str, int] = {}
+def _share(trace: Trace, state: Mapping[str, Tensor], budget: float) -> float:
+    """The share of all whole Grams that the budget has room for."""
+    weights, whole = 0, 0
     for site, layer in _layers(trace, state):
-        inputs = layer.matrix(state[str(site.weight)]).shape[2]
-        sizes[str(site.weight)] = layer.groups * (inputs + 1) * (inputs + 2) // 2
-    left = budget * sum(state[key].numel() for key in sizes)
-    found = set()
-    for key in sorted(sizes, key=sizes.__getitem__):
-        left -= sizes[key]
-        if left >= 0:
-            found.add(key)
-    return found
+        weight = state[str(site.weight)]
+        inputs = layer.matrix(weight).shape[2]
+        weights += weight.numel()
+        whole += num_whole((layer.groups, inputs + 1))
+    return min(1.0, budget * weights / max(whole, 1))
 
 
 def _affine(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
@@ -343,19 +297,3 @@ def _numbers(layer: Layer, weight: Tensor) -> Tensor:
     groups, outputs, inputs = layer.matrix(weight).shape
     own = torch.arange(groups * inputs, dtype=torch.float64, device=weight.device)
     return own.reshape(groups, 1, inputs).expand(groups, outputs, inputs).contiguous()
-
-
-def _packed(full: Tensor) -> Tensor:
-    """(groups, d(d + 1)/2) upper triangles of symmetric matrices."""
-    rows, columns = torch.triu_indices(*full.shape[1:], device=full.device)
-    return full[:, rows, columns].contiguous()
-
-
-def _unpacked(packed: Tensor) -> Tensor:
-    """(groups, d, d) symmetric matrices of their upper triangles."""
-    size = int((8 * packed.shape[1] + 1) ** 0.5 - 1) // 2
-    rows, columns = torch.triu_indices(size, size, device=packed.device)
-    full = packed.new_zeros(len(packed), size, size)
-    full[:, rows, columns] = packed
-    full[:, columns, rows] = packed
-    return full

@@ -96,6 +96,13 @@ class Dimat(Method):
         return self.every if self.gauge == "tree" and self.every else 1
 
     @property
+    def own_passes(self) -> int:
+        """One to compare, and two for each match that may have to beat the null."""
+        if self.null_margin is None or self.gauge == "pairwise":
+            return 1
+        return 3 if self.gauge == "spread" else 3 + 2 * self.sweeps
+
+    @property
     def largest_message(self) -> float:
         """The size of its largest message, in states: statistics may be larger than a state."""
         travel = isinstance(COMBINERS[self.combine], StatisticsCombiner)

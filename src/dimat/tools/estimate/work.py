@@ -133,7 +133,8 @@ class Work:
         config, own, facts = self.setup.config, self.counts, self.stage.facts
         train, held = (sum(part[k] for part in self.shards) / self.agents for k in (0, 1))
         seen = min(config.matching.images, train)
-        runs = own.compared + own.comparing if self.method.needs_graph else 0
+        runs = own.compared + own.comparing * self.method.own_passes
+        runs *= self.method.needs_graph
         if COMBINERS[self.method.combiner].needs_batches:
             runs += own.mixed + 2 * own.merges
         forward = facts.forward_flops

@@ -1,0 +1,106 @@
+r"""Second moments of a layer's inputs as they travel: whole, or of low rank beside a diagonal.
+
+A Gram matrix of d inputs, a one appended, is (d + 1)(d + 2) / 2 numbers. Where that is too many,
+means m and mean squares travel, and r factors f of the covariance, its leading eigenvectors times
+the roots of their eigenvalues, so that
+
+.. math:: \mathbb E\, z z^\top \approx m m^\top + \sum_k f_k f_k^\top + \mathrm{diag}
+
+with the diagonal that makes mean squares exact: (2 + r) d numbers. Without any factor inputs are
+taken as uncorrelated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_SLACK = 1e-3  # of what moments keep, for rounding
+
+
+def num_whole(shape: Sequence[int]) -> int:
+    """Numbers of whole Gram matrices of a shape, (groups, inputs + 1, …).
+
+    >>> num_whole((2, 3, 3))
+    12
+    """
+    return shape[0] * shape[1] * (shape[1] + 1) // 2
+
+
+def pack(gram: Tensor, numbers: float) -> Tensor:
+    """The moments of a Gram matrix, in no more than so many numbers, or the fewest that there are.
+
+    Args:
+        gram: (groups, inputs + 1, inputs + 1) float64, the ones last.
+        numbers: Numbers that may travel.
+
+    Returns:
+        (groups, triangle) upper triangles, or (groups, 2 + rank, inputs): means, mean squares, and
+        factors of the covariance.
+    """
+    groups, size, _ = gram.shape
+    if num_whole(gram.shape) <= numbers:
+        rows, columns = torch.triu_indices(size, size, device=gram.device)
+        return gram[:, rows, columns].contiguous()
+    inputs = size - 1
+    rank = min(inputs, max(0, int(numbers // (groups * inputs)) - 2))
+    mean, squares = gram[:, -1, :-1], gram.diagonal(dim1=1, dim2=2)[:, :-1]
+    values, vectors = torch.linalg.eigh(gram[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :])
+    leading = slice(inputs - rank, None)
+    factors = vectors[:, :, leading] * values[:, None, leading].clamp_min(0).sqrt()
+    return torch.cat([mean[:, None], squares[:, None], factors.mT], 1)
+
+
+def unpack(moments: Tensor) -> Tensor:
+    """(groups, inputs + 1, inputs + 1) Gram matrices of moments as :func:`pack` gives them."""
+    if moments.dim() == 2:
+        size = int((8 * moments.shape[1] + 1) ** 0.5 - 1) // 2
+        rows, columns = torch.triu_indices(size, size, device=moments.device)
+        full = moments.new_zeros(len(moments), size, size)
+        full[:, rows, columns] = moments
+        full[:, columns, rows] = moments
+        return full
+    mean, squares, factors = moments[:, 0], moments[:, 1], moments[:, 2:]
+    rest = squares - mean.square() - factors.square().sum(1)
+    covariance = factors.mT @ factors + torch.diag_embed(rest.clamp_min(0))
+    z = torch.cat([mean, torch.ones_like(mean[:, :1])], 1)
+    full = z[:, :, None] * z[:, None, :]
+    full[:, :-1, :-1] += covariance
+    return full
+
+
+def are_moments(moments: Tensor) -> bool:
+    """Whether finite numbers can be the moments of any inputs.
+
+    Args:
+        moments: As :func:`pack` gives them.
+    """
+    if moments.dim() == 3:
+        least = moments[:, 0].square() + moments[:, 2:].square().sum(1)
+        return bool((least <= moments[:, 1] * (1 + _SLACK) + 1e-12).all())
+    full = unpack(moments)
+    squares = full.diagonal(dim1=1, dim2=2)
+    most = squares[:, :, None].clamp_min(0) * squares[:, None, :].clamp_min(0)
+    return bool((full[:, -1, -1] - 1).abs().max() <= _SLACK) and bool(
+        (full.square() <= most * (1 + _SLACK) + 1e-12).all()
+    )
+
+
+def in_order(moments: Tensor, group: Tensor, place: Tensor) -> Tensor:
+    """The moments of inputs in another order.
+
+    Args:
+        moments: As :func:`pack` gives them.
+        group: (groups,) the group that comes to each place.
+        place: (groups, inputs) the input of that group that comes to each place.
+    """
+    own = moments[group]
+    if moments.dim() == 3:
+        return own.gather(2, place[:, None].expand_as(own))
+    full = unpack(own)
+    order = torch.cat([place, torch.full_like(place[:, :1], place.shape[1])], 1)
+    rows = full.gather(1, order[:, :, None].expand_as(full))
+    moved = rows.gather(2, order[:, None, :].expand_as(full))
+    return pack(moved, float("inf"))
