@@ -18,12 +18,15 @@ from dimat.methods import (
     CrossGradients,
     GradientTracking,
     LocalDecentralized,
+    LocalGradientTracking,
     Method,
+    MomentumConsensus,
+    QuasiGlobalMomentum,
     StochasticGradientPush,
     Swarm,
 )
+from dimat.methods.pairs import pairs
 from dimat.methods.steps.cga import project
-from dimat.methods.steps.swarm import pairs
 from dimat.testing.agents import LR, D, Quadratic, Vector
 from dimat.testing.agents import irregular as irregular_topology
 from dimat.testing.agents import places as stacked
@@ -65,6 +68,56 @@ def test_momentum_consensus_at_a_constant_rate_is_consensus_with_momentum_sgd(or
     run(made("cdmsgd", order=order), ours, 7)
     run(made("cdsgd", order=order), theirs, 7)
     np.testing.assert_array_equal(stacked(ours), stacked(theirs))
+
+
+def settled(them: Sequence[Quadratic], rate: float) -> Vector:
+    """Where agents that adapt, then combine do not move any more: x = Π (x - rate · g(x))."""
+    pi, n = them[0].topology.pi, len(them)
+    steps = np.zeros((n, D, n, D))
+    for i, me in enumerate(them):
+        steps[i, :, i] = rate * me.curvature
+    mixing = np.kron(pi, np.eye(D))
+    slope = steps.reshape(n * D, n * D)
+    right = mixing @ slope @ np.concatenate([me.minimum for me in them])
+    return np.linalg.solve(np.eye(n * D) - mixing + mixing @ slope, right).reshape(n, D)
+
+
+def test_quasi_global_momentum_settles_where_consensus_does_and_local_momentum_farther_off() -> (
+    None
+):
+    """By 1 / (1 - μ) in the rate: a velocity of own gradients goes on along one's own shard."""
+    network, mu = irregular_topology(3), 0.8
+    global_, local = agents(network), agents(network, momentum=mu)
+    run(QuasiGlobalMomentum(mu), global_, 800)
+    run(MomentumConsensus("adapt"), local, 800)
+    best = optimum(global_)
+    near, far = settled(global_, LR), settled(local, LR / (1 - mu))
+    assert np.abs(far - best).max() > 2 * np.abs(near - best).max() > 0.02
+    np.testing.assert_allclose(stacked(global_), near, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(stacked(local), far, rtol=1e-7, atol=1e-9)
+
+
+def test_quasi_global_momentum_is_none_of_the_optimizers_and_of_factor_0_none_at_all() -> None:
+    network = irregular_topology(1)
+    ours, theirs = agents(network, momentum=0.9), agents(network)
+    run(QuasiGlobalMomentum(0.0), ours, 9)
+    run(Consensus("adapt"), theirs, 9)
+    np.testing.assert_array_equal(stacked(ours), stacked(theirs))
+    faster = agents(network)
+    run(QuasiGlobalMomentum(0.9), faster, 9)
+    assert np.abs(stacked(faster) - stacked(theirs)).max() > 1e-2
+
+
+def test_quasi_global_momentum_outlasts_a_rate_of_0() -> None:
+    them = agents(irregular_topology(1))
+    run(QuasiGlobalMomentum(0.9), them, 3)
+    kept = [me.kept["momentum"]["x"].clone() for me in them]
+    for me in them:
+        me.lr = 0.0
+    before = stacked(them)
+    run(QuasiGlobalMomentum(0.9), them, 1)
+    np.testing.assert_allclose(stacked(them), them[0].topology.pi @ before, rtol=1e-12)
+    torch.testing.assert_close([me.kept["momentum"]["x"] for me in them], kept, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("order", ["combine", "adapt"])
@@ -201,6 +254,44 @@ def test_the_mean_of_all_trackers_is_the_mean_of_the_last_gradients() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
+def test_tracking_with_local_steps_follows_its_paper_by_displacements() -> None:
+    """K-GT, Algorithm 1: z is the way that the local steps went, by their number and rate."""
+    network, k = irregular_topology(1), 3
+    them = agents(network)
+    x, pi, c = stacked(them), network.pi, np.zeros((6, D))
+    run(LocalGradientTracking(k - 1), them, 7 * k)
+    for _ in range(7):
+        end = x
+        for _ in range(k):
+            end = end - LR * (gradients(them, end) + c)
+        z = (x - end) / (k * LR)
+        x, c = pi @ (x - k * LR * z), c - z + pi @ z
+    np.testing.assert_allclose(stacked(them), x, rtol=1e-9, atol=1e-11)
+
+
+def test_tracking_with_one_local_step_is_gradient_tracking_that_adapts_first() -> None:
+    network = irregular_topology(1)
+    ours, theirs = agents(network, momentum=0.6), agents(network, momentum=0.6)
+    run(LocalGradientTracking(0), ours, 20)
+    run(GradientTracking("adapt"), theirs, 20)
+    np.testing.assert_allclose(stacked(ours), stacked(theirs), rtol=1e-9, atol=1e-11)
+
+
+def test_tracking_with_local_steps_reaches_the_optimum_where_local_steps_stay_biased() -> None:
+    """The same local steps and exchanges; corrections that sum to 0 at any time."""
+    network = irregular_topology(3)
+    tracking, plain = agents(network), agents(network)
+    best = optimum(tracking)
+    for _ in range(10):
+        run(LocalGradientTracking(3), tracking, 4)
+        total = sum(me.kept["correction"]["x"] for me in tracking)
+        torch.testing.assert_close(total, torch.zeros(D).double(), rtol=0, atol=1e-12)
+    run(LocalGradientTracking(3), tracking, 1000)
+    run(LocalDecentralized("adapt", 3, 1), plain, 1040)
+    assert np.abs(stacked(tracking) - best).max() < 1e-6
+    assert np.abs(stacked(plain) - best).max() > 1e-2
+
+
 def test_a_projected_gradient_is_what_the_quadratic_program_says() -> None:
     """Against the optimality conditions, for random gradients in more dimensions than agents."""
     random = np.random.default_rng(0)
@@ -313,7 +404,7 @@ def test_agents_with_one_loss_at_one_point_stay_together_and_descend(name: str) 
     them = agents(network)
     for me in them:
         me.curvature, me.minimum, me.x = np.eye(D), np.zeros(D), np.ones(D)
-    run(METHODS[name](), them, 30)
+    run(made(name, momentum=0.0), them, 30)  # agents here have plain SGD
     np.testing.assert_allclose(stacked(them), np.full((6, D), 0.95**30), rtol=1e-9)
 
 
@@ -330,6 +421,8 @@ def test_bytes_are_counted_on_every_edge(name: str) -> None:
         "cdsgd": 10 * state,
         "cdmsgd": 10 * state,
         "ldsgd": 5 * state,
+        "qg-momentum": 10 * state,
+        "k-gt": 5 * (state + gradient),
         "sgp": 10 * (state + weight),
         "cga": 10 * (state + gradient),
         "gradient-tracking": 10 * state + 9 * gradient,

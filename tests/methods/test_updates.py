@@ -23,7 +23,7 @@ from dimat.data import Shard
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
 from dimat.methods import METHODS, Method, RoundContext
-from dimat.methods.steps.swarm import pairs
+from dimat.methods.pairs import pairs
 from dimat.state import State
 from dimat.symmetry import Analysis
 from dimat.topology import Topology
@@ -289,6 +289,40 @@ def test_a_swarm_follows_local_steps_and_meetings_under_a_schedule(own: str) -> 
     check(in_steps(METHODS["swarm"](quiet_steps=2, seed=3), them), oracle(stacked(them)))
 
 
+def test_quasi_global_momentum_follows_its_paper_under_a_schedule() -> None:
+    """Lin et al., Algorithm 1: decay is a part of the gradient, the rate is the step's own."""
+    topology = irregular_topology(2)
+    them = agents(topology, "msgd")
+
+    def oracle(x: Vector) -> Iterator[Vector]:
+        momentum, g = np.zeros_like(x), gradient_of(them)
+        for k in range(STEPS):
+            new = topology.pi @ (x - rate(k) * (g(x) + DECAY * x + 0.7 * momentum))
+            momentum, x = 0.7 * momentum + 0.3 * (x - new) / rate(k), new
+            yield x
+
+    check(in_steps(METHODS["qg-momentum"](momentum=0.7), them), oracle(stacked(them)))
+
+
+@pytest.mark.parametrize("own", OPTIMIZERS)
+def test_tracking_with_local_steps_corrects_what_any_optimizer_is_given(own: str) -> None:
+    topology = irregular_topology(2)
+    them = agents(topology, own)
+
+    def oracle(x: Vector) -> Iterator[Vector]:
+        delta, g, c = Displacement(own), gradient_of(them), np.zeros_like(x)
+        given: list[Vector] = []
+        for k in range(STEPS):
+            given.append(g(x) + c)
+            x = x + delta(x, given[-1])
+            if k % 3 == 2:
+                z, given = np.mean(given, 0), []
+                x, c = topology.pi @ x, c - z + topology.pi @ z
+            yield x
+
+    check(in_steps(METHODS["k-gt"](quiet_steps=2), them), oracle(stacked(them)))
+
+
 @pytest.mark.parametrize("own", OPTIMIZERS)
 @pytest.mark.parametrize("name", ["local", "wa", "fedavg", "diloco"])
 def test_methods_of_rounds_follow_their_papers_under_a_schedule(name: str, own: str) -> None:
@@ -316,4 +350,33 @@ def test_methods_of_rounds_follow_their_papers_under_a_schedule(name: str, own: 
             yield x
 
     method = made(name, lr=0.7, momentum=0.8)
+    check(in_rounds(method, them, local), oracle(stacked(them)))
+
+
+@pytest.mark.parametrize("own", OPTIMIZERS)
+def test_pairs_follow_the_outer_step_of_their_paper_under_a_schedule(own: str) -> None:
+    """Kolehmainen et al.: outer states and displacements apart, who is alone trains on."""
+    topology, local = irregular_topology(5), 2
+    them = agents(topology, own)
+
+    def oracle(x: Vector) -> Iterator[Vector]:
+        delta, g = Displacement(own), gradient_of(them)
+        outer, velocity = np.zeros_like(x), np.zeros_like(x)
+        for number in range(1, STEPS // local + 1):
+            met = pairs(topology, 3, number)
+            alone = np.array([i not in met for i in range(len(x))])[:, None]
+            other = [met.get(i, i) for i in range(len(x))]
+            if number == 1:
+                outer = x = (x + x[other]) / 2
+            else:
+                moved, between = x - outer, (outer[other] - outer) / 2
+                step = 0.4 * velocity + 0.7 * (moved + moved[other]) / 2 + 0.7 * between
+                velocity = np.where(alone, velocity, step)
+                outer = np.where(alone, outer, outer + velocity)
+                x = np.where(alone, x, outer)
+            for _ in range(local):
+                x = x + delta(x, g(x))
+            yield x
+
+    method = METHODS["noloco"](lr=0.7, momentum=0.4, seed=3)
     check(in_rounds(method, them, local), oracle(stacked(them)))

@@ -22,12 +22,15 @@ from dimat.methods.rounds.dimat import Dimat
 from dimat.methods.rounds.fedavg import FedAvg
 from dimat.methods.rounds.final_merge import FinalMerge
 from dimat.methods.rounds.local import Local
+from dimat.methods.rounds.noloco import NoLoCo
 from dimat.methods.rounds.weight_matching import WeightMatching
 from dimat.methods.steps.cdmsgd import MomentumConsensus
 from dimat.methods.steps.cga import CrossGradients
 from dimat.methods.steps.consensus import Consensus
 from dimat.methods.steps.gradient_tracking import GradientTracking
+from dimat.methods.steps.k_gt import LocalGradientTracking
 from dimat.methods.steps.ldsgd import LocalDecentralized
+from dimat.methods.steps.qg_momentum import QuasiGlobalMomentum
 from dimat.methods.steps.sgp import StochasticGradientPush
 from dimat.methods.steps.swarm import Swarm
 from dimat.registry import Registry
@@ -80,11 +83,14 @@ METHODS: Registry[type[Method]] = Registry(
         "final-merge": FinalMerge,
         "fedavg": FedAvg,
         "diloco": DiLoCo,
+        "noloco": NoLoCo,
         "cdsgd": Consensus,
         "cdmsgd": MomentumConsensus,
+        "qg-momentum": QuasiGlobalMomentum,
         "sgp": StochasticGradientPush,
         "cga": CrossGradients,
         "gradient-tracking": GradientTracking,
+        "k-gt": LocalGradientTracking,
         "swarm": Swarm,
         "ldsgd": LocalDecentralized,
         "centralized": Centralized,
@@ -106,8 +112,11 @@ __all__ = [
     "GradientTracking",
     "Local",
     "LocalDecentralized",
+    "LocalGradientTracking",
     "Method",
     "MomentumConsensus",
+    "NoLoCo",
+    "QuasiGlobalMomentum",
     "RoundContext",
     "RoundReport",
     "RoundResult",

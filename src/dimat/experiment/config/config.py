@@ -87,7 +87,7 @@ class OptimizerConfig:
     Args:
         name: sgd, msgd (momentum SGD), adam or adamw.
         lr: Learning rate.
-        momentum: Momentum of msgd.
+        momentum: Momentum of msgd, and of qg-momentum.
         weight_decay: L2 penalty (decoupled for adamw).
         schedule: constant, or cosine down to zero over the whole run, pre-training included.
         on_merge: An agent's optimizer state in a merge that begins a round: keep it, mix it
@@ -174,12 +174,13 @@ class MergingConfig:
 
 @dataclass(frozen=True)
 class ConsensusConfig:
-    """Methods that exchange while they train: cdsgd, cdmsgd, ldsgd, gradient-tracking, swarm.
+    """Methods that exchange while they train: cdsgd, ldsgd, gradient-tracking, k-gt, swarm, ….
 
     Args:
         order: combine (average, then step along the gradient taken before) or adapt (step, then
-            average).
-        quiet_steps: Steps without exchange between two meetings of swarm, or two spells of ldsgd.
+            average), for cdsgd, cdmsgd, ldsgd and gradient-tracking.
+        quiet_steps: Steps without exchange between two meetings of swarm, two exchanges of k-gt, or
+            two spells of ldsgd.
         mixing_steps: Consecutive steps with exchange in a spell of ldsgd.
     """
 
@@ -193,11 +194,11 @@ class ConsensusConfig:
 
 @dataclass(frozen=True)
 class OuterConfig:
-    """The outer step of diloco.
+    """The outer step of diloco, and of noloco.
 
     Args:
         lr: Outer learning rate.
-        momentum: Outer Nesterov momentum.
+        momentum: Outer Nesterov momentum of diloco; that of noloco is a parameter of its own.
     """
 
     lr: kinds.LearningRate = 0.7
@@ -298,8 +299,9 @@ class RunConfig:
         local_steps: Local optimizer steps after every merge; replaces local_epochs if given.
         batch_size: Images per training step.
         method: Once a round: dimat, wa (plain average), wm (weight matching), final-merge, fedavg,
-            diloco; at training steps: cdsgd, cdmsgd, sgp, cga, gradient-tracking, swarm, ldsgd;
-            local (no exchange), centralized (one model on all data).
+            diloco, noloco; at training steps: cdsgd, cdmsgd, qg-momentum, sgp, cga,
+            gradient-tracking, k-gt, swarm, ldsgd; local (no exchange), centralized (one model on
+            all data).
         controls: Methods run beside it from the same pre-trained agents, for comparison, or none;
             the method itself is left out.
         method_options: Parameters of methods that are no settings, as NAME=VALUE: of methods of
@@ -334,7 +336,7 @@ class RunConfig:
         matching: How units are matched.
         merging: How aligned states are combined.
         consensus: How methods exchange while they train.
-        outer: The outer step of diloco.
+        outer: The outer step of diloco, and of noloco.
         recalibration: BatchNorm statistics after a merge.
         exchange: How messages travel.
         checkpoint: What a stopped run goes on from.

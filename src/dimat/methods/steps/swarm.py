@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import networkx as nx
-import numpy as np
-
 from dimat.exchange import Step, Talk
 from dimat.merging import mix
 from dimat.methods.admit import require_inbox, validate_structure
+from dimat.methods.pairs import pairs
 from dimat.methods.protocol import Method, Need, StepContext, setting
-from dimat.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -66,15 +63,3 @@ class Swarm(Method):
         met = Step({partner: ours}, [partner], validate_structure(ours, "state"))
         inbox = yield from require_inbox(met)
         me.load(mix([ours, inbox[partner]], [0.5, 0.5]))
-
-
-def pairs(topology: Topology, seed: int, time: int) -> dict[int, int]:
-    """A random maximal matching of the graph, the same at every agent: who meets whom."""
-    random = np.random.default_rng(np.random.SeedSequence([seed, 83, time]))
-    edges = sorted((min(edge), max(edge)) for edge in nx.Graph(topology.graph).edges)
-    partner: dict[int, int] = {}
-    for k in random.permutation(len(edges)):
-        i, j = edges[k]
-        if i not in partner and j not in partner:
-            partner[i], partner[j] = j, i
-    return partner
