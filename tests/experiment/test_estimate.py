@@ -24,6 +24,7 @@ from dimat.experiment.config.config import (
     ExchangeConfig,
     MatchingConfig,
     MergingConfig,
+    MixingConfig,
     OptimizerConfig,
     RecalibrationConfig,
     TopologyConfig,
@@ -76,6 +77,10 @@ CASES: dict[str, RunConfig] = {
     "memory mixed, none at first": replace(SMALL, optimizer=MIXED, pretrain_epochs=0, method="wa"),
     "gram": replace(SMALL, merging=MergingConfig("gram"), model="cnn", width=0.3),
     "gram, few": replace(SMALL, merging=MergingConfig("gram", 0.7)),
+    "mixed thrice": replace(SMALL, mixing=MixingConfig(3)),
+    "mixed thrice, accelerated": replace(
+        SMALL, method="wa", mixing=MixingConfig(3, chebyshev=True)
+    ),
     "directed": replace(SMALL, topology=TopologyConfig("directed-exponential"), method="sgp"),
     "one peer": replace(
         SMALL, agents=8, topology=TopologyConfig("one-peer-exponential"), method="cdsgd"
@@ -275,6 +280,14 @@ def test_the_forward_passes_of_matching_are_foreseen(
     matched = own.costs["dimat"].flops["matching"]
     done = arithmetic(config, tmp_path / "run") - (own.flops - matched)
     assert 0 < 0.9 * matched < done < 1.6 * matched  # the rest is products of what was seen
+
+
+def test_units_are_compared_once_however_often_states_are_mixed() -> None:
+    config = replace(SMALL, matching=TREE)
+    often = foreseen(replace(config, mixing=MixingConfig(3))).costs["dimat"]
+    once = foreseen(config).costs["dimat"]
+    assert often.flops["matching"] == once.flops["matching"] > 0
+    assert sum(often.sent_bytes) > 2 * sum(once.sent_bytes)
 
 
 def test_the_arithmetic_of_a_perceptron_is_what_one_works_out_by_hand() -> None:

@@ -173,6 +173,25 @@ class MergingConfig:
 
 
 @dataclass(frozen=True)
+class MixingConfig:
+    """Averages of a round, in wa, dimat and final-merge.
+
+    Args:
+        steps: Times that states are exchanged and averaged in a round, each time with what the
+            neighbors have become; bytes grow with it. In dimat the first one aligns and combines,
+            and all must be in one unit order (matching.gauge spread or tree).
+        chebyshev: The averages after the first are accelerated, for symmetric mixing matrices
+            (topology.mixing metropolis or uniform) and where no message is lost.
+    """
+
+    steps: kinds.PositiveCount = 1
+    chebyshev: bool = False
+
+    def __post_init__(self) -> None:
+        tidy(self)
+
+
+@dataclass(frozen=True)
 class ConsensusConfig:
     """Methods that exchange while they train: cdsgd, ldsgd, gradient-tracking, k-gt, swarm, ….
 
@@ -335,6 +354,7 @@ class RunConfig:
         loss: What local training minimizes.
         matching: How units are matched.
         merging: How aligned states are combined.
+        mixing: How often states are averaged in a round.
         consensus: How methods exchange while they train.
         outer: The outer step of diloco, and of noloco.
         recalibration: BatchNorm statistics after a merge.
@@ -374,6 +394,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     merging: MergingConfig = field(default_factory=MergingConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     consensus: ConsensusConfig = field(default_factory=ConsensusConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)

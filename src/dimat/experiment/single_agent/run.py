@@ -86,8 +86,8 @@ def _method(config: RunConfig) -> Method:
     if not method.tolerant:
         raise ConfigError(
             f"setting 'method' is '{config.method}', which needs every message of every agent: "
-            "agents that may miss each other can use dimat, wa, wm, final-merge or local; "
-            "torchrun runs the others"
+            "agents that may miss each other can use dimat, wa, wm, final-merge or local, without "
+            "mixing.chebyshev; torchrun runs the others"
         )
     return method
 

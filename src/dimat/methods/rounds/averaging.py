@@ -6,16 +6,22 @@ from dataclasses import dataclass
 
 from dimat.exchange import Talk
 from dimat.merging import mix
-from dimat.methods.admit import MAX_NORM_RATIO
+from dimat.methods.admit import MAX_NORM_RATIO, require_all
 from dimat.methods.messages import distance_from, swap_memories, swap_states
-from dimat.methods.protocol import Method, Need, RoundContext, RoundResult, setting
+from dimat.methods.mixing import RepeatedMixing
+from dimat.methods.protocol import Need, RoundContext, RoundResult, setting
 
 
 @dataclass(frozen=True)
-class Averaging(Method):
+class Averaging(RepeatedMixing):
     r"""Average with the neighbors once a round, units as they stand.
 
     .. math:: \theta_i \leftarrow \pi_{ii}\theta_i + \sum_j \pi_{ij}\theta_j
+
+    With ``mixing_steps`` = k agents do so k times, each time with what their neighbors have become:
+    that is averaging once by :math:`\Pi^k`, at k times the bytes, or with ``chebyshev`` by a
+    polynomial of :math:`\Pi` that mixes faster. Its coefficients have either sign, so it is for
+    symmetric matrices, and no message may be missing. Optimizer memories are averaged once.
 
     *Assumes* that all agents keep their units in the same order: one shared init, or frequent
     exchange. *Breaks when* agents start from different inits: the average of two networks that
@@ -24,10 +30,12 @@ class Averaging(Method):
     Args:
         mix_memory: Whether the optimizers' memories are averaged too.
         max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
+        mixing_steps: Exchanges of states in a round, k >= 1.
+        chebyshev: Whether averages after the first are accelerated.
 
     References:
         Koloskova et al., "A Unified Theory of Decentralized SGD with Changing Topology and Local
-        Updates", ICML 2020.
+        Updates", ICML 2020; Golub and Varga, "Chebyshev Semi-Iterative Methods", Numer. Math. 1961.
     """
 
     mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")
@@ -36,20 +44,27 @@ class Averaging(Method):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """An average: rows that sum to 1."""
-        return frozenset({"rows"})
+        """An average: rows that sum to 1. An accelerated one: a symmetric matrix."""
+        return frozenset({"rows", "columns", "two-way"} if self.chebyshev else {"rows"})
 
     @property
     def tolerant(self) -> bool:
-        """An average of those that are heard is one."""
-        return True
+        """An average of those that are heard is one; an extrapolation is not."""
+        return not self.chebyshev
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
-        """Swap states, mix."""
+        """Swap states, mix; and again, if set so."""
         theirs = yield from swap_states(me, self.max_norm_ratio)
+        if not self.tolerant:
+            require_all(me.neighbors, theirs)
         memory = None
         if self.mix_memory:
             memory = yield from swap_memories(me, theirs, {}, self.max_norm_ratio)
-        disagreement = distance_from(me, me.state, theirs)
-        merged = mix([me.state, *theirs.values()], me.weights_of(theirs))
+        merged, disagreement = yield from self.mix_again(
+            me,
+            mix([me.state, *theirs.values()], me.weights_of(theirs)),
+            distance_from(me, me.state, theirs),
+            lambda now: swap_states(now, self.max_norm_ratio),
+            before=me.state,
+        )
         return RoundResult(merged, disagreement=disagreement, memory=memory)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from dimat.errors import ConfigError
 from dimat.exchange import Talk
 from dimat.merging import COMBINERS, StatisticsCombiner, mix
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
 from dimat.methods.messages import distance_from, swap_memories, swap_states, swap_statistics
+from dimat.methods.mixing import RepeatedMixing
 from dimat.methods.ordering.common import Reordering
 from dimat.methods.ordering.pairwise import pairwise
 from dimat.methods.ordering.spread import spread, swap_states_with_gauge
 from dimat.methods.ordering.tree import tree
-from dimat.methods.protocol import Method, Need, RoundContext, RoundReport, RoundResult, setting
+from dimat.methods.protocol import Need, RoundContext, RoundReport, RoundResult, setting
 from dimat.methods.timer import Timer
 from dimat.state import State
 from dimat.symmetry import Permutation
 
 
 @dataclass(frozen=True)
-class Dimat(Method):
+class Dimat(RepeatedMixing):
     r"""Match, align, mix.
 
     .. math:: \theta_i \leftarrow \pi_{ii} P_{ii}\theta_i + \sum_j \pi_{ij} P_{ij}\theta_j
@@ -36,6 +38,10 @@ class Dimat(Method):
     own units are permuted. That needs one
     message an edge, and nobody in particular: who is not heard, or is in another order still, is
     left out.
+
+    With ``mixing_steps`` = k the states that have come out are averaged k - 1 times more with those
+    of the neighbors in the same order; with ``chebyshev`` these averages are accelerated, as in
+    ``wa``.
 
     *Assumes* that agents compute similar features: trained on similar data, or matched early and
     often enough. *Breaks when* they have nothing in common to match (a split by class from
@@ -55,6 +61,8 @@ class Dimat(Method):
             combiner's statistics travel.
         mix_memory: Whether the optimizers' memories are averaged too, permuted alike.
         max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
+        mixing_steps: Exchanges of states in a round, k >= 1; more than one needs one unit order.
+        chebyshev: Whether averages after the first are accelerated.
 
     References:
         Saadati et al., "DIMAT: Decentralized Iterative Merging-And-Training for Deep Learning
@@ -73,9 +81,19 @@ class Dimat(Method):
     exchanges = "rounds"
     matches = True
 
+    def __post_init__(self) -> None:
+        if self.mixing_steps > 1 and self.gauge == "pairwise":
+            raise ConfigError(
+                f"setting 'mixing.steps' is {self.mixing_steps}, and 'matching.gauge' is "
+                "'pairwise', with which agents come into no order that all share: must be 1, or "
+                "use gauge spread or tree"
+            )
+
     @property
     def needs(self) -> frozenset[Need]:
         """Rows that sum to 1; two-way edges, unless one message of each neighbor is enough."""
+        if self.chebyshev:
+            return frozenset({"rows", "columns", "two-way"})
         return frozenset({"rows"} if self.tolerant else {"rows", "two-way"})
 
     @property
@@ -83,7 +101,7 @@ class Dimat(Method):
         """Where an agent needs one message of a neighbor, and can do without it."""
         if self.gauge == "pairwise":
             return self.statistics == "local"
-        return self.gauge == "spread"
+        return self.gauge == "spread" and not self.chebyshev
 
     @property
     def combiner(self) -> str:
@@ -121,10 +139,12 @@ class Dimat(Method):
         if self.mix_memory:
             most = self.max_norm_ratio
             memory = yield from swap_memories(me, theirs, order.permutations, most)
+        there, apart = replace(me, gauge=order.gauge), distance_from(me, own, aligned)
+        merged, apart = yield from self.mix_again(there, merged, apart, self._swap_in_order)
         return RoundResult(
             merged,
             permutation=order.permutations.get(me.agent),
-            disagreement=distance_from(me, own, aligned),
+            disagreement=apart,
             gauge=order.gauge,
             memory=memory,
             calibrated=calibrated,
@@ -143,6 +163,8 @@ class Dimat(Method):
         """The neighbors' states that are mixed, and the permutations into one order with ours."""
         if self.gauge == "spread":
             heard = yield from swap_states_with_gauge(me, self.max_norm_ratio)
+            if not self.tolerant:
+                require_all(me.neighbors, heard)
             return spread(me, heard, timer, self.null_margin)
         theirs = yield from swap_states(me, self.max_norm_ratio)
         if not self.tolerant:
@@ -161,6 +183,13 @@ class Dimat(Method):
                 null_margin=self.null_margin,
             )
         )
+
+    def _swap_in_order(self, me: RoundContext) -> Talk[Mapping[int, State | None]]:
+        """The neighbors' states where they are in our order, which they need not be by now."""
+        if self.gauge == "tree":
+            return (yield from swap_states(me, self.max_norm_ratio))
+        heard = yield from swap_states_with_gauge(me, self.max_norm_ratio)
+        return {j: state if gauge == me.gauge else None for j, (gauge, state) in heard.items()}
 
     def _swap_statistics(
         self,

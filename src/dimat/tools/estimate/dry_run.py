@@ -234,9 +234,11 @@ class _Play:
         anew = [a and not own.calibrated for a, own in zip(merged, results, strict=True)]
         mixed = [x.states * own for x, own in zip(self.ledgers, merged, strict=True)]
         matched = [own.report.match_s > 0 for own in results]
+        topology = self.setup.topology.at(time)  # states that are mixed again are compared once
+        first = [min(count, len(topology.neighbors(i))) for i, count in enumerate(mixed)]
         return Tally(
             mixed=tuple(mixed),
-            compared=tuple(a * b for a, b in zip(mixed, matched, strict=True)),
+            compared=tuple(a * b for a, b in zip(first, matched, strict=True)),
             merged=sum(merged),
             recalibrated=sum(anew),
         )
