@@ -197,6 +197,7 @@ LONG = replace(SMALL, rounds=14, pretrain_epochs=0, local_steps=1, eval_every=14
 AGAIN: dict[str, RunConfig] = {
     **{name: replace(LONG, method=name) for name in ("dimat", "final-merge", "ldsgd")},
     "tree, every": replace(LONG, matching=replace(TREE, every=3)),
+    "mixed at last": replace(LONG, method="wa", mixing=MixingConfig(final_steps=5)),
     "spread": replace(LONG, matching=MatchingConfig(gauge="spread")),
     "memory mixed": replace(LONG, optimizer=MIXED, method="wa"),
     "one peer": replace(

@@ -21,6 +21,7 @@ from tests.laws.graphs import connected_graphs
 from tests.methods.agents import Agents, agents_of, irregular, merge
 from tests.methods.lossy import Losses, merge_over
 
+import dimat
 from dimat.errors import ConfigError, TopologyError, TrainingError
 from dimat.exchange import Traffic
 from dimat.methods import Averaging, Dimat, Method, RoundContext, check_needs
@@ -158,6 +159,32 @@ def test_every_step_sends_a_state_on_every_edge() -> None:
         assert count == Traffic(*[3 * num_bytes(me.state) * len(me.neighbors)] * 2)
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_in_the_last_round_there_may_be_other_steps(number: int) -> None:
+    them = [replace(me, round=number, rounds=3) for me in points(on(irregular(1)))]
+    for fast in (False, True):
+        method = replace(wa(2, chebyshev=fast), final_steps=5)
+        expected = wa(5 if number == 3 else 2, chebyshev=fast)
+        np.testing.assert_array_equal(mixed(method, them), mixed(expected, them))
+    endless = [replace(me, rounds=0) for me in them]
+    np.testing.assert_array_equal(mixed(replace(wa(1), final_steps=5), endless), mixed(wa(1), them))
+
+
+def test_in_a_loop_of_ones_own_no_round_is_the_last() -> None:
+    loop = dimat.Agent(
+        torch.nn.Linear(2, 2),
+        None,
+        topology="ring",
+        calibration=[torch.zeros(2, 2)],
+        method=Averaging(final_steps=3),
+        id=0,
+        agents=1,
+        store="127.0.0.1:9",
+    )
+    with loop:
+        assert [loop.context(number).rounds for number in (1, 2)] == [0, 0]
+
+
 def test_the_table_in_the_docs_says_what_the_bounds_are() -> None:
     page = (ROOT / "docs" / "topologies.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (\d+) \| (\.\d+) \| (\.\d+) \|$", page, re.MULTILINE)
@@ -293,4 +320,6 @@ def test_matrices_that_are_not_symmetric_are_mixed_by_often_and_not_accelerated(
 def test_pairwise_orders_are_mixed_once() -> None:
     with pytest.raises(ConfigError, match=r"'mixing.steps' is 2, and 'matching.gauge' is 'pairw"):
         Dimat("pairwise", mixing_steps=2)
+    with pytest.raises(ConfigError, match=r"'mixing.final_steps' is 4, and 'matching.gauge' is"):
+        Dimat("pairwise", final_steps=4)
     Dimat("pairwise")

@@ -408,6 +408,7 @@ class Agent:
             analysis=lambda: self._analysis,
             batches=self._batches,
             gauge=self._gauge,
+            rounds=0,
             kept=self._kept,
             life=self._life,
         )

@@ -25,10 +25,12 @@ class RepeatedMixing(Method):
     Args:
         mixing_steps: Exchanges of states in a round, k >= 1.
         chebyshev: Whether averages after the first are accelerated, for symmetric matrices.
+        final_steps: Exchanges of states in the last round; as in the others if None.
     """
 
     mixing_steps: int = setting("mixing.steps", 1)
     chebyshev: bool = setting("mixing.chebyshev", False)
+    final_steps: int | None = setting("mixing.final_steps", None)
 
     def mix_again(
         self,
@@ -76,7 +78,8 @@ class RepeatedMixing(Method):
 
     def _factors(self, me: RoundContext, *, from_start: bool) -> list[float]:
         r""":math:`\omega` of each step after the first; the first has no step before it."""
-        count = self.mixing_steps - 1
+        steps = self.final_steps if me.round == me.rounds else None
+        count = (steps or self.mixing_steps) - 1
         if not self.chebyshev or not count:
             return [1.0] * count
         contraction = me.topology.contraction

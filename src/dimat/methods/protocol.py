@@ -33,7 +33,7 @@ class RoundContext:
         batches: Inputs from its own shard, for matching.
         gauge: Whose unit order its state is in; its own if None.
         memory: Its optimizer's memory, where that is mixed too; not changed.
-        rounds: Number of rounds of the run.
+        rounds: Number of rounds of the run; 0 if no round is known to be the last.
         images: Number of its training images.
         kept: States that its method kept at the last merge, by name; empty at first.
         life: Random number of this start of the agent's process, which keeps the ids of unit orders

@@ -182,10 +182,13 @@ class MixingConfig:
             and all must be in one unit order (matching.gauge spread or tree).
         chebyshev: The averages after the first are accelerated, for symmetric mixing matrices
             (topology.mixing metropolis or uniform) and where no message is lost.
+        final_steps: The same in the last round, for one merge of all agents after sparse gossip;
+            null: as many as in the others.
     """
 
     steps: kinds.PositiveCount = 1
     chebyshev: bool = False
+    final_steps: kinds.PositiveCount | None = None
 
     def __post_init__(self) -> None:
         tidy(self)

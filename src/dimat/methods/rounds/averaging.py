@@ -23,6 +23,8 @@ class Averaging(RepeatedMixing):
     polynomial of :math:`\Pi` that mixes faster. Its coefficients have either sign, so it is for
     symmetric matrices, and no message may be missing. Optimizer memories are averaged once.
 
+    With more ``final_steps`` gossip is sparse all along, and the last round merges all agents.
+
     *Assumes* that all agents keep their units in the same order: one shared init, or frequent
     exchange. *Breaks when* agents start from different inits: the average of two networks that
     compute the same thing with different units computes nothing.
@@ -32,10 +34,13 @@ class Averaging(RepeatedMixing):
         max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
         mixing_steps: Exchanges of states in a round, k >= 1.
         chebyshev: Whether averages after the first are accelerated.
+        final_steps: Exchanges of states in the last round; as in the others if None.
 
     References:
         Koloskova et al., "A Unified Theory of Decentralized SGD with Changing Topology and Local
-        Updates", ICML 2020; Golub and Varga, "Chebyshev Semi-Iterative Methods", Numer. Math. 1961.
+        Updates", ICML 2020; Golub and Varga, "Chebyshev Semi-Iterative Methods", Numer. Math.
+        1961; Zhu et al., "On the Surprising Effectiveness of a Single Global Merging in
+        Decentralized Learning", ICLR 2026.
     """
 
     mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")

@@ -41,7 +41,7 @@ class Dimat(RepeatedMixing):
 
     With ``mixing_steps`` = k the states that have come out are averaged k - 1 times more with those
     of the neighbors in the same order; with ``chebyshev`` these averages are accelerated, as in
-    ``wa``.
+    ``wa``; in the last round there are ``final_steps`` of them.
 
     *Assumes* that agents compute similar features: trained on similar data, or matched early and
     often enough. *Breaks when* they have nothing in common to match (a split by class from
@@ -63,6 +63,7 @@ class Dimat(RepeatedMixing):
         max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
         mixing_steps: Exchanges of states in a round, k >= 1; more than one needs one unit order.
         chebyshev: Whether averages after the first are accelerated.
+        final_steps: Exchanges of states in the last round; as in the others if None.
 
     References:
         Saadati et al., "DIMAT: Decentralized Iterative Merging-And-Training for Deep Learning
@@ -82,12 +83,13 @@ class Dimat(RepeatedMixing):
     matches = True
 
     def __post_init__(self) -> None:
-        if self.mixing_steps > 1 and self.gauge == "pairwise":
-            raise ConfigError(
-                f"setting 'mixing.steps' is {self.mixing_steps}, and 'matching.gauge' is "
-                "'pairwise', with which agents come into no order that all share: must be 1, or "
-                "use gauge spread or tree"
-            )
+        for name, steps in (("steps", self.mixing_steps), ("final_steps", self.final_steps or 1)):
+            if steps > 1 and self.gauge == "pairwise":
+                raise ConfigError(
+                    f"setting 'mixing.{name}' is {steps}, and 'matching.gauge' is 'pairwise', with "
+                    "which agents come into no order that all share: must be 1, or use gauge "
+                    "spread or tree"
+                )
 
     @property
     def needs(self) -> frozenset[Need]:

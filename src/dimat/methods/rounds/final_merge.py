@@ -18,14 +18,17 @@ class FinalMerge(Dimat):
         \theta_i^{t+1} = \theta_i^t + \Delta(g_i), \quad t < T; \qquad
         \theta_i \leftarrow \pi_{ii}\theta_i^T + \sum_j \pi_{ij} P_{ij}\theta_j^T
 
+    Over a sparse graph one average does not reach everyone; ``final_steps`` of them do. Where
+    agents are to exchange before, too, ``dimat`` and ``wa`` have ``final_steps``.
+
     *Assumes* that models trained apart can still be matched. *Breaks when* shards differ so much
-    that they cannot, or when one merge over a sparse graph does not reach everyone.
+    that they cannot.
 
     Its parameters are those of ``dimat``, for its one merge: all agents in one order at once.
 
     References:
-        "A single merging suffices: recovering server-based learning performance in decentralized
-        learning", arXiv 2507.06542.
+        Zhu et al., "On the Surprising Effectiveness of a Single Global Merging in Decentralized
+        Learning", ICLR 2026: after sparse gossip.
     """
 
     gauge: Literal["spread", "tree", "pairwise"] = setting("matching.gauge", "tree")
