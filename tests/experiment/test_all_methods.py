@@ -166,6 +166,9 @@ def test_methods_that_step_together_take_equally_many_steps_where_shards_differ(
         ("final-merge", "directed-ring", "method 'final-merge' needs edges that carry both ways"),
         ("cga", "directed-ring", "needs edges that carry both ways"),
         ("swarm", "one-peer-exponential", "needs edges that carry both ways"),
+        ("noloco", "one-peer-exponential", "needs edges that carry both ways"),
+        ("qg-momentum", "star-of-one-way", "needs a doubly stochastic.*'sgp'"),
+        ("k-gt", "star-of-one-way", "needs a doubly stochastic.*'sgp'"),
     ],
 )
 def test_a_graph_that_a_method_cannot_use_is_refused_before_anything_is_written(
@@ -214,6 +217,14 @@ def test_unequal_weights_are_refused_where_the_plain_mean_is_meant(tmp_path: Pat
 def test_momentum_consensus_refuses_an_adaptive_optimizer_and_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"'cdmsgd' is momentum SGD.*must be 'msgd'.*'cdsgd'"):
         dimat.run(replace(SMALL, method="cdmsgd", optimizer=OptimizerConfig("adam")))
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_quasi_global_momentum_refuses_an_optimizer_without_one_to_take_the_place_of(
+    name: str,
+) -> None:
+    with pytest.raises(ConfigError, match=rf"'qg-momentum' is mom.*'{name}': must be 'msgd'; 'cds"):
+        dimat.run(replace(SMALL, controls=("qg-momentum",), optimizer=OptimizerConfig(name)))
 
 
 def test_centralized_sees_as_many_images_as_all_agents(tmp_path: Path) -> None:
