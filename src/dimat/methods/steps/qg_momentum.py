@@ -23,7 +23,8 @@ class QuasiGlobalMomentum(Method):
     the next is nearer to what all gradients together say, and no message more is needed to know it.
     Where nothing moves any more :math:`m_i` is 0, so a constant rate leads to the same place as
     ``cdsgd`` that adapts first; the momenta of ``cdmsgd`` lead as far from the minimum of the mean
-    loss as a rate of :math:`\alpha/(1-\mu)` would.
+    loss as a rate of :math:`\alpha/(1-\mu)` would. A mean gradient that lasts is followed at that
+    rate here, too, though only after some :math:`1/(1-\mu)^2` steps.
 
     The momentum takes the place of that of momentum SGD, whose own buffer is emptied before every
     step; weight decay is the optimizer's, and is a part of what the parameters do. The paper's two
