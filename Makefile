@@ -16,7 +16,7 @@ $(VENV)/.installed-dev: pyproject.toml
 	touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed
-	$(BIN)/dimat run --overwrite true --out runs/demo
+	$(BIN)/dimat run --data.split by-class --overwrite true --out runs/demo
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

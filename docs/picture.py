@@ -1,4 +1,4 @@
-"""Draw docs/demo.svg: the demo, as its user sees it. Run: .venv/bin/python docs/picture.py"""
+"""Draw docs/demo.svg: the run of the README, as its user sees it. Run: .venv/bin/python docs/picture.py"""
 
 import tempfile
 from pathlib import Path
@@ -22,12 +22,12 @@ class Notes(Silent):
 
 
 def main() -> None:
-    """Run the demo, and draw it."""
+    """Run it, and draw it."""
     notes = Notes()
     with tempfile.TemporaryDirectory() as folder:
-        result = dimat.run(dimat.RunConfig(out=f"{folder}/demo"), notes)
+        result = dimat.run({"data.split": "by-class"}, notes, out=f"{folder}/demo")
     console = Console(record=True, width=80, force_terminal=True, highlight=False)
-    console.print("[bold]$ dimat run[/]")
+    console.print("[bold]$ dimat run --data.split by-class[/]")
     rounds = len(notes.lines) // 3
     for method in range(3):
         own = notes.lines[method * rounds : (method + 1) * rounds]
