@@ -1,4 +1,4 @@
-"""Draw docs/demo.svg: the run of the README, as its user sees it. Run: .venv/bin/python docs/picture.py"""
+"""Draw docs/demo.svg, the README's run as its user sees it: .venv/bin/python docs/picture.py."""
 
 import tempfile
 from pathlib import Path

@@ -45,7 +45,7 @@ class Dimat(RepeatedMixing):
 
     *Assumes* that agents compute similar features: trained on similar data, or matched early and
     often enough. *Breaks when* they have nothing in common to match (a split by class from
-    scratch).
+    scratch): units then stay as they are, and averages of them are worth no more than ``wa``'s.
 
     Args:
         gauge: spread (one unit order that neighbors take over from each other), tree (one for all,
