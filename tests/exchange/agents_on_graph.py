@@ -12,14 +12,15 @@ from types import SimpleNamespace
 import networkx as nx
 import pytest
 import torch
-from tests.exchange.threads import HOST, LONG_S, board, closing, together, until
+from tests.exchange.threads import LISTEN, LONG_S, closing, together, until
 from tests.laws.graphs import PAW
 
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network import neighborhood
+from dimat.exchange.network.endpoint import Endpoint
 from dimat.exchange.network.link import Link, Rules
 from dimat.exchange.network.neighborhood import Incident, Neighborhood
-from dimat.exchange.network.rendezvous import Directory
+from dimat.exchange.network.peers import FixedAddresses
 
 Admit = Callable[[int, Message], None]
 Heard = dict[int, tuple[int, ...]]
@@ -64,12 +65,12 @@ class GraphAgent:
         return heard
 
     def link(self, j: int) -> Link:
-        return self.hood._links.to(j)
+        return self.hood._endpoint.to(j)
 
     @property
     def waits(self) -> bool:
         """Whether it has said what it has to say, and waits for others."""
-        return self.hood._links.common.waiting
+        return self.hood._endpoint.waiting
 
     @property
     def last(self) -> dict[int, str]:
@@ -89,10 +90,22 @@ class GraphAgent:
 
     def die(self) -> None:
         """Go without a goodbye: as if the process was killed."""
-        for link in self.hood._links.all().values():
-            link._closing = True
-            link.reset("killed")
-        until(lambda: not any(x._thread.is_alive() for x in self.hood._links.all().values()))
+        kill(self.hood._endpoint)
+
+
+def kill(endpoint: Endpoint) -> None:
+    """End an agent's endpoint without a goodbye: as if its process was killed."""
+    endpoint._closing.set()
+    links = endpoint.all().values()
+    for link in links:
+        link.reset("killed")
+        if link.stream is not None:
+            link.stream.cancel("killed")
+    if endpoint._server is not None:
+        endpoint._server.stop(None).wait()
+    for _, channel in endpoint._channels.values():
+        channel.close()
+    until(lambda: all(link.stream is None for link in links))
 
 
 AgentsOnGraph = dict[int, GraphAgent]
@@ -101,7 +114,7 @@ _playing: dict[int, GraphAgent] = {}  # by thread
 
 def settle(
     agent: int,
-    place: Directory,
+    place: FixedAddresses,
     graph: nx.Graph[int] = PAW,
     terms: Mapping[str, str] | None = None,
     timeout_s: float = LONG_S,
@@ -109,7 +122,9 @@ def settle(
 ) -> GraphAgent:
     """One more agent."""
     rules = Rules(terms or {}, timeout_s)
-    hood = Neighborhood(agent, place.another(), HOST, rules, patience_s=patience_s)
+    hood = Neighborhood(agent, place, LISTEN, None, rules, patience_s=patience_s)
+    assert hood.address is not None
+    place[agent] = hood.address
     villager = GraphAgent(hood, agent, sorted(graph.neighbors(agent)))
     hood.await_neighbors(villager.near, 0)
     return villager
@@ -123,10 +138,10 @@ def agents_on_graph(
     terms: Mapping[int, Mapping[str, str]] | None = None,
     timeout_s: float = LONG_S,
     patience_s: float = LONG_S,
-    place: Directory | None = None,
+    place: FixedAddresses | None = None,
 ) -> Iterator[AgentsOnGraph]:
     """All agents of a graph, joined; in the end they say goodbye."""
-    place = place or board()
+    place = FixedAddresses() if place is None else place
     here = {
         i: settle(i, place, graph, (terms or {}).get(i), timeout_s, patience_s)
         for i in sorted(graph)
@@ -169,8 +184,8 @@ class Clock:
         """Let so much time pass for one who waits, and wait until it has seen that."""
         until(lambda: own.waits)
         before, own.ahead_s = own.looks, own.ahead_s + seconds + 1
-        with own.hood._links.changed:
-            own.hood._links.changed.notify_all()
+        with own.hood._endpoint.changed:
+            own.hood._endpoint.changed.notify_all()
         until(lambda: own.looks > before + 1 or not own.waits)
 
 

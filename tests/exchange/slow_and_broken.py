@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
 
 import pytest
-from torch import Tensor
 
-from dimat.exchange.network.pipe import Broken, Pipe
+from dimat.exchange.network.stream import Stream
 
 
 def delay_sends(
     monkeypatch: pytest.MonkeyPatch, seed: int, most_s: float = 0.003, breaks: float = 0.0
 ) -> None:
-    """Every send waits first, some for long; a share of them finds its edge broken."""
-    draw, send = random.Random(seed), Pipe.send
+    """Every piece waits before it is sent, some for long; a share of them finds its edge broken."""
+    draw, outgoing = random.Random(seed), Stream.outgoing
 
-    def slowly(self: Pipe, tensor: Tensor, timeout_s: float) -> None:
-        if draw.random() < 0.5:
-            time.sleep(draw.random() * most_s * (10 if draw.random() < 0.05 else 1))
-        if draw.random() < breaks:
-            self.close()
-            raise Broken("the edge breaks")
-        send(self, tensor, timeout_s)
+    def slowly(self: Stream) -> Iterator[bytes]:
+        for piece in outgoing(self):
+            if draw.random() < 0.5:
+                time.sleep(draw.random() * most_s * (10 if draw.random() < 0.05 else 1))
+            if draw.random() < breaks:
+                self.cancel("the edge breaks")
+                return
+            yield piece
 
-    monkeypatch.setattr(Pipe, "send", slowly)
+    monkeypatch.setattr(Stream, "outgoing", slowly)

@@ -2,70 +2,93 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.exchange.threads import HOST, LONG_S, board, closing, together, until
+from tests.exchange.agents_on_graph import kill
+from tests.exchange.threads import LISTEN, LONG_S, closing, together, until
 from tests.fork_server import run
 
 from dimat.errors import ConfigError
-from dimat.exchange.network import link as link_module
-from dimat.exchange.network import meeting
-from dimat.exchange.network.buffers import Pool
+from dimat.exchange.network import endpoint as endpoint_module
+from dimat.exchange.network import stream as stream_module
+from dimat.exchange.network.endpoint import Endpoint
 from dimat.exchange.network.link import Link, Rules, Status
-from dimat.exchange.network.links import Links
-from dimat.exchange.network.meeting import meet
-from dimat.exchange.network.pipe import Broken
-from dimat.exchange.network.rendezvous import Directory
-from dimat.exchange.network.wire import PREAMBLE, Frame, Kind, pack, said
+from dimat.exchange.network.peers import FixedAddresses
+from dimat.exchange.network.security import Security, grpc
+from dimat.exchange.network.wire import PREAMBLE, Frame, Kind, pack, read_head, said
 
 RULES = Rules(timeout_s=LONG_S, limit_bytes=1 << 20)
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "_RETRY_S", 0.1)
+    monkeypatch.setattr(endpoint_module, "_RETRY_S", 0.1)
 
 
-def links(own: int, place: Directory, rules: Rules = RULES) -> Links:
-    return Links(own, place.another(), HOST, rules)
+def listening(own: int, place: FixedAddresses, rules: Rules = RULES) -> Endpoint:
+    """An agent's endpoint, whose address is in the book."""
+    endpoint = Endpoint(own, place, LISTEN, Security(), rules)
+    assert endpoint.address is not None
+    place[own] = endpoint.address
+    return endpoint
 
 
 class Stranger:
     """The other end of an edge to 0, without a link: it listens, and says what it likes."""
 
-    def __init__(self, place: Directory) -> None:
-        pipe = meet(place.another(), 1, 0, HOST, lambda: True)
-        assert pipe is not None
-        self.pipe, self.heard = pipe, list[int]()
+    def __init__(self, place: FixedAddresses, **claims: str) -> None:
+        self.heard = list[Kind]()
+        self.session, self._number, self.ended = 0, 0, threading.Event()
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.channel = grpc.insecure_channel(place[0], [("grpc.use_local_subchannel_pool", 1)])
+        _, claim = Security().claim(1, 0, claims.pop("life", "a stranger"))
+        said = [(key, claims.get(key.removeprefix("dimat-"), value)) for key, value in claim]
+        self.call = self.channel.stream_stream("/dimat.Agent/Exchange")(
+            self._outgoing(), metadata=said
+        )
         threading.Thread(target=self._listen, daemon=True).start()
 
+    def _outgoing(self) -> Iterator[bytes]:
+        while (piece := self._queue.get()) is not None:
+            yield piece
+
     def _listen(self) -> None:
-        preamble = torch.empty(PREAMBLE, dtype=torch.int64)
-        with contextlib.suppress(Broken):
-            while True:
-                self.pipe.receive(preamble, LONG_S)
-                if size := int(preamble[4]):
-                    self.pipe.receive(torch.empty(size, dtype=torch.uint8), LONG_S)
-                self.heard.append(int(preamble[1]))
+        try:
+            for piece in self.call:
+                head, header = read_head(piece, 0)
+                if head.kind is Kind.HELLO:
+                    self.session = Frame(head.kind, header=header).said["session"]
+                self.heard.append(head.kind)
+        except grpc.RpcError:
+            pass
+        self.ended.set()
 
     def greet(self) -> None:
-        self.speak(said(Kind.HELLO, 1, 0, {"terms": {}}))
+        self.speak(said(Kind.HELLO, 1, 0, {"terms": {}, "session": 5}))
+        until(lambda: self.session)
 
     def speak(self, frame: Frame, preamble: dict[int, int] | None = None) -> None:
         """Send a frame, with some of its preamble otherwise."""
-        first = frame.preamble()
+        head, *pieces = frame.pieces(self._number, self.session)
+        words = list(PREAMBLE.unpack_from(head))
         for at, value in (preamble or {}).items():
-            first[at] = value
-        self.pipe.send(first, LONG_S)
-        if frame.header:
-            self.pipe.send(torch.frombuffer(bytearray(frame.header), dtype=torch.uint8), LONG_S)
+            words[at] = value
+        self._number += 1
+        for piece in (PREAMBLE.pack(*words) + frame.header, *pieces):
+            self._queue.put(piece)
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self.call.cancel()
+        self.channel.close()
 
 
 @pytest.mark.parametrize(
@@ -77,156 +100,287 @@ class Stranger:
         ({5: 1 << 50}, f"a message of {1 << 50} bytes is refused: at most {1 << 20}"),
         ({5: (1 << 20) + 8}, "a message of 1048584 bytes is refused"),
         ({1: int(Kind.HELLO)}, "agent 1 greets in the midst of what it says"),
+        ({6: 0}, "a message that was said before, or in another conversation"),
+        ({6: 2}, "a message that was said before, or in another conversation"),
+        ({7: 5}, "a message that was said before, or in another conversation"),
     ],
 )
 def test_a_stranger_s_frame_breaks_the_edge_before_anything_is_allocated_for_it(
     monkeypatch: pytest.MonkeyPatch, preamble: dict[int, int], why: str
 ) -> None:
-    place, taken = board(), []
-    monkeypatch.setattr(Pool, "take", lambda self, size: taken.append(size))
-    us = links(0, place)
+    place, taken, empty = FixedAddresses(), [], torch.empty
+    us = listening(0, place)
     with closing([us]):
         link = us.to(1)
         other = Stranger(place)
-        other.greet()
-        until(lambda: link.status is Status.UP)
-        other.speak(Frame(Kind.DATA, 1, 0), preamble)
-        until(lambda: link.status is Status.DOWN)
+        with closing([other]):
+            other.greet()
+            until(lambda: link.status is Status.UP)
+
+            def counted(size: int, **more: Any) -> torch.Tensor:
+                taken.append(size)
+                return empty(size, **more)
+
+            monkeypatch.setattr(stream_module.torch, "empty", counted)
+            other.speak(Frame(Kind.DATA, 1, 0), preamble)
+            until(lambda: link.status is Status.DOWN)
+            monkeypatch.undo()
         assert why in link.why
-        assert taken == []
+        assert {*taken} <= {0}
 
 
 @pytest.mark.parametrize(
     ("frame", "why"),
     [
-        (Frame(Kind.DATA, 1, 0), "agent 1 does not begin with a greeting"),
+        (Frame(Kind.BYE, 1, 0), "agent 1 does not begin with a greeting"),
         (said(Kind.HELLO, 1, 0, [1]), "agent 1 does not begin with a greeting"),
+        (said(Kind.HELLO, 1, 0, {"session": -1}), "agent 1 does not begin with a greeting"),
+        (said(Kind.HELLO, 1, 0, {"session": "1"}), "agent 1 does not begin with a greeting"),
         (Frame(Kind.HELLO, 1, 0, b"\xff"), "the header of a message is no JSON"),
         (Frame(Kind.HELLO, 1, 0, b"[" * 99999), "the header of a message is no JSON"),
-        (said(Kind.HELLO, 1, 0, {}), "agent 1 does not say what its settings are"),
-        (said(Kind.HELLO, 1, 0, {"terms": {"a": "1"}}), "other settings: 'a' is 1 there and None"),
+        (said(Kind.HELLO, 1, 0, {"session": 1}), "agent 1 does not say what its settings are"),
+        (
+            said(Kind.HELLO, 1, 0, {"session": 1, "terms": {"a": "1"}}),
+            "other settings: 'a' is 1 there and None",
+        ),
     ],
 )
 def test_who_does_not_greet_is_not_talked_to_and_one_who_does_is_let_in_later(
     frame: Frame, why: str
 ) -> None:
-    place = board()
-    us = links(0, place)
+    place = FixedAddresses()
+    us = listening(0, place)
     with closing([us]):
         link = us.to(1)
-        Stranger(place).speak(frame)
-        until(lambda: link.status is Status.DIFFERS)
-        assert why in link.why
+        rude, other = Stranger(place), None
+        with closing([rude]):
+            until(lambda: rude.heard)  # so what it says is not the session's, but is no greeting
+            rude.speak(frame, {7: us.to(1).stream.session} if us.to(1).stream else None)
+            until(lambda: link.status is Status.DIFFERS)
+            assert why in link.why
         other = Stranger(place)
-        other.greet()
-        until(lambda: link.status is Status.UP)
-        other.speak(Frame(Kind.BYE, 1, 0))
+        with closing([other]):
+            other.greet()
+            until(lambda: link.status is Status.UP)
+            other.speak(Frame(Kind.BYE, 1, 0))
+            until(lambda: link.status is Status.LEFT)
 
 
-def pair(place: Directory) -> tuple[Links, Links, Link, Link]:
-    one, two = links(0, place), links(1, place)
+def pair(place: FixedAddresses) -> tuple[Endpoint, Endpoint, Link, Link]:
+    one, two = listening(0, place), listening(1, place)
     here, there = one.to(1), two.to(0)
     until(lambda: here.status is there.status is Status.UP)
     return one, two, here, there
 
 
 def test_what_is_posted_in_one_epoch_never_arrives_in_another() -> None:
-    one, two, here, there = pair(board())
+    one, two, here, there = pair(FixedAddresses())
     with closing([one, two]):
-        header, payload = pack({"x": torch.ones(2)}, None, Pool())
+        header, payload = pack({"x": torch.ones(2)}, None)
         here.post(Frame(Kind.DATA, 0, 1, header, payload), 1)
         until(lambda: there.holds(0, 1))
         here.reset("for a test")
         here.post(Frame(Kind.DATA, 0, 1, b"late"), 1)
-        until(lambda: here.carries(2) and there.carries(2))
+        until(lambda: here.epoch > 1 and here.status is there.status is Status.UP)
         assert not there.holds(0, 1)
         here.post(Frame(Kind.DATA, 0, 1, b"dropped"), 1)
-        here.post(Frame(Kind.DATA, 0, 1, b"sent"), 2)
+        here.post(Frame(Kind.DATA, 0, 1, b"sent"), here.epoch)
         until(lambda: there.holds(0, 1))
         assert there.take(0, 1).header == b"sent"
         assert not there.holds(0, 1)
 
 
 def test_a_link_lives_through_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(self: Pool, size: int) -> torch.Tensor:
-        raise MemoryError(f"no {size} bytes")
-
-    one, two, here, there = pair(board())
+    one, two, here, there = pair(FixedAddresses())
     with closing([one, two]):
-        header, payload = pack({"x": torch.ones(2)}, None, Pool())
-        monkeypatch.setattr(Pool, "take", none)
+        empty, failed = torch.empty, threading.Event()
+
+        def none(size: int, **more: Any) -> torch.Tensor:
+            if size:
+                failed.set()
+                raise MemoryError(f"no {size} bytes")
+            return empty(size, **more)
+
+        header, payload = pack({"x": torch.ones(2)}, None)
+        monkeypatch.setattr(stream_module.torch, "empty", none)
         here.post(Frame(Kind.DATA, 0, 1, header, payload))
-        until(lambda: there.status is Status.DOWN)
-        assert there.why == "no 8 bytes"
+        until(failed.is_set)
         monkeypatch.undo()
-        until(lambda: here.carries(2) and there.carries(2))
+        until(lambda: min(here.epoch, there.epoch) > 1)
+        until(lambda: here.status is there.status is Status.UP)
 
 
 @pytest.mark.parametrize(("sender", "to"), [(2, 0), (1, 3)])
 def test_who_speaks_for_another_is_not_listened_to(sender: int, to: int) -> None:
-    place = board()
-    us = links(0, place)
+    place = FixedAddresses()
+    us = listening(0, place)
     with closing([us]):
-        link = us.to(1)
-        other = Stranger(place)
-        other.greet()
-        until(lambda: link.status is Status.UP)
-        other.speak(Frame(Kind.DATA, sender, to))
-        until(lambda: link.status is Status.DOWN)
-        assert link.why == f"agent 1 speaks for {sender} to {to}"
-        assert not link.holds(sender, to)
+        link, other = us.to(1), Stranger(place)
+        with closing([other]):
+            other.greet()
+            until(lambda: link.status is Status.UP)
+            other.speak(Frame(Kind.DATA, sender, to))
+            until(lambda: link.status is Status.DOWN)
+            assert link.why == f"agent 1 speaks for {sender} to {to}"
+            assert not link.holds(sender, to)
 
 
-@pytest.mark.parametrize(("what", "dropped"), [("agent", 4), ("rank", 0)])
-def test_of_an_agent_that_is_far_ahead_the_newest_are_kept_and_of_a_rank_all(
-    what: str, dropped: int
-) -> None:
-    place = board()
-    one, two = (Links(k, place.another(), HOST, RULES, what=what) for k in (0, 1))
+def test_of_an_agent_that_is_far_ahead_the_newest_are_kept() -> None:
+    one, two, here, there = pair(FixedAddresses())
     with closing([one, two]):
-        here, there = one.to(1), two.to(0)
-        until(lambda: here.status is there.status is Status.UP)
         for k in range(20):
             here.post(Frame(Kind.DATA, 0, 1, b"%d" % k))
-        here.close()
+        one.close()
         until(lambda: there.status is Status.LEFT)
-        kept = [there.take(0, 1).header for _ in range(20 - dropped)]
-        assert kept == [b"%d" % k for k in range(dropped, 20)]
+        assert [there.take(0, 1).header for _ in range(16)] == [b"%d" % k for k in range(4, 20)]
         assert not there.holds(0, 1)
 
 
-def test_an_edge_forms_when_the_address_is_there_that_was_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(meeting, "JOIN_S", 1.0)
-    place = board()
-    one, two = links(0, place), links(1, place)
+def test_messages_that_nobody_looks_at_take_no_more_memory_than_two() -> None:
+    one, two, here, there = pair(FixedAddresses())
     with closing([one, two]):
-        one._address = "203.0.113.7"  # of nobody
-        here, there = one.to(1), two.to(0)
-        until(lambda: here.why.startswith("no connection"))
-        one._address = HOST
-        until(lambda: here.status is there.status is Status.UP)
+        payload = torch.zeros(RULES.limit_bytes, dtype=torch.uint8)
+        for k in range(5):
+            here.post(Frame(Kind.DATA, 0, 1, b"%d" % k, payload))
+        here.post(Frame(Kind.DATA, 0, 1, b"small"))
+        one.close()
+        until(lambda: there.status is Status.LEFT)
+        kept = []
+        while there.holds(0, 1):
+            kept.append(there.take(0, 1))
+        assert [frame.header for frame in kept] == [b"4", b"small"]
+        assert sum(frame.payload.numel() for frame in kept) <= RULES.limit_bytes
 
 
-@pytest.mark.parametrize("address", ["203.0.113.7", "no such name", "x" * 99])
-def test_an_interface_that_is_not_here_is_said_at_once(address: str) -> None:
-    with pytest.raises(ConfigError, match=f"interface': {address} is not an address of this"):
-        Links(0, board(), address, RULES)
+def test_an_edge_forms_when_somebody_answers_at_an_address_where_nobody_did() -> None:
+    place = FixedAddresses()
+    one, two = listening(0, place), listening(1, place)
+    with closing([one, two]):
+        there, place[0] = place[0], "127.0.0.1:1"  # of nobody
+        low, high = one.to(1), two.to(0)
+        until(lambda: high.why != "not connected yet")
+        assert "onnect" in high.why
+        place[0] = there
+        until(lambda: low.status is high.status is Status.UP)
+
+
+@pytest.mark.parametrize("address", ["203.0.113.7:0", "no.such.name.invalid:0", "[::1:0", "x"])
+def test_an_address_that_is_not_here_is_said_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match="setting 'listen'"):
+        Endpoint(0, FixedAddresses(), address, Security(), RULES)
+
+
+def test_a_port_that_is_taken_is_said_at_once() -> None:
+    place = FixedAddresses()
+    us = listening(0, place)
+    with closing([us]), pytest.raises(ConfigError, match="must be an address of this machine and"):
+        Endpoint(1, place, us.address, Security(), RULES)
 
 
 def test_an_edge_lives_through_a_mistake_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two, here, there = pair(board())
+    one, two, here, there = pair(FixedAddresses())
 
     def broken() -> dict[str, object]:
         raise ZeroDivisionError("our own mistake")
 
     with closing([one, two]):
+        failed = threading.Event()
+        turn = here.turn
+
+        def noted(status: Status, why: str) -> None:
+            turn(status, why)
+            if "our own mistake" in why:
+                failed.set()
+
+        monkeypatch.setattr(here, "turn", noted)
         monkeypatch.setattr(here, "_greeting", broken)
+        here.status = Status.UP
         here.reset("for a test")
-        until(lambda: here.why == "our own mistake")
+        here.epoch = 0  # so that why it does not form is told
+        until(failed.is_set)
         monkeypatch.undo()
         until(lambda: here.status is there.status is Status.UP)
+
+
+# --- who is let in ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("claims", "cause"),
+    [
+        ({"run": "another"}, "other-run"),
+        ({"to": "3"}, "other-agent"),
+        ({"to": "x"}, "other-agent"),
+        ({"from": "7"}, "no-neighbor"),
+        ({"from": "observer"}, "no-neighbor"),
+        ({"life": "x" * 65}, "unreadable"),
+    ],
+)
+def test_who_calls_another_or_is_no_neighbor_is_refused_and_counted(
+    claims: dict[str, str], cause: str
+) -> None:
+    place = FixedAddresses()
+    us = listening(0, place)
+    with closing([us]):
+        us.to(1)
+        other = Stranger(place, **claims)
+        with closing([other]):
+            assert other.call.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert other.call.details().startswith(f"{cause}: ")
+        assert us.refused == {cause: 1}
+
+
+def test_who_is_to_be_dialed_is_told_so() -> None:
+    place = FixedAddresses()
+    us = listening(0, place)
+    with closing([us]):
+        us.agent = 2  # whose neighbor 1 has an address
+        place[1] = "127.0.0.1:1"
+        us.to(1)
+        other = Stranger(place, to="2")
+        with closing([other]):
+            assert other.call.details() == "not-to-dial: agent 2 dials agent 1, by its peers.yaml"
+
+
+def test_the_first_of_two_living_processes_of_one_number_stays() -> None:
+    place = FixedAddresses()
+    one, two, here, there = pair(place)
+    with closing([one, two]):
+        other = Stranger(place)
+        with closing([other]):
+            assert other.call.details().startswith("twice: agent 1 is here already")
+        assert here.epoch == there.epoch == 1
+        assert here.status is there.status is Status.UP
+
+
+def test_a_process_that_is_gone_without_a_word_makes_room_for_its_next_life() -> None:
+    place = FixedAddresses()
+    us = listening(0, place)
+    with closing([us]):
+        link, first = us.to(1), Stranger(place)
+        first.greet()  # and then it sends no beat: it is gone, and TCP does not know
+        until(lambda: link.status is Status.UP)
+        second = Stranger(place, life="another")
+        with closing([first, second]):
+            second.greet()
+            until(lambda: link.epoch == 2 and link.status is Status.UP)
+
+
+def test_who_calls_again_and_again_is_let_in_so_often_and_no_more() -> None:
+    place = FixedAddresses()
+    us = listening(0, place)
+    with closing([us]):
+        us.to(1)
+        us._formed[1] = endpoint_module.deque(
+            [endpoint_module.time.monotonic()] * endpoint_module._MOST_FORMED,
+            endpoint_module._MOST_FORMED,
+        )
+        other = Stranger(place)
+        with closing([other]):
+            assert other.call.details().startswith("too-often: ")
+
+
+# --- what is left -------------------------------------------------------------------------------
 
 
 def threads() -> int:
@@ -235,46 +389,59 @@ def threads() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows")
 def test_an_edge_that_forms_anew_leaves_no_threads_and_no_connections() -> None:
-    one, two, here, there = pair(board())
+    one, two, here, there = pair(FixedAddresses())
+
+    def form_anew(times: int) -> None:
+        for k in range(times):
+            epochs = here.epoch, there.epoch
+            (here if k % 2 else there).reset("for a test")
+            until(lambda e=epochs: here.epoch > e[0] and there.epoch > e[1])  # type: ignore[misc]
+            until(lambda: here.status is there.status is Status.UP)
+
     with closing([one, two]):
+        form_anew(4)  # gRPC has threads that it keeps
         before, files = threads(), len(os.listdir("/proc/self/fd"))
-        for epoch in range(2, 8):
-            (here if epoch % 2 else there).reset("for a test")
-            until(lambda e=epoch: here.carries(e) and there.carries(e))  # type: ignore[misc]
-        until(lambda: threads() <= before)
-        until(lambda: len(os.listdir("/proc/self/fd")) <= files)
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith("link")]
+        form_anew(20)
+        until(lambda: threads() <= before + 4)
+        until(lambda: len(os.listdir("/proc/self/fd")) <= files + 4)
 
 
 def test_both_say_goodbye_at_once_and_neither_waits_for_silence() -> None:
     for _ in range(5):
-        one, two, *_ = pair(board())
+        one, two, *_ = pair(FixedAddresses())
         together([one.close, two.close])  # silence would be a deadlock
 
 
 def test_goodbye_to_one_who_never_came_or_does_not_answer_takes_no_longer_than_silence() -> None:
-    place = board()
-    us = links(0, place, Rules(timeout_s=2))
-    us.to(1)
+    place = FixedAddresses()
+    us = listening(0, place, Rules(timeout_s=2))
     us.to(2)
-    other = Stranger(place)
+    link, other = us.to(1), Stranger(place)
     other.greet()
-    until(lambda: us.to(1).status is Status.UP)
+    until(lambda: link.status is Status.UP)
     together([us.close])
-    until(lambda: other.heard[-1] == Kind.BYE)
-    assert other.heard[0] == Kind.HELLO
-    assert not us.lingering
+    until(lambda: other.heard[-1] is Kind.BYE)
+    assert other.heard[0] is Kind.HELLO
+    other.close()
+
+
+def test_one_that_was_killed_is_lost_at_once() -> None:
+    one, two, here, _ = pair(FixedAddresses())
+    with closing([one]):
+        kill(two)
+        until(lambda: here.status is Status.DOWN)
 
 
 PROCESS = """
 import sys, time
-from dimat.exchange.network.rendezvous import Directory
+from dimat.exchange.network.endpoint import Endpoint
 from dimat.exchange.network.link import Rules, Status
-from dimat.exchange.network.links import Links
-links = Links(1, Directory("127.0.0.1", int(sys.argv[1]), sys.argv[2]), "127.0.0.1", Rules({}, 300))
-link = links.to(int(sys.argv[3]))
-while sys.argv[3] == "0" and link.status is not Status.UP:
+from dimat.exchange.network.peers import FixedAddresses
+from dimat.exchange.network.security import Security
+place = FixedAddresses({0: sys.argv[1], 2: "127.0.0.1:1"})
+endpoint = Endpoint(3, place, "127.0.0.1:0", Security(), Rules({}, 300))
+link = endpoint.to(int(sys.argv[2]))
+while sys.argv[2] == "0" and link.status is not Status.UP:
     time.sleep(0.01)
 """
 
@@ -288,15 +455,15 @@ def test_a_process_that_ends_while_its_links_live_says_goodbye_and_ends_as_it_me
 
     def check(end: str, other: str, code: int) -> Callable[[], None]:
         def work() -> None:
-            place = board()
-            us = links(0, place)
+            place = FixedAddresses()
+            us = listening(0, place)
             with closing([us]):
-                link = us.to(1)
-                command = [sys.executable, "-c", PROCESS + end]
-                own = run([*command, str(place.port), place.prefix, other])
+                link = us.to(3)
+                own = run([sys.executable, "-c", PROCESS + end, place[0], other])
                 assert own.returncode == code, own.stderr
                 assert ("lost" in own.stderr) is (code == 1)
                 assert "terminate" not in own.stderr
+                assert "Fatal" not in own.stderr
                 if other == "0":
                     until(lambda: link.status is Status.LEFT)
 

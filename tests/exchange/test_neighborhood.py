@@ -20,12 +20,12 @@ from tests.exchange.agents_on_graph import (
     play,
     settle,
 )
-from tests.exchange.threads import HOST, LONG_S, board, closing, together, until
+from tests.exchange.threads import LISTEN, LONG_S, closing, together, until
 
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network.link import Rules, Status
 from dimat.exchange.network.neighborhood import Incident, Neighborhood
-from dimat.exchange.network.rendezvous import Directory, serve
+from dimat.exchange.network.peers import FixedAddresses
 from dimat.exchange.network.wire import Frame, Kind
 from dimat.state import check_finite
 
@@ -50,7 +50,7 @@ class Unhurried(Rules):
 
 def is_unhurried(here: AgentsOnGraph) -> None:
     for own in here.values():
-        own.hood._links.common.rules = Unhurried(timeout_s=LONG_S)
+        own.hood._endpoint.rules = Unhurried(timeout_s=LONG_S)
 
 
 def check_quiet(here: AgentsOnGraph) -> None:
@@ -91,7 +91,7 @@ def test_a_neighbor_that_came_and_went_before_anybody_looked_is_not_waited_for()
         here[0].hood.close()
         until(lambda: here[1].link(0).status is Status.LEFT)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(here[1].hood._links.changed, "wait", waits)
+            patch.setattr(here[1].hood._endpoint.changed, "wait", waits)
             assert here[1].hood.await_neighbors([0], LONG_S) == [0]
 
 
@@ -106,7 +106,7 @@ def test_a_neighbor_that_never_came_is_not_waited_for() -> None:
 
 
 def test_one_that_comes_late_is_taken_up_in_the_next_round() -> None:
-    place = board()
+    place = FixedAddresses()
     with agents_on_graph(absent=[3], place=place) as here:
         play(here)
         here[3] = settle(3, place)
@@ -116,7 +116,7 @@ def test_one_that_comes_late_is_taken_up_in_the_next_round() -> None:
 
 @pytest.mark.parametrize("dies", [2, 3])
 def test_one_that_is_killed_mid_round_is_lost_at_once_and_back_when_it_is_back(dies: int) -> None:
-    place = board()
+    place = FixedAddresses()
     with agents_on_graph(place=place) as here:
         play(here)
         rest = {i: own for i, own in here.items() if i != dies}
@@ -231,9 +231,10 @@ def test_two_who_have_given_each_other_up_are_together_again_in_the_next_round(
 
 
 def test_a_message_beyond_the_limit_is_not_let_in_and_the_edge_forms_anew() -> None:
-    place = board()
+    place = FixedAddresses()
     rules = [Rules(timeout_s=LONG_S, limit_bytes=limit) for limit in (8, 1 << 20)]
-    hoods = [Neighborhood(i, place.another(), HOST, rules[i], patience_s=LONG_S) for i in (0, 1)]
+    hoods = [Neighborhood(i, place, LISTEN, None, rules[i], patience_s=LONG_S) for i in (0, 1)]
+    place[0] = str(hoods[0].address)
     here = {i: GraphAgent(own, i, [1 - i]) for i, own in enumerate(hoods)}
     with closing(hoods):
         hoods[1].await_neighbors([0], 0)
@@ -268,19 +269,15 @@ def joined_again(here: AgentsOnGraph, i: int, j: int, epoch: int = 2) -> None:
 
 def test_one_that_is_frozen_is_lost_as_soon_as_its_beats_are_missed() -> None:
     with agents_on_graph() as here:
-        thawed, near, far = threading.Event(), here[2].link(3), here[3].link(2)
-        heard, receive = [], near._receive
+        near, far = here[2].link(3), here[3].link(2).stream
+        assert far is not None
+        far._beat_s = LONG_S
         near.rules = Rules(timeout_s=0.6)
-        near._receive = lambda pipe: heard.append(1) or receive(pipe)  # type: ignore[method-assign,func-returns-value]
-        until(lambda: len(heard) > 1)  # from here on silence is short
-        far._send = lambda pipe, frame: thawed.wait()  # type: ignore[method-assign,assignment]
         play(here, without=[3])
         assert here[2].last == {3: "lost"}
-        assert "Timed out" in here[2].why(3)
+        assert here[2].why(3) == "no sign of life for 0.6 s"
         assert edges_used({i: here[i] for i in (0, 1, 2)}) == WITHOUT_3
-        del far._send
         near.rules = Rules(timeout_s=LONG_S)
-        thawed.set()
         are_together(here)
         check_quiet(here)
 
@@ -360,7 +357,7 @@ def test_one_that_only_listens_hears_and_is_not_heard() -> None:
 
 
 def test_what_goes_along_is_heard_and_so_is_what_was_said_at_the_beginning() -> None:
-    place = board()
+    place = FixedAddresses()
     with agents_on_graph(PAIR, place=place) as here:
         assert here[0].hood.news().keys() == {1}
         assert "mood" not in here[0].hood.news()[1]
@@ -419,7 +416,7 @@ def test_what_one_end_alone_counted_is_recorded_when_the_edge_has_formed_anew() 
 
 
 def test_an_end_that_was_started_again_knows_nothing_of_what_was_counted() -> None:
-    place = board()
+    place = FixedAddresses()
     with agents_on_graph(PAIR, place=place) as here:
         for _ in range(3):
             play(here)
@@ -450,13 +447,13 @@ def test_two_who_miss_each_other_at_different_steps_are_in_step_in_the_next_roun
         for own in here.values():
             own.steps = 3
         play(here)
-        link, connect = here[3].link(2), here[3].link(2)._connect
+        endpoint, call = here[3].hood._endpoint, here[3].hood._endpoint._call
 
         def late(*args: Any) -> Any:  # when 2 is at its first step, and waits for others
             until(lambda: here[2].waits)
-            return connect(*args)
+            return call(*args)
 
-        link._connect = late
+        endpoint._call = late  # type: ignore[method-assign]
         here[2].hood.cut(3)  # at its first step its edge is down ...
         for i in (0, 3):  # ... which lasts, and 3 begins, until it is up again
             here[i].pause = lambda step: joined_again(here, 2, 3) if step == 0 else None
@@ -515,19 +512,18 @@ def one_less(talk: Talk[None]) -> Talk[None]:
     yield talk.send({})
 
 
-def test_a_store_that_dies_is_missed_only_by_edges_that_form() -> None:
-    stores = [serve(HOST, 0)]
-    port = stores[0].port
-    with agents_on_graph(place=Directory(HOST, port, "run")) as here:
+def test_an_agent_is_followed_to_another_address_and_missed_only_by_edges_that_form() -> None:
+    place = FixedAddresses()
+    with agents_on_graph(place=place) as here:
         play(here)
-        stores.clear()
+        there = place.pop(2)
         play(here)
         assert edges_used(here) == ALL
         here[2].hood.cut(3)
         until(lambda: here[3].link(2).status is Status.DOWN)
         play(here)
         assert edges_used(here) == WITHOUT_3
-        stores.append(serve(HOST, port))
+        place[2] = there
         joined_again(here, 2, 3)
         check_quiet(here)
 

@@ -6,13 +6,13 @@ import time
 
 import pytest
 import torch
+from dimat.exchange.network.links import Links
 from tests.exchange.test_transports import gossip, in_process, once, over_ranks
 from tests.exchange.threads import HOST, LONG_S, board, closing, together, until
 
 from dimat.errors import ExchangeError
 from dimat.exchange import Step, Talk, Traffic
 from dimat.exchange.network.link import Rules, Status
-from dimat.exchange.network.links import Links
 from dimat.exchange.ranks import Ranks
 
 

@@ -9,6 +9,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from dimat.exchange.network.links import Links
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.exchange.slow_and_broken import delay_sends
@@ -19,7 +20,6 @@ from dimat.errors import ExchangeError, StructureError
 from dimat.exchange import Inbox, Message, Step, Talk, Traffic
 from dimat.exchange.in_process import InProcess
 from dimat.exchange.network.link import Rules
-from dimat.exchange.network.links import Links
 from dimat.exchange.ranks import Ranks
 from dimat.state import State
 

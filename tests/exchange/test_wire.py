@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dimat.errors import StructureError
-from dimat.exchange.network.buffers import Pool
 from dimat.exchange.network.wire import (
     MOST_ENTRIES,
     MOST_HEADER,
+    PIECE,
+    PREAMBLE,
     Frame,
     Kind,
+    Preamble,
     checksum,
     pack,
-    read_preamble,
+    read_head,
     said,
     unpack,
 )
@@ -64,7 +66,7 @@ messages = st.dictionaries(st.text(max_size=8), tensors(), max_size=6)
 def test_any_message_arrives_equal_with_the_strides_of_a_copy_and_its_keys_in_order(
     message: dict[str, Tensor],
 ) -> None:
-    header, payload = pack(message, {"step": 1}, Pool())
+    header, payload = pack(message, {"step": 1})
     assert payload.numel() % 8 == 0
     found = unpack(header, payload)
     assert [*found] == [*message]
@@ -79,7 +81,7 @@ def test_any_message_arrives_equal_with_the_strides_of_a_copy_and_its_keys_in_or
 @settings(max_examples=100)
 @given(messages, st.data())
 def test_one_changed_bit_is_noticed(message: dict[str, Tensor], data: st.DataObject) -> None:
-    header, payload = pack(message, None, Pool())
+    header, payload = pack(message, None)
     if payload.numel() == 0:
         return
     payload[data.draw(st.integers(0, payload.numel() - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -87,18 +89,20 @@ def test_one_changed_bit_is_noticed(message: dict[str, Tensor], data: st.DataObj
         unpack(header, payload)
 
 
-def test_what_a_message_says_does_not_depend_on_what_its_memory_held_before() -> None:
-    pool = Pool()
+def test_what_a_message_says_does_not_depend_on_what_its_memory_held_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     message = {"x": torch.arange(5, dtype=torch.uint8)}  # three bytes of the word are nobody's
-    dirty = pool.take(8)
-    dirty.fill_(255)
-    del dirty
-    assert pack(message, None, pool)[0] == pack(message, None, Pool())[0]
+    clean = pack(message, None)
+    monkeypatch.setattr(torch, "empty", lambda *size, **more: torch.full(size, 255, **more))
+    dirty = pack(message, None)
+    assert dirty[0] == clean[0]
+    torch.testing.assert_close(dirty[1], clean[1])
 
 
 def test_a_parameter_that_learns_is_sent_without_its_graph() -> None:
     weight = torch.nn.Parameter(torch.ones(3))
-    header, payload = pack({"w": weight}, None, Pool())
+    header, payload = pack({"w": weight}, None)
     assert not payload.requires_grad
     torch.testing.assert_close(unpack(header, payload)["w"], torch.ones(3))
 
@@ -112,7 +116,7 @@ def test_a_parameter_that_learns_is_sent_without_its_graph() -> None:
 )
 def test_what_does_not_travel_is_named_by_who_would_send_it(value: Tensor, match: str) -> None:
     with pytest.raises(StructureError, match=match):
-        pack({"x": value}, None, Pool())
+        pack({"x": value}, None)
 
 
 def forged(**changes: Any) -> tuple[bytes, Tensor]:
@@ -191,8 +195,18 @@ def test_a_header_that_is_none_is_refused(header: bytes, match: str) -> None:
 
 def test_a_frame_announces_itself_and_what_it_holds() -> None:
     frame = said(Kind.REFUSE, 3, 5, "no")
-    assert read_preamble(frame.preamble(), 0) == (Kind.REFUSE, 3, 5, len(frame.header), 0)
+    (head,) = frame.pieces(sequence=7, session=2**61)
+    assert read_head(head, 0) == (Preamble(Kind.REFUSE, 3, 5, 0, 7, 2**61), frame.header)
     assert frame.said == "no"
+
+
+@pytest.mark.parametrize("size", [8, PIECE - 8, PIECE, PIECE + 8, 3 * PIECE])
+def test_a_payload_travels_in_pieces_that_are_all_of_it(size: int) -> None:
+    payload = torch.randint(0, 256, (size,), dtype=torch.uint8)
+    head, *pieces = Frame(Kind.DATA, 1, 2, b"{}", payload).pieces()
+    assert read_head(head, LIMIT)[0].size == size
+    assert max(map(len, pieces)) <= PIECE
+    assert b"".join(pieces) == payload.numpy().tobytes()
 
 
 @pytest.mark.parametrize(
@@ -203,6 +217,7 @@ def test_a_frame_announces_itself_and_what_it_holds() -> None:
         (1, 99, "no message of this version"),
         (1, -1, "no message of this version"),
         (4, -1, "no message of this version"),
+        (4, 3, "no message of this version"),  # it has 2
         (4, MOST_HEADER + 1, "no message of this version"),
         (4, 1 << 50, "no message of this version"),
         (5, -8, "no message of this version"),
@@ -211,10 +226,18 @@ def test_a_frame_announces_itself_and_what_it_holds() -> None:
         (5, 1 << 50, f"a message of {1 << 50} bytes is refused"),
     ],
 )
-def test_a_preamble_that_is_none_or_announces_too_much_is_refused(
+def test_a_head_that_is_none_or_announces_too_much_is_refused(
     at: int, value: int, match: str
 ) -> None:
-    preamble = Frame(Kind.DATA, 1, 2).preamble()
-    preamble[at] = value
+    (head,) = Frame(Kind.DATA, 1, 2, b"{}").pieces()
+    words = list(PREAMBLE.unpack_from(head))
+    words[at] = value
     with pytest.raises(StructureError, match=match):
-        read_preamble(preamble, LIMIT)
+        read_head(PREAMBLE.pack(*words) + b"{}", LIMIT)
+
+
+@pytest.mark.parametrize("length", [0, 1, PREAMBLE.size - 1])
+def test_a_head_that_is_cut_short_is_refused(length: int) -> None:
+    (head,) = Frame(Kind.DATA, 1, 2).pieces()
+    with pytest.raises(StructureError, match="no message of this version"):
+        read_head(head[:length], LIMIT)

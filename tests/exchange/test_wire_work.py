@@ -13,7 +13,6 @@ import torch
 
 from dimat.errors import StructureError
 from dimat.exchange.network import wire
-from dimat.exchange.network.buffers import Pool
 from dimat.exchange.network.wire import checksum, pack, unpack
 
 NOTHING = torch.empty(0, dtype=torch.uint8)
@@ -113,5 +112,5 @@ def test_no_number_that_fits_no_word_is_ever_multiplied(size: int) -> None:
 
 def test_a_message_of_many_entries_still_arrives() -> None:
     message = {f"layer.{k}.weight": torch.ones(2) for k in range(3000)}
-    found = unpack(*pack(message, None, Pool()))
+    found = unpack(*pack(message, None))
     assert found.keys() == message.keys()

@@ -1,31 +1,17 @@
-"""Agents, each in a thread of its own, that meet at one store."""
+"""Agents, each in a thread of its own, that find each other in one book of addresses."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
-from uuid import uuid4
-
-from dimat.exchange.network.rendezvous import Directory, serve
 
 Result = TypeVar("Result")
 HOST = "127.0.0.1"
+LISTEN = f"{HOST}:0"
 LONG_S = 300.0  # what takes longer is a deadlock, however slow the machine
-
-# Torch asks for the name of each address that it connects to; not all name servers answer always.
-os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:3")
-_store = None
-
-
-def board(prefix: str | None = None) -> Directory:
-    """A place of its own, unless it is named, at the one store of this process."""
-    global _store
-    _store = _store or serve(HOST, 0)
-    return Directory(HOST, _store.port, prefix or uuid4().hex)
 
 
 def together(works: Sequence[Callable[[], Result]], end_s: float = LONG_S) -> list[Result]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Integral, Real
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -34,11 +35,14 @@ from dimat.errors import (
 )
 from dimat.exchange import Talk, Traffic
 from dimat.exchange.incidents import Incident, Rows
+from dimat.exchange.network.hosts import join_address
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
-from dimat.exchange.network.rendezvous import Directory
+from dimat.exchange.network.peers import FixedAddresses
+from dimat.exchange.network.security import require_protection
+from dimat.exchange.network.site import Site, security_of
 from dimat.exchange.protocol import Result
-from dimat.exchange.torchrun import Place, launched, place
+from dimat.exchange.torchrun import Place, exchange_addresses, launched, own_host, place
 from dimat.methods import (
     MAX_NORM_RATIO,
     METHODS,
@@ -91,7 +95,8 @@ class Agent:
     """An agent around your own training loop, which merges with its neighbors every few steps.
 
     Every agent is a process with an ``Agent`` of the same arguments but ``id``. Under ``torchrun``
-    nothing else is needed; otherwise give ``id``, ``agents`` and the ``store`` (``dimat store``).
+    on one machine nothing else is needed; otherwise give ``id``, ``agents`` and ``peers``, the file
+    of their addresses, and ``certificates``.
     Use the agent in a ``with`` block, which says goodbye, so that no neighbor waits for it.
 
     An agent that joins when others have gone on takes over the state of a neighbor; an agent that
@@ -117,10 +122,15 @@ class Agent:
         method: dimat, wa or wm; or a method of your own that tolerates lost messages.
         id: Number of this agent, from 0; the rank under torchrun.
         agents: Number of all agents; the world size under torchrun.
-        store: HOST:PORT of ``dimat store``; torchrun's own under torchrun.
-        interface: The address of this machine that neighbors connect to; None: the one that leads
-            to the store.
-        name: Name of the run; runs that share a store must have different names.
+        peers: File of the agents' addresses, a line ``3: {address: HOST:PORT}`` for each; not
+            needed under torchrun.
+        certificates: Folder of this agent's certificate and key, which ``dimat certificates``
+            made: what agents say is then encrypted, and each proves who it is.
+        listen: HOST:PORT where this agent listens, if others reach it at another address than that.
+        insecure: Whether to talk in plaintext, to agents on this machine alone.
+        trusted_network: Whether to talk in plaintext on a network whose users may all read and
+            change what agents say; under torchrun on several machines, which trusts them too.
+        name: Name of the run, alike at all agents; with certificates, they name it.
         images: Calibration samples, at most.
         recalibration: batchnorm: recompute running statistics on the batches after each merge;
             none: leave them as averaged; auto: batchnorm, unless the method fits statistics itself.
@@ -154,9 +164,12 @@ class Agent:
         method: str | Method = "dimat",
         id: int | None = None,
         agents: int | None = None,
-        store: str | None = None,
-        interface: str | None = None,
-        name: str = "dimat",
+        peers: str | Path | None = None,
+        certificates: str | Path | None = None,
+        listen: str | None = None,
+        insecure: bool = False,
+        trusted_network: bool = False,
+        name: str | None = None,
         images: int = 1000,
         recalibration: Literal["auto", "batchnorm", "none"] = "auto",
         symmetry: Symmetry | None = None,
@@ -171,7 +184,7 @@ class Agent:
         check_known("recalibration", recalibration, ("auto", "batchnorm", "none"))
         if max_norm_ratio is not None and not 1 <= max_norm_ratio < float("inf"):
             raise ConfigError(f"'max_norm_ratio' is {max_norm_ratio}: must be >= 1, or None")
-        where = _place(id, agents, store, interface, name)
+        where = _place(id, agents, peers)
         self.id, self._size, self._every, self._precision = where.rank, where.size, every, precision
         self.model, self._by_hand = model, symmetry
         if isinstance(topology, str):
@@ -192,14 +205,20 @@ class Agent:
         limit = most_bytes(num_bytes(state_of(model)), self._method)
         rules = Rules(self._handshake(), timeout_s, limit)
         self.neighbors = near(self.topology, self.id)
-        self._neighborhood = Neighborhood(
-            self.id,
-            where.board,
-            where.interface,
-            rules,
-            patience_s=patience_s,
-            device=_device(model),
+        site = Site(
+            Path(peers or ""),
+            None if certificates is None else Path(certificates),
+            listen,
+            insecure,
+            trusted_network,
+            name,
         )
+        if peers is None:
+            self._neighborhood = _under_torchrun(where, site, rules, patience_s, _device(model))
+        else:
+            self._neighborhood = site.neighborhood(
+                self.id, self.neighbors, rules, patience_s=patience_s, device=_device(model)
+            )
         self._membership, self._timeout_s = Membership(self._neighborhood), timeout_s
         self.traffic = Traffic()
         self.history: list[Exchanged] = []
@@ -482,36 +501,54 @@ class _ClosingTransport:
             raise
 
 
-def _place(
-    id: int | None, agents: int | None, store: str | None, interface: str | None, name: str
-) -> Place:
-    """The place of this agent: its number, the number of all, the store, and its interface."""
-    if store is not None:
-        check_kind("store", store, str, "HOST:PORT")
-        host, colon, port = store.rpartition(":")
+def _place(id: int | None, agents: int | None, peers: str | Path | None) -> Place:
+    """The place of this agent: its number, and the number of all."""
+    if peers is not None:
+        check_kind("peers", peers, (str, Path), "the path of peers.yaml")
         if id is None or agents is None:
-            raise ConfigError("with 'store' give 'id' and 'agents': who this is, and of how many")
+            raise ConfigError("with 'peers' give 'id' and 'agents': who this is, and of how many")
         check_whole("agents", agents)
         check_kind("id", id, Integral, f"a whole number in 0 … {agents - 1}")
-        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ConfigError(f"'store' is '{store}': must be HOST:PORT")
         if not 0 <= id < agents:
             raise ConfigError(f"'id' is {id}: must be in 0 … {agents - 1}")
-        board = Directory(host.removeprefix("[").removesuffix("]"), int(port), f"dimat/{name}")
-        return Place(id, agents, board, interface)
+        return Place(id, agents)
     if not launched():
         raise ConfigError(
             "nothing says where the other agents are: start with torchrun, or give 'id', 'agents' "
-            "and 'store' (HOST:PORT of 'dimat store')"
+            "and 'peers', the file of their addresses"
         )
     own = place()
     for setting, given, found in (("id", id, own.rank), ("agents", agents, own.size)):
         if given not in (None, found):
             raise ConfigError(
-                f"'{setting}' is {given}, and torchrun says {found}: leave it away, or give 'store'"
+                f"'{setting}' is {given}, and torchrun says {found}: leave it away, or give 'peers'"
             )
-    board = Directory(own.board.host, own.board.port, f"{own.board.prefix}/{name}")
-    return Place(own.rank, own.size, board, interface or own.interface)
+    return own
+
+
+def _under_torchrun(
+    where: Place, site: Site, rules: Rules, patience_s: float, device: torch.device
+) -> Neighborhood:
+    """The agent among its neighbors, whose addresses torchrun's store passes on."""
+    security = security_of(site.certificates, site.run, where.rank)
+    listen = site.listen or join_address(own_host(where), 0)
+    insecure = site.insecure or (where.local and not site.trusted_network)
+    require_protection(
+        security.identity,
+        [listen],
+        insecure=insecure and security.identity is None,
+        trusted_network=site.trusted_network,
+    )
+    book = FixedAddresses()
+    own = Neighborhood(
+        where.rank, book, listen, security, rules, patience_s=patience_s, device=device
+    )
+    try:
+        book.update(exchange_addresses(where, str(own.address), security.run, patience_s))
+    except BaseException:
+        own.close()
+        raise
+    return own
 
 
 def _method(

@@ -22,7 +22,6 @@ from dimat.cli.commands import (
     resume,
     run,
     statistics,
-    store,
     symmetry,
     topology,
 )
@@ -34,7 +33,6 @@ _COMMANDS = {
     "run": run,
     "resume": resume,
     "agent": agent,
-    "store": store,
     "estimate": estimate,
     "compare": compare,
     "report": report,

@@ -16,6 +16,10 @@ Cause = Literal[
     "other-run",
     "other-agent",
     "wrong-key",
+    "no-neighbor",
+    "not-to-dial",  # who is dialed waits, as peers.yaml says
+    "too-often",
+    "twice",  # two processes claim one number
 ]
 
 

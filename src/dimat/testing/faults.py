@@ -18,7 +18,6 @@ from typing import Literal, get_args
 import torch
 
 from dimat.errors import ConfigError, writing
-from dimat.exchange.network.buffers import Pool
 from dimat.exchange.network.neighborhood import Neighborhood, Tamper
 from dimat.exchange.network.wire import pack, unpack
 from dimat.experiment.record.lines import read_lines
@@ -213,5 +212,5 @@ def spoiled(kind: Kind, header: bytes, payload: torch.Tensor) -> tuple[bytes, to
     else:
         message = {k: v.clone() for k, v in unpack(header, payload).items()}
         next(v for v in message.values() if v.is_floating_point()).view(-1)[0] = float("nan")
-        return pack(message, said["said"], Pool(0))
+        return pack(message, said["said"])
     return json.dumps(said).encode(), payload

@@ -20,9 +20,10 @@ import torch
 from dimat.errors import StructureError, shown
 from dimat.exchange.incidents import Incident
 from dimat.exchange.network.accounts import Accounts
+from dimat.exchange.network.endpoint import Endpoint
 from dimat.exchange.network.link import Link, Rules, Status
-from dimat.exchange.network.links import Links
-from dimat.exchange.network.rendezvous import Directory
+from dimat.exchange.network.peers import Addresses
+from dimat.exchange.network.security import Security
 from dimat.exchange.network.silence import Silence
 from dimat.exchange.network.wire import Frame, Kind, pack, said, unpack
 from dimat.exchange.protocol import Inbox, Message, Result, Step, Talk, Traffic
@@ -53,9 +54,9 @@ class Neighborhood:
 
     Args:
         agent: Its number.
-        board: The store where neighbors are found.
-        interface: The address of this machine where they find us; None: the one that leads to the
-            store.
+        addresses: Where the agents are found.
+        listen: HOST:PORT where neighbors find us; port 0: any that is free. None: we only dial.
+        security: How we prove who we are; None: plaintext, for agents on one machine.
         rules: What all its edges have in common.
         patience_s: The longest to wait for a neighbor that lives and says nothing.
         device: Where messages are wanted.
@@ -71,8 +72,9 @@ class Neighborhood:
     def __init__(
         self,
         agent: int,
-        board: Directory,
-        interface: str | None = None,
+        addresses: Addresses,
+        listen: str | None,
+        security: Security | None = None,
         rules: Rules | None = None,
         *,
         patience_s: float = 600.0,
@@ -89,8 +91,20 @@ class Neighborhood:
         self._accounts = Accounts()
         self._counted: list[Link] = []
         self._last: dict[int, tuple[int, Mapping[str, Any]]] = {}
-        self._links = Links(agent, board, interface, rules, self._greeting)
-        self._silence = Silence(self._links)
+        self._endpoint = Endpoint(
+            agent, addresses, listen, security or Security(), rules, self._greeting
+        )
+        self._silence = Silence(self._endpoint)
+
+    @property
+    def address(self) -> str | None:
+        """HOST:PORT where neighbors find us; None if we only dial."""
+        return self._endpoint.address
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Number of calls that were refused before anything was read, by cause."""
+        return dict(self._endpoint.refused)
 
     def run(
         self,
@@ -126,20 +140,20 @@ class Neighborhood:
 
         Who has said goodbye is not waited for: it may have come and gone before we looked.
         """
-        links = [self._links.to(j) for j in neighbors]
+        links = [self._endpoint.to(j) for j in neighbors]
         end = time.monotonic() + wait_s
-        with self._links.changed:
+        with self._endpoint.changed:
             while any(link.status in (Status.DOWN, Status.DIFFERS) for link in links):
                 left = end - time.monotonic()
                 if left <= 0:
                     break
-                self._links.changed.wait(min(left, 1.0))
+                self._endpoint.changed.wait(min(left, 1.0))
             return [link.them for link in links if link.status is not Status.UP]
 
     def news(self) -> dict[int, Mapping[str, Any]]:
         """The last that each neighbor within reach has said of itself."""
-        with self._links.changed:
-            up = {j: x for j, x in self._links.all().items() if x.status is Status.UP}
+        with self._endpoint.changed:
+            up = {j: x for j, x in self._endpoint.all().items() if x.status is Status.UP}
             return {
                 j: self._last[j][1] if self._last.get(j, (0,))[0] == link.epoch else link.greeting
                 for j, link in up.items()
@@ -147,31 +161,31 @@ class Neighborhood:
 
     def cut(self, neighbor: int) -> None:
         """Break an edge; it forms anew."""
-        self._links.to(neighbor).reset("it was cut")
+        self._endpoint.to(neighbor).reset("it was cut")
 
     def take_back(self) -> None:
         """What counted in the last run was not used after all: neighbors alone have.
 
         That comes out when the edges form the next time.
         """
-        with self._links.changed:
+        with self._endpoint.changed:
             for link in self._counted:
                 self._accounts.count(link, -1)
             self._counted = []
 
     def close(self) -> None:
         """Say goodbye: the neighbors go on without waiting."""
-        self._links.close()
+        self._endpoint.close()
 
     # --- one step -----------------------------------------------------------------------------
 
     def _exchange(self, step: Step, number: int, traffic: Traffic) -> Inbox:
         halves = self._begin(step, self._silence.last(step.hear, hesitate=number == 0))
         self._send(step, number, halves, traffic)
-        self._links.common.waiting = True
+        self._endpoint.waiting = True
         try:
             while any(half.awaits for half in halves.values()):
-                with self._links.changed:
+                with self._endpoint.changed:
                     arrived = self._arrived(halves)
                     # An answer may have been the last that was awaited.
                     if not arrived and any(half.awaits for half in halves.values()):
@@ -179,12 +193,12 @@ class Neighborhood:
                 for j, frame in arrived:
                     self._take(j, halves[j], frame, step, number, traffic)
         finally:
-            self._links.common.waiting = False
+            self._endpoint.waiting = False
         return self._inbox(step, halves)
 
     def _wait(self, halves: Mapping[int, _Half]) -> None:
         """Wait for something to happen; give up who says nothing, unless it waits for others."""
-        self._links.changed.wait(min(self._patience_s / 10, 1.0))
+        self._endpoint.changed.wait(min(self._patience_s / 10, 1.0))
         now = time.monotonic()
         for half in halves.values():
             if half.link.waits and now - half.began < _MOST_PATIENCE * self._patience_s:
@@ -198,9 +212,9 @@ class Neighborhood:
         halves: dict[int, _Half] = {}
         mutual = {*step.send} & {*step.hear}
         missed = {own.agent for own in self.incidents if own.uncounted and own.what != "quiet"}
-        with self._links.changed:
+        with self._endpoint.changed:
             for j in {*step.send, *step.hear} - (mutual & missed):
-                link = self._links.to(j)
+                link = self._endpoint.to(j)
                 self._compare_counts(j, link)
                 if j in silent:
                     why = "it has said nothing since it was given up"
@@ -221,7 +235,7 @@ class Neighborhood:
             if j not in halves or not halves[j].link.carries(halves[j].epoch):
                 continue
             if id(message) not in packed:
-                packed[id(message)] = pack(message, own, self._links.pool)
+                packed[id(message)] = pack(message, own)
             header, payload = packed[id(message)]
             if j in self.tamper:
                 header, payload = self.tamper.pop(j)(header, payload)
@@ -321,8 +335,8 @@ class Neighborhood:
         return inbox
 
     def _greeting(self, them: int) -> Mapping[str, Any]:
-        with self._links.changed:
-            account = self._accounts.statement(self._links.to(them))
+        with self._endpoint.changed:
+            account = self._accounts.statement(self._endpoint.to(them))
         return {**self.saying, **account, "quiet": self.quiet}
 
     def _compare_counts(self, j: int, link: Link) -> None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from dimat.exchange.network.links import Links
+from dimat.exchange.network.endpoint import Endpoint
 
 
 class Silence:
     """The neighbors that were given up for saying nothing, and have said nothing since.
 
     Args:
-        links: To the neighbors.
+        endpoint: With links to the neighbors.
     """
 
-    def __init__(self, links: Links) -> None:
-        self._links, self._silent = links, set[int]()
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint, self._silent = endpoint, set[int]()
 
     def add(self, neighbor: int) -> None:
         """One more is given up."""
         self._silent.add(neighbor)
-        self._links.to(neighbor).stirs = False
+        self._endpoint.to(neighbor).stirs = False
 
     def last(self, neighbors: Collection[int], *, hesitate: bool) -> set[int]:
         """Those who still say nothing, and are not to be waited for.
@@ -31,22 +31,22 @@ class Silence:
             hesitate: Wait a moment first: one that hung goes on together with the others. Each is
                 told that we have come, as it may have given us up too.
         """
-        end = time.monotonic() + self._links.rules.beat_s
-        with self._links.changed:
+        end = time.monotonic() + self._endpoint.rules.beat_s
+        with self._endpoint.changed:
             if hesitate:
                 for j in self._quiet(neighbors):
-                    self._links.to(j).nudge()
+                    self._endpoint.to(j).nudge()
             while (quiet := self._quiet(neighbors)) and hesitate:
                 left = end - time.monotonic()
                 if left <= 0:
                     break
-                self._links.changed.wait(left)
+                self._endpoint.changed.wait(left)
             self._silent -= {*neighbors} - quiet
         return quiet
 
     def _quiet(self, neighbors: Collection[int]) -> set[int]:
         """One whose edge is down is lost in another way."""
-        links = {j: self._links.to(j) for j in self._silent & {*neighbors}}
-        us = self._links.us
+        links = {j: self._endpoint.to(j) for j in self._silent & {*neighbors}}
+        us = self._endpoint.agent
         up = {j for j, link in links.items() if link.carries(link.epoch)}
         return {j for j in up if not (links[j].stirs or links[j].holds(j, us))}

@@ -1,5 +1,7 @@
 """Messages as bytes: a fixed preamble, a JSON header, and one flat buffer of all tensors.
 
+A frame travels as its preamble and header in one piece, then its payload in pieces of a few MB.
+
 Nothing is unpickled, and nothing is allocated before the preamble and the header were checked. A
 tensor arrives with the strides it was sent with: arithmetic on it gives the same bits there.
 """
@@ -8,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -17,12 +20,12 @@ import torch
 from torch import Tensor
 
 from dimat.errors import StructureError, shown
-from dimat.exchange.network.buffers import Pool
 from dimat.exchange.protocol import Message
 
-PREAMBLE = 8  # 64-bit integers
+PREAMBLE = struct.Struct("<8q")
+PIECE = 1 << 20  # bytes of a payload that travel at once; a transfer shows life as often
 MOST_HEADER = 1 << 22  # bytes
-_MAGIC = 0x64696D617402  # "dimat", version 2
+_MAGIC = 0x64696D617403  # "dimat", version 3
 _WORD = 8
 MOST_ENTRIES = 1 << 15
 _MOST_AXES = 64
@@ -67,15 +70,45 @@ class Frame:
     header: bytes = b""
     payload: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
 
-    def preamble(self) -> Tensor:
-        """What is sent first: int64, of fixed length."""
-        own = [_MAGIC, self.kind, self.sender, self.to, len(self.header), self.payload.numel()]
-        return torch.tensor([*own, *[0] * (PREAMBLE - len(own))])
-
     @property
     def said(self) -> Any:
         """What is said beside the tensors."""
         return _parsed(self.header)["said"]
+
+    def pieces(self, sequence: int = 0, session: int = 0) -> Iterator[bytes]:
+        """The frame as it travels: preamble and header, then the payload piece by piece.
+
+        Args:
+            sequence: Number of the frame among those of its stream.
+            session: What the listener called the stream, so that no frame of another is taken.
+        """
+        size = self.payload.numel()
+        own = (_MAGIC, self.kind, self.sender, self.to, len(self.header), size, sequence, session)
+        yield PREAMBLE.pack(*own) + self.header
+        flat = self.payload.numpy()
+        for at in range(0, size, PIECE):
+            yield flat[at : at + PIECE].tobytes()
+
+
+@dataclass(frozen=True)
+class Preamble:
+    """What is known of a frame before its payload is read.
+
+    Args:
+        kind: What it is.
+        sender: The agent that it claims to be from.
+        to: The agent that it is for.
+        size: Bytes of its payload.
+        sequence: Number of the frame among those of its stream.
+        session: What its listener is to have called the stream.
+    """
+
+    kind: Kind
+    sender: int
+    to: int
+    size: int
+    sequence: int
+    session: int
 
 
 def said(kind: Kind, sender: int, to: int, value: object) -> Frame:
@@ -83,27 +116,34 @@ def said(kind: Kind, sender: int, to: int, value: object) -> Frame:
     return Frame(kind, sender, to, json.dumps({"said": value}).encode())
 
 
-def read_preamble(preamble: Tensor, limit: int) -> tuple[Kind, int, int, int, int]:
-    """Kind, sender, receiver, bytes of the header and bytes of the payload.
+def read_head(head: bytes, limit: int) -> tuple[Preamble, bytes]:
+    """The preamble and the header of a frame.
+
+    Args:
+        head: The first piece of the frame.
+        limit: The largest payload that is let in, in bytes.
 
     Raises:
-        StructureError: If it is no preamble, or announces more than ``limit`` bytes.
+        StructureError: If it is no first piece, or announces more than ``limit`` bytes.
     """
-    magic, kind, sender, to, header, payload = preamble.tolist()[:6]
-    if magic != _MAGIC or kind not in [*Kind] or not 0 <= header <= MOST_HEADER or payload < 0:
+    if len(head) < PREAMBLE.size:
         raise StructureError("what arrives is no message of this version of dimat")
-    if payload > limit or payload % _WORD:
-        raise StructureError(f"a message of {payload} bytes is refused: at most {limit}")
-    return Kind(kind), sender, to, header, payload
+    magic, kind, sender, to, words, size, sequence, session = PREAMBLE.unpack_from(head)
+    header = head[PREAMBLE.size :]
+    known = magic == _MAGIC and kind in [*Kind]
+    if not known or not len(header) == words <= MOST_HEADER or size < 0:
+        raise StructureError("what arrives is no message of this version of dimat")
+    if size > limit or size % _WORD:
+        raise StructureError(f"a message of {size} bytes is refused: at most {limit}")
+    return Preamble(Kind(kind), sender, to, size, sequence, session), header
 
 
-def pack(message: Message, said: object, pool: Pool) -> tuple[bytes, Tensor]:
+def pack(message: Message, said: object) -> tuple[bytes, Tensor]:
     """A message as header and payload.
 
     Args:
         message: Tensors by name, on any device.
         said: Any JSON that goes along.
-        pool: Where the payload's memory is from.
 
     Raises:
         StructureError: If an entry is of a type that does not travel.
@@ -115,7 +155,8 @@ def pack(message: Message, said: object, pool: Pool) -> tuple[bytes, Tensor]:
         (key, value.dtype, tuple(value.shape), _dense_strides(value))
         for key, value in message.items()
     ]
-    flat = pool.take(_size([(dtype, shape) for _, dtype, shape, _ in entries]))
+    size = _size([(dtype, shape) for _, dtype, shape, _ in entries])
+    flat = torch.empty(size, dtype=torch.uint8)
     flat[-_WORD:] = 0  # what is beyond the last entry
     for (key, *_), view in zip(entries, _views(flat, entries), strict=True):
         view.copy_(message[key].detach())

@@ -290,9 +290,6 @@ class ExchangeConfig:
         timeout_s: A neighbor that gives no sign of life for so many seconds is lost.
         patience_s: Seconds that a living but silent neighbor is waited for, at most; under
             torchrun, a process that never comes.
-        interface: The address that other processes reach this one at; only there it listens.
-            null: loopback, or under torchrun on several machines the address that leads to the
-            rendezvous.
         max_norm_ratio: A neighbor's state is refused if the norm of its parameters is more than
             this many times our own, or less than our own divided by it; null: any. In one
             process, and under torchrun, such a state ends the run. For dimat, wa, wm and
@@ -302,7 +299,6 @@ class ExchangeConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     timeout_s: kinds.Seconds = 30.0
     patience_s: kinds.Seconds = 600.0
-    interface: kinds.Host | None = None
     max_norm_ratio: kinds.Ratio | None = 10.0
 
     def __post_init__(self) -> None:

@@ -64,7 +64,7 @@ _CONTENTS = (
     "checkpoints",
 )
 # Settings that change no result, and may be changed when a run is resumed.
-_LINKS = {f"exchange.{name}" for name in ("timeout_s", "patience_s", "interface")}
+_LINKS = {f"exchange.{name}" for name in ("timeout_s", "patience_s")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,11 +14,11 @@ from pathlib import Path
 from torch import Tensor
 
 from dimat.agent.membership import Membership, MembershipStatus, most_bytes
-from dimat.errors import ConfigError, ExchangeError, StructureError, TrainingError
+from dimat.errors import ConfigError, StructureError, TrainingError
 from dimat.exchange import Traffic
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
-from dimat.exchange.network.rendezvous import Directory
+from dimat.exchange.network.site import Site
 from dimat.exchange.tree import pack, unpack
 from dimat.experiment.evaluation.evaluate import line_of, merge_costs
 from dimat.experiment.handshake import handshake
@@ -43,21 +43,6 @@ _LOOK_S = 3.0  # seconds that an agent waits, before pre-training, for neighbors
 # Prepares planned faults, from the agent's number, the file of those that have struck, and the
 # agent's transport; what it returns is called with the number of each round as it begins.
 Rehearse = Callable[[int, Path, Neighborhood], Callable[[int], None]]
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """The store in which an agent finds the others.
-
-    Args:
-        host: Host name or address of the store.
-        port: Port of the store.
-        name: Name of the run; runs that share a store must have different names.
-    """
-
-    host: str
-    port: int
-    name: str = "dimat"
 
 
 @dataclass(frozen=True)
@@ -135,11 +120,11 @@ class SingleAgentRun:
         )
         self.log = IncidentLog(self.folder, self.progress.note)
 
-    def run(self, meeting: Rendezvous, rehearse: Rehearse | None = None) -> SingleAgentResult:
+    def run(self, site: Site, rehearse: Rehearse | None = None) -> SingleAgentResult:
         """Run the agent to the last round.
 
         Args:
-            meeting: The store in which the agent finds the others.
+            site: Where the agent and its neighbors are, and what protects their connections.
             rehearse: Prepares the faults that are to strike the agent; None: none are planned.
 
         Returns:
@@ -147,18 +132,12 @@ class SingleAgentRun:
         """
         config = self.setup.config
         own = config.exchange
-        board = Directory(meeting.host, meeting.port, f"dimat/{meeting.name}")
         size = num_bytes(state_of(self.setup.new_model(self.index)))
         rules = Rules(self.handshake, own.timeout_s, limit_bytes=most_bytes(size, self.method))
-        self.neighborhood = Neighborhood(
-            self.index,
-            board,
-            own.interface,
-            rules,
-            patience_s=own.patience_s,
-            device=config.device,
+        others = near(self.setup.topology, self.index)
+        self.neighborhood = site.neighborhood(
+            self.index, others, rules, patience_s=own.patience_s, device=config.device
         )
-        self._check_store(board)
         self.strike = (
             rehearse(self.index, self.folder.path / "faults.jsonl", self.neighborhood)
             if rehearse
@@ -176,13 +155,6 @@ class SingleAgentRun:
         finally:
             self.neighborhood.close()
         return self._finish()
-
-    def _check_store(self, board: Directory) -> None:
-        """Tell the user if the store does not answer: the agent then begins by itself."""
-        try:
-            board.local_address()
-        except ExchangeError as error:
-            self.progress.note(f"{error}; it is asked again and again: start 'dimat store' there")
 
     # --- a round -----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dimat.agent.membership import check_lasting
 from dimat.errors import ConfigError, if_interrupted
+from dimat.exchange.network.site import Site
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.rules import broken_rule
@@ -16,16 +17,16 @@ from dimat.experiment.record.results import SingleAgentResult
 from dimat.experiment.record.run_folder import RunFolder, is_run_folder, way_on
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.setup import make_setup
-from dimat.experiment.single_agent.rounds import Rehearse, Rendezvous, SingleAgentRun
+from dimat.experiment.single_agent.rounds import Rehearse, SingleAgentRun
 from dimat.methods import Method, check_needs
 
-__all__ = ["Rendezvous", "SingleAgentResult", "run_agent"]
+__all__ = ["SingleAgentResult", "Site", "run_agent"]
 
 
 def run_agent(
     config: RunConfig,
     agent: int,
-    meeting: Rendezvous,
+    site: Site,
     progress: Progress | None = None,
     *,
     rehearse: Rehearse | None = None,
@@ -36,7 +37,7 @@ def run_agent(
         config: Every setting, the same at all agents but for those of a machine; ``out`` is the
             folder that contains a run folder for each agent.
         agent: The agent's number, from 0.
-        meeting: The store in which the agent finds the others.
+        site: Where the agent and its neighbors are, and what protects their connections.
         progress: Receives the progress of the agent; nobody if None.
         rehearse: Prepares the faults that are to strike the agent, as
             :meth:`dimat.testing.Faults.rehearse` does; None: none are planned.
@@ -56,13 +57,13 @@ def run_agent(
     check_id(config, agent)
     _method(config)  # checked before data are read
     with if_interrupted(lambda: _way_on(config, agent)), borrowed(config.threads, config.device):
-        return _run(config, agent, meeting, progress or Silent(), rehearse)
+        return _run(config, agent, site, progress or Silent(), rehearse)
 
 
 def _run(
     config: RunConfig,
     agent: int,
-    meeting: Rendezvous,
+    site: Site,
     progress: Progress,
     rehearse: Rehearse | None,
 ) -> SingleAgentResult:
@@ -77,7 +78,7 @@ def _run(
     fresh = config.overwrite or not is_run_folder(path)
     by, resumed = "runs the agent", "the same command"
     with RunFolder.held(path, config, fresh=fresh, by=by, resumed=resumed) as folder:
-        return SingleAgentRun(setup, method, agent, folder, progress).run(meeting, rehearse)
+        return SingleAgentRun(setup, method, agent, folder, progress).run(site, rehearse)
 
 
 def _method(config: RunConfig) -> Method:

@@ -1,0 +1,117 @@
+"""Addresses of the agents of a run: a file that names each, and may change while the run lives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from dimat.errors import ConfigError, first_line
+from dimat.exchange.network.hosts import split_address
+
+_MOST_BYTES = 1 << 22
+
+
+class Addresses(Protocol):
+    """Where the agents of a run are found."""
+
+    def of(self, agent: int) -> str | None:
+        """HOST:PORT where an agent is reached, now; None if it cannot be: it dials the others."""
+
+
+class FixedAddresses(dict[int, str]):
+    """Addresses by agent that are known to this process."""
+
+    def of(self, agent: int) -> str | None:
+        """HOST:PORT where an agent is reached; None if it is not known."""
+        return self.get(agent)
+
+
+class PeersFile:
+    """The addresses in a file ``peers.yaml``, which is read again whenever it has changed.
+
+    An agent without an address, ``3: {}``, cannot be dialed (it is behind a NAT or a firewall): it
+    dials its neighbors. Two of them cannot be neighbors.
+
+    Args:
+        path: The file: for each agent its number and ``{address: HOST:PORT}``.
+
+    Raises:
+        ConfigError: If the file cannot be read, or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, threading.Lock()
+        self._seen: tuple[int, int] | None = None
+        self._found: Mapping[int, str | None] = {}
+        self.problem = ""
+        self._read()
+
+    def of(self, agent: int) -> str | None:
+        """HOST:PORT where an agent is reached, as the file says now."""
+        with self._lock:
+            try:
+                self._read()
+                self.problem = ""
+            except ConfigError as error:  # half edited: what was read before holds
+                self.problem = str(error)
+            return self._found.get(agent)
+
+    @property
+    def agents(self) -> Mapping[int, str | None]:
+        """All agents of the file, with their addresses."""
+        return dict(self._found)
+
+    @property
+    def digest(self) -> str:
+        """A digest of all addresses, for people to compare."""
+        text = json.dumps(sorted(self._found.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _read(self) -> None:
+        try:
+            now = self.path.stat()
+            if (now.st_mtime_ns, now.st_size) == self._seen:
+                return
+            if now.st_size > _MOST_BYTES:
+                raise ConfigError(
+                    f"setting 'peers': {self.path} has more than {_MOST_BYTES} bytes"
+                )
+            found = _parsed(self.path.read_text("utf-8"), self.path)
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(
+                f"setting 'peers': {self.path} cannot be read: {first_line(error)}"
+            ) from error
+        self._found, self._seen = found, (now.st_mtime_ns, now.st_size)
+
+
+def _parsed(text: str, path: Path) -> Mapping[int, str | None]:
+    rule = "must have a line 'NUMBER: {address: HOST:PORT}' for each agent ({} if it only dials)"
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"setting 'peers': {path} is no YAML: {first_line(error)}") from error
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(f"setting 'peers': {path} {rule}")
+    addresses: dict[int, str | None] = {}
+    for agent, own in found.items():
+        if type(agent) is not int or agent < 0 or not isinstance(own, dict) or {*own} - {"address"}:
+            raise ConfigError(f"setting 'peers': '{agent}' in {path}: the file {rule}")
+        addresses[agent] = _address(agent, own.get("address"), path)
+    return addresses
+
+
+def _address(agent: int, given: Any, path: Path) -> str | None:
+    if given is None:
+        return None
+    if not isinstance(given, str) or split_address(given) is None:
+        raise ConfigError(
+            f"setting 'peers': the address of agent {agent} in {path} is {given!r}: must be "
+            "HOST:PORT, such as site.example.org:7400 or '[2001:db8::1]:7400'"
+        )
+    return given

@@ -1,0 +1,123 @@
+"""The site of an agent: where its neighbors are, where it listens, and what protects both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dimat.errors import ConfigError
+from dimat.exchange.network.link import Rules
+from dimat.exchange.network.neighborhood import Neighborhood
+from dimat.exchange.network.peers import PeersFile
+from dimat.exchange.network.security import Security, require_protection
+from dimat.identity import Identity
+
+RUN = "dimat"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an agent of a run is, and what protects its connections.
+
+    Args:
+        peers: The file ``peers.yaml``, of the addresses of all agents.
+        certificates: Folder of the agent's certificate and key, made by ``dimat certificates``.
+            None: plaintext.
+        listen: HOST:PORT where the agent listens, if others reach it at another address; None: at
+            its own address in ``peers``.
+        insecure: Whether to talk in plaintext, which is then for agents on this machine alone.
+        trusted_network: Whether to talk in plaintext on a network whose users may all read and
+            change what is said.
+        run: Name of the run, alike at all agents; with certificates, they name it.
+    """
+
+    peers: Path
+    certificates: Path | None = None
+    listen: str | None = None
+    insecure: bool = False
+    trusted_network: bool = False
+    run: str | None = None
+
+    def neighborhood(
+        self,
+        agent: int,
+        neighbors: Sequence[int],
+        rules: Rules | None = None,
+        *,
+        patience_s: float = 600.0,
+        device: torch.device | str = "cpu",
+    ) -> Neighborhood:
+        """The agent among its neighbors, listening.
+
+        Args:
+            agent: The agent's number.
+            neighbors: Numbers of all neighbors.
+            rules: What all its links have in common.
+            patience_s: The longest to wait for a neighbor that lives and says nothing.
+            device: Where messages are wanted.
+
+        Raises:
+            ConfigError: If the file of addresses lacks an agent that is needed, there is nothing to
+                protect the connections by, or nobody can be listened to.
+        """
+        peers, security = PeersFile(self.peers), security_of(self.certificates, self.run, agent)
+        _check_reachable(peers, agent, neighbors)
+        known = peers.agents
+        listen = self.listen or known[agent]
+        used = [listen, *(known[j] for j in neighbors)]
+        require_protection(
+            security.identity,
+            [address for address in used if address is not None],
+            insecure=self.insecure,
+            trusted_network=self.trusted_network,
+        )
+        return Neighborhood(
+            agent, peers, listen, security, rules, patience_s=patience_s, device=device
+        )
+
+
+def security_of(certificates: Path | None, run: str | None, agent: int | None) -> Security:
+    """What proves who an agent is, and by what it knows others.
+
+    Args:
+        certificates: Folder of the agent's certificate and key; None: nothing does.
+        run: Name of the run; None: the certificate's, or dimat.
+        agent: The agent's number; None: an observer.
+
+    Raises:
+        ConfigError: If the certificate cannot be used.
+    """
+    if certificates is None:
+        return Security(run or RUN)
+    identity = Identity.load(certificates, run, agent)
+    return Security(identity.run, identity, _renewed)
+
+
+def _check_reachable(peers: PeersFile, agent: int, neighbors: Sequence[int]) -> None:
+    """Require that one of any two neighbors can be dialed."""
+    known = peers.agents
+    for j in (agent, *neighbors):
+        if j not in known:
+            raise ConfigError(
+                f"setting 'peers': {peers.path} lacks agent {j}, which is "
+                f"{'this one' if j == agent else f'a neighbor of agent {agent}'}: add a line "
+                f"'{j}: {{address: HOST:PORT}}', or '{j}: {{}}' if it can only dial"
+            )
+    for j in neighbors:
+        if known[agent] is None and known[j] is None:
+            raise ConfigError(
+                f"setting 'peers': agents {agent} and {j} are neighbors, and neither has an "
+                f"address in {peers.path}: one of the two must be reachable from the other"
+            )
+
+
+def _renewed(identity: Identity) -> Identity:
+    """The identity as its files are now."""
+    try:
+        same = (identity.folder / "certificate.pem").read_bytes() == identity.chain
+    except OSError:
+        return identity  # being replaced; what we have is good until it expires
+    return identity if same else Identity.load(identity.folder, identity.run, identity.agent)

@@ -1,0 +1,131 @@
+"""Frames over one gRPC stream, both ways, and how long ago the other end last showed life."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from dimat.errors import ExchangeError, StructureError
+from dimat.exchange.network.wire import Frame, Kind, Preamble, read_head
+
+
+class Broken(ExchangeError):
+    """The other end is gone, or gave no sign of life in time."""
+
+
+class Stream:
+    """Frames over one gRPC stream: gRPC takes what is posted, one thread receives.
+
+    Where nothing else is to be sent a beat is, so that a slow neighbor is told from a dead one.
+
+    Args:
+        beat_s: Seconds between beats.
+        limit_bytes: The largest payload that is let in.
+        waits: Whether this process waits for others, which the beats say.
+
+    Attributes:
+        session: What the other end is to call the stream in its frames: a replay of a frame of any
+            other stream is refused.
+        theirs: What the other end called it, once known.
+        arrived: When its last piece arrived.
+        certificate: The certificate of the other end, PEM; empty in plaintext.
+    """
+
+    def __init__(
+        self, *, beat_s: float, limit_bytes: int, waits: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._incoming: Iterator[bytes] = iter(())
+        self._cancel: Callable[[], object] = lambda: None
+        self._beat_s, self._limit, self._waits = beat_s, limit_bytes, waits
+        self._queue: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._next = 0
+        self.session, self.theirs = secrets.randbits(62), 0
+        self.arrived = time.monotonic()
+        self.certificate = b""
+        self.why = ""
+
+    def open(self, incoming: Iterator[bytes], cancel: Callable[[], object]) -> Stream:
+        """Connect it to a call of gRPC, before anything is received; returns the stream.
+
+        Args:
+            incoming: What arrives, piece by piece; raises once the other end is gone.
+            cancel: Ends the call at once, whatever either end is doing.
+        """
+        self._incoming, self._cancel = incoming, cancel
+        return self
+
+    def post(self, frame: Frame) -> None:
+        """Send, once all that was posted before is sent."""
+        self._queue.put(frame)
+
+    def finish(self) -> None:
+        """Send all that was posted, and then nothing more."""
+        self._queue.put(None)
+
+    def cancel(self, why: str) -> None:
+        """End it at once, both ways; what is on the way is lost."""
+        self.why = self.why or why
+        self._queue.put(None)
+        self._cancel()
+
+    def outgoing(self) -> Iterator[bytes]:
+        """What gRPC is to send, piece by piece."""
+        number = 0
+        while True:
+            try:
+                frame = self._queue.get(timeout=self._beat_s)
+            except queue.Empty:
+                frame = Frame(Kind.BEAT, to=int(self._waits()))
+            if frame is None:
+                return
+            yield from frame.pieces(number, self.theirs)
+            number += 1
+            if frame.kind is Kind.BYE:
+                return
+
+    def receive(self) -> Frame:
+        """The next frame; its payload is allocated only once its head was checked.
+
+        Raises:
+            Broken: If the other end is gone.
+            StructureError: If what arrives is no frame of this stream.
+        """
+        head, header = read_head(self._piece(), self._limit)
+        self._check(head)
+        flat = torch.empty(head.size, dtype=torch.uint8)
+        view, at = memoryview(flat.numpy()), 0
+        while at < head.size:
+            piece = self._piece()
+            if not 0 < len(piece) <= head.size - at:
+                raise StructureError("a message is longer than it said, or a piece of it is empty")
+            view[at : at + len(piece)] = piece
+            at += len(piece)
+        return Frame(head.kind, head.sender, head.to, header, flat)
+
+    def _check(self, head: Preamble) -> None:
+        """Refuse a frame that was said before, or elsewhere."""
+        told = head.kind in (Kind.HELLO, Kind.BEAT) or head.session == self.session
+        if head.sequence != self._next or not told:
+            raise StructureError("a message that was said before, or in another conversation")
+        self._next += 1
+
+    def _piece(self) -> bytes:
+        try:
+            piece = next(self._incoming)
+        except StopIteration:
+            raise Broken(self.why or "the other end is gone") from None
+        except Exception as error:  # of gRPC, as many kinds as it has ways to fail
+            raise Broken(self.why or _reason(error)) from error
+        self.arrived = time.monotonic()
+        return piece
+
+
+def _reason(error: Exception) -> str:
+    """What gRPC says of a stream that ended."""
+    details = getattr(error, "details", None)
+    said = details() if callable(details) else None
+    return str(said or "the other end is gone")
