@@ -9,18 +9,15 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from dimat.exchange.network.links import Links
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.exchange.slow_and_broken import delay_sends
-from tests.exchange.threads import HOST, LONG_S, board, together
+from tests.exchange.forked import delay_transfers, on_ranks
 from tests.laws.graphs import PAW, connected_graphs
 
 from dimat.errors import ExchangeError, StructureError
 from dimat.exchange import Inbox, Message, Step, Talk, Traffic
 from dimat.exchange.in_process import InProcess
-from dimat.exchange.network.link import Rules
-from dimat.exchange.ranks import Ranks
+from dimat.exchange.torchrun import Torchrun
 from dimat.state import State
 
 Talks = Sequence[Callable[[], Talk[object]]]
@@ -42,27 +39,21 @@ def in_process(runs: Runs) -> Outcome:
 
 
 def over_ranks(size: int | None) -> Carry:
-    """Blocks of agents on so many ranks, or each on its own, a thread each."""
+    """Blocks of agents on so many ranks, or each on its own, a process each."""
 
     def carry(runs: Runs) -> Outcome:
-        agents, place = len(runs[0]), board()
-        ranks = agents if size is None else size
-        traffic = [Traffic() for _ in range(agents)]
+        agents = len(runs[0])
 
-        def rank(k: int) -> list[Mapping[int, object]]:
-            links = Links(k, place.another(), HOST, Rules(timeout_s=LONG_S), what="rank")
-            transport = Ranks(links, agents, ranks, patience_s=LONG_S)
-            own = {i: traffic[i] for i in transport.agents}
-            try:
-                return [
-                    transport.run({i: talks[i]() for i in transport.agents}, own) for talks in runs
-                ]
-            finally:
-                links.close()
+        def rank(own: Torchrun) -> tuple[list[Mapping[int, object]], Mapping[int, Traffic]]:
+            transport = own.transport(agents)
+            traffic = {i: Traffic() for i in transport.agents}
+            every = [{i: talks[i]() for i in transport.agents} for talks in runs]
+            return [transport.run(talks, traffic) for talks in every], traffic
 
-        found = together([lambda k=k: rank(k) for k in range(ranks)])  # type: ignore[misc]
-        merged = [{i: x for own in found for i, x in own[r].items()} for r in range(len(runs))]
-        return [[each[i] for i in range(agents)] for each in merged], traffic
+        found = on_ranks(agents if size is None else size, rank)
+        merged = [{i: x for own, _ in found for i, x in own[r].items()} for r in range(len(runs))]
+        counted = {i: own for _, traffic in found for i, own in traffic.items()}
+        return [[each[i] for i in range(agents)] for each in merged], [*counted.values()]
 
     return carry
 
@@ -79,8 +70,8 @@ slowly = settings(max_examples=4, suppress_health_check=[HealthCheck.function_sc
 
 
 @pytest.fixture(autouse=True)
-def slow_and_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    delay_sends(monkeypatch, 5, 0.002)
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    delay_transfers(monkeypatch)
 
 
 def once(carry: Carry, talks: Talks) -> tuple[list[object], list[Traffic]]:

@@ -26,6 +26,7 @@ def world_of(config: RunConfig) -> Iterator[World]:
 
     Raises:
         ConfigError: If the environment is not as ``torchrun`` sets it.
+        ExchangeError: If a process does not come.
         SystemExit: In processes of rank > 0, if the run stopped or was interrupted: only rank 0
             prints why.
     """
@@ -40,13 +41,7 @@ def world_of(config: RunConfig) -> Iterator[World]:
         import torch
 
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    own = config.exchange
-    world = torchrun.world(
-        interface=own.interface,
-        timeout_s=own.timeout_s,
-        patience_s=own.patience_s,
-        device=config.device,
-    )
+    world = torchrun.world(patience_s=config.exchange.patience_s, device=config.device)
     try:
         yield world
     except (Stopped, KeyboardInterrupt) as end:

@@ -58,9 +58,9 @@ class InProcess:
                 return
             finally:
                 traffic[agent].busy_s += time.perf_counter() - start
-            for to, message in step.send.items():
+            for message in step.send.values():
                 traffic[agent].count_sent(message)
-                self.post(agent, to, message)
+            self.post(agent, step.send)
             waiting[agent] = step
 
         for agent in self.agents:
@@ -85,9 +85,10 @@ class InProcess:
             return None
         return {j: self.fetch(j, agent) for j in step.hear}
 
-    def post(self, sender: int, to: int, message: Message) -> None:
-        """Take a message on its way."""
-        self._mail.setdefault((sender, to), deque()).append(message)
+    def post(self, sender: int, messages: Mapping[int, Message]) -> None:
+        """Take the messages of a step on their way."""
+        for to, message in messages.items():
+            self._mail.setdefault((sender, to), deque()).append(message)
 
     def arrived(self, sender: int, to: int) -> bool:
         """Whether there is a message."""

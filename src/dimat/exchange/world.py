@@ -34,10 +34,11 @@ class World(Protocol):
     def agree(self, terms: Mapping[str, str]) -> None:
         """Require that all processes have some settings alike, before any talk.
 
-        Where a setting differs, talks raise an ``ExchangeError`` that names it.
-
         Args:
             terms: The settings by name.
+
+        Raises:
+            ExchangeError: If a setting differs; names it.
         """
 
 

@@ -281,3 +281,54 @@ def _views(flat: Tensor, entries: Sequence[_Entry]) -> list[Tensor]:
         places[k] = torch.as_strided(flat[at:end].view(dtype), shape, strides)
         at = end
     return [places[k] for k in range(len(entries))]
+
+
+def describe(message: Message, said: object) -> bytes:
+    """The header of a message whose entries are sent one by one; see :func:`allocate`.
+
+    Args:
+        message: Tensors by name, on any device.
+        said: Any JSON that goes along.
+
+    Raises:
+        StructureError: If an entry is of a type that does not travel.
+    """
+    for key, value in message.items():
+        if value.dtype not in _DTYPES.values() or value.layout is not torch.strided:
+            raise StructureError(f"'{key}' cannot be sent: it is {value.layout} {value.dtype}")
+    listed = [
+        [key, str(value.dtype).removeprefix("torch."), tuple(value.shape), _dense_strides(value)]
+        for key, value in message.items()
+    ]
+    return json.dumps({"said": said, "entries": listed}).encode()
+
+
+def allocate(header: bytes) -> tuple[Any, Message]:
+    """What is said, and the entries that a header describes: memory to receive them into.
+
+    Args:
+        header: What :func:`describe` gave.
+
+    Raises:
+        StructureError: If it is none.
+    """
+    found = _parsed(header)
+    listed = found.get("entries")
+    if not isinstance(listed, list) or len(listed) > MOST_ENTRIES:
+        raise _broken(f"it has no entries, or more than {MOST_ENTRIES}")
+    entries = [_entry(own) for own in listed]
+    if len({key for key, *_ in entries}) != len(entries):
+        raise _broken("it names an entry twice")
+    return found["said"], {
+        key: torch.empty_strided(shape, strides, dtype=dtype)
+        for key, dtype, shape, strides in entries
+    }
+
+
+def memory(value: Tensor) -> Tensor:
+    """The bytes of a tensor as :func:`allocate` lays it out, flat; its own memory if that is so."""
+    strides = _dense_strides(value)
+    value = value.detach().cpu().resolve_conj().resolve_neg()
+    if value.stride() != strides:
+        value = torch.empty_strided(value.shape, strides, dtype=value.dtype).copy_(value)
+    return value.as_strided((value.numel(),), (1,)).view(torch.uint8)
