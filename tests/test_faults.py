@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from dimat.exchange.network.buffers import Pool
 
 from dimat.errors import ConfigError
-from dimat.exchange.network.buffers import Pool
 from dimat.exchange.network.wire import pack
 from dimat.testing.faults import Fault, Faults, Rehearsal
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from dimat.exchange.network.rendezvous import serve
 from tests.analyses import analyze
 from tests.exchange.threads import until
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ import dimat
 from dimat.checkpoints import batches as calls
 from dimat.errors import ConfigError, ExchangeError, ModelError, StructureError, TopologyError
 from dimat.exchange import Step, Talk
-from dimat.exchange.network.rendezvous import serve
 from dimat.merging import mix
 from dimat.methods import Dimat, Method, RoundContext, RoundResult
 from dimat.state import State, squared_distance, state_of

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from dimat.exchange.network.rendezvous import serve
 from tests.analyses import analyze
 from tests.test_loop import BATCHES, IMAGES, agent, net, together
 from torch import Tensor, nn
@@ -17,7 +18,6 @@ import dimat
 from dimat.errors import ConfigError, DataError, ModelError, StructureError
 from dimat.exchange import Step, Talk
 from dimat.exchange.network.handshake import check_terms
-from dimat.exchange.network.rendezvous import serve
 from dimat.merging import mix
 from dimat.methods import Method, RoundContext, RoundResult
 from dimat.state import State, state_of

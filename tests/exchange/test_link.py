@@ -22,7 +22,8 @@ from dimat.exchange.network import stream as stream_module
 from dimat.exchange.network.endpoint import Endpoint
 from dimat.exchange.network.link import Link, Rules, Status
 from dimat.exchange.network.peers import FixedAddresses
-from dimat.exchange.network.security import Security, grpc
+from dimat.exchange.network.rpc import grpc
+from dimat.exchange.network.security import Security
 from dimat.exchange.network.wire import PREAMBLE, Frame, Kind, pack, read_head, said
 
 RULES = Rules(timeout_s=LONG_S, limit_bytes=1 << 20)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -100,8 +99,6 @@ class Place:
     Args:
         rank: Rank of the process.
         size: Number of processes.
-        board: The store where the processes find each other.
-        interface: Address on which the process is found.
         local: Whether all processes are on this machine.
         host: Where torchrun's store listens.
         port: Where torchrun's store listens.
@@ -110,8 +107,6 @@ class Place:
 
     rank: int
     size: int
-    board: Any = None  # until agents use gRPC
-    interface: str | None = None  # until agents use gRPC
     local: bool = True
     host: str = _LOOPBACK
     port: int = 0
@@ -139,11 +134,7 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
         _serve(host, port)
     attempt = f"dimat/{environment.get('TORCHELASTIC_RUN_ID', '')}/{restarts(environment)}"
     local = environment.get("LOCAL_WORLD_SIZE", "1") == str(size)
-    from dimat.exchange.network.rendezvous import Directory  # until agents use gRPC
-
-    board = Directory(host, port, attempt)  # until agents use gRPC
-    interface = _LOOPBACK if local else None  # until agents use gRPC
-    return Place(rank, size, board, interface, local, host, port, attempt)
+    return Place(rank, size, local, host, port, attempt)
 
 
 def own_host(place: Place) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dimat.identity.authority import Authority, request
 from dimat.identity.identity import Identity
-from dimat.identity.names import server_name
+from dimat.identity.names import check_name, server_name
 from dimat.identity.refused import Cause, Refused
 from dimat.identity.tls import require_tls13
 
@@ -13,6 +13,7 @@ __all__ = [
     "Cause",
     "Identity",
     "Refused",
+    "check_name",
     "request",
     "require_tls13",
     "server_name",

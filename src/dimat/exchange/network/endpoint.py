@@ -19,7 +19,8 @@ from dimat.errors import ConfigError, shown
 from dimat.exchange.network.hosts import join_address, split_address
 from dimat.exchange.network.link import Link, Rules, Status
 from dimat.exchange.network.peers import Addresses
-from dimat.exchange.network.security import SERVER_OPTIONS, Claim, Security, grpc
+from dimat.exchange.network.rpc import grpc
+from dimat.exchange.network.security import SERVER_OPTIONS, Claim, Security
 from dimat.exchange.network.stream import Broken, Stream
 from dimat.exchange.network.wire import Frame, Kind
 from dimat.identity import Refused
@@ -167,9 +168,8 @@ class Endpoint:
         """One stream to a neighbor, until it ends; False if the next is not to be at once."""
         stream, them = self._stream(), link.them
         nonce, claim = self.security.claim(self.agent, them, self.life)
-        call = self._channel(them, address).stream_stream(_EXCHANGE)(
-            stream.outgoing(), metadata=claim
-        )
+        dial: Any = self._channel(them, address).stream_stream(_EXCHANGE)
+        call = dial(stream.outgoing(), metadata=claim)
         stream.open(call, call.cancel)
         try:
             said = dict(call.initial_metadata() or ())  # waits for the other end
@@ -201,10 +201,10 @@ class Endpoint:
     # --- the one who is dialed ----------------------------------------------------------------
 
     def _serve(self, listen: str) -> tuple[grpc.Server, str]:
-        server = grpc.server(
-            _ThreadPerCall(), options=list(SERVER_OPTIONS), maximum_concurrent_rpcs=_MOST_CALLS
-        )
-        methods = {
+        threads: Any = _ThreadPerCall()
+        options = list(SERVER_OPTIONS)
+        server = grpc.server(threads, options=options, maximum_concurrent_rpcs=_MOST_CALLS)
+        methods: dict[str, Any] = {
             "Exchange": grpc.stream_stream_rpc_method_handler(self._called),
             "Status": grpc.unary_unary_rpc_method_handler(self._asked),
         }

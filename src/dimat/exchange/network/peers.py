@@ -79,9 +79,7 @@ class PeersFile:
             if (now.st_mtime_ns, now.st_size) == self._seen:
                 return
             if now.st_size > _MOST_BYTES:
-                raise ConfigError(
-                    f"setting 'peers': {self.path} has more than {_MOST_BYTES} bytes"
-                )
+                raise ConfigError(f"setting 'peers': {self.path} has more than {_MOST_BYTES} bytes")
             found = _parsed(self.path.read_text("utf-8"), self.path)
         except (OSError, UnicodeError) as error:
             raise ConfigError(

@@ -14,16 +14,10 @@ from typing import Any
 
 from dimat.errors import ConfigError
 from dimat.exchange.network.hosts import is_loopback, split_address
-from dimat.identity import Identity, Refused, require_tls13
+from dimat.exchange.network.rpc import grpc
+from dimat.identity import Identity, Refused
 
-# Before gRPC is imported. It logs no lost connections, as dimat reports them itself; and processes
-# that a data loader forks never use it.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-require_tls13()
-
-import grpc  # noqa: E402
-
+Metadata = tuple[tuple[str, str | bytes], ...]
 _RUN, _FROM, _TO, _LIFE = "dimat-run", "dimat-from", "dimat-to", "dimat-life"
 _NONCE, _CERTIFICATE, _PROOF = "dimat-nonce-bin", "dimat-certificate-bin", "dimat-proof-bin"
 _NONCE_BYTES = 32
@@ -106,7 +100,7 @@ class Security:
         """Credentials that follow the files: a renewed certificate needs no restart."""
         shown = identity
 
-        def fetch() -> grpc.ServerCertificateConfiguration | None:
+        def fetch() -> Any:  # None: as before
             nonlocal shown
             now = self.identity
             if now is None or now is shown:
@@ -139,7 +133,7 @@ class Security:
             raise Refused("unreadable", "the call lacks what a caller has to say")
         if self.identity is None:
             return Claim(agent, life, nonce)
-        shown: Mapping[str, Sequence[bytes]] = context.auth_context()
+        shown: Mapping[str, Any] = context.auth_context()
         certificate = next(iter(shown.get("x509_pem_cert", ())), b"")
         if agent is None:
             self.identity.role_of(certificate)  # anybody of the run
@@ -147,7 +141,7 @@ class Security:
             self.identity.check_peer(certificate, agent)
         return Claim(agent, life, nonce, certificate)
 
-    def answer(self, claim: Claim, us: int) -> Sequence[tuple[str, str | bytes]]:
+    def answer(self, claim: Claim, us: int) -> Metadata:
         """What the called agent says first: its certificate, and that it has the key."""
         if self.identity is None:
             return ()
@@ -165,9 +159,7 @@ class Security:
         named = ("grpc.ssl_target_name_override", own.target_name(them))
         return grpc.secure_channel(address, credentials, [*_OPTIONS, named])
 
-    def claim(
-        self, us: int | None, them: int, life: str
-    ) -> tuple[bytes, Sequence[tuple[str, str | bytes]]]:
+    def claim(self, us: int | None, them: int, life: str) -> tuple[bytes, Metadata]:
         """What a caller draws for the other end to sign, and what it says of itself.
 
         Args:

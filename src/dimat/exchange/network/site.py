@@ -13,7 +13,7 @@ from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import PeersFile
 from dimat.exchange.network.security import Security, require_protection
-from dimat.identity import Identity
+from dimat.identity import Identity, check_name, require_tls13
 
 RUN = "dimat"
 
@@ -91,7 +91,9 @@ def security_of(certificates: Path | None, run: str | None, agent: int | None) -
         ConfigError: If the certificate cannot be used.
     """
     if certificates is None:
+        check_name("name", run or RUN)
         return Security(run or RUN)
+    require_tls13()
     identity = Identity.load(certificates, run, agent)
     return Security(identity.run, identity, _renewed)
 

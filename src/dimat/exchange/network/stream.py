@@ -97,7 +97,7 @@ class Stream:
         head, header = read_head(self._piece(), self._limit)
         self._check(head)
         flat = torch.empty(head.size, dtype=torch.uint8)
-        view, at = memoryview(flat.numpy()), 0
+        view, at = memoryview(flat.numpy().data), 0
         while at < head.size:
             piece = self._piece()
             if not 0 < len(piece) <= head.size - at:
