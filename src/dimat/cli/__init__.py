@@ -14,6 +14,7 @@ from functools import cache
 from dimat.cli.commands import (
     agent,
     align,
+    certificates,
     compare,
     estimate,
     finish,
@@ -33,6 +34,7 @@ _COMMANDS = {
     "run": run,
     "resume": resume,
     "agent": agent,
+    "certificates": certificates,
     "estimate": estimate,
     "compare": compare,
     "report": report,
@@ -95,6 +97,8 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     commands = parser.add_subcommands(dest="command")
+    parsers = {name: command.parser() for name, command in _COMMANDS.items()}
     for name, command in _COMMANDS.items():
-        commands.add_subcommand(name, command.parser(), help=command.SUMMARY)
+        commands.add_subcommand(name, parsers[name], help=command.SUMMARY)
+    certificates.add_actions(parsers["certificates"])  # once it is a subcommand, not before
     return parser

@@ -138,6 +138,16 @@ class Authority:
         """What it issued, oldest first."""
         return self._ledger()[0]
 
+    def good(self, agent: int | None, observer: str | None) -> list[Issued]:
+        """What it issued to an agent, or else to an observer, that is good today."""
+        return [
+            own
+            for own in self.issued
+            if (own.agent, own.observer) == (agent, observer)
+            and own.revoked is None
+            and datetime.datetime.fromisoformat(own.until) >= now()
+        ]
+
     def sign(
         self,
         request: bytes,
@@ -316,22 +326,6 @@ def request(
     storage.write(folder / KEY, storage.pem_of(key), storage.PRIVATE, overwrite=overwrite)
     storage.write(folder / REQUEST, asked.public_bytes(_PEM), overwrite=True)
     return asked
-
-
-def fingerprint(
-    key: x509.Certificate | x509.CertificateSigningRequest,
-) -> str:
-    """SHA-256 of the public key in a certificate or a request: the same in both.
-
-    Two people who compare it by telephone know that a request was not exchanged on its way.
-    """
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(
-        key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
-    return digest.finalize().hex(":", 2)
 
 
 def _parsed(request: bytes) -> tuple[x509.CertificateSigningRequest, list[str]]:

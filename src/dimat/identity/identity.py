@@ -204,10 +204,9 @@ class Identity:
             )
 
     def _of_own(self, error: Refused) -> ConfigError:
-        path = self.folder / CERTIFICATE
+        """What others would refuse, as an error of one's own, with the way out."""
         way_out = "" if error.cause == "unreadable" else "; have a new one issued by the CA"
-        said = str(error).removeprefix("its certificate ")
-        return ConfigError(f"{path} {'' if said != str(error) else ': '}{said}{way_out}")
+        return ConfigError(f"{_said_of(self.folder / CERTIFICATE, error)}{way_out}")
 
     @cached_property
     def _key(self) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
@@ -237,8 +236,14 @@ def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
     try:
         return parse(pem)
     except Refused as error:
-        said = str(error).removeprefix("its certificate ")
-        raise ConfigError(f"{path} {said}: get it from the CA anew, in PEM") from error
+        raise ConfigError(f"{_said_of(path, error)}; get it from the CA anew, in PEM") from error
+
+
+def _said_of(path: Path, error: Refused) -> str:
+    """What is said of a peer's certificate, said of a file."""
+    said = str(error)
+    own = said.removeprefix("its certificate")
+    return f"{path}: {said}" if own == said else f"{path}{own}"
 
 
 def _own_role(
@@ -251,6 +256,6 @@ def _own_role(
             return run or "", mapped(certificate, names)
         return role(certificate)[:2]
     except Refused as error:
-        raise ConfigError(f"{path}: {error}; have a new one issued by the CA") from error
+        raise ConfigError(f"{_said_of(path, error)}; have a new one issued by the CA") from error
     except Exception as error:  # of extensions, which are parsed when they are looked at
         raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error

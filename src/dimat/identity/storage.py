@@ -30,8 +30,8 @@ def write(path: Path, content: bytes, mode: int = PUBLIC, *, overwrite: bool = F
         ConfigError: If there is one already.
         WriteError: If it cannot be written.
     """
-    if not overwrite and os.path.lexists(path):
-        raise _exists(path)
+    if not overwrite:
+        check_free(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +47,16 @@ def write(path: Path, content: bytes, mode: int = PUBLIC, *, overwrite: bool = F
                 _place(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_free(path: Path) -> None:
+    """Refuse a place where something is.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if os.path.lexists(path):
+        raise _exists(path)
 
 
 def read(path: Path, way_out: str) -> bytes:
