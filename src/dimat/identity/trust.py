@@ -6,6 +6,7 @@ import datetime
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -16,7 +17,8 @@ from dimat.files import read_regular
 from dimat.identity.refused import Refused
 
 _LONGEST = 1 << 16  # bytes of a chain; one of ours has 1,000 a certificate
-_BEGIN, _END = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
+_LEAST_RSA = 2048  # bits
+_BEGIN = b"-----BEGIN X509 CRL-----"
 _Stamp = tuple[int, int, int]
 
 
@@ -43,6 +45,14 @@ def parse(pem: bytes) -> list[x509.Certificate]:
         ) from error
 
 
+def is_strong(key: object) -> TypeGuard[ec.EllipticCurvePublicKey | rsa.RSAPublicKey]:
+    """Whether a key is of a kind that TLS of gRPC takes, and not a weak one."""
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size >= _LEAST_RSA
+    curves = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, curves)
+
+
 def check_chain(
     certificate: x509.Certificate,
     intermediates: Sequence[x509.Certificate],
@@ -51,8 +61,8 @@ def check_chain(
     """The chain from a certificate, valid now, to a trusted CA.
 
     The rules are those that browsers have for web sites, but for names: a CA says that it is one,
-    and how many may stand below it; who is none signs nothing; keys and hashes are no weak ones; a
-    critical extension that nobody knows is refused.
+    and how many may stand below it; who is none signs nothing; keys are no weak ones; a critical
+    extension that nobody knows is refused.
 
     Raises:
         Refused: If it is not valid now, or there is no such chain.
@@ -71,6 +81,10 @@ def check_chain(
             )
         if all(root.not_valid_after_utc < time for root in roots):
             raise Refused("expired", "the certificate of the CA, ca.pem, has expired")
+        if not is_strong(certificate.public_key()):  # of the last one no rule of web sites says it
+            raise Refused(
+                "wrong-ca", "its certificate's key is neither ECDSA nor RSA of 2048 bits or more"
+            )
         verifier = PolicyBuilder().store(Store(list(roots))).time(time).build_client_verifier()
         return verifier.verify(certificate, list(intermediates)).chain
     except VerificationError as error:
