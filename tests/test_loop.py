@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from dimat.exchange.network.rendezvous import serve
 from tests.analyses import analyze
-from tests.exchange.threads import until
+from tests.exchange.threads import peers_file, until
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -37,10 +36,9 @@ def net(seed: int) -> nn.Sequential:
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    server = serve("127.0.0.1", 0)
-    yield f"127.0.0.1:{server.port}"
-    del server
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files of addresses, one for each run."""
+    return tmp_path_factory.mktemp("places")
 
 
 def together(parts: list[Callable[[], Any]]) -> list[Any]:
@@ -66,10 +64,10 @@ def together(parts: list[Callable[[], Any]]) -> list[Any]:
 
 
 def agent(
-    store: str, name: str, id: int, model: nn.Module, agents: int = 3, **more: Any
+    places: Path, name: str, id: int, model: nn.Module, agents: int = 3, **more: Any
 ) -> dimat.Agent:
     optimizer = more.pop("optimizer", None)
-    settings: dict[str, Any] = {"every": 1, "interface": "127.0.0.1", "timeout_s": LONG_S, **more}
+    settings: dict[str, Any] = {"every": 1, "insecure": True, "timeout_s": LONG_S, **more}
     with ONE_AT_A_TIME:
         return dimat.Agent(
             model,
@@ -77,7 +75,7 @@ def agent(
             calibration=BATCHES,
             id=id,
             agents=agents,
-            store=store,
+            peers=peers_file(places, agents, name),
             name=name,
             **settings,
         )
@@ -87,13 +85,13 @@ def parameters(model: nn.Module) -> State:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def test_plain_averaging_gives_everyone_the_weighted_mean(store: str) -> None:
+def test_plain_averaging_gives_everyone_the_weighted_mean(places: Path) -> None:
     models = [net(i) for i in range(3)]
     before = [parameters(model) for model in models]
     pi = build_topology("full", 3).at(0).pi
 
     def part(i: int) -> None:
-        with agent(store, "mean", i, models[i], method="wa", topology="full") as own:
+        with agent(places, "mean", i, models[i], method="wa", topology="full") as own:
             found = own.step()
             assert found is not None
             assert list(found.heard) == [j for j in range(3) if j != i]
@@ -106,7 +104,7 @@ def test_plain_averaging_gives_everyone_the_weighted_mean(store: str) -> None:
             assert_close(value.double(), mean, atol=1e-6, rtol=1e-5)
 
 
-def test_statistics_travel_in_ones_own_loop_too(store: str) -> None:
+def test_statistics_travel_in_ones_own_loop_too(places: Path) -> None:
     """Of one network in two unit orders: the second moves into the first, and both stay what it is.
 
     It is fitted by Grams, so BatchNorm is not recalibrated: its statistics stay, too.
@@ -119,7 +117,7 @@ def test_statistics_travel_in_ones_own_loop_too(store: str) -> None:
 
     def part(i: int) -> None:
         method = Dimat("spread", combine="gram")
-        with agent(store, "gram", i, (first, second)[i], 2, topology="full", method=method) as own:
+        with agent(places, "gram", i, (first, second)[i], 2, topology="full", method=method) as own:
             for _ in range(3):
                 found = own.step()
                 assert found is not None
@@ -134,12 +132,12 @@ def test_statistics_travel_in_ones_own_loop_too(store: str) -> None:
     assert_close(state_of(first), state_of(second), atol=1e-4, rtol=1e-4)
 
 
-def test_an_optimizer_that_is_hooked_needs_no_other_line_in_the_loop(store: str) -> None:
+def test_an_optimizer_that_is_hooked_needs_no_other_line_in_the_loop(places: Path) -> None:
     def part(i: int) -> list[Any]:
         model = net(i)
         optimizer = torch.optim.SGD(model.parameters(), 0.0)
         settings = {"method": "wa", "topology": "full", "every": 2}
-        with agent(store, "hook", i, model, optimizer=optimizer, hook=True, **settings) as own:
+        with agent(places, "hook", i, model, optimizer=optimizer, hook=True, **settings) as own:
             for step in range(5):
                 model(BATCHES[0]).sum().backward()
                 optimizer.step()
@@ -152,11 +150,11 @@ def test_an_optimizer_that_is_hooked_needs_no_other_line_in_the_loop(store: str)
     found = together([lambda i=i: part(i) for i in range(3)])
     assert found == [[[j for j in range(3) if j != i]] * 2 for i in range(3)]
     with pytest.raises(ConfigError, match="'hook' is True and 'optimizer' is None"):
-        agent(store, "none", 0, net(0), agents=1, hook=True)
+        agent(places, "none", 0, net(0), agents=1, hook=True)
 
 
 def test_the_time_of_recalibration_is_time_of_the_merge(
-    store: str, monkeypatch: pytest.MonkeyPatch
+    places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own_time, original = threading.local(), calls.recalibrate
 
@@ -168,7 +166,7 @@ def test_the_time_of_recalibration_is_time_of_the_merge(
     monkeypatch.setattr("time.perf_counter", lambda: getattr(own_time, "now", 0.0))
 
     def part(i: int) -> None:
-        with agent(store, "busy", i, net(i), method="wa", topology="full") as own:
+        with agent(places, "busy", i, net(i), method="wa", topology="full") as own:
             found = own.exchange()
             assert (found.merge_s, own.traffic.busy_s) == (5.0, 5.0)
 
@@ -176,7 +174,7 @@ def test_the_time_of_recalibration_is_time_of_the_merge(
 
 
 def test_permuted_copies_of_one_network_come_into_one_order_and_stay_that_function(
-    store: str,
+    places: Path,
 ) -> None:
     models = [net(0) for _ in range(3)]
     symmetry = analyze(models[0], (IMAGES[:2],)).symmetry
@@ -190,7 +188,7 @@ def test_permuted_copies_of_one_network_come_into_one_order_and_stay_that_functi
     expected = reference.eval()(IMAGES)
 
     def part(i: int) -> Tensor:
-        with agent(store, "copies", i, models[i], topology="ring") as own:
+        with agent(places, "copies", i, models[i], topology="ring") as own:
             for _ in range(3):
                 own.step()
         out: Tensor = models[i].eval()(IMAGES)
@@ -209,7 +207,7 @@ def dimat_recalibrate(model: nn.Module) -> None:
     recalibrate(model, BATCHES)
 
 
-def test_the_optimizers_moments_move_with_the_units(store: str) -> None:
+def test_the_optimizers_moments_move_with_the_units(places: Path) -> None:
     """A permuted copy that trains on is a permuted copy of what it would have been."""
     # without BatchNorm: a bias before it has a gradient of noise only, which Adam makes large
     plain = [module for module in net(0) if not isinstance(module, nn.BatchNorm1d)]
@@ -229,7 +227,7 @@ def test_the_optimizers_moments_move_with_the_units(store: str) -> None:
 
     def part(i: int) -> None:
         with agent(
-            store, "moments", i, models[i], agents=2, topology="full", optimizer=optimizers[i]
+            places, "moments", i, models[i], agents=2, topology="full", optimizer=optimizers[i]
         ) as own:
             for _ in range(3):
                 train(i)
@@ -240,11 +238,11 @@ def test_the_optimizers_moments_move_with_the_units(store: str) -> None:
     assert_close(parameters(models[1]), parameters(models[0]), atol=1e-4, rtol=1e-3)
 
 
-def test_exchanges_are_at_every_so_many_steps(store: str) -> None:
+def test_exchanges_are_at_every_so_many_steps(places: Path) -> None:
     models = [net(i) for i in range(2)]
 
     def part(i: int) -> list[bool]:
-        with agent(store, "every", i, models[i], agents=2, every=3, topology="full") as own:
+        with agent(places, "every", i, models[i], agents=2, every=3, topology="full") as own:
             return [own.step() is not None for _ in range(7)]
 
     assert (
@@ -253,11 +251,11 @@ def test_exchanges_are_at_every_so_many_steps(store: str) -> None:
     )
 
 
-def test_who_leaves_is_not_waited_for(store: str) -> None:
+def test_who_leaves_is_not_waited_for(places: Path) -> None:
     models = [net(i) for i in range(3)]
 
     def part(i: int) -> list[list[int]]:
-        with agent(store, "leaves", i, models[i], topology="full") as own:
+        with agent(places, "leaves", i, models[i], topology="full") as own:
             for _ in range(1 if i == 1 else 4):
                 own.step()
             return [list(found.heard) for found in own.history]
@@ -270,13 +268,13 @@ def test_who_leaves_is_not_waited_for(store: str) -> None:
 
 
 def test_who_joins_late_takes_over_a_neighbors_state_and_who_kept_its_own_does_not(
-    store: str,
+    places: Path,
 ) -> None:
     models = [net(i) for i in range(3)]
     gone, back = threading.Event(), threading.Event()
 
     def stays(i: int) -> None:
-        with agent(store, "late", i, models[i], topology="full", timeout_s=3.0) as own:
+        with agent(places, "late", i, models[i], topology="full", timeout_s=3.0) as own:
             own._neighborhood.await_neighbors([1 - i], LONG_S)
             for k in range(9):
                 if k == 4:
@@ -288,7 +286,7 @@ def test_who_joins_late_takes_over_a_neighbors_state_and_who_kept_its_own_does_n
     def comes() -> tuple[State, int, int]:
         assert gone.wait(LONG_S)
         before = parameters(models[2])
-        with agent(store, "late", 2, models[2], topology="full", timeout_s=3.0) as own:
+        with agent(places, "late", 2, models[2], topology="full", timeout_s=3.0) as own:
             own._neighborhood.await_neighbors([0, 1], LONG_S)
             back.set()
             own.step()
@@ -302,15 +300,15 @@ def test_who_joins_late_takes_over_a_neighbors_state_and_who_kept_its_own_does_n
     assert distance(own, neighbor) < 0.05 * distance(before, neighbor)
 
 
-def test_an_agent_goes_on_from_its_state_dict(store: str) -> None:
+def test_an_agent_goes_on_from_its_state_dict(places: Path) -> None:
     models = [net(i) for i in range(2)]
 
     def part(i: int) -> tuple[int, Any]:
-        with agent(store, "kept", i, models[i], agents=2, topology="full") as own:
+        with agent(places, "kept", i, models[i], agents=2, topology="full") as own:
             own.step()
             own.step()
             kept = own.state_dict()
-        with agent(store, "kept again", i, models[i], agents=2, topology="full") as again:
+        with agent(places, "kept again", i, models[i], agents=2, topology="full") as again:
             again.load_state_dict(kept)
             found = again.step()
             assert found is not None
@@ -322,18 +320,18 @@ def test_an_agent_goes_on_from_its_state_dict(store: str) -> None:
     assert ours[:2] == [0, 1]  # agent 0's order, of round 1
 
 
-def test_a_model_that_diverged_is_not_sent(store: str) -> None:
+def test_a_model_that_diverged_is_not_sent(places: Path) -> None:
     model = net(0)
     with torch.no_grad():
         model[0].weight[0, 0] = float("nan")  # type: ignore[index]
     with (
-        agent(store, "diverged", 0, model, agents=2, topology="full", timeout_s=0.3) as own,
+        agent(places, "diverged", 0, model, agents=2, topology="full", timeout_s=0.3) as own,
         pytest.raises(StructureError, match=r"agent 0, round 1, before the merge: '0\.weight'"),
     ):
         own.step()
 
 
-def test_nothing_is_drawn_from_the_users_random_numbers(store: str) -> None:
+def test_nothing_is_drawn_from_the_users_random_numbers(places: Path) -> None:
     data = torch.utils.data.TensorDataset(IMAGES, torch.zeros(60))
     loader = torch.utils.data.DataLoader(data, batch_size=20, shuffle=True)
     torch.manual_seed(0)
@@ -345,13 +343,13 @@ def test_nothing_is_drawn_from_the_users_random_numbers(store: str) -> None:
     assert_close(torch.rand(3), expected)
 
 
-def test_two_lives_of_one_agent_are_not_taken_for_each_other(store: str) -> None:
+def test_two_lives_of_one_agent_are_not_taken_for_each_other(places: Path) -> None:
     """Agent 0 ends after one exchange and comes back as a random network: it is not mixed."""
     models = [net(i) for i in range(4)]
     gone, back = threading.Event(), threading.Event()
 
     def stays(i: int) -> None:
-        with agent(store, "lives", i, models[i], topology="full") as own:
+        with agent(places, "lives", i, models[i], topology="full") as own:
             own.step()
             gone.wait(LONG_S)
             assert back.wait(LONG_S)
@@ -362,10 +360,10 @@ def test_two_lives_of_one_agent_are_not_taken_for_each_other(store: str) -> None
             assert [x.what for x in found.incidents if x.agent == 0][-1:] == ["quiet"]
 
     def comes() -> None:
-        with agent(store, "lives", 0, models[0], topology="full") as own:
+        with agent(places, "lives", 0, models[0], topology="full") as own:
             own.step()
         gone.set()
-        with agent(store, "lives", 0, models[3], topology="full") as own:
+        with agent(places, "lives", 0, models[3], topology="full") as own:
             own._neighborhood.await_neighbors([1, 2], LONG_S)
             back.set()
             own.step()
@@ -373,8 +371,8 @@ def test_two_lives_of_one_agent_are_not_taken_for_each_other(store: str) -> None
     together([comes, lambda: stays(1), lambda: stays(2)])
 
 
-def test_an_agent_that_said_goodbye_does_not_exchange(store: str) -> None:
-    own = agent(store, "goodbye", 0, net(0), agents=1)
+def test_an_agent_that_said_goodbye_does_not_exchange(places: Path) -> None:
+    own = agent(places, "goodbye", 0, net(0), agents=1)
     own.close()
     own.close()
     with pytest.raises(ExchangeError, match="agent 0 has said goodbye"):
@@ -389,23 +387,23 @@ def test_an_agent_that_said_goodbye_does_not_exchange(store: str) -> None:
     ],
 )
 def test_a_model_that_cannot_be_mixed_soundly_is_refused(
-    store: str, model: nn.Module, message: str
+    places: Path, model: nn.Module, message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):
-        agent(store, "models", 0, model)
+        agent(places, "models", 0, model)
 
 
-def test_a_state_dict_of_something_else_is_refused(store: str) -> None:
+def test_a_state_dict_of_something_else_is_refused(places: Path) -> None:
     with (
-        agent(store, "state", 0, net(0), agents=1) as own,
+        agent(places, "state", 0, net(0), agents=1) as own,
         pytest.raises(ConfigError, match="no state of an agent: it lacks 'gauge'"),
     ):
         own.load_state_dict({})
 
 
-def test_a_graph_that_varies_is_refused(store: str) -> None:
+def test_a_graph_that_varies_is_refused(places: Path) -> None:
     with pytest.raises(TopologyError, match="'one-peer-exponential' varies from round to round"):
-        agent(store, "varies", 0, net(0), agents=4, topology="one-peer-exponential")
+        agent(places, "varies", 0, net(0), agents=4, topology="one-peer-exponential")
 
 
 @pytest.mark.parametrize(
@@ -428,7 +426,7 @@ def test_a_graph_that_varies_is_refused(store: str) -> None:
         ({"topology": build_topology("ring", 5)}, "'topology' is of 5 agents, and there are 3"),
     ],
 )
-def test_a_wrong_setting_is_named(store: str, settings: dict[str, Any], message: str) -> None:
+def test_a_wrong_setting_is_named(places: Path, settings: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"id": 0, "agents": 3, "store": store, **settings}
     with pytest.raises(ConfigError, match=message):
         dimat.Agent(net(0), None, calibration=BATCHES, **given)
@@ -442,7 +440,7 @@ def test_a_wrong_setting_is_named(store: str, settings: dict[str, Any], message:
     ],
 )
 def test_who_this_is_cannot_be_said_against_torchrun(
-    store: str, own: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    places: Path, own: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, port = store.rsplit(":", 1)
     where = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": host, "MASTER_PORT": port}
@@ -470,10 +468,10 @@ class Own(Method):
         return RoundResult(mix(states, weights), disagreement=0.0 if inbox else None)
 
 
-def test_agents_with_a_method_of_their_own_know_each_other_by_its_name(store: str) -> None:
+def test_agents_with_a_method_of_their_own_know_each_other_by_its_name(places: Path) -> None:
     """Not by where it lies in memory, which differs between them."""
     pair = [
-        agent(store, "own-method", i, net(i), agents=2, every=1, method=Own()) for i in range(2)
+        agent(places, "own-method", i, net(i), agents=2, every=1, method=Own()) for i in range(2)
     ]
     own = [a._handshake()["method"] for a in pair]
     assert own == ["Own()", "Own()"]

@@ -149,14 +149,14 @@ FAULTS: list[tuple[Any, type[Exception], str]] = [
     ("fault", "kind", "message"), FAULTS, ids=lambda x: getattr(x, "__name__", "")
 )
 def test_whatever_fails_in_an_exchange_nothing_has_changed_and_the_next_one_is_as_the_first(
-    store: str, fault: Any, kind: type[Exception], message: str
+    places: Path, fault: Any, kind: type[Exception], message: str
 ) -> None:
     models = [nn.Sequential(*model, Breaks()).train() for model in permuted()]  # type: ignore[misc]
     optimizers = [stepped(model, Odd(model.parameters(), 0.1, 2)) for model in models]
     name = f"fails-{fault.__name__}"
 
     def part(i: int) -> list[list[int]]:
-        own = agent(store, name, i, models[i], 2, optimizer=optimizers[i], topology="full")
+        own = agent(places, name, i, models[i], 2, optimizer=optimizers[i], topology="full")
         with own:
             if i == 1:
                 mend = fault(own, optimizers[i])
@@ -197,13 +197,13 @@ class TwoSteps(Method):
         return RoundResult(merged, disagreement=0.0 if heard else None)
 
 
-def test_nobody_waits_for_the_rest_of_what_a_failing_agent_would_have_said(store: str) -> None:
+def test_nobody_waits_for_the_rest_of_what_a_failing_agent_would_have_said(places: Path) -> None:
     models, method = permuted(), TwoSteps()
     optimizers = [stepped(model, torch.optim.Adam(model.parameters())) for model in models]
 
     def part(i: int) -> list[list[int]]:
         own = agent(
-            store, "midst", i, models[i], 2, topology="full", method=method, patience_s=500.0
+            places, "midst", i, models[i], 2, topology="full", method=method, patience_s=500.0
         )
         with own:
             if i == 1:
@@ -221,7 +221,7 @@ def test_nobody_waits_for_the_rest_of_what_a_failing_agent_would_have_said(store
     assert together([lambda: part(0), lambda: part(1)]) == [[[], [1]], [[0]]]
 
 
-def test_what_is_registered_moves_with_the_units_and_the_permutation_is_told(store: str) -> None:
+def test_what_is_registered_moves_with_the_units_and_the_permutation_is_told(places: Path) -> None:
     models = permuted()
     ema = copy.deepcopy(models[1])
     grads: dict[str, Tensor] = {}
@@ -232,7 +232,7 @@ def test_what_is_registered_moves_with_the_units_and_the_permutation_is_told(sto
     }
 
     def part(i: int) -> dimat.Agent:
-        own = agent(store, "registered", i, models[i], 2, topology="full")
+        own = agent(places, "registered", i, models[i], 2, topology="full")
         with own:
             if i == 1:
                 own.register("ema", ema.state_dict, ema.load_state_dict)
@@ -250,8 +250,8 @@ def test_what_is_registered_moves_with_the_units_and_the_permutation_is_told(sto
     assert_close(grads, expected["grad"], rtol=0, atol=0)
 
 
-def test_what_is_none_of_the_models_or_registered_twice_is_refused(store: str) -> None:
-    with agent(store, "wrong", 0, net(0), 1) as own:
+def test_what_is_none_of_the_models_or_registered_twice_is_refused(places: Path) -> None:
+    with agent(places, "wrong", 0, net(0), 1) as own:
         own.register("ema", lambda: {"0.bias": torch.zeros(8)}, print)
         for name, entries, message in (
             ("ema", {}, "'ema' is registered already"),
@@ -282,14 +282,14 @@ class Frozen(nn.Sequential):
     ],
 )
 def test_statistics_are_recomputed_as_asked_and_never_where_they_are_frozen(
-    store: str, frozen: bool, recalibration: str, kept: bool
+    places: Path, frozen: bool, recalibration: str, kept: bool
 ) -> None:
     models = [(Frozen if frozen else nn.Sequential)(*net(0)).train() for _ in range(2)]
     name = f"frozen-{frozen}-{recalibration}"
 
     def part(i: int) -> None:
         more = {"recalibration": recalibration, "topology": "full"}
-        with agent(store, name, i, models[i], 2, **more) as own:
+        with agent(places, name, i, models[i], 2, **more) as own:
             own.exchange()
 
     together([lambda: part(0), lambda: part(1)])
@@ -297,9 +297,9 @@ def test_statistics_are_recomputed_as_asked_and_never_where_they_are_frozen(
     assert bool((models[1][1].running_mean == 0).all()) is kept
 
 
-def test_an_edge_between_different_heads_names_the_first_entry_that_differs(store: str) -> None:
+def test_an_edge_between_different_heads_names_the_first_entry_that_differs(places: Path) -> None:
     other = nn.Sequential(*net(0)[:-1], nn.Linear(8, 4))
-    pair = [agent(store, "heads", i, model, 2) for i, model in enumerate((net(0), other))]
+    pair = [agent(places, "heads", i, model, 2) for i, model in enumerate((net(0), other))]
     for own in pair:
         own.close()
     ours, theirs = (own._handshake() for own in pair)
@@ -327,7 +327,7 @@ class Halting(nn.Module):
 AXES = {"fc1.weight": ("h", None), "fc1.bias": ("h",), "fc2.weight": (None, "h")}
 
 
-def test_agents_match_by_weights_under_a_symmetry_given_by_hand(store: str) -> None:
+def test_agents_match_by_weights_under_a_symmetry_given_by_hand(places: Path) -> None:
     models = [copy.deepcopy(Halting()) for _ in range(2)]
     symmetry = dimat.Symmetry.from_axes(AXES, models[0].state_dict())
     state: State = state_of(models[0])
@@ -337,7 +337,7 @@ def test_agents_match_by_weights_under_a_symmetry_given_by_hand(store: str) -> N
 
     def part(i: int) -> None:
         more = {"method": "wm", "symmetry": symmetry, "topology": "full"}
-        with agent(store, "by-hand", i, models[i], 2, **more) as own:
+        with agent(places, "by-hand", i, models[i], 2, **more) as own:
             assert own.exchange().heard
 
     together([lambda: part(0), lambda: part(1)])
@@ -351,26 +351,26 @@ def test_agents_match_by_weights_under_a_symmetry_given_by_hand(store: str) -> N
         dimat.Agent(Halting(), None, symmetry=wrong, method="wm", **given)
 
 
-def test_a_wrapped_model_is_taken_out_of_its_wrapper(store: str) -> None:
+def test_a_wrapped_model_is_taken_out_of_its_wrapper(places: Path) -> None:
     model = net(0)
-    with agent(store, "wrapped", 0, nn.DataParallel(model), 1) as own:
+    with agent(places, "wrapped", 0, nn.DataParallel(model), 1) as own:
         assert own.model is model
         own.exchange()
 
 
 def test_making_an_agent_changes_nothing_in_the_model_and_draws_no_random_numbers(
-    store: str,
+    places: Path,
 ) -> None:
     model = nn.Sequential(*net(0)[:3], nn.Dropout(0.5), nn.Linear(8, 3)).train()
     before = state_of(model)
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    with agent(store, "untouched", 0, model, 1):
+    with agent(places, "untouched", 0, model, 1):
         assert_close(torch.rand(3), expected, rtol=0, atol=0)
     assert_close(state_of(model), before, rtol=0, atol=0)
 
 
-def test_an_unknown_recalibration_is_named(store: str) -> None:
+def test_an_unknown_recalibration_is_named(places: Path) -> None:
     with pytest.raises(ConfigError, match="'recalibration' is 'expected', which is unknown"):
-        agent(store, "unknown", 0, net(0), 1, recalibration="expected")
+        agent(places, "unknown", 0, net(0), 1, recalibration="expected")

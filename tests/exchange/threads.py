@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
+from random import SystemRandom
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -11,6 +13,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 HOST = "127.0.0.1"
 LISTEN = f"{HOST}:0"
+randrange = SystemRandom().randrange  # whatever seeds a test sets
 LONG_S = 300.0  # what takes longer is a deadlock, however slow the machine
 
 
@@ -52,3 +55,13 @@ def closing(things: Sequence[object]) -> Iterator[None]:
         yield
     finally:
         together([thing.close for thing in things])  # type: ignore[attr-defined]
+
+
+def peers_file(folder: Path, agents: int, name: str = "peers") -> Path:
+    """A file of addresses that nobody else has, on this machine; made once."""
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        host = f"127.{randrange(1, 255)}.{randrange(1, 255)}.{randrange(1, 255)}"
+        lines = [f"{i}: {{address: '{host}:{7400 + i}'}}\n" for i in range(agents)]
+        path.write_text("".join(lines))
+    return path

@@ -148,6 +148,9 @@ def test_a_ca_that_allows_one_below_it_may_have_one(tmp_path: Path) -> None:
     peer = make(between)
     own.check_peer(peer.pem + between.pem, 3)
     own.check_peer(peer.pem, 3)  # TLS shows the first one alone; the rest is as one's own
+    other = identity_of(tmp_path / "other", root, 4)
+    other.check_peer(peer.pem + between.pem, 3)
+    assert cause(other, peer.pem) == "wrong-ca"
 
 
 def changed(der: bytes, signed: bytes) -> Iterator[bytes]:

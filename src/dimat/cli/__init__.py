@@ -34,7 +34,6 @@ _COMMANDS = {
     "run": run,
     "resume": resume,
     "agent": agent,
-    "certificates": certificates,
     "estimate": estimate,
     "compare": compare,
     "report": report,
@@ -44,6 +43,7 @@ _COMMANDS = {
     "statistics": statistics,
     "topology": topology,
     "symmetry": symmetry,
+    "certificates": certificates,
 }
 
 

@@ -80,7 +80,12 @@ def _add(parser: Parser, option: str) -> None:
         case "ca":
             add("--ca", type=str, required=True, metavar="FOLDER", help="the CA's folder")
         case "out":
-            add("--out", type=str, required=True, help="where it is written")
+            add("--out", type=str, required=True, metavar="FOLDER", help="where it is written")
+        case "sent":
+            told = (
+                "for certificate.pem, ca.pem and revoked.pem; NAME.pem: for the certificate alone"
+            )
+            add("--out", type=str, required=True, metavar="FOLDER", help=told)
         case "overwrite":
             add("--overwrite", action="store_true", help="replace what is there, keys too")
         case "request":
@@ -118,24 +123,30 @@ def _request(options: Namespace) -> None:
 
 
 def _sign(options: Namespace) -> None:
-    path, out = check_path("request", options.request), check_path("out", options.out, spare=16)
+    path, out = check_path("request", options.request), check_path("out", options.out, spare=32)
     from dimat.identity import Authority, storage
     from dimat.identity.describe import certificates_of, fingerprint
     from dimat.identity.names import whose
 
     own = Authority.load(check_path("ca", options.ca))
     asked = storage.read(path, "name the file that the agent's site sent")
+    whole = out.suffix != ".pem"  # all that the site needs
+    file = out / "certificate.pem" if whole else out
     if not options.overwrite:
-        storage.check_free(out)
+        storage.check_free(file)
     holder = whose(options.agent, options.observer)
     others = own.good(options.agent, options.observer)
     signed = own.sign(asked, options.agent, options.observer, options.days)
-    storage.write(out, signed, overwrite=options.overwrite)
-    certificate = certificates_of(out)[0]
+    storage.write(file, signed, overwrite=options.overwrite)
+    for name in ("ca.pem", "revoked.pem") if whole else ():
+        if (own.folder / name).exists():
+            content = storage.read(own.folder / name, "it was there before")
+            storage.write(out / name, content, overwrite=True)
+    certificate = certificates_of(file)[0]
     print(f"{holder} of run '{own.run}', valid until {certificate.not_valid_after_utc:%Y-%m-%d}")
     print(f"fingerprint: {fingerprint(certificate)}, the same as of the request")
     print(f"serial:      {certificate.serial_number:x}")
-    print(f"send:        {out} and {own.folder / 'ca.pem'}, to the site of {holder}")
+    print(f"send:        {out}, to the site of {holder}")
     for other in others:
         print(f"also good:   serial {other.serial} of {holder}, until {other.until[:10]}")
 
@@ -177,9 +188,9 @@ _ACTIONS = {
         _request,
     ),
     "sign": _Action(
-        f"REQUEST --ca FOLDER {_HOLDER} --out FILE [--days 365] [--overwrite]",
-        "make a certificate of a request, as the CA",
-        ("request", "ca", "agent", "observer", "days", "out", "overwrite"),
+        f"REQUEST --ca FOLDER {_HOLDER} --out FOLDER [--days 365] [--overwrite]",
+        "make a certificate of a request, as the CA, in a folder with all that the site needs",
+        ("request", "ca", "agent", "observer", "days", "sent", "overwrite"),
         _sign,
     ),
     "show": _Action(
