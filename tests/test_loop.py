@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,7 +78,6 @@ def agent(
             id=id,
             agents=agents,
             peers=peers_file(places, agents, name),
-            name=name,
             **settings,
         )
 
@@ -338,7 +339,14 @@ def test_nothing_is_drawn_from_the_users_random_numbers(places: Path) -> None:
     expected = torch.rand(3)
     torch.manual_seed(0)
     dimat.Agent(
-        net(0), None, calibration=loader, id=0, agents=1, store=store, topology="ring", name="alone"
+        net(0),
+        None,
+        calibration=loader,
+        id=0,
+        agents=1,
+        peers=peers_file(places, 1, "alone"),
+        insecure=True,
+        topology="ring",
     ).close()
     assert_close(torch.rand(3), expected)
 
@@ -412,12 +420,15 @@ def test_a_graph_that_varies_is_refused(places: Path) -> None:
         ({"every": 0}, "'every' is 0: must be >= 1"),
         ({"precision": "bf16"}, "'precision' is 'bf16': must be 'float32' or 'bfloat16'"),
         ({"timeout_s": 0.0}, "'timeout_s' is 0.0: must be > 0 and finite"),
-        ({"store": ":123"}, "'store' is ':123': must be HOST:PORT"),
-        ({"store": "here:99999"}, "'store' is 'here:99999': must be HOST:PORT"),
-        ({"store": None}, "nothing says where the other agents are: start with torchrun, or give"),
-        ({"id": None}, "with 'store' give 'id' and 'agents'"),
+        ({"peers": 1234}, "'peers' is 1234: must be the path of peers.yaml"),
+        ({"peers": "nowhere.yaml"}, "setting 'peers': nowhere.yaml cannot be read: "),
+        ({"insecure": False}, "nothing says how to protect what agents say: give 'certificates'"),
+        ({"certificates": "nowhere"}, "nowhere/key.pem"),
+        ({"listen": "0.0.0.0:7400"}, "'insecure' is for agents on this machine alone, and 0.0.0.0"),
+        ({"name": "St. Mary"}, "'name' is 'St. Mary': must be 1 to 40 of a-z"),
+        ({"peers": None}, "nothing says where the other agents are: start with torchrun, or give"),
+        ({"id": None}, "with 'peers' give 'id' and 'agents'"),
         ({"id": 3}, "'id' is 3: must be in 0 … 2"),
-        ({"store": "here"}, "'store' is 'here': must be HOST:PORT"),
         ({"method": "fedavg"}, "'method' needs every message of every agent"),
         ({"method": "final-merge"}, "'method' does not exchange every so many steps"),
         ({"method": "local"}, "'method' does not exchange every so many steps"),
@@ -427,7 +438,8 @@ def test_a_graph_that_varies_is_refused(places: Path) -> None:
     ],
 )
 def test_a_wrong_setting_is_named(places: Path, settings: dict[str, Any], message: str) -> None:
-    given: dict[str, Any] = {"id": 0, "agents": 3, "store": store, **settings}
+    peers = peers_file(places, 3, "wrong")
+    given: dict[str, Any] = {"id": 0, "agents": 3, "peers": peers, "insecure": True, **settings}
     with pytest.raises(ConfigError, match=message):
         dimat.Agent(net(0), None, calibration=BATCHES, **given)
 
@@ -435,16 +447,16 @@ def test_a_wrong_setting_is_named(places: Path, settings: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"id": 3}, "'id' is 3, and torchrun says 0: leave it away, or give 'store'"),
-        ({"agents": 9}, "'agents' is 9, and torchrun says 1: leave it away, or give 'store'"),
+        ({"id": 3}, "'id' is 3, and torchrun says 0: leave it away, or give 'peers'"),
+        ({"agents": 9}, "'agents' is 9, and torchrun says 1: leave it away, or give 'peers'"),
     ],
 )
 def test_who_this_is_cannot_be_said_against_torchrun(
-    places: Path, own: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    own: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host, port = store.rsplit(":", 1)
-    where = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": host, "MASTER_PORT": port}
-    where["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    where = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for name, value in where.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=message):

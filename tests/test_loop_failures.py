@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from dimat.exchange.network.rendezvous import serve
 from tests.analyses import analyze
+from tests.exchange.threads import peers_file
 from tests.test_loop import BATCHES, IMAGES, agent, net, together
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -24,10 +25,9 @@ from dimat.state import State, state_of
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    server = serve("127.0.0.1", 0)
-    yield f"127.0.0.1:{server.port}"
-    del server
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files of addresses, one for each run."""
+    return tmp_path_factory.mktemp("places")
 
 
 def permuted(count: int = 2) -> list[nn.Module]:
@@ -343,7 +343,9 @@ def test_agents_match_by_weights_under_a_symmetry_given_by_hand(places: Path) ->
     together([lambda: part(0), lambda: part(1)])
     for model in models:
         assert_close(model(IMAGES), expected)
-    given: dict[str, Any] = {"id": 0, "agents": 1, "store": store, "calibration": BATCHES}
+    peers = peers_file(places, 1, "alone")
+    given: dict[str, Any] = {"id": 0, "agents": 1, "peers": peers, "insecure": True}
+    given["calibration"] = BATCHES
     with pytest.raises(ConfigError, match="'symmetry' is given by hand, .*: use wm or wa"):
         dimat.Agent(Halting(), None, symmetry=symmetry, **given)
     wrong = dimat.Symmetry.from_axes({"fc1.bias": ("h",)}, state)
