@@ -128,7 +128,14 @@ def merge(states: Any = None, batches: Any = (INPUTS,), model: Any = None, **giv
 
 def agent(**given: Any) -> Any:
     model = given.pop("model", net())
-    own = {"calibration": [INPUTS], "id": 0, "agents": 3, "store": "127.0.0.1:1", **given}
+    own = {
+        "calibration": [INPUTS],
+        "id": 0,
+        "agents": 3,
+        "peers": "nowhere",
+        "insecure": True,
+        **given,
+    }
     return dimat.Agent(model, own.pop("optimizer", None), **own)
 
 
@@ -175,7 +182,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: agent(every="3"), "'every' is '3': must be a whole number >= 1"),
     (lambda: agent(id="0"), "'id' is '0': must be a whole number in 0 … 2"),
     (lambda: agent(agents="3"), "'agents' is '3': must be a whole number >= 1"),
-    (lambda: agent(store=1234), "'store' is 1234: must be HOST:PORT"),
+    (lambda: agent(peers=1234), "'peers' is 1234: must be the path of peers.yaml"),
     (lambda: agent(timeout_s="3"), "'timeout_s' is '3': must be a number > 0 and finite"),
     (lambda: agent(recalibration=None), "'recalibration' is None: must be a name, one of auto"),
     (lambda: agent(symmetry=3, method="wm"), "'symmetry' is 3: must be what dimat.Symmetry"),

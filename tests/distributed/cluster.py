@@ -1,8 +1,9 @@
-"""A store and agents on this machine, each in a process of its own, and what they leave behind."""
+"""Agents on this machine, each in a process of its own with a certificate, and what they leave."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from safetensors.torch import load_file
 from tests import fork_server
+from tests.exchange.threads import randrange
 from torch import Tensor
 
+from dimat.identity import Authority, request
 from dimat.testing.faults import Faults
 
 PAW = ((0, 1), (1, 2), (2, 0), (2, 3))  # degrees 2, 2, 3, 1
@@ -31,6 +35,7 @@ SMALL = {
     "matching.images": 100,
     "exchange.timeout_s": 120,  # nobody is lost because the machine is slow
 }
+FIRST_PORT = 7400
 LONG_S = fork_server.LONG_S
 PACED = 1000  # rounds that are slowed down; those after them are not
 Process = subprocess.Popen[str]
@@ -53,13 +58,13 @@ def from_nothing(words: Sequence[str], log: Path) -> Process:
 
 
 class Cluster:
-    """One run of agents that may be missing, and its store.
+    """One run of agents that may be missing, of a CA of its own.
 
     Args:
         folder: Of all that it writes.
         edges: Of the graph; agents are numbered from 0.
-        host: Where the store listens.
         launch: Starts a process.
+        hosts: The address of each agent's host; None: one of this machine that nobody else has.
         settings: Of the run, by name; others are those of ``SMALL``.
     """
 
@@ -67,33 +72,55 @@ class Cluster:
         self,
         folder: Path,
         edges: Sequence[tuple[int, int]] = PAW,
-        host: str = "127.0.0.1",
         launch: Launch = forked,
+        hosts: Callable[[int], str] | None = None,
         **settings: object,
     ) -> None:
-        self.folder, self.launch, self.edges, self.host = folder, launch, edges, host
+        self.folder, self.launch, self.edges = folder, launch, edges
         self.agents = 1 + max(max(edge) for edge in edges)
         self.settings: dict[str, object] = {**SMALL, **_dotted(settings)}
         self.processes: dict[int, Process] = {}
-        self.store: Process | None = None
-        self._port = 0
         self._read: dict[Path, tuple[Any, list[dict[str, Any]]]] = {}
         self.plan = Faults()
         graph = folder / "edges.txt"
         graph.write_text("".join(f"{i} {j}\n" for i, j in edges))
         self._words = ["--agents", str(self.agents), "--topology.name", "edges"]
         self._words += ["--topology.path", str(graph)]
+        here = f"127.{randrange(1, 255)}.{randrange(1, 255)}.{randrange(1, 255)}"
+        self.addresses = {
+            i: f"{hosts(i) if hosts else here}:{FIRST_PORT + i}" for i in range(self.agents)
+        }
+        self.write_peers()
+        self.authority = Authority.create(folder / "ca", "test")
+        for i in range(self.agents):
+            self.certify(i)
 
     # --- processes --------------------------------------------------------------------------
 
-    def open(self, launch: Launch | None = None) -> None:
-        """Start the store: the first time at a free port, then at that one again."""
-        log = self.folder / "store.log"
-        log.write_text("")
-        words = ["store", "--listen", f"{self.host}:{self._port}"]
-        self.store = (launch or self.launch)(words, log)
-        self.until(lambda: log.read_text().startswith("store: "), "the store listens")
-        self._port = int(log.read_text().split(":")[-1])
+    def write_peers(self) -> None:
+        """Write the addresses as they are now, at once."""
+        path = self.folder / "peers.yaml"
+        lines = [f"{i}: {{address: '{own}'}}\n" for i, own in self.addresses.items()]
+        path.with_suffix(".new").write_text("".join(lines))
+        path.with_suffix(".new").replace(path)
+
+    def move(self, agent: int) -> None:
+        """Give an agent another address, for when it is started the next time."""
+        host, _, port = self.addresses[agent].rpartition(":")
+        self.addresses[agent] = f"{host}:{int(port) + self.agents}"
+        self.write_peers()
+
+    def certificates(self, agent: int) -> Path:
+        """The folder of an agent's certificate."""
+        return self.folder / "certificates" / f"{agent}"
+
+    def certify(self, agent: int, days: int = 365) -> None:
+        """Issue a certificate for an agent."""
+        folder = self.certificates(agent)
+        asked = request(folder, "test", agent, overwrite=True)
+        signed = self.authority.sign(asked.public_bytes(Encoding.PEM), agent, days=days)
+        (folder / "certificate.pem").write_bytes(signed)
+        shutil.copy(self.folder / "ca" / "ca.pem", folder)
 
     def start(
         self, agent: int, launch: Launch | None = None, *, settings: Mapping[str, object] = {}
@@ -101,15 +128,14 @@ class Cluster:
         """Start an agent, for the first time or again."""
         plan = self.folder / f"faults-{agent}.json"
         Faults([fault for fault in self.plan.planned if fault.agent == agent]).save(plan)
-        own = ["agent", "--id", str(agent), "--store", f"{self.host}:{self._port}"]
+        own = ["agent", "--id", str(agent), "--peers", str(self.folder / "peers.yaml")]
+        own += ["--certificates", str(self.certificates(agent))]
         own += ["--faults", str(plan), "--out", str(self.folder / "out")]
         words = [*own, *self._words, *_options({**self.settings, **settings})]
         self.processes[agent] = (launch or self.launch)(words, self.log(agent))
 
     def start_all(self) -> None:
-        """The store, if there is none, and all agents."""
-        if self.store is None:
-            self.open()
+        """Start all agents."""
         for agent in range(self.agents):
             self.start(agent)
 
@@ -125,13 +151,6 @@ class Cluster:
         if number is signal.SIGKILL:
             assert self.processes[agent].wait(LONG_S) == -signal.SIGKILL
 
-    def kill_store(self) -> None:
-        """The store is gone from one moment to the next."""
-        assert self.store is not None
-        self.store.kill()
-        assert self.store.wait(LONG_S) == -signal.SIGKILL
-        self.store = None
-
     def finish(self, agents: Collection[int] | None = None) -> dict[int, int]:
         """How agents ended, all of which have to."""
         found = {}
@@ -144,7 +163,7 @@ class Cluster:
 
     def close(self) -> None:
         """Kill all that is left."""
-        for process in [*self.processes.values(), *([self.store] if self.store else [])]:
+        for process in self.processes.values():
             process.kill()
             process.wait(LONG_S)
 

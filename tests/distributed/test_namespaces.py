@@ -1,4 +1,4 @@
-"""Three network namespaces as hosts, on one bridge: an agent each, and the store in the first.
+"""Three network namespaces as hosts, on one bridge: an agent each.
 
 What a loopback cannot show: a cable that is pulled, packets that vanish without a word, and which
 addresses are listened on.
@@ -69,11 +69,10 @@ def cables() -> Iterator[list[str]]:
 
 
 def on(number: int) -> Launch:
-    """``dimat WORDS`` on a host; an agent there says that it is reached there."""
+    """``dimat WORDS`` on a host."""
 
     def launch(words: Sequence[str], log: Path) -> Process:
-        own = ["--interface", address(number)] if words[0] == "agent" else []
-        return forked([*words, *own], log, f"{BRIDGE}h{number}")
+        return forked(words, log, f"{BRIDGE}h{number}")
 
     return launch
 
@@ -83,9 +82,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, cables: list[str]) -> Iter
     """A triangle of agents that exchange, an agent a host; every test leaves it whole."""
     settings = {"rounds": 10**6, "method": "wa", "exchange__timeout_s": 4}
     folder = tmp_path_factory.mktemp("hosts")
-    with closing(Cluster(folder, TRIANGLE, address(0), **settings)) as own:
+    with closing(Cluster(folder, TRIANGLE, hosts=address, **settings)) as own:
         own.delay(0.2)
-        own.open(on(0))
         for i in range(3):
             own.start(i, on(i))
         for i, j in TRIANGLE:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
-from random import SystemRandom
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from random import SystemRandom
 from typing import TypeVar
 
 Result = TypeVar("Result")
