@@ -47,7 +47,8 @@ def own(tmp_path: Path, ca: Made) -> Identity:
 def cause(own: Identity, shown: bytes, agent: int = 3) -> str:
     with pytest.raises(Refused) as caught:
         own.check_peer(shown, agent)
-    assert str(caught.value)
+    assert str(caught.value).isprintable()  # who is refused writes on nobody's terminal
+    assert len(str(caught.value)) < 1000
     return caught.value.cause
 
 
@@ -99,6 +100,14 @@ WRONG: Mapping[str, tuple[str, Callable[[Made], bytes]]] = {
     "a weak key": (
         "wrong-ca",
         lambda ca: make(ca, key=rsa.generate_private_key(65537, 1024)).pem,
+    ),
+    "a subject that paints the terminal": (
+        "wrong-ca",
+        lambda ca: make(ca, subject="CN=\\1b[31m" + "x" * 40, alternative=[]).pem,
+    ),
+    "an alternative name that does": (
+        "other-agent",
+        lambda ca: make(ca, alternative=[URI("dimat://\x1b[31m" + "x" * 5000)]).pem,
     ),
     "no names": ("wrong-ca", lambda ca: make(ca, alternative=[]).pem),
     "another agent": ("other-agent", lambda ca: make(ca, alternative=names(4)).pem),

@@ -338,7 +338,7 @@ def _parsed(request: bytes) -> tuple[x509.CertificateSigningRequest, list[str]]:
     except ConfigError:
         raise
     except Exception as error:  # of extensions, which are parsed when they are looked at
-        raise ConfigError(f"the request is none in PEM: {first_line(error)}") from error
+        raise ConfigError(f"the request is none in PEM: {shown(first_line(error))}") from error
 
 
 def _subject(run: str, holder: str) -> x509.Name:

@@ -42,7 +42,9 @@ def certificates_of(path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(storage.read(path, "name a folder or a file"))
     except ValueError as error:
-        raise ConfigError(f"{path} has no certificate in PEM: {first_line(error)}") from error
+        raise ConfigError(
+            f"{path} has no certificate in PEM: {shown(first_line(error))}"
+        ) from error
 
 
 def describe(path: Path) -> tuple[list[str], list[str]]:
@@ -124,7 +126,7 @@ def _request(path: Path, content: bytes) -> tuple[list[str], list[str]]:
     try:
         asked = x509.load_pem_x509_csr(content)
     except ValueError as error:
-        raise ConfigError(f"{path} has no request in PEM: {first_line(error)}") from error
+        raise ConfigError(f"{path} has no request in PEM: {shown(first_line(error))}") from error
     lines = [
         _line(path.name, f"request of {shown(asked.subject.rfc4514_string())}"),
         _line("names", _names(path, asked)),
@@ -138,7 +140,9 @@ def _list(path: Path, content: bytes) -> tuple[list[str], list[str]]:
         own = x509.load_pem_x509_crl(content)
         number = own.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except (ValueError, x509.ExtensionNotFound) as error:
-        raise ConfigError(f"{path} has no list of the revoked: {first_line(error)}") from error
+        raise ConfigError(
+            f"{path} has no list of the revoked: {shown(first_line(error))}"
+        ) from error
     issuer = shown(own.issuer.rfc4514_string())
     lines = [_line(path.name, f"number {number}, of {own.last_update_utc:%Y-%m-%d}, by {issuer}")]
     for one in own:
@@ -151,7 +155,7 @@ def _names(path: Path, of: x509.Certificate | x509.CertificateSigningRequest) ->
     try:
         return shown(", ".join([*uris(of.extensions), *dns_names(of.extensions)])) or "none"
     except Exception as error:  # of extensions, which are parsed when they are looked at
-        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
+        raise ConfigError(f"{path} cannot be read: {shown(first_line(error))}") from error
 
 
 def _line(label: str, text: str) -> str:

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from dimat.errors import ConfigError, first_line
+from dimat.errors import ConfigError, first_line, shown
 from dimat.identity import storage
 from dimat.identity.names import mapped, read_names, role, server_name
 from dimat.identity.refused import Refused
@@ -175,7 +175,7 @@ class Identity:
         except Refused:
             raise
         except Exception as error:  # of extensions, which are parsed when they are looked at
-            why = f"its certificate cannot be read: {first_line(error)}"
+            why = f"its certificate cannot be read: {shown(first_line(error))}"
             raise Refused("unreadable", why) from error
         if run != self.run:
             raise Refused("other-run", f"its certificate is for run '{run}', not '{self.run}'")
@@ -258,4 +258,4 @@ def _own_role(
     except Refused as error:
         raise ConfigError(f"{_said_of(path, error)}; have a new one issued by the CA") from error
     except Exception as error:  # of extensions, which are parsed when they are looked at
-        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
+        raise ConfigError(f"{path} cannot be read: {shown(first_line(error))}") from error

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from dimat.errors import ConfigError, first_line
+from dimat.errors import ConfigError, first_line, shown
 from dimat.files import read_regular
 from dimat.identity.refused import Refused
 
@@ -41,7 +41,7 @@ def parse(pem: bytes) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
     except Exception as error:
         raise Refused(
-            "unreadable", f"its certificate cannot be read: {first_line(error)}"
+            "unreadable", f"its certificate cannot be read: {shown(first_line(error))}"
         ) from error
 
 
@@ -91,13 +91,13 @@ def check_chain(
         raise Refused(
             "wrong-ca",
             f"its certificate is not one that a CA of ca.pem issued for an agent: "
-            f"{first_line(error)}",
+            f"{shown(first_line(error))}",
         ) from error
     except Refused:
         raise
     except Exception as error:  # of extensions, which are parsed when they are looked at
         raise Refused(
-            "unreadable", f"its certificate cannot be read: {first_line(error)}"
+            "unreadable", f"its certificate cannot be read: {shown(first_line(error))}"
         ) from error
 
 
@@ -171,7 +171,9 @@ class RevocationLists:
         except ConfigError as error:
             self._problem = f"{self.path} {error}: get it from the CA anew"
         except Exception as error:
-            self._problem = f"{self.path} is no list of revoked certificates: {first_line(error)}"
+            self._problem = (
+                f"{self.path} is no list of revoked certificates: {shown(first_line(error))}"
+            )
         else:
             self._problem = ""
 
