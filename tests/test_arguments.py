@@ -128,14 +128,7 @@ def merge(states: Any = None, batches: Any = (INPUTS,), model: Any = None, **giv
 
 def agent(**given: Any) -> Any:
     model = given.pop("model", net())
-    own = {
-        "calibration": [INPUTS],
-        "id": 0,
-        "agents": 3,
-        "peers": "nowhere",
-        "insecure": True,
-        **given,
-    }
+    own = {"calibration": [INPUTS], "id": 0, "agents": 3, "peers": "nowhere", **given}
     return dimat.Agent(model, own.pop("optimizer", None), **own)
 
 

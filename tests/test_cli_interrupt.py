@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.exchange.threads import peers_file
 
 from dimat.cli import main
 from dimat.cli.launch import world_of
@@ -19,13 +20,15 @@ from dimat.experiment.single_agent.rounds import SingleAgentRun
 
 QUICK = ["--agents=2", "--rounds=1", "--pretrain_epochs=1", "--local_steps=2", "--controls=none"]
 QUICK += ["--method=wa", "--data.split=iid", "--data.train_images=200", "--threads=1"]
-AGENT = ["agent", *QUICK, "--id=1", "--store=127.0.0.1:1", "--out=apart"]
+AGENT = ["agent", *QUICK, "--id=1", "--peers=peers.yaml", "--insecure"]
+AGENT += ["--out=apart"]
 BEGUN_NOT = "dimat: interrupted; no run was begun yet: the same command begins it\n"
 
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    peers_file(tmp_path, 2)
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def test_before_the_folder_there_is_nothing_to_go_on_with(
     patch.setattr("dimat.experiment.running.runner.make_setup", lambda *own: raise_())
     assert said(capsys, "run", *QUICK, "--out=here") == BEGUN_NOT
     assert said(capsys, "run", *QUICK) == BEGUN_NOT
-    assert [*Path().iterdir()] == []
+    assert [own.name for own in Path().iterdir()] == ["peers.yaml"]
 
 
 def test_a_folder_without_its_first_files_is_no_run(

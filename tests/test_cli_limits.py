@@ -15,7 +15,7 @@ from dimat.errors import ConfigError, ModelError
 from dimat.experiment.config.access import with_setting
 from dimat.experiment.config.config import TopologyConfig
 from dimat.experiment.config.messages import setting_types
-from dimat.experiment.config.places import check_host, check_path, endpoint
+from dimat.experiment.config.places import check_path, endpoint
 from dimat.experiment.config.validate import validate
 from dimat.models import build_model
 from dimat.tools.compare.spec import Spec
@@ -74,25 +74,21 @@ def test_the_longest_name_of_a_file_is_a_path(tmp_path: Path) -> None:
     "text", ["http://x", "x/y", "a b", "", "a..b", ".a", "-a", "[x]", "é", "1:2", "x" * 64]
 )
 def test_an_address_is_no_url(text: str) -> None:
-    with pytest.raises(ConfigError, match="must be an address or the name of a machine"):
-        check_host("interface", text)
-    assert "exchange.interface" in refused(with_setting(RunConfig(), "exchange.interface", text))
     with pytest.raises(ConfigError, match="must be HOST:PORT, such as"):
-        endpoint("store", f"{text}:29400")
+        endpoint("listen", f"{text}:29400")
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1", "localhost", "a-b.c_d.example.", "::1", "fe80::1%e0"])
 def test_an_address_is_taken_as_it_is(text: str) -> None:
-    assert check_host("interface", text) == text
     bracketed = f"[{text}]" if ":" in text else text
-    assert endpoint("store", f"{bracketed}:29400") == (text, 29400)
+    assert endpoint("listen", f"{bracketed}:29400") == (text, 29400)
 
 
 def test_port_0_is_for_listening_alone() -> None:
     assert endpoint("listen", "x:0", any_port=True) == ("x", 0)
     for port in ("0", "65536", "99999"):
         with pytest.raises(ConfigError, match=r"with a port in 1 … 65535"):
-            endpoint("store", f"x:{port}")
+            endpoint("listen", f"x:{port}")
 
 
 def test_of_a_value_that_is_long_a_message_has_the_beginning() -> None:
@@ -106,15 +102,15 @@ CALLS = [
     (f"run --out {LONG}", "'out' is 'xxxx"),
     ("run --threads 1000000", "'threads' is 1000000: must be <= 1,024"),
     ("run --agents 10000000", "'agents' is 10000000: must be <= 5,000"),
-    ("agent --id 0 --store http://x:1", "'store' is 'http://x:1': must be HOST:PORT"),
-    ("agent --id 0 --store x:0", "'store' is 'x:0'"),
-    ("agent --id 0 --store x:1 --name=", "'name' is '': must be 1 to 100 letters"),
-    ("agent --id 0 --store x:1 --name a/b", "'name' is 'a/b'"),
-    (f"agent --id 0 --store x:1 --name {'x' * 101}", "'name' is 'xxx"),
-    ("agent --id 5 --store x:1", "'id' is 5: must be in 0 … 4"),
-    ("agent --id 0 --store x:1 --faults=", "'faults' is ''"),
-    ("agent --id 0 --store x:1 --interface http://x", "'exchange.interface' is 'http://x'"),
-    ("store --listen http://x:1", "'listen' is 'http://x:1'"),
+    ("agent --id 0 --peers=", "'peers' is ''"),
+    (f"agent --id 0 --peers {LONG}", "'peers' is 'xxxx"),
+    ("agent --id 0 --peers x --certificates=", "'certificates' is ''"),
+    ("agent --id 0 --peers x --name=", "'name' is '': must be 1 to 40 of a-z"),
+    ("agent --id 0 --peers x --name a/b", "'name' is 'a/b'"),
+    (f"agent --id 0 --peers x --name {'x' * 41}", "'name' is 'xxx"),
+    ("agent --id 5 --peers x", "'id' is 5: must be in 0 … 4"),
+    ("agent --id 0 --peers x --faults=", "'faults' is ''"),
+    ("agent --id 0 --peers x --listen http://x", "'listen' is 'http://x'"),
     (f"resume {LONG}", "'run' is 'xxxx"),
     (f"report a --out {LONG}", "'out' is 'xxxx"),
     (f"report {LONG} --out a", "'folders' is 'xxxx"),

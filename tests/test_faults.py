@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from dimat.exchange.network.buffers import Pool
 
 from dimat.errors import ConfigError
 from dimat.exchange.network.wire import pack
@@ -28,7 +27,7 @@ def struck(folder: Path) -> list[str]:
 
 
 def send(hood: Any, neighbor: int) -> None:
-    hood.tamper.pop(neighbor)(*pack({"x": torch.ones(3)}, None, Pool(0)))
+    hood.tamper.pop(neighbor)(*pack({"x": torch.ones(3)}, None))
 
 
 def test_a_plan_that_was_saved_is_read_as_it_was(tmp_path: Path) -> None:

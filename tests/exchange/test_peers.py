@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.exchange.agents_on_graph import GraphAgent, agents_on_graph
-from tests.exchange.threads import HOST, board, together
+from tests.exchange.threads import peers_file, together
 
 import dimat
 from dimat.agent.agent import _graph, _matrix
@@ -245,9 +245,8 @@ def test_a_checkpoint_from_before_there_were_counts_has_those_of_the_file(
 
 
 def test_an_agent_in_ones_own_loop_does_not_repeat_itself_either(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Link, "_live", lambda link: None)  # it never forms
     model = torch.nn.Linear(2, 2)
     with (
         dimat.Agent(
@@ -258,8 +257,8 @@ def test_an_agent_in_ones_own_loop_does_not_repeat_itself_either(
             method="wa",
             id=0,
             agents=2,
-            store=f"{HOST}:{board().port}",
-            interface=HOST,
+            peers=peers_file(tmp_path, 2),
+            insecure=True,
             timeout_s=0.01,
         ) as own,
         caplog.at_level(logging.WARNING, "dimat"),
@@ -312,7 +311,7 @@ def talk_is_one(first: GraphAgent, second: GraphAgent) -> bool:
 # --- the handshake ------------------------------------------------------------------------------
 
 
-def terms(topology: str, agents: int) -> dict[str, str]:
+def terms(folder: Path, topology: str, agents: int) -> dict[str, str]:
     with dimat.Agent(
         torch.nn.Linear(2, 2),
         None,
@@ -321,26 +320,27 @@ def terms(topology: str, agents: int) -> dict[str, str]:
         method="wa",
         id=0,
         agents=agents,
-        store=f"{HOST}:{board().port}",
+        peers=peers_file(folder, agents, f"{agents}"),
+        insecure=True,
     ) as own:
         return own._handshake()
 
 
-def test_a_handshake_does_not_grow_with_the_graph() -> None:
-    small, large = terms("ring", 4), terms("ring", 2500)
+def test_a_handshake_does_not_grow_with_the_graph(tmp_path: Path) -> None:
+    small, large = terms(tmp_path, "ring", 4), terms(tmp_path, "ring", 2500)
     assert sum(map(len, large.values())) <= sum(map(len, small.values())) + 10
     dense = dimat.build_topology("full", 300)
     assert len(_graph(dense)) <= len(small["graph"]) + 10
     assert len(_matrix(dense)) == len(small["mixing matrix"])
 
 
-def test_graphs_and_matrices_that_differ_are_said_to() -> None:
+def test_graphs_and_matrices_that_differ_are_said_to(tmp_path: Path) -> None:
     with pytest.raises(StructureError) as found:
-        check_terms(terms("ring", 6), terms("star", 6), "agent 1")
+        check_terms(terms(tmp_path, "ring", 6), terms(tmp_path, "star", 6), "agent 1")
     assert "'graph' is star of 5 edges, digest " in str(found.value)
     assert " there and ring of 6 edges, digest " in str(found.value)
     assert "'mixing matrix' is of digest " in str(found.value)
-    check_terms(terms("ring", 6), terms("ring", 6), "agent 1")
+    check_terms(terms(tmp_path, "ring", 6), terms(tmp_path, "ring", 6), "agent 1")
 
 
 def test_matrices_that_differ_in_a_weight_are_told_apart() -> None:

@@ -49,8 +49,8 @@ def settled(here: AgentsOnGraph) -> None:
 def test_in_a_storm_nobody_hangs_and_every_edge_is_accounted_for_at_both_ends(
     monkeypatch: pytest.MonkeyPatch, seed: int, steps: int, rounds: int
 ) -> None:
+    delay_sends(monkeypatch, seed, breaks=0.01)
     with agents_on_graph(timeout_s=2.0, patience_s=1.0) as here:  # whatever is late, the books hold
-        delay_sends(monkeypatch, seed, breaks=0.01)
         for own in here.values():
             own.steps = steps
         draws = {i: random.Random(10 * seed + i) for i in here}

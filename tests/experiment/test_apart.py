@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.exchange.threads import peers_file
 
 from dimat.errors import ConfigError, DimatError, TopologyError
-from dimat.experiment.config.config import ExchangeConfig, MatchingConfig, RunConfig, TopologyConfig
-from dimat.experiment.single_agent.run import Rendezvous, run_agent
+from dimat.experiment.config.config import MatchingConfig, RunConfig, TopologyConfig
+from dimat.experiment.single_agent.run import Site, run_agent
 
 SMALL = RunConfig(agents=4, rounds=2, pretrain_epochs=0, local_steps=1, controls=(), threads=1)
-NOWHERE = Rendezvous("127.0.0.1", 9)
+NOWHERE = Site(Path("nowhere.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,8 @@ def test_what_agents_that_may_miss_each_other_cannot_do_is_refused(
 
 
 def test_an_address_that_is_not_of_this_machine_is_refused(tmp_path: Path) -> None:
-    exchange = ExchangeConfig(interface="192.0.2.1")  # of no machine, by RFC 5737
-    config = replace(SMALL, exchange=exchange, out=str(tmp_path / "out"))
-    with pytest.raises(ConfigError, match=r"'exchange.interface': 192\.0\.2\.1 is not an address"):
-        run_agent(config, 0, NOWHERE)
+    peers = peers_file(tmp_path, SMALL.agents)
+    site = Site(peers, listen="192.0.2.1:7400", trusted_network=True)  # of no machine, by RFC 5737
+    config = replace(SMALL, out=str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"'listen': 192\.0\.2\.1:7400 cannot be listened on"):
+        run_agent(config, 0, site)

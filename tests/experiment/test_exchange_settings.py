@@ -19,7 +19,7 @@ from dimat.experiment.setup import make_setup
 SMALL = RunConfig(
     agents=3, rounds=2, pretrain_epochs=0, local_steps=1, method="wa", controls=(), threads=1
 )
-LINKS = ExchangeConfig(timeout_s=1.0, patience_s=2.0, interface="10.0.0.1")
+LINKS = ExchangeConfig(timeout_s=1.0, patience_s=2.0)
 
 
 @pytest.mark.parametrize("method", ["wa", "cdsgd"])

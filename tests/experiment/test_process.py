@@ -22,10 +22,10 @@ import torch
 import dimat
 from dimat import RunConfig
 from dimat.errors import ConfigError, DimatError, TrainingError
-from dimat.experiment.config.config import DataConfig, ExchangeConfig, OptimizerConfig
+from dimat.experiment.config.config import DataConfig, OptimizerConfig
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.setup import make_setup
-from dimat.experiment.single_agent.run import Rendezvous, run_agent
+from dimat.experiment.single_agent.run import Site, run_agent
 from dimat.models import build_model
 from dimat.state import save_state, state_of
 from dimat.tools.estimate.forecast import forecast
@@ -92,9 +92,8 @@ def resumed() -> None:
 
 
 def alone() -> None:
-    nowhere = ExchangeConfig(interface="192.0.2.1")  # of no machine, by RFC 5737
     with pytest.raises(ConfigError):
-        run_agent(replace(SMALL, exchange=nowhere), 0, Rendezvous("127.0.0.1", 9))
+        run_agent(SMALL, 0, Site(Path("nowhere.yaml")))
 
 
 def merged(**settings: int | str) -> None:

@@ -28,7 +28,6 @@ OTHER: dict[str, Any] = {
     "imports": ("json",),
     "exchange.timeout_s": 1.5,
     "exchange.patience_s": 2.5,
-    "exchange.interface": "10.0.0.1",
     "checkpoint.every": 4,
     "checkpoint.keep": 9,
     "diagnostics.barrier_images": 10,

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
+from tests.exchange.threads import peers_file
 from tests.fork_server import ROOT
 from tests.laws.graphs import connected_graphs
 from tests.methods.agents import Agents, agents_of, irregular, merge
@@ -170,7 +172,7 @@ def test_in_the_last_round_there_may_be_other_steps(number: int) -> None:
     np.testing.assert_array_equal(mixed(replace(wa(1), final_steps=5), endless), mixed(wa(1), them))
 
 
-def test_in_a_loop_of_ones_own_no_round_is_the_last() -> None:
+def test_in_a_loop_of_ones_own_no_round_is_the_last(tmp_path: Path) -> None:
     loop = dimat.Agent(
         torch.nn.Linear(2, 2),
         None,
@@ -179,7 +181,8 @@ def test_in_a_loop_of_ones_own_no_round_is_the_last() -> None:
         method=Averaging(final_steps=3),
         id=0,
         agents=1,
-        store="127.0.0.1:9",
+        peers=peers_file(tmp_path, 1),
+        insecure=True,
     )
     with loop:
         assert [loop.context(number).rounds for number in (1, 2)] == [0, 0]

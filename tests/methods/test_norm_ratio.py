@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
 import pytest
 import torch
+from tests.exchange.threads import peers_file
 from tests.laws.graphs import PAW
 from tests.methods.agents import Agents, agents_of
 from tests.methods.lossy import Losses, merge_over
@@ -87,7 +89,9 @@ def test_one_default_holds_for_every_way_to_run_and_null_is_off() -> None:
             assert vars(any_ratio)["max_norm_ratio"] is None
 
 
-def test_an_agent_in_ones_own_loop_has_the_default_and_can_have_another() -> None:
+def test_an_agent_in_ones_own_loop_has_the_default_and_can_have_another(
+    tmp_path: Path,
+) -> None:
     def method(**settings: object) -> object:
         own = dimat.Agent(
             torch.nn.Linear(2, 2),
@@ -97,7 +101,8 @@ def test_an_agent_in_ones_own_loop_has_the_default_and_can_have_another() -> Non
             method="wa",
             id=0,
             agents=1,
-            store="127.0.0.1:9",
+            peers=peers_file(tmp_path, 1),
+            insecure=True,
             **settings,  # type: ignore[arg-type]
         )
         with own:

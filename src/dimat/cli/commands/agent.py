@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import gc
+import re
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -13,6 +15,7 @@ from rich.console import Console
 from dimat.cli.helping import FIRST, short_help
 from dimat.experiment.config.parse import Parser, config_of, settings_parser
 from dimat.experiment.config.places import check_path, endpoint
+from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import check_id, validate
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "run one agent in a process of its own, among others that may be missing"
 _SITE = ("peers", "certificates", "listen", "insecure", "trusted_network", "name")
+_NAME = "[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?"  # as certificates can bear
 _OWN = ("id", "faults", *_SITE)
 
 
@@ -74,8 +78,7 @@ def execute(settings: Namespace) -> None:
     atexit.register(gc.freeze)  # else the last collection walks all of PyTorch: 1.3 s of CPU
     own = {name: settings.pop(name) for name in _OWN}
     config = config_of(settings)
-    plan = None if own["faults"] is None else check_path("faults", own["faults"])
-    site = _site(own)
+    _check(own)
     check_id(config, own["id"])
     validate(config)
     from dimat.cli.stop import stoppable
@@ -83,11 +86,11 @@ def execute(settings: Namespace) -> None:
     from dimat.experiment.single_agent.run import run_agent
     from dimat.experiment.tables import single_agent_table
 
-    rehearse = None
-    if plan:
+    site, rehearse = _site(own), None
+    if own["faults"] is not None:
         from dimat.testing.faults import Faults
 
-        rehearse = Faults.load(plan).rehearse
+        rehearse = Faults.load(Path(own["faults"])).rehearse
     progress = LiveProgress()
     try:
         with stoppable():
@@ -100,18 +103,29 @@ def execute(settings: Namespace) -> None:
     console.print(folder, markup=False, highlight=False, soft_wrap=True)
 
 
-def _site(own: dict[str, object]) -> Site:
+def _check(own: dict[str, object]) -> None:
+    """Refuse options that nobody means, before PyTorch is imported."""
+    check_path("peers", str(own["peers"]))
+    for name in ("certificates", "faults"):
+        if own[name] is not None:
+            check_path(name, str(own[name]))
+    if own["listen"] is not None:
+        endpoint("listen", str(own["listen"]), any_port=True)
+    if own["name"] is not None and not re.fullmatch(_NAME, str(own["name"])):
+        rule = "1 to 40 of a-z, 0-9 and '-', with no '-' at either end"
+        raise broken_rule("name", own["name"], rule)
+
+
+def _site(own: dict[str, Any]) -> Site:
     """The site that the options describe."""
     from dimat.exchange.network.site import Site
 
-    if own["listen"] is not None:
-        endpoint("listen", str(own["listen"]), any_port=True)
     folder = own["certificates"]
     return Site(
-        check_path("peers", str(own["peers"])),
-        None if folder is None else check_path("certificates", str(folder)),
-        None if own["listen"] is None else str(own["listen"]),
-        bool(own["insecure"]),
-        bool(own["trusted_network"]),
-        None if own["name"] is None else str(own["name"]),
+        Path(own["peers"]),
+        None if folder is None else Path(folder),
+        own["listen"],
+        own["insecure"],
+        own["trusted_network"],
+        own["name"],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Annotated, Literal
 
-from dimat.experiment.config.places import check_device, check_host, check_path, check_source
+from dimat.experiment.config.places import check_device, check_path, check_source
 from dimat.experiment.config.rules import Range
 
 # The end of all that is counted or measured: more is a slip of the hand.
@@ -36,7 +36,6 @@ Width = Annotated[
 
 Device = Annotated[str, check_device]
 FilePath = Annotated[str, check_path]
-Host = Annotated[str, check_host]
 Source = Annotated[str, check_source]
 
 Norm = Literal["batch", "group"]

@@ -66,34 +66,19 @@ def check_device(setting: str, given: str) -> None:
         raise broken_rule(setting, given, "cpu, cuda or cuda:N")
 
 
-def check_host(setting: str, given: str) -> str:
-    """Address of IPv4, of IPv6 (maybe in brackets), or a machine's name, without brackets.
-
-    Raises:
-        ConfigError: If it is something else, such as a URL.
-
-    >>> check_host("interface", "10.0.0.1"), check_host("interface", "[::1]")
-    ('10.0.0.1', '::1')
-    """
-    host = _host(given)
-    if host is None:
-        raise broken_rule(setting, given, "an address or the name of a machine, such as 10.0.0.1")
-    return host
-
-
 def endpoint(setting: str, given: str, *, any_port: bool = False) -> tuple[str, int]:
     """Host and port of ``HOST:PORT``; an IPv6 address is in brackets, port 0 is any that is free.
 
     Raises:
         ConfigError: If it is something else.
 
-    >>> endpoint("store", "10.0.0.1:29400"), endpoint("listen", "[::1]:0", any_port=True)
-    (('10.0.0.1', 29400), ('::1', 0))
+    >>> endpoint("listen", "10.0.0.1:7400"), endpoint("listen", "[::1]:0", any_port=True)
+    (('10.0.0.1', 7400), ('::1', 0))
     """
     before, _, port = given.rpartition(":")
     host = _host(before) if ":" not in before or before.startswith("[") else None
     if host is None or not re.fullmatch(r"[0-9]{1,5}", port):
-        raise broken_rule(setting, given, "HOST:PORT, such as 127.0.0.1:29400 or [::1]:29400")
+        raise broken_rule(setting, given, "HOST:PORT, such as 127.0.0.1:7400 or [::1]:7400")
     least = 0 if any_port else 1
     if not least <= int(port) <= _PORTS:
         raise broken_rule(setting, given, f"HOST:PORT with a port in {least} … {_PORTS}")
