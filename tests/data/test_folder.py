@@ -303,12 +303,12 @@ def test_what_is_missing_is_said_with_what_was_looked_for(tmp_path: Path) -> Non
     assert refused("folder:") == "folder:: no such folder"
     assert f"has no folder train; looked for {tmp_path}/train/CLASS/*.png" in refused(tmp_path)
     (tmp_path / "train").mkdir()
+    assert f"{tmp_path}/train: there is no picture; looked for" in refused(tmp_path)
+    save(tmp_path / "train" / "a" / "0.png", draw(4, 5))
     message = refused(tmp_path)
     assert "has no folder test or val" in message
     assert f"{tmp_path}/test/CLASS/*.png, *.jpg or *.jpeg or {tmp_path}/val/CLASS" in message
     (tmp_path / "test").mkdir()
-    assert f"{tmp_path}/train: there is no picture; looked for" in refused(tmp_path)
-    save(tmp_path / "train" / "a" / "0.png", draw(4, 5))
     assert f"{tmp_path}/test: there is no picture; looked for" in refused(tmp_path)
 
 

@@ -2,11 +2,13 @@
 
 from dimat.data.augment import flip_and_crop
 from dimat.data.partition import (
+    OWN,
     SPLITS,
     Partition,
     are_skewed,
     hold_out,
     label_skew,
+    own_images,
     partition,
     subset,
 )
@@ -15,6 +17,7 @@ from dimat.data.shard import Shard, normalize, sample_batches
 from dimat.data.sources import SOURCES, Dataset, load_dataset, load_images
 
 __all__ = [
+    "OWN",
     "SOURCES",
     "SPLITS",
     "Dataset",
@@ -28,6 +31,7 @@ __all__ = [
     "load_dataset",
     "load_images",
     "normalize",
+    "own_images",
     "partition",
     "sample_batches",
     "subset",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ _MOST_CHANNELS = 4  # with a longer last axis and a second one this short, chann
 # A listener to progress: called with (0, total) before the first image is decoded, and then with
 # (new, total) for every ``new`` more.
 Tell = Callable[[int, int], None]
+Part = Literal["train", "test"]
 
 
 def quiet(new: int, total: int) -> None:
@@ -34,6 +37,9 @@ class Dataset:
         train_y: (n,) int64 labels, 0 <= label < num_classes.
         test_x: Test images, of the same shape and dtype.
         test_y: Labels of the test images.
+        classes: Names of the classes, by label; empty where labels are only numbers.
+        refused: Message for what cannot be used as it is, and need not be: ``train`` or ``test``
+            where the source has no such images, ``labels`` where they leave out a class.
     """
 
     name: str
@@ -41,13 +47,41 @@ class Dataset:
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
+    classes: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     __repr__ = brief
 
+    @classmethod
+    def of_parts(
+        cls,
+        name: str,
+        parts: Mapping[str, tuple[Tensor, Tensor]],
+        classes: Sequence[str] = (),
+        refused: Mapping[str, str] = MappingProxyType({}),
+    ) -> Dataset:
+        """The data set of images and labels by part, of which one may be missing.
+
+        Args:
+            name: Name of the source.
+            parts: Images and labels of ``train``, of ``test``, or of both.
+            classes: As in the data set.
+            refused: As in the data set.
+        """
+        x, y = next(iter(parts.values()))
+        none = x[:0], y[:0]
+        train, test = parts.get("train", none), parts.get("test", none)
+        return cls(name, *train, *test, tuple(classes), refused)
+
     @property
     def num_classes(self) -> int:
-        """Number of classes in the training labels."""
-        return int(self.train_y.max()) + 1
+        """Number of classes: of those that have names, or else in the training labels."""
+        return len(self.classes) or int(self.train_y.max()) + 1
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by label; numbers where they have none."""
+        return self.classes or tuple(map(str, range(self.num_classes)))
 
     @property
     def in_channels(self) -> int:
@@ -67,6 +101,55 @@ class Dataset:
         """
         kept = torch.from_numpy(index)
         return replace(self, train_x=self.train_x[kept], train_y=self.train_y[kept])
+
+    def check_usable(self, source: str, needs: Sequence[Part], *, counted: bool) -> None:
+        """Refuse a data set that lacks images, or whose labels leave out a class.
+
+        Args:
+            source: The source, for the message.
+            needs: The parts that must have images.
+            counted: Whether every class must have a training image.
+
+        Raises:
+            DataError: With what the source says of it.
+        """
+        for part, labels in (("train", self.train_y), ("test", self.test_y)):
+            if part in needs and not len(labels):
+                raise DataError(self.refused.get(part, f"{source}: has no {part} images"))
+        if counted and self.refused.get("labels"):
+            raise DataError(self.refused["labels"])
+
+    def with_classes(self, classes: Sequence[str], source: str) -> Dataset:
+        """The data set with labels that count given classes, some of which may have no image.
+
+        Args:
+            classes: Names of all classes. Label i becomes the place of its own name among them, or
+                stays i where the data set has no names.
+            source: The source, for the message.
+
+        Raises:
+            DataError: If there is an image of another class.
+        """
+        place = {name: i for i, name in enumerate(classes)}
+        names = self.classes or tuple(classes)
+        for part, labels in (("train", self.train_y), ("test", self.test_y)):
+            for label in torch.unique(labels).tolist():
+                if label >= len(names) or names[label] not in place:
+                    own = f"class '{names[label]}'" if self.classes else f"label {label}"
+                    known = [*classes[:5], "…"] if len(classes) > 5 else classes
+                    raise DataError(
+                        f"{source}: {part} has {own}, which is none of the {len(classes)} classes "
+                        f"({', '.join(known)}); name it as one of them, or name all classes in "
+                        "data.classes, alike at all agents"
+                    )
+        labels = torch.tensor([place.get(name, -1) for name in names])
+        return replace(
+            self,
+            train_y=labels[self.train_y],
+            test_y=labels[self.test_y],
+            classes=tuple(classes),
+            refused={},
+        )
 
 
 def as_images(array: NDArray[np.generic], where: str) -> Tensor:
@@ -148,6 +231,15 @@ def check_counted(labels: Tensor, where: str) -> None:
             f"{missing}: classes are counted from 0 on, each with an image; "
             "np.unique(labels, return_inverse=True)[1] counts them so (over train and test at once)"
         )
+
+
+def why_not(check: Callable[[], None]) -> str:
+    """The message with which a check refuses data; empty if it does not."""
+    try:
+        check()
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def check_known(test_y: Tensor, train_y: Tensor, where: str, train: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dimat.data.dataset import Dataset, Tell, quiet
+from dimat.data.dataset import Dataset, Tell, quiet, why_not
 from dimat.data.pictures import Picture, decode
 from dimat.errors import DataError
 from dimat.files import open_regular
@@ -17,6 +17,7 @@ from dimat.files import open_regular
 _READ = (".png", ".jpg", ".jpeg")
 _NOT_READ = (".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 _LAYOUT = "CLASS/*.png, *.jpg or *.jpeg"
+_PARTS = {"train": ("train",), "test": ("test", "val")}
 
 Classes = Mapping[str, Sequence[Path]]
 
@@ -24,35 +25,49 @@ Classes = Mapping[str, Sequence[Path]]
 def folder(path: str, tell: Tell = quiet) -> Dataset:
     """The pictures in ``PATH/train/CLASS``, and in ``PATH/test/CLASS`` or else ``PATH/val/CLASS``.
 
-    Label i is the i-th of the sorted names of train's folders; a folder inside a class belongs to
-    it. Images come in the order of their sorted names, not in the file system's. Names that start
-    with a dot are left out.
+    Label i is the i-th of the sorted names of the folders; a folder inside a class belongs to it.
+    Images come in the order of their sorted names, not in the file system's. Names that start with
+    a dot are left out. One of train and test may be missing.
 
     Args:
         path: The folder.
         tell: Listener to the decoding.
 
     Raises:
-        DataError: If a folder or its pictures are missing, test has a class that train has not, or
-            a picture cannot be used, with its name.
+        DataError: If a folder or its pictures are missing, or a picture cannot be used, with its
+            name.
     """
-    train_folder, test_folder = _part(path, "train"), _part(path, "test", "val")
-    train, test = _classes(train_folder), _classes(test_folder)
-    _check_classes(train, train_folder, test, test_folder)
-    label = {name: i for i, name in enumerate(train)}
-    train_y, test_y = (
-        torch.tensor([label[name] for name, files in own.items() for _ in files])
-        for own in (train, test)
-    )
-    files = [file for own in (train, test) for some in own.values() for file in some]
+    if not path or not Path(path).is_dir():
+        raise DataError(f"folder:{path}: no such folder")
+    folders, refused = {}, {}
+    for part, names in _PARTS.items():
+        try:
+            folders[part] = _part(path, *names)
+        except DataError as error:
+            refused[part] = str(error)
+    if not folders:
+        raise DataError(refused["train"])
+    found = {part: _classes(own) for part, own in folders.items()}
+    if "train" in found:
+        _check_pictures(found["train"], folders["train"])
+        if "test" in found:
+            refused["labels"] = why_not(
+                lambda: _check_known(found["train"], found["test"], folders["test"])
+            )
+    label = {name: i for i, name in enumerate(sorted({n for own in found.values() for n in own}))}
+    labels = {
+        part: torch.tensor([label[name] for name, files in own.items() for _ in files])
+        for part, own in found.items()
+    }
+    files = [file for own in found.values() for some in own.values() for file in some]
     images = decode([Picture(str(file), partial(open_regular, file)) for file in files], tell)
-    return Dataset("folder", images[: len(train_y)], train_y, images[len(train_y) :], test_y)
+    split = torch.split(images, [len(own) for own in labels.values()])
+    parts = {part: (x, labels[part]) for part, x in zip(labels, split, strict=True)}
+    return Dataset.of_parts("folder", parts, tuple(label), refused)
 
 
 def _part(path: str, *names: str) -> Path:
     """The first of some folders that exists."""
-    if not path or not Path(path).is_dir():
-        raise DataError(f"folder:{path}: no such folder")
     for name in names:
         if (Path(path) / name).is_dir():
             return Path(path) / name
@@ -72,13 +87,18 @@ def _classes(part: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _check_classes(train: Classes, train_folder: Path, test: Classes, test_folder: Path) -> None:
+def _check_pictures(train: Classes, train_folder: Path) -> None:
+    """Refuse a class without a training picture."""
     for name, files in train.items():
         if not files:
             raise DataError(
                 f"{train_folder / name}: there is no picture of this class (*.png, *.jpg or "
                 "*.jpeg); add some, or remove the folder"
             )
+
+
+def _check_known(train: Classes, test: Classes, test_folder: Path) -> None:
+    """Refuse a class that is only in test."""
     for name in test:
         if name not in train:
             known = [*list(train)[:5], "…"] if len(train) > 5 else list(train)

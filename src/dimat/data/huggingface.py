@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 from torch import Tensor
 
-from dimat.data.dataset import Dataset, Tell, as_labels, check_counted, check_known, quiet
+from dimat.data.dataset import Dataset, Tell, as_labels, check_counted, check_known, quiet, why_not
 from dimat.data.pictures import Picture, decode
 from dimat.errors import DataError
 from dimat.files import open_regular
@@ -38,19 +39,54 @@ def huggingface(address: str, tell: Tell = quiet) -> Dataset:
     where = f"hf:{address}"
     place = Address.parse(address)
     splits = _load(place, where)
-    if "train" not in splits:
-        raise DataError(f"{where}: has no split train (it has {', '.join(splits)})")
-    features = splits["train"].features
+    there = ", ".join(splits)
+    refused = {
+        "train": f"{where}: has no split train (it has {there})",
+        "test": f"{where}: has no split {' or '.join(_TEST[:2])} to test on (it has {there})",
+    }
+    if not {"train", *_TEST} & {*splits}:
+        raise DataError(refused["train"])
+    features = next(splits[name] for name in ("train", *_TEST) if name in splits).features
     label = _label_column(features, place.label, where)
-    train_y = _labels(splits, "train", label, where)
-    test, test_y = _test_labels(splits, label, where)
-    check_known(test_y, train_y, f"{where}: {test}", "train")
-    if not hasattr(features[label], "names"):  # a ClassLabel names classes that may have no image
-        check_counted(train_y, f"{where}: train: {label}")
+    labels, split_of = {}, {"train": "train"}
+    if "train" in splits:
+        labels["train"] = _labels(splits, "train", label, where)
+    if {*_TEST} & {*splits}:
+        try:
+            split_of["test"], labels["test"] = _test_labels(splits, label, where)
+        except DataError as error:
+            refused["test"] = str(error)
+    if not labels:
+        raise DataError(refused["test"])
+    # A ClassLabel names classes that may have no image.
+    names = tuple(getattr(features[label], "names", ()))
+    if "train" in labels:
+        refused["labels"] = _why_not_counted(labels, split_of, label, where, named=bool(names))
     image = _image_column(features, where)
-    pictures = [p for split in ("train", test) for p in _pictures(splits, split, image, where)]
-    images = decode(pictures, tell)
-    return Dataset("hf", images[: len(train_y)], train_y, images[len(train_y) :], test_y)
+    pictures = [p for part in labels for p in _pictures(splits, split_of[part], image, where)]
+    split = torch.split(decode(pictures, tell), [len(own) for own in labels.values()])
+    parts = {part: (x, labels[part]) for part, x in zip(labels, split, strict=True)}
+    return Dataset.of_parts("hf", parts, names, refused)
+
+
+def _why_not_counted(
+    labels: Mapping[str, Tensor],
+    split_of: Mapping[str, str],
+    column: str,
+    where: str,
+    *,
+    named: bool,
+) -> str:
+    """Why labels cannot be counted by those of the training images; empty if they can."""
+    train = labels["train"]
+
+    def check() -> None:
+        if "test" in labels:
+            check_known(labels["test"], train, f"{where}: {split_of['test']}", "train")
+        if not named:
+            check_counted(train, f"{where}: train: {column}")
+
+    return why_not(check)
 
 
 @dataclass(frozen=True)
@@ -163,11 +199,7 @@ def _test_labels(splits: Mapping[str, Any], column: str, where: str) -> tuple[st
             return split, _labels(splits, split, column, where)
         except DataError as error:
             refused.append(error)
-    if refused:
-        raise refused[0]
-    raise DataError(
-        f"{where}: has no split {' or '.join(_TEST[:2])} to test on (it has {', '.join(splits)})"
-    )
+    raise refused[0]
 
 
 def _pictures(splits: Mapping[str, Any], split: str, column: str, where: str) -> list[Picture]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from dimat.data.dataset import (
     check_counted,
     check_known,
     quiet,
+    why_not,
 )
 from dimat.errors import DataError, first_line
 from dimat.files import check_bytes
@@ -29,6 +30,7 @@ def npz(path: str, tell: Tell = quiet) -> Dataset:
     """The data set in a NumPy archive with train_x, train_y, test_x and test_y.
 
     Images are NHWC (or NHW, one channel), uint8 or float in [0, 1]; labels are integers.
+    An archive may have only the two arrays of one part, train or test.
 
     Args:
         path: The archive.
@@ -37,20 +39,35 @@ def npz(path: str, tell: Tell = quiet) -> Dataset:
     Raises:
         DataError: If the archive cannot be read, or its arrays cannot be used.
     """
-    arrays = _read_npz(Path(path), [f"{part}_{kind}" for part in _PARTS for kind in "xy"])
-    train_x, test_x = (as_images(arrays[f"{part}_x"], f"{path}: {part}_x") for part in _PARTS)
-    train_y, test_y = (as_labels(arrays[f"{part}_y"], f"{path}: {part}_y") for part in _PARTS)
-    for part, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
-        if len(x) != len(y):
-            raise DataError(f"{path}: {part}_x has {len(x)} images, {part}_y {len(y)} labels")
-    if train_x.shape[1:] != test_x.shape[1:] or train_x.dtype != test_x.dtype:
+    pairs = [(f"{part}_x", f"{part}_y") for part in _PARTS]
+    arrays, lacks = _read_npz(Path(path), pairs)
+    there = [part for part in _PARTS if f"{part}_x" in arrays]
+    x = {part: as_images(arrays[f"{part}_x"], f"{path}: {part}_x") for part in there}
+    y = {part: as_labels(arrays[f"{part}_y"], f"{path}: {part}_y") for part in there}
+    for part in there:
+        if len(x[part]) != len(y[part]):
+            raise DataError(
+                f"{path}: {part}_x has {len(x[part])} images, {part}_y {len(y[part])} labels"
+            )
+    kinds = [(tuple(own.shape[1:]), own.dtype) for own in x.values()]
+    if kinds[0] != kinds[-1]:
         raise DataError(
-            f"{path}: train_x holds {tuple(train_x.shape[1:])} {train_x.dtype}, test_x "
-            f"{tuple(test_x.shape[1:])} {test_x.dtype}: they must be alike"
+            f"{path}: train_x holds {kinds[0][0]} {kinds[0][1]}, test_x "
+            f"{kinds[1][0]} {kinds[1][1]}: they must be alike"
         )
-    check_known(test_y, train_y, f"{path}: test_y", "train_y")
-    check_counted(train_y, f"{path}: train_y")
-    return Dataset("npz", train_x, train_y, test_x, test_y)
+    return Dataset.of_parts(
+        "npz",
+        {part: (x[part], y[part]) for part in there},
+        refused={**dict.fromkeys(_PARTS, lacks), "labels": why_not(lambda: _check_labels(y, path))},
+    )
+
+
+def _check_labels(labels: Mapping[str, Tensor], path: str) -> None:
+    """Refuse labels of an archive that leave out a class."""
+    if "train" in labels:
+        if "test" in labels:
+            check_known(labels["test"], labels["train"], f"{path}: test_y", "train_y")
+        check_counted(labels["train"], f"{path}: train_y")
 
 
 def npz_images(path: str) -> Tensor:
@@ -62,7 +79,8 @@ def npz_images(path: str) -> Tensor:
     Raises:
         DataError: If the archive cannot be read, or its images cannot be used.
     """
-    return as_images(_read_npz(Path(path), ["train_x"])["train_x"], f"{path}: train_x")
+    arrays, _ = _read_npz(Path(path), [("train_x",)])
+    return as_images(arrays["train_x"], f"{path}: train_x")
 
 
 _PARTS = ("train", "test")
@@ -72,7 +90,12 @@ _MAGIC = b"\x93NUMPY"
 _DAMAGE = (OSError, TypeError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+def _read_npz(
+    path: Path, parts: Sequence[tuple[str, ...]]
+) -> tuple[dict[str, NDArray[np.generic]], str]:
+    """The arrays of an archive, of one part at least, and a message of what it lacks."""
+    names = [name for part in parts for name in part]
+    lacks = ""
     if not path.is_file():
         raise DataError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
     try:
@@ -82,9 +105,10 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]
                 raise DataError(f"{path}: one array, not an .npz archive of {', '.join(names)}")
             missing = [name for name in names if name not in archive.files]
             if missing:
-                raise DataError(
-                    f"{path}: lacks {', '.join(missing)} (it has {', '.join(archive.files)})"
-                )
+                lacks = f"{path}: lacks {', '.join(missing)} (it has {', '.join(archive.files)})"
+            names = [name for part in parts if not {*part} & {*missing} for name in part]
+            if not names or any(0 < len({*part} & {*missing}) < len(part) for part in parts):
+                raise DataError(lacks)
             _check_sizes(archive.zip, path, names)
             arrays = {name: archive[name] for name in names}
     except _DAMAGE as error:
@@ -94,7 +118,7 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # NumPy returns the bytes of any other file
             raise DataError(f"{path}: {name} is no array, but some other file in an archive")
-    return arrays
+    return arrays, lacks
 
 
 def _check_sizes(archive: zipfile.ZipFile, path: Path, names: Sequence[str]) -> None:

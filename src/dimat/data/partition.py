@@ -14,6 +14,7 @@ from dimat.registry import Registry, a_function
 from dimat.state import brief
 
 Indices = NDArray[np.int64]
+OWN = "own"  # the split that deals nothing out: every agent has a source of its own
 _MUCH_SKEW = 0.1  # dirichlet parts with alpha 10 are below, with alpha 1 above
 
 
@@ -55,6 +56,26 @@ def partition(
     for parts in (dealt.pretrain, dealt.rounds):
         _check_sizes(parts, name, batch_size)
     return dealt
+
+
+def own_images(labels: Tensor, agent: int, *, batch_size: int) -> Partition:
+    """The partition of one agent whose training images are all its own, as its only entry.
+
+    Args:
+        labels: (n,) labels of the training images.
+        agent: The agent's number, for the message.
+        batch_size: Number of images in a training step.
+
+    Raises:
+        DataError: If there is less than a batch.
+    """
+    if len(labels) < batch_size:
+        raise DataError(
+            f"agent {agent} has {len(labels)} training images of its own: it needs a full batch of "
+            f"{batch_size}; use a smaller batch_size, or more images"
+        )
+    every = [np.arange(len(labels), dtype=np.int64)]
+    return Partition(every, every)
 
 
 def are_skewed(parts: Sequence[Indices], labels: Tensor) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from dimat.data.dataset import Dataset, Tell, quiet
+from dimat.data.dataset import Dataset, Part, Tell, quiet
 from dimat.data.digits import digits
 from dimat.data.folder import folder
 from dimat.data.huggingface import huggingface
@@ -24,20 +24,31 @@ SOURCES: Registry[Callable[[str, Tell], Dataset]] = Registry(
 )
 
 
-def load_dataset(source: str, tell: Tell = quiet) -> Dataset:
+def load_dataset(
+    source: str,
+    tell: Tell = quiet,
+    *,
+    classes: Sequence[str] = (),
+    needs: Sequence[Part] = ("train", "test"),
+) -> Dataset:
     """The data set of a source.
 
     Args:
         source: ``"digits"``, ``"npz:PATH"``, ``"folder:PATH"`` or ``"hf:NAME"``.
         tell: Listener to the decoding of images, if they are encoded: ``tell(0, total)``, then
             ``tell(new, total)`` whenever ``new`` more are decoded.
+        classes: Names of all classes, in the order of their labels, of which some may have no image
+            here; empty: the classes of the source, each with a training image.
+        needs: The parts that must have images.
 
     Raises:
         ConfigError: If no such source is known.
         DataError: If the images or labels cannot be used, with file, array and rule.
     """
     name, _, path = source.partition(":")
-    return look_up("data.source", name, SOURCES)(path, tell)
+    data = look_up("data.source", name, SOURCES)(path, tell)
+    data.check_usable(source, needs, counted=not classes)
+    return data.with_classes(classes, source) if classes else data
 
 
 def load_images(source: str) -> Tensor:

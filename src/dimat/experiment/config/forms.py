@@ -53,6 +53,8 @@ def plain(value: object, kind: object) -> object:
 
     >>> plain(["wa", "local"], tuple[str, ...]), plain("wa,local", tuple[str, ...])
     (('wa', 'local'), ('wa', 'local'))
+    >>> plain([0, 1], tuple[str, ...]), plain("0,1", tuple[str, ...])
+    (('0', '1'), ('0', '1'))
     >>> plain("none", tuple[str, ...]), plain({"keep": 0.5}, tuple[str, ...])
     ((), ('keep=0.5',))
     """
@@ -60,8 +62,8 @@ def plain(value: object, kind: object) -> object:
     module, name = type(value).__module__, type(value).__name__
     if isinstance(value, Mapping) and get_origin(kind) is tuple:
         return as_options(value)
-    if isinstance(value, list) and get_origin(kind) is tuple:
-        return tuple(value)
+    if isinstance(value, (list, tuple)) and get_origin(kind) is tuple:
+        return tuple(str(own) if type(own) is int else own for own in value)
     if isinstance(value, str) and get_origin(kind) is tuple:
         return listed(value)
     if isinstance(value, os.PathLike) and str in kinds:

@@ -38,8 +38,16 @@ def bracketed(text: str) -> str:
 
     >>> bracketed("wa,local"), bracketed("none"), bracketed("[wa]")
     ('[wa,local]', '[]', '[wa]')
+
+    Names that YAML would read as numbers, as of classes, are text.
+
+    >>> bracketed("0,1,cat"), bracketed("[0, 1]"), bracketed('["a,b", 1]')
+    ('["0","1",cat]', '["0","1"]', '["a,b", 1]')
     """
-    return text if text.startswith("[") else f"[{','.join(listed(text))}]"
+    if text.startswith("[") and {'"', "'"} & {*text}:
+        return text
+    names = [f'"{own}"' if own.isdecimal() else own for own in listed(text)]
+    return f"[{','.join(names)}]"
 
 
 def is_list(name: str) -> bool:
@@ -86,6 +94,8 @@ def spelled_tree(
             value = {KNOWN_BY[name].rpartition(".")[2]: value}
         elif isinstance(value, str) and is_list(f"{prefix}{name}"):
             value = bracketed(value)
+        elif isinstance(value, list) and is_list(f"{prefix}{name}"):
+            value = [str(own) if type(own) is int else own for own in value]
         if name in tree:
             raise ConfigError(f"setting '{prefix}{name}' is given twice, as '{prefix}{given}' too")
         tree[name] = value
