@@ -195,10 +195,10 @@ def test_what_is_added_is_a_setting_at_once(
 ) -> None:
     group, _, part = setting.partition(".")
     base = dimat.RunConfig()
-    config = replace(base, **{group: replace(getattr(base, group), **{part: "own"})})
-    with pytest.raises(ConfigError, match=f"{setting}' is 'own', which is unknown"):
+    config = replace(base, **{group: replace(getattr(base, group), **{part: "mine"})})
+    with pytest.raises(ConfigError, match=f"{setting}' is 'mine', which is unknown"):
         validate(config)
-    monkeypatch.setitem(table, "own", next(iter(table.values())))
+    monkeypatch.setitem(table, "mine", next(iter(table.values())))
     validate(config)
 
 

@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "checkpoint.keep": 9,
     "diagnostics.barrier_images": 10,
     "data.source": "npz:other.npz",
+    "data.test_source": "npz:other.npz",
 }
 
 

@@ -39,13 +39,17 @@ def topology_facts(network: Network) -> dict[str, object]:
 
 
 def shard_facts(setup: Setup) -> dict[str, object]:
-    """The content of ``shards.json``: images per agent and class, validation images included."""
+    """The content of ``shards.json``: images per agent and class, validation images included.
+
+    Of an agent with its own data it has the counts of that one, which it names.
+    """
     labels, classes = setup.dataset.train_y.numpy(), setup.dataset.num_classes
     counts = {
         name: [np.bincount(labels[own], minlength=classes).tolist() for own in parts]
         for name, parts in (("pretrain", setup.parts.pretrain), ("rounds", setup.parts.rounds))
     }
-    return {"classes": classes, **counts}
+    whose = {} if setup.owner is None else {"agent": setup.owner}
+    return {"classes": classes, **whose, **counts}
 
 
 def run_digest(setup: Setup, config: RunConfig) -> str:
@@ -63,7 +67,7 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
 
 
 def data_digest(setup: Setup) -> str:
-    """The digest of all training images, their labels and the partition among the agents."""
+    """The digest of all training images here, their labels and the partition among the agents."""
     digest = hashlib.sha256()
     for part in (setup.dataset.train_x, setup.dataset.train_y):
         digest.update(part.contiguous().numpy().tobytes())

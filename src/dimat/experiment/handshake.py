@@ -9,31 +9,48 @@ from functools import reduce
 
 from dimat.experiment.config.messages import setting_types
 from dimat.experiment.digests import data_digest, topology_facts
-from dimat.experiment.setup import Setup
+from dimat.experiment.setup import Setup, image_shape
 
 # Settings that may differ between machines: they change no number, or only that machine's.
 _OWN = (
     *("out", "overwrite", "device", "threads", "vectorize", "eval_every", "log", "controls"),
     *("imports", "exchange.timeout_s", "exchange.patience_s"),
-    *("checkpoint.every", "checkpoint.keep", "diagnostics.barrier_images", "data.source"),
+    *("checkpoint.every", "checkpoint.keep", "diagnostics.barrier_images"),
+    *("data.source", "data.test_source"),
+)
+# The same of agents with data of their own: which images each has, and how it trains on them.
+_OF_OWN_DATA = (
+    *("data.train_images", "data.validation", "data.augment"),
+    *("batch_size", "pretrain_epochs", "local_epochs", "local_steps"),
 )
 
 
 def handshake(setup: Setup, *, matches: bool) -> Mapping[str, str]:
     """Every shared setting by name, and digests of the graph, the data and the model's symmetry.
 
+    Agents with data of their own say the shape of their images in place of the data's digest.
+
     Args:
         setup: The setup of the run in this process.
         matches: Whether units are matched, so that the model's symmetry matters.
     """
+    own = _OWN if setup.owner is None else (*_OWN, *_OF_OWN_DATA)
     found = {
-        name: str(reduce(getattr, name.split("."), setup.config))
+        name: _text(reduce(getattr, name.split("."), setup.config))
         for name in setting_types()
-        if name not in _OWN
+        if name not in own
     }
     graph = json.dumps(topology_facts(setup.topology), sort_keys=True)
     found["graph"] = hashlib.sha256(graph.encode()).hexdigest()[:16]
-    found["data"] = data_digest(setup)[:16]
+    if setup.owner is None:
+        found["data"] = data_digest(setup)[:16]
+    else:
+        found["images"] = image_shape(setup.dataset)
     if matches:
         found["symmetry"] = setup.analysis.symmetry.digest[:16]
     return found
+
+
+def _text(value: object) -> str:
+    """The text of a setting; a list has a line for each of its names."""
+    return "\n".join(value) if isinstance(value, tuple) else str(value)

@@ -13,17 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from dimat.data import (
+    OWN,
     Dataset,
     Partition,
     Shard,
     are_skewed,
     hold_out,
     load_dataset,
+    own_images,
     partition,
     subset,
 )
-from dimat.data.dataset import Tell
+from dimat.data.dataset import Part, Tell
+from dimat.errors import ConfigError, DataError
 from dimat.experiment.config.config import OptimizerConfig, RunConfig, TopologyConfig
+from dimat.experiment.config.validate import ONLY_APART
 from dimat.experiment.progress import Progress, Silent
 from dimat.losses import LocalLoss, loss_of_counts
 from dimat.models import build_model, check_output
@@ -43,6 +47,9 @@ class Setup:
         topology: Graph and mixing matrix at every time.
         held: Validation images among those of ``parts``; None: a share of each agent's own.
         symmetry: The symmetry of the model, given by hand; None to find it.
+        owner: The agent whose own data these are; ``parts`` has its images only, and what depends
+            on those of another agent is refused. None: the data of all agents.
+        tested: The data set whose test images agents are tested on; None: ``dataset``.
     """
 
     config: RunConfig
@@ -51,6 +58,8 @@ class Setup:
     topology: Network
     held: Partition | None = None
     symmetry: Symmetry | None = None
+    owner: int | None = None
+    tested: Dataset | None = None
 
     @cached_property
     def held_out(self) -> Partition:
@@ -72,8 +81,23 @@ class Setup:
 
     @cached_property
     def test(self) -> tuple[Tensor, Tensor]:
-        """Normalized test images on the device, and their labels."""
-        return Shard.whole(self.dataset.test_x, self.dataset.test_y, device=self.config.device)
+        """Normalized test images on the device, and their labels.
+
+        Of an agent with its own data, and no other test set, these are :attr:`own_test`.
+        """
+        if self.tested is None and self.owner is not None:
+            return self.own_test
+        data = self.tested or self.dataset
+        return Shard.whole(data.test_x, data.test_y, device=self.config.device)
+
+    @cached_property
+    def own_test(self) -> tuple[Tensor, Tensor]:
+        """The test images of an agent with its own data; its validation images if it has none."""
+        data, device = self.dataset, self.config.device
+        if len(data.test_y):
+            return Shard.whole(data.test_x, data.test_y, device=device)
+        (held,) = self.held_out.rounds
+        return Shard.whole(data.train_x[held], data.train_y[held], device=device)
 
     def new_model(self, agent: int) -> nn.Module:
         """A freshly initialized model, the same at every call.
@@ -106,12 +130,31 @@ class Setup:
             pretraining: Whether it is the shard of pre-training, or that of the rounds.
         """
         data = self.dataset
+        place = self._place(agent)
         mine, held = (
-            (own.pretrain if pretraining else own.rounds)[agent]
+            (own.pretrain if pretraining else own.rounds)[place]
             for own in (self.parts, self.held_out)
         )
         mask = torch.from_numpy(np.isin(mine, held))
         return Shard(data.train_x[mine], data.train_y[mine], held=mask, device=self.config.device)
+
+    def _place(self, agent: int) -> int:
+        """The place of an agent in the lists of a partition.
+
+        Raises:
+            DataError: If its images are at another site.
+        """
+        if self.owner is None:
+            return agent
+        if agent != self.owner:
+            raise self._elsewhere(f"agent {agent}")
+        return 0
+
+    def _elsewhere(self, who: str) -> DataError:
+        return DataError(
+            f"what depends on the images of {who} is not known here: setting 'data.split' is "
+            f"'{OWN}', and these are the images of agent {self.owner} only"
+        )
 
     def new_agent(
         self, agent: int, *, pretraining: bool, together: bool = False, method: str | None = None
@@ -154,7 +197,12 @@ class Setup:
 
     @cached_property
     def _skewed(self) -> Mapping[bool, bool]:
-        """Whether the shards of pre-training (True) and of the rounds differ in their classes."""
+        """Whether the shards of pre-training (True) and of the rounds differ in their classes.
+
+        Agents with data of their own cannot know, and take it that they do.
+        """
+        if self.owner is not None:
+            return {True: True, False: True}
         both = ((True, self.parts.pretrain), (False, self.parts.rounds))
         return {own: are_skewed(parts, self.dataset.train_y) for own, parts in both}
 
@@ -198,8 +246,7 @@ class Setup:
             agent: Number of the agent.
             together: Whether to count the steps of the mean agent instead of its own.
         """
-        own, mean = self._batches[True]
-        return self.config.pretrain_epochs * (mean if together else own[agent])
+        return self.config.pretrain_epochs * self._epoch_batches(agent, True, together)
 
     def round_steps(self, agent: int, *, together: bool = False) -> int:
         """Training steps of a round.
@@ -211,11 +258,19 @@ class Setup:
         config = self.config
         if config.local_steps is not None:
             return config.local_steps
-        own, mean = self._batches[False]
-        return config.local_epochs * (mean if together else own[agent])
+        return config.local_epochs * self._epoch_batches(agent, False, together)
+
+    def _epoch_batches(self, agent: int, pretraining: bool, together: bool) -> int:
+        """Batches of an epoch of an agent, or of the mean agent."""
+        own, mean = self._batches[pretraining]
+        if together and self.owner is not None:
+            raise self._elsewhere("all agents")
+        return mean if together else own[self._place(agent)]
 
     def pooled(self) -> Setup:
         """The setup of one agent that trains on the training images of all agents."""
+        if self.owner is not None:
+            raise self._elsewhere("all agents")
         steps = self.config.local_steps  # times the agents: as many images as they see in all
         together = None if steps is None else steps * self.config.agents
         alone = replace(
@@ -227,7 +282,9 @@ class Setup:
             )
             for own in (self.parts, self.held_out)
         )
-        return Setup(alone, self.dataset, parts, build_topology("ring", 1), held)
+        return Setup(
+            alone, self.dataset, parts, build_topology("ring", 1), held, tested=self.tested
+        )
 
     @cached_property
     def _batches(self) -> Mapping[bool, tuple[Sequence[int], int]]:
@@ -248,7 +305,11 @@ class Setup:
 
 
 def make_setup(
-    config: RunConfig, progress: Progress | None = None, dataset: Dataset | None = None
+    config: RunConfig,
+    progress: Progress | None = None,
+    dataset: Dataset | None = None,
+    *,
+    agent: int | None = None,
 ) -> Setup:
     """Load and partition the data, build graph and model, and check them; nothing is trained.
 
@@ -256,29 +317,50 @@ def make_setup(
         config: Every setting.
         progress: Receives the number of images read; nobody if None.
         dataset: Data in place of ``config.data.source``; None to load them.
+        agent: The agent that alone is run here, whose own the data are with ``data.split`` own.
 
     Raises:
+        ConfigError: If the data are one agent's own, and it is not said whose.
         DataError, ModelError, TopologyError: If data, model or graph cannot be used.
     """
+    owner = agent if config.data.split == OWN else None
+    if config.data.split == OWN and owner is None:
+        raise ConfigError(f"setting 'data.split' is '{OWN}': {ONLY_APART}")
+    tell = _reading(progress or Silent())
     if dataset is None:
-        dataset = load_dataset(config.data.source, _reading(progress or Silent()))
+        others = config.data.test_source is not None or owner is not None
+        needs: tuple[Part, ...] = ("train",) if others else ("train", "test")
+        dataset = load_dataset(config.data.source, tell, classes=config.data.classes, needs=needs)
+    elif config.data.classes:
+        dataset = dataset.with_classes(config.data.classes, dataset.name)
+    tested = _common_test(config, dataset, tell)
     if config.data.train_images is not None:
         kept = subset(dataset.train_y, config.data.train_images, config.seed)
         dataset = dataset.only(kept)
-    parts = partition(
-        config.data.split,
-        dataset.train_y,
-        config.agents,
-        seed=config.seed,
-        alpha=config.data.alpha,
-        batch_size=config.batch_size,
-    )
-    shard_sizes = [len(part) for part in parts.rounds]
+    if owner is None:
+        parts = partition(
+            config.data.split,
+            dataset.train_y,
+            config.agents,
+            seed=config.seed,
+            alpha=config.data.alpha,
+            batch_size=config.batch_size,
+        )
+    else:
+        parts = own_images(dataset.train_y, owner, batch_size=config.batch_size)
+    shard_sizes = None if owner is not None else [len(part) for part in parts.rounds]
     topology = build_network(config.topology, config.agents, shard_sizes)
     if config.merging.combine == "auto":
-        combine = "gram" if are_skewed(parts.rounds, dataset.train_y) else "average"
+        skewed = owner is not None or are_skewed(parts.rounds, dataset.train_y)
+        combine = "gram" if skewed else "average"
         config = replace(config, merging=replace(config.merging, combine=combine))
-    setup = Setup(config, dataset, parts, topology)
+    setup = Setup(config, dataset, parts, topology, owner=owner, tested=tested)
+    if owner is not None and not len(setup.test[1]):
+        raise DataError(
+            f"agent {owner} has nothing to be tested on: {config.data.source} has no test images, "
+            "and none is held out; add some, or give data.test_source, or a data.validation that "
+            "leaves a full batch to train on"
+        )
     check_output(
         config.model,
         setup.new_model(0),
@@ -287,6 +369,26 @@ def make_setup(
         image_size=dataset.image_size,
     )
     return setup
+
+
+def _common_test(config: RunConfig, dataset: Dataset, tell: Tell) -> Dataset | None:
+    """The data set whose test images replace those of the agents' source; None if it is that."""
+    source = config.data.test_source
+    if source is None:
+        return None
+    tested = load_dataset(source, tell, classes=dataset.class_names, needs=("test",))
+    if image_shape(tested) != image_shape(dataset):
+        raise DataError(
+            f"images of data.test_source {source} are {image_shape(tested)}, and those of "
+            f"data.source {config.data.source} {image_shape(dataset)}: height x width x channels "
+            "must be the same"
+        )
+    return tested
+
+
+def image_shape(dataset: Dataset) -> str:
+    """Height, width and channels of a data set's images, in words."""
+    return " x ".join(map(str, (*dataset.image_size, dataset.in_channels)))
 
 
 def build_network(

@@ -80,7 +80,7 @@ def execute(settings: Namespace) -> None:
     config = config_of(settings)
     _check(own)
     check_id(config, own["id"])
-    validate(config)
+    validate(config, apart=True)
     from dimat.cli.stop import stoppable
     from dimat.experiment.progress import LiveProgress
     from dimat.experiment.single_agent.run import run_agent

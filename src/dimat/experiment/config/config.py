@@ -60,13 +60,19 @@ class DataConfig:
             folder:PATH with train/CLASS/*.png or *.jpg and the same in test or val; or hf:NAME of
             the Hugging Face Hub.
         split: iid, by-class (class c to agent c mod N; of more agents than classes, those of one
-            class share it), dirichlet, or iid-then-by-class (pre-train on an IID half, continue by
-            class on the other).
+            class share it), dirichlet, iid-then-by-class (pre-train on an IID half, continue by
+            class on the other), or own (of dimat agent: the source is this agent's own, and others
+            have theirs).
         alpha: Concentration of the dirichlet split; smaller is more skewed.
         validation: Share of every shard held out for validation.
         augment: Random flip and crop of training images; off where mirrored images mean another
             class (digits).
         train_images: Use only this many training images (a stratified subset); all if null.
+        classes: Names of all classes, in the order of the labels; none: those of the source. Needed
+            with split own, where no agent need have images of all. Labels that have no names at the
+            source are numbers of this list.
+        test_source: A source whose test images are those that agents are tested on, in place of the
+            test images of source; null: these.
     """
 
     source: kinds.Source = "digits"
@@ -75,6 +81,8 @@ class DataConfig:
     validation: kinds.UpToHalf = 0.1
     augment: bool = False
     train_images: kinds.PositiveCount | None = None
+    classes: tuple[str, ...] = ()
+    test_source: kinds.Source | None = None
 
     def __post_init__(self) -> None:
         tidy(self)

@@ -18,11 +18,17 @@ from dimat.experiment.config.messages import annotated_types
 from dimat.experiment.config.rules import broken_rule, check
 from dimat.imports import import_modules
 
+ONLY_APART = "only with 'dimat agent' has each agent data of its own"
 
-def validate(config: RunConfig) -> None:
+
+def validate(config: RunConfig, *, apart: bool = False) -> None:
     """Refuse a config that no run can be made of.
 
     What depends on the data or the graph is checked where those are built.
+
+    Args:
+        config: Every setting.
+        apart: Whether they are of one agent in a process of its own, which may have its own data.
 
     Raises:
         ConfigError: For the first setting that is of the wrong type, out of its range, not in its
@@ -34,6 +40,7 @@ def validate(config: RunConfig) -> None:
     _check_stack(config)
     gauge_of(config.matching)
     _check_names(config)
+    _check_data(config, apart=apart)
     _check_methods(config)
     check_device_is_here(config.device)
 
@@ -89,17 +96,37 @@ def _check_names(config: RunConfig) -> None:
     from dimat.topology import TOPOLOGIES
 
     check_known("topology.name", config.topology.name, TOPOLOGIES)
-    from dimat.data import SOURCES, SPLITS
+    from dimat.data import OWN, SOURCES, SPLITS
     from dimat.merging import COMBINERS
     from dimat.methods import METHODS
 
     check_known("method", config.method, METHODS)
     _check_list("controls", config.controls, METHODS)
     _check_list("recalibration.methods", config.recalibration.methods, ["all", *METHODS])
-    check_known("data.split", config.data.split, SPLITS)
+    check_known("data.split", config.data.split, [*SPLITS, OWN])
     check_known("merging.combine", config.merging.combine, ["auto", *COMBINERS])
     check_known("data.source", config.data.source.partition(":")[0], SOURCES)
+    if config.data.test_source is not None:
+        check_known("data.test_source", config.data.test_source.partition(":")[0], SOURCES)
     check_model(config.model)
+
+
+def _check_data(config: RunConfig, *, apart: bool) -> None:
+    """Refuse classes that are named twice, and an agent's own data where they cannot be used."""
+    from dimat.data import OWN, SPLITS
+
+    data = config.data
+    _check_list("data.classes", data.classes, data.classes)
+    if data.split != OWN:
+        return
+    if not apart:
+        raise broken_rule("data.split", OWN, f"{' or '.join(SPLITS)}: {ONLY_APART}")
+    if not data.classes:
+        rule = "the names of all classes with data.split 'own', the same at all agents, as in 0,1,2"
+        raise broken_rule("data.classes", (), rule)
+    if config.topology.mixing == "shard-size":
+        rule = "another with data.split 'own', as no agent knows how many images others have"
+        raise broken_rule("topology.mixing", "shard-size", rule)
 
 
 def check_model(name: str) -> None:

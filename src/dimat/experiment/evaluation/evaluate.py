@@ -138,6 +138,9 @@ def line_of(
     accuracy, loss = agent.evaluate(*setup.test)
     validation, _ = agent.evaluate(*agent.shard.validation())
     batches = agent.shard.num_batches(agent.batch_size)
+    own = {}
+    if setup.owner is not None and setup.tested is not None:
+        own["own_accuracy"], _ = agent.evaluate(*setup.own_test)
     return {
         "round": number,
         "agent": agent.index,
@@ -145,6 +148,7 @@ def line_of(
         "test_accuracy": accuracy,
         "test_loss": loss,
         "validation_accuracy": validation,
+        **own,
         "train_loss": None,
         "disagreement": None,
         "sent_bytes": agent.traffic.sent_bytes,

@@ -20,6 +20,7 @@ from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.site import Site
 from dimat.exchange.tree import pack, unpack
+from dimat.experiment.digests import data_digest
 from dimat.experiment.evaluation.evaluate import line_of, merge_costs
 from dimat.experiment.handshake import handshake
 from dimat.experiment.progress import Progress
@@ -96,6 +97,7 @@ class SingleAgentRun:
 
     Attributes:
         handshake: Settings and digests that neighbors must have alike.
+        terms: The same and the digest of the data, which the agent's checkpoints must have alike.
         store: The folder of the checkpoints.
         log: The log of incidents.
         neighborhood: The transport between the agent and its neighbors; made by :meth:`run`.
@@ -115,6 +117,9 @@ class SingleAgentRun:
     def __post_init__(self) -> None:
         config = self.setup.config
         self.handshake = handshake(self.setup, matches=self.method.matches)
+        self.terms = dict(self.handshake)
+        if "data" not in self.terms:  # no neighbor's business, but they must not change
+            self.terms["data"] = data_digest(self.setup)[:16]
         self.store = CheckpointFolder(
             self.folder.path / "checkpoints", "round", config.checkpoint.keep
         )
@@ -324,7 +329,7 @@ class SingleAgentRun:
         tensors: dict[str, Tensor] = {}
         packed = pack(Snapshot.of(agent).tree(), "agent", tensors)
         meta = {
-            "terms": dict(self.handshake),
+            "terms": self.terms,
             "agent": packed,
             **self.folder.moment(),
             "exchanged": {str(j): n for j, n in self.exchanged.items()},
@@ -335,7 +340,7 @@ class SingleAgentRun:
 
     def _check(self, checkpoint: Checkpoint) -> None:
         """Refuse a checkpoint of another run, or one whose lines are missing or changed."""
-        if checkpoint.meta["terms"] != self.handshake:
+        if checkpoint.meta["terms"] != self.terms:
             raise ConfigError(
                 f"the checkpoints in {self.store.path} are of other settings or other data than "
                 f"this agent's: undo the change, or start again with {OVERWRITE}"

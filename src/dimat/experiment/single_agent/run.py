@@ -12,6 +12,7 @@ from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import check_id, validate
+from dimat.experiment.digests import shard_facts
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.record.results import SingleAgentResult
 from dimat.experiment.record.run_folder import RunFolder, is_run_folder, way_on
@@ -34,8 +35,9 @@ def run_agent(
     """Run one agent to the last round; resume it if its folder has a run that was begun.
 
     Args:
-        config: Every setting, the same at all agents but for those of a machine; ``out`` is the
-            folder that contains a run folder for each agent.
+        config: Every setting, the same at all agents but for those of a machine and, with
+            ``data.split`` own, of its data; ``out`` is the folder that contains a run folder for
+            each agent.
         agent: The agent's number, from 0.
         site: Where the agent and its neighbors are, and what protects their connections.
         progress: Receives the progress of the agent; nobody if None.
@@ -50,7 +52,7 @@ def run_agent(
         TrainingError: If the loss is not finite.
         Interrupted: On Ctrl-C; says how to resume.
     """
-    validate(config)
+    validate(config, apart=True)
     if config.max_wall_s is not None:
         rule = "null: stop an agent when you like, the same command goes on"
         raise broken_rule("max_wall_s", config.max_wall_s, rule)
@@ -67,7 +69,7 @@ def _run(
     progress: Progress,
     rehearse: Rehearse | None,
 ) -> SingleAgentResult:
-    setup = make_setup(config, progress)
+    setup = make_setup(config, progress, agent=agent)
     method = _method(setup.config)  # with what the data decide
     check_lasting(setup.topology)
     check_needs(config.method, method, setup.topology.at(0))
@@ -78,6 +80,8 @@ def _run(
     fresh = config.overwrite or not is_run_folder(path)
     by, resumed = "runs the agent", "the same command"
     with RunFolder.held(path, config, fresh=fresh, by=by, resumed=resumed) as folder:
+        if not (path / "shards.json").exists():  # of data that changed later it says nothing
+            folder.write_json("shards", shard_facts(setup))
         return SingleAgentRun(setup, method, agent, folder, progress).run(site, rehearse)
 
 
