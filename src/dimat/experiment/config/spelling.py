@@ -6,6 +6,7 @@ and ``--controls none`` is ``--controls []``, which zsh takes for a pattern; in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import get_origin
 
@@ -13,6 +14,8 @@ from dimat.errors import ConfigError
 from dimat.experiment.config.forms import KNOWN_BY, listed
 from dimat.experiment.config.messages import setting_types
 from dimat.experiment.config.method_options import as_options
+
+_NUMBER = re.compile(r"((?:^\[|,) *)([0-9]+)(?= *[\],])")  # as an item of a list
 
 
 def spelled(name: str, known: Collection[str]) -> str:
@@ -41,13 +44,11 @@ def bracketed(text: str) -> str:
 
     Names that YAML would read as numbers, as of classes, are text.
 
-    >>> bracketed("0,1,cat"), bracketed("[0, 1]"), bracketed('["a,b", 1]')
-    ('["0","1",cat]', '["0","1"]', '["a,b", 1]')
+    >>> bracketed("0,1,my 3 cats"), bracketed("[0, 1]"), bracketed('["a,b", 1]')
+    ('["0","1",my 3 cats]', '["0", "1"]', '["a,b", 1]')
     """
-    if text.startswith("[") and {'"', "'"} & {*text}:
-        return text
-    names = [f'"{own}"' if own.isdecimal() else own for own in listed(text)]
-    return f"[{','.join(names)}]"
+    text = text if text.startswith("[") else f"[{','.join(listed(text))}]"
+    return text if {'"', "'"} & {*text} else _NUMBER.sub(r'\1"\2"', text)
 
 
 def is_list(name: str) -> bool:
