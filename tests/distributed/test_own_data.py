@@ -26,7 +26,6 @@ NAMED = {
 
 def start(cluster: Cluster, sources: Sequence[str], batch: Sequence[int]) -> None:
     """Start the agents, each with its own images and batches."""
-    cluster.open()
     for i, (source, size) in enumerate(zip(sources, batch, strict=True)):
         cluster.start(i, settings={"data.source": source, "batch_size": size})
 
