@@ -24,7 +24,7 @@ from dimat.exchange.in_process import run_all
 from dimat.exchange.precision import in_bfloat16
 from dimat.merging import Gram, mix
 from dimat.merging.layerwise import gram
-from dimat.merging.layerwise.second_moments import pack, unpack
+from dimat.merging.layerwise.second_moments import are_moments, pack, unpack
 from dimat.methods import Dimat
 from dimat.methods.gauge import GaugeId
 from dimat.methods.messages import swap_statistics
@@ -175,6 +175,22 @@ def test_before_a_batch_norm_normalized_outputs_are_fitted_as_large_as_they_were
         torch.testing.assert_close(found[key], 0.3 * states[0][key] + 0.7 * states[1][key])
 
 
+def test_answers_that_cancel_leave_nothing_that_is_scaled_to_full_size() -> None:
+    """Six weights of 1/6 do not sum to 0 exactly: what is left of opposite rows is rounding."""
+    model = normed()
+    (state,) = states_of(model, 1)
+    turned = {k: v.clone() for k, v in state.items()}
+    for key in ("0.weight", "0.bias", "1.running_mean"):
+        turned[key][2] *= -1
+    images = [torch.randn(60, 2, 4, 4, generator=torch.Generator().manual_seed(1)).double()] * 6
+    states = [state, state, turned, turned, state, turned]
+    analysis = analyze(model, (images[0][:2],))
+    owns = measured(Gram(), analysis, states, images)
+    found = Gram().fit(analysis, states, [1 / 6] * 6, owns)
+    assert found["0.weight"][2].abs().max() < 1e-9 < state["0.weight"][2].abs().max()
+    torch.testing.assert_close(found["0.weight"][3], state["0.weight"][3])
+
+
 def test_equal_networks_stay_as_they_are_norms_and_all() -> None:
     model = normed()
     (state,) = states_of(model, 1)
@@ -271,6 +287,33 @@ def test_what_no_images_can_give_is_refused(key: str, change: object, message: s
     Gram().check(damaged(key, lambda own: None), "statistics from agent 3")
     with pytest.raises(StructureError, match=f"statistics from agent 3.*{message}"):
         Gram().check(damaged(key, change), "statistics from agent 3")
+
+
+def test_numbers_that_fit_in_pairs_are_no_moments_if_no_images_have_them_all() -> None:
+    """Three inputs of which each is the opposite of both others: then a fit may have any size."""
+    gram = torch.eye(4).double()[None]
+    gram[:, :3, :3] = 2 * torch.eye(3) - 1
+    assert (gram.square() <= 1).all()
+    assert float(torch.linalg.eigvalsh(gram).min()) == pytest.approx(-1)
+    assert not are_moments(pack(gram, WHOLE))
+    assert are_moments(pack((gram + torch.eye(4)) / 2, WHOLE))  # singular, and of two directions
+
+
+@pytest.mark.parametrize("rows", [1, 2, 500])
+@pytest.mark.parametrize("budget", [WHOLE, 4 * 30], ids=["whole", "low rank"])
+@pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (1e4, 1), (0, 1e12), (1e6, 1e-3), (3, 0)])
+def test_what_images_give_is_let_in_whatever_units_they_leave_dead(
+    rows: int, budget: float, mean: float, deviation: float
+) -> None:
+    """Measured and sent in single precision: of few images, of any scale, with equal units."""
+    x = mean + deviation * torch.randn(rows, 30, generator=torch.Generator().manual_seed(0))
+    dead, equal = x.clone(), x.clone()
+    dead[:, ::2] = 0
+    equal[:, 1:20] = x[:, :1] * torch.rand(19, generator=torch.Generator().manual_seed(1))
+    for own in (x, dead, equal, x.relu()):
+        z = torch.cat([own, torch.ones(rows, 1)], 1)
+        packed = pack((z.T @ z).double()[None] / rows, budget)
+        assert are_moments(packed.float())
 
 
 # --- in a merge -----------------------------------------------------------------------------------

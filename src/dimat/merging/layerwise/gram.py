@@ -48,6 +48,7 @@ from dimat.state import State, check_finite, widened
 from dimat.symmetry import Analysis, Permutation
 
 _PREFIX = "gram/"  # of a key, before that of the layer's weight
+_LEAST_FIT = 1e-6  # mean square of a fit that is scaled, relative to what it was fitted to
 _ROWS_PER_INPUT = 4  # rows that a Gram is measured on, for each input of the layer
 
 
@@ -269,10 +270,14 @@ def _affine(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
 def _as_large(
     fitted: Tensor, matrices: Sequence[Tensor], weights: Sequence[float], grams: Sequence[Tensor]
 ) -> Tensor:
-    """The fit, each row scaled until its outputs are as large as those that it was fitted to."""
+    """The fit, each row scaled until its outputs are as large as those that it was fitted to.
+
+    But for rows of which the fit is next to nothing, or what they were fitted to is nothing:
+    answers that cancel leave rounding errors, and these would be scaled to full size.
+    """
     fits = average([_mean_squares(fitted, gram) for gram in grams], weights)
     own = average([_mean_squares(m, g) for m, g in zip(matrices, grams, strict=True)], weights)
-    scale = torch.where(fits > 0, own / fits, 1.0).clamp_min(0).sqrt()
+    scale = torch.where((own > 0) & (fits > _LEAST_FIT * own), own / fits, 1.0).sqrt()
     return fitted * scale[..., None]
 
 

@@ -49,8 +49,11 @@ def pack(gram: Tensor, numbers: float) -> Tensor:
     mean, squares = gram[:, -1, :-1], gram.diagonal(dim1=1, dim2=2)[:, :-1]
     values, vectors = torch.linalg.eigh(gram[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :])
     leading = slice(inputs - rank, None)
-    factors = vectors[:, :, leading] * values[:, None, leading].clamp_min(0).sqrt()
-    return torch.cat([mean[:, None], squares[:, None], factors.mT], 1)
+    factors = (vectors[:, :, leading] * values[:, None, leading].clamp_min(0).sqrt()).mT
+    room = (squares - mean.square()).clamp_min(0)  # of a dead input it is 0, of its factors nearly
+    found = factors.square().sum(1).clamp_min(torch.finfo(gram.dtype).tiny)
+    factors = factors * (room / found).clamp_max(1).sqrt()[:, None]
+    return torch.cat([mean[:, None], squares[:, None], factors], 1)
 
 
 def unpack(moments: Tensor) -> Tensor:
@@ -72,7 +75,10 @@ def unpack(moments: Tensor) -> Tensor:
 
 
 def are_moments(moments: Tensor) -> bool:
-    """Whether finite numbers can be the moments of any inputs.
+    """Whether finite numbers can be the moments of any inputs: positive semidefinite, ones last.
+
+    Entries that fit in pairs are not enough: matrices that are not semidefinite can add up to a
+    singular one, whose fit has weights of any size.
 
     Args:
         moments: As :func:`pack` gives them.
@@ -80,12 +86,12 @@ def are_moments(moments: Tensor) -> bool:
     if moments.dim() == 3:
         least = moments[:, 0].square() + moments[:, 2:].square().sum(1)
         return bool((least <= moments[:, 1] * (1 + _SLACK) + 1e-12).all())
-    full = unpack(moments)
+    full = unpack(moments.double())
     squares = full.diagonal(dim1=1, dim2=2)
-    most = squares[:, :, None].clamp_min(0) * squares[:, None, :].clamp_min(0)
-    return bool((full[:, -1, -1] - 1).abs().max() <= _SLACK) and bool(
-        (full.square() <= most * (1 + _SLACK) + 1e-12).all()
-    )
+    if bool((squares < 0).any()) or bool((full[:, -1, -1] - 1).abs().max() > _SLACK):
+        return False
+    _, failed = torch.linalg.cholesky_ex(full + torch.diag_embed(_SLACK * squares + 1e-12))
+    return not bool(failed.any())
 
 
 def in_order(moments: Tensor, group: Tensor, place: Tensor) -> Tensor:
