@@ -290,6 +290,17 @@ def test_while_an_order_spreads_further_steps_keep_the_mean_of_all_that_are_in_o
     assert moved > 0.1
 
 
+@pytest.mark.parametrize("combine", ["average", "repair", "regression", "gram"])
+def test_an_average_of_fits_is_recalibrated_but_where_all_that_agents_saw_was_fitted(
+    combine: str,
+) -> None:
+    own, same = agents_of("cnn"), dict.fromkeys(range(6), GaugeId(0, 1))
+    them = own.members(own.perturbed(6), irregular(3), number=2, gauges=same)
+    for steps, fitted in ((1, combine != "average"), (3, combine == "gram")):
+        results, _ = merge(Dimat(combine=combine, mixing_steps=steps), them)
+        assert [result.calibrated for result in results] == [fitted] * 6
+
+
 LAWS = {
     "wa": Averaging(mixing_steps=3),
     "wa, accelerated": Averaging(mixing_steps=3, chebyshev=True),
@@ -312,12 +323,29 @@ def test_methods_that_mix_often_keep_the_laws_of_methods(name: str) -> None:
 def test_matrices_that_are_not_symmetric_are_mixed_by_often_and_not_accelerated() -> None:
     ways = build_topology("star", 4, mixing="shard-size", shard_sizes=[1, 2, 3, 4]).at(0)
     ring = build_topology("one-peer-exponential", 4).at(0)
+    around = np.array([[0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [0.9, 0.05, 0.05]])
+    turning = Topology("turning", nx.complete_graph(3), around)  # doubly stochastic, both ways
     for method in (Averaging, Dimat):
-        check_needs("it", method(mixing_steps=3), ways)
-        check_needs("it", method(mixing_steps=3), ring)
-        for topology, why in ((ways, "doubly stochastic"), (ring, "both ways")):
-            with pytest.raises(TopologyError, match=why):
+        for topology in (ways, ring, turning):
+            check_needs("it", method(mixing_steps=3), topology)
+            with pytest.raises(TopologyError, match=r"symmetric mixing matrix.*entries \(0, \d\)"):
                 check_needs("it", method(mixing_steps=3, chebyshev=True), topology)
+
+
+def test_acceleration_spreads_agents_of_a_matrix_that_is_not_symmetric() -> None:
+    """Its eigenvalues are not real, so that the polynomial is not small there: it is refused."""
+    around = np.array([[0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [0.9, 0.05, 0.05]])
+    them = points(Topology("turning", nx.complete_graph(3), around))
+    before, after = stacked([me.state for me in them]), mixed(wa(13, chebyshev=True), them)
+    assert np.ptp(after, 0).max() > np.ptp(before, 0).max()
+
+
+def test_integer_parameters_stay_as_they_are() -> None:
+    them = points(on(irregular(1)))
+    whole = {"count": torch.tensor([3, 7])}
+    them = [replace(me, state={**me.state, **whole}, parameters=["x", "count"]) for me in them]
+    for result in merge(wa(4, chebyshev=True), them)[0]:
+        assert torch.equal(result.state["count"], whole["count"])
 
 
 def test_pairwise_orders_are_mixed_once() -> None:

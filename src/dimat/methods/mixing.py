@@ -12,7 +12,7 @@ from dimat.merging import mix
 from dimat.methods.admit import require_all
 from dimat.methods.messages import distance_from
 from dimat.methods.protocol import Method, RoundContext, setting
-from dimat.state import State
+from dimat.state import State, is_number
 from dimat.topology.chebyshev import chebyshev_factors
 
 Exchange = Callable[[RoundContext], Talk[Mapping[int, State | None]]]
@@ -72,7 +72,8 @@ class RepeatedMixing(Method):
                 disagreement = distance_from(me, mixed, theirs)
             average = mix([mixed, *theirs.values()], me.weights_of(theirs))
             if factor != 1.0:
-                average |= {k: torch.lerp(last[k], average[k], factor) for k in me.parameters}
+                numbers = [k for k in me.parameters if is_number(average[k])]  # of integers is none
+                average |= {k: torch.lerp(last[k], average[k], factor) for k in numbers}
             last, mixed = mixed, average
         return mixed, disagreement
 

@@ -27,7 +27,7 @@ def check_needs(name: str, method: Method, topology: Topology) -> None:
     for need in sorted(method.needs):
         wrong = _CHECKS[need](topology)
         if wrong:
-            doubly = need != "two-way" and {"rows", "columns"} <= method.needs
+            doubly = need in ("rows", "columns") and {"rows", "columns"} <= method.needs
             rule = _RULES["doubly" if doubly else need]
             raise TopologyError(f"method '{name}' needs {rule}, but of '{topology.name}' {wrong}")
 
@@ -37,6 +37,8 @@ _RULES = {
     "columns": "columns of the mixing matrix that sum to 1 (use topology.mixing 'auto')",
     "doubly": f"a doubly stochastic mixing matrix ({_INSTEAD}, or topology.mixing 'metropolis')",
     "two-way": f"edges that carry both ways (use an undirected graph; or {_INSTEAD})",
+    "symmetric": "a symmetric mixing matrix (use an undirected graph and topology.mixing "
+    "'metropolis', or mixing.chebyshev false)",
 }
 
 
@@ -60,8 +62,17 @@ def _two_way(topology: Topology) -> str:
     return "edges are one-way" if topology.directed else ""
 
 
+def _symmetric(topology: Topology) -> str:
+    apart = np.abs(topology.pi - topology.pi.T)
+    i, j = map(int, np.unravel_index(np.argmax(apart), apart.shape))
+    if apart[i, j] <= TOLERANCE:
+        return ""
+    return f"entries {(i, j)} and {(j, i)} are {topology.pi[i, j]:.4g} and {topology.pi[j, i]:.4g}"
+
+
 _CHECKS: dict[Need, Callable[[Topology], str]] = {
     "rows": _rows,
     "columns": _columns,
     "two-way": _two_way,
+    "symmetric": _symmetric,
 }

@@ -50,7 +50,7 @@ class Averaging(RepeatedMixing):
     @property
     def needs(self) -> frozenset[Need]:
         """An average: rows that sum to 1. An accelerated one: a symmetric matrix."""
-        return frozenset({"rows", "columns", "two-way"} if self.chebyshev else {"rows"})
+        return frozenset({"rows", "symmetric"} if self.chebyshev else {"rows"})
 
     @property
     def tolerant(self) -> bool:

@@ -95,7 +95,7 @@ class Dimat(RepeatedMixing):
     def needs(self) -> frozenset[Need]:
         """Rows that sum to 1; two-way edges, unless one message of each neighbor is enough."""
         if self.chebyshev:
-            return frozenset({"rows", "columns", "two-way"})
+            return frozenset({"rows", "symmetric"})
         return frozenset({"rows"} if self.tolerant else {"rows", "two-way"})
 
     @property
@@ -142,9 +142,11 @@ class Dimat(RepeatedMixing):
             most = self.max_norm_ratio
             memory = yield from swap_memories(me, theirs, order.permutations, most)
         there, apart = replace(me, gauge=order.gauge), distance_from(me, own, aligned)
-        merged, apart = yield from self.mix_again(there, merged, apart, self._swap_in_order)
+        final, apart = yield from self.mix_again(there, merged, apart, self._swap_in_order)
+        if final is not merged and not isinstance(COMBINERS[self.combine], StatisticsCombiner):
+            calibrated = False  # an average of networks that were fitted on one's own images is not
         return RoundResult(
-            merged,
+            final,
             permutation=order.permutations.get(me.agent),
             disagreement=apart,
             gauge=order.gauge,
