@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from torch import nn
 
 import dimat
 from dimat.cli import main
-from dimat.experiment.config.parse import load_config
+from dimat.experiment.config.parse import config_from, config_to_yaml, load_config
 from dimat.experiment.setup import make_setup
 from dimat.merging import mix, recalibrate
 from dimat.state import load_state, state_of
@@ -72,6 +74,49 @@ def test_a_run_without_all_states_is_refused(
         (tmp_path / name).write_text((folder / name).read_text())
     assert main(["finish", str(tmp_path)]) == 2
     assert "has states of 0 agents, of 3" in capsys.readouterr().err
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()  # written last, when all states are
+    assert main(["finish", str(tmp_path / "run")]) == 2
+    assert "of a run that is done" in capsys.readouterr().err
+    for agent in (1, 2):
+        (tmp_path / "run" / "states" / f"agent-{agent:03d}.safetensors").unlink()
+    (tmp_path / "run" / "summary.json").write_text("{}")
+    assert main(["finish", str(tmp_path / "run")]) == 2  # one state of three is no pooled network
+    assert "has states of 1 agents, of 3" in capsys.readouterr().err
+
+
+def with_settings(folder: Path, copy: Path, changes: Mapping[str, object]) -> Path:
+    """A copy of a run folder with other settings."""
+    shutil.copytree(folder, copy)
+    config = config_from(load_config(folder / "config.yaml"), changes)
+    (copy / "config.yaml").write_text(config_to_yaml(config))
+    return copy
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is here")
+def test_a_run_of_a_device_that_is_not_here_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = with_settings(folder, tmp_path / "away", {})
+    text = (away / "config.yaml").read_text()
+    (away / "config.yaml").write_text(text.replace("device: cpu", "device: cuda"))
+    assert main(["finish", str(away)]) == 2
+    assert "setting 'device' is 'cuda'" in capsys.readouterr().err
+
+
+def test_the_mean_is_recalibrated_whatever_was_in_the_rounds(tmp_path: Path) -> None:
+    """Of a network with BatchNorm, beside one that learned of all images: a single state."""
+    rounds = tmp_path / "run"
+    dimat.run(
+        {"model": "cnn", "width": 0.25, "checkpoint.every": 0, "data.train_images": 300},
+        progress=False, agents=3, rounds=1, pretrain_epochs=1, controls=("centralized",),
+        out=str(rounds),
+    )  # fmt: skip
+    seldom = with_settings(rounds, tmp_path / "seldom", {"recalibration.methods": ("local",)})
+    often, again = finish(rounds), finish(seldom)
+    assert [own.name for own in often] == ["dimat", "centralized", "untrained"]
+    for one, other in zip(often, again, strict=True):
+        torch.testing.assert_close(one.state, other.state, rtol=0, atol=0)
 
 
 def test_moments_of_all_images_are_those_within_and_between_agents() -> None:

@@ -15,7 +15,7 @@ from dimat.state import brief
 
 Indices = NDArray[np.int64]
 OWN = "own"  # the split that deals nothing out: every agent has a source of its own
-_MUCH_SKEW = 0.1  # dirichlet parts with alpha 10 are below, with alpha 1 above
+_MUCH_SKEW = 0.1  # dirichlet parts with alpha 10 have about that, with alpha 1 three times it
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,10 @@ class Dimat(RepeatedMixing):
         there, apart = replace(me, gauge=order.gauge), distance_from(me, own, aligned)
         final, apart = yield from self.mix_again(there, merged, apart, self._swap_in_order)
         if final is not merged and not isinstance(COMBINERS[self.combine], StatisticsCombiner):
-            calibrated = False  # an average of networks that were fitted on one's own images is not
+            # An average of networks that were fitted, each on its agent's images, is not: repair,
+            # cnn on IID digits, 4 steps, after merge 4: 63.4 and 82.6, recalibrated 76.4 and 84.3.
+            # By Grams, fitted on what all have seen, it wins nothing (by class, n = 3).
+            calibrated = False
         return RoundResult(
             final,
             permutation=order.permutations.get(me.agent),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -21,12 +21,15 @@ from torch import nn
 from dimat.errors import RecordError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import load_config
+from dimat.experiment.config.validate import validate
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.record.run_folder import is_run_folder
 from dimat.experiment.setup import Setup, make_setup
 from dimat.merging import calibrated_norms, mix
 from dimat.merging.layerwise.ridge_head import feature_sums, head_of, with_ridge_head
+from dimat.methods import METHODS
 from dimat.state import State, check_same_structure, load_state, num_bytes, state_of
+from dimat.tools.records.read import is_finished
 from dimat.training.trainer import LocalTrainer
 
 UNTRAINED = "untrained"
@@ -43,7 +46,8 @@ class Finished:
         agents: Mean test accuracy of its agents as the run left them; None of what is untrained.
         mean: Test accuracy of their mean, with its own head.
         head: Test accuracy of that network with the closed-form head.
-        ridge: The ridge, of a few, with the best accuracy on all agents' validation images.
+        ridge: The ridge, of a few, with the best accuracy on all agents' validation images; the
+            smallest if no images were held out.
         state: The network with the closed-form head.
         sent_bytes: Bytes that all agents together send for it, along a tree and back.
     """
@@ -72,10 +76,13 @@ def finish(folder: str | Path, progress: Progress | None = None) -> list[Finishe
     if not is_run_folder(folder):
         raise RecordError(f"'{folder}' is no run folder: give one that dimat run has written")
     config = load_config(folder / "config.yaml")
+    validate(config)
     controls = [name for name in config.controls if name != config.method]
     folders = {config.method: folder, **{name: folder / "controls" / name for name in controls}}
-    found = {name: _states(own, config) for name, own in folders.items()}
-    setup = make_setup(config, progress)
+    found = {name: _states(own, name, config) for name, own in folders.items()}
+    # The mean network's BatchNorm statistics are measured, whatever the run did in its rounds.
+    everywhere = replace(config.recalibration, methods=("all",))
+    setup = make_setup(replace(config, recalibration=everywhere), progress)
     agents = [setup.new_agent(i, pretraining=False) for i in range(config.agents)]
     done = []
     progress.stage("finishing", len(found) + 1)
@@ -87,12 +94,13 @@ def finish(folder: str | Path, progress: Progress | None = None) -> list[Finishe
     return done
 
 
-def _states(folder: Path, config: RunConfig) -> list[State]:
-    """The last states of all agents of a run; empty where the method trains one network."""
+def _states(folder: Path, method: str, config: RunConfig) -> list[State]:
+    """The last states of all agents of a run; that of one agent where it learns of all images."""
     paths = sorted((folder / "states").glob("agent-*.safetensors"))
-    if len(paths) not in (1, config.agents):
+    agents = 1 if METHODS[method].scope == "pooled" else config.agents
+    if len(paths) != agents or not is_finished(folder):
         raise RecordError(
-            f"'{folder}' has states of {len(paths)} agents, of {config.agents}: give the folder of "
+            f"'{folder}' has states of {len(paths)} agents, of {agents}: give the folder of "
             "a run that is done (dimat resume goes on with one that is not)"
         )
     return [load_state(path) for path in paths]
@@ -170,7 +178,7 @@ def _accuracy(agent: LocalTrainer, state: State, x: torch.Tensor, y: torch.Tenso
 
 
 def _validated(agents: Sequence[LocalTrainer], state: State) -> float:
-    """Accuracy on the validation images of all agents; 0 if there are none."""
+    """Accuracy on the validation images of all agents; 0 if no images were held out."""
     images = [own.shard.validation() for own in agents]
     hits = [len(y) * _accuracy(agents[0], state, x, y) for x, y in images if len(y)]
     return sum(hits) / max(1, sum(len(y) for _, y in images))
