@@ -129,7 +129,7 @@ def _check_alike(given: Mapping[str, Statistics]) -> None:
     """Refuse statistics of one model whose owners chose budgets that give them other forms."""
     (first, ours), *others = given.items()
     for who, theirs in others:
-        for key in (own for own in ours.values if own in theirs.values):  # in order
+        for key in (own for own in ours.values if own in theirs.values):  # in the model's order
             shapes = [tuple(own.values[key].shape) for own in (ours, theirs)]
             if shapes[0] != shapes[1]:
                 raise StructureError(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import queue
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from dimat.errors import ExchangeError, StructureError
 from dimat.exchange.network.wire import Frame, Kind, Preamble, read_head
@@ -43,6 +47,8 @@ class Stream:
         self._beat_s, self._limit, self._waits = beat_s, limit_bytes, waits
         self._queue: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         self._next = 0
+        self._whole: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._lent: Callable[[], object] = lambda: None
         self.session, self.theirs = secrets.randbits(62), 0
         self.arrived = time.monotonic()
         self.certificate = b""
@@ -96,7 +102,7 @@ class Stream:
         """
         head, header = read_head(self._piece(), self._limit)
         self._check(head)
-        flat = torch.empty(head.size, dtype=torch.uint8)
+        flat = self._memory(head.size)
         view, at = memoryview(flat.numpy().data), 0
         while at < head.size:
             piece = self._piece()
@@ -105,6 +111,17 @@ class Stream:
             view[at : at + len(piece)] = piece
             at += len(piece)
         return Frame(head.kind, head.sender, head.to, header, flat)
+
+    def _memory(self, size: int) -> Tensor:
+        """Memory for a payload: that of the one before, if nobody looks at it any more.
+
+        Fresh memory costs a page fault every 4 KiB, a sixth of the time of an exchange of 100 MB.
+        """
+        if self._lent() is not None or self._whole.size < size:
+            self._whole = np.empty(size, np.uint8)
+        lent = self._whole[:size]
+        self._lent = weakref.ref(lent)  # alive as long as a tensor that shares it
+        return torch.from_numpy(lent)
 
     def _check(self, head: Preamble) -> None:
         """Refuse a frame that was said before, or elsewhere."""
