@@ -22,14 +22,14 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import torch
+from dimat.exchange.network.meeting import meet
+from dimat.exchange.network.pipe import Pipe
+from dimat.exchange.network.rendezvous import Directory, serve
 from torch import Tensor
 
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network.link import Rules
-from dimat.exchange.network.meeting import meet
 from dimat.exchange.network.neighborhood import Neighborhood
-from dimat.exchange.network.pipe import Pipe
-from dimat.exchange.network.rendezvous import Directory, serve
 from dimat.state import State, check_finite, num_bytes
 
 AGENTS, HOST = 3, "127.0.0.1"

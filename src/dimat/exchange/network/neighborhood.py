@@ -317,7 +317,7 @@ class Neighborhood:
         return None
 
     def _read(self, j: int, frame: Frame, admit: Callable[[int, Message], None] | None) -> Message:
-        message = unpack(frame.header, frame.payload, self._device)
+        message = unpack(frame.header, frame.payload, self._device, frame.sum)
         if admit is not None:
             admit(j, message)
         return message

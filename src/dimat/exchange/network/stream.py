@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dimat.errors import ExchangeError, StructureError
-from dimat.exchange.network.wire import Frame, Kind, Preamble, read_head
+from dimat.exchange.network.wire import (
+    PIECE,
+    WORD,
+    Frame,
+    Kind,
+    Preamble,
+    checksum,
+    read_head,
+    wrapped,
+)
 
 
 class Broken(ExchangeError):
@@ -103,14 +112,17 @@ class Stream:
         head, header = read_head(self._piece(), self._limit)
         self._check(head)
         flat = self._memory(head.size)
-        view, at = memoryview(flat.numpy().data), 0
+        view, at, total, summed = memoryview(flat.numpy().data), 0, 0, 0
         while at < head.size:
             piece = self._piece()
             if not 0 < len(piece) <= head.size - at:
                 raise StructureError("a message is longer than it said, or a piece of it is empty")
             view[at : at + len(piece)] = piece
             at += len(piece)
-        return Frame(head.kind, head.sender, head.to, header, flat)
+            if at - summed >= PIECE or at == head.size:  # while it is in the processor's cache
+                whole = at // WORD * WORD
+                total, summed = total + checksum(flat[summed:whole]), whole
+        return Frame(head.kind, head.sender, head.to, header, flat, wrapped(total))
 
     def _memory(self, size: int) -> Tensor:
         """Memory for a payload: that of the one before, if nobody looks at it any more.

@@ -26,7 +26,7 @@ PREAMBLE = struct.Struct("<8q")
 PIECE = 1 << 20  # bytes of a payload that travel at once; a transfer shows life as often
 MOST_HEADER = 1 << 22  # bytes
 _MAGIC = 0x64696D617403  # "dimat", version 3
-_WORD = 8
+WORD = 8
 MOST_ENTRIES = 1 << 15
 _MOST_AXES = 64
 _MOST_NAME = 4096  # characters
@@ -62,6 +62,7 @@ class Frame:
         to: The agent that it is for.
         header: JSON of what the payload holds, and of what else is said.
         payload: All tensors, flat, uint8.
+        sum: The checksum of the payload, where it was taken as that arrived.
     """
 
     kind: Kind
@@ -69,6 +70,7 @@ class Frame:
     to: int = 0
     header: bytes = b""
     payload: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+    sum: int | None = None
 
     @property
     def said(self) -> Any:
@@ -133,7 +135,7 @@ def read_head(head: bytes, limit: int) -> tuple[Preamble, bytes]:
     known = magic == _MAGIC and kind in [*Kind]
     if not known or not len(header) == words <= MOST_HEADER or size < 0:
         raise StructureError("what arrives is no message of this version of dimat")
-    if size > limit or size % _WORD:
+    if size > limit or size % WORD:
         raise StructureError(f"a message of {size} bytes is refused: at most {limit}")
     return Preamble(Kind(kind), sender, to, size, sequence, session), header
 
@@ -157,26 +159,41 @@ def pack(message: Message, said: object) -> tuple[bytes, Tensor]:
     ]
     size = _size([(dtype, shape) for _, dtype, shape, _ in entries])
     flat = torch.empty(size, dtype=torch.uint8)
-    flat[-_WORD:] = 0  # what is beyond the last entry
-    for (key, *_), view in zip(entries, _views(flat, entries), strict=True):
-        view.copy_(message[key].detach())
+    flat[-WORD:] = 0  # what is beyond the last entry
+    total = summed = copied = 0
+    views = _views(flat, entries)
+    for k in sorted(range(len(entries)), key=lambda k: views[k].storage_offset()):
+        views[k].copy_(message[entries[k][0]].detach())
+        copied += views[k].numel() * views[k].itemsize
+        if copied - summed >= PIECE:  # while it is in the processor's cache
+            whole = copied // WORD * WORD
+            total, summed = total + checksum(flat[summed:whole]), whole
+    total = wrapped(total + checksum(flat[summed:]))
     listed = [
         [key, str(dtype).removeprefix("torch."), shape, strides]
         for key, dtype, shape, strides in entries
     ]
-    header = {"said": said, "entries": listed, "sum": checksum(flat)}
+    header = {"said": said, "entries": listed, "sum": total}
     return json.dumps(header).encode(), flat
 
 
-def unpack(header: bytes, payload: Tensor, device: torch.device | str = "cpu") -> Message:
+def unpack(
+    header: bytes, payload: Tensor, device: torch.device | str = "cpu", total: int | None = None
+) -> Message:
     """The message; its tensors share the payload's memory where that is on the device.
+
+    Args:
+        header: What :func:`pack` gave.
+        payload: What :func:`pack` gave.
+        device: Where the tensors are wanted.
+        total: The checksum of the payload, where it was taken already.
 
     Raises:
         StructureError: If header and payload do not fit each other, or bytes were changed.
     """
     found = _parsed(header)
-    listed, total = found.get("entries"), found.get("sum")
-    if not isinstance(listed, list) or len(listed) > MOST_ENTRIES or type(total) is not int:
+    listed, stated = found.get("entries"), found.get("sum")
+    if not isinstance(listed, list) or len(listed) > MOST_ENTRIES or type(stated) is not int:
         raise _broken(f"it has no sum, or no entries, or more than {MOST_ENTRIES}")
     entries: list[_Entry] = []
     left = payload.numel()
@@ -185,11 +202,11 @@ def unpack(header: bytes, payload: Tensor, device: torch.device | str = "cpu") -
         left -= math.prod(entries[-1][2]) * entries[-1][1].itemsize
         if left < 0:  # at once: the rest is not looked at
             break
-    if not 0 <= left < _WORD:
+    if not 0 <= left < WORD:
         raise StructureError(f"a message of {payload.numel()} bytes is not what its header says")
     if len({key for key, *_ in entries}) != len(entries):
         raise StructureError("the header of a message names an entry twice")
-    if checksum(payload) != total:
+    if (checksum(payload) if total is None else total) != stated:
         raise StructureError("the bytes of a message were changed on the way: wrong checksum")
     views = _views(payload, entries)
     return {key: view.to(device) for (key, *_), view in zip(entries, views, strict=True)}
@@ -198,6 +215,11 @@ def unpack(header: bytes, payload: Tensor, device: torch.device | str = "cpu") -
 def checksum(flat: Tensor) -> int:
     """Sum of all 64-bit words, modulo 2^64: for accidents, not for attackers."""
     return int(flat.view(torch.int64).sum()) if flat.numel() else 0
+
+
+def wrapped(total: int) -> int:
+    """A sum of words modulo 2^64, as a signed word."""
+    return (total + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 _Entry = tuple[str, torch.dtype, tuple[int, ...], tuple[int, ...]]
@@ -268,7 +290,7 @@ def _broken(why: str) -> StructureError:
 def _size(entries: Sequence[tuple[torch.dtype, tuple[int, ...]]]) -> int:
     """Bytes of a payload: whole words."""
     total = sum(math.prod(shape) * dtype.itemsize for dtype, shape in entries)
-    return -(-total // _WORD) * _WORD
+    return -(-total // WORD) * WORD
 
 
 def _views(flat: Tensor, entries: Sequence[_Entry]) -> list[Tensor]:
