@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+import torch.distributed as dist  # noqa: TID251
 from benchmarks.exchange import state_of_shapes
 from cryptography.hazmat.primitives.serialization import Encoding
 from torch import Tensor
@@ -190,7 +190,8 @@ def main() -> None:
         ]
         print(
             f"{way:9s} {1e3 * middle:7.1f} ms [{1e3 * low:.1f}, {1e3 * high:.1f}]  "
-            f"{size / middle / 1e9:5.2f} GB/s  {ratios[0]:.2f} of bare gRPC, {ratios[1]:.2f} of Gloo"
+            f"{size / middle / 1e9:5.2f} GB/s  "
+            f"{ratios[0]:.2f} of bare gRPC, {ratios[1]:.2f} of bare Gloo"
         )
 
 

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,12 +17,12 @@ from tests.fork_server import run
 
 from dimat.errors import ConfigError
 from dimat.exchange.network import endpoint as endpoint_module
-from dimat.exchange.network import stream as stream_module
 from dimat.exchange.network.endpoint import Endpoint
 from dimat.exchange.network.link import Link, Rules, Status
 from dimat.exchange.network.peers import FixedAddresses
 from dimat.exchange.network.rpc import grpc
 from dimat.exchange.network.security import Security
+from dimat.exchange.network.stream import Stream
 from dimat.exchange.network.wire import PREAMBLE, Frame, Kind, pack, read_head, said
 
 RULES = Rules(timeout_s=LONG_S, limit_bytes=1 << 20)
@@ -109,7 +108,7 @@ class Stranger:
 def test_a_stranger_s_frame_breaks_the_edge_before_anything_is_allocated_for_it(
     monkeypatch: pytest.MonkeyPatch, preamble: dict[int, int], why: str
 ) -> None:
-    place, taken, empty = FixedAddresses(), [], torch.empty
+    place, taken, memory = FixedAddresses(), list[int](), Stream._memory
     us = listening(0, place)
     with closing([us]):
         link = us.to(1)
@@ -118,11 +117,11 @@ def test_a_stranger_s_frame_breaks_the_edge_before_anything_is_allocated_for_it(
             other.greet()
             until(lambda: link.status is Status.UP)
 
-            def counted(size: int, **more: Any) -> torch.Tensor:
+            def counted(self: Stream, size: int) -> torch.Tensor:
                 taken.append(size)
-                return empty(size, **more)
+                return memory(self, size)
 
-            monkeypatch.setattr(stream_module.torch, "empty", counted)
+            monkeypatch.setattr(Stream, "_memory", counted)
             other.speak(Frame(Kind.DATA, 1, 0), preamble)
             until(lambda: link.status is Status.DOWN)
             monkeypatch.undo()
@@ -194,16 +193,16 @@ def test_what_is_posted_in_one_epoch_never_arrives_in_another() -> None:
 def test_a_link_lives_through_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two, here, there = pair(FixedAddresses())
     with closing([one, two]):
-        empty, failed = torch.empty, threading.Event()
+        memory, failed = Stream._memory, threading.Event()
 
-        def none(size: int, **more: Any) -> torch.Tensor:
+        def none(self: Stream, size: int) -> torch.Tensor:
             if size:
                 failed.set()
                 raise MemoryError(f"no {size} bytes")
-            return empty(size, **more)
+            return memory(self, size)
 
         header, payload = pack({"x": torch.ones(2)}, None)
-        monkeypatch.setattr(stream_module.torch, "empty", none)
+        monkeypatch.setattr(Stream, "_memory", none)
         here.post(Frame(Kind.DATA, 0, 1, header, payload))
         until(failed.is_set)
         monkeypatch.undo()
@@ -382,6 +381,19 @@ def test_who_calls_again_and_again_is_let_in_so_often_and_no_more() -> None:
 
 
 # --- what is left -------------------------------------------------------------------------------
+
+
+def test_memory_is_used_again_once_nobody_looks_at_what_was_in_it() -> None:
+    stream = Stream(beat_s=1.0, limit_bytes=1 << 20)
+    first = stream._memory(64)
+    view, place = first[8:16].view(torch.int32), first.data_ptr()
+    assert stream._memory(64).data_ptr() != place  # somebody looks
+    third = stream._memory(32)
+    again = third.data_ptr()
+    del third
+    assert stream._memory(32).data_ptr() == again
+    view.fill_(7)  # it is still whoever's that was
+    assert first[8:12].tolist() == [7, 0, 0, 0]
 
 
 def threads() -> int:
