@@ -352,6 +352,7 @@ def make_setup(
     topology = build_network(config.topology, config.agents, shard_sizes)
     if config.merging.combine == "auto":
         skewed = owner is not None or are_skewed(parts.rounds, dataset.train_y)
+        skewed &= config.exchange.robust == "none"  # fits trust what they are told
         combine = "gram" if skewed else "average"
         config = replace(config, merging=replace(config.merging, combine=combine))
     setup = Setup(config, dataset, parts, topology, owner=owner, tested=tested)

@@ -11,6 +11,7 @@ from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
 from dimat.merging.protocol import Average, Combiner, StatisticsCombiner
 from dimat.merging.recalibrate import calibrated_norms, recalibrate
+from dimat.merging.robust import robust_mix
 from dimat.registry import Registry, an_object
 
 # The ways to combine aligned states, by name.
@@ -41,4 +42,5 @@ __all__ = [
     "readout_distance",
     "recalibrate",
     "reset_optimizer",
+    "robust_mix",
 ]

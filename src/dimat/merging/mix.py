@@ -24,6 +24,16 @@ def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Sta
     Raises:
         StructureError: If weights or states do not fit.
     """
+    check_mixable(states, weights)
+    return {key: _average([s[key] for s in states], weights) for key in states[0]}
+
+
+def check_mixable(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> None:
+    """Refuse states and weights that have no weighted average.
+
+    Raises:
+        StructureError: If weights or states do not fit.
+    """
     if len(states) != len(weights) or not states:
         raise StructureError(f"{len(states)} states, {len(weights)} weights: give one weight each")
     if any(w < 0 for w in weights) or not abs(sum(weights) - 1.0) <= 1e-6:
@@ -33,7 +43,6 @@ def mix(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Sta
         )
     for j, state in enumerate(states[1:], start=1):
         check_same_structure(states[0], state, f"state {j}")
-    return {key: _average([s[key] for s in states], weights) for key in states[0]}
 
 
 def _average(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 from dimat.exchange import Talk
-from dimat.merging import mix
 from dimat.methods.admit import require_all
 from dimat.methods.messages import distance_from
 from dimat.methods.protocol import Method, RoundContext, setting
+from dimat.methods.robust import ROBUST_SETTING, check_robust, mix_heard
 from dimat.state import State, is_number
 from dimat.topology.chebyshev import chebyshev_factors
 
@@ -26,11 +27,17 @@ class RepeatedMixing(Method):
         mixing_steps: Exchanges of states in a round, k >= 1.
         chebyshev: Whether averages after the first are accelerated, for symmetric matrices.
         final_steps: Exchanges of states in the last round; as in the others if None.
+        robust: How states are mixed where neighbors may lie: none (weighted average), clip or
+            trimmed.
     """
 
     mixing_steps: int = setting("mixing.steps", 1)
     chebyshev: bool = setting("mixing.chebyshev", False)
     final_steps: int | None = setting("mixing.final_steps", None)
+    robust: Literal["none", "clip", "trimmed"] = setting(ROBUST_SETTING, "none")
+
+    def __post_init__(self) -> None:
+        check_robust(self, self.robust)
 
     def mix_again(
         self,
@@ -70,7 +77,7 @@ class RepeatedMixing(Method):
             theirs = {j: state for j, state in heard.items() if state is not None}
             if disagreement is None:
                 disagreement = distance_from(me, mixed, theirs)
-            average = mix([mixed, *theirs.values()], me.weights_of(theirs))
+            average = mix_heard(me, mixed, theirs, self.robust)
             if factor != 1.0:
                 numbers = [k for k in me.parameters if is_number(average[k])]  # of integers is none
                 average |= {k: torch.lerp(last[k], average[k], factor) for k in numbers}

@@ -16,7 +16,7 @@ from dimat.state import State, brief
 from dimat.symmetry import Analysis, Permutation
 from dimat.topology import Topology
 
-Need = Literal["rows", "columns", "two-way", "symmetric"]
+Need = Literal["rows", "columns", "two-way", "symmetric", "two-neighbors"]
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,8 @@ class Method:
         exchanges: When agents exchange: never, in rounds, or in steps.
         matches: Whether units are permuted, so that the model's symmetry must be known.
         needs: Requirements on the mixing matrix: rows or columns that sum to 1 (both: doubly
-            stochastic), edges that carry both ways, or that it is symmetric.
+            stochastic), edges that carry both ways, that it is symmetric, two neighbors or more of
+            every agent.
         tolerant: Whether ``merge`` can be resumed with an inbox that lacks messages: then their
             weight is the agent's own. One that cannot raises ``TrainingError`` for it.
         scope: Of which images an agent learns: its own (agents), or those of all (pooled), and then

@@ -39,6 +39,8 @@ _RULES = {
     "two-way": f"edges that carry both ways (use an undirected graph; or {_INSTEAD})",
     "symmetric": "a symmetric mixing matrix (use an undirected graph and topology.mixing "
     "'metropolis', or mixing.chebyshev false)",
+    "two-neighbors": "two neighbors of every agent to compare what they say (use another topology, "
+    "such as ring, or exchange.robust none)",
 }
 
 
@@ -70,9 +72,15 @@ def _symmetric(topology: Topology) -> str:
     return f"entries {(i, j)} and {(j, i)} are {topology.pi[i, j]:.4g} and {topology.pi[j, i]:.4g}"
 
 
+def _two_neighbors(topology: Topology) -> str:
+    lonely = [i for i in range(topology.num_agents) if len(topology.neighbors(i)) == 1]
+    return f"agent {lonely[0]} hears one only" if lonely else ""
+
+
 _CHECKS: dict[Need, Callable[[Topology], str]] = {
     "rows": _rows,
     "columns": _columns,
     "two-way": _two_way,
     "symmetric": _symmetric,
+    "two-neighbors": _two_neighbors,
 }

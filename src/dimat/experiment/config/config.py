@@ -168,7 +168,8 @@ class MergingConfig:
     Args:
         combine: average (the paper's), repair, regression, gram (least squares over what every
             agent's layers answer on its own images; second moments travel beside the weights), or
-            auto (gram where the agents' shards differ in their classes, else average).
+            auto (gram where the agents' shards differ in their classes, else average; average with
+            exchange.robust).
         statistics_budget: With gram, numbers of second moments for each number of the weights, at
             most; where all would be more, means, mean squares and leading directions travel.
     """
@@ -302,12 +303,17 @@ class ExchangeConfig:
             this many times our own, or less than our own divided by it; null: any. In one
             process, and under torchrun, such a state ends the run. For dimat, wa, wm and
             final-merge.
+        robust: How states are mixed where a third of a neighborhood may lie: none (weighted
+            average), clip (no neighbor is farther away than another one) or trimmed (the mean of
+            each number without the extremes). For dimat, wa, wm and final-merge, with
+            merging.combine average; every agent needs two neighbors.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
     timeout_s: kinds.Seconds = 30.0
     patience_s: kinds.Seconds = 600.0
     max_norm_ratio: kinds.Ratio | None = 10.0
+    robust: Literal["none", "clip", "trimmed"] = "none"
 
     def __post_init__(self) -> None:
         tidy(self)

@@ -13,6 +13,7 @@ from dimat.experiment.config.messages import setting_types, unknown_setting
 from dimat.experiment.config.method_options import NOT_OF_TYPE, of_type, split_option
 from dimat.experiment.config.rules import rule_of
 from dimat.methods import METHODS, Method
+from dimat.methods.robust import ROBUST_SETTING, is_robust
 
 
 def make_method(config: RunConfig, name: str | None = None, *, apart: bool = False) -> Method:
@@ -23,6 +24,7 @@ def make_method(config: RunConfig, name: str | None = None, *, apart: bool = Fal
     """
     name = config.method if name is None else name
     kind = look_up("method", name, METHODS)
+    _check_robust(config, name, kind)
     gauge_of(config.matching, apart=apart)  # must suit agents that are apart, whatever the method
     values = {
         own.name: _value(config, name, kind, own, apart=apart)
@@ -79,6 +81,19 @@ def _value(
     if setting == "merging.combine" and value == "auto":  # the data are not known yet
         value = "average"
     return value if equals is None else value == equals
+
+
+def _check_robust(config: RunConfig, name: str, kind: type[Method]) -> None:
+    """Refuse a method that mixes by no robust rule where the settings ask for one."""
+    robust = config.exchange.robust
+    if robust == "none" or is_robust(kind) or kind.exchanges == "never":
+        return
+    can = [own for own, other in METHODS.items() if is_robust(other)]
+    raise ConfigError(
+        f"setting '{ROBUST_SETTING}' is '{robust}', which method '{name}' cannot do, and it would "
+        f"mix whatever it is sent: use {', '.join(can)} (as method and controls), or "
+        f"{ROBUST_SETTING} none"
+    )
 
 
 def _typed(option: str, text: str, kind: object, method: str) -> object:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dimat.exchange import Talk
-from dimat.merging import mix
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
 from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.mixing import RepeatedMixing
 from dimat.methods.protocol import Need, RoundContext, RoundResult, setting
+from dimat.methods.robust import mix_heard, robust_needs
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Averaging(RepeatedMixing):
         mixing_steps: Exchanges of states in a round, k >= 1.
         chebyshev: Whether averages after the first are accelerated.
         final_steps: Exchanges of states in the last round; as in the others if None.
+        robust: How states are mixed where neighbors may lie: none (weighted average), clip or
+            trimmed.
 
     References:
         Koloskova et al., "A Unified Theory of Decentralized SGD with Changing Topology and Local
@@ -50,7 +52,8 @@ class Averaging(RepeatedMixing):
     @property
     def needs(self) -> frozenset[Need]:
         """An average: rows that sum to 1. An accelerated one: a symmetric matrix."""
-        return frozenset({"rows", "symmetric"} if self.chebyshev else {"rows"})
+        own: frozenset[Need] = frozenset({"rows", "symmetric"} if self.chebyshev else {"rows"})
+        return own | robust_needs(self.robust)
 
     @property
     def tolerant(self) -> bool:
@@ -67,7 +70,7 @@ class Averaging(RepeatedMixing):
             memory = yield from swap_memories(me, theirs, {}, self.max_norm_ratio)
         merged, disagreement = yield from self.mix_again(
             me,
-            mix([me.state, *theirs.values()], me.weights_of(theirs)),
+            mix_heard(me, me.state, theirs, self.robust),
             distance_from(me, me.state, theirs),
             lambda now: swap_states(now, self.max_norm_ratio),
             before=me.state,

@@ -17,6 +17,7 @@ from dimat.methods.ordering.pairwise import pairwise
 from dimat.methods.ordering.spread import spread, swap_states_with_gauge
 from dimat.methods.ordering.tree import tree
 from dimat.methods.protocol import Need, RoundContext, RoundReport, RoundResult, setting
+from dimat.methods.robust import mix_heard, robust_needs
 from dimat.methods.timer import Timer
 from dimat.state import State
 from dimat.symmetry import Permutation
@@ -64,6 +65,8 @@ class Dimat(RepeatedMixing):
         mixing_steps: Exchanges of states in a round, k >= 1; more than one needs one unit order.
         chebyshev: Whether averages after the first are accelerated.
         final_steps: Exchanges of states in the last round; as in the others if None.
+        robust: How states are mixed where neighbors may lie: none (weighted average), clip or
+            trimmed.
 
     References:
         Saadati et al., "DIMAT: Decentralized Iterative Merging-And-Training for Deep Learning
@@ -83,6 +86,7 @@ class Dimat(RepeatedMixing):
     matches = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, steps in (("steps", self.mixing_steps), ("final_steps", self.final_steps or 1)):
             if steps > 1 and self.gauge == "pairwise":
                 raise ConfigError(
@@ -96,7 +100,8 @@ class Dimat(RepeatedMixing):
         """Rows that sum to 1; two-way edges, unless one message of each neighbor is enough."""
         if self.chebyshev:
             return frozenset({"rows", "symmetric"})
-        return frozenset({"rows"} if self.tolerant else {"rows", "two-way"})
+        own: frozenset[Need] = frozenset({"rows"} if self.tolerant else {"rows", "two-way"})
+        return own | robust_needs(self.robust)
 
     @property
     def tolerant(self) -> bool:
@@ -236,10 +241,10 @@ class Dimat(RepeatedMixing):
 
         States are averaged where there is nobody to combine with, or statistics are missing.
         """
+        if self.robust != "none" or not aligned:
+            return mix_heard(me, own, aligned, self.robust), False
         states, weights = [own, *aligned.values()], me.weights_of(aligned)
         combiner = COMBINERS[self.combine]
-        if not aligned:
-            return mix(states, weights), False
         if isinstance(combiner, StatisticsCombiner):
             if not statistics:
                 return mix(states, weights), False

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dimat.exchange import Talk
 from dimat.matching import Problem, Weights
-from dimat.merging import mix
 from dimat.methods.admit import MAX_NORM_RATIO
 from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.protocol import Method, Need, RoundContext, RoundReport, RoundResult, setting
+from dimat.methods.robust import ROBUST_SETTING, check_robust, mix_heard, robust_needs
 from dimat.methods.timer import Timer
 
 
@@ -28,6 +29,8 @@ class WeightMatching(Method):
     Args:
         mix_memory: Whether the optimizers' memories are averaged too, permuted alike.
         max_norm_ratio: How many times as large, or as small, a neighbor's norm may be; None: any.
+        robust: How states are mixed where neighbors may lie: none (weighted average), clip or
+            trimmed.
 
     References:
         Ainsworth et al., "Git Re-Basin: Merging Models modulo Permutation Symmetries", ICLR 2023.
@@ -35,13 +38,18 @@ class WeightMatching(Method):
 
     mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")
     max_norm_ratio: float | None = setting("exchange.max_norm_ratio", MAX_NORM_RATIO)
+    robust: Literal["none", "clip", "trimmed"] = setting(ROBUST_SETTING, "none")
     exchanges = "rounds"
     matches = True
+
+    def __post_init__(self) -> None:
+        check_robust(self, self.robust)
 
     @property
     def needs(self) -> frozenset[Need]:
         """An average: rows that sum to 1."""
-        return frozenset({"rows"})
+        own: frozenset[Need] = frozenset({"rows"})
+        return own | robust_needs(self.robust)
 
     @property
     def needs_graph(self) -> bool:
@@ -68,7 +76,7 @@ class WeightMatching(Method):
             memory = yield from swap_memories(me, theirs, order, self.max_norm_ratio)
         with combined:
             aligned = {j: me.analysis().symmetry.apply(order[j], s) for j, s in theirs.items()}
-            merged = mix([me.state, *aligned.values()], me.weights_of(aligned))
+            merged = mix_heard(me, me.state, aligned, self.robust)
         return RoundResult(
             merged,
             disagreement=distance_from(me, me.state, aligned),
