@@ -49,7 +49,12 @@ def test_how_long_others_are_waited_for_may_change_when_a_run_goes_on(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "exchange", [ExchangeConfig(precision="bfloat16"), ExchangeConfig(max_norm_ratio=2.0)]
+    "exchange",
+    [
+        ExchangeConfig(precision="bfloat16"),
+        ExchangeConfig(max_norm_ratio=2.0),
+        ExchangeConfig(robust="clip"),
+    ],
 )
 def test_what_is_sent_and_taken_may_not(tmp_path: Path, exchange: ExchangeConfig) -> None:
     folder = RunFolder.create(tmp_path / "run", SMALL, "wa")

@@ -59,7 +59,10 @@ def test_what_is_each_machines_own_is_no_reason_to_refuse_another(setup: Setup, 
     assert ours == theirs
 
 
-@pytest.mark.parametrize(("name", "value"), [("rounds", 3), ("optimizer.lr", 0.5), ("seed", 1)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rounds", 3), ("optimizer.lr", 0.5), ("seed", 1), ("exchange.robust", "clip")],
+)
 def test_what_is_not_is_said_by_its_name(setup: Setup, name: str, value: Any) -> None:
     other = replace(setup, config=with_setting(setup.config, name, value))
     ours, theirs = handshake(setup, matches=False), handshake(other, matches=False)

@@ -70,9 +70,7 @@ def robust_mix(
 
 
 def _between(own: Tensor, other: Tensor, share: float) -> Tensor:
-    """The point so far on the way from our entry to another; where it is at an end, that itself."""
-    if share == 0:
-        return own
+    """The point so far on the way from our entry to another."""
     wide = torch.promote_types(own.dtype, torch.float64)  # a difference of lies can be out of range
     return torch.lerp(own.to(wide), other.to(wide), share).to(own.dtype)
 
