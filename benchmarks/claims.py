@@ -1,6 +1,6 @@
 """The numbers of README and docs that are cheap to get, made anew where they stand.
 
-.venv/bin/python -m benchmarks.claims             # all: 15 minutes of processor time
+.venv/bin/python -m benchmarks.claims             # all: 35 minutes of processor time
 .venv/bin/python -m benchmarks.claims docs/what_it_can.md   # those of one page
 
 A block of a page is marked with the command that prints it and the commit that it was printed at:

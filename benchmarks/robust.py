@@ -193,7 +193,7 @@ def mixing_alone(name: str, agents: int, rule: Any, rounds: int = 20) -> tuple[f
 
 def mixing() -> None:
     print("\n| | robust | distance after a round | way of the mean in 20 |\n|---|---|---|---|")
-    for name, agents in (("ring", 6), ("ring", 20), ("random-regular", 20), ("full", 6)):
+    for name, agents in (("ring", 6), ("ring", 20), ("random-regular", 20)):
         for rule in ("none", "clip", "trimmed"):
             factor, way = mixing_alone(name, agents, rule)
             print(f"| {name} of {agents} | {rule} | × {factor:.2f} | {way:.2f} |")
