@@ -1,6 +1,7 @@
 """How fast states are exchanged, as a ratio to bare Gloo in the same run.
 
 .venv/bin/python -m benchmarks.exchange            # 102 MB, the shapes of ResNet-50; 3 processes
+.venv/bin/python -m benchmarks.exchange --ranks    # the same states between two ranks of torchrun
 .venv/bin/python -m benchmarks.exchange --small    # a tenth of the channels, a few seconds
 
 Three agents, a process each with one torch thread, all neighbors of each other on one machine: each
@@ -8,6 +9,10 @@ tells its state to two and hears two. "bare" sends and receives contiguous tenso
 with ``ProcessGroupGloo``, a pair an edge, all at once. "exchange" is a round over ``Neighborhood``:
 packed, checksummed on both sides, accepted. "scanned" refuses NaN and infinity too. The three
 alternate, as the machine's speed drifts; times are of the slowest agent, medians with quartiles.
+
+With ``--ranks`` two ranks, of one agent and one torch thread each, swap their states: "bare" sends
+and receives one flat tensor by ``isend`` and ``irecv`` on the group of the ranks, "ranks" is a step
+of a talk over ``Ranks``. "bare, one way" and "ranks, one way" are from rank 0 to rank 1 only.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,14 +28,16 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch import distributed as dist  # noqa: TID251
+
+from dimat.exchange import Message, Step, Talk, Traffic, torchrun
+from dimat.exchange.network.link import Rules
 from dimat.exchange.network.meeting import meet
+from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.pipe import Pipe
 from dimat.exchange.network.rendezvous import Directory, serve
-from torch import Tensor
-
-from dimat.exchange import Message, Step, Talk, Traffic
-from dimat.exchange.network.link import Rules
-from dimat.exchange.network.neighborhood import Neighborhood
+from dimat.experiment.running.allocator import keep_freed_memory
 from dimat.state import State, check_finite, num_bytes
 
 AGENTS, HOST = 3, "127.0.0.1"
@@ -122,6 +130,77 @@ def agent(own: int, port: int, part: int, runs: int, barrier: Barrier, results: 
     hood.close()
 
 
+def rank(own: int, port: int, part: int, runs: int, barrier: Barrier, results: Any) -> None:
+    """One of two ranks: seconds of each way of exchange, again and again."""
+    keep_freed_memory()  # as the command line does
+    torch.set_num_threads(1)
+    place = {"RANK": str(own), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": HOST}
+    world = torchrun.world(environment={**place, "MASTER_PORT": str(port)})
+    transport = world.transport(2)
+    state = state_of_shapes(part, own)
+    sent = torch.zeros(num_bytes(state), dtype=torch.uint8)
+    got = torch.zeros_like(sent)
+
+    def flat(sends: bool, hears: bool) -> None:
+        works = [dist.isend(sent, 1 - own, tag=1)] if sends else []
+        works += [dist.irecv(got, 1 - own, tag=1)] if hears else []
+        for work in works:
+            assert work is not None
+            work.wait()
+
+    def step(sends: bool, hears: bool) -> None:
+        def talk() -> Talk[int]:
+            inbox = yield Step({1 - own: state} if sends else {}, [1 - own] if hears else [])
+            return len(inbox)
+
+        assert transport.run({own: talk()}, {own: Traffic()})[own] == hears
+
+    ways: dict[str, Callable[[], None]] = {
+        "bare": lambda: flat(True, True),
+        "ranks": lambda: step(True, True),
+        "bare, one way": lambda: flat(own == 0, own == 1),
+        "ranks, one way": lambda: step(own == 0, own == 1),
+    }
+    for _ in range(runs + 2):
+        for name, way in ways.items():
+            barrier.wait()
+            start = time.perf_counter()
+            way()
+            results.put((name, own, time.perf_counter() - start))
+    barrier.wait()
+    world.close()
+
+
+def measure_ranks(part: int, runs: int) -> None:
+    """Print the seconds of two ranks beside those of bare Gloo."""
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    spawned = multiprocessing.get_context("spawn")
+    barrier, results = spawned.Barrier(2), spawned.Queue()
+    rest = (port, part, runs, barrier, results)
+    processes = [spawned.Process(target=rank, args=(own, *rest)) for own in range(2)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=600) for _ in range(2 * 4 * (runs + 2))]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    size = num_bytes(state_of_shapes(part, 0))
+    print(
+        f"2 ranks, {size / 1e6:.1f} MB; torch {torch.__version__}, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}, n = {runs}"
+    )
+    times = slowest(found, runs)
+    for name, each in times.items():
+        low, middle, high = statistics.quantiles(each, n=4)
+        base = times["bare, one way" if "one way" in name else "bare"]
+        ratio = statistics.median(b / x for b, x in zip(base, each, strict=True))
+        print(
+            f"{name:14s} {1e3 * middle:7.1f} ms [{1e3 * low:.1f}, {1e3 * high:.1f}]  "
+            f"{ratio:.2f} of bare"
+        )
+
+
 def slowest(found: list[tuple[str, int, float]], runs: int) -> dict[str, list[float]]:
     """Of each way, and each time but the first two, the seconds of the slowest agent."""
     each: dict[str, dict[int, list[float]]] = {}
@@ -136,8 +215,12 @@ def slowest(found: list[tuple[str, int, float]], runs: int) -> dict[str, list[fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true")
-    small = parser.parse_args().small
-    part, runs = (8, SMALL_RUNS) if small else (1, RUNS)
+    parser.add_argument("--ranks", action="store_true")
+    given = parser.parse_args()
+    part, runs = (8, SMALL_RUNS) if given.small else (1, RUNS)
+    if given.ranks:
+        measure_ranks(part, runs)
+        return
     store = serve(HOST, 0)
     spawned = multiprocessing.get_context("spawn")
     barrier, results = spawned.Barrier(AGENTS), spawned.Queue()

@@ -73,6 +73,7 @@ def spread(processes: int, command: list[str]) -> Ended:
         port = str(free.getsockname()[1])
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
     place |= {"LOCAL_WORLD_SIZE": str(processes), "PYTHONPATH": str(ROOT)}
+    place |= {"RES_OPTIONS": "timeout:1 attempts:1"}  # torch asks for the name of each address
 
     def rank(k: int) -> subprocess.CompletedProcess[str]:
         return run(["dimat", *command], env={**os.environ, **place, "RANK": str(k)})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import multiprocessing
+import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,15 +29,27 @@ LONG_S = 300.0  # what takes longer is a deadlock, however slow the machine
 _FORKED = multiprocessing.get_context("fork")
 
 
+# Torch asks for the name of each address that it connects to; not all name servers answer always.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
+
+
 @cache
-def _store() -> TCPStore:
-    """The one of this process, where all its ranks find each other, as under torchrun."""
-    return TCPStore(HOST, 0, None, True, wait_for_workers=False)
+def _port() -> int:
+    """Of a store in a process of its own, which forks nothing, where ranks find each other."""
+    ours, theirs = _FORKED.Pipe()
+    _FORKED.Process(target=_serve, args=(theirs,), daemon=True).start()
+    return int(ours.recv())
+
+
+def _serve(talk: Connection) -> None:
+    store = TCPStore(HOST, 0, None, True, wait_for_workers=False)
+    talk.send(store.port)
+    signal.pause()
 
 
 def environments(size: int) -> list[Mapping[str, str]]:
     """What torchrun says to each rank of a start of its own."""
-    every = {"MASTER_ADDR": HOST, "MASTER_PORT": str(_store().port), "WORLD_SIZE": str(size)}
+    every = {"MASTER_ADDR": HOST, "MASTER_PORT": str(_port()), "WORLD_SIZE": str(size)}
     every |= {"LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     every |= {"TORCHELASTIC_RUN_ID": uuid4().hex}
     return [{**every, "RANK": str(k)} for k in range(size)]

@@ -1,8 +1,8 @@
 """The transport between processes under ``torchrun``, of which all live or all end.
 
-One Gloo group of all ranks. A message is the length of its header, the header, and its entries, as
-they lie in memory: nothing is copied on the CPU, and nothing is allocated before the header was
-checked. Entries are not to change before the run of the talks has ended, as in one process.
+One Gloo group of all ranks. A message is the length of its header, the header, and its entries, of
+which large ones are sent from where they are: they must not change before the run of the talks has
+ended, as in one process. Nothing is allocated before the header was checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dimat.errors import ExchangeError, StructureError, first_line
 from dimat.exchange.in_process import InProcess
-from dimat.exchange.network.wire import MOST_HEADER, allocate, describe, memory
+from dimat.exchange.network.wire import MOST_HEADER, parts, room
 from dimat.exchange.protocol import Message, Result, Step, Talk, Traffic
 from dimat.exchange.world import block
 
@@ -125,11 +125,11 @@ class Peers:
         """Receive a message, whose header is so long, for some agents of this rank."""
         header = torch.empty(length, dtype=torch.uint8)
         self._move(dist.irecv, rank, [header])
-        (sender, receivers), entries = allocate(bytes(header.numpy()))
-        self._move(dist.irecv, rank, [memory(value) for value in entries.values()])
+        (sender, homes), entries, places = room(bytes(header.numpy()))
+        self._move(dist.irecv, rank, places)
         message = {key: value.to(self._device) for key, value in entries.items()}
         with self.changed:
-            for to in receivers:
+            for to in homes[self.rank]:
                 self.mail[rank, sender, to].append(message)
             self.changed.notify_all()
 
@@ -177,20 +177,19 @@ class Ranks(InProcess):
 
     def post(self, sender: int, messages: Mapping[int, Message]) -> None:
         """Take messages on their way: one for several agents of a rank travels once."""
-        apart: dict[tuple[int, int], list[int]] = defaultdict(list)
+        apart: dict[int, list[list[int]]] = {}  # the agents of each rank, by message
         for to, message in messages.items():
             if self._home[to] == self._peers.rank:
                 super().post(sender, {to: message})
             else:
-                apart[id(message), self._home[to]].append(to)
-        entries: dict[int, list[Tensor]] = {}
-        for (own, rank), receivers in apart.items():
-            message = messages[receivers[0]]
-            header = bytearray(describe(message, [sender, receivers]))
-            words = torch.frombuffer(header, dtype=torch.uint8)
-            if own not in entries:  # one message for several ranks leaves the device once
-                entries[own] = [memory(value) for value in message.values()]
-            self._peers.send(rank, [torch.tensor([len(header)]), words, *entries[own]])
+                homes = apart.setdefault(id(message), [[] for _ in range(self._peers.size)])
+                homes[self._home[to]].append(to)
+        for homes in apart.values():
+            message = messages[next(agents[0] for agents in homes if agents)]
+            header, *entries = parts(message, [sender, homes])
+            for rank, agents in enumerate(homes):
+                if agents:
+                    self._peers.send(rank, [torch.tensor([header.numel()]), header, *entries])
 
     def arrived(self, sender: int, to: int) -> bool:
         """Whether a message has arrived."""

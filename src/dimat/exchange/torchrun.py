@@ -25,6 +25,7 @@ from dimat.exchange.tree import json_of, with_json
 
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LOOPBACK = "127.0.0.1"
+_AGAIN_S = 0.02  # between looks at who has come
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> bool:
@@ -221,14 +222,19 @@ def world(
 
 def _store(place: Place, name: str, timeout_s: float) -> Store:
     """The keys of torchrun's store for one purpose, and one time that it is needed."""
-    wait = timedelta(seconds=timeout_s)
-    try:
-        store = TCPStore(place.host, place.port, None, False, wait, False)
-    except RuntimeError as error:
-        raise ExchangeError(
-            f"torchrun's store at {place.host}:{place.port} does not answer for {timeout_s:g} s "
-            f"(setting 'exchange.patience_s'): {first_line(error)}"
-        ) from error
+    end = time.monotonic() + timeout_s
+    while True:
+        try:  # first: a TCPStore that finds nobody fills stderr, and no Ctrl-C interrupts it
+            with socket.create_connection((place.host, place.port), 2):
+                break
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ExchangeError(
+                    f"torchrun's store at {place.host}:{place.port} does not answer for "
+                    f"{timeout_s:g} s (setting 'exchange.patience_s'): {error}"
+                ) from error
+        time.sleep(_AGAIN_S)
+    store = TCPStore(place.host, place.port, None, False, wait_for_workers=False)
     _times[name] += 1
     return PrefixStore(f"{place.attempt}/{name}/{_times[name]}", store)
 
@@ -244,7 +250,7 @@ def _come(store: Store, place: Place, said: str, timeout_s: float) -> None:
             raise ExchangeError(
                 f"ranks {absent} have not come for {timeout_s:g} s (setting 'exchange.patience_s')"
             )
-        time.sleep(0.02)  # not store.wait, which no Ctrl-C interrupts
+        time.sleep(_AGAIN_S)  # not store.wait, which no Ctrl-C interrupts
 
 
 @contextmanager

@@ -27,6 +27,7 @@ PIECE = 1 << 20  # bytes of a payload that travel at once; a transfer shows life
 MOST_HEADER = 1 << 22  # bytes
 _MAGIC = 0x64696D617403  # "dimat", version 3
 WORD = 8
+_SMALL = 1 << 16  # bytes: entries up to here are sent together
 MOST_ENTRIES = 1 << 15
 _MOST_AXES = 64
 _MOST_NAME = 4096  # characters
@@ -305,8 +306,10 @@ def _views(flat: Tensor, entries: Sequence[_Entry]) -> list[Tensor]:
     return [places[k] for k in range(len(entries))]
 
 
-def describe(message: Message, said: object) -> bytes:
-    """The header of a message whose entries are sent one by one; see :func:`allocate`.
+def parts(message: Message, said: object) -> list[Tensor]:
+    """A message as tensors to send one by one: a header, all small entries, and each large one.
+
+    Large entries are not copied where they are dense and on the CPU.
 
     Args:
         message: Tensors by name, on any device.
@@ -318,21 +321,30 @@ def describe(message: Message, said: object) -> bytes:
     for key, value in message.items():
         if value.dtype not in _DTYPES.values() or value.layout is not torch.strided:
             raise StructureError(f"'{key}' cannot be sent: it is {value.layout} {value.dtype}")
-    listed = [
-        [key, str(value.dtype).removeprefix("torch."), tuple(value.shape), _dense_strides(value)]
+    entries = [
+        (key, value.dtype, tuple(value.shape), _dense_strides(value))
         for key, value in message.items()
     ]
-    return json.dumps({"said": said, "entries": listed}).encode()
+    listed = [
+        [key, str(dtype).removeprefix("torch."), shape, strides]
+        for key, dtype, shape, strides in entries
+    ]
+    header = bytearray(json.dumps({"said": said, "entries": listed}).encode())
+    small, joined = _joined(entries)
+    for key, place in small.items():
+        place.copy_(message[key].detach())
+    large = [_memory(value) for key, value in message.items() if key not in small]
+    return [torch.frombuffer(header, dtype=torch.uint8), joined, *large]
 
 
-def allocate(header: bytes) -> tuple[Any, Message]:
-    """What is said, and the entries that a header describes: memory to receive them into.
+def room(header: bytes) -> tuple[Any, Message, list[Tensor]]:
+    """What a header says, and room for its message: the entries, and the tensors to receive.
 
     Args:
-        header: What :func:`describe` gave.
+        header: The first of :func:`parts`.
 
     Raises:
-        StructureError: If it is none.
+        StructureError: If it is no header.
     """
     found = _parsed(header)
     listed = found.get("entries")
@@ -341,14 +353,26 @@ def allocate(header: bytes) -> tuple[Any, Message]:
     entries = [_entry(own) for own in listed]
     if len({key for key, *_ in entries}) != len(entries):
         raise _broken("it names an entry twice")
-    return found["said"], {
-        key: torch.empty_strided(shape, strides, dtype=dtype)
+    small, joined = _joined(entries)
+    message = {
+        key: small[key] if key in small else torch.empty_strided(shape, strides, dtype=dtype)
         for key, dtype, shape, strides in entries
     }
+    large = [_memory(value) for key, value in message.items() if key not in small]
+    return found["said"], message, [joined, *large]
 
 
-def memory(value: Tensor) -> Tensor:
-    """The bytes of a tensor as :func:`allocate` lays it out, flat; its own memory if that is so."""
+def _joined(entries: Sequence[_Entry]) -> tuple[dict[str, Tensor], Tensor]:
+    """The small ones of some entries, and the memory that they share."""
+    sizes = [(own, math.prod(own[2]) * own[1].itemsize) for own in entries]
+    small = [own for own, size in sizes if size <= _SMALL]
+    flat = torch.empty(_size([own[1:3] for own in small]), dtype=torch.uint8)
+    flat[-WORD:] = 0  # what is beyond the last entry
+    return {own[0]: view for own, view in zip(small, _views(flat, small), strict=True)}, flat
+
+
+def _memory(value: Tensor) -> Tensor:
+    """The bytes of a dense copy of a tensor, flat; its own where it is dense and on the CPU."""
     strides = _dense_strides(value)
     value = value.detach().cpu().resolve_conj().resolve_neg()
     if value.stride() != strides:
