@@ -18,8 +18,10 @@ from uuid import uuid4
 
 import pytest
 import torch
+from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined] # noqa: TID251
 
+from dimat.compat import tree_map
 from dimat.exchange import ranks
 from dimat.exchange.torchrun import Torchrun, world
 
@@ -79,8 +81,8 @@ def _child(work: Callable[[], object], results: Connection) -> None:
         found = work()
     except BaseException as error:
         found = error
-    buffer = io.BytesIO()
-    torch.save(found, buffer)
+    buffer = io.BytesIO()  # each tensor with memory of its own, as torch.save wants it
+    torch.save(tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, found), buffer)
     results.send_bytes(buffer.getvalue())
 
 
