@@ -42,22 +42,31 @@ def seconds_a_round(world: int, rounds: int, folder: Path) -> float:
     return wall_s / rounds
 
 
+def alone(folder: Path) -> Path:
+    """Addresses of one agent."""
+    path = folder / "peers.yaml"
+    path.write_text("0: {address: '127.0.0.1:7400'}\n")
+    return path
+
+
 def step_microseconds(calls: int = 200_000) -> float:
     """A call of ``agent.step()`` that does not exchange."""
-    from dimat.exchange.network.rendezvous import serve
-
-    server = serve("127.0.0.1", 0)
     model = nn.Linear(4, 2)
     batches = [torch.randn(8, 4)]
-    with dimat.Agent(
-        model,
-        None,
-        calibration=batches,
-        every=10**9,
-        id=0,
-        agents=1,
-        store=f"127.0.0.1:{server.port}",
-    ) as agent:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        dimat.Agent(
+            model,
+            None,
+            calibration=batches,
+            every=10**9,
+            id=0,
+            agents=1,
+            peers=alone(Path(folder)),
+            listen="127.0.0.1:0",
+            insecure=True,
+        ) as agent,
+    ):
         start = time.perf_counter()
         for _ in range(calls):
             agent.step()

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist  # noqa: TID251
-from benchmarks.exchange import state_of_shapes
+from benchmarks.ranks import state_of_shapes
 from cryptography.hazmat.primitives.serialization import Encoding
 from torch import Tensor
 
@@ -41,6 +41,7 @@ from dimat.exchange.network.rpc import grpc
 from dimat.exchange.network.security import SERVER_OPTIONS
 from dimat.exchange.network.site import security_of
 from dimat.exchange.network.wire import PIECE
+from dimat.experiment.running.allocator import keep_freed_memory
 from dimat.identity import Authority, Identity, request, server_name
 from dimat.state import State, check_finite, num_bytes
 
@@ -120,6 +121,7 @@ def told(own: int, state: State, scan: bool) -> Talk[int]:
 
 def agent(own: int, folder: Path, part: int, runs: int, barrier: Barrier, results: Any) -> None:
     """One process: seconds of each way, again and again."""
+    keep_freed_memory()  # as the command line does
     torch.set_num_threads(1)
     state = state_of_shapes(part, own)
     flat = torch.zeros(num_bytes(state), dtype=torch.uint8)

@@ -127,7 +127,7 @@ def check_finite(state: Mapping[str, Tensor], who: str) -> None:
     """
     floating = {key: value for key, value in state.items() if is_number(value)}
     # A finite sum has finite terms, and is ten times as fast as a look at each: 4 ms and 41 ms for
-    # 102 MB in one thread, benchmarks/exchange.py. One that overflows is looked into.
+    # 102 MB in one thread, benchmarks/neighbors.py. One that overflows is looked into.
     wide = {key: torch.promote_types(value.dtype, torch.float32) for key, value in floating.items()}
     sums = [value.sum(dtype=wide[key]).isfinite() for key, value in floating.items()]
     if not sums or bool(torch.stack(sums).all()):

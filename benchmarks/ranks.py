@@ -1,18 +1,12 @@
-"""How fast states are exchanged, as a ratio to bare Gloo in the same run.
+"""How fast two ranks of torchrun exchange states, as a ratio to bare Gloo in the same run.
 
-.venv/bin/python -m benchmarks.exchange            # 102 MB, the shapes of ResNet-50; 3 processes
-.venv/bin/python -m benchmarks.exchange --ranks    # the same states between two ranks of torchrun
-.venv/bin/python -m benchmarks.exchange --small    # a tenth of the channels, a few seconds
+.venv/bin/python -m benchmarks.ranks            # 102 MB, the shapes of ResNet-50
+.venv/bin/python -m benchmarks.ranks --small    # a tenth of the channels, a few seconds
 
-Three agents, a process each with one torch thread, all neighbors of each other on one machine: each
-tells its state to two and hears two. "bare" sends and receives contiguous tensors of the same bytes
-with ``ProcessGroupGloo``, a pair an edge, all at once. "exchange" is a round over ``Neighborhood``:
-packed, checksummed on both sides, accepted. "scanned" refuses NaN and infinity too. The three
-alternate, as the machine's speed drifts; times are of the slowest agent, medians with quartiles.
-
-With ``--ranks`` two ranks, of one agent and one torch thread each, swap their states: "bare" sends
-and receives one flat tensor by ``isend`` and ``irecv`` on the group of the ranks, "ranks" is a step
-of a talk over ``Ranks``. "bare, one way" and "ranks, one way" are from rank 0 to rank 1 only.
+Two ranks, of one agent and one torch thread each, swap their states: "bare" sends and receives one
+flat tensor by ``isend`` and ``irecv`` on the group of the ranks, "ranks" is a step of a talk over
+``Ranks``. "bare, one way" and "ranks, one way" are from rank 0 to rank 1 only. They alternate, as
+the machine's speed drifts; times are of the slower rank, medians with quartiles.
 """
 
 from __future__ import annotations
@@ -28,19 +22,13 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch import distributed as dist  # noqa: TID251
 
-from dimat.exchange import Message, Step, Talk, Traffic, torchrun
-from dimat.exchange.network.link import Rules
-from dimat.exchange.network.meeting import meet
-from dimat.exchange.network.neighborhood import Neighborhood
-from dimat.exchange.network.pipe import Pipe
-from dimat.exchange.network.rendezvous import Directory, serve
+from dimat.exchange import Step, Talk, Traffic, torchrun
 from dimat.experiment.running.allocator import keep_freed_memory
-from dimat.state import State, check_finite, num_bytes
+from dimat.state import State, num_bytes
 
-AGENTS, HOST = 3, "127.0.0.1"
+HOST = "127.0.0.1"
 RUNS, SMALL_RUNS = 15, 7
 BLOCKS = [(3, 64), (4, 128), (6, 256), (3, 512)]
 
@@ -72,62 +60,6 @@ def state_of_shapes(part: int, seed: int) -> State:
     return {
         f"layer{k}": torch.randn(shape, generator=generator) for k, shape in enumerate(shapes(part))
     }
-
-
-def bare(pipes: dict[int, Pipe], sent: Tensor, got: dict[int, Tensor]) -> None:
-    """Both ways on every edge at once."""
-    works: list[Any] = []
-    for pipe, into in zip(pipes.values(), got.values(), strict=True):
-        group = pipe._group
-        assert group is not None
-        works += [group.send([sent], pipe._other, 0), group.recv([into], pipe._other, 0)]
-    for work in works:
-        work.wait()
-
-
-def swapped(state: State, others: list[int], scan: bool) -> Talk[int]:
-    """A round: the state to all others, theirs to us."""
-
-    def admit(j: int, message: Message) -> None:
-        check_finite(message, f"state from agent {j}")
-
-    inbox = yield Step(dict.fromkeys(others, state), others, admit if scan else None)
-    return len(inbox)
-
-
-def agent(own: int, port: int, part: int, runs: int, barrier: Barrier, results: Any) -> None:
-    """One process: seconds of each way of exchange, again and again."""
-    torch.set_num_threads(1)
-    others = [j for j in range(AGENTS) if j != own]
-    state = state_of_shapes(part, own)
-    sent = torch.zeros(num_bytes(state), dtype=torch.uint8)
-    got = {j: torch.zeros_like(sent) for j in others}
-    board = Directory(HOST, port, "bare")
-    pipes = {}
-    for j in others:
-        pipe = meet(board, own, j, HOST, lambda: True)
-        assert pipe is not None
-        pipes[j] = pipe
-    hood = Neighborhood(own, Directory(HOST, port), HOST, Rules(timeout_s=60))
-    assert not hood.await_neighbors(others, 60)
-
-    def round_(scan: bool) -> None:
-        heard = hood.run({own: swapped(state, others, scan)}, {own: Traffic()})[own]
-        assert heard == len(others), hood.incidents
-
-    ways: dict[str, Callable[[], None]] = {
-        "bare": lambda: bare(pipes, sent, got),
-        "exchange": lambda: round_(False),
-        "scanned": lambda: round_(True),
-    }
-    for _ in range(runs + 2):
-        for name, way in ways.items():
-            barrier.wait()
-            start = time.perf_counter()
-            way()
-            results.put((name, own, time.perf_counter() - start))
-    barrier.wait()
-    hood.close()
 
 
 def rank(own: int, port: int, part: int, runs: int, barrier: Barrier, results: Any) -> None:
@@ -215,37 +147,9 @@ def slowest(found: list[tuple[str, int, float]], runs: int) -> dict[str, list[fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--ranks", action="store_true")
     given = parser.parse_args()
     part, runs = (8, SMALL_RUNS) if given.small else (1, RUNS)
-    if given.ranks:
-        measure_ranks(part, runs)
-        return
-    store = serve(HOST, 0)
-    spawned = multiprocessing.get_context("spawn")
-    barrier, results = spawned.Barrier(AGENTS), spawned.Queue()
-    rest = (store.port, part, runs, barrier, results)
-    processes = [spawned.Process(target=agent, args=(i, *rest)) for i in range(AGENTS)]
-    for process in processes:
-        process.start()
-    found = [results.get(timeout=600) for _ in range(AGENTS * 3 * (runs + 2))]
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    size = num_bytes(state_of_shapes(part, 0))
-    times = slowest(found, runs)
-    print(
-        f"{AGENTS} agents, each to {AGENTS - 1}, {size / 1e6:.1f} MB; torch {torch.__version__}, "
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, n = {runs}"
-    )
-    for name, each in times.items():
-        low, middle, high = statistics.quantiles(each, n=4)
-        ratio = statistics.median(b / x for b, x in zip(times["bare"], each, strict=True))
-        rate = 2 * (AGENTS - 1) * size / middle / 1e9
-        print(
-            f"{name:9s} {1e3 * middle:7.1f} ms [{1e3 * low:.1f}, {1e3 * high:.1f}]  "
-            f"{rate:5.2f} GB/s an agent, both ways  {ratio:.2f} of bare"
-        )
+    measure_ranks(part, runs)
 
 
 if __name__ == "__main__":
