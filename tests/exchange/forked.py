@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import multiprocessing
 import os
@@ -76,6 +77,7 @@ def processes(works: Sequence[Callable[[], object]]) -> Iterator[list[tuple[Any,
 
 
 def _child(work: Callable[[], object], results: Connection) -> None:
+    faulthandler.dump_traceback_later(LONG_S / 2, exit=True)  # where it hangs, if it does
     torch.set_num_threads(1)  # threads of a pool are not forked
     try:
         found = work()
