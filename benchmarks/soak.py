@@ -1,16 +1,18 @@
 """Six agents over a random graph, and faults without end: what is lost, and what is not.
 
-.venv/bin/python -m benchmarks.soak            # the table in docs/reliability.md, about 5 minutes
-.venv/bin/python -m benchmarks.soak --short    # each kind of fault once, about a minute
+.venv/bin/python -m benchmarks.soak            # the table in docs/reliability.md, about 6 minutes
+.venv/bin/python -m benchmarks.soak --short    # each kind of fault once, about 2 minutes
 
-Half of the faults strike from within, by plan (``dimat agent --faults``), half from outside at any
-moment. It fails unless each one struck, every edge was used again at both ends after each, every
-exchange of every round either counted or is on record, and nothing is corrupt or left over.
+Some of the faults strike from within, by plan (``dimat agent --faults``), some from outside at any
+moment, and some are intruders on an agent's port. It fails unless each one struck, every edge was
+used again at both ends after each, every exchange of every round either counted or is on record,
+every intruder was shut out, and nothing is corrupt, left over, or grows.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import signal
@@ -19,20 +21,24 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import networkx as nx
+from benchmarks.soak_intruders import EXPECTED, Intruders
 from benchmarks.soak_report import report
 from tests.distributed.cluster import LONG_S, Cluster
 
 from dimat.testing.faults import Fault, Faults
 
 INSIDE = ("crash", "freeze", "delay", "cut", "corrupt", "poison", "misshape", "inflate")
-OUTSIDE = ("kill", "stop", "restart", "wipe", "store")
+OUTSIDE = ("kill", "stop", "restart", "wipe", "move")
+INTRUDERS = tuple(EXPECTED)
+KINDS = (*INSIDE, *OUTSIDE, *INTRUDERS)
 AGENTS, TIMEOUT_S = 6, 2.0
-FIRST, LAST = 5, 20  # rounds without faults at the beginning and at the end
+FIRST, LAST = 5, 40  # rounds without faults at the beginning and at the end
 
 
 @dataclass
@@ -60,6 +66,7 @@ class Soak:
     rounds: int
     blows: list[Blow]
     random: random.Random
+    intruders: Intruders
     used: Counter[tuple[int, int]] = field(default_factory=Counter)
     last: dict[tuple[int, int], int] = field(default_factory=dict)
     merged: dict[int, dict[int, float]] = field(default_factory=dict)  # what is lost later too
@@ -67,6 +74,9 @@ class Soak:
     away: set[int] = field(default_factory=set)
     frozen: set[int] = field(default_factory=set)
     restarts: int = 0
+    outcomes: list[tuple[str, Future[str]]] = field(default_factory=list)  # of intruders
+    files: dict[int, dict[int, int]] = field(default_factory=dict)  # least open, by agent and round
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(16))
 
     def run(self, limit_s: float) -> None:
         """Until all agents have ended by themselves."""
@@ -78,6 +88,7 @@ class Soak:
             self.look()
             time.sleep(0.1)
         self.look()
+        self.pool.shutdown()
 
     def look(self) -> None:
         """See what has happened, bring back who is down, and strike."""
@@ -89,6 +100,7 @@ class Soak:
             do()
         for i in {*range(AGENTS)} - self.away:
             self.see(i)
+            self.count_files(i)
         far = max(self.cluster.round(i) for i in range(AGENTS))
         for blow in self.blows:
             if not inside(blow) and blow.before is None and blow.round <= far:
@@ -103,6 +115,16 @@ class Soak:
         for i in range(AGENTS):
             lines = self.cluster.merged(i)
             self.merged.setdefault(i, {}).update((n, x["test_accuracy"]) for n, x in lines.items())
+
+    def count_files(self, i: int) -> None:
+        """How many descriptors an agent has open."""
+        now, seen = self.cluster.round(i), self.files.setdefault(i, {})
+        try:
+            found = len(os.listdir(f"/proc/{self.cluster.processes[i].pid}/fd"))
+        except OSError:  # it has just ended
+            return
+        if found:
+            seen[now] = min(found, seen.get(now, found))
 
     def see(self, i: int) -> None:
         """What has become of an agent."""
@@ -134,18 +156,15 @@ class Soak:
             return
         if state(own, i) == "T":
             return
-        if blow.kind == "store":
-            if own.store is None:
-                return
-            self.struck(blow)
-            own.kill_store()
-            self.wait(self.random.uniform(1.0, 4.0), own.open)
-            return
         self.struck(blow)
-        if blow.kind == "stop":
+        if blow.kind in INTRUDERS:
+            near = min(j for a, j in own.ends() if a == i)
+            strike = self.pool.submit(self.intruders.strike, blow.kind, i, near)
+            self.outcomes.append((blow.kind, strike))
+        elif blow.kind == "stop":
             own.send(i, signal.SIGSTOP)
             self.thaw_later(i, self.random.uniform(0.5, 3 * TIMEOUT_S))
-        elif blow.kind == "restart":
+        elif blow.kind in ("restart", "move"):
             own.send(i, signal.SIGTERM)
             code = own.processes[i].wait(LONG_S)
             if code == -signal.SIGKILL:  # a crash by plan came first: it is restarted another time
@@ -155,6 +174,8 @@ class Soak:
             assert code in (130, 0, -signal.SIGTERM), (
                 f"agent {i} was interrupted: {code}\n{own.tail(i)}"
             )
+            if blow.kind == "move":
+                own.move(i)
             self.bring_back(i)
         else:
             own.send(i, signal.SIGKILL)
@@ -212,7 +233,7 @@ def blows(
     chance: random.Random, links: list[tuple[int, int]], number: int, rounds: int
 ) -> list[Blow]:
     """So many faults, as many of each kind, spread over the rounds."""
-    kinds = [(*INSIDE, *OUTSIDE)[k % len(INSIDE + OUTSIDE)] for k in range(number)]
+    kinds = [KINDS[k % len(KINDS)] for k in range(number)]
     chance.shuffle(kinds)
     found = []
     for k, kind in enumerate(kinds):
@@ -230,7 +251,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where to leave all; nowhere if not given")
     options = parser.parse_args()
-    number, rounds, round_s = (13, 55, 0.3) if options.short else (65, 240, 0.5)
+    number, rounds, round_s = (20, 95, 0.3) if options.short else (80, 320, 0.5)
     chance, start = random.Random(options.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.out or Path(temporary)
@@ -239,12 +260,10 @@ def main() -> int:
         own = Cluster(folder, links, rounds=rounds, exchange__timeout_s=TIMEOUT_S)
         with closing(own):
             own.delay(round_s)
-            soak = Soak(own, rounds, blows(chance, links, number, rounds), chance)
+            intruders = Intruders(own, folder / "intruders")
+            soak = Soak(own, rounds, blows(chance, links, number, rounds), chance, intruders)
             soak.run(60 * options.minutes)
             left = sum(p.poll() is None for p in own.processes.values())
-            assert own.store
-            own.store.send_signal(signal.SIGTERM)
-            own.store.wait(LONG_S)
             seconds = time.monotonic() - start
             well = report(soak, own.reference(), left)
             print(f"processes started again: {soak.restarts}; {seconds:.0f} s")

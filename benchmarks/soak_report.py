@@ -6,16 +6,20 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.soak_intruders import EXPECTED, is_shut_out
 from tests.distributed.cluster import Cluster
 
 from dimat.state import State, load_state
 
 UNCOUNTED = ("lost", "refused", "declined", "unconfirmed", "left", "quiet")
+FEW = 5  # rounds at the beginning and at the end, in which open files are counted
+SLACK = 16  # of open files: a neighbor that calls anew, a file being written
 RETURNS = {
-    "crash, kill, restart": "goes on from its checkpoint",
+    "crash, kill, restart, move": "goes on from its checkpoint",
     "freeze, stop": "was frozen",
     "wipe": "has nothing left",
 }
@@ -37,6 +41,8 @@ class Soak(Protocol):
     cluster: Cluster
     used: Counter[tuple[int, int]]
     merged: dict[int, dict[int, float]]
+    outcomes: Sequence[tuple[str, Future[str]]]
+    files: Mapping[int, Mapping[int, int]]
 
     @property
     def blows(self) -> Sequence[Blow]: ...
@@ -54,6 +60,8 @@ def report(soak: Soak, whole: Path, left: int) -> bool:
     all_of = [own.incidents(i, j) for i, j in own.ends()]
     what = Counter(what for each in all_of for _, what, _ in each)
     struck = [blow for blow in blows if blow.before is not None]
+    met = Counter((kind, how.result()) for kind, how in soak.outcomes)
+    first, last = open_files(soak, range(FEW)), open_files(soak, range(-FEW, 0))
     must = {
         "faults that did not strike": len(blows) - len(struck),
         "edges that were not used again after a fault": len(stuck(struck, used)),
@@ -61,12 +69,27 @@ def report(soak: Soak, whole: Path, left: int) -> bool:
         "states corrupted": corrupted(own, whole),
         "metrics that are not finite": not_finite(own),
         "processes left over": left,
+        "intruders that were let in": sum(
+            n for (kind, how), n in met.items() if not is_shut_out(kind, how)
+        ),
+        "kinds of intruders that found no agent": len(
+            {*EXPECTED} - {kind for kind, how in met if how in EXPECTED[kind]}
+        ),
+        "agents with more open files at the end": sum(
+            last[i] > first[i] + SLACK for i in range(own.agents)
+        ),
     }
     print(f"{own.agents} agents, edges {' '.join(f'{i}-{j}' for i, j in own.edges)}")
     print(f"faults: {len(struck)}: " + counted(Counter(blow.kind for blow in struck)))
     print(f"rounds: {own.settings['rounds']}")
     print(f"exchanges that counted: {sum(used.values())}, each end by itself")
     print(f"not counted, and on record: {counted(what)}")
+    print(
+        "intruders: " + counted(Counter({f"{kind} ({how})": n for (kind, how), n in met.items()}))
+    )
+    print(
+        f"open files of an agent, most: {max(first.values())} at first, {max(last.values())} at last"
+    )
     mine = accuracy([x for i in range(own.agents) for x in own.lines(i)])
     free = accuracy([json.loads(x) for x in (whole / "metrics.jsonl").read_text().splitlines()])
     print(f"accuracy: {mine:.1f} % right after the last merge; {free:.1f} % without faults")
@@ -75,6 +98,15 @@ def report(soak: Soak, whole: Path, left: int) -> bool:
     for blow, edge in stuck(struck, used):
         print(f"not used again after {blow.kind} of {blow.agent} in round {blow.round}: {edge}")
     return not any(must.values())
+
+
+def open_files(soak: Soak, which: range) -> dict[int, int]:
+    """The least number of open files of each agent in some of the rounds that were seen."""
+    found = {}
+    for i, own in soak.files.items():
+        rounds = sorted(n for n in own if n > 0)
+        found[i] = min(own[rounds[k]] for k in which)
+    return found
 
 
 def stuck(

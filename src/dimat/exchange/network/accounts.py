@@ -9,6 +9,7 @@ from typing import Any
 from dimat.errors import shown
 from dimat.exchange.network.link import Link
 
+_MOST_COUNTED = 1 << 62
 _MOST_NAME = 64  # characters of what a neighbor calls itself: it is kept, and said back
 
 
@@ -44,8 +45,10 @@ class Accounts:
             return 0
         self._compared[link.them] = link.epoch
         theirs = link.greeting.get("counted")
-        if link.greeting.get("with") != self._own or not isinstance(theirs, int):
+        if link.greeting.get("with") != self._own or type(theirs) is not int:
             return 0  # it does not know this process
+        if theirs > _MOST_COUNTED:
+            return 0
         more = theirs - self._counted.get(_key(link), 0)
         if more > 0:
             self._counted[_key(link)] = theirs

@@ -29,6 +29,7 @@ _SERVICE = "dimat.Agent"
 _EXCHANGE, _STATUS = f"/{_SERVICE}/Exchange", f"/{_SERVICE}/Status"
 _RETRY_S = 1.0  # between attempts, where the other end refuses
 _LOOK_S = 0.05  # between looks for an address that is not known yet
+_ANSWER_S = 20.0  # for an answer to a call: who is called may look first who is there already
 _CHECK_S = 10.0  # between looks at certificates that may have expired or been revoked
 _MOST_CALLS = 512  # at once: one of each neighbor, and some that ask for the status
 _MOST_FORMED, _WITHIN_S = 100, 10.0  # streams of one neighbor that are let in
@@ -78,6 +79,7 @@ class Endpoint:
         self._lives: dict[int, str] = {}
         self._formed: dict[int, deque[float]] = {}
         self._channels: dict[int, tuple[object, grpc.Channel]] = {}
+        self._unanswered: dict[Link, Stream] = {}
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._server: grpc.Server | None = None
@@ -121,8 +123,8 @@ class Endpoint:
                 link.stream.cancel("this agent ends")
         if self._server is not None:
             self._server.stop(None).wait(self.rules.timeout_s)
-        for _, channel in self._channels.values():
-            channel.close()
+        for them in list(self._channels):
+            self._hang_up(them)
         for thread in list(self._threads):
             thread.join(max(end - time.monotonic(), 1.0))
         atexit.unregister(self.close)
@@ -153,6 +155,8 @@ class Endpoint:
                 again = self._call(link, address)
             except Exception as error:  # any: an edge whose thread has ended never forms again
                 again = False
+                if isinstance(error, Refused):
+                    self._count(error)
                 if link.epoch == 0:  # otherwise why it broke says more
                     link.turn(Status.DOWN, shown(str(error) or repr(error)))
             if not again:
@@ -171,14 +175,17 @@ class Endpoint:
         dial: Any = self._channel(them, address).stream_stream(_EXCHANGE)
         call = dial(stream.outgoing(), metadata=claim)
         stream.open(call, call.cancel)
+        self._unanswered[link] = stream
         try:
             said = dict(call.initial_metadata() or ())  # waits for the other end
             if not call.is_active() and not said:
-                raise Broken(call.details() or "the other end is gone")
+                raise Broken(stream.why or call.details() or "the other end is gone")
             stream.certificate = self.security.check_answer(said, nonce, self.agent, them)
         except BaseException as error:
             stream.cancel(str(error))
             raise
+        finally:
+            del self._unanswered[link]
         served = link.serve(stream)
         end = time.monotonic() + _RETRY_S
         while call.is_active() and time.monotonic() < end:  # the last that we said is on its way
@@ -198,6 +205,12 @@ class Endpoint:
         self._channels[them] = made_for, channel
         return channel
 
+    def _hang_up(self, them: int) -> None:
+        """Close the connection to a neighbor; the next call makes a new one."""
+        _, channel = self._channels.pop(them, (None, None))
+        if channel is not None:
+            channel.close()
+
     # --- the one who is dialed ----------------------------------------------------------------
 
     def _serve(self, listen: str) -> tuple[grpc.Server, str]:
@@ -206,7 +219,7 @@ class Endpoint:
         server = grpc.server(threads, options=options, maximum_concurrent_rpcs=_MOST_CALLS)
         methods: dict[str, Any] = {
             "Exchange": grpc.stream_stream_rpc_method_handler(self._called),
-            "Status": grpc.unary_unary_rpc_method_handler(self._asked),
+            "Status": grpc.stream_unary_rpc_method_handler(self._asked),
         }
         handler = grpc.method_handlers_generic_handler(_SERVICE, methods)
         server.add_generic_rpc_handlers((handler,))
@@ -230,8 +243,8 @@ class Endpoint:
         self._begin(link.serve, stream)
         return stream.outgoing()
 
-    def _asked(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        """What we tell those who ask how we are."""
+    def _asked(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        """What we tell those who ask how we are; what they send is not waited for."""
         try:
             claim = self.security.claim_of(context, self.agent)
         except Refused as refused:
@@ -240,9 +253,12 @@ class Endpoint:
         return self._status()
 
     def _refuse(self, context: grpc.ServicerContext, refused: Refused) -> None:
+        self._count(refused)
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{refused.cause}: {shown(str(refused))}")
+
+    def _count(self, refused: Refused) -> None:
         with self.changed:
             self.refused[refused.cause] += 1
-        context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{refused.cause}: {shown(str(refused))}")
 
     def _let_in(self, claim: Claim) -> Link:
         """The link that a caller's stream is for.
@@ -290,12 +306,14 @@ class Endpoint:
             now = time.monotonic()
             took_s, before = now - before, now
             streams = [(x, x.stream) for x in self.all().values() if x.stream is not None]
-            for link, stream in streams:
-                silence = link.rules.timeout_s
+            called = list(self._unanswered.items())
+            for link, stream in [*streams, *called]:
+                silence = _ANSWER_S if (link, stream) in called else link.rules.timeout_s
                 if took_s > silence / 2:  # it was us: what arrived meanwhile is still to be read
                     stream.arrived = now
                 elif now - stream.arrived > silence:
                     stream.cancel(f"no sign of life for {silence:g} s")
+                    self._hang_up(link.them)  # TCP may take it for alive for a quarter of an hour
             if now - checked > _CHECK_S:
                 checked = now
                 self._check_certificates(streams)
@@ -303,7 +321,7 @@ class Endpoint:
     def _check_certificates(self, streams: Sequence[tuple[Link, Stream]]) -> None:
         try:
             self.security.refresh()
-        except ConfigError as error:
+        except Exception as error:  # any: a check that fails is none that was passed
             for _, stream in streams:
                 stream.cancel(shown(str(error)))
             return
@@ -312,8 +330,7 @@ class Endpoint:
                 if self.security.identity is not None:
                     self.security.check_again(stream.certificate, link.them)
             except Refused as refused:
-                with self.changed:
-                    self.refused[refused.cause] += 1
+                self._count(refused)
                 stream.cancel(shown(str(refused)))
 
 

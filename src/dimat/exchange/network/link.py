@@ -15,7 +15,7 @@ from typing import Any
 from dimat.errors import StructureError, shown
 from dimat.exchange.network.handshake import check_terms
 from dimat.exchange.network.stream import Stream
-from dimat.exchange.network.wire import Frame, Kind, said
+from dimat.exchange.network.wire import Frame, Kind, check_brief, said
 
 _STIRS = 2  # a beat of the thread that talks
 _MOST_MAIL = 16  # of an agent; only one that does not listen to us can be so far ahead
@@ -76,6 +76,7 @@ class Link:
         self.status, self.why, self.epoch = Status.DOWN, "not connected yet", 0
         self.greeting: Mapping[str, Any] = {}
         self.stream: Stream | None = None
+        self._next: Stream | None = None  # waits for its turn to be served
         self._mail: dict[tuple[int, int], deque[Frame]] = {}
         self._turn_to_serve = threading.Lock()
 
@@ -131,14 +132,18 @@ class Link:
             Whether the link was up: if not, the next attempt is not to be at once.
         """
         with self._changed:
-            if self.stream is not None:
-                self.stream.cancel("it was formed anew")
+            for older in (self.stream, self._next):
+                if older is not None:
+                    older.cancel("it was formed anew")
+            self._next = stream
         with self._turn_to_serve:
             return self._serve(stream)
 
     def _serve(self, stream: Stream) -> bool:
         with self._changed:
-            self.stream = stream
+            if self._next is not stream:
+                return False  # a later one came: whoever opens many has one
+            self.stream, self._next = stream, None
         try:
             greeting = self._greet(stream)
         except Exception as error:  # any, no memory too: it is tried again
@@ -178,7 +183,8 @@ class Link:
         if not isinstance(greeting, dict) or type(session) is not int or not 0 <= session < 2**62:
             raise StructureError(f"agent {self.them} does not begin with a greeting")
         stream.theirs = session
-        check_terms(self.rules.terms, greeting.get("terms"), f"agent {self.them}")
+        check_terms(self.rules.terms, greeting.pop("terms", None), f"agent {self.them}")
+        check_brief(greeting)
         return greeting
 
     def _receive_all(self, stream: Stream) -> tuple[Status, str]:

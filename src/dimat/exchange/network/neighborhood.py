@@ -25,7 +25,7 @@ from dimat.exchange.network.link import Link, Rules, Status
 from dimat.exchange.network.peers import Addresses
 from dimat.exchange.network.security import Security
 from dimat.exchange.network.silence import Silence
-from dimat.exchange.network.wire import Frame, Kind, pack, said, unpack
+from dimat.exchange.network.wire import Frame, Kind, check_brief, pack, said, unpack
 from dimat.exchange.protocol import Inbox, Message, Result, Step, Talk, Traffic
 
 __all__ = ["Incident", "Neighborhood", "Tamper"]
@@ -291,6 +291,7 @@ class Neighborhood:
         """What a neighbor says."""
         try:
             own = frame.said
+            check_brief(own)
             if reason := self._elsewhere(j, own, number):
                 if not half.mutual:
                     return  # it goes on without us: what we missed is still to be skipped

@@ -92,7 +92,7 @@ def _parsed(text: str, path: Path) -> Mapping[int, str | None]:
     rule = "must have a line 'NUMBER: {address: HOST:PORT}' for each agent ({} if it only dials)"
     try:
         found = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the second: of dates
         raise ConfigError(f"setting 'peers': {path} is no YAML: {first_line(error)}") from error
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"setting 'peers': {path} {rule}")

@@ -36,6 +36,7 @@ SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.so_reuseport", 0),  # a port that another process has is an error
     ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and says nothing
     ("grpc.max_connection_idle_ms", 30_000),  # who has shaken hands and calls nothing
+    ("grpc.max_allowed_incoming_connections", 512),  # so that strangers use up no descriptors
     ("grpc.max_concurrent_streams", 100),  # of one connection; after resets gRPC allows fewer
 )
 

@@ -25,6 +25,9 @@ from dimat.exchange.network.wire import (
     wrapped,
 )
 
+_LEAST_UNSENT = 1 << 26  # bytes that may wait to be sent, however small messages are
+_MOST_UNSENT = 3  # messages that may
+
 
 class Broken(ExchangeError):
     """The other end is gone, or gave no sign of life in time."""
@@ -58,6 +61,8 @@ class Stream:
         self._next = 0
         self._whole: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._lent: Callable[[], object] = lambda: None
+        self._most_unsent = max(_MOST_UNSENT * limit_bytes, _LEAST_UNSENT)
+        self._posted = self._sent = 0  # bytes; two counters, as two threads count
         self.session, self.theirs = secrets.randbits(62), 0
         self.arrived = time.monotonic()
         self.certificate = b""
@@ -74,8 +79,12 @@ class Stream:
         return self
 
     def post(self, frame: Frame) -> None:
-        """Send, once all that was posted before is sent."""
-        self._queue.put(frame)
+        """Send, once all that was posted before is sent; it ends if the other end takes nothing."""
+        self._posted += frame.size
+        if self._posted - self._sent > self._most_unsent:
+            self.cancel("it does not take what we say")
+        else:
+            self._queue.put(frame)
 
     def finish(self) -> None:
         """Send all that was posted, and then nothing more."""
@@ -99,6 +108,7 @@ class Stream:
                 return
             yield from frame.pieces(number, self.theirs)
             number += 1
+            self._sent += frame.size
             if frame.kind is Kind.BYE:
                 return
 

@@ -25,6 +25,7 @@ from dimat.exchange.protocol import Message
 PREAMBLE = struct.Struct("<8q")
 PIECE = 1 << 20  # bytes of a payload that travel at once; a transfer shows life as often
 MOST_HEADER = 1 << 22  # bytes
+_MOST_SAID = 1 << 16  # characters that are kept of what a neighbor says beside tensors
 _MAGIC = 0x64696D617403  # "dimat", version 3
 WORD = 8
 _SMALL = 1 << 16  # bytes: entries up to here are sent together
@@ -74,6 +75,11 @@ class Frame:
     sum: int | None = None
 
     @property
+    def size(self) -> int:
+        """Bytes of its header and its payload."""
+        return len(self.header) + self.payload.numel()
+
+    @property
     def said(self) -> Any:
         """What is said beside the tensors."""
         return _parsed(self.header)["said"]
@@ -119,6 +125,17 @@ def said(kind: Kind, sender: int, to: int, value: object) -> Frame:
     return Frame(kind, sender, to, json.dumps({"said": value}).encode())
 
 
+def check_brief(value: object) -> None:
+    """Refuse what is too long to be kept of what is said beside the tensors.
+
+    Raises:
+        StructureError: If it is.
+    """
+    length = len(json.dumps(value))
+    if length > _MOST_SAID:
+        raise StructureError(f"{length} characters beside a message: at most {_MOST_SAID}")
+
+
 def read_head(head: bytes, limit: int) -> tuple[Preamble, bytes]:
     """The preamble and the header of a frame.
 
@@ -136,6 +153,8 @@ def read_head(head: bytes, limit: int) -> tuple[Preamble, bytes]:
     known = magic == _MAGIC and kind in [*Kind]
     if not known or not len(header) == words <= MOST_HEADER or size < 0:
         raise StructureError("what arrives is no message of this version of dimat")
+    if size and kind != Kind.DATA:
+        raise StructureError("what arrives has a payload and is no message")
     if size > limit or size % WORD:
         raise StructureError(f"a message of {size} bytes is refused: at most {limit}")
     return Preamble(Kind(kind), sender, to, size, sequence, session), header
