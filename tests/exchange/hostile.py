@@ -58,6 +58,7 @@ class Honest:
             hood = Neighborhood(i, self.addresses, LISTEN, security, rules, patience_s=LONG_S)
             assert hood.address is not None
             self.addresses[i], self.hoods[i] = hood.address, hood
+        self.hoods[TWO].await_neighbors([ONE], 0)  # it dials
         for i, j in ((ONE, TWO), (TWO, ONE)):
             assert self.hoods[i].await_neighbors([j], LONG_S) == []
         self.exchange()

@@ -80,11 +80,11 @@ class Stream:
 
     def post(self, frame: Frame) -> None:
         """Send, once all that was posted before is sent; it ends if the other end takes nothing."""
-        self._posted += frame.size
-        if self._posted - self._sent > self._most_unsent:
+        if self._posted + frame.size - self._sent > self._most_unsent:
             self.cancel("it does not take what we say")
-        else:
-            self._queue.put(frame)
+            return
+        self._posted += frame.size
+        self._queue.put(frame)
 
     def finish(self) -> None:
         """Send all that was posted, and then nothing more."""
