@@ -87,9 +87,8 @@ def report(soak: Soak, whole: Path, left: int) -> bool:
     print(
         "intruders: " + counted(Counter({f"{kind} ({how})": n for (kind, how), n in met.items()}))
     )
-    print(
-        f"open files of an agent, most: {max(first.values())} at first, {max(last.values())} at last"
-    )
+    most = [max(of_each.values()) for of_each in (first, last)]
+    print(f"open files of an agent, most: {most[0]} at first, {most[1]} at last")
     mine = accuracy([x for i in range(own.agents) for x in own.lines(i)])
     free = accuracy([json.loads(x) for x in (whole / "metrics.jsonl").read_text().splitlines()])
     print(f"accuracy: {mine:.1f} % right after the last merge; {free:.1f} % without faults")
