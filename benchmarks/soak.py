@@ -1,7 +1,7 @@
 """Six agents over a random graph, and faults without end: what is lost, and what is not.
 
-.venv/bin/python -m benchmarks.soak            # the table in docs/reliability.md, about 6 minutes
-.venv/bin/python -m benchmarks.soak --short    # each kind of fault once, about 2 minutes
+.venv/bin/python -m benchmarks.soak            # the table in docs/reliability.md, about 5 minutes
+.venv/bin/python -m benchmarks.soak --short    # each kind of fault once, about a minute
 
 Some of the faults strike from within, by plan (``dimat agent --faults``), some from outside at any
 moment, and some are intruders on an agent's port. It fails unless each one struck, every edge was
