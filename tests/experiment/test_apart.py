@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,14 @@ import pytest
 from tests.exchange.threads import peers_file
 
 from dimat.errors import ConfigError, DimatError, TopologyError
-from dimat.experiment.config.config import MatchingConfig, RunConfig, TopologyConfig
+from dimat.experiment.config.config import (
+    ExchangeConfig,
+    MatchingConfig,
+    RunConfig,
+    TopologyConfig,
+)
 from dimat.experiment.single_agent.run import Site, run_agent
+from dimat.tools.report.write import write_report
 
 SMALL = RunConfig(agents=4, rounds=2, pretrain_epochs=0, local_steps=1, controls=(), threads=1)
 NOWHERE = Site(Path("nowhere.yaml"))
@@ -58,3 +65,22 @@ def test_an_address_that_is_not_of_this_machine_is_refused(tmp_path: Path) -> No
     config = replace(SMALL, out=str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"'listen': 192\.0\.2\.1:7400 cannot be listened on"):
         run_agent(config, 0, site)
+
+
+def test_what_protected_the_connections_is_on_record_however_often_it_changed(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    soon = ExchangeConfig(timeout_s=0.01)  # nobody else ever comes
+    config = replace(SMALL, agents=2, rounds=1, out=str(out), exchange=soon)
+    peers, folder = peers_file(tmp_path, 2), out / "agent-000"
+    ways = [{"insecure": True}, {"trusted_network": True}, {"insecure": True}]
+    for way, last in zip(ways, ("plaintext, loopback", *["trusted network"] * 2), strict=True):
+        run_agent(config, 0, Site(peers, **way))
+        for name in ("environment", "summary"):
+            found = json.loads((folder / f"{name}.json").read_text())["connections"]
+            assert found.endswith(last)
+    assert found == "plaintext, loopback; plaintext, trusted network"
+
+    write_report([str(folder)], tmp_path / "report")
+    assert found in (tmp_path / "report" / "index.html").read_text()

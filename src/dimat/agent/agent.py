@@ -530,7 +530,9 @@ def _under_torchrun(
     where: Place, site: Site, rules: Rules, patience_s: float, device: torch.device
 ) -> Neighborhood:
     """The agent among its neighbors, whose addresses torchrun's store passes on."""
-    security = security_of(site.certificates, site.run, where.rank)
+    security = security_of(
+        site.certificates, site.run, where.rank, trusted_network=site.trusted_network
+    )
     listen = site.listen or join_address(own_host(where), 0)
     insecure = site.insecure or (where.local and not site.trusted_network)
     require_protection(

@@ -102,6 +102,11 @@ class Neighborhood:
         return self._endpoint.address
 
     @property
+    def connections(self) -> str:
+        """What protects the connections, for people and records."""
+        return self._endpoint.security.kind
+
+    @property
     def refused(self) -> Mapping[str, int]:
         """Number of calls that were refused before anything was read, by cause."""
         return dict(self._endpoint.refused)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dimat.errors import ConfigError
@@ -66,17 +66,20 @@ class Security:
         run: Name of the run, which all its agents have alike.
         identity: Certificate, key and roots; None: plaintext, and who calls is believed.
         reload: Reads the identity again, called when its files have changed; None: never.
+        trusted_network: Whether plaintext is for more than this machine.
     """
 
     run: str = "dimat"
     identity: Identity | None = None
     reload: Callable[[Identity], Identity] | None = None
-    _seen: Identity | None = field(default=None, repr=False)
+    trusted_network: bool = False
 
     @property
     def kind(self) -> str:
         """What protects the connections, for people and records."""
-        return "plaintext" if self.identity is None else "mutual TLS 1.3"
+        if self.identity is not None:
+            return "mutual TLS 1.3"
+        return f"plaintext, {'trusted network' if self.trusted_network else 'loopback'}"
 
     # --- the called ---------------------------------------------------------------------------
 

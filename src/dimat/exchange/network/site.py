@@ -63,7 +63,10 @@ class Site:
             ConfigError: If the file of addresses lacks an agent that is needed, there is nothing to
                 protect the connections by, or nobody can be listened to.
         """
-        peers, security = PeersFile(self.peers), security_of(self.certificates, self.run, agent)
+        peers = PeersFile(self.peers)
+        security = security_of(
+            self.certificates, self.run, agent, trusted_network=self.trusted_network
+        )
         _check_reachable(peers, agent, neighbors)
         known = peers.agents
         listen = self.listen or known[agent]
@@ -79,20 +82,27 @@ class Site:
         )
 
 
-def security_of(certificates: Path | None, run: str | None, agent: int | None) -> Security:
+def security_of(
+    certificates: Path | None,
+    run: str | None,
+    agent: int | None,
+    *,
+    trusted_network: bool = False,
+) -> Security:
     """What proves who an agent is, and by what it knows others.
 
     Args:
         certificates: Folder of the agent's certificate and key; None: nothing does.
         run: Name of the run; None: the certificate's, or dimat.
         agent: The agent's number; None: an observer.
+        trusted_network: Whether plaintext is for more than this machine.
 
     Raises:
         ConfigError: If the certificate cannot be used.
     """
     if certificates is None:
         check_name("name", run or RUN)
-        return Security(run or RUN)
+        return Security(run or RUN, trusted_network=trusted_network)
     require_tls13()
     identity = Identity.load(certificates, run, agent)
     return Security(identity.run, identity, _renewed)

@@ -1,7 +1,7 @@
 """The run folder: all files of a run.
 
     config.yaml       every setting; ``dimat run --config`` runs it again
-    environment.json  versions, hardware, threads, git commit
+    environment.json  versions, hardware, threads, git commit; what protected connections of agents
     topology.json     graph and mixing matrix
     shards.json       images of every class at every agent
     metrics.jsonl     one line per agent, round and phase
@@ -177,6 +177,26 @@ class RunFolder(LineFiles):
     def finish(self) -> None:
         """Remove the checkpoints, which only an unfinished run needs."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def note_connections(self, kind: str) -> str:
+        """Note in ``environment.json`` what protects the connections to other agents from now on.
+
+        Args:
+            kind: The protection, in words.
+
+        Returns:
+            Every protection that the run has had since it was begun.
+        """
+        path = self.path / "environment.json"
+        try:
+            found = json.loads(read_regular(path))
+            known = [*filter(None, str(found.get("connections", "")).split("; "))]
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise RecordError(f"'{path}' cannot be read: {error}") from error
+        if kind not in known:
+            known.append(kind)
+            self._write(path.name, to_json({**found, "connections": "; ".join(known)}, indent=2))
+        return "; ".join(known)
 
     def write_json(self, name: str, value: Mapping[str, object]) -> None:
         """Write ``NAME.json``, whole or not at all.

@@ -101,6 +101,7 @@ class SingleAgentRun:
         store: The folder of the checkpoints.
         log: The log of incidents.
         neighborhood: The transport between the agent and its neighbors; made by :meth:`run`.
+        connections: What has protected the connections to them; made by :meth:`run`.
         strike: Called with the number of each round as it begins; made by :meth:`run`.
         membership: The agent's membership among its neighbors; made by :meth:`run`.
     """
@@ -151,6 +152,7 @@ class SingleAgentRun:
         self.membership = Membership(self.neighborhood, rounds=config.rounds)
         self.life = secrets.randbits(62)
         try:
+            self.connections = self.folder.note_connections(self.neighborhood.connections)
             agent = self._set_out()
             self.progress.stage(f"agent {self.index}", config.rounds)
             self.progress.advance(self.done)
@@ -369,6 +371,7 @@ class SingleAgentRun:
             {
                 **dataclasses.asdict(result),
                 "folder": str(result.folder),
+                "connections": self.connections,
                 **{digest_name(file): own for file, own in self.folder.digests().items()},
             },
         )
