@@ -227,6 +227,7 @@ class Agent:
         self._gauge: GaugeId | None = None
         self._kept: Mapping[str, State] = {}
         self._membership.speak(0, None)
+        self._tell()
         self._neighborhood.await_neighbors(self.neighbors, 0)  # start to connect to them
         self._unhook = _hook(optimizer, self._count) if hook else None
 
@@ -298,6 +299,10 @@ class Agent:
             self._membership.speak(self.rounds, self._gauge)
             raise
         self.history.append(result)
+        self._neighborhood.report.note(
+            result.round, [*result.heard, *(x.agent for x in result.incidents)], result.incidents
+        )
+        self._tell(disagreement=result.disagreement, match_s=result.match_s, merge_s=result.merge_s)
         return result
 
     def register(
@@ -366,6 +371,7 @@ class Agent:
         self._kept = dict(state["kept"])
         self._membership.restore(state["presence"])
         self._membership.speak(self.rounds, self._gauge)
+        self._tell()
 
     # --- a round -----------------------------------------------------------------------------
 
@@ -399,6 +405,16 @@ class Agent:
         for row in self._rows.add(contexts[0].round, tuple(self._neighborhood.incidents)):
             _LOG.warning("round %d: %s", contexts[0].round, row)
         self._membership.after(results[0])
+
+    def _tell(self, **more: float | None) -> None:
+        """Keep up what those who ask how the agent is are told."""
+        self._neighborhood.report.tell(
+            round=self.rounds,
+            standing=self._membership.status.value,
+            sent_bytes=self.traffic.sent_bytes,
+            received_bytes=self.traffic.received_bytes,
+            **more,
+        )
 
     # --- an agent in a round (training/round.py) ----------------------------------------------
 

@@ -23,6 +23,7 @@ from dimat.cli.commands import (
     resume,
     run,
     statistics,
+    status,
     symmetry,
     topology,
 )
@@ -34,6 +35,7 @@ _COMMANDS = {
     "run": run,
     "resume": resume,
     "agent": agent,
+    "status": status,
     "estimate": estimate,
     "compare": compare,
     "report": report,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,8 +13,12 @@ from jsonargparse import Namespace
 from dimat.errors import ConfigError
 from dimat.experiment.config.messages import is_group, setting_types, unknown_setting
 from dimat.experiment.config.parse import Parser, add_settings
+from dimat.experiment.config.places import check_path
+from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.spelling import spelled
 from dimat.tools.merge.settings import CheckpointConfig
+
+_NAME = "[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?"  # as certificates can bear
 
 
 def add_checkpoint_options(parser: Parser) -> None:
@@ -21,6 +26,30 @@ def add_checkpoint_options(parser: Parser) -> None:
     names = {own.name for own in fields(CheckpointConfig)} - {"parents", "overwrite"}
     add_settings(parser, CheckpointConfig, names)
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+
+def add_protection(parser: Parser) -> None:
+    """Add the options that say what protects the connections between agents."""
+    add = parser.add_argument
+    told = "folder of the own certificate and key, see 'dimat certificates'"
+    add("--certificates", type=str | None, default=None, metavar="FOLDER", help=told)
+    add("--insecure", action="store_true", help="plaintext, for agents on this machine alone")
+    add(
+        "--trusted-network",
+        action="store_true",
+        help="plaintext: everybody on the network may read and change what agents say",
+    )
+    told = "of the run; certificates name it themselves"
+    add("--name", type=str | None, default=None, metavar="RUN", help=told)
+
+
+def check_protection(options: Mapping[str, Any]) -> None:
+    """Refuse values of these options that nobody means, before PyTorch is imported."""
+    if options["certificates"] is not None:
+        check_path("certificates", options["certificates"])
+    if options["name"] is not None and not re.fullmatch(_NAME, options["name"]):
+        rule = "1 to 40 of a-z, 0-9 and '-', with no '-' at either end"
+        raise broken_rule("name", options["name"], rule)
 
 
 class SettingsLater(Parser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -136,6 +137,11 @@ class Identity:
             raise Refused(
                 "wrong-key", f"what agent {agent} sent is not signed by its certificate's key"
             ) from None
+
+    @property
+    def valid_until(self) -> datetime.datetime:
+        """The last moment at which the own certificate is valid."""
+        return self._chain[0].not_valid_after_utc
 
     def check_own(self) -> None:
         """Refuse to go on once the own certificate has expired or was revoked.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from dimat.cli.helping import FIRST, short_help
+from dimat.cli.options import add_protection, check_protection
 from dimat.experiment.config.parse import Parser, config_of, settings_parser
 from dimat.experiment.config.places import check_path, endpoint
-from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import check_id, validate
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "run one agent in a process of its own, among others that may be missing"
 _SITE = ("peers", "certificates", "listen", "insecure", "trusted_network", "name")
-_NAME = "[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?"  # as certificates can bear
 _OWN = ("id", "faults", *_SITE)
 
 
@@ -38,25 +36,13 @@ def parser() -> Parser:
     add = own.add_argument
     add("--id", type=int, required=True, help="number of this agent, from 0")
     add("--peers", type=str, required=True, help="peers.yaml: the addresses of all agents")
-    add(
-        "--certificates",
-        type=str | None,
-        default=None,
-        help="folder of its certificate and key, see 'dimat certificates'",
-    )
+    add_protection(own)
     add(
         "--listen",
         type=str | None,
         default=None,
         help="HOST:PORT, if others reach it at another address than it has",
     )
-    add("--insecure", action="store_true", help="plaintext, for agents on this machine alone")
-    add(
-        "--trusted-network",
-        action="store_true",
-        help="plaintext: everybody on the network may read and change what agents say",
-    )
-    add("--name", type=str | None, default=None, help="of the run; certificates name it themselves")
     add("--faults", type=str | None, default=None, help="JSON plan of faults to rehearse")
     own.short_help = partial(short_help, "dimat agent", own, _first())
     return own
@@ -106,14 +92,11 @@ def execute(settings: Namespace) -> None:
 def _check(own: dict[str, object]) -> None:
     """Refuse options that nobody means, before PyTorch is imported."""
     check_path("peers", str(own["peers"]))
-    for name in ("certificates", "faults"):
-        if own[name] is not None:
-            check_path(name, str(own[name]))
+    if own["faults"] is not None:
+        check_path("faults", str(own["faults"]))
+    check_protection(own)
     if own["listen"] is not None:
         endpoint("listen", str(own["listen"]), any_port=True)
-    if own["name"] is not None and not re.fullmatch(_NAME, str(own["name"])):
-        rule = "1 to 40 of a-z, 0-9 and '-', with no '-' at either end"
-        raise broken_rule("name", own["name"], rule)
 
 
 def _site(own: dict[str, Any]) -> Site:

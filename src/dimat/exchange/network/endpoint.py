@@ -26,7 +26,7 @@ from dimat.exchange.network.wire import Frame, Kind
 from dimat.identity import Refused
 
 _SERVICE = "dimat.Agent"
-_EXCHANGE, _STATUS = f"/{_SERVICE}/Exchange", f"/{_SERVICE}/Status"
+_EXCHANGE = f"/{_SERVICE}/Exchange"
 _RETRY_S = 1.0  # between attempts, where the other end refuses
 _LOOK_S = 0.05  # between looks for an address that is not known yet
 _ANSWER_S = 20.0  # for an answer to a call: who is called may look first who is there already
@@ -47,7 +47,7 @@ class Endpoint:
         security: How we prove who we are, and know who the others are.
         rules: What all links have in common.
         greeting: What each other end is told of us whenever a link to it forms.
-        status: What those who may ask are told of us, as JSON.
+        status: What those who may ask are told of us, as JSON; called with the endpoint.
 
     Attributes:
         changed: Held to look at links; notified when there is something to look at.
@@ -67,7 +67,7 @@ class Endpoint:
         security: Security,
         rules: Rules | None = None,
         greeting: Callable[[int], Mapping[str, Any]] = lambda them: {},
-        status: Callable[[], bytes] = lambda: b"{}",
+        status: Callable[[Endpoint], bytes] = lambda endpoint: b"{}",
     ) -> None:
         self.agent, self.rules, self.security = agent, rules or Rules(), security
         self.changed = threading.Condition(threading.RLock())
@@ -98,6 +98,11 @@ class Endpoint:
             self._links[them] = link
         self._begin(self._dial, link)
         return link
+
+    @property
+    def peers_digest(self) -> str:
+        """A digest of all addresses, for people to compare."""
+        return self._addresses.digest
 
     def all(self) -> Mapping[int, Link]:
         """Those asked for so far."""
@@ -250,7 +255,7 @@ class Endpoint:
         except Refused as refused:
             self._refuse(context, refused)
         context.send_initial_metadata(self.security.answer(claim, self.agent))
-        return self._status()
+        return self._status(self)
 
     def _refuse(self, context: grpc.ServicerContext, refused: Refused) -> None:
         self._count(refused)

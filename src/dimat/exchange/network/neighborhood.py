@@ -25,6 +25,7 @@ from dimat.exchange.network.link import Link, Rules, Status
 from dimat.exchange.network.peers import Addresses
 from dimat.exchange.network.security import Security
 from dimat.exchange.network.silence import Silence
+from dimat.exchange.network.status import StatusReport
 from dimat.exchange.network.wire import Frame, Kind, check_brief, pack, said, unpack
 from dimat.exchange.protocol import Inbox, Message, Result, Step, Talk, Traffic
 
@@ -66,6 +67,7 @@ class Neighborhood:
         quiet: Whether neighbors are not to mix what we say.
         heard: What went along with what each neighbor said in the last run.
         incidents: What did not count in the last run.
+        report: What those who may ask are told of us; its owner says how far the work is.
         tamper: Changes what is sent to a neighbor the next time: for rehearsals of faults.
     """
 
@@ -91,8 +93,10 @@ class Neighborhood:
         self._accounts = Accounts()
         self._counted: list[Link] = []
         self._last: dict[int, tuple[int, Mapping[str, Any]]] = {}
+        self.report = StatusReport()
+        told = self.report.encoded
         self._endpoint = Endpoint(
-            agent, addresses, listen, security or Security(), rules, self._greeting
+            agent, addresses, listen, security or Security(), rules, self._greeting, told
         )
         self._silence = Silence(self._endpoint)
 
@@ -110,6 +114,11 @@ class Neighborhood:
     def refused(self) -> Mapping[str, int]:
         """Number of calls that were refused before anything was read, by cause."""
         return dict(self._endpoint.refused)
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """What those who may ask are told of us, now."""
+        return self.report.of(self._endpoint)
 
     def run(
         self,

@@ -23,6 +23,10 @@ class Addresses(Protocol):
     def of(self, agent: int) -> str | None:
         """HOST:PORT where an agent is reached, now; None if it cannot be: it dials the others."""
 
+    @property
+    def digest(self) -> str:
+        """A digest of all addresses, for people to compare."""
+
 
 class FixedAddresses(dict[int, str]):
     """Addresses by agent that are known to this process."""
@@ -30,6 +34,11 @@ class FixedAddresses(dict[int, str]):
     def of(self, agent: int) -> str | None:
         """HOST:PORT where an agent is reached; None if it is not known."""
         return self.get(agent)
+
+    @property
+    def digest(self) -> str:
+        """A digest of all addresses, for people to compare."""
+        return _digest(self)
 
 
 class PeersFile:
@@ -70,8 +79,7 @@ class PeersFile:
     @property
     def digest(self) -> str:
         """A digest of all addresses, for people to compare."""
-        text = json.dumps(sorted(self._found.items()))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest(self._found)
 
     def _read(self) -> None:
         try:
@@ -86,6 +94,11 @@ class PeersFile:
                 f"setting 'peers': {self.path} cannot be read: {first_line(error)}"
             ) from error
         self._found, self._seen = found, (now.st_mtime_ns, now.st_size)
+
+
+def _digest(addresses: Mapping[int, str | None]) -> str:
+    text = json.dumps(sorted(addresses.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _parsed(text: str, path: Path) -> Mapping[int, str | None]:

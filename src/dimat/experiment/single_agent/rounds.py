@@ -153,6 +153,7 @@ class SingleAgentRun:
         self.life = secrets.randbits(62)
         try:
             self.connections = self.folder.note_connections(self.neighborhood.connections)
+            self._tell()
             agent = self._set_out()
             self.progress.stage(f"agent {self.index}", config.rounds)
             self.progress.advance(self.done)
@@ -184,6 +185,7 @@ class SingleAgentRun:
         )
         self.membership.speak(number, agent.gauge)  # agents that join now see the new round
         met = result.mixed and self.membership.status is not MembershipStatus.NEW
+        self._tell(agent, **merge_costs(result))
         if met:
             self._write(agent, number, "merged", merge_costs(result))
             self.state = agent.state()
@@ -191,6 +193,7 @@ class SingleAgentRun:
         if not met:
             self.state = agent.state()
         self.done = number
+        self._tell(agent)
         if self.done == config.rounds:  # before the checkpoint of the last round
             self.folder.write_state(self.index, self.state)
         self._keep(agent)
@@ -200,9 +203,12 @@ class SingleAgentRun:
         self.membership.after(results[0])
         if self.method.exchanges != "rounds":
             return
-        failed = {incident.agent for incident in self.neighborhood.incidents if incident.uncounted}
-        self.exchanged.update(j for j in contexts[0].neighbors if j not in failed)
-        self.log.add(contexts[0].round, self.neighborhood.incidents)
+        number, neighbors = contexts[0].round, contexts[0].neighbors
+        incidents = self.neighborhood.incidents
+        failed = {incident.agent for incident in incidents if incident.uncounted}
+        self.exchanged.update(j for j in neighbors if j not in failed)
+        self.neighborhood.report.note(number, neighbors, incidents)
+        self.log.add(number, incidents)
 
     def _train(self, agent: LocalTrainer, number: int) -> None:
         """Take the local steps of a round, and evaluate."""
@@ -216,7 +222,20 @@ class SingleAgentRun:
             loss = agent.loss()
         except TrainingError as error:
             raise TrainingError(f"{self.setup.config.method}, round {number}, {error}") from error
+        self._tell(agent, train_s=spent)
         self._write(agent, number, "trained", {"train_loss": loss, "train_s": spent})
+
+    def _tell(self, agent: LocalTrainer | None = None, **more: float | None) -> None:
+        """Keep up what those who ask how the agent is are told."""
+        if agent is not None:
+            own = agent.traffic
+            more |= {"sent_bytes": own.sent_bytes, "received_bytes": own.received_bytes}
+        self.neighborhood.report.tell(
+            round=self.done,
+            rounds=self.setup.config.rounds,
+            standing=self.membership.status.value,
+            **more,
+        )
 
     def _write(
         self, agent: LocalTrainer, number: int, phase: str, measured: Mapping[str, float | None]
@@ -232,6 +251,7 @@ class SingleAgentRun:
                 "exchanged": {str(j): n for j, n in sorted(self.exchanged.items())},
             }
         )
+        self._tell(accuracy=line["test_accuracy"])
         accuracy = 100 * (line["test_accuracy"] or float("nan"))
         self.progress.note(f"round {number:3d}  {phase} {accuracy:5.1f} %")
 
@@ -256,6 +276,7 @@ class SingleAgentRun:
         missing = self.neighborhood.await_neighbors(others, config.exchange.timeout_s)
         if found and not missing:
             self._go_back(agent)
+        self._tell(agent)
         for j in missing:
             self.progress.note(f"agent {j} is not there yet; it is not waited for any longer")
         if not config.rounds:
