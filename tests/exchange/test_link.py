@@ -6,6 +6,7 @@ import os
 import queue
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -250,6 +251,26 @@ def test_messages_that_nobody_looks_at_take_no_more_memory_than_two() -> None:
             kept.append(there.take(0, 1))
         assert [frame.header for frame in kept] == [b"4", b"small"]
         assert sum(frame.payload.numel() for frame in kept) <= RULES.limit_bytes
+
+
+def test_a_small_message_that_waits_keeps_no_memory_of_a_large_one() -> None:
+    size = RULES.limit_bytes
+    stream = Stream(beat_s=LONG_S, limit_bytes=size)
+    large = Frame(Kind.BEAT, payload=torch.zeros(size, dtype=torch.uint8))
+    small = Frame(Kind.DATA, 0, 1, b"{}", torch.zeros(8, dtype=torch.uint8))
+    frames = enumerate([large, small] * 16)
+    stream.open((x for k, own in frames for x in own.pieces(k, stream.session)), lambda: None)
+    tracemalloc.start()
+    try:
+        kept = []
+        for _ in range(16):
+            stream.receive()  # a beat, of which nothing is kept
+            kept.append(stream.receive())
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert {frame.payload.numel() for frame in kept} == {8}
+    assert held < 3 * size
 
 
 def test_an_edge_forms_when_somebody_answers_at_an_address_where_nobody_did() -> None:
