@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 from safetensors.torch import load_file
 from tests import fork_server
-from tests.exchange.threads import randrange
+from tests.exchange.threads import loopback
 from torch import Tensor
 
 from dimat.identity import Authority, request
@@ -86,7 +86,7 @@ class Cluster:
         graph.write_text("".join(f"{i} {j}\n" for i, j in edges))
         self._words = ["--agents", str(self.agents), "--topology.name", "edges"]
         self._words += ["--topology.path", str(graph)]
-        here = f"127.{randrange(1, 255)}.{randrange(1, 255)}.{randrange(1, 255)}"
+        here = loopback()
         self.addresses = {
             i: f"{hosts(i) if hosts else here}:{FIRST_PORT + i}" for i in range(self.agents)
         }

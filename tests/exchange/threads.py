@@ -57,11 +57,16 @@ def closing(things: Sequence[object]) -> Iterator[None]:
         together([thing.close for thing in things])  # type: ignore[attr-defined]
 
 
+def loopback() -> str:
+    """An address of this machine that nobody else has."""
+    return f"127.{randrange(1, 255)}.{randrange(1, 255)}.{randrange(1, 255)}"
+
+
 def peers_file(folder: Path, agents: int, name: str = "peers") -> Path:
     """A file of addresses that nobody else has, on this machine; made once."""
     path = folder / f"{name}.yaml"
     if not path.exists():
-        host = f"127.{randrange(1, 255)}.{randrange(1, 255)}.{randrange(1, 255)}"
+        host = loopback()
         lines = [f"{i}: {{address: '{host}:{7400 + i}'}}\n" for i in range(agents)]
         path.write_text("".join(lines))
     return path
