@@ -256,7 +256,7 @@ def test_messages_that_nobody_looks_at_take_no_more_memory_than_two() -> None:
 def test_a_small_message_that_waits_keeps_no_memory_of_a_large_one() -> None:
     size = RULES.limit_bytes
     stream = Stream(beat_s=LONG_S, limit_bytes=size)
-    large = Frame(Kind.BEAT, payload=torch.zeros(size, dtype=torch.uint8))
+    large = Frame(Kind.DATA, 0, 1, b"{}", torch.zeros(size, dtype=torch.uint8))
     small = Frame(Kind.DATA, 0, 1, b"{}", torch.zeros(8, dtype=torch.uint8))
     frames = enumerate([large, small] * 16)
     stream.open((x for k, own in frames for x in own.pieces(k, stream.session)), lambda: None)
@@ -264,7 +264,7 @@ def test_a_small_message_that_waits_keeps_no_memory_of_a_large_one() -> None:
     try:
         kept = []
         for _ in range(16):
-            stream.receive()  # a beat, of which nothing is kept
+            stream.receive()  # of which nothing is kept
             kept.append(stream.receive())
         held, _ = tracemalloc.get_traced_memory()
     finally:
