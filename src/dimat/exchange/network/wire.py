@@ -170,30 +170,20 @@ def pack(message: Message, said: object) -> tuple[bytes, Tensor]:
     Raises:
         StructureError: If an entry is of a type that does not travel.
     """
-    for key, value in message.items():
-        if value.dtype not in _DTYPES.values() or value.layout is not torch.strided:
-            raise StructureError(f"'{key}' cannot be sent: it is {value.layout} {value.dtype}")
-    entries = [
-        (key, value.dtype, tuple(value.shape), _dense_strides(value))
-        for key, value in message.items()
-    ]
+    entries = _entries(message)
     size = _size([(dtype, shape) for _, dtype, shape, _ in entries])
     flat = torch.empty(size, dtype=torch.uint8)
     flat[-WORD:] = 0  # what is beyond the last entry
     total = summed = copied = 0
     views = _views(flat, entries)
-    for k in sorted(range(len(entries)), key=lambda k: views[k].storage_offset()):
+    for k in sorted(range(len(entries)), key=lambda k: views[k].data_ptr()):
         views[k].copy_(message[entries[k][0]].detach())
         copied += views[k].numel() * views[k].itemsize
         if copied - summed >= PIECE:  # while it is in the processor's cache
             whole = copied // WORD * WORD
             total, summed = total + checksum(flat[summed:whole]), whole
     total = wrapped(total + checksum(flat[summed:]))
-    listed = [
-        [key, str(dtype).removeprefix("torch."), shape, strides]
-        for key, dtype, shape, strides in entries
-    ]
-    header = {"said": said, "entries": listed, "sum": total}
+    header = {"said": said, "entries": _listed(entries), "sum": total}
     return json.dumps(header).encode(), flat
 
 
@@ -243,6 +233,29 @@ def wrapped(total: int) -> int:
 
 
 _Entry = tuple[str, torch.dtype, tuple[int, ...], tuple[int, ...]]
+
+
+def _entries(message: Message) -> list[_Entry]:
+    """The entries of a message that is to travel.
+
+    Raises:
+        StructureError: If one is of a type that does not.
+    """
+    for key, value in message.items():
+        if value.dtype not in _DTYPES.values() or value.layout is not torch.strided:
+            raise StructureError(f"'{key}' cannot be sent: it is {value.layout} {value.dtype}")
+    return [
+        (key, value.dtype, tuple(value.shape), _dense_strides(value))
+        for key, value in message.items()
+    ]
+
+
+def _listed(entries: Sequence[_Entry]) -> list[list[object]]:
+    """Entries as JSON; :func:`_entry` reads one."""
+    return [
+        [key, str(dtype).removeprefix("torch."), shape, strides]
+        for key, dtype, shape, strides in entries
+    ]
 
 
 def _parsed(header: bytes) -> Mapping[str, Any]:
@@ -337,18 +350,8 @@ def parts(message: Message, said: object) -> list[Tensor]:
     Raises:
         StructureError: If an entry is of a type that does not travel.
     """
-    for key, value in message.items():
-        if value.dtype not in _DTYPES.values() or value.layout is not torch.strided:
-            raise StructureError(f"'{key}' cannot be sent: it is {value.layout} {value.dtype}")
-    entries = [
-        (key, value.dtype, tuple(value.shape), _dense_strides(value))
-        for key, value in message.items()
-    ]
-    listed = [
-        [key, str(dtype).removeprefix("torch."), shape, strides]
-        for key, dtype, shape, strides in entries
-    ]
-    header = bytearray(json.dumps({"said": said, "entries": listed}).encode())
+    entries = _entries(message)
+    header = bytearray(json.dumps({"said": said, "entries": _listed(entries)}).encode())
     small, joined = _joined(entries)
     for key, place in small.items():
         place.copy_(message[key].detach())
