@@ -16,12 +16,12 @@ from tests.exchange.threads import HOST, LISTEN, LONG_S, together, until
 from tests.identity.making import RUN, Made, identity_of, make, make_ca, names, place
 
 from dimat.exchange import Step, Talk, Traffic
-from dimat.exchange.network.endpoint import Endpoint
+from dimat.exchange.network.endpoint import Endpoint, _ThreadPerCall
 from dimat.exchange.network.link import Link, Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import FixedAddresses
 from dimat.exchange.network.rpc import grpc
-from dimat.exchange.network.security import Security
+from dimat.exchange.network.security import Claim, Security
 from dimat.exchange.network.wire import PREAMBLE, Frame, Kind, read_head, said
 from dimat.identity import Identity
 
@@ -206,7 +206,7 @@ class Server:
     def __init__(self, honest: Honest, identity: Identity, *, answers: bool = True) -> None:
         self.told, self.calls, self._ends = list[Kind](), 0, threading.Event()
         self._security, self._answers = Security(RUN, identity), answers
-        self._server = grpc.server(making_pool())
+        self._server = grpc.server(_ThreadPerCall())
         handler = grpc.method_handlers_generic_handler(
             "dimat.Agent", {"Exchange": grpc.stream_stream_rpc_method_handler(self._called)}
         )
@@ -218,10 +218,10 @@ class Server:
     def _called(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         self.calls += 1
         if self._answers:
-            nonce = dict(context.invocation_metadata())["dimat-nonce-bin"]
-            caller = int(dict(context.invocation_metadata())["dimat-from"])
-            claim = type("Claim", (), {"agent": caller, "nonce": nonce})
-            context.send_initial_metadata(self._security.answer(claim, 0))  # type: ignore[arg-type]
+            asked = dict(context.invocation_metadata())
+            caller, nonce = int(asked["dimat-from"]), asked["dimat-nonce-bin"]
+            claim = Claim(caller, "", nonce)  # type: ignore[arg-type]
+            context.send_initial_metadata(self._security.answer(claim, 0))
             yield b"".join(said(Kind.HELLO, 0, caller, {"terms": {}, "session": 7}).pieces())
             for piece in requests:
                 self.told.append(read_head(piece, LIMIT)[0].kind)
@@ -231,12 +231,6 @@ class Server:
     def close(self) -> None:
         self._ends.set()
         self._server.stop(None).wait()
-
-
-def making_pool() -> Any:
-    from dimat.exchange.network.endpoint import _ThreadPerCall
-
-    return _ThreadPerCall()
 
 
 class Cable:
