@@ -254,7 +254,7 @@ def test_with_a_list_that_is_not_good_nobody_is_let_in_until_it_is_mended(
     own.check_peer(peer.pem, 3)
 
 
-@pytest.mark.parametrize("what", set(BAD_LISTS) - {"older"})
+@pytest.mark.parametrize("what", [own for own in BAD_LISTS if own != "older"])
 def test_an_agent_does_not_start_with_such_a_list(what: str, own: Identity, ca: Made) -> None:
     (own.folder / "revoked.pem").write_bytes(BAD_LISTS[what](ca))
     with pytest.raises(ConfigError, match="revoked.pem"):
