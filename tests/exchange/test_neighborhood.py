@@ -516,7 +516,7 @@ def test_an_agent_is_followed_to_another_address_and_missed_only_by_edges_that_f
     place = FixedAddresses()
     with agents_on_graph(place=place) as here:
         play(here)
-        there = place.pop(2)
+        there, place[2] = place[2], "127.0.0.1:1"  # of nobody
         play(here)
         assert edges_used(here) == ALL
         here[2].hood.cut(3)
