@@ -1,4 +1,4 @@
-"""Tables for the terminal: agents that were asked how they are."""
+"""Tables for the terminal: how agents are, and whether one could run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from rich.text import Text
 
 from dimat.errors import shown
 from dimat.exchange.network.status import Answer
+from dimat.experiment.single_agent.check import Finding
 from dimat.tools.format import NOTHING
 
 _COLUMNS = ("agent", "address", "round", "acc %", "standing", "heard", "since", "last incident")
 _RIGHT = {"agent", "round", "acc %", "heard"}
+_GRADES = {"ok": "OK", "note": "note", "mend": "MEND"}
 _WIDE = 100  # columns of a terminal
 
 
@@ -53,6 +55,30 @@ def status_table(run: str, answers: Sequence[Answer], width: int) -> Table:
         )
     for row in rows:
         table.add_row(*row)
+    return table
+
+
+def check_table(agent: int, found: Sequence[Finding]) -> Table:
+    """Table of what was looked at before a run: whether all is well, or what to mend.
+
+    Args:
+        agent: The agent's number.
+        found: What was found, one by one.
+    """
+    table = Table(
+        title=f"Agent {agent} before a run",
+        title_style="bold",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True, width=5)
+    table.add_column("what", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for own in found:
+        mark = Text(_GRADES[own.grade], style="bold" if own.grade == "mend" else "")
+        table.add_row(mark, Text(own.what), Text(own.found))
     return table
 
 

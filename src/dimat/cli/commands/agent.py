@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +14,18 @@ from rich.console import Console
 
 from dimat.cli.helping import FIRST, short_help
 from dimat.cli.options import add_protection, check_protection
+from dimat.errors import ExchangeError
 from dimat.experiment.config.parse import Parser, config_of, settings_parser
 from dimat.experiment.config.places import check_path, endpoint
 from dimat.experiment.config.validate import check_id, validate
 
 if TYPE_CHECKING:
     from dimat.exchange.network.site import Site
+    from dimat.experiment.single_agent.check import Finding
 
 SUMMARY = "run one agent in a process of its own, among others that may be missing"
 _SITE = ("peers", "certificates", "listen", "insecure", "trusted_network", "name")
-_OWN = ("id", "faults", *_SITE)
+_OWN = ("id", "check", "faults", *_SITE)
 
 
 def parser() -> Parser:
@@ -43,6 +46,7 @@ def parser() -> Parser:
         default=None,
         help="HOST:PORT, if others reach it at another address than it has",
     )
+    add("--check", action="store_true", help="see whether it and all neighbors could run, and end")
     add("--faults", type=str | None, default=None, help="JSON plan of faults to rehearse")
     own.short_help = partial(short_help, "dimat agent", own, _first())
     return own
@@ -69,7 +73,7 @@ def execute(settings: Namespace) -> None:
     validate(config, apart=True)
     from dimat.cli.stop import stoppable
     from dimat.experiment.progress import LiveProgress
-    from dimat.experiment.single_agent.run import run_agent
+    from dimat.experiment.single_agent.run import check_agent, run_agent
     from dimat.experiment.tables import single_agent_table
 
     site, rehearse = _site(own), None
@@ -80,13 +84,33 @@ def execute(settings: Namespace) -> None:
     progress = LiveProgress()
     try:
         with stoppable():
-            result = run_agent(config, own["id"], site, progress, rehearse=rehearse)
+            if own["check"]:
+                found = check_agent(config, own["id"], site, progress)
+            else:
+                result = run_agent(config, own["id"], site, progress, rehearse=rehearse)
     finally:
         progress.close()
     console = Console()
+    if own["check"]:
+        _tell(console, own["id"], found)
+        return
     console.print(single_agent_table(result))
     folder = f"run folder: {result.folder}"
     console.print(folder, markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(console: Console, agent: int, found: Sequence[Finding]) -> None:
+    """Print what a check found.
+
+    Raises:
+        ExchangeError: If something is to be mended.
+    """
+    from dimat.cli.agents import check_table
+
+    console.print(check_table(agent, found))
+    amiss = [own.what for own in found if own.grade == "mend"]
+    if amiss:
+        raise ExchangeError(f"agent {agent} could not run as it should; mend: {'; '.join(amiss)}")
 
 
 def _check(own: dict[str, object]) -> None:

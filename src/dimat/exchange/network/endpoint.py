@@ -33,6 +33,7 @@ _ANSWER_S = 20.0  # for an answer to a call: who is called may look first who is
 _CHECK_S = 10.0  # between looks at certificates that may have expired or been revoked
 _MOST_CALLS = 512  # at once: one of each neighbor, and some that ask for the status
 _MOST_FORMED, _WITHIN_S = 100, 10.0  # streams of one neighbor that are let in
+MOST_PROBE = 1 << 20  # bytes
 _BEATS = 3  # that one who lives cannot miss
 
 
@@ -53,6 +54,7 @@ class Endpoint:
         changed: Held to look at links; notified when there is something to look at.
         waiting: Whether we wait for others, and so are not what others wait for.
         refused: Number of calls that were refused, by cause.
+        probed: Number of calls by which neighbors measured how fast we take what they send.
         address: HOST:PORT where we listen; None if we only dial.
 
     Raises:
@@ -73,6 +75,7 @@ class Endpoint:
         self.changed = threading.Condition(threading.RLock())
         self.waiting = False
         self.refused: Counter[str] = Counter()
+        self.probed: Counter[int] = Counter()
         self.life = uuid.uuid4().hex
         self._addresses, self._greeting, self._status = addresses, greeting, status
         self._links: dict[int, Link] = {}
@@ -94,10 +97,14 @@ class Endpoint:
         with self.changed:
             if them in self._links:
                 return self._links[them]
-            link = Link(self.agent, them, lambda: self._greeting(them), self.rules, self.changed)
+            link = Link(self.agent, them, lambda: self._greets(them), self.rules, self.changed)
             self._links[them] = link
         self._begin(self._dial, link)
         return link
+
+    def _greets(self, them: int) -> Mapping[str, Any]:
+        own = {"check": self.rules.check, "time": time.time(), "peers": self.peers_digest}
+        return {**own, **self._greeting(them)}
 
     @property
     def peers_digest(self) -> str:
@@ -254,8 +261,21 @@ class Endpoint:
             claim = self.security.claim_of(context, self.agent)
         except Refused as refused:
             self._refuse(context, refused)
+        if request:
+            self._take_probe(claim, len(request), context)
         context.send_initial_metadata(self.security.answer(claim, self.agent))
         return self._status(self)
+
+    def _take_probe(self, claim: Claim, size: int, context: grpc.ServicerContext) -> None:
+        """Let a neighbor measure how fast we take what it sends, in small pieces; nobody else."""
+        them = claim.agent
+        with self.changed:
+            if them is not None and them in self._links and size <= MOST_PROBE:
+                self.probed[them] += 1
+                self.changed.notify_all()
+                return
+        rule = f"a neighbor sends at most {MOST_PROBE} bytes to measure, and others none"
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, rule)
 
     def _refuse(self, context: grpc.ServicerContext, refused: Refused) -> None:
         self._count(refused)

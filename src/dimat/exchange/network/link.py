@@ -6,6 +6,7 @@ What a link lost it never delivers later: its frames belong to one epoch, the li
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,11 +39,14 @@ class Rules:
         terms: What both ends must have alike, by name, each as short text; see ``handshake``.
         timeout_s: Silence after which the other end is lost, > 0.
         limit_bytes: The largest message that is let in; better known where the model is.
+        check: Whether the process only looks whether its links would form: none of them carries,
+            and for the neighbors none has formed.
     """
 
     terms: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 30.0
     limit_bytes: int = 1 << 32
+    check: bool = False
 
     @property
     def beat_s(self) -> float:
@@ -150,6 +154,9 @@ class Link:
             differs = isinstance(error, StructureError)
             self._end(stream, Status.DIFFERS if differs else Status.DOWN, _text(error))
             return False
+        if self.rules.check or greeting.get("check") is True:
+            self._end(stream, Status.DOWN, "one of the two only checks its connections")
+            return False
         with self._changed:
             self.waits = self.stirs = False
             self.epoch, self.greeting = self.epoch + 1, greeting
@@ -183,8 +190,11 @@ class Link:
         if not isinstance(greeting, dict) or type(session) is not int or not 0 <= session < 2**62:
             raise StructureError(f"agent {self.them} does not begin with a greeting")
         stream.theirs = session
-        check_terms(self.rules.terms, greeting.pop("terms", None), f"agent {self.them}")
+        terms = greeting.pop("terms", None)
         check_brief(greeting)
+        if self.rules.check:  # what differs is to be found too
+            self.greeting = {**greeting, "arrived": time.time()}
+        check_terms(self.rules.terms, terms, f"agent {self.them}")
         return greeting
 
     def _receive_all(self, stream: Stream) -> tuple[Status, str]:

@@ -63,10 +63,36 @@ class Site:
             ConfigError: If the file of addresses lacks an agent that is needed, there is nothing to
                 protect the connections by, or nobody can be listened to.
         """
-        peers = PeersFile(self.peers)
-        security = security_of(
-            self.certificates, self.run, agent, trusted_network=self.trusted_network
+        peers, listen, security = self.place(agent, neighbors)
+        return Neighborhood(
+            agent, peers, listen, security, rules, patience_s=patience_s, device=device
         )
+
+    def security(self, agent: int) -> Security:
+        """What proves who an agent is, and by what it knows others.
+
+        Raises:
+            ConfigError: If its certificate cannot be used.
+        """
+        return security_of(self.certificates, self.run, agent, trusted_network=self.trusted_network)
+
+    def addresses(self, agent: int, neighbors: Sequence[int]) -> PeersFile:
+        """The file of addresses, with all that are needed.
+
+        Raises:
+            ConfigError: If it cannot be read, or lacks one.
+        """
+        peers = PeersFile(self.peers)
+        _check_reachable(peers, agent, neighbors)
+        return peers
+
+    def place(self, agent: int, neighbors: Sequence[int]) -> tuple[PeersFile, str | None, Security]:
+        """The addresses, where the agent is to listen, and what protects its connections.
+
+        Raises:
+            ConfigError: As :meth:`neighborhood`.
+        """
+        peers, security = PeersFile(self.peers), self.security(agent)
         _check_reachable(peers, agent, neighbors)
         known = peers.agents
         listen = self.listen or known[agent]
@@ -77,9 +103,7 @@ class Site:
             insecure=self.insecure,
             trusted_network=self.trusted_network,
         )
-        return Neighborhood(
-            agent, peers, listen, security, rules, patience_s=patience_s, device=device
-        )
+        return peers, listen, security
 
 
 def security_of(

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dimat.errors import DimatError, shown
+from dimat.errors import DimatError, ExchangeError, shown
 from dimat.exchange.incidents import Incident
 from dimat.exchange.network.rpc import grpc
 from dimat.exchange.network.security import Security
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CALL = "/dimat.Agent/Status"
 _MOST_WHY = 200  # characters
+_ONLY_DIALS = "it has no address: it only dials"
 _OF_ANOTHER = "its certificate is refused: of another agent or run"
 _UNKNOWN = "its host is not known here"
 _CLOSES = "it closes the connection: it may refuse our certificate, or talk TLS"
@@ -142,25 +143,74 @@ def ask(
     Returns:
         An answer of each, in the order of their numbers.
     """
-    asked = [
-        _Question(security, agent, address, timeout_s) if address else agent
-        for agent, address in sorted(addresses.items())
-    ]
-    none = "it has no address: it only dials"
-    return [Answer(x, None, why=none) if isinstance(x, int) else x.answer() for x in asked]
+    us = None if security.identity is None else security.identity.agent
+    channels = {j: security.channel(j, own) for j, own in addresses.items() if own}
+    asked = {
+        j: _Question(security, us, j, str(addresses[j]), timeout_s, channel)
+        for j, channel in channels.items()
+    }
+    try:
+        return [
+            asked[j].answer() if j in asked else Answer(j, None, why=_ONLY_DIALS)
+            for j in sorted(addresses)
+        ]
+    finally:
+        for channel in channels.values():
+            channel.close()
+
+
+def measure(
+    security: Security, us: int, agent: int, address: str, size: int, times: int, timeout_s: float
+) -> float:
+    """Seconds in which a neighbor takes some bytes, at best of several times.
+
+    Args:
+        security: Who asks, and how others are known.
+        us: Number of the agent that asks.
+        agent: The neighbor's number.
+        address: HOST:PORT where it is reached.
+        size: Number of the bytes, >= 1.
+        times: How often they are sent; once more it is told that we are done.
+        timeout_s: Seconds that each has.
+
+    Raises:
+        ExchangeError: If it does not answer.
+    """
+    took = []
+    channel = security.channel(agent, address)
+    try:
+        for k in range(times + 1):
+            began = time.perf_counter()
+            body = bytes(size) if k else b""  # the first connects
+            answer = _Question(security, us, agent, address, timeout_s, channel, body).answer()
+            if answer.status is None:
+                raise ExchangeError(answer.why)
+            took.append(time.perf_counter() - began)
+        # It may end as soon as it has heard this: whether it answers is of no interest.
+        _Question(security, us, agent, address, timeout_s, channel, b"\0").answer()
+    finally:
+        channel.close()
+    return min(took[1:])
 
 
 class _Question:
     """A question that is on its way."""
 
-    def __init__(self, security: Security, agent: int, address: str, timeout_s: float) -> None:
-        own = security.identity
-        self._us, self._agent, self._address = None if own is None else own.agent, agent, address
+    def __init__(
+        self,
+        security: Security,
+        us: int | None,
+        agent: int,
+        address: str,
+        timeout_s: float,
+        channel: grpc.Channel,
+        body: bytes = b"",
+    ) -> None:
+        self._us, self._agent, self._address = us, agent, address
         self._security, self._timeout_s = security, timeout_s
-        self._channel = security.channel(agent, address)
         self._nonce, claim = security.claim(self._us, agent, "asks")
-        asks: Any = self._channel.unary_unary(CALL)
-        self._call = asks.future(b"", timeout=timeout_s, metadata=claim)
+        asks: Any = channel.unary_unary(CALL)
+        self._call = asks.future(body, timeout=timeout_s, metadata=claim)
 
     def answer(self) -> Answer:
         """The answer, once it has come or its time is over."""
@@ -174,8 +224,6 @@ class _Question:
             return Answer(agent, address, why=shown(str(error)))
         except grpc.RpcError as error:
             return Answer(agent, address, why=_reason(error, self._timeout_s))
-        finally:
-            self._channel.close()
 
 
 def read_status(answer: bytes) -> Mapping[str, Any]:
@@ -206,10 +254,15 @@ def _printable(value: Any, depth: int) -> Any:
 def _reason(error: grpc.RpcError, timeout_s: float) -> str:
     """Why an agent does not answer, in words."""
     call: Any = error
-    said = shown(call.details() or "")
+    said = call.details() or ""
     if call.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {timeout_s:g} s"
     if call.code() is grpc.StatusCode.PERMISSION_DENIED:
-        return f"it refuses us: {said}"
-    meant = [meaning for sign, meaning in _MEANINGS.items() if sign in (call.details() or "")]
-    return meant[0] if meant else said or "no answer"
+        return f"it refuses us: {shown(said)}"
+    return in_short(said) or "no answer"
+
+
+def in_short(said: str) -> str:
+    """What gRPC says of a connection that did not come about, in words for people."""
+    meant = [meaning for sign, meaning in _MEANINGS.items() if sign in said]
+    return meant[0] if meant else shown(said)

@@ -17,11 +17,12 @@ from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.record.results import SingleAgentResult
 from dimat.experiment.record.run_folder import RunFolder, is_run_folder, way_on
 from dimat.experiment.running.process import borrowed
-from dimat.experiment.setup import make_setup
+from dimat.experiment.setup import Setup, make_setup
+from dimat.experiment.single_agent.check import Finding, take_stock
 from dimat.experiment.single_agent.rounds import Rehearse, SingleAgentRun
 from dimat.methods import Method, check_needs
 
-__all__ = ["SingleAgentResult", "Site", "run_agent"]
+__all__ = ["Finding", "SingleAgentResult", "Site", "check_agent", "run_agent"]
 
 
 def run_agent(
@@ -52,14 +53,54 @@ def run_agent(
         TrainingError: If the loss is not finite.
         Interrupted: On Ctrl-C; says how to resume.
     """
+    _check(config, agent)
+    with if_interrupted(lambda: _way_on(config, agent)), borrowed(config.threads, config.device):
+        return _run(config, agent, site, progress or Silent(), rehearse)
+
+
+def check_agent(
+    config: RunConfig, agent: int, site: Site, progress: Progress | None = None
+) -> list[Finding]:
+    """Look whether an agent could run, with all of its neighbors; trains and writes nothing.
+
+    Args:
+        config: As for :func:`run_agent`.
+        agent: The agent's number, from 0.
+        site: Where the agent and its neighbors are, and what protects their connections.
+        progress: Receives what is loaded; nobody if None.
+
+    Returns:
+        What was found, one by one.
+
+    Raises:
+        ConfigError, DataError, ModelError, TopologyError: If the settings, the data or the model
+            cannot be used by themselves.
+    """
+    _check(config, agent)
+    with borrowed(config.threads, config.device):
+        setup, method = _prepare(config, agent, progress or Silent())
+        return take_stock(setup, method, agent, site)
+
+
+def _check(config: RunConfig, agent: int) -> None:
+    """Refuse settings that no agent can have, before data are read."""
     validate(config, apart=True)
     if config.max_wall_s is not None:
         rule = "null: stop an agent when you like, the same command goes on"
         raise broken_rule("max_wall_s", config.max_wall_s, rule)
     check_id(config, agent)
-    _method(config)  # checked before data are read
-    with if_interrupted(lambda: _way_on(config, agent)), borrowed(config.threads, config.device):
-        return _run(config, agent, site, progress or Silent(), rehearse)
+    _method(config)
+
+
+def _prepare(config: RunConfig, agent: int, progress: Progress) -> tuple[Setup, Method]:
+    """Data, graph and method of an agent, which fit each other."""
+    setup = make_setup(config, progress, agent=agent)
+    method = _method(setup.config)  # with what the data decide
+    check_lasting(setup.topology)
+    check_needs(config.method, method, setup.topology.at(0))
+    if method.matches:
+        _ = setup.analysis  # raises for a model that cannot be exported, before anything is written
+    return setup, method
 
 
 def _run(
@@ -69,12 +110,7 @@ def _run(
     progress: Progress,
     rehearse: Rehearse | None,
 ) -> SingleAgentResult:
-    setup = make_setup(config, progress, agent=agent)
-    method = _method(setup.config)  # with what the data decide
-    check_lasting(setup.topology)
-    check_needs(config.method, method, setup.topology.at(0))
-    if method.matches:
-        _ = setup.analysis  # raises for a model that cannot be exported, before anything is written
+    setup, method = _prepare(config, agent, progress)
     path = _path(config, agent)
     config = dataclasses.replace(config, controls=())
     fresh = config.overwrite or not is_run_folder(path)
