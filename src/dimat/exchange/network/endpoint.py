@@ -256,13 +256,15 @@ class Endpoint:
         return stream.outgoing()
 
     def _asked(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        """What we tell those who ask how we are; what they send is not waited for."""
+        """What we tell those who ask how we are; only of a neighbor we take what it sends."""
         try:
             claim = self.security.claim_of(context, self.agent)
         except Refused as refused:
             self._refuse(context, refused)
-        if request:
-            self._take_probe(claim, len(request), context)
+        with self.changed:
+            near = claim.agent in self._links
+        if near and (probe := next(requests, b"")):
+            self._take_probe(claim, len(probe), context)
         context.send_initial_metadata(self.security.answer(claim, self.agent))
         return self._status(self)
 

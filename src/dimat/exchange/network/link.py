@@ -193,7 +193,7 @@ class Link:
         terms = greeting.pop("terms", None)
         check_brief(greeting)
         if self.rules.check:  # what differs is to be found too
-            self.greeting = {**greeting, "arrived": time.time()}
+            self.greeting = {**greeting, "terms": terms, "arrived": time.time()}
         check_terms(self.rules.terms, terms, f"agent {self.them}")
         return greeting
 
