@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "run one agent in a process of its own, among others that may be missing"
 _SITE = ("peers", "certificates", "listen", "insecure", "trusted_network", "name")
-_OWN = ("id", "check", "faults", *_SITE)
+_OWN = ("id", "check", "faults", "metrics", "events", *_SITE)
 
 
 def parser() -> Parser:
@@ -47,6 +47,10 @@ def parser() -> Parser:
         help="HOST:PORT, if others reach it at another address than it has",
     )
     add("--check", action="store_true", help="see whether it and all neighbors could run, and end")
+    told = "HOST:PORT where Prometheus reads how it is, without certificates"
+    add("--metrics", type=str | None, default=None, metavar="HOST:PORT", help=told)
+    told = "file that each event is added to as a line of JSON; - for standard output"
+    add("--events", type=str | None, default=None, metavar="FILE", help=told)
     add("--faults", type=str | None, default=None, help="JSON plan of faults to rehearse")
     own.short_help = partial(short_help, "dimat agent", own, _first())
     return own
@@ -87,7 +91,8 @@ def execute(settings: Namespace) -> None:
             if own["check"]:
                 found = check_agent(config, own["id"], site, progress)
             else:
-                result = run_agent(config, own["id"], site, progress, rehearse=rehearse)
+                asked = {"metrics": own["metrics"], "events": own["events"]}
+                result = run_agent(config, own["id"], site, progress, rehearse=rehearse, **asked)
     finally:
         progress.close()
     console = Console()
@@ -116,8 +121,11 @@ def _tell(console: Console, agent: int, found: Sequence[Finding]) -> None:
 def _check(own: dict[str, object]) -> None:
     """Refuse options that nobody means, before PyTorch is imported."""
     check_path("peers", str(own["peers"]))
-    if own["faults"] is not None:
-        check_path("faults", str(own["faults"]))
+    for name in ("faults", "events"):
+        if own[name] is not None:
+            check_path(name, str(own[name]))
+    if own["metrics"] is not None:
+        endpoint("metrics", str(own["metrics"]), any_port=True)
     check_protection(own)
     if own["listen"] is not None:
         endpoint("listen", str(own["listen"]), any_port=True)

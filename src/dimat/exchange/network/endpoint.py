@@ -54,6 +54,7 @@ class Endpoint:
         changed: Held to look at links; notified when there is something to look at.
         waiting: Whether we wait for others, and so are not what others wait for.
         refused: Number of calls that were refused, by cause.
+        event: Called with the kind and the facts of what happens to links and calls, by keyword.
         probed: Number of calls by which neighbors measured how fast we take what they send.
         address: HOST:PORT where we listen; None if we only dial.
 
@@ -76,6 +77,7 @@ class Endpoint:
         self.waiting = False
         self.refused: Counter[str] = Counter()
         self.probed: Counter[int] = Counter()
+        self.event: Callable[..., object] = lambda kind, **facts: None
         self.life = uuid.uuid4().hex
         self._addresses, self._greeting, self._status = addresses, greeting, status
         self._links: dict[int, Link] = {}
@@ -98,6 +100,9 @@ class Endpoint:
             if them in self._links:
                 return self._links[them]
             link = Link(self.agent, them, lambda: self._greets(them), self.rules, self.changed)
+            link.noticed = lambda status, why: self.event(
+                "neighbor", agent=them, link=status.value, why=shown(why)
+            )
             self._links[them] = link
         self._begin(self._dial, link)
         return link
@@ -286,6 +291,9 @@ class Endpoint:
     def _count(self, refused: Refused) -> None:
         with self.changed:
             self.refused[refused.cause] += 1
+            times = self.refused[refused.cause]
+        if times.bit_count() == 1:  # whoever calls again and again fills no file
+            self.event("refused", cause=refused.cause, why=shown(str(refused)), times=times)
 
     def _let_in(self, claim: Claim) -> Link:
         """The link that a caller's stream is for.

@@ -81,6 +81,7 @@ class Link:
         self.greeting: Mapping[str, Any] = {}
         self.stream: Stream | None = None
         self._next: Stream | None = None  # waits for its turn to be served
+        self.noticed: Callable[[Status, str], object] = lambda status, why: None
         self._mail: dict[tuple[int, int], deque[Frame]] = {}
         self._turn_to_serve = threading.Lock()
 
@@ -113,6 +114,7 @@ class Link:
         """Break it, to form it anew: both ends then begin with nothing on the way."""
         with self._changed:
             if self.status is Status.UP:
+                self.noticed(Status.DOWN, why)
                 self.status, self.why = Status.DOWN, why
                 if self.stream is not None:
                     self.stream.cancel(why)
@@ -126,6 +128,8 @@ class Link:
     def turn(self, status: Status, why: str) -> None:
         """Note what became of it."""
         with self._changed:
+            if status is not self.status:
+                self.noticed(status, why)
             self.status, self.why = status, why
             self._changed.notify_all()
 

@@ -115,6 +115,10 @@ class Neighborhood:
         """Number of calls that were refused before anything was read, by cause."""
         return dict(self._endpoint.refused)
 
+    def tell(self, event: Callable[..., object]) -> None:
+        """Have a function called with the kind and the facts of what happens to edges and calls."""
+        self._endpoint.event = event
+
     @property
     def status(self) -> Mapping[str, Any]:
         """What those who may ask are told of us, now."""

@@ -24,11 +24,13 @@ class IncidentLog:
         folder: The agent's run folder.
         note: Shows a line of text to the user.
         counts: Number of incidents of each kind, by neighbor.
+        event: Called with the kind of an event, and each line as its facts.
     """
 
     folder: RunFolder
     note: Callable[[str], object]
     counts: dict[int, Counter[str]] = field(default_factory=dict)
+    event: Callable[..., object] = lambda kind, **facts: None
     _rows: Rows = field(default_factory=Rows)
 
     def add(self, number: int, incidents: Sequence[Incident]) -> None:
@@ -75,6 +77,7 @@ class IncidentLog:
             if self._size() >= MOST_BYTES:
                 return
             self.folder.append(row.line, "incidents")
+            self.event("incident", **row.line)
             self.note(f"round {number:3d}  {row}")
             if self._size() >= MOST_BYTES:
                 last = {"round": number, "agent": row.incident.agent, "what": "full", "why": _FULL}

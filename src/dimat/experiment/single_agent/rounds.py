@@ -17,6 +17,7 @@ from dimat.agent.membership import Membership, MembershipStatus, most_bytes
 from dimat.errors import ConfigError, StructureError, TrainingError
 from dimat.exchange import Traffic
 from dimat.exchange.network.link import Rules
+from dimat.exchange.network.metrics import serve_metrics
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.site import Site
 from dimat.exchange.tree import pack, unpack
@@ -125,17 +126,29 @@ class SingleAgentRun:
             self.folder.path / "checkpoints", "round", config.checkpoint.keep
         )
         self.log = IncidentLog(self.folder, self.progress.note)
+        self.event: Callable[..., object] = lambda kind, **facts: None
 
-    def run(self, site: Site, rehearse: Rehearse | None = None) -> SingleAgentResult:
+    def run(
+        self,
+        site: Site,
+        rehearse: Rehearse | None = None,
+        *,
+        metrics: str | None = None,
+        event: Callable[..., object] | None = None,
+    ) -> SingleAgentResult:
         """Run the agent to the last round.
 
         Args:
             site: Where the agent and its neighbors are, and what protects their connections.
             rehearse: Prepares the faults that are to strike the agent; None: none are planned.
+            metrics: HOST:PORT where Prometheus reads the agent's status; None: nowhere.
+            event: Called with the kind and the facts of each event; None: nobody is told.
 
         Returns:
             The results of the agent.
         """
+        if event is not None:
+            self.event = self.log.event = event
         config = self.setup.config
         own = config.exchange
         size = num_bytes(state_of(self.setup.new_model(self.index)))
@@ -144,6 +157,7 @@ class SingleAgentRun:
         self.neighborhood = site.neighborhood(
             self.index, others, rules, patience_s=own.patience_s, device=config.device
         )
+        self.neighborhood.tell(self.event)
         self.strike = (
             rehearse(self.index, self.folder.path / "faults.jsonl", self.neighborhood)
             if rehearse
@@ -151,7 +165,10 @@ class SingleAgentRun:
         )
         self.membership = Membership(self.neighborhood, rounds=config.rounds)
         self.life = secrets.randbits(62)
+        end_metrics: Callable[[], None] = lambda: None  # noqa: E731
         try:
+            if metrics is not None:
+                end_metrics = serve_metrics(metrics, lambda: self.neighborhood.status)
             self.connections = self.folder.note_connections(self.neighborhood.connections)
             self._tell()
             agent = self._set_out()
@@ -161,6 +178,7 @@ class SingleAgentRun:
                 self._round(agent)
                 self.progress.advance()
         finally:
+            end_metrics()
             self.neighborhood.close()
         return self._finish()
 
@@ -252,6 +270,7 @@ class SingleAgentRun:
             }
         )
         self._tell(accuracy=line["test_accuracy"])
+        self.event(phase, round=number, accuracy=line["test_accuracy"])
         accuracy = 100 * (line["test_accuracy"] or float("nan"))
         self.progress.note(f"round {number:3d}  {phase} {accuracy:5.1f} %")
 

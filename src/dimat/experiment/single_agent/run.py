@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 from pathlib import Path
 
 from dimat.agent.membership import check_lasting
@@ -14,6 +15,7 @@ from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import check_id, validate
 from dimat.experiment.digests import shard_facts
 from dimat.experiment.progress import Progress, Silent
+from dimat.experiment.record.events import EventLog
 from dimat.experiment.record.results import SingleAgentResult
 from dimat.experiment.record.run_folder import RunFolder, is_run_folder, way_on
 from dimat.experiment.running.process import borrowed
@@ -32,6 +34,8 @@ def run_agent(
     progress: Progress | None = None,
     *,
     rehearse: Rehearse | None = None,
+    metrics: str | None = None,
+    events: str | None = None,
 ) -> SingleAgentResult:
     """Run one agent to the last round; resume it if its folder has a run that was begun.
 
@@ -44,6 +48,9 @@ def run_agent(
         progress: Receives the progress of the agent; nobody if None.
         rehearse: Prepares the faults that are to strike the agent, as
             :meth:`dimat.testing.Faults.rehearse` does; None: none are planned.
+        metrics: HOST:PORT where Prometheus reads the agent's status; None: nowhere.
+        events: File that each event is added to as a line of JSON, ``-`` for standard output; None:
+            none is written.
 
     Returns:
         The results of the agent.
@@ -55,7 +62,10 @@ def run_agent(
     """
     _check(config, agent)
     with if_interrupted(lambda: _way_on(config, agent)), borrowed(config.threads, config.device):
-        return _run(config, agent, site, progress or Silent(), rehearse)
+        if events is None:
+            return _run(config, agent, site, progress or Silent(), rehearse, metrics)
+        with closing(EventLog(events)) as log:
+            return _run(config, agent, site, progress or Silent(), rehearse, metrics, log)
 
 
 def check_agent(
@@ -109,6 +119,8 @@ def _run(
     site: Site,
     progress: Progress,
     rehearse: Rehearse | None,
+    metrics: str | None,
+    event: EventLog | None = None,
 ) -> SingleAgentResult:
     setup, method = _prepare(config, agent, progress)
     path = _path(config, agent)
@@ -118,7 +130,8 @@ def _run(
     with RunFolder.held(path, config, fresh=fresh, by=by, resumed=resumed) as folder:
         if not (path / "shards.json").exists():  # of data that changed later it says nothing
             folder.write_json("shards", shard_facts(setup))
-        return SingleAgentRun(setup, method, agent, folder, progress).run(site, rehearse)
+        run = SingleAgentRun(setup, method, agent, folder, progress)
+        return run.run(site, rehearse, metrics=metrics, event=event)
 
 
 def _method(config: RunConfig) -> Method:
