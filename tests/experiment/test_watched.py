@@ -30,7 +30,7 @@ CONFIG = RunConfig(
     controls=(),
     threads=1,
     width=0.25,
-    data=DataConfig(train_images=100),
+    data=DataConfig(train_images=300),
     topology=TopologyConfig("full"),
     exchange=ExchangeConfig(timeout_s=LONG_S),
 )
