@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from tests.exchange.threads import LONG_S, closing, peers_file, together, until
-from tests.identity.making import RUN, Made, make, make_ca, names, place
+from tests.identity.making import RUN, Made, make, make_ca, names, place, revoked
 
 from dimat.cli import main
 from dimat.errors import DimatError
@@ -146,6 +147,20 @@ def test_an_agent_asks_with_its_own_certificate_too(
     code, out, _ = ask(tmp_path / "peers.yaml", "--json", certificates=tmp_path / "1")
     assert code == 0
     assert all(own["status"] for own in lines(out).values())
+
+
+def test_an_agent_whose_certificate_was_revoked_is_not_believed(
+    tmp_path: Path, ask: Ask, pair: list[Neighborhood], ca: Made
+) -> None:
+    """TLS takes its certificate: what it says is refused by the list of the one who asks."""
+    serial = x509.load_pem_x509_certificate((tmp_path / "1" / "certificate.pem").read_bytes())
+    lists = revoked(ca, 1, serial.serial_number)
+    (tmp_path / "observer" / "revoked.pem").write_bytes(lists)
+    code, out, _ = ask(tmp_path / "peers.yaml", "--json")
+    assert code == 1
+    assert lines(out)[0]["status"]
+    assert lines(out)[1]["status"] is None
+    assert "was revoked" in lines(out)[1]["why"]
 
 
 def test_who_listens_and_says_nothing_has_so_many_seconds(tmp_path: Path, ask: Ask) -> None:
