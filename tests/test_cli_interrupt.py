@@ -58,7 +58,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_before_the_folder_there_is_nothing_to_go_on_with(
     capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
 ) -> None:
-    patch.setattr("dimat.experiment.running.runner.make_setup", lambda *own: raise_())
+    patch.setattr("dimat.experiment.running.runner.make_setup", lambda *own, **more: raise_())
     assert said(capsys, "run", *QUICK, "--out=here") == BEGUN_NOT
     assert said(capsys, "run", *QUICK) == BEGUN_NOT
     assert [own.name for own in Path().iterdir()] == ["peers.yaml"]
@@ -104,10 +104,10 @@ def test_a_run_without_a_name_is_named(
 def test_an_agent_goes_on_by_the_same_command(
     capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
 ) -> None:
-    patch.setattr("dimat.experiment.single_agent.run.make_setup", lambda *own: raise_())
+    patch.setattr("dimat.experiment.single_agent.run.make_setup", lambda *own, **more: raise_())
     assert said(capsys, *AGENT) == BEGUN_NOT
     patch.undo()
-    patch.setattr(SingleAgentRun, "run", lambda *own: raise_())
+    patch.setattr(SingleAgentRun, "run", lambda *own, **more: raise_())
     again = "the same command{} begins the run again\n"
     found = "dimat: interrupted; there is no checkpoint yet in apart/agent-001: "
     assert said(capsys, *AGENT) == said(capsys, *AGENT) == found + again.format("")
@@ -119,7 +119,7 @@ def test_a_comparison_goes_on_by_the_same_command(
     capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
 ) -> None:
     Path("c.yaml").write_text("agents: 2\n")
-    patch.setattr("dimat.tools.compare.run.open_folder", lambda *own: raise_())
+    patch.setattr("dimat.tools.compare.run.open_folder", lambda *own, **more: raise_())
     assert said(capsys, "compare", "c.yaml", "--out=all") == BEGUN_NOT
     patch.undo()
     patch.setattr("dimat.experiment.run.run_or_resume", lambda *own, **more: raise_())
@@ -131,7 +131,7 @@ def test_a_comparison_goes_on_by_the_same_command(
 def test_what_keeps_nothing_says_no_more(
     capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
 ) -> None:
-    patch.setattr("dimat.experiment.setup.build_network", lambda *own: raise_())
+    patch.setattr("dimat.experiment.setup.build_network", lambda *own, **more: raise_())
     assert said(capsys, "topology", "ring") == "dimat: interrupted\n"
 
 

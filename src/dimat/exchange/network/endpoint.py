@@ -84,7 +84,7 @@ class Endpoint:
         self._lives: dict[int, str] = {}
         self._formed: dict[int, deque[float]] = {}
         self._channels: dict[int, tuple[object, grpc.Channel]] = {}
-        self._unanswered: dict[Link, Stream] = {}
+        self._unanswered: dict[Link, tuple[Stream, str]] = {}  # and the address that was called
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._server: grpc.Server | None = None
@@ -192,7 +192,7 @@ class Endpoint:
         dial: Any = self._channel(them, address).stream_stream(_EXCHANGE)
         call = dial(stream.outgoing(), metadata=claim)
         stream.open(call, call.cancel)
-        self._unanswered[link] = stream
+        self._unanswered[link] = stream, address
         try:
             said = dict(call.initial_metadata() or ())  # waits for the other end
             if not call.is_active() and not said:
@@ -341,7 +341,7 @@ class Endpoint:
             now = time.monotonic()
             took_s, before = now - before, now
             streams = [(x, x.stream) for x in self.all().values() if x.stream is not None]
-            called = list(self._unanswered.items())
+            called = [(link, own) for link, (own, _) in list(self._unanswered.items())]
             for link, stream in [*streams, *called]:
                 silence = _ANSWER_S if (link, stream) in called else link.rules.timeout_s
                 if took_s > silence / 2:  # it was us: what arrived meanwhile is still to be read
@@ -349,6 +349,9 @@ class Endpoint:
                 elif now - stream.arrived > silence:
                     stream.cancel(f"no sign of life for {silence:g} s")
                     self._hang_up(link.them)  # TCP may take it for alive for a quarter of an hour
+            for link, (stream, address) in list(self._unanswered.items()):
+                if self._dialed(link.them) != address:
+                    stream.cancel("it is not there any more")
             if now - checked > _CHECK_S:
                 checked = now
                 self._check_certificates(streams)
