@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket
@@ -271,6 +272,7 @@ class Cable:
         self._dead.set()
 
     def close(self) -> None:
-        self._listens.close()
-        for own in self._sockets:
+        for own in (self._listens, *self._sockets):
+            with contextlib.suppress(OSError):  # it is closed at the other end
+                own.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for it
             own.close()
