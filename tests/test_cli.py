@@ -96,7 +96,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("rn", "unknown command 'rn': did you mean 'run'?"),
         (
             "",
-            "no command: one of run, resume, agent, store, estimate, compare, report, finish, ",
+            "no command: one of run, resume, agent, status, estimate, compare, report, finish, ",
         ),
         ("topology", "setting 'name' is missing: see --help"),
         ("topology rnig", "did you mean 'ring'?"),
