@@ -28,12 +28,17 @@ lint: $(VENV)/.installed-dev
 # shell says: each of some fifty processes would compile it again.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist loadfile
 
+# Ranks of these tests are forked from the test itself, which must not have run threads of others.
+FORKED := tests/exchange/test_ranks.py tests/exchange/test_transports.py
+
 test: lint
-	$(PYTEST)
+	$(PYTEST) $(FORKED)
+	$(PYTEST) $(FORKED:%=--ignore=%)
 
 test-all: lint
 	$(BIN)/pip install --quiet --editable ".[dev,zoo]"
-	$(PYTEST) --no-loadscope-reorder -m ""  # one test of minutes is not left to the end
+	$(PYTEST) -m "" $(FORKED)
+	$(PYTEST) $(FORKED:%=--ignore=%) --no-loadscope-reorder -m ""  # one of minutes is not left to the end
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
