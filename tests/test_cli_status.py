@@ -20,7 +20,7 @@ from dimat.exchange.incidents import Incident
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import PeersFile
-from dimat.exchange.network.site import Site
+from dimat.exchange.network.site import AgentSite
 from dimat.exchange.network.status import read_status
 
 HOSTILE = "\x1b[2J" + "x" * 900
@@ -61,7 +61,7 @@ def pair(tmp_path: Path, ca: Made) -> Iterator[list[Neighborhood]]:
     hoods = []
     for i in range(2):
         folder = place(tmp_path / f"{i}", make(ca, alternative=names(i)), ca)
-        site = Site(peers, folder)
+        site = AgentSite(peers, folder)
         hoods.append(site.neighborhood(i, [1 - i], Rules(timeout_s=LONG_S), patience_s=LONG_S))
     with closing(hoods):
         together([lambda i=i: hoods[i].await_neighbors([1 - i], LONG_S) for i in range(2)])  # type: ignore[misc]

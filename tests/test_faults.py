@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dimat.errors import ConfigError
-from dimat.exchange.network.wire import pack
+from dimat.exchange.wire import pack
 from dimat.testing.faults import Fault, Faults, Rehearsal
 
 

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 import dimat
 from dimat.errors import ConfigError, DataError, ModelError, StructureError
 from dimat.exchange import Step, Talk
-from dimat.exchange.network.handshake import check_terms
+from dimat.exchange.handshake import check_terms
 from dimat.merging import mix
 from dimat.methods import Method, RoundContext, RoundResult
 from dimat.state import State, state_of

@@ -20,7 +20,7 @@ from dimat.exchange.network.rpc import grpc
 from dimat.exchange.network.security import Security
 from dimat.experiment.config.config import ExchangeConfig, RunConfig, TopologyConfig
 from dimat.experiment.single_agent import check as check_module
-from dimat.experiment.single_agent.run import Finding, Site, check_agent
+from dimat.experiment.single_agent.run import AgentSite, Finding, check_agent
 
 CONFIG = RunConfig(
     agents=3,
@@ -50,7 +50,7 @@ def by_name(found: list[Finding]) -> dict[str, tuple[str, str]]:
 
 def test_neighbors_that_all_check_find_each_other_well(tmp_path: Path, ca: Made) -> None:
     peers = peers_file(tmp_path, 3)
-    sites = [Site(peers, certified(tmp_path, ca, i)) for i in range(3)]
+    sites = [AgentSite(peers, certified(tmp_path, ca, i)) for i in range(3)]
     found = together([lambda i=i: check_agent(CONFIG, i, sites[i]) for i in range(3)])  # type: ignore[misc]
     for i, own in enumerate(found):
         assert [(x.what, x.found) for x in own if x.grade == "mend"] == []
@@ -70,7 +70,7 @@ def test_settings_and_clocks_that_differ_are_named_by_both(
 ) -> None:
     peers = peers_file(tmp_path, 3)
     other = RunConfig(**{**vars(CONFIG), "rounds": 3})
-    site = Site(peers, insecure=True)
+    site = AgentSite(peers, insecure=True)
     found = together(
         [
             lambda: check_agent(CONFIG, 0, site),
@@ -119,7 +119,9 @@ def test_what_is_amiss_is_said_with_what_to_mend(
         peers.write_text(text)
     agent = site.pop("id", 0)
     ways = {"certificates", "trusted_network"} & {*site}
-    found = check_agent(ALONE, agent, Site(peers, **({} if ways else {"insecure": True}), **site))
+    found = check_agent(
+        ALONE, agent, AgentSite(peers, **({} if ways else {"insecure": True}), **site)
+    )
     amiss = {own.what: own.found for own in found if own.grade == "mend"}
     assert [*amiss] == [what]
     assert told in amiss[what]
@@ -129,7 +131,7 @@ def test_a_certificate_that_ends_soon_is_noted(tmp_path: Path, ca: Made) -> None
     peers = peers_file(tmp_path, 2)
     for days, grade in ((29, "note"), (32, "ok")):
         folder = certified(tmp_path / f"{days}", ca, 0, until=days * DAY)
-        found = by_name(check_agent(ALONE, 0, Site(peers, folder)))
+        found = by_name(check_agent(ALONE, 0, AgentSite(peers, folder)))
         assert found["certificate"][0] == grade
 
 

@@ -23,7 +23,7 @@ from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import FixedAddresses
 from dimat.exchange.network.rpc import grpc
 from dimat.exchange.network.security import Claim, Security
-from dimat.exchange.network.wire import PREAMBLE, Frame, Kind, read_head, said
+from dimat.exchange.wire import PREAMBLE, Frame, Kind, read_head, said
 from dimat.identity import Identity
 
 ONE, TWO = 1, 2  # the honest agents; 0, which they dial, and 3, which dials them, are not

@@ -42,7 +42,7 @@ from dimat.exchange.network.hosts import split_address
 from dimat.exchange.network.link import Rules, Status
 from dimat.exchange.network.rpc import grpc
 from dimat.exchange.network.security import Security
-from dimat.exchange.network.wire import Frame, Kind, pack
+from dimat.exchange.wire import Frame, Kind, pack
 
 SECOND = datetime.timedelta(seconds=1)
 HANDSHAKE_MS = 500  # of who says nothing; the honest ones have shaken hands before

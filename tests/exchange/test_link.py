@@ -24,7 +24,7 @@ from dimat.exchange.network.peers import FixedAddresses
 from dimat.exchange.network.rpc import grpc
 from dimat.exchange.network.security import Security
 from dimat.exchange.network.stream import Stream
-from dimat.exchange.network.wire import PREAMBLE, Frame, Kind, pack, read_head, said
+from dimat.exchange.wire import PREAMBLE, Frame, Kind, pack, read_head, said
 
 RULES = Rules(timeout_s=LONG_S, limit_bytes=1 << 20)
 

@@ -26,7 +26,7 @@ from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network.link import Rules, Status
 from dimat.exchange.network.neighborhood import Incident, Neighborhood
 from dimat.exchange.network.peers import FixedAddresses
-from dimat.exchange.network.wire import Frame, Kind
+from dimat.exchange.wire import Frame, Kind
 from dimat.state import check_finite
 
 ALL = {(0, 1), (0, 2), (1, 2), (2, 3)}

@@ -20,11 +20,11 @@ from dimat.agent.agent import _graph, _matrix
 from dimat.agent.membership import _AGREED, _COMMON, _earliest
 from dimat.errors import MOST_SHOWN, StructureError, shown
 from dimat.exchange import Message, Traffic
+from dimat.exchange.handshake import check_terms
 from dimat.exchange.incidents import Incident, Rows
-from dimat.exchange.network.handshake import check_terms
 from dimat.exchange.network.link import Link, _text
-from dimat.exchange.network.wire import Kind
-from dimat.exchange.network.wire import said as frame
+from dimat.exchange.wire import Kind
+from dimat.exchange.wire import said as frame
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.record import incident_log
 from dimat.experiment.record.incident_log import IncidentLog

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dimat.errors import StructureError
-from dimat.exchange.network.wire import (
+from dimat.exchange.wire import (
     MOST_ENTRIES,
     MOST_HEADER,
     PIECE,

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dimat.errors import StructureError
-from dimat.exchange.network import wire
-from dimat.exchange.network.wire import checksum, pack, unpack
+from dimat.exchange import wire
+from dimat.exchange.wire import checksum, pack, unpack
 
 NOTHING = torch.empty(0, dtype=torch.uint8)
 

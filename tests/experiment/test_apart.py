@@ -16,11 +16,11 @@ from dimat.experiment.config.config import (
     RunConfig,
     TopologyConfig,
 )
-from dimat.experiment.single_agent.run import Site, run_agent
+from dimat.experiment.single_agent.run import AgentSite, run_agent
 from dimat.tools.report.write import write_report
 
 SMALL = RunConfig(agents=4, rounds=2, pretrain_epochs=0, local_steps=1, controls=(), threads=1)
-NOWHERE = Site(Path("nowhere.yaml"))
+NOWHERE = AgentSite(Path("nowhere.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,9 @@ def test_what_agents_that_may_miss_each_other_cannot_do_is_refused(
 
 def test_an_address_that_is_not_of_this_machine_is_refused(tmp_path: Path) -> None:
     peers = peers_file(tmp_path, SMALL.agents)
-    site = Site(peers, listen="192.0.2.1:7400", trusted_network=True)  # of no machine, by RFC 5737
+    site = AgentSite(
+        peers, listen="192.0.2.1:7400", trusted_network=True
+    )  # of no machine, by RFC 5737
     config = replace(SMALL, out=str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"'listen': 192\.0\.2\.1:7400 cannot be listened on"):
         run_agent(config, 0, site)
@@ -76,7 +78,7 @@ def test_what_protected_the_connections_is_on_record_however_often_it_changed(
     peers, folder = peers_file(tmp_path, 2), out / "agent-000"
     ways = [{"insecure": True}, {"trusted_network": True}, {"insecure": True}]
     for way, last in zip(ways, ("plaintext, loopback", *["trusted network"] * 2), strict=True):
-        run_agent(config, 0, Site(peers, **way))
+        run_agent(config, 0, AgentSite(peers, **way))
         for name in ("environment", "summary"):
             found = json.loads((folder / f"{name}.json").read_text())["connections"]
             assert found.endswith(last)

@@ -23,7 +23,7 @@ from dimat.experiment.record.locks import alone
 from dimat.experiment.record.run_folder import RunFolder, is_false_start, is_run_folder
 from dimat.experiment.run import run_or_resume
 from dimat.experiment.single_agent import run as apart
-from dimat.experiment.single_agent.run import Site
+from dimat.experiment.single_agent.run import AgentSite
 
 TINY = RunConfig(
     agents=2,
@@ -173,7 +173,7 @@ def test_an_agent_begins_where_it_was_killed(
     out = left_by_version_1(tmp_path / "agent-001")
     monkeypatch.setattr(apart.SingleAgentRun, "run", lambda self, meeting, faults: self.folder.path)
     config = replace(TINY, out=str(tmp_path), overwrite=overwrite)
-    assert apart.run_agent(config, 1, Site(Path("nowhere.yaml"))) == out  # type: ignore[comparison-overlap]
+    assert apart.run_agent(config, 1, AgentSite(Path("nowhere.yaml"))) == out  # type: ignore[comparison-overlap]
     assert (out / "config.yaml").read_text() == TEXT
 
 
@@ -213,7 +213,7 @@ def test_a_living_agent_keeps_its_folder_and_is_named(tmp_path: Path) -> None:
         before = everything(out)
         with pytest.raises(RecordError, match=rf"another process runs the agent.*{os.getpid()}"):
             apart.run_agent(
-                replace(TINY, out=str(tmp_path), overwrite=True), 0, Site(Path("nowhere.yaml"))
+                replace(TINY, out=str(tmp_path), overwrite=True), 0, AgentSite(Path("nowhere.yaml"))
             )
         assert everything(out) == before
 

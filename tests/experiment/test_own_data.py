@@ -16,8 +16,8 @@ import dimat
 from dimat.data import Dataset, load_dataset
 from dimat.data.digits import digits
 from dimat.errors import ConfigError, DataError, DimatError
+from dimat.exchange.handshake import check_terms
 from dimat.exchange.in_process import InProcess
-from dimat.exchange.network.handshake import check_terms
 from dimat.experiment.config.access import with_setting
 from dimat.experiment.config.config import DataConfig, RunConfig
 from dimat.experiment.config.methods import make_method
@@ -28,7 +28,7 @@ from dimat.experiment.evaluation.evaluate import line_of
 from dimat.experiment.handshake import _OF_OWN_DATA, handshake
 from dimat.experiment.running.pretrain import one_epoch
 from dimat.experiment.setup import Setup, make_setup
-from dimat.experiment.single_agent.run import Site, run_agent
+from dimat.experiment.single_agent.run import AgentSite, run_agent
 from dimat.losses import loss_of_counts
 from dimat.training.round import merge_round
 from dimat.training.trainer import LocalTrainer
@@ -367,7 +367,7 @@ def test_settings_that_own_data_cannot_have_are_refused_before_anything_is_writt
 ) -> None:
     config = replace(with_setting(SMALL, name, value), out=str(tmp_path / "out"))
     with pytest.raises(DimatError, match=message):
-        run_agent(config, 0, Site(Path("nowhere.yaml")))
+        run_agent(config, 0, AgentSite(Path("nowhere.yaml")))
     assert not (tmp_path / "out").exists()
 
 

@@ -25,7 +25,7 @@ from dimat.errors import ConfigError, DimatError, TrainingError
 from dimat.experiment.config.config import DataConfig, OptimizerConfig
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.setup import make_setup
-from dimat.experiment.single_agent.run import Site, run_agent
+from dimat.experiment.single_agent.run import AgentSite, run_agent
 from dimat.models import build_model
 from dimat.state import save_state, state_of
 from dimat.tools.estimate.forecast import forecast
@@ -93,7 +93,7 @@ def resumed() -> None:
 
 def alone() -> None:
     with pytest.raises(ConfigError):
-        run_agent(SMALL, 0, Site(Path("nowhere.yaml")))
+        run_agent(SMALL, 0, AgentSite(Path("nowhere.yaml")))
 
 
 def merged(**settings: int | str) -> None:

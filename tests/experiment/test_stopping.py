@@ -21,7 +21,7 @@ from dimat.experiment.record.checkpoint import CheckpointFolder
 from dimat.experiment.run import begun, run_or_resume
 from dimat.experiment.running import time_limit as time_limit
 from dimat.experiment.setup import make_setup
-from dimat.experiment.single_agent.run import Site, run_agent
+from dimat.experiment.single_agent.run import AgentSite, run_agent
 from dimat.tools.compare.run import check
 from dimat.tools.compare.spec import Spec, expand
 from dimat.training.trainer import LocalTrainer
@@ -189,7 +189,7 @@ def test_comparisons_and_agents_apart_know_no_limit() -> None:
     with pytest.raises(ConfigError, match="'max_wall_s' is 5.0: must be null: stop a comparison"):
         check(expand(Spec(config, ("wa",), (0,), {})))
     with pytest.raises(ConfigError, match="'max_wall_s' is 5.0: must be null: stop an agent"):
-        run_agent(config, 0, Site(Path("nowhere.yaml")))
+        run_agent(config, 0, AgentSite(Path("nowhere.yaml")))
 
 
 def test_the_command_line_says_so_with_exit_code_3_until_it_is_done(

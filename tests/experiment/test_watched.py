@@ -19,7 +19,7 @@ from dimat.experiment.config.config import DataConfig, ExchangeConfig, RunConfig
 from dimat.experiment.record import events as events_module
 from dimat.experiment.record.events import EventLog
 from dimat.experiment.single_agent.rounds import SingleAgentRun
-from dimat.experiment.single_agent.run import Site, run_agent
+from dimat.experiment.single_agent.run import AgentSite, run_agent
 
 CONFIG = RunConfig(
     agents=2,
@@ -86,7 +86,7 @@ def test_an_address_that_is_none_of_here_is_refused(address: str) -> None:
 def test_an_agent_tells_what_happens_as_it_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = Site(peers_file(tmp_path, 2), insecure=True)
+    site = AgentSite(peers_file(tmp_path, 2), insecure=True)
     address = f"127.{randrange(1, 255)}.{randrange(1, 255)}.{randrange(1, 255)}:7480"
     seen: list[dict[str, float]] = []
     finish = SingleAgentRun._keep

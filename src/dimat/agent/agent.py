@@ -40,7 +40,7 @@ from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import FixedAddresses
 from dimat.exchange.network.security import require_protection
-from dimat.exchange.network.site import Site, security_of
+from dimat.exchange.network.site import AgentSite, security_of
 from dimat.exchange.protocol import Result
 from dimat.exchange.torchrun import Place, exchange_addresses, launched, own_host, place
 from dimat.methods import (
@@ -205,7 +205,7 @@ class Agent:
         limit = most_bytes(num_bytes(state_of(model)), self._method)
         rules = Rules(self._handshake(), timeout_s, limit)
         self.neighbors = near(self.topology, self.id)
-        site = Site(
+        site = AgentSite(
             Path(peers or ""),
             None if certificates is None else Path(certificates),
             listen,
@@ -543,7 +543,7 @@ def _place(id: int | None, agents: int | None, peers: str | Path | None) -> Plac
 
 
 def _under_torchrun(
-    where: Place, site: Site, rules: Rules, patience_s: float, device: torch.device
+    where: Place, site: AgentSite, rules: Rules, patience_s: float, device: torch.device
 ) -> Neighborhood:
     """The agent among its neighbors, whose addresses torchrun's store passes on."""
     security = security_of(

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from dimat.errors import ExchangeError, StructureError, first_line
 from dimat.exchange.in_process import InProcess
-from dimat.exchange.network.wire import MOST_HEADER, parts, room
 from dimat.exchange.protocol import Message, Result, Step, Talk, Traffic
+from dimat.exchange.wire import MOST_HEADER, parts, room
 from dimat.exchange.world import block
 
 _EVER = timedelta(days=365)  # a rank that lives is waited for however slow it is

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from dimat.errors import ConfigError, ExchangeError, StructureError, first_line
-from dimat.exchange.network.handshake import check_terms
+from dimat.exchange.handshake import check_terms
 from dimat.exchange.protocol import Step, Talk, Traffic, Transport
 from dimat.exchange.ranks import Peers, Ranks
 from dimat.exchange.tree import json_of, with_json

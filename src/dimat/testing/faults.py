@@ -19,7 +19,7 @@ import torch
 
 from dimat.errors import ConfigError, writing
 from dimat.exchange.network.neighborhood import Neighborhood, Tamper
-from dimat.exchange.network.wire import pack, unpack
+from dimat.exchange.wire import pack, unpack
 from dimat.experiment.record.lines import read_lines
 
 Kind = Literal["crash", "freeze", "delay", "cut", "corrupt", "poison", "misshape", "inflate"]

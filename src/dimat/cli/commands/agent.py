@@ -20,7 +20,7 @@ from dimat.experiment.config.places import check_path, endpoint
 from dimat.experiment.config.validate import check_id, validate
 
 if TYPE_CHECKING:
-    from dimat.exchange.network.site import Site
+    from dimat.exchange.network.site import AgentSite
     from dimat.experiment.single_agent.check import Finding
 
 SUMMARY = "run one agent in a process of its own, among others that may be missing"
@@ -131,12 +131,12 @@ def _check(own: dict[str, object]) -> None:
         endpoint("listen", str(own["listen"]), any_port=True)
 
 
-def _site(own: dict[str, Any]) -> Site:
+def _site(own: dict[str, Any]) -> AgentSite:
     """The site that the options describe."""
-    from dimat.exchange.network.site import Site
+    from dimat.exchange.network.site import AgentSite
 
     folder = own["certificates"]
-    return Site(
+    return AgentSite(
         Path(own["peers"]),
         None if folder is None else Path(folder),
         own["listen"],

@@ -22,7 +22,7 @@ from dimat.exchange.network.peers import Addresses
 from dimat.exchange.network.rpc import grpc
 from dimat.exchange.network.security import SERVER_OPTIONS, Claim, Security
 from dimat.exchange.network.stream import Broken, Stream
-from dimat.exchange.network.wire import Frame, Kind
+from dimat.exchange.wire import Frame, Kind
 from dimat.identity import Refused
 
 _SERVICE = "dimat.Agent"

@@ -14,9 +14,9 @@ from enum import Enum
 from typing import Any
 
 from dimat.errors import StructureError, shown
-from dimat.exchange.network.handshake import check_terms
+from dimat.exchange.handshake import check_terms
 from dimat.exchange.network.stream import Stream
-from dimat.exchange.network.wire import Frame, Kind, check_brief, said
+from dimat.exchange.wire import Frame, Kind, check_brief, said
 
 _STIRS = 2  # a beat of the thread that talks
 _MOST_MAIL = 16  # of an agent; only one that does not listen to us can be so far ahead

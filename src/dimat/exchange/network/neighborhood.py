@@ -26,8 +26,8 @@ from dimat.exchange.network.peers import Addresses
 from dimat.exchange.network.security import Security
 from dimat.exchange.network.silence import Silence
 from dimat.exchange.network.status import StatusReport
-from dimat.exchange.network.wire import Frame, Kind, check_brief, pack, said, unpack
 from dimat.exchange.protocol import Inbox, Message, Result, Step, Talk, Traffic
+from dimat.exchange.wire import Frame, Kind, check_brief, pack, said, unpack
 
 __all__ = ["Incident", "Neighborhood", "Tamper"]
 

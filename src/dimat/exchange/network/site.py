@@ -19,7 +19,7 @@ RUN = "dimat"
 
 
 @dataclass(frozen=True)
-class Site:
+class AgentSite:
     """Where an agent of a run is, and what protects its connections.
 
     Args:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dimat.errors import ExchangeError, StructureError
-from dimat.exchange.network.wire import (
+from dimat.exchange.wire import (
     PIECE,
     WORD,
     Frame,

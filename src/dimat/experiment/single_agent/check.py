@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from dimat.agent.membership import most_bytes
 from dimat.errors import ConfigError, ExchangeError, StructureError
+from dimat.exchange.handshake import check_terms
 from dimat.exchange.network.endpoint import MOST_PROBE, Endpoint
-from dimat.exchange.network.handshake import check_terms
 from dimat.exchange.network.link import Link, Rules
 from dimat.exchange.network.peers import Addresses
 from dimat.exchange.network.security import Security
-from dimat.exchange.network.site import Site
+from dimat.exchange.network.site import AgentSite
 from dimat.exchange.network.status import StatusReport, in_short, measure
 from dimat.experiment.handshake import handshake
 from dimat.experiment.setup import Setup
@@ -44,7 +44,7 @@ class Finding:
     grade: Literal["ok", "note", "mend"] = "ok"
 
 
-def take_stock(setup: Setup, method: Method, agent: int, site: Site) -> list[Finding]:
+def take_stock(setup: Setup, method: Method, agent: int, site: AgentSite) -> list[Finding]:
     """Look at an agent's site, and meet its neighbors, who run or check too.
 
     Args:
@@ -77,7 +77,7 @@ def take_stock(setup: Setup, method: Method, agent: int, site: Site) -> list[Fin
         endpoint.close()
 
 
-def _at_home(site: Site, agent: int, others: Sequence[int]) -> Iterator[Finding]:
+def _at_home(site: AgentSite, agent: int, others: Sequence[int]) -> Iterator[Finding]:
     """What can be looked at without anybody else."""
     try:
         yield _certificate(site.security(agent))

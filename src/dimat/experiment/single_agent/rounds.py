@@ -19,7 +19,7 @@ from dimat.exchange import Traffic
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.metrics import serve_metrics
 from dimat.exchange.network.neighborhood import Neighborhood
-from dimat.exchange.network.site import Site
+from dimat.exchange.network.site import AgentSite
 from dimat.exchange.tree import pack, unpack
 from dimat.experiment.digests import data_digest
 from dimat.experiment.evaluation.evaluate import line_of, merge_costs
@@ -130,7 +130,7 @@ class SingleAgentRun:
 
     def run(
         self,
-        site: Site,
+        site: AgentSite,
         rehearse: Rehearse | None = None,
         *,
         metrics: str | None = None,

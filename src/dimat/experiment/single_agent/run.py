@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dimat.agent.membership import check_lasting
 from dimat.errors import ConfigError, if_interrupted
-from dimat.exchange.network.site import Site
+from dimat.exchange.network.site import AgentSite
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.rules import broken_rule
@@ -24,13 +24,13 @@ from dimat.experiment.single_agent.check import Finding, take_stock
 from dimat.experiment.single_agent.rounds import Rehearse, SingleAgentRun
 from dimat.methods import Method, check_needs
 
-__all__ = ["Finding", "SingleAgentResult", "Site", "check_agent", "run_agent"]
+__all__ = ["AgentSite", "Finding", "SingleAgentResult", "check_agent", "run_agent"]
 
 
 def run_agent(
     config: RunConfig,
     agent: int,
-    site: Site,
+    site: AgentSite,
     progress: Progress | None = None,
     *,
     rehearse: Rehearse | None = None,
@@ -69,7 +69,7 @@ def run_agent(
 
 
 def check_agent(
-    config: RunConfig, agent: int, site: Site, progress: Progress | None = None
+    config: RunConfig, agent: int, site: AgentSite, progress: Progress | None = None
 ) -> list[Finding]:
     """Look whether an agent could run, with all of its neighbors; trains and writes nothing.
 
@@ -116,7 +116,7 @@ def _prepare(config: RunConfig, agent: int, progress: Progress) -> tuple[Setup, 
 def _run(
     config: RunConfig,
     agent: int,
-    site: Site,
+    site: AgentSite,
     progress: Progress,
     rehearse: Rehearse | None,
     metrics: str | None,
