@@ -315,7 +315,7 @@ def _warm() -> None:
     import dimat.cli
 
     for module in pkgutil.walk_packages(dimat.__path__, "dimat."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and "integrations." not in module.name:
             importlib.import_module(module.name)
     from tests import analyses
 
