@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from tests import fork_server
 
 # Modules without examples, which import packages that may not be there.
-collect_ignore_glob = ["src/dimat/integrations/*"]
+collect_ignore_glob = ["src/dimat/integrations/*", "tests/integrations/*_agent.py"]
 
 # Before PyTorch is loaded: two workers of two threads each would wait for each other on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -16,6 +16,7 @@ from dimat.cli.commands import (
     align,
     certificates,
     compare,
+    doctor,
     estimate,
     finish,
     merge,
@@ -46,6 +47,7 @@ _COMMANDS = {
     "topology": topology,
     "symmetry": symmetry,
     "certificates": certificates,
+    "doctor": doctor,
 }
 
 
