@@ -17,6 +17,10 @@ $(VENV)/.installed-dev: pyproject.toml
 
 demo: $(VENV)/.installed
 	$(BIN)/dimat run --data.split by-class --overwrite true --out runs/demo
+	@echo
+	@echo "Its plots as a page:    $(BIN)/dimat report runs/demo --out report-of-demo"
+	@echo "Against other methods:  $(BIN)/dimat compare configs/small/ring-by-class.yaml"
+	@echo "All that dimat can do:  docs/running.md, $(BIN)/dimat --help"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

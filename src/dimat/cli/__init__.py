@@ -16,6 +16,7 @@ from dimat.cli.commands import (
     align,
     certificates,
     compare,
+    completion,
     doctor,
     estimate,
     finish,
@@ -48,6 +49,7 @@ _COMMANDS = {
     "symmetry": symmetry,
     "certificates": certificates,
     "doctor": doctor,
+    "completion": completion,
 }
 
 
@@ -90,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-@cache
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """The parser of all commands, made anew."""
     parser = Parser(
         prog="dimat",
         usage="dimat [--version] COMMAND ...\n       dimat help [COMMAND]",
@@ -106,3 +108,6 @@ def _parser() -> Parser:
         commands.add_subcommand(name, parsers[name], help=command.SUMMARY)
     certificates.add_actions(parsers["certificates"])  # once it is a subcommand, not before
     return parser
+
+
+_parser = cache(build_parser)
