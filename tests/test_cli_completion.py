@@ -68,4 +68,4 @@ def test_other_shells_and_a_missing_package_are_refused(
     assert "'shell' is 'fish', which is unknown" in capsys.readouterr().err
     monkeypatch.setattr(completion, "find_spec", lambda name: None)
     assert main(["completion", "bash"]) == 2
-    assert "pip install dimat[completion]" in capsys.readouterr().err
+    assert 'pip install "dimat[completion]"' in capsys.readouterr().err

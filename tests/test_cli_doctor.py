@@ -66,7 +66,7 @@ def test_a_package_that_is_missing_is_an_error_and_an_extra_is_none(
     monkeypatch.setattr(doctor, "_merge", lambda: "")
     found, err = looked(capsys, 1)
     assert found["not-there"]["found"] == "missing"
-    assert found["more"]["found"] == "without nor-this: pip install dimat[more]"
+    assert found["more"]["found"] == 'without nor-this: pip install "dimat[more]"'
     assert "dev" not in found
     assert err == "dimat: error: 1 of what was looked at failed: not-there\n"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dimat.cli import main
+from dimat.cli import build_parser, main
 from dimat.cli.commands import merge
 from dimat.matching import MATCHERS
 from dimat.merging import COMBINERS
@@ -163,3 +163,16 @@ def test_every_rule_says_what_it_does() -> None:
     from dimat.symmetry.rules import RULES
 
     assert [name for name, rule in RULES.items() if not rule.__doc__] == []
+
+
+def test_the_commands_that_make_demo_names_can_be_run_next() -> None:
+    demo = (ROOT / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
+    told = re.findall(r"\$\(BIN\)/dimat ((?:report|compare) [^\"\n]+)", demo)
+    assert [line.split()[0] for line in told] == ["report", "compare"]
+    for line in told:
+        assert build_parser().parse_args(shlex.split(line))
+    [made] = re.findall(r"dimat run .* --out (\S+)", demo)
+    files = re.findall(r"(?:configs|docs)/\S+\.(?:yaml|md)", demo)
+    assert f"report {made} " in demo
+    assert len(files) == 2
+    assert all((ROOT / file).exists() for file in files)

@@ -13,7 +13,7 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ConfigError(
         f"dimat.integrations.lightning needs the package 'lightning': {error}; "
-        "pip install dimat[lightning]"
+        'pip install "dimat[lightning]"'
     ) from error
 
 

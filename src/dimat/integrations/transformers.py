@@ -18,7 +18,7 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ConfigError(
         f"dimat.integrations.transformers needs the package 'transformers': {error}; "
-        "pip install dimat[transformers]"
+        'pip install "dimat[transformers]"'
     ) from error
 
 _NAME = "MergeCallback"

@@ -106,8 +106,8 @@ def _extras() -> Iterator[Finding]:
     for extra, names in sorted(needed.items()):
         missing = [name for name in names if _version(name) is None]
         here = ", ".join(f"{name} {_version(name)}" for name in names)
-        way = f"pip install dimat[{extra}]"
-        yield Finding("extras", extra, f"without {', '.join(missing)}: {way}" if missing else here)
+        way = f'without {", ".join(missing)}: pip install "dimat[{extra}]"'
+        yield Finding("extras", extra, way if missing else here)
 
 
 def _requirements() -> Iterator[tuple[str, str | None]]:

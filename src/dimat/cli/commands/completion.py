@@ -35,8 +35,8 @@ def execute(options: Namespace) -> None:
     check_known("shell", options.shell, _SHELLS)
     if find_spec("shtab") is None:
         raise ConfigError(
-            "completion scripts are made by the package 'shtab', which is not here: pip install "
-            "dimat[completion]"
+            "completion scripts are made by the package 'shtab', which is not here: "
+            'pip install "dimat[completion]"'
         )
     from dimat.cli import build_parser
 
