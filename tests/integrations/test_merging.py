@@ -130,6 +130,26 @@ def test_a_transformers_checkpoint_holds_the_agents_state_as_text(place: dict[st
     assert found == {**state, "gauge": [1, 2]}
 
 
+def test_a_trainer_that_resumes_without_the_callbacks_entry_can_save_it(
+    place: dict[str, Any],
+) -> None:
+    pytest.importorskip("transformers")
+    from dimat.integrations.transformers import MergeCallback
+
+    arguments = SimpleNamespace(
+        world_size=1, restore_callback_states_from_checkpoint=False, label_names=None
+    )
+    state = SimpleNamespace(stateful_callbacks={})
+    given = {"model": network(), "optimizer": None, "train_dataloader": LOADER}
+    own = MergeCallback(**place)
+    own.on_train_begin(arguments, state, None, **given)
+    own.on_step_end(arguments, state, None, **given)
+    saved = own.state()["attributes"]["saved"]
+    own.on_train_end(arguments, state, None, **given)
+    assert list(state.stateful_callbacks) == ["MergeCallback"]
+    assert saved["steps"] == 1
+
+
 def test_transformers_restoring_of_callbacks_is_refused() -> None:
     pytest.importorskip("transformers")
     from dimat.integrations.transformers import MergeCallback

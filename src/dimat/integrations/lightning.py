@@ -11,7 +11,7 @@ from dimat.integrations.merging import Merging, refuse_more_processes
 try:
     from lightning.pytorch import Callback
 except ImportError as error:  # pragma: no cover
-    raise ConfigError(
+    raise ImportError(
         f"dimat.integrations.lightning needs the package 'lightning': {error}; "
         'pip install "dimat[lightning]"'
     ) from error

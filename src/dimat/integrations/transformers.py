@@ -16,7 +16,7 @@ try:
     from transformers import TrainerCallback
     from transformers.trainer_callback import ExportableState
 except ImportError as error:  # pragma: no cover
-    raise ConfigError(
+    raise ImportError(
         f"dimat.integrations.transformers needs the package 'transformers': {error}; "
         'pip install "dimat[transformers]"'
     ) from error
