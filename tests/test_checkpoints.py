@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
+import zipfile
+from argparse import Namespace
 from collections import OrderedDict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -32,10 +37,10 @@ def prefixed(prefix: str) -> dict[str, Tensor]:
         {"state_dict": STATE, "best_prec1": 0.9},
         {"model_state_dict": OrderedDict(STATE), "epoch": 3},
         {"model": STATE, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}},
-        {"state_dict": prefixed("module.")},
-        prefixed("_orig_mod."),
-        prefixed("_orig_mod.module."),
-        prefixed("module._orig_mod."),
+        {"net": STATE, "epoch": 3},
+        {"checkpoint": STATE, "args": Namespace(lr=0.1, out=Path("x"), best=np.float64(0.3))},
+        {"model": STATE, "args": Namespace(seeds=np.arange(3)), "at": datetime(2026, 1, 2)},
+        {"state_dict": STATE, "model": {"depth": 3}},
     ],
 )
 def test_what_training_scripts_save_is_read(tmp_path: Path, suffix: str, content: Any) -> None:
@@ -50,12 +55,6 @@ def test_safetensors_and_torchs_old_format_are_read(tmp_path: Path) -> None:
         torch.testing.assert_close(read_checkpoint(tmp_path / name), STATE)
 
 
-def test_a_prefix_that_only_some_keys_have_stays(tmp_path: Path) -> None:
-    state = {"module.a": torch.ones(1), "b": torch.ones(1)}
-    torch.save(state, tmp_path / "a.pt")
-    assert read_checkpoint(tmp_path / "a.pt").keys() == state.keys()
-
-
 class Bomb:
     """Makes a folder where it is unpickled."""
 
@@ -68,9 +67,61 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     torch.save({"state_dict": STATE, "extra": Bomb()}, "bomb.pt")
     torch.save(torch.nn.Linear(2, 2), "module.pt")
     for name in ("bomb.pt", "module.pt"):
-        with pytest.raises(StructureError, match=f"{name} holds more than tensors.*save the state"):
+        with pytest.raises(StructureError, match=f"{name} holds more than.*save the state"):
             read_checkpoint(Path(name))
+    with pytest.raises(StructureError, match=r"plain containers \(torch.nn.modules.linear.Linear"):
+        read_checkpoint(Path("module.pt"))
     assert not Path("exploded").exists()
+
+
+def test_what_stands_beside_a_state_is_never_made(tmp_path: Path) -> None:
+    """A NumPy scalar of a gigabyte costs a pickle of a hundred bytes."""
+    huge = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'V2000000000'\ntRtR."
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "huge.pth", "w") as file,
+    ):
+        for info in plain.infolist():
+            own = info.filename.endswith("data.pkl")
+            file.writestr(info.filename, b"\x80\x02" + huge if own else plain.read(info))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StructureError):
+        read_checkpoint(tmp_path / "huge.pth")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "message"),
+    [
+        ({"ours": STATE, "theirs": STATE}, None, "several states, 'ours', 'theirs': choose one"),
+        ({"model": STATE, "state_dict": STATE}, None, "several states, 'state_dict', 'model'"),
+        ({"model": STATE}, "ema", "no entry 'ema', nor names that begin with 'ema.'.* 'model'"),
+        ({"ema": {"lr": 0.1}}, "ema", "holds no state: its 'lr' is of type float"),
+        ({"args": Namespace(a=1), 3: STATE}, None, "its 'args' is an object that was left unread"),
+    ],
+)
+def test_a_state_that_cannot_be_chosen_is_refused(
+    tmp_path: Path, content: Any, key: str | None, message: str
+) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(StructureError, match=message):
+        read_checkpoint(tmp_path / "a.pt", key)
+
+
+def test_a_key_chooses_an_entry_or_a_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = {name: value + 1 for name, value in STATE.items()}
+    torch.save({"model": STATE, "model_ema": other}, tmp_path / "entries.pt")
+    torch.save({"state_dict": prefixed("student.") | {"teacher.x": STATE["a.count"]}}, "s.ckpt")
+    said: list[str] = []
+    torch.testing.assert_close(read_checkpoint(tmp_path / "entries.pt", None, said.append), STATE)
+    assert said == ["the state is its entry 'model'; it also holds 'model_ema' (--key)"]
+    torch.testing.assert_close(read_checkpoint(tmp_path / "entries.pt", "model_ema"), other)
+    for key in ("student", "student."):
+        torch.testing.assert_close(read_checkpoint(Path("s.ckpt"), key), STATE)
 
 
 @pytest.mark.parametrize(

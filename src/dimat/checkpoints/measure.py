@@ -28,6 +28,7 @@ def statistics(
     budget: float = BUDGET,
     forward: Forward | None = None,
     images: int = IMAGES,
+    key: str | None = None,
 ) -> Statistics:
     """The statistics of a checkpoint on its owner's data, for a merge elsewhere without any data.
 
@@ -40,6 +41,7 @@ def statistics(
             largest layers less is sent, where all would be more; owners must choose alike.
         forward: As :func:`dimat.merge` takes it.
         images: The largest number of samples of the batches that are used.
+        key: As :func:`dimat.merge` takes it.
 
     Returns:
         What ``dimat.merge(..., statistics=[…])`` takes; its ``save`` writes a file.
@@ -59,7 +61,7 @@ def statistics(
     ):
         raise ConfigError(f"'budget' is {quoted(budget)}: must be a finite number > 0")
     with in_words("measuring statistics"):
-        parents = Parents.of(model, [state], batches, forward=forward, images=images)
+        parents = Parents.of(model, [state], batches, forward=forward, images=images, key=key)
         return measured(parents, combiner, budget)
 
 

@@ -41,12 +41,14 @@ class Merge:
             group; the first is the identity.
         aligned: The parents in that order.
         symmetry: The symmetry of the model, whose elements the permutations are.
+        notes: What the reading of the states had to decide, such as a prefix taken off their names.
     """
 
     state: State
     matchings: tuple[Matching, ...]
     aligned: tuple[State, ...]
     symmetry: Symmetry
+    notes: tuple[str, ...] = ()
 
     __repr__ = brief
 
@@ -61,6 +63,7 @@ def match(
     forward: Forward | None = None,
     images: int = IMAGES,
     symmetry: Symmetry | None = None,
+    key: str | None = None,
 ) -> Matching:
     """The permutation that puts the units of ``theirs`` in the order of ``ours``.
 
@@ -73,6 +76,7 @@ def match(
         forward: As in :func:`merge`.
         images: The largest number of samples of the batches that are used.
         symmetry: As in :func:`merge`.
+        key: As in :func:`merge`.
 
     Raises:
         ConfigError, DataError, ModelError, StructureError: As in :func:`merge`.
@@ -80,7 +84,13 @@ def match(
     matcher = _matcher(method)
     with in_words("matching"):
         parents = Parents.of(
-            model, [ours, theirs], batches, forward=forward, images=images, symmetry=symmetry
+            model,
+            [ours, theirs],
+            batches,
+            forward=forward,
+            images=images,
+            symmetry=symmetry,
+            key=key,
         )
         return parents.match(matcher, (0.5, 0.5))[1]
 
@@ -98,6 +108,7 @@ def merge(
     forward: Forward | None = None,
     images: int = IMAGES,
     symmetry: Symmetry | None = None,
+    key: str | None = None,
 ) -> Merge:
     r"""Align several trained states of one model to the first, and combine them into one.
 
@@ -110,9 +121,9 @@ def merge(
         model: The architecture; its own weights and mode do not matter and are not changed. A model
             in ``DistributedDataParallel``, ``DataParallel`` or ``torch.compile`` is taken out.
         states: ``n >= 1`` states of it, each a ``state_dict()``, a trained model, or the path of a
-            checkpoint file (safetensors, or tensors that ``torch.save`` wrote; nothing else is
-            unpickled). The result is in the unit order of the first. A second name of a tied tensor
-            and BatchNorm's batch counters may be left out.
+            checkpoint (safetensors, a Hugging Face folder, or tensors that ``torch.save`` wrote;
+            nothing else is unpickled). The result is in the unit order of the first. A second name
+            of a tied tensor and BatchNorm's batch counters may be left out.
         batches: Unlabeled inputs: any iterable of tensors, of tuples or lists whose first element
             is the input (the rest, such as labels, is left out), or of dicts of keyword arguments.
             The input itself may be a tuple of several arguments.
@@ -131,6 +142,9 @@ def merge(
             exported. It is proved on the batches if there are any; they may be left out. Without
             the model's graph no activations are compared and no layers are fitted, so that it needs
             ``method="weights"``.
+        key: The entry of every checkpoint that is the state, or a prefix of the names in it; None:
+            ``state_dict``, ``model_state_dict`` or ``model``, or the only one that holds tensors. A
+            prefix that makes the names fit the model is taken off in any case.
 
     Returns:
         The merged state, in the dtypes of the first, and the matchings of the parents.
@@ -163,6 +177,7 @@ def merge(
             images=images,
             symmetry=symmetry,
             shapes=next((own.inputs for own in sent.values()), ()),
+            key=key,
         )
         return _merge(parents, matcher, combiner, recalibration, weights, sent)
 
@@ -214,6 +229,7 @@ def _merge(
         tuple(matchings),
         tuple(parents.rounded(state, number) for number, state in enumerate(aligned)),
         parents.analysis.symmetry,
+        parents.notes,
     )
 
 

@@ -17,7 +17,7 @@ from dimat.checkpoints.files import StateLike, entries_of
 from dimat.checkpoints.forward import Forward, bound
 from dimat.checkpoints.reading import made_up, read_calls
 from dimat.checkpoints.states import as_in, completed, validate_state, working_copy
-from dimat.checkpoints.unwrapped import unprefixed, unwrapped
+from dimat.checkpoints.unwrapped import fitted, unwrapped
 from dimat.compat import BatchNorm
 from dimat.errors import ConfigError, check_kind, quoted
 from dimat.matching import MATCHERS, Matcher, Matching, Problem
@@ -40,6 +40,7 @@ class Parents:
         states: The parents in at least float32, on the model's device.
         calls: The inputs.
         symmetry: A symmetry given by hand; None: it is found.
+        notes: What the reading of the states had to decide, a sentence each.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class Parents:
     states: tuple[State, ...]
     calls: Calls
     symmetry: Symmetry | None = None
+    notes: tuple[str, ...] = ()
 
     __repr__ = brief
 
@@ -63,6 +65,7 @@ class Parents:
         names: Sequence[str] = (),
         symmetry: Symmetry | None = None,
         shapes: Sequence[Sequence[int]] = (),
+        key: str | None = None,
     ) -> Parents:
         """The parents made of the arguments of :func:`dimat.merge`, all of which are checked.
 
@@ -75,16 +78,19 @@ class Parents:
             names: Names of the states, for messages; if empty, their numbers and files.
             symmetry: As :func:`dimat.merge` takes it.
             shapes: Shapes of inputs that may be made up, if there are no batches.
+            key: As :func:`dimat.merge` takes it.
 
         Raises:
             ConfigError, DataError, ModelError, StructureError: As :func:`dimat.merge`.
         """
         model = unwrapped(model)
-        _check_kinds(forward, symmetry)
+        _check_kinds(forward, symmetry, key)
         twin = working_copy(model)
         names = names or [_named(number, own) for number, own in enumerate(states)]
-        given = [entries_of(own, who) for own, who in zip(states, names, strict=True)]
-        entries = [unprefixed(model, own) for own in given]
+        notes: list[str] = []
+        entries = [
+            _entries(model, own, who, key, notes) for own, who in zip(states, names, strict=True)
+        ]
         originals = tuple(completed(model, s, who) for s, who in zip(entries, names, strict=True))
         wide = tuple(validate_state(twin, s, who) for s, who in zip(originals, names, strict=True))
         device = next(
@@ -96,7 +102,7 @@ class Parents:
         if shapes and not calls.calls:
             example = made_up(shapes, next(_float_types(twin), torch.float32))
             calls = replace(calls, made_up=example.map(lambda x: x.to(device)))
-        return Parents(twin, forward, originals, extras, wide, calls, symmetry)
+        return Parents(twin, forward, originals, extras, wide, calls, symmetry, tuple(notes))
 
     @cached_property
     def analysis(self) -> Analysis:
@@ -236,15 +242,28 @@ def _float_types(model: nn.Module) -> Iterator[torch.dtype]:
     return (x.dtype for x in model.parameters() if x.is_floating_point())
 
 
+def _entries(
+    model: nn.Module, given: StateLike, who: str, key: str | None, notes: list[str]
+) -> dict[str, Any]:
+    """The entries of a state under the model's names; notes are added."""
+
+    def say(text: str) -> None:
+        notes.append(f"{who}: {text}")
+
+    return fitted(model, entries_of(given, who, key, say), who, say)
+
+
 def _named(number: int, given: StateLike) -> str:
     """Name of a parent for messages: its number, and the path if it is a file."""
     path = f" ({os.fspath(given)})" if isinstance(given, (str, os.PathLike)) else ""
     return f"state {number}{path}"
 
 
-def _check_kinds(forward: object, symmetry: object) -> None:
+def _check_kinds(forward: object, symmetry: object, key: object) -> None:
     if forward is not None and not callable(forward):
         rule = "a function, called as forward(model, *inputs)"
         raise ConfigError(f"'forward' is {quoted(forward)}: must be {rule}")
     if symmetry is not None:
         check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")
+    if key is not None:
+        check_kind("key", key, str, "the name of an entry, or None")

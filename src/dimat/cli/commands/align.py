@@ -21,7 +21,10 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     own.add_argument(
-        "parents", nargs="+", type=str, help="A and B: .safetensors, .pth and the like"
+        "parents",
+        nargs="+",
+        type=str,
+        help="A and B: .safetensors, .pth, .ckpt and the like, or Hugging Face folders",
     )
     add_checkpoint_options(own)
     add_settings(own, AlignConfig, {"method"})

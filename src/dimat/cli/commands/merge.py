@@ -25,7 +25,12 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     add = own.add_argument
-    add("parents", nargs="+", type=str, help="checkpoint files: .safetensors, .pth and the like")
+    add(
+        "parents",
+        nargs="+",
+        type=str,
+        help="checkpoints: .safetensors, .pth, .ckpt and the like, or Hugging Face folders",
+    )
     add_checkpoint_options(own)
     add_settings(own, MergeConfig, {"method", "combine", "weights", "recalibration", "report"})
     sent = (

@@ -24,7 +24,11 @@ def parser() -> Parser:
         "of the images: see docs/merging.md.",
         allow_abbrev=False,
     )
-    own.add_argument("state", type=str, help="checkpoint file: .safetensors, .pth and the like")
+    own.add_argument(
+        "state",
+        type=str,
+        help="checkpoint: .safetensors, .pth, .ckpt and the like, or a Hugging Face folder",
+    )
     add_checkpoint_options(own)
     add_settings(own, StatisticsConfig, {"combine", "budget"})
     return own

@@ -38,16 +38,28 @@ def check(config: CheckpointConfig) -> None:
         StructureError: If the weights do not make an average.
     """
     check_fields(config)
-    if Path(config.out).suffix != ".safetensors":
-        raise broken_rule("out", config.out, "a file that ends in .safetensors")
     least, most, rule = _PARENTS[type(config)]
     if not least <= len(config.parents) <= (most or len(config.parents)):
         raise broken_rule("parents", list(config.parents), rule)
+    _check_layout(config)
     _check_data(config)
     _check_files(config)
     import_modules(config.imports)
     _check_names(config)
     check_device_is_here(config.device)
+
+
+def _check_layout(config: CheckpointConfig) -> None:
+    """Refuse a folder to write where no folder tells its layout."""
+    if config.layout is None:
+        return
+    rule = "a file that ends in .safetensors"
+    if isinstance(config, StatisticsConfig):
+        raise broken_rule("out", config.out, rule)
+    if not Path(config.layout).is_dir():
+        whose = "first" if isinstance(config, MergeConfig) else "second"
+        rule = f"{rule}, or, where the {whose} checkpoint is a Hugging Face folder, a new folder"
+        raise broken_rule("out", config.out, rule)
 
 
 def _check_data(config: CheckpointConfig) -> None:
@@ -98,7 +110,16 @@ def _check_files(config: CheckpointConfig) -> None:
         if path.resolve() in taken:
             raise broken_rule(setting, str(path), "another file than those read and written")
         taken.add(path.resolve())
-        _check_new(setting, path, overwrite=config.overwrite)
+        if setting == "out" and config.layout is not None:
+            _check_new_folder(path)
+        else:
+            _check_new(setting, path, overwrite=config.overwrite)
+
+
+def _check_new_folder(path: Path) -> None:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConfigError(f"setting 'out': {path} exists: use another; folders are not replaced")
+    _check_parent("out", path)
 
 
 def _check_new(setting: str, path: Path, *, overwrite: bool) -> None:
@@ -106,6 +127,10 @@ def _check_new(setting: str, path: Path, *, overwrite: bool) -> None:
         raise broken_rule(setting, str(path), "a file, not a folder")
     if path.exists() and not overwrite:
         raise ConfigError(f"setting '{setting}': {path} exists: use another, or --overwrite")
+    _check_parent(setting, path)
+
+
+def _check_parent(setting: str, path: Path) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"setting '{setting}': there is no folder {path.parent}: make it first")
     if not os.access(path.parent, os.W_OK):

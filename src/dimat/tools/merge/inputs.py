@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from dimat.checkpoints import Parents, Statistics, read_statistics
 from dimat.checkpoints.files import read_checkpoint
+from dimat.checkpoints.unwrapped import fitted
 from dimat.data import load_dataset, load_images
 from dimat.errors import DataError
 from dimat.merging import COMBINERS
 from dimat.models import build_for_input, check_output
 from dimat.state import State
 from dimat.tools.merge.images import Images, Normalization
-from dimat.tools.merge.settings import CheckpointConfig, MergeConfig
+from dimat.tools.merge.settings import AlignConfig, CheckpointConfig, MergeConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Inputs:
         train: Training images, for matching and recalibration; None if there are no data.
         test: Test images and their labels; None if nothing is tested.
         statistics: Statistics of all parents by a name for messages; empty if none are given.
+        notes: What the reading of the checkpoints had to decide, a sentence each.
     """
 
     states: Mapping[str, State]
@@ -36,6 +38,7 @@ class Inputs:
     train: Images | None
     test: tuple[Images, Tensor] | None
     statistics: Mapping[str, Statistics]
+    notes: tuple[str, ...]
 
     def parents(self, config: CheckpointConfig) -> Parents:
         """The parents with their model and calibration images.
@@ -56,6 +59,22 @@ class Inputs:
             shapes=_shapes(self.statistics),
         )
 
+    def in_layout(self, config: AlignConfig, state: State) -> State:
+        """A state as it is written: in a folder under the names that the one beside it has.
+
+        Entries of that folder that are none of the model's stay as they are there.
+
+        Args:
+            config: Settings of the merge.
+            state: Under the model's names.
+        """
+        if config.layout is None:
+            return state
+        like = self.states[config.layout]
+        names = fitted(self.model, {name: name for name in like}, config.layout)
+        moved = {name: state[own] for own, name in names.items() if own in state}
+        return {**like, **moved}
+
 
 def read_inputs(config: CheckpointConfig) -> Inputs:
     """Read the parents, the images and the statistics, and build the model.
@@ -67,7 +86,8 @@ def read_inputs(config: CheckpointConfig) -> Inputs:
         ConfigError: If ``normalize`` does not fit the images, or the number of classes is unknown.
         DataError, ModelError, StructureError: If a file or the model cannot be used.
     """
-    states = {parent: read_checkpoint(Path(parent)) for parent in config.parents}
+    notes: list[str] = []
+    states = {parent: _read_parent(parent, config.key, notes) for parent in config.parents}
     statistics: Mapping[str, Statistics] = {}
     if isinstance(config, MergeConfig) and config.statistics:
         combiner = COMBINERS[config.combine]
@@ -75,7 +95,8 @@ def read_inputs(config: CheckpointConfig) -> Inputs:
     if config.data is None:
         assert config.classes is not None
         size = _image_size(statistics)
-        return Inputs(states, _built(config, size, config.classes), None, None, statistics)
+        model = _built(config, size, config.classes)
+        return Inputs(states, model, None, None, statistics, tuple(notes))
     pixels, test, classes = _read_data(config, config.data)
     _, height, width, channels = pixels.shape
     model = _built(config, (channels, height, width), classes)
@@ -93,7 +114,12 @@ def read_inputs(config: CheckpointConfig) -> Inputs:
         return Images(own, normalize, config.batch_size, config.device)
 
     own_test = None if test is None else (images(test[0]), test[1])
-    return Inputs(states, model, images(pixels), own_test, statistics)
+    return Inputs(states, model, images(pixels), own_test, statistics, tuple(notes))
+
+
+def _read_parent(parent: str, key: str | None, notes: list[str]) -> State:
+    """The state in a checkpoint; notes are added."""
+    return read_checkpoint(Path(parent), key, lambda text: notes.append(f"{parent}: {text}"))
 
 
 def _built(config: CheckpointConfig, size: tuple[int, int, int], classes: int) -> nn.Module:

@@ -120,12 +120,14 @@ class AlignResult:
         state: The aligned state, to be written.
         symmetry: Digest of the model's symmetry.
         fits: The fit of the second parent to the first.
+        notes: What the reading of the checkpoints had to decide, a sentence each.
     """
 
     config: AlignConfig
     state: State
     symmetry: str
     fits: tuple[ParentFit, ...]
+    notes: tuple[str, ...]
 
     __repr__ = brief
 
@@ -142,6 +144,7 @@ class MergeResult:
         comparison: Scores of parents and merged networks; None if they were not tested.
         recalibrated: Whether the state has recomputed BatchNorm statistics.
         seconds: Seconds of each stage, by its name.
+        notes: What the reading of the checkpoints had to decide, a sentence each.
     """
 
     config: MergeConfig
@@ -151,5 +154,6 @@ class MergeResult:
     comparison: MergeComparison | None
     recalibrated: bool
     seconds: Mapping[str, float]
+    notes: tuple[str, ...]
 
     __repr__ = brief

@@ -68,12 +68,14 @@ def align_checkpoints(config: AlignConfig, progress: Progress | None = None) -> 
     check(config)
     stages = _Stages(progress or Silent())
     with stages.until_closed(), borrowed(config.threads, config.device):
-        _, parents = _read(config, stages)
+        inputs, parents = _read(config, stages)
         matchings = _matched(config, parents, (0.5, 0.5), stages)
-        aligned = parents.align(matchings)[1]
+        aligned = parents.rounded(parents.align(matchings)[1], 1)
     symmetry = parents.analysis.symmetry
     fits = parent_fits(symmetry, matchings)
-    return AlignResult(config, parents.rounded(aligned, 1), symmetry.digest, fits)
+    notes = (*inputs.notes, *parents.notes)
+    written = inputs.in_layout(config, aligned)
+    return AlignResult(config, written, symmetry.digest, fits, notes)
 
 
 def measure_checkpoint(config: StatisticsConfig, progress: Progress | None = None) -> Statistics:
@@ -126,12 +128,13 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
     symmetry = parents.analysis.symmetry
     return MergeResult(
         config,
-        plain if chosen is None else chosen,
+        inputs.in_layout(config, plain if chosen is None else chosen),
         symmetry.digest,
         parent_fits(symmetry, matchings),
         comparison,
         chosen is not None,
         stages.seconds,
+        (*inputs.notes, *parents.notes),
     )
 
 

@@ -19,14 +19,16 @@ class CheckpointConfig:
     """The settings of all that reads checkpoints.
 
     Args:
-        parents: Checkpoint files.
-        out: The .safetensors file to write.
+        parents: Checkpoint files, or folders in the layout of Hugging Face.
+        out: The .safetensors file to write, or a folder in the layout of a parent that is one.
         model: A built-in model's name, or package.module:factory.
         data: digits, npz:PATH, folder:PATH or hf:NAME; its training images are looked at, without
             labels.
         width: Multiplier of a built-in model's channels.
         shortcut: Kind of shortcuts in ResNets.
         norm: Kind of normalization in ResNets.
+        key: The entry of every checkpoint that is the state, or a prefix of the names in it;
+            state_dict, model_state_dict, model, or the only one that holds tensors, if null.
         classes: Width of the output; that of the labels if null.
         normalize: MEAN/STD of images in [0, 1], numbers or one a channel:
             .49,.48,.45/.25,.24,.26; 0.5/0.25 if null.
@@ -46,6 +48,7 @@ class CheckpointConfig:
     width: kinds.Width = 1.0
     shortcut: kinds.Shortcut = "conv3"
     norm: kinds.Norm = "batch"
+    key: str | None = None
     classes: kinds.Classes | None = None
     normalize: str | None = None
     images: kinds.PositiveCount = 2000
@@ -65,6 +68,11 @@ class CheckpointConfig:
     def outputs(self) -> dict[str, Path]:
         """The files to write, by the setting that names them."""
         return {"out": Path(self.out)}
+
+    @property
+    def layout(self) -> str | None:
+        """The folder whose layout is written; None if a file is."""
+        return None if Path(self.out).suffix == ".safetensors" else self.parents[-1]
 
     @property
     def labeled(self) -> bool:
@@ -130,8 +138,14 @@ class MergeConfig(AlignConfig):
     def outputs(self) -> dict[str, Path]:
         """The files to write, by the setting that names them."""
         out = Path(self.out)
-        report = out.with_suffix(".json") if self.report is None else Path(self.report)
-        return {"out": out, "report": report}
+        stem = out.with_suffix("") if self.layout is None else out  # a folder may have dots
+        beside = stem.with_name(f"{stem.name}.json")
+        return {"out": out, "report": beside if self.report is None else Path(self.report)}
+
+    @property
+    def layout(self) -> str | None:
+        """The folder whose layout is written: the first parent's; None if a file is."""
+        return None if Path(self.out).suffix == ".safetensors" else self.parents[0]
 
     @property
     def labeled(self) -> bool:

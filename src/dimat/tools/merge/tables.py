@@ -35,7 +35,7 @@ def merge_tables(result: MergeResult) -> RenderableType:
         found.append(_networks(result, result.comparison))
         if result.comparison.path is not None:
             found.append(_path(result.comparison.path, again=_again(result.comparison)))
-    return _stacked(*found, _units(result.fits))
+    return _stacked(*found, _units(result.fits), *_notes(result))
 
 
 def align_table(result: AlignResult) -> RenderableType:
@@ -44,7 +44,11 @@ def align_table(result: AlignResult) -> RenderableType:
     Args:
         result: The result of the alignment.
     """
-    return _stacked(_units(result.fits))
+    return _stacked(_units(result.fits), *_notes(result))
+
+
+def _notes(result: AlignResult | MergeResult) -> list[RenderableType]:
+    return [escape("\n".join(result.notes))] if result.notes else []
 
 
 def _stacked(*tables: RenderableType) -> Group:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from dimat.checkpoints.folders import folder_files, write_folder
 from dimat.errors import ConfigError
 from dimat.experiment.record.environment import environment
 from dimat.experiment.record.lines import to_json
@@ -50,6 +51,7 @@ def report_of(result: MergeResult) -> dict[str, object]:
     return {
         "settings": dataclasses.asdict(config),
         "inputs": [_file(path) for path in _read(config)],
+        "notes": list(result.notes),
         "recalibrated": result.recalibrated,
         "evaluation": None if result.comparison is None else _comparison(result.comparison),
         "matching": {
@@ -85,7 +87,12 @@ def _columns(scores: Iterable[Score]) -> dict[str, list[float]]:
 
 def _read(config: AlignConfig) -> list[str]:
     source, _, path = (config.data or "").partition(":")
-    return [*config.inputs, *([path] if source == "npz" else [])]
+    files = [f"{own}" for given in config.inputs for own in _files(Path(given))]
+    return [*files, *([path] if source == "npz" else [])]
+
+
+def _files(path: Path) -> list[Path]:
+    return folder_files(path) if path.is_dir() else [path]
 
 
 def _file(path: str) -> dict[str, object]:
@@ -99,11 +106,14 @@ def _write(result: AlignResult | MergeResult, report: str | None) -> None:
     try:
         if report is not None:
             partial["report"].write_text(report, encoding="utf-8")
-        save_state(result.state, outputs["out"])
+        if result.config.layout is None:
+            save_state(result.state, outputs["out"])
+        else:
+            write_folder(result.state, Path(result.config.layout), outputs["out"])
         if report is not None:
             partial["report"].replace(outputs["report"])
     except OSError as error:
         with suppress(OSError):  # the disk may have become read-only
-            for path in partial.values():
+            for path in partial.values():  # a folder removes what it began itself
                 path.unlink(missing_ok=True)
         raise ConfigError(f"setting 'out': {outputs['out']} cannot be written: {error}") from error
