@@ -13,6 +13,7 @@ from dimat.checkpoints.files import StateLike
 from dimat.checkpoints.forward import Forward
 from dimat.checkpoints.measure import with_statistics
 from dimat.checkpoints.parents import Parents
+from dimat.checkpoints.partial import HEADS, Heads, Patterns, check_norms, kept_entries
 from dimat.checkpoints.reading import IMAGES
 from dimat.checkpoints.received import (
     StatisticsLike,
@@ -42,6 +43,8 @@ class Merge:
         aligned: The parents in that order.
         symmetry: The symmetry of the model, whose elements the permutations are.
         notes: What the reading of the states had to decide, such as a prefix taken off their names.
+        heads: With ``heads="keep"`` for every parent the merged network with that parent's own
+            entries where nothing is merged, in the parent's dtypes.
     """
 
     state: State
@@ -49,6 +52,7 @@ class Merge:
     aligned: tuple[State, ...]
     symmetry: Symmetry
     notes: tuple[str, ...] = ()
+    heads: tuple[State, ...] = ()
 
     __repr__ = brief
 
@@ -109,6 +113,9 @@ def merge(
     images: int = IMAGES,
     symmetry: Symmetry | None = None,
     key: str | None = None,
+    only: Patterns = (),
+    except_: Patterns = (),
+    heads: Heads = "merge",
 ) -> Merge:
     r"""Align several trained states of one model to the first, and combine them into one.
 
@@ -145,6 +152,12 @@ def merge(
         key: The entry of every checkpoint that is the state, or a prefix of the names in it; None:
             ``state_dict``, ``model_state_dict`` or ``model``, or the only one that holds tensors. A
             prefix that makes the names fit the model is taken off in any case.
+        only: Patterns of names of entries (``"layer1.*"``) that are merged; the rest is the first
+            parent's, but for BatchNorm statistics that are recomputed. Empty: all.
+        except_: Patterns of names of entries that are not merged.
+        heads: merge: parents differ in values only; keep: they may differ in the shape of their
+            heads (in the number of classes), each of which goes with the merged trunk, as does
+            all that ``only`` and ``except_`` leave alone (:attr:`Merge.heads`).
 
     Returns:
         The merged state, in the dtypes of the first, and the matchings of the parents.
@@ -165,6 +178,7 @@ def merge(
     matcher = _matcher(method)
     combiner = _combiner(combine, statistics)
     check_known("recalibration", recalibration, RECALIBRATIONS)
+    check_known("heads", heads, HEADS)
     with in_words("merging"):
         listed = _listed(states)
         weights = fair_weights(weights, len(listed))
@@ -178,8 +192,12 @@ def merge(
             symmetry=symmetry,
             shapes=next((own.inputs for own in sent.values()), ()),
             key=key,
+            heads=heads == "keep",
         )
-        return _merge(parents, matcher, combiner, recalibration, weights, sent)
+        kept = kept_of(parents, only, except_, heads, sent)
+        check_norms(parents.model, kept, combiner)
+        parents = parents.without_heads(kept) if heads == "keep" else parents
+        return _merge(parents, matcher, combiner, recalibration, weights, sent, kept, heads)
 
 
 def _matcher(method: str | Matcher) -> Matcher:
@@ -214,23 +232,72 @@ def _merge(
     recalibration: Recalibration,
     weights: Sequence[float],
     sent: Mapping[str, Statistics],
+    kept: frozenset[str],
+    heads: Heads,
 ) -> Merge:
     values = fitting_values(parents, combiner, sent)
     matchings = parents.match(matcher, weights)
     aligned = parents.align(matchings)
     moved = moved_values(parents, combiner, values, matchings)
-    merged = parents.combine(combiner, aligned, weights, moved)
+    own = parents.own(matchings, aligned)
+    merged, parts = parents.combine_part(combiner, own, weights, kept, moved)
+    again = recalibration != "expected" and recalibrates(recalibration, combiner)
     if recalibration == "expected":
-        merged = parents.expect(merged, aligned, weights)
-    elif recalibrates(recalibration, combiner):
+        merged = parents.expect(merged, parts, weights)
+    elif again:
         merged = parents.recalibrate(merged) or merged
+    each = parents.with_heads(merged, own, kept, again=again) if heads == "keep" else []
+
+    def rounded(states: Sequence[State]) -> tuple[State, ...]:
+        return tuple(parents.rounded(state, number) for number, state in enumerate(states))
+
     return Merge(
         parents.rounded(merged),
         tuple(matchings),
-        tuple(parents.rounded(state, number) for number, state in enumerate(aligned)),
+        rounded(own),
         parents.analysis.symmetry,
         parents.notes,
+        rounded(each),
     )
+
+
+def kept_of(
+    parents: Parents,
+    only: Patterns,
+    except_: Patterns,
+    heads: Heads,
+    statistics: Mapping[str, Statistics],
+) -> frozenset[str]:
+    """The entries that a merge leaves alone.
+
+    Args:
+        parents: The parents.
+        only: As :func:`merge` takes it.
+        except_: As :func:`merge` takes it.
+        heads: As :func:`merge` takes it.
+        statistics: Statistics that were given.
+
+    Raises:
+        ConfigError: If a pattern fits nothing, nothing is left to merge or to keep, or heads of
+            other shapes come with what cannot be used with them.
+    """
+    kept = kept_entries(parents.model, only, except_) | parents.differing
+    if heads == "keep" and not kept:
+        raise ConfigError(
+            "'heads' is 'keep', and nothing tells which entries are heads, as all have one shape: "
+            "name them by 'except_' (--except 'fc.*')"
+        )
+    if parents.differing and statistics:
+        raise ConfigError(
+            "'statistics' are of whole networks, and the heads of these differ in their shape: "
+            "give batches instead"
+        )
+    if parents.differing and parents.symmetry is not None:
+        raise ConfigError(
+            "'symmetry' is of one head, and the heads of these parents differ in their shape: "
+            "leave it out, so that it is found for each"
+        )
+    return kept
 
 
 def recalibrates(recalibration: str, combiner: Combiner) -> bool:

@@ -15,11 +15,19 @@ from torch import nn
 from dimat.checkpoints.batches import Calls, ModelCall
 from dimat.checkpoints.files import StateLike, entries_of
 from dimat.checkpoints.forward import Forward, bound
+from dimat.checkpoints.partial import (
+    blank,
+    check_heads,
+    differing_entries,
+    heads_among,
+    move_like,
+    resized,
+)
 from dimat.checkpoints.reading import made_up, read_calls
 from dimat.checkpoints.states import as_in, completed, validate_state, working_copy
 from dimat.checkpoints.unwrapped import fitted, unwrapped
 from dimat.compat import BatchNorm
-from dimat.errors import ConfigError, check_kind, quoted
+from dimat.errors import ConfigError, StructureError, check_kind, quoted
 from dimat.matching import MATCHERS, Matcher, Matching, Problem
 from dimat.merging import Combiner, StatisticsCombiner, calibrated_norms, predicted_statistics
 from dimat.state import State, brief, extras_of, put_into, state_of, tensors_of
@@ -41,6 +49,9 @@ class Parents:
         calls: The inputs.
         symmetry: A symmetry given by hand; None: it is found.
         notes: What the reading of the states had to decide, a sentence each.
+        differing: Entries of heads that every parent has of its own, which are blank in the states.
+        models: For every parent a working copy with its own head, if heads differ.
+        whole: The parents with their own heads, if heads differ.
     """
 
     model: nn.Module
@@ -51,6 +62,9 @@ class Parents:
     calls: Calls
     symmetry: Symmetry | None = None
     notes: tuple[str, ...] = ()
+    differing: frozenset[str] = frozenset()
+    models: tuple[nn.Module, ...] = ()
+    whole: tuple[State, ...] = ()
 
     __repr__ = brief
 
@@ -66,6 +80,7 @@ class Parents:
         symmetry: Symmetry | None = None,
         shapes: Sequence[Sequence[int]] = (),
         key: str | None = None,
+        heads: bool = False,
     ) -> Parents:
         """The parents made of the arguments of :func:`dimat.merge`, all of which are checked.
 
@@ -79,6 +94,7 @@ class Parents:
             symmetry: As :func:`dimat.merge` takes it.
             shapes: Shapes of inputs that may be made up, if there are no batches.
             key: As :func:`dimat.merge` takes it.
+            heads: Whether heads may have shapes of their own.
 
         Raises:
             ConfigError, DataError, ModelError, StructureError: As :func:`dimat.merge`.
@@ -92,7 +108,15 @@ class Parents:
             _entries(model, own, who, key, notes) for own, who in zip(states, names, strict=True)
         ]
         originals = tuple(completed(model, s, who) for s, who in zip(entries, names, strict=True))
-        wide = tuple(validate_state(twin, s, who) for s, who in zip(originals, names, strict=True))
+        differing = differing_entries(originals)
+        models = tuple(resized(twin, own, differing) for own in originals if differing and heads)
+        twin = models[0] if models else twin
+        each = models or (twin,) * len(names)
+        hint = "; heads may differ by heads='keep' (--heads keep)" if differing else ""
+        with _hinted(hint):
+            wide = whole = tuple(map(validate_state, each, originals, names))
+        if differing:
+            wide = tuple(blank(state, whole[0], differing) for state in whole)
         device = next(
             (x.device for x in tensors_of(twin.state_dict()).values()), torch.device("cpu")
         )
@@ -102,7 +126,19 @@ class Parents:
         if shapes and not calls.calls:
             example = made_up(shapes, next(_float_types(twin), torch.float32))
             calls = replace(calls, made_up=example.map(lambda x: x.to(device)))
-        return Parents(twin, forward, originals, extras, wide, calls, symmetry, tuple(notes))
+        return Parents(
+            twin,
+            forward,
+            originals,
+            extras,
+            wide,
+            calls,
+            symmetry,
+            tuple(notes),
+            differing,
+            models,
+            whole if differing else (),
+        )
 
     @cached_property
     def analysis(self) -> Analysis:
@@ -110,13 +146,19 @@ class Parents:
         with self._blamed() as model:
             if self.symmetry is not None:
                 return self.calls.by_hand(self.symmetry, model)
-            first, *others = self.states
-            shared = {
-                key: value
-                for key, value in first.items()
-                if all(torch.equal(value, state[key]) for state in others)
-            }
-            return self.calls.analyze(model, shared)
+            found = self.calls.analyze(model, self._shared)
+            check_heads(found, self.differing)
+            return found
+
+    @property
+    def _shared(self) -> State:
+        """The entries that all parents have alike."""
+        first, *others = self.states
+        return {
+            key: value
+            for key, value in first.items()
+            if key not in self.differing and all(torch.equal(value, own[key]) for own in others)
+        }
 
     @cached_property
     def batches(self) -> list[tuple[Any, ...]]:
@@ -158,6 +200,42 @@ class Parents:
         apply = self.analysis.symmetry.apply
         return [apply(m.permutation, s) for m, s in zip(matchings, self.states, strict=True)]
 
+    def without_heads(self, names: Iterable[str]) -> Parents:
+        """The parents with what of some entries are heads blank, so that no match depends on it.
+
+        Args:
+            names: Entries that are not merged.
+        """
+        if self.symmetry is not None:
+            return self
+        heads = self.differing | heads_among(self.analysis, names)
+        whole = self.whole or self.states
+        return replace(
+            self,
+            states=tuple(blank(state, whole[0], heads) for state in whole),
+            differing=heads,
+            models=self.models or (self.model,) * len(whole),
+            whole=whole,
+        )
+
+    def own(self, matchings: Sequence[Matching], aligned: Sequence[State]) -> list[State]:
+        """The aligned parents with their own heads, whose symmetry is proved for each.
+
+        Args:
+            matchings: One matching per parent.
+            aligned: The aligned parents.
+        """
+        if not self.differing:
+            return list(aligned)
+        found = []
+        for number, (matching, trunk) in enumerate(zip(matchings, aligned, strict=True)):
+            twin = bound(self.models[number], self.forward)
+            with self.calls.blamed(twin):
+                symmetry = self.calls.analyze(twin, self._shared).symmetry
+            moved = {key: value for key, value in trunk.items() if key not in self.differing}
+            found.append(move_like(matching.permutation, symmetry, self.whole[number], moved))
+        return found
+
     def measure(self, combiner: StatisticsCombiner, budget: float) -> State:
         """The statistics of the first parent on the inputs.
 
@@ -191,6 +269,51 @@ class Parents:
         for alias, first in self.analysis.trace.aliases.items():
             merged[alias] = merged[first].clone()
         return merged
+
+    def combine_part(
+        self,
+        combiner: Combiner,
+        own: Sequence[State],
+        weights: Sequence[float],
+        kept: frozenset[str],
+        statistics: Sequence[State] = (),
+    ) -> tuple[State, list[State]]:
+        """One state of which some entries are the first parent's, and what was combined for it.
+
+        These are the parents as they would be with the first one's entries there, so that a
+        combiner that fits layers fits them to what they will get.
+
+        Args:
+            combiner: The combiner.
+            own: The aligned parents, with their own heads.
+            weights: Weight of each.
+            kept: The entries that are not merged.
+            statistics: As :meth:`combine` takes them.
+        """
+        first = {key: own[0][key] for key in kept}
+        parts = [{**state, **first} for state in own]
+        merged = self.combine(combiner, parts, weights, statistics)
+        return {**merged, **{key: value.clone() for key, value in first.items()}}, parts
+
+    def with_heads(
+        self, merged: State, own: Sequence[State], kept: frozenset[str], *, again: bool
+    ) -> list[State]:
+        """For every parent the merged state with that parent's entries where nothing is merged.
+
+        Args:
+            merged: The merged state, with the first parent's.
+            own: The aligned parents, with their own heads.
+            kept: The entries that are not merged.
+            again: Whether BatchNorm statistics are recomputed.
+        """
+        found = []
+        for number, state in enumerate(own):
+            whole = {**merged, **{key: state[key] for key in kept}}
+            if again:
+                model = self.models[number] if self.models else self.model
+                whole = replace(self, model=model).recalibrate(whole) or whole
+            found.append(whole)
+        return found
 
     def recalibrate(self, state: State) -> State | None:
         """A state with the BatchNorm statistics of the inputs; None if the model has none.
@@ -240,6 +363,15 @@ class Parents:
 
 def _float_types(model: nn.Module) -> Iterator[torch.dtype]:
     return (x.dtype for x in model.parameters() if x.is_floating_point())
+
+
+@contextmanager
+def _hinted(hint: str) -> Iterator[None]:
+    """Add a way out to what is said of a state that does not fit."""
+    try:
+        yield
+    except StructureError as error:
+        raise StructureError(f"{error}{hint}") from error
 
 
 def _entries(
