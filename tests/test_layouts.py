@@ -203,7 +203,9 @@ def test_a_folder_is_written_only_where_one_tells_the_layout(
     given = [str(tmp_path / "a.safetensors"), str(tmp_path / "b")]
     rest = ["--model", "mlp", "--data", "digits", "--out", str(tmp_path / "out")]
     assert main(["merge", *given, *rest]) == 2
-    assert "where the first checkpoint is a Hugging Face folder" in capsys.readouterr().err
+    assert (
+        "a.safetensors were a Hugging Face folder, a new folder like it" in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 

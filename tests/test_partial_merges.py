@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 import dimat
 from dimat.checkpoints.partial import kept_entries
+from dimat.cli import main
+from dimat.data import load_dataset
 from dimat.errors import ConfigError, StructureError
-from dimat.state import State, put_into, state_of
+from dimat.state import State, put_into, save_state, state_of
+from dimat.tools.merge import write
+from dimat.tools.merge.images import Images, Normalization
 
 
 class Net(nn.Module):
@@ -258,3 +266,76 @@ def test_heads_that_differ_are_refused_with_the_way_out() -> None:
     broken = {**states[1], "fc.bias": torch.full((4,), torch.nan)}
     with pytest.raises(StructureError, match=r"state 1: 'fc\.bias' has 4 values that are NaN"):
         dimat.merge(Net(), [states[0], broken], batches(), heads="keep")
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+COMMAND = "merge a.safetensors b.safetensors --model partial_nets:Net --data digits --images 90"
+
+
+@pytest.fixture
+def _in_a_folder_with_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    imports = "import typing\nfrom typing import Any\nfrom torch import Tensor, nn\n"
+    own = inspect.getsource(Net)
+    Path("partial_nets.py").write_text(f"{imports}from torch.nn import functional\n\n{own}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, classes in (("a", 3), ("b", 3), ("c", 5)):
+        save_state(trained(ord(name), classes), Path(f"{name}.safetensors"))
+
+
+@pytest.mark.usefixtures("_in_a_folder_with_parents")
+def test_the_command_merges_a_part_as_the_library_does(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--except", "fc.*", "stem.*", "--no-evaluate", "--threads", "1"]
+    assert main([*COMMAND.split(), *options, "--out", "m.safetensors"]) == 0
+    images = Images(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(90, 0)
+    expected = dimat.merge(
+        Net(), ["a.safetensors", "b.safetensors"], images, except_=["fc.*", "stem.*"]
+    )
+    torch.testing.assert_close(load_file("m.safetensors"), expected.state, rtol=0, atol=0)
+    assert "not merged, but parent 0's: 'fc.bias' and 8 more of 18" in capsys.readouterr().out
+    told = json.loads(Path("m.json").read_text())
+    assert told["settings"]["except_"] == ["fc.*", "stem.*"]
+
+
+@pytest.mark.usefixtures("_in_a_folder_with_parents")
+def test_the_command_writes_one_network_a_head(capsys: pytest.CaptureFixture[str]) -> None:
+    command = COMMAND.replace("b.s", "c.s").split()
+    options = ["--heads", "keep", "--threads", "1", "--out", "m.safetensors"]
+    assert main([*command, *options]) == 2
+    assert "'heads' is 'keep': must be merge, unless --no-evaluate" in capsys.readouterr().err
+    assert main([*command, *options, "--no-evaluate"]) == 0
+    images = Images(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(90, 0)
+    found = dimat.merge(Net(), ["a.safetensors", "c.safetensors"], images, heads="keep")
+    for number, expected in enumerate(found.heads):
+        written = load_file(f"m-{number}.safetensors")
+        torch.testing.assert_close(written, expected, rtol=0, atol=0)
+    out = capsys.readouterr().out.splitlines()
+    assert out[-3:] == [
+        "merged state: m-0.safetensors", "merged state: m-1.safetensors", "report: m.json"
+    ]  # fmt: skip
+    assert {path.name for path in Path().iterdir() if path.name[0] in "m."} == {
+        "m-0.safetensors", "m-1.safetensors", "m.json"
+    }  # fmt: skip
+    assert main([*command, *options, "--no-evaluate"]) == 2
+    assert "m-0.safetensors exists: use another" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_in_a_folder_with_parents")
+def test_several_networks_are_written_all_or_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path.name for path in Path().iterdir())
+
+    def fail(state: State, path: Path) -> None:
+        if path.name == "m-1.safetensors":
+            raise OSError(28, "No space left on device")
+        save_state(state, path)
+
+    monkeypatch.setattr(write, "save_state", fail)
+    command = [*COMMAND.replace("b.s", "c.s").split(), "--heads", "keep", "--no-evaluate"]
+    assert main([*command, "--out", "m.safetensors"]) == 2
+    assert "m.safetensors cannot be written: " in capsys.readouterr().err
+    assert sorted(p.name for p in Path().iterdir() if p.name != "__pycache__") == before

@@ -32,11 +32,17 @@ def parser() -> Parser:
         help="checkpoints: .safetensors, .pth, .ckpt and the like, or Hugging Face folders",
     )
     add_checkpoint_options(own)
-    add_settings(own, MergeConfig, {"method", "combine", "weights", "recalibration", "report"})
+    add_settings(
+        own, MergeConfig, {"method", "combine", "weights", "heads", "recalibration", "report"}
+    )
     sent = (
         "for gram, files of 'dimat statistics', one a parent, in order; data may then be left out"
     )
     add("--statistics", nargs="+", type=str, default=[], metavar="FILE", help=sent)
+    part = "patterns of entry names, such as 'layer1.*': nothing else is merged"
+    add("--only", nargs="+", type=str, default=[], metavar="PATTERN", help=part)
+    rest = "patterns of entry names that are not merged, but are the first checkpoint's"
+    add("--except", nargs="+", type=str, default=[], metavar="PATTERN", dest="except_", help=rest)
     untested = "do not test; the data then need no labels"
     add("--no-evaluate", action="store_true", help=untested)
     return own
@@ -44,7 +50,8 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Merge checkpoints, write state and report, and print the tables and the files."""
-    listed = {"parents": tuple(options.parents), "statistics": tuple(options.statistics)}
+    names = ("parents", "statistics", "only", "except_")
+    listed = {name: tuple(options[name]) for name in names}
     settings = {**vars(options), **listed}
     settings["evaluate"] = not settings.pop("no_evaluate")
     config = MergeConfig(**settings)
@@ -58,6 +65,6 @@ def execute(options: Namespace) -> None:
     write_merge(result)
     console = Console()
     console.print(merge_tables(result))
-    for name, path in config.outputs.items():
+    for name, path in config.outputs:
         where = {"out": "merged state", "report": "report"}[name]
         console.print(f"{where}: {path}", markup=False, highlight=False, soft_wrap=True)

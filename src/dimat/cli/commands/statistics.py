@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jsonargparse import Namespace
 from rich.console import Console
 
@@ -45,6 +47,6 @@ def execute(options: Namespace) -> None:
 
     found = measure_checkpoint(config, LiveProgress())
     found.save(config.out)
-    size = human_bytes(config.outputs["out"].stat().st_size)
+    size = human_bytes(Path(config.out).stat().st_size)
     told = f"statistics: {config.out} ({size}, of {found.samples} images)"
     Console().print(told, markup=False, highlight=False, soft_wrap=True)

@@ -51,15 +51,16 @@ def check(config: CheckpointConfig) -> None:
 
 def _check_layout(config: CheckpointConfig) -> None:
     """Refuse a folder to write where no folder tells its layout."""
-    if config.layout is None:
-        return
     rule = "a file that ends in .safetensors"
-    if isinstance(config, StatisticsConfig):
+    if isinstance(config, StatisticsConfig) and Path(config.out).suffix != ".safetensors":
         raise broken_rule("out", config.out, rule)
-    if not Path(config.layout).is_dir():
-        whose = "first" if isinstance(config, MergeConfig) else "second"
-        rule = f"{rule}, or, where the {whose} checkpoint is a Hugging Face folder, a new folder"
-        raise broken_rule("out", config.out, rule)
+    for _, layout in config.written:
+        if layout is not None and not Path(layout).is_dir():
+            raise broken_rule(
+                "out",
+                config.out,
+                f"{rule}, or, if {layout} were a Hugging Face folder, a new folder like it",
+            )
 
 
 def _check_data(config: CheckpointConfig) -> None:
@@ -98,6 +99,9 @@ def _check_names(config: CheckpointConfig) -> None:
     if isinstance(config, MergeConfig):
         look_up("combine", config.combine, COMBINERS)
         fair_weights(config.weights or None, len(config.parents))
+        if config.heads == "keep" and config.labeled and config.data is not None:
+            rule = "merge, unless --no-evaluate: heads of their own answer questions of their own"
+            raise broken_rule("heads", config.heads, rule)
     if isinstance(config, StatisticsConfig) or (
         isinstance(config, MergeConfig) and config.statistics
     ):
@@ -106,11 +110,12 @@ def _check_names(config: CheckpointConfig) -> None:
 
 def _check_files(config: CheckpointConfig) -> None:
     taken = {Path(path).resolve() for path in config.inputs}
-    for setting, path in config.outputs.items():
+    folder = any(layout is not None for _, layout in config.written)
+    for setting, path in config.outputs:
         if path.resolve() in taken:
             raise broken_rule(setting, str(path), "another file than those read and written")
         taken.add(path.resolve())
-        if setting == "out" and config.layout is not None:
+        if setting == "out" and folder:
             _check_new_folder(path)
         else:
             _check_new(setting, path, overwrite=config.overwrite)

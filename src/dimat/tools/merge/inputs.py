@@ -17,7 +17,7 @@ from dimat.merging import COMBINERS
 from dimat.models import build_for_input, check_output
 from dimat.state import State
 from dimat.tools.merge.images import Images, Normalization
-from dimat.tools.merge.settings import AlignConfig, CheckpointConfig, MergeConfig
+from dimat.tools.merge.settings import CheckpointConfig, MergeConfig
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,22 @@ class Inputs:
             images=config.images,
             names=[f"{parent} (read as '{config.model}')" for parent in config.parents],
             shapes=_shapes(self.statistics),
+            heads=isinstance(config, MergeConfig) and config.heads == "keep",
         )
 
-    def in_layout(self, config: AlignConfig, state: State) -> State:
-        """A state as it is written: in a folder under the names that the one beside it has.
+    def in_layout(self, state: State, layout: str | None) -> State:
+        """A state as it is written: in a folder under the names that the one like it has.
 
         Entries of that folder that are none of the model's stay as they are there.
 
         Args:
-            config: Settings of the merge.
             state: Under the model's names.
+            layout: The parent that is a folder like it; None: a file is written.
         """
-        if config.layout is None:
+        if layout is None:
             return state
-        like = self.states[config.layout]
-        names = fitted(self.model, {name: name for name in like}, config.layout)
+        like = self.states[layout]
+        names = fitted(self.model, {name: name for name in like}, layout)
         moved = {name: state[own] for own, name in names.items() if own in state}
         return {**like, **moved}
 

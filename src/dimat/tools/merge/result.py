@@ -117,14 +117,14 @@ class AlignResult:
 
     Args:
         config: Settings of the alignment.
-        state: The aligned state, to be written.
+        states: The aligned state, to be written: one.
         symmetry: Digest of the model's symmetry.
         fits: The fit of the second parent to the first.
         notes: What the reading of the checkpoints had to decide, a sentence each.
     """
 
     config: AlignConfig
-    state: State
+    states: tuple[State, ...]
     symmetry: str
     fits: tuple[ParentFit, ...]
     notes: tuple[str, ...]
@@ -138,7 +138,7 @@ class MergeResult:
 
     Args:
         config: Settings of the merge.
-        state: The merged state, to be written.
+        states: The states to be written: the merged one, or one a parent where heads are kept.
         symmetry: Digest of the model's symmetry.
         fits: The fit of every parent but the first.
         comparison: Scores of parents and merged networks; None if they were not tested.
@@ -148,7 +148,7 @@ class MergeResult:
     """
 
     config: MergeConfig
-    state: State
+    states: tuple[State, ...]
     symmetry: str
     fits: tuple[ParentFit, ...]
     comparison: MergeComparison | None

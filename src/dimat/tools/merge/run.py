@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,8 @@ from dimat.checkpoints import (
     recalibrates,
     with_statistics,
 )
+from dimat.checkpoints.merge import kept_of
+from dimat.checkpoints.partial import check_norms
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.running.process import borrowed
 from dimat.matching import MATCHERS, Matching
@@ -74,8 +76,8 @@ def align_checkpoints(config: AlignConfig, progress: Progress | None = None) -> 
     symmetry = parents.analysis.symmetry
     fits = parent_fits(symmetry, matchings)
     notes = (*inputs.notes, *parents.notes)
-    written = inputs.in_layout(config, aligned)
-    return AlignResult(config, written, symmetry.digest, fits, notes)
+    written = inputs.in_layout(aligned, config.written[0][1])
+    return AlignResult(config, (written,), symmetry.digest, fits, notes)
 
 
 def measure_checkpoint(config: StatisticsConfig, progress: Progress | None = None) -> Statistics:
@@ -112,29 +114,41 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
     with stages.until_closed(), borrowed(config.threads, config.device):
         inputs, parents = _read(config, stages)
         combiner = COMBINERS[config.combine]
+        kept = kept_of(parents, config.only, config.except_, config.heads, inputs.statistics)
+        check_norms(parents.model, kept, combiner)
+        if config.heads == "keep":
+            parents = parents.without_heads(kept)
         values = fitting_values(parents, combiner, inputs.statistics)
         matchings = _matched(config, parents, weights, stages)
         aligned = parents.align(matchings)
         with stages.stage(f"combining ({config.combine})"):
             moved = moved_values(parents, combiner, values, matchings)
-            merged = parents.combine(combiner, aligned, weights, moved)
-            plain, again = _recalibrated(config, parents, merged, aligned, weights)
+            own = parents.own(matchings, aligned)
+            merged, parts = parents.combine_part(combiner, own, weights, kept, moved)
+            plain, again = _recalibrated(config, parents, merged, parts, weights)
+            chosen = again if recalibrates(config.recalibration, combiner) else None
+            found = [plain if chosen is None else chosen]
+            if config.heads == "keep":
+                fresh = chosen is not None and config.recalibration != "expected"
+                each = parents.with_heads(found[0], own, kept, again=fresh)
+                found = [parents.rounded(state, number) for number, state in enumerate(each)]
         evaluator = _evaluator(inputs, parents, stages.progress)
         comparison: MergeComparison | None = None
         if evaluator is not None:
             with stages.stage("testing"):
                 comparison = evaluator.compare(aligned, weights, {"merged": (plain, again)})
-    chosen = again if recalibrates(config.recalibration, combiner) else None
     symmetry = parents.analysis.symmetry
     return MergeResult(
         config,
-        inputs.in_layout(config, plain if chosen is None else chosen),
+        tuple(
+            inputs.in_layout(x, like) for x, (_, like) in zip(found, config.written, strict=True)
+        ),
         symmetry.digest,
         parent_fits(symmetry, matchings),
         comparison,
         chosen is not None,
         stages.seconds,
-        (*inputs.notes, *parents.notes),
+        (*inputs.notes, *parents.notes, *_kept(config, kept, len(merged))),
     )
 
 
@@ -171,6 +185,15 @@ def _recalibrated(
     elif config.data is not None or config.recalibration == "batchnorm":
         again = parents.recalibrate(merged)
     return parents.rounded(merged), None if again is None else parents.rounded(again)
+
+
+def _kept(config: MergeConfig, kept: Collection[str], count: int) -> list[str]:
+    """A note on what is not merged, where there is anything."""
+    if not kept:
+        return []
+    first = f"'{min(kept)}'" + (f" and {len(kept) - 1} more" if len(kept) > 1 else "")
+    whose = "each parent's own" if config.heads == "keep" else "parent 0's"
+    return [f"not merged, but {whose}: {first} of {count} entries"]
 
 
 def _evaluator(inputs: Inputs, parents: Parents, progress: Progress) -> Evaluator | None:

@@ -65,14 +65,17 @@ class CheckpointConfig:
         return self.parents
 
     @property
-    def outputs(self) -> dict[str, Path]:
-        """The files to write, by the setting that names them."""
-        return {"out": Path(self.out)}
+    def written(self) -> list[tuple[Path, str | None]]:
+        """The places of the states to write; of folders, with the parent whose layout they have."""
+        return [(Path(self.out), self._layout(self.parents[-1]))]
 
     @property
-    def layout(self) -> str | None:
-        """The folder whose layout is written; None if a file is."""
-        return None if Path(self.out).suffix == ".safetensors" else self.parents[-1]
+    def outputs(self) -> list[tuple[str, Path]]:
+        """The places to write, each after the setting that names it."""
+        return [("out", path) for path, _ in self.written]
+
+    def _layout(self, parent: str) -> str | None:
+        return None if Path(self.out).suffix == ".safetensors" else parent
 
     @property
     def labeled(self) -> bool:
@@ -116,6 +119,11 @@ class MergeConfig(AlignConfig):
         statistics: For gram, files of dimat statistics, one a parent, in the same order; data may
             then be left out. If empty, all is measured on the data.
         weights: Weight of each parent, >= 0, summing to 1; equal weights if empty.
+        only: Patterns of entry names, such as 'layer1.*': nothing else is merged, but is the first
+            parent's.
+        except_: Patterns of entry names that are not merged.
+        heads: merge; or keep: parents may have heads of other shapes, and each keeps its own, and
+            all that is not merged, on the merged trunk: OUT-0, OUT-1, … are written, one a parent.
         recalibration: BatchNorm statistics afterwards; auto: unless the combiner fits them.
         report: The JSON file to write; --out as .json if null.
         evaluate: Whether parents and merged networks are tested, if there are data; if not, no
@@ -125,6 +133,9 @@ class MergeConfig(AlignConfig):
     combine: str = "average"
     statistics: tuple[kinds.FilePath, ...] = ()
     weights: tuple[float, ...] = ()
+    only: tuple[str, ...] = ()
+    except_: tuple[str, ...] = ()
+    heads: Literal["merge", "keep"] = "merge"
     recalibration: Literal["auto", "batchnorm", "expected", "none"] = "auto"
     report: WrittenPath | None = None
     evaluate: bool = True
@@ -135,17 +146,25 @@ class MergeConfig(AlignConfig):
         return (*self.parents, *self.statistics)
 
     @property
-    def outputs(self) -> dict[str, Path]:
-        """The files to write, by the setting that names them."""
-        out = Path(self.out)
-        stem = out.with_suffix("") if self.layout is None else out  # a folder may have dots
-        beside = stem.with_name(f"{stem.name}.json")
-        return {"out": out, "report": beside if self.report is None else Path(self.report)}
+    def written(self) -> list[tuple[Path, str | None]]:
+        """The places of the states to write: one, or, where heads are kept, one a parent."""
+        out, first = Path(self.out), self.parents[0]
+        if self.heads == "merge":
+            return [(out, self._layout(first))]
+        end = ".safetensors" if self._layout(first) is None else ""
+        stem = out.name.removesuffix(end)
+        return [
+            (out.with_name(f"{stem}-{number}{end}"), self._layout(parent))
+            for number, parent in enumerate(self.parents)
+        ]
 
     @property
-    def layout(self) -> str | None:
-        """The folder whose layout is written: the first parent's; None if a file is."""
-        return None if Path(self.out).suffix == ".safetensors" else self.parents[0]
+    def outputs(self) -> list[tuple[str, Path]]:
+        """The places to write, each after the setting that names it."""
+        out = Path(self.out)
+        beside = out.with_name(f"{out.name.removesuffix('.safetensors')}.json")
+        report = beside if self.report is None else Path(self.report)
+        return [*super().outputs, ("report", report)]
 
     @property
     def labeled(self) -> bool:

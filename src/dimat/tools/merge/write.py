@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dimat.checkpoints.folders import folder_files, write_folder
 from dimat.errors import ConfigError
 from dimat.experiment.record.environment import environment
 from dimat.experiment.record.lines import to_json
 from dimat.files import file_digest
-from dimat.state import save_state
+from dimat.state import State, save_state
 from dimat.tools.merge.result import AlignResult, MergeComparison, MergeResult, Score
 from dimat.tools.merge.settings import AlignConfig
 
@@ -102,18 +103,35 @@ def _file(path: str) -> dict[str, object]:
 def _write(result: AlignResult | MergeResult, report: str | None) -> None:
     """Write report and state; the report is written under another name first, then renamed."""
     outputs = result.config.outputs
-    partial = {name: path.with_name(f"{path.name}.partial") for name, path in outputs.items()}
+    partial = [path.with_name(f"{path.name}.partial") for _, path in outputs]
     try:
         if report is not None:
-            partial["report"].write_text(report, encoding="utf-8")
-        if result.config.layout is None:
-            save_state(result.state, outputs["out"])
-        else:
-            write_folder(result.state, Path(result.config.layout), outputs["out"])
+            partial[-1].write_text(report, encoding="utf-8")
+        _put(result.states, result.config.written)
         if report is not None:
-            partial["report"].replace(outputs["report"])
+            partial[-1].replace(outputs[-1][1])
     except OSError as error:
         with suppress(OSError):  # the disk may have become read-only
-            for path in partial.values():  # a folder removes what it began itself
+            for path in partial:  # a folder removes what it began itself
                 path.unlink(missing_ok=True)
-        raise ConfigError(f"setting 'out': {outputs['out']} cannot be written: {error}") from error
+        said = f"{result.config.out} cannot be written: {error}"
+        raise ConfigError(f"setting 'out': {said}") from error
+
+
+def _put(states: Sequence[State], written: Sequence[tuple[Path, str | None]]) -> None:
+    """Write states to their places; several are all written elsewhere before the first is there."""
+    if len(states) == 1:
+        _put_one(states[0], *written[0])
+        return
+    with TemporaryDirectory(prefix=".merge-", dir=written[0][0].parent) as folder:
+        for state, (path, layout) in zip(states, written, strict=True):
+            _put_one(state, Path(folder) / path.name, layout)
+        for path, _ in written:
+            (Path(folder) / path.name).replace(path)
+
+
+def _put_one(state: State, path: Path, layout: str | None) -> None:
+    if layout is None:
+        save_state(state, path)
+    else:
+        write_folder(state, Path(layout), path)
