@@ -13,11 +13,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tests import fork_server
 
+from dimat.identity import require_tls13
+
 # Modules without examples, which import packages that may not be there.
 collect_ignore_glob = ["src/dimat/integrations/*", "tests/integrations/*_agent.py"]
 
 # Before PyTorch is loaded: two workers of two threads each would wait for each other on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+require_tls13()  # before a test imports gRPC by itself
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

@@ -287,6 +287,36 @@ def test_whoever_changes_a_byte_of_a_list_stops_everybody(own: Identity, ca: Mad
         assert cause(fresh, peer.pem) == "unreadable"
 
 
+@pytest.mark.parametrize("later", [None, 4])
+def test_a_renewed_certificate_does_not_make_the_list_forgotten(
+    later: int | None, own: Identity, ca: Made
+) -> None:
+    path, bad = own.folder / "revoked.pem", make(ca)
+    path.write_bytes(revoked(ca, 5, bad.serial))
+    assert cause(own, bad.pem) == "revoked"
+    if later is None:
+        path.unlink()
+    else:
+        path.write_bytes(revoked(ca, later))
+    place(own.folder, make(ca, alternative=names(2)), ca)
+    with pytest.raises(ConfigError, match="revoked.pem"):
+        own.renewed()
+    path.write_bytes(revoked(ca, 6, bad.serial))
+    new = own.renewed()
+    assert new.chain != own.chain
+    assert cause(new, bad.pem) == "revoked"
+    new.check_peer(make(ca).pem, 3)
+
+
+def test_with_another_ca_lists_begin_anew(own: Identity, ca: Made) -> None:
+    (own.folder / "revoked.pem").write_bytes(revoked(ca, 5))
+    own.check_peer(make(ca).pem, 3)
+    other = make_ca()
+    (own.folder / "revoked.pem").write_bytes(revoked(other, 1))
+    place(own.folder, make(other, alternative=names(2)), other)
+    own.renewed().check_peer(make(other).pem, 3)
+
+
 def test_each_of_two_cas_has_its_list_and_neither_may_be_lost(tmp_path: Path, ca: Made) -> None:
     second = make_ca(subject="CN=second")
     folder = place(tmp_path, make(ca, alternative=names(2)), ca)
@@ -298,6 +328,19 @@ def test_each_of_two_cas_has_its_list_and_neither_may_be_lost(tmp_path: Path, ca
     assert cause(own, one.pem) == cause(own, two.pem, 4) == "revoked"
     path.write_bytes(revoked(ca, 6, one.serial))
     assert cause(own, two.pem, 4) == "unreadable"
+
+
+def test_of_two_cas_of_one_name_each_has_its_list_and_numbers(tmp_path: Path, ca: Made) -> None:
+    other = make_ca()
+    assert other.certificate.subject == ca.certificate.subject
+    folder = place(tmp_path / "both", make(ca), ca)
+    (folder / "ca.pem").write_bytes(ca.pem + other.pem)
+    path, bad = folder / "revoked.pem", make(other)
+    path.write_bytes(revoked(ca, 3) + revoked(other, 1, bad.serial))
+    started = Identity.load(folder)
+    assert cause(started, bad.pem) == "revoked"
+    path.write_bytes(revoked(ca, 3))
+    assert cause(started, bad.pem) == "unreadable"
 
 
 def test_a_number_that_one_ca_has_given_another_may_give_too(tmp_path: Path, ca: Made) -> None:

@@ -65,13 +65,14 @@ class Identity:
                 or is another agent's; with the way out.
         """
         folder = Path(folder)
-        told = f"--run {run or 'RUN'} --agent {'N' if agent is None else agent}"
+        whom = f"--agent {'N' if agent is None else agent}"
         key = storage.read_key(
-            folder / KEY, f"'dimat certificates request {told} --out {folder}' makes one"
+            folder / KEY,
+            f"'dimat certificates request --run {run or 'RUN'} {whom} --out {folder}' makes one",
         )
         chain = storage.read(
             folder / CERTIFICATE,
-            f"the CA makes it of request.pem, by 'dimat certificates sign request.pem {told} "
+            f"the CA makes it of request.pem, by 'dimat certificates sign request.pem {whom} "
             f"--ca CA --out {CERTIFICATE}'",
         )
         roots = storage.read(
@@ -83,6 +84,18 @@ class Identity:
         own._check_files()
         own.check_own()
         own._check_asked(run, agent)
+        return own
+
+    def renewed(self) -> Identity:
+        """The identity as its files are now; what lists of the revoked there were is not forgotten.
+
+        Raises:
+            ConfigError: As :meth:`load`.
+        """
+        own = Identity.load(self.folder, self.run, self.agent)
+        if own.roots == self.roots:  # of other CAs there are other lists
+            own.__dict__["_revoked"] = self._revoked
+            own.check_own()
         return own
 
     def check_peer(self, certificate: bytes, agent: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
@@ -119,7 +120,7 @@ class RevocationLists:
         self._stamp: _Stamp | None = None  # of the file as it was read; None: it was never there
         self._problem = ""
         self._lists: list[x509.CertificateRevocationList] = []
-        self._numbers: dict[bytes, int] = {}  # the highest of each CA
+        self._numbers: dict[bytes, int] = {}  # the highest of each CA, by its key
 
     def check(self, chain: Sequence[x509.Certificate]) -> None:
         """Refuse a chain in which a certificate is revoked.
@@ -182,20 +183,27 @@ class RevocationLists:
         if not blocks:
             raise ConfigError(f"has no list, which begins with '{_BEGIN.decode()}'")
         lists = [x509.load_pem_x509_crl(_BEGIN + block) for block in blocks]
-        numbers = dict(self._numbers)
+        numbers, here = dict(self._numbers), set[bytes]()
         for own in lists:
-            if not any(_signed_by(own, root) for root in self._roots):
+            issuer = next((_key(x) for x in self._roots if _signed_by(own, x)), None)
+            if issuer is None:
                 raise ConfigError("is signed by no CA of ca.pem")
+            here.add(issuer)
             if any(extension.critical for extension in own.extensions):
                 raise ConfigError("has a critical extension, as lists of a part have")
             number = own.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-            issuer = own.issuer.public_bytes()
             if number < numbers.get(issuer, 0):
                 raise ConfigError(f"has number {number}, and {numbers[issuer]} was there before")
             numbers[issuer] = number
-        if missing := set(self._numbers) - {own.issuer.public_bytes() for own in lists}:
+        if missing := set(self._numbers) - here:
             raise ConfigError(f"lacks the list of {len(missing)} CA that was there before")
         return lists, numbers
+
+
+def _key(root: x509.Certificate) -> bytes:
+    """The key of a CA, which two of one name have not alike."""
+    der, spki = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return root.public_key().public_bytes(der, spki)
 
 
 def _signed_by(own: x509.CertificateRevocationList, root: x509.Certificate) -> bool:

@@ -126,15 +126,12 @@ class Endpoint:
         if self._closing.is_set():
             return
         self._closing.set()
-        for link in self.all().values():
-            with self.changed:
-                link.post(Frame(Kind.BYE))
-                if link.status is not Status.UP and link.stream is not None:
-                    link.stream.cancel("this agent ends")
         end = time.monotonic() + self.rules.timeout_s
         with self.changed:
+            self._part()
             while self._is_heard_out() and (left := end - time.monotonic()) > 0:
                 self.changed.wait(min(left, self.rules.beat_s))
+                self._part()  # from who came up meanwhile too
         for link in self.all().values():
             if link.stream is not None:
                 link.stream.cancel("this agent ends")
@@ -145,6 +142,13 @@ class Endpoint:
         for thread in list(self._threads):
             thread.join(max(end - time.monotonic(), 1.0))
         atexit.unregister(self.close)
+
+    def _part(self) -> None:
+        """Say goodbye on each edge, of which the first counts; those that still form end."""
+        for link in self._links.values():
+            link.post(Frame(Kind.BYE))
+            if link.status is not Status.UP and link.stream is not None:
+                link.stream.cancel("this agent ends")
 
     def _is_heard_out(self) -> bool:
         """Whether a neighbor has not yet heard our goodbye."""
@@ -367,9 +371,10 @@ class Endpoint:
             try:
                 if self.security.identity is not None:
                     self.security.check_again(stream.certificate, link.them)
-            except Refused as refused:
-                self._count(refused)
-                stream.cancel(shown(str(refused)))
+            except Exception as error:  # any, as above
+                stream.cancel(shown(str(error) or repr(error)))
+                if isinstance(error, Refused):
+                    self._count(error)
 
 
 class _ThreadPerCall(futures.Executor):

@@ -13,6 +13,7 @@ import yaml
 
 from dimat.errors import ConfigError, first_line
 from dimat.exchange.network.hosts import split_address
+from dimat.plain_yaml import load_yaml
 
 _MOST_BYTES = 1 << 22
 
@@ -67,7 +68,7 @@ class PeersFile:
             try:
                 self._read()
                 self.problem = ""
-            except ConfigError as error:  # half edited: what was read before holds
+            except Exception as error:  # any, as if half edited: what was read before holds
                 self.problem = str(error)
             return self._found.get(agent)
 
@@ -104,8 +105,8 @@ def _digest(addresses: Mapping[int, str | None]) -> str:
 def _parsed(text: str, path: Path) -> Mapping[int, str | None]:
     rule = "must have a line 'NUMBER: {address: HOST:PORT}' for each agent ({} if it only dials)"
     try:
-        found = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the second: of dates
+        found = load_yaml(text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"setting 'peers': {path} is no YAML: {first_line(error)}") from error
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"setting 'peers': {path} {rule}")

@@ -7,6 +7,7 @@ the answer, with a signature of what the client drew, so that revoked ones are r
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,8 +156,18 @@ class Security:
     # --- the caller ---------------------------------------------------------------------------
 
     def channel(self, them: int, address: str) -> grpc.Channel:
-        """A channel to the server of an agent, which TLS lets nobody else answer."""
+        """A channel to the server of an agent, which TLS lets nobody else answer.
+
+        Raises:
+            ConfigError: If it would be plaintext to another machine, and nobody asked for that: a
+                file of addresses may change while the run lives.
+        """
         if self.identity is None:
+            place = split_address(address)
+            if not self.trusted_network and (place is None or not is_loopback(place[0])):
+                raise ConfigError(
+                    f"{address} is not this machine alone, and nothing protects what is said to it"
+                )
             return grpc.insecure_channel(address, list(_OPTIONS))
         own = self.identity
         credentials = grpc.ssl_channel_credentials(own.roots, own.key, own.chain)
@@ -212,7 +223,8 @@ class Security:
         """
         if self.identity is not None:
             if self.reload is not None:
-                self.identity = self.reload(self.identity)
+                with contextlib.suppress(ConfigError):  # half installed: what we have is still good
+                    self.identity = self.reload(self.identity)
             self.identity.check_own()
 
 

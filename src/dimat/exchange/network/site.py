@@ -156,4 +156,4 @@ def _renewed(identity: Identity) -> Identity:
         same = (identity.folder / "certificate.pem").read_bytes() == identity.chain
     except OSError:
         return identity  # being replaced; what we have is good until it expires
-    return identity if same else Identity.load(identity.folder, identity.run, identity.agent)
+    return identity if same else identity.renewed()
