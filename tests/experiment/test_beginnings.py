@@ -171,7 +171,7 @@ def test_an_agent_begins_where_it_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
     out = left_by_version_1(tmp_path / "agent-001")
-    monkeypatch.setattr(apart.SingleAgentRun, "run", lambda self, meeting, faults: self.folder.path)
+    monkeypatch.setattr(apart.SingleAgentRun, "run", lambda self, *_, **more: self.folder.path)
     config = replace(TINY, out=str(tmp_path), overwrite=overwrite)
     assert apart.run_agent(config, 1, AgentSite(Path("nowhere.yaml"))) == out  # type: ignore[comparison-overlap]
     assert (out / "config.yaml").read_text() == TEXT

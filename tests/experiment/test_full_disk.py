@@ -221,7 +221,9 @@ def test_an_earlier_report_that_cannot_be_put_back_is_not_removed(
 
 def test_a_merge_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     outputs = {"out": tmp_path / "m.safetensors", "report": tmp_path / "m.json"}
-    result = SimpleNamespace(config=SimpleNamespace(outputs=outputs), state={"x": torch.ones(9)})
+    written = [(outputs["out"], None)]
+    config = SimpleNamespace(out="m", outputs=[*outputs.items()], written=written)
+    result = SimpleNamespace(config=config, states=[{"x": torch.ones(9)}])
 
     def whole() -> None:
         for path in tmp_path.iterdir():
