@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.exchange.threads import LISTEN, closing, until
 
+from dimat.errors import ConfigError
 from dimat.exchange.network import endpoint as endpoint_module
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.peers import PeersFile
@@ -44,3 +45,20 @@ def test_a_half_edited_file_ends_no_thread_and_what_was_read_before_holds(
         assert peers.of(0) == "127.0.0.1:1"
         assert "no YAML" in peers.problem
         assert all(x.is_alive() for x in hood._endpoint._threads)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("0: {}\n1: {}\n", "agents 0 and 1 are neighbors, and neither has an address"),
+        ("0: {address: '127.0.0.1:7400'}\n", "lacks agent 1, which is a neighbor of agent 0"),
+        ("1: {address: '127.0.0.1:7400'}\n", "lacks agent 0, which is this one"),
+    ],
+)
+def test_neighbors_of_whom_nobody_can_dial_are_said_at_the_start(
+    tmp_path: Path, text: str, rule: str
+) -> None:
+    peers = tmp_path / "peers.yaml"
+    peers.write_text(text)
+    with pytest.raises(ConfigError, match=rule):
+        AgentSite(peers, insecure=True).neighborhood(0, [1])

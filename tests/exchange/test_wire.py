@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dimat.errors import StructureError
+from dimat.exchange.network.stream import Stream
 from dimat.exchange.wire import (
     MOST_ENTRIES,
     MOST_HEADER,
@@ -98,6 +99,22 @@ def test_what_a_message_says_does_not_depend_on_what_its_memory_held_before(
     dirty = pack(message, None)
     assert dirty[0] == clean[0]
     torch.testing.assert_close(dirty[1], clean[1])
+
+
+def test_the_sum_of_a_message_of_many_pieces_is_that_of_its_payload() -> None:
+    """Entries of several types, the large ones longer than a piece and no whole words."""
+    message = {
+        f"{dtype} {size}": filled((size,), dtype, size)
+        for dtype in (torch.int8, torch.float64, torch.bfloat16, torch.float32)
+        for size in (3, PIECE // 2 + 1, PIECE + 5)
+    }
+    header, payload = pack(message, None)
+    assert json.loads(header)["sum"] == checksum(payload)
+    torch.testing.assert_close(unpack(header, payload), message, rtol=0, atol=0)
+    stream = Stream(beat_s=1.0, limit_bytes=LIMIT)
+    frame = Frame(Kind.DATA, 1, 0, header, payload)
+    stream.open(frame.pieces(0, stream.session), lambda: None)
+    assert stream.receive().sum == checksum(payload)
 
 
 def test_a_parameter_that_learns_is_sent_without_its_graph() -> None:

@@ -278,15 +278,13 @@ class Endpoint:
         return self._status(self)
 
     def _take_probe(self, claim: Claim, size: int, context: grpc.ServicerContext) -> None:
-        """Let a neighbor measure how fast we take what it sends, in small pieces; nobody else."""
-        them = claim.agent
+        """Let a neighbor measure how fast we take what it sends, in small pieces."""
+        if claim.agent is None or size > MOST_PROBE:
+            rule = f"a neighbor sends at most {MOST_PROBE} bytes to measure"
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, rule)
         with self.changed:
-            if them is not None and them in self._links and size <= MOST_PROBE:
-                self.probed[them] += 1
-                self.changed.notify_all()
-                return
-        rule = f"a neighbor sends at most {MOST_PROBE} bytes to measure, and others none"
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, rule)
+            self.probed[claim.agent] += 1
+            self.changed.notify_all()
 
     def _refuse(self, context: grpc.ServicerContext, refused: Refused) -> None:
         self._count(refused)
@@ -381,6 +379,7 @@ class _ThreadPerCall(futures.Executor):
     """A daemon thread for each call: threads of a pool would hold up the end of the process."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
+        """The result to come of a function, which a new thread begins at once."""
         future: futures.Future[Any] = futures.Future()
 
         def work() -> None:
