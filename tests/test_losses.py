@@ -21,7 +21,13 @@ from dimat.experiment import setup as setting_up
 from dimat.experiment.config.config import DataConfig, LossConfig, MergingConfig, OptimizerConfig
 from dimat.experiment.digests import pretrain_digest
 from dimat.experiment.setup import make_setup
-from dimat.losses import LocalLoss, Logits, local_loss, loss_of_counts
+from dimat.losses import (
+    LocalLoss,
+    Logits,
+    local_loss,
+    loss_of_counts,
+    not_true_distillation,
+)
 from dimat.methods import METHODS
 
 COUNTS = torch.tensor([6, 0, 3, 1, 0])
@@ -104,6 +110,58 @@ def test_half_precision_is_summed_in_float32() -> None:
 def test_what_cannot_be_used_is_refused(labels: torch.Tensor, kind: Logits, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         local_loss(labels, 5, kind)
+
+
+# --- not-true distillation ------------------------------------------------------------------------
+
+
+def before() -> torch.Tensor:
+    return 3 * torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
+
+
+def test_not_true_distillation_is_the_divergence_over_the_other_classes() -> None:
+    total = 0.0
+    for z, old, y in zip(logits().tolist(), before().tolist(), OWN.tolist(), strict=True):
+        others = [c for c in range(5) if c != y]
+        p = np.exp([old[c] for c in others]) / np.exp([old[c] for c in others]).sum()
+        q = np.exp([z[c] for c in others]) / np.exp([z[c] for c in others]).sum()
+        total += float((p * np.log(p / q)).sum())
+    assert float(not_true_distillation(logits(), before(), OWN)) == pytest.approx(total / 7)
+
+
+def test_it_says_nothing_of_the_true_class_and_pulls_the_others_to_what_they_were() -> None:
+    z = logits().requires_grad_()
+    not_true_distillation(z, before(), OWN).backward()  # type: ignore[no-untyped-call]
+    true = torch.zeros(7, 5, dtype=torch.bool).scatter(1, OWN[:, None], True)
+    assert z.grad is not None
+    assert z.grad[true].abs().max() == 0
+    assert z.grad[~true].abs().min() > 0
+    other = logits()
+    other[true] = 50.0  # alike, but for the true class
+    assert float(not_true_distillation(other, logits(), OWN)) == 0
+
+
+def test_logits_that_are_far_apart_two_classes_and_half_precision_are_finite() -> None:
+    far = logits() * 1e4
+    z = far.clone().requires_grad_()
+    found = not_true_distillation(z, -far, OWN)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    assert bool(found.isfinite())
+    assert bool(z.grad.isfinite().all())
+    two = not_true_distillation(logits()[:, :2], before()[:, :2], OWN.clamp(max=1))
+    assert float(two) == 0
+    half = not_true_distillation(logits().bfloat16(), before().bfloat16(), OWN)
+    assert half.dtype == torch.float32
+    assert float(half) == pytest.approx(float(not_true_distillation(logits(), before(), OWN)), 0.05)
+
+
+def test_it_is_the_mean_over_all_places_of_an_image() -> None:
+    z, old = torch.randn(2, 2, 5, 3, 4, generator=torch.Generator().manual_seed(1))
+    y = torch.randint(0, 5, (2, 3, 4), generator=torch.Generator().manual_seed(2))
+    flat = [own.movedim(1, -1).reshape(-1, 5) for own in (z, old)]
+    expected = not_true_distillation(*flat, y.flatten())
+    torch.testing.assert_close(not_true_distillation(z, old, y), expected)
 
 
 # --- in a run -------------------------------------------------------------------------------------
@@ -201,3 +259,79 @@ def test_how_shards_differ_is_looked_at_once_for_all(
     setup = make_setup(replace(SPLIT, loss=LossConfig("auto"), merging=MergingConfig("average")))
     assert all(setup.new_agent(i, pretraining=True).local_loss.offset is not None for i in range(4))
     assert len(looked) == 2  # of pre-training, and of the rounds
+
+
+@pytest.mark.parametrize(
+    ("split", "weight", "expected"),
+    [
+        ("iid", None, 0.0),
+        ("iid-then-by-class", None, 1.0),
+        ("dirichlet", None, 1.0),
+        ("dirichlet", 0.0, 0.0),
+        ("iid", 0.3, 0.3),
+    ],
+)
+def test_distillation_is_on_where_shards_differ_and_never_in_pre_training(
+    split: str, weight: float | None, expected: float
+) -> None:
+    loss = LossConfig("plain", weight)
+    setup = make_setup(replace(SPLIT, data=DataConfig(split=split), loss=loss))
+    found = [setup.new_agent(0, pretraining=own).distill for own in (True, False)]
+    assert found == [0.0, expected]
+
+
+@pytest.mark.parametrize("method", ["dimat", "cdmsgd", "local"])
+def test_a_round_is_distilled_from_the_network_that_it_began_with(
+    tmp_path: Path, method: str
+) -> None:
+    """So the first step of a round is as it would be without, and the second is not."""
+    config = replace(SPLIT, method=method, rounds=1, optimizer=OptimizerConfig("msgd", 0.05))
+    losses = {}
+    for steps in (1, 2):
+        for weight in (0.0, 1.0):
+            own = replace(config, local_steps=steps, loss=LossConfig("plain", weight))
+            own = replace(own, out=str(tmp_path / f"{steps}-{weight}"))
+            found = [
+                x["train_loss"]
+                for x in lines(dimat.run(own, progress=False).folder)
+                if x["round"] == 1 and x["phase"] == "trained"
+            ]
+            losses[steps, weight] = float(np.mean(found))
+    assert losses[1, 0.0] == pytest.approx(losses[1, 1.0], rel=1e-6)
+    assert losses[2, 0.0] < losses[2, 1.0]
+
+
+def test_the_gradient_at_anothers_network_is_of_the_same_loss() -> None:
+    """As cga asks for it: at the agent's own state it is the agent's own gradient."""
+    setup = make_setup(replace(SPLIT, loss=LossConfig("adjusted", 2.0)))
+    agent = setup.new_agent(0, pretraining=False)
+    agent.begin_training()
+    agent.update(agent.gradient())
+    assert agent.teacher is not None
+    state = agent.state()
+    own = agent.gradient()
+    crossed = agent.gradient_at(state)
+    for name, value in own.items():
+        torch.testing.assert_close(crossed[name], value)
+    agent.teacher = None
+    assert any(not torch.equal(agent.gradient_at(state)[k], own[k]) for k in own)
+
+
+@pytest.mark.slow
+def test_many_rounds_lose_nothing_of_what_a_few_have_won(tmp_path: Path) -> None:
+    """Logits of classes that nobody compares drift apart otherwise, and Grams take that over."""
+    config = dimat.RunConfig(
+        agents=3, rounds=20, pretrain_epochs=4, threads=1, topology="full", controls=(),
+        data=DataConfig(split="by-class"),
+    )  # fmt: skip
+    found = {}
+    for weight in (0.0, 1.0):
+        own = replace(config, loss=LossConfig(distill=weight), out=str(tmp_path / str(weight)))
+        result = dimat.run(own, progress=False)
+        merged = [
+            [line["test_accuracy"] for line in lines(result.folder) if line["phase"] == "merged"
+             and line["round"] == number] for number in (4, 20)
+        ]  # fmt: skip
+        found[weight] = [float(np.mean(own)) for own in merged]
+    assert found[1.0][1] > found[1.0][0] - 0.01
+    assert found[1.0][1] > found[0.0][1] + 0.1

@@ -11,10 +11,22 @@ absent ones (``own-classes``, a softmax over its own classes); or :math:`b_c = \
 :math:`p_c` is the class's share of the agent's own images (``adjusted``). The logits of absent
 classes get no gradient. Nothing leaves the agent, and predictions are by the bare logits.
 
+No agent compares classes of which none has images of both, so in many rounds their logits drift
+apart, and a merge that takes over what each agent knows whole takes its drift over, too. Not-true
+distillation holds them: to the loss of a step it adds
+
+.. math:: \beta\, \mathrm{KL}\big(\mathrm{softmax}(z^0_{c \ne y}) \,\big\|\,
+    \mathrm{softmax}(z_{c \ne y})\big)
+
+where :math:`z^0` are the logits of the network that the round's training began with, the merged
+one, on the agent's own batch. The true class y is left out of both, so it is learned as before.
+
 References:
     Li and Zhan, "FedRS: Federated Learning with Restricted Softmax for Label Distribution Non-IID
     Data", KDD 2021; Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021; Zhang et
-    al., "Federated Learning with Label Distribution Skew via Logits Calibration", ICML 2022.
+    al., "Federated Learning with Label Distribution Skew via Logits Calibration", ICML 2022; Lee et
+    al., "Preservation of the Global Knowledge by Not-True Distillation in Federated Learning",
+    NeurIPS 2022.
 """
 
 from __future__ import annotations
@@ -29,7 +41,7 @@ from torch.nn import functional
 from dimat.errors import ConfigError
 from dimat.state import brief
 
-__all__ = ["LocalLoss", "Logits", "local_loss", "loss_of_counts"]
+__all__ = ["LocalLoss", "Logits", "local_loss", "loss_of_counts", "not_true_distillation"]
 
 Logits = Literal["plain", "own-classes", "adjusted"]
 
@@ -57,6 +69,33 @@ class LocalLoss:
         if self.offset is not None:
             logits = logits + self.offset.reshape(-1, *(1,) * (logits.dim() - 2))
         return functional.cross_entropy(logits, labels)
+
+
+def not_true_distillation(logits: Tensor, before: Tensor, labels: Tensor) -> Tensor:
+    """The divergence from what a network said before of all classes but the true one.
+
+    Args:
+        logits: (batch, classes), or (batch, classes, ...) with a label at every place.
+        before: Logits of the network with which the training began, on the same inputs, of the same
+            shape; no gradient is taken of them.
+        labels: (batch,) or (batch, ...), int64.
+
+    Returns:
+        The mean over all labels, >= 0, in float32: KL of the softmax of ``before`` from that of
+        ``logits``, both over the classes that are not true; 0 of two classes.
+
+    >>> z, y = torch.tensor([[9.0, 1.0, 2.0]]), torch.tensor([0])
+    >>> not_true_distillation(z, torch.tensor([[-5.0, 1.0, 2.0]]), y)  # alike, but for the true one
+    tensor(0.)
+    """
+    true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, labels[:, None], True)
+    # Finite, as 0 * inf is not: its exponential is 0.
+    least = torch.finfo(torch.float32).min / 2
+    new, old = (
+        z.float().masked_fill(true, least).log_softmax(1) for z in (logits, before.detach())
+    )
+    apart = functional.kl_div(new, old, reduction="none", log_target=True)
+    return apart.masked_fill(true, 0.0).sum(1).mean()
 
 
 def local_loss(labels: Tensor, num_classes: int, logits: Logits = "adjusted") -> LocalLoss:

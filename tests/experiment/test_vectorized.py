@@ -172,6 +172,32 @@ def test_each_has_the_loss_of_its_own_classes() -> None:
         check_alike(ours, theirs)
 
 
+@pytest.mark.parametrize("model", ["mlp", "resnet20"])
+def test_each_is_distilled_from_the_network_that_it_began_with(model: str) -> None:
+    """In stacks that shrink, too; with BatchNorm as it was, whose statistics are not moved."""
+    loss = LossConfig("adjusted", distill=2.0)
+    config = replace(CONFIG, model=model, width=0.25, data=DataConfig(split="by-class"), loss=loss)
+    config = replace(config, pretrain_epochs=0, rounds=1, optimizer=OptimizerConfig("msgd", 0.05))
+    found = {}
+    for k in (4, 1):
+        setup = make_setup(replace(config, vectorize=k))
+        agents = [setup.new_agent(i, pretraining=False) for i in range(4)]
+        for agent in agents:
+            agent.model.double()
+            agent._stream = ((x.double(), y) for x, y in agent._stream)
+            agent.begin_training()
+        teachers = [{key: v.clone() for key, v in (a.teacher or {}).items()} for a in agents]
+        told = told_of(setup, agents, [3, 5, 3, 3])
+        assert k == 1 or told == [3, 1]
+        for agent, before in zip(agents, teachers, strict=True):
+            assert before
+            assert agent.teacher is not None
+            assert all(torch.equal(agent.teacher[key], v) for key, v in before.items())
+        found[k] = agents
+    for ours, theirs in zip(found[4], found[1], strict=True):
+        check_alike(ours, theirs)
+
+
 def test_agents_with_unequal_shards_each_take_their_own_steps() -> None:
     data = DataConfig(split="dirichlet", alpha=0.3)
     config = replace(CONFIG, agents=6, data=data, optimizer=OptimizerConfig("msgd", lr=0.01))

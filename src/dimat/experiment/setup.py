@@ -186,6 +186,7 @@ class Setup:
             augment=config.data.augment,
             precision=config.precision,
             local_loss=self._local_loss(shard, pretraining=pretraining),
+            distill=self.distill(pretraining=pretraining),
         )
 
     def _local_loss(self, shard: Shard, *, pretraining: bool) -> LocalLoss:
@@ -194,6 +195,13 @@ class Setup:
         if logits == "auto":
             logits = "adjusted" if self._skewed[pretraining] else "plain"
         return loss_of_counts(shard.class_counts(classes), logits)
+
+    def distill(self, *, pretraining: bool) -> float:
+        """The weight of not-true distillation: none in pre-training, as nobody has merged."""
+        weight = self.config.loss.distill
+        if pretraining or weight == 0:
+            return 0.0
+        return float(self._skewed[pretraining]) if weight is None else weight
 
     @cached_property
     def _skewed(self) -> Mapping[bool, bool]:

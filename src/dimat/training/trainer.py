@@ -18,7 +18,7 @@ from dimat.compat import note_steps
 from dimat.data import Shard, generator
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Traffic
-from dimat.losses import LocalLoss
+from dimat.losses import LocalLoss, not_true_distillation
 from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of
 from dimat.methods import RoundContext, RoundResult
@@ -76,6 +76,8 @@ class LocalTrainer:
         augment: Whether training images are augmented.
         precision: Arithmetic of forward passes: float32, or bfloat16 by autocast.
         local_loss: The loss of a training step; evaluation is by plain cross-entropy.
+        distill: Weight of not-true distillation from the network that the training of a round
+            begins with (:meth:`begin_training`), >= 0.
         gauge: Id of the unit order that the model is in; the agent's own order if None.
         steps: Training steps taken on this shard.
         epochs: Completed passes over a shard, pre-training included.
@@ -84,6 +86,8 @@ class LocalTrainer:
 
     Attributes:
         parameters: The model's parameters by name; tied ones occur once.
+        teacher: The state that the training of this round began with; None before the first round,
+            and where nothing is distilled.
     """
 
     index: int
@@ -98,12 +102,14 @@ class LocalTrainer:
     augment: bool = False
     precision: str = "float32"
     local_loss: LocalLoss = field(default_factory=LocalLoss)
+    distill: float = 0.0
     gauge: GaugeId | None = None
     steps: int = 0
     epochs: int = 0
     kept: dict[str, State] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     parameters: dict[str, nn.Parameter] = field(init=False, repr=False)
+    teacher: State | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Looked up once: a walk over all modules costs as much as a small model's step.
@@ -141,18 +147,40 @@ class LocalTrainer:
         self._batch = next(self._stream)
         return self._batch
 
+    def begin_training(self) -> None:
+        """Note the network that the training of a round begins with, if it is distilled."""
+        if self.distill:
+            self.teacher = self.state()
+
     def gradient(self) -> State:
         """Gradient of the loss on the next batch, by parameter; updates running statistics."""
         inputs, labels = self.batch()
+        before = self._before(inputs)
         self.model.train()
         self._draw_noise()
         with self.autocast():
-            loss = self.local_loss(self.model(inputs), labels)
+            loss = self._loss(self.model(inputs), before, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self._losses.append(loss.detach())
         gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         self._drop_gradient()
         return gradient
+
+    def _before(self, inputs: Tensor) -> Tensor | None:
+        """Logits of the network that this round's training began with; None: not distilled."""
+        if self.teacher is None:
+            return None
+        self.model.eval()
+        with torch.no_grad(), self.autocast():
+            logits: Tensor = functional_call(self.model, self.teacher, (inputs,))
+        return logits
+
+    def _loss(self, logits: Tensor, before: Tensor | None, labels: Tensor) -> Tensor:
+        """The loss of a training step."""
+        loss = self.local_loss(logits, labels)
+        if before is None:
+            return loss
+        return loss + self.distill * not_true_distillation(logits, before, labels)
 
     def _drop_gradient(self) -> None:
         """Free the gradients, so that none takes memory while other agents train."""
@@ -173,11 +201,12 @@ class LocalTrainer:
         # A forward pass writes running statistics; tied weights are given once.
         there = clone({name: state[name] for name in (*names, *frozen, *buffers)})
         wanted = [there[name].requires_grad_() for name in names]
+        before = self._before(inputs)
         self.model.train()
         self._draw_noise()
         with self.autocast():
             logits = functional_call(self.model, there, (inputs,))
-            loss = self.local_loss(logits, labels)
+            loss = self._loss(logits, before, labels)
         found = torch.autograd.grad(loss, wanted, allow_unused=True)
         return {name: g for name, g in zip(names, found, strict=True) if g is not None}
 

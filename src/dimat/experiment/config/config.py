@@ -122,9 +122,13 @@ class LossConfig:
         logits: What an agent's own class shares do to the softmax: plain (nothing), own-classes
             (absent classes are left out), adjusted (the logarithm of the shares is added), or auto
             (adjusted where the agents' shards differ in their classes, else plain).
+        distill: Weight of not-true distillation: what the network that a round's training began
+            with says of all classes but the true one is kept; 0: none. null: 1 where the agents'
+            shards differ in their classes, else 0.
     """
 
     logits: Literal["auto", "plain", "own-classes", "adjusted"] = "auto"
+    distill: kinds.LossWeight | None = None
 
     def __post_init__(self) -> None:
         tidy(self)

@@ -29,6 +29,7 @@ PositiveFraction = Annotated[float, Range(gt=0, le=1)]
 UpToHalf = Annotated[float, Range(ge=0, le=0.5)]
 LearningRate = Annotated[float, Range(gt=0, lt=inf), _FLOAT32]
 WeightDecay = Annotated[float, Range(ge=0, lt=inf), _FLOAT32]
+LossWeight = Annotated[float, Range(ge=0, lt=inf), MOST]
 Seconds = Annotated[float, Range(gt=0, lt=inf), Range(le=10**6, why="which are 11 days")]
 Width = Annotated[
     float, Range(gt=0, lt=inf), Range(le=1000, why="times the channels of the model as it is")

@@ -142,6 +142,8 @@ class Rounds:
 
     def _train_all(self) -> None:
         """Take the steps of a round with all agents: in turns, or in stacks if none exchanges."""
+        for agent in self.agents:
+            agent.begin_training()
         if not trains_at_once(self.setup, self.method):
             self._exchange([self._steps(agent) for agent in self.agents])
             return

@@ -14,8 +14,9 @@ from torch.func import functional_call, vmap
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.setup import Setup, make_optimizer
-from dimat.losses import LocalLoss
+from dimat.losses import LocalLoss, not_true_distillation
 from dimat.methods import Method
+from dimat.state import State
 from dimat.training.trainer import LocalTrainer
 
 Done = Callable[[Sequence[LocalTrainer]], None]
@@ -156,6 +157,11 @@ class _Stack:
         self.buffers = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]}
         offsets = [x for agent in agents if (x := agent.local_loss.offset) is not None]
         self.offsets = torch.stack(offsets) if offsets else None  # all agents have one, or none has
+        # Likewise: all agents have begun the training of a round, or none has.
+        before = [state for agent in agents if (state := agent.teacher) is not None]
+        self.teachers: State = {
+            name: torch.stack([one[name] for one in before]) for name in (before or [{}])[0]
+        }
         self.optimizer = make_optimizer(optimizer, list(self.parameters.values()))
         for name, stacked in self.parameters.items():
             owns = [agent.optimizer.state.get(agent.parameters[name], {}) for agent in agents]
@@ -170,7 +176,6 @@ class _Stack:
         """Take one step with all agents; returns the loss of each on its batch, (agents,)."""
         batches = [agent.batch() for agent in self.agents]
         inputs, labels = (torch.stack(own) for own in zip(*batches, strict=True))
-        self.first.model.train()
         losses = self._backward(inputs, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = self.first.lr
@@ -183,10 +188,16 @@ class _Stack:
     def _backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Compute the gradients of all agents; returns the loss of each, (agents,)."""
         try:
+            before = None
             with self.first.autocast():
-                own = None if self.offsets is None else 0
-                losses, buffers = vmap(self._loss, (0, 0, 0, 0, own), randomness="error")(
-                    self.parameters, self.buffers, inputs, labels, self.offsets
+                if self.teachers:
+                    self.first.model.eval()
+                    with torch.no_grad():
+                        before = vmap(self._logits)(self.teachers, inputs)
+                self.first.model.train()
+                more = [None if own is None else 0 for own in (self.offsets, before)]
+                losses, buffers = vmap(self._loss, (0, 0, 0, 0, *more), randomness="error")(
+                    self.parameters, self.buffers, inputs, labels, self.offsets, before
                 )
             losses.sum().backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError:
@@ -200,6 +211,10 @@ class _Stack:
         self.buffers = {name: value.detach() for name, value in buffers.items()}
         return losses.detach()
 
+    def _logits(self, state: dict[str, Tensor], x: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self.first.model, state, (x,))
+        return logits
+
     def _loss(
         self,
         parameters: dict[str, Tensor],
@@ -207,10 +222,14 @@ class _Stack:
         x: Tensor,
         y: Tensor,
         offset: Tensor | None,
+        before: Tensor | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         own = {**parameters, **buffers}  # the model may replace a buffer by another tensor
-        logits = functional_call(self.first.model, own, (x,))
-        return LocalLoss(offset)(logits, y), {name: own[name] for name in buffers}
+        logits = self._logits(own, x)
+        loss = LocalLoss(offset)(logits, y)
+        if before is not None:
+            loss = loss + self.first.distill * not_true_distillation(logits, before, y)
+        return loss, {name: own[name] for name in buffers}
 
     @torch.no_grad()
     def hand_back(self) -> None:

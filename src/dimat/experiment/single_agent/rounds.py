@@ -231,6 +231,7 @@ class SingleAgentRun:
     def _train(self, agent: LocalTrainer, number: int) -> None:
         """Take the local steps of a round, and evaluate."""
         start = time.perf_counter()
+        agent.begin_training()
         for _ in range(self.setup.round_steps(self.index)):
             agent.topology = self.setup.topology.at(agent.steps)
             agent.update(agent.gradient())

@@ -66,6 +66,7 @@ def speed_of(setup: Setup, part_s: float) -> Speed:
         part_s: Seconds for each part, and three times as many for training.
     """
     device, agent = setup.config.device, setup.new_agent(0, pretraining=False)
+    agent.begin_training()
     x, y = setup.test
     forward = each(device, lambda: agent.evaluate(x[:8], y[:8]), part_s / 4, most=20) / len(y[:8])
     step, stacked = _training(setup, agent, forward, part_s)
@@ -109,6 +110,8 @@ def _stacked(setup: Setup, batch_size: int, alone_s: float, part_s: float) -> fl
     affordable = max(2, int(part_s / alone_s))
     size = min(setup.config.vectorize, setup.config.agents, _STACKED, affordable)
     agents = [setup.new_agent(i, pretraining=False) for i in range(size)]
+    for agent in agents:
+        agent.begin_training()
     for agent in agents:
         agent.batch_size = batch_size
     steps = max(1, min(_STEPS, affordable // size))  # a stack is made once for all of them

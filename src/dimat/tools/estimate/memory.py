@@ -56,10 +56,13 @@ def memory_of_run(setup: Setup, facts: ModelFacts, names: Collection[str]) -> Me
         "copies": max(_copies(setup, facts, remembered, name) for name in names),
         "images": stored * len(data.train_y) / config.agents,
     }
+    distilled = bool(setup.distill(pretraining=False)) * facts.state_bytes
+    if distilled:
+        agent["distilled"] = float(distilled)  # the network that a round's training began with
     narrow = 0.5 if config.precision == "bfloat16" else 1.0
     methods = [METHODS[name] for name in names]
     at_once = min(config.vectorize, config.agents)
-    stacked = at_once * (facts.state_bytes + remembered) if at_once > 1 else 0
+    stacked = at_once * (facts.state_bytes + remembered + distilled) if at_once > 1 else 0
     moved = any(own.matches for own in methods) * config.agents * facts.state_bytes
     shared = {
         "data": float(stored * (len(data.train_y) + len(data.test_y))),

@@ -140,8 +140,10 @@ class Work:
         forward = facts.forward_flops
         evaluated = len(self.setup.dataset.test_y) + held
         anew = min(config.recalibration.images, train) * facts.has_running_statistics
+        distilled = bool(self.setup.distill(pretraining=False))
+        a_step = facts.training_flops + distilled * forward
         return {
-            "training": (own.steps + own.gradients) * config.batch_size * facts.training_flops,
+            "training": (own.steps + own.gradients) * config.batch_size * a_step,
             "evaluation": own.evaluated * evaluated * forward,
             "matching": runs * seen * forward,
             "recalibration": own.recalibrated * anew * forward,
