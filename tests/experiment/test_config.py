@@ -147,6 +147,13 @@ def test_on_a_cpu_a_stack_is_no_place_for_bfloat16() -> None:
         validate(RunConfig(vectorize=2, precision="bfloat16"))
 
 
+def test_batches_in_pieces_are_not_for_stacks() -> None:
+    pieces = OptimizerConfig(accumulate=4)
+    validate(RunConfig(optimizer=pieces))
+    with pytest.raises(ConfigError, match=r"'optimizer.accumulate' is 4: must be 1 with vectorize"):
+        validate(RunConfig(vectorize=2, optimizer=pieces))
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU"])
 def test_a_device_of_another_kind_is_refused(device: str) -> None:
     with pytest.raises(ConfigError, match="must be cpu, cuda or cuda:N"):

@@ -47,7 +47,14 @@ CONFIG = RunConfig(
     method="dimat",
     controls=("sgp", "gradient-tracking", "diloco", "centralized"),
     topology=TopologyConfig("ring"),
-    optimizer=OptimizerConfig("msgd", 0.02, schedule="cosine", on_merge="mix"),
+    optimizer=OptimizerConfig(
+        *("msgd", 0.02),
+        schedule="cosine",
+        on_merge="mix",
+        warmup_steps=20,
+        clip_norm=1.0,
+        accumulate=2,
+    ),
     consensus=ConsensusConfig(order="adapt"),
 )
 Content = dict[str, object]

@@ -172,6 +172,19 @@ def test_each_has_the_loss_of_its_own_classes() -> None:
         check_alike(ours, theirs)
 
 
+def test_each_gradient_is_cut_to_its_norm_and_rates_rise_as_they_would_alone() -> None:
+    own = OptimizerConfig("sgd", 0.5, warmup_steps=4, clip_norm=0.5)
+    config = replace(CONFIG, model="mlp", width=0.25, optimizer=own, pretrain_epochs=0)
+    (at_once, told), (alone, _) = (trained(replace(config, vectorize=k), [6] * 4) for k in (4, 1))
+    assert told == [4]
+    for ours, theirs in zip(at_once, alone, strict=True):
+        check_alike(ours, theirs)
+    free = replace(config, optimizer=replace(own, clip_norm=None), vectorize=4)
+    apart, _ = trained(free, [6] * 4)
+    key = next(iter(apart[0].state()))
+    assert not torch.allclose(apart[0].state()[key], at_once[0].state()[key])  # it was cut
+
+
 @pytest.mark.parametrize("model", ["mlp", "resnet20"])
 def test_each_is_distilled_from_the_network_that_it_began_with(model: str) -> None:
     """In stacks that shrink, too; with BatchNorm as it was, whose statistics are not moved."""

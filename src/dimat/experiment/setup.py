@@ -185,6 +185,8 @@ class Setup:
             batch_size=config.batch_size,
             augment=config.data.augment,
             precision=config.precision,
+            clip_norm=config.optimizer.clip_norm,
+            accumulate=config.optimizer.accumulate,
             local_loss=self._local_loss(shard, pretraining=pretraining),
             distill=self.distill(pretraining=pretraining),
         )
@@ -231,12 +233,20 @@ class Setup:
         self, agent: int, optimizer: torch.optim.Optimizer, *, together: bool
     ) -> torch.optim.lr_scheduler.LambdaLR:
         """The schedule of the learning rate over the whole run, pre-training included."""
+        warm = self.config.optimizer.warmup_steps
+
+        def rise(step: int) -> float:
+            return min(1.0, (step + 1) / (warm + 1))
+
         if self.config.optimizer.schedule == "constant":
-            return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+            return torch.optim.lr_scheduler.LambdaLR(optimizer, rise)
         steps = self.round_steps(agent, together=together)
         total = self.pretrain_steps(agent, together=together) + self.config.rounds * steps
         return torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(total, 1), 1.0)))
+            optimizer,
+            lambda step: (
+                rise(step) * 0.5 * (1 + math.cos(math.pi * min(step / max(total, 1), 1.0)))
+            ),
         )
 
     def set_out(self, agent: LocalTrainer) -> None:

@@ -75,6 +75,9 @@ class LocalTrainer:
         merging: The settings that the agent's merges depend on.
         augment: Whether training images are augmented.
         precision: Arithmetic of forward passes: float32, or bfloat16 by autocast.
+        clip_norm: Norm that the gradient of a step is scaled down to, over all parameters, > 0;
+            None: never.
+        accumulate: Pieces in which a batch is run, one after another, >= 1.
         local_loss: The loss of a training step; evaluation is by plain cross-entropy.
         distill: Weight of not-true distillation from the network that the training of a round
             begins with (:meth:`begin_training`), >= 0.
@@ -101,6 +104,8 @@ class LocalTrainer:
     merging: MergeSettings
     augment: bool = False
     precision: str = "float32"
+    clip_norm: float | None = None
+    accumulate: int = 1
     local_loss: LocalLoss = field(default_factory=LocalLoss)
     distill: float = 0.0
     gauge: GaugeId | None = None
@@ -154,17 +159,31 @@ class LocalTrainer:
 
     def gradient(self) -> State:
         """Gradient of the loss on the next batch, by parameter; updates running statistics."""
-        inputs, labels = self.batch()
-        before = self._before(inputs)
-        self.model.train()
+        self.batch()
         self._draw_noise()
-        with self.autocast():
-            loss = self._loss(self.model(inputs), before, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._losses.append(loss.detach())
+        losses = []
+        for inputs, labels, share in self._pieces():
+            before = self._before(inputs)
+            self.model.train()
+            with self.autocast():
+                loss = self._loss(self.model(inputs), before, labels, share)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        self._losses.append(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
         gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         self._drop_gradient()
-        return gradient
+        return self._clipped(gradient)
+
+    def _pieces(self) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """The pieces of the last batch, and the share of its images that each has."""
+        assert self._batch is not None, "gradient() draws the batch"
+        pieces = min(self.accumulate, len(self._batch[1]))
+        for x, y in zip(*(own.tensor_split(pieces) for own in self._batch), strict=True):
+            yield x, y, len(y) / len(self._batch[1])
+
+    def _clipped(self, gradient: State) -> State:
+        """A gradient, scaled down to the norm that it may have."""
+        return gradient if self.clip_norm is None else clip(gradient, self.clip_norm)
 
     def _before(self, inputs: Tensor) -> Tensor | None:
         """Logits of the network that this round's training began with; None: not distilled."""
@@ -175,12 +194,12 @@ class LocalTrainer:
             logits: Tensor = functional_call(self.model, self.teacher, (inputs,))
         return logits
 
-    def _loss(self, logits: Tensor, before: Tensor | None, labels: Tensor) -> Tensor:
-        """The loss of a training step."""
+    def _loss(self, logits: Tensor, before: Tensor | None, labels: Tensor, share: float) -> Tensor:
+        """The share of a piece of a batch in the loss of a training step."""
         loss = self.local_loss(logits, labels)
-        if before is None:
-            return loss
-        return loss + self.distill * not_true_distillation(logits, before, labels)
+        if before is not None:
+            loss = loss + self.distill * not_true_distillation(logits, before, labels)
+        return loss if share == 1 else share * loss
 
     def _drop_gradient(self) -> None:
         """Free the gradients, so that none takes memory while other agents train."""
@@ -193,22 +212,25 @@ class LocalTrainer:
         Args:
             state: The state; not changed, and neither is the agent.
         """
-        assert self._batch is not None, "gradient() draws the batch"
-        inputs, labels = self._batch
         names = [name for name, p in self.parameters.items() if p.requires_grad]
         buffers = [name for name, _ in self.model.named_buffers() if name in state]
         frozen = [name for name, p in self.parameters.items() if not p.requires_grad]
         # A forward pass writes running statistics; tied weights are given once.
         there = clone({name: state[name] for name in (*names, *frozen, *buffers)})
         wanted = [there[name].requires_grad_() for name in names]
-        before = self._before(inputs)
-        self.model.train()
         self._draw_noise()
-        with self.autocast():
-            logits = functional_call(self.model, there, (inputs,))
-            loss = self._loss(logits, before, labels)
-        found = torch.autograd.grad(loss, wanted, allow_unused=True)
-        return {name: g for name, g in zip(names, found, strict=True) if g is not None}
+        gradient: State = {}
+        for inputs, labels, share in self._pieces():
+            before = self._before(inputs)
+            self.model.train()
+            with self.autocast():
+                logits = functional_call(self.model, there, (inputs,))
+                loss = self._loss(logits, before, labels, share)
+            found = torch.autograd.grad(loss, wanted, allow_unused=True)
+            for name, own in zip(names, found, strict=True):
+                if own is not None:
+                    gradient[name] = gradient[name] + own if name in gradient else own
+        return self._clipped(gradient)
 
     def _draw_noise(self) -> None:
         """Seed PyTorch's generator, which dropout draws from, by agent, epoch and step."""
@@ -392,6 +414,20 @@ class LocalTrainer:
                 loss += float(functional.cross_entropy(logits, y, reduction="sum"))
         count = len(labels)
         return (correct / count, loss / count) if count else (float("nan"), float("nan"))
+
+
+def clip(gradient: State, norm: float) -> State:
+    """A gradient of this norm over all parameters, or as it is if its norm is smaller.
+
+    Args:
+        gradient: Gradient by parameter name.
+        norm: The norm, > 0.
+    """
+    parts = [torch.linalg.vector_norm(own.float()) for own in gradient.values()]
+    if not parts:
+        return gradient
+    factor = (norm / torch.linalg.vector_norm(torch.stack(parts))).clamp(max=1.0)
+    return {name: own * factor.to(own.dtype) for name, own in gradient.items()}
 
 
 def parameter_names(model: nn.Module) -> Sequence[str]:

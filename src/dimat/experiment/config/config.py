@@ -98,6 +98,12 @@ class OptimizerConfig:
         momentum: Momentum of msgd, and of qg-momentum.
         weight_decay: L2 penalty (decoupled for adamw).
         schedule: constant, or cosine down to zero over the whole run, pre-training included.
+        warmup_steps: Steps over which the learning rate rises linearly to that of the schedule,
+            from the first one of pre-training on.
+        clip_norm: The gradient of a step is scaled down to this norm, over all parameters, if it is
+            larger; null: never.
+        accumulate: Pieces in which a batch is run, one after another, so that a step takes less
+            memory; BatchNorm normalizes by each piece.
         on_merge: An agent's optimizer state in a merge that begins a round: keep it, mix it
             (average it with the neighbors', aligned as their units are; with Adam that is three
             times the bytes; dimat, wa, wm and final-merge do), or reset it.
@@ -108,6 +114,9 @@ class OptimizerConfig:
     momentum: kinds.Fraction = 0.9
     weight_decay: kinds.WeightDecay = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: kinds.Count = 0
+    clip_norm: kinds.Positive | None = None
+    accumulate: kinds.PositiveCount = 1
     on_merge: Literal["keep", "mix", "reset"] = "keep"
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ def validate(config: RunConfig, *, apart: bool = False) -> None:
     _check_path(config)
     _check_stop(config)
     _check_stack(config)
+    _check_accumulation(config)
     gauge_of(config.matching)
     _check_names(config)
     _check_data(config, apart=apart)
@@ -78,6 +79,14 @@ def _check_stack(config: RunConfig) -> None:
     if config.vectorize > 1 and config.precision == "bfloat16" and config.device == "cpu":
         rule = "1 with precision bfloat16 on a CPU, where PyTorch leaves a stack in float32"
         raise broken_rule("vectorize", config.vectorize, f"{rule}; or use --precision float32")
+
+
+def _check_accumulation(config: RunConfig) -> None:
+    """Refuse stacks of agents whose batches are run in pieces to save memory."""
+    pieces = config.optimizer.accumulate
+    if config.vectorize > 1 and pieces > 1:
+        rule = "1 with vectorize above 1: a stack takes more memory, not less; use --vectorize 1"
+        raise broken_rule("optimizer.accumulate", pieces, rule)
 
 
 def _check_path(config: RunConfig) -> None:

@@ -17,7 +17,7 @@ from dimat.experiment.setup import Setup, make_optimizer
 from dimat.losses import LocalLoss, not_true_distillation
 from dimat.methods import Method
 from dimat.state import State
-from dimat.training.trainer import LocalTrainer
+from dimat.training.trainer import LocalTrainer, clip
 
 Done = Callable[[Sequence[LocalTrainer]], None]
 
@@ -72,7 +72,9 @@ def _alike(
     for agent, count in zip(agents, steps, strict=True):
         length = setup.pretrain_steps(agent.index), setup.round_steps(agent.index)
         place = (*length, agent.schedule.last_epoch)
-        rates = place if setup.config.optimizer.schedule != "constant" else None
+        own = setup.config.optimizer
+        varies = own.schedule != "constant" or own.warmup_steps
+        rates = place if varies else None
         groups.setdefault((rates, tuple(_remembered(agent))), []).append((agent, count))
     return list(groups.values())
 
@@ -200,6 +202,7 @@ class _Stack:
                     self.parameters, self.buffers, inputs, labels, self.offsets, before
                 )
             losses.sum().backward()  # type: ignore[no-untyped-call]
+            self._clip()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -210,6 +213,15 @@ class _Stack:
             ) from error
         self.buffers = {name: value.detach() for name, value in buffers.items()}
         return losses.detach()
+
+    def _clip(self) -> None:
+        """Scale the gradient of each agent down to the norm that it may have."""
+        norm = self.first.clip_norm
+        if norm is None:
+            return
+        found = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        for name, own in vmap(lambda one: clip(one, norm))(found).items():
+            self.parameters[name].grad = own
 
     def _logits(self, state: dict[str, Tensor], x: Tensor) -> Tensor:
         logits: Tensor = functional_call(self.first.model, state, (x,))
