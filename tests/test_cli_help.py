@@ -47,6 +47,17 @@ def test_the_short_help_says_first_what_is_used_first_with_its_default(
             assert found[1] == (",".join(default) if isinstance(default, tuple) else str(default))
 
 
+def test_the_short_help_of_an_agent_shows_what_only_an_agent_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = told(capsys, "agent", "--help")
+    for option in ("--insecure", "--trusted-network", "--check"):  # flags have no value to show
+        assert re.search(rf"^  {option} {{3,}}\w", out, re.MULTILINE), option
+    for option in ("--id ID", "--certificates FOLDER", "--metrics HOST:PORT", "--events FILE"):
+        assert re.search(rf"^  {option} {{2,}}\w", out, re.MULTILINE), option
+    assert "in it; runs/apart" in out
+
+
 def test_the_short_help_names_every_setting_in_its_group(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

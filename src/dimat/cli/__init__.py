@@ -7,6 +7,7 @@ answer at once.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -29,7 +30,7 @@ from dimat.cli.commands import (
     symmetry,
     topology,
 )
-from dimat.cli.launch import INTERRUPTED, STOPPED, settle
+from dimat.cli.launch import INTERRUPTED, PIPE_CLOSED, STOPPED, settle
 from dimat.errors import ConfigError, DimatError, Interrupted, Stopped
 from dimat.experiment.config.parse import Parser
 
@@ -55,7 +56,7 @@ _COMMANDS = {
 
 _EXIT_CODES = (
     f"Exit codes: 0 done, 1 it went wrong, 2 bad input, {STOPPED} stopped at max_wall_s with more "
-    "to do, 130 interrupted."
+    f"to do, {INTERRUPTED} interrupted, {PIPE_CLOSED} whoever read the output has closed the pipe."
 )
 
 
@@ -68,7 +69,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            if sys.stdout is not None:  # now, as an error at exit could not be handled
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return PIPE_CLOSED
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # as rich ends a program
+            _discard_output()
+            return PIPE_CLOSED
+        raise
+
+
+def _discard_output() -> None:
+    """Send what is still to be written nowhere, as whoever read it has closed the pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _run(words: list[str]) -> int:
+    """Run the words of a command line; returns the exit code."""
     try:
         if words[:1] == ["help"]:  # "help run" is "run --help", "help run all" "run --help all"
             words = [*words[1:2], "--help", *words[2:]]

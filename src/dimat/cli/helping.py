@@ -64,6 +64,8 @@ def _call(parser: Parser, name: str) -> str:
     """An option with its default, or with a placeholder for its value if it has none."""
     option = f"--{spelled(name, setting_types())}"
     action = next(own for own in parser._actions if option in own.option_strings)
+    if action.nargs == 0:  # a flag, without a value
+        return option
     value = action.default
     if value is None:
         value = action.metavar or action.dest.upper()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dimat.experiment.config.config import RunConfig
 
 INTERRUPTED = 130  # exit code of an interrupted command, as in shells
+PIPE_CLOSED = 141  # as shells say of a command that SIGPIPE ended: who read the output has gone
 STOPPED = 3  # exit code of a run that stopped at max_wall_s, with more to do
 
 

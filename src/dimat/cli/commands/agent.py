@@ -57,14 +57,20 @@ def parser() -> Parser:
 
 
 def _first() -> dict[str, str]:
-    """The options that ``--help`` shows first; a single agent runs no controls."""
+    """The options that ``--help`` shows first: the site's, and fewer of those that all share."""
     own = {
         "id": "number of this agent, from 0",
         "peers": "peers.yaml: the addresses of all agents",
         "certificates": "folder of its certificate and key",
         "insecure": "plaintext, on this machine alone",
+        "trusted-network": "plaintext, which the network may read",
+        "check": "look whether all could run, and end",
+        "metrics": "where Prometheus reads how it is",
+        "events": "file of what happens; - for stdout",
     }
-    return own | {name: told for name, told in FIRST.items() if name != "controls"}
+    left_out = ("controls", "local_epochs", "optimizer.lr", "seed")
+    settings = {name: told for name, told in FIRST.items() if name not in left_out}
+    return own | settings | {"out": "its folder is in it; runs/apart"}
 
 
 def execute(settings: Namespace) -> None:
