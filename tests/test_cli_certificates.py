@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import stat
@@ -85,6 +86,35 @@ def test_a_certificate_that_is_renewed_is_for_the_same_key_beside_the_old_one(sa
     said(f"revoke --ca ca --serial {old[0]}")
     shutil.copy("ca/revoked.pem", "site")
     assert "for agent 0 of run 'r'" in said("show site")
+
+
+def test_a_key_whose_certificate_was_revoked_gets_no_other(said: Said) -> None:
+    said("init --run r --out ca")
+    said("request --run r --agent 0 --out site")
+    said("sign site/request.pem --ca ca --agent 0 --out old")
+    said("revoke --ca ca --agent 0")
+    refused = said("sign site/request.pem --ca ca --agent 0 --out new", 2)
+    assert re.search(r"the request's key is that of serial \w+ of agent 0, which was rev", refused)
+    assert "a new request, by 'dimat certificates request' into a new folder" in refused
+    assert not Path("new").exists()
+    assert said("show ca").count("agent 0:") == 1
+    said("request --run r --agent 0 --out again")
+    said("sign again/request.pem --ca ca --agent 0 --out new")
+    shutil.copy("new/certificate.pem", "again")
+    shutil.copy("new/ca.pem", "again")
+    shutil.copy("new/revoked.pem", "again")
+    assert "for agent 0 of run 'r'" in said("show again")
+
+
+def test_a_ledger_of_before_keys_were_in_it_is_read(said: Said) -> None:
+    said("init --run r --out ca")
+    said("request --run r --agent 0 --out site")
+    said("sign site/request.pem --ca ca --agent 0 --out site")
+    ledger = json.loads(Path("ca/issued.json").read_text())
+    del ledger["issued"][0]["key"]
+    Path("ca/issued.json").write_text(json.dumps(ledger))
+    said("revoke --ca ca --agent 0")
+    assert "revoked on" in said("show ca")
 
 
 def test_an_observer_has_a_name_instead_of_a_number(said: Said) -> None:

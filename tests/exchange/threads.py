@@ -14,7 +14,8 @@ Result = TypeVar("Result")
 HOST = "127.0.0.1"
 LISTEN = f"{HOST}:0"
 randrange = SystemRandom().randrange  # whatever seeds a test sets
-LONG_S = 300.0  # what takes longer is a deadlock, however slow the machine
+LONG_S = 300.0  # patience that never ends in a test, however slow the machine
+SOON_S = 60.0  # what comes within milliseconds, and has not after so long, is a deadlock
 
 
 def together(works: Sequence[Callable[[], Result]], end_s: float = LONG_S) -> list[Result]:
@@ -40,7 +41,7 @@ def together(works: Sequence[Callable[[], Result]], end_s: float = LONG_S) -> li
     return [results[k] for k in range(len(works))]
 
 
-def until(what: Callable[[], object], wait_s: float = LONG_S) -> None:
+def until(what: Callable[[], object], wait_s: float = SOON_S) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + wait_s
     while not what():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import sys
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.exchange.threads import LONG_S, peers_file, randrange, together
+from tests.exchange.threads import LONG_S, SOON_S, peers_file, randrange, together
 
 from dimat.errors import ConfigError
 from dimat.exchange.network.metrics import serve_metrics
@@ -146,6 +148,28 @@ def test_events_go_to_standard_output_too(capsys: pytest.CaptureFixture[str]) ->
     log.close()
     assert json.loads(capsys.readouterr().out)["link"] == "up"
     print("still open")
+
+
+def test_whoever_reads_no_events_holds_up_nobody_and_is_told_how_many_were_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, write = os.pipe()
+    with open(read) as reader, open(write, "w") as stalled:
+        monkeypatch.setattr(sys, "stdout", stalled)
+        log = EventLog("-")
+        together([lambda: [log("trained", round=k, why="x" * 200) for k in range(2000)]], SOON_S)
+        log("incident", why="x" * (1 << 17))  # more than a pipe may hold
+        first = json.loads(reader.readline())
+        assert first["round"] == 0
+        seen, last = 1, first["round"]
+        os.set_blocking(read, False)
+        for line in reader:
+            last, seen = json.loads(line)["round"], seen + 1
+        log("merged", round=9)
+        lost, merged = (json.loads(line) for line in reader)
+        assert last == seen - 1 < 1999  # a row without a gap
+        assert (lost["event"], lost["times"]) == ("lost", 2000 - seen + 1)
+        assert (merged["event"], merged["round"]) == ("merged", 9)
 
 
 def test_what_cannot_be_written_is_said_at_once_and_later_ends_no_run(tmp_path: Path) -> None:

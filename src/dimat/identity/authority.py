@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from filelock import FileLock
 
@@ -36,6 +38,7 @@ class Issued:
         observer: The observer's name.
         until: Its last moment, ISO 8601.
         revoked: The moment when it was revoked, if it was.
+        key: SHA-256 of its public key, in hexadecimal.
     """
 
     serial: str
@@ -43,6 +46,7 @@ class Issued:
     observer: str | None
     until: str
     revoked: str | None = None
+    key: str = ""
 
     @property
     def holder(self) -> str:
@@ -168,7 +172,8 @@ class Authority:
 
         Raises:
             ConfigError: If the request is none, is not signed by its own key, is for another agent
-                or run, or has a key of another kind; or the days are too many.
+                or run, or has a key of another kind or of a certificate that was revoked; or the
+                days are too many.
         """
         asked, said = _parsed(request)
         if (agent is None) == (observer is None):
@@ -202,9 +207,18 @@ class Authority:
             .add_extension(self._authority_identifier, critical=False)
         ).sign(self.key, hashes.SHA256())
         until = certificate.not_valid_after_utc.isoformat()
-        entry = Issued(f"{certificate.serial_number:x}", agent, observer, until)
+        serial, digest = f"{certificate.serial_number:x}", key_digest(key).hex()
+        entry = Issued(serial, agent, observer, until, key=digest)
         with FileLock(self.folder / ".lock"):
             entries, number = self._ledger()
+            for own in entries:
+                if own.revoked is not None and own.key == digest:
+                    raise ConfigError(
+                        f"the request's key is that of serial {own.serial} of {own.holder}, which "
+                        f"was revoked on {own.revoked[:10]}: whoever has that key would be let in "
+                        "again; have its site make a new key and a new request, by 'dimat "
+                        "certificates request' into a new folder"
+                    )
             self._record([*entries, entry], number)
         return certificate.public_bytes(_PEM)
 
@@ -326,6 +340,12 @@ def request(
     storage.write(folder / KEY, storage.pem_of(key), storage.PRIVATE, overwrite=overwrite)
     storage.write(folder / REQUEST, asked.public_bytes(_PEM), overwrite=True)
     return asked
+
+
+def key_digest(key: CertificatePublicKeyTypes) -> bytes:
+    """SHA-256 of a public key."""
+    der, spki = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(key.public_bytes(der, spki)).digest()
 
 
 def _parsed(request: bytes) -> tuple[x509.CertificateSigningRequest, list[str]]:

@@ -6,11 +6,10 @@ import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
 from dimat.errors import ConfigError, DimatError, first_line, shown
 from dimat.identity import authority, identity, storage
-from dimat.identity.authority import Authority
+from dimat.identity.authority import Authority, key_digest
 from dimat.identity.identity import Identity
 from dimat.identity.names import dns_names, uris
 from dimat.identity.trust import now
@@ -23,14 +22,7 @@ def fingerprint(of: x509.Certificate | x509.CertificateSigningRequest) -> str:
 
     Two people who compare it by telephone know that a request was not exchanged on its way.
     """
-    digest = hashes.Hash(hashes.SHA256())
-    key = of.public_key()
-    digest.update(
-        key.public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
-    return digest.finalize().hex(":", 2)
+    return key_digest(of.public_key()).hex(":", 2)
 
 
 def certificates_of(path: Path) -> list[x509.Certificate]:
