@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -10,18 +11,23 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from rich.console import Console
+from tests.exchange import hostile
 from tests.exchange.threads import LONG_S, closing, peers_file, together, until
-from tests.identity.making import RUN, Made, make, make_ca, names, place, revoked
+from tests.identity.making import DAY, RUN, Made, make, make_ca, names, place, revoked
 
 from dimat.cli import main
+from dimat.cli.agents import status_table
 from dimat.errors import DimatError
 from dimat.exchange import Step, Traffic
 from dimat.exchange.incidents import Incident
+from dimat.exchange.network.endpoint import Endpoint
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import PeersFile
+from dimat.exchange.network.security import Security
 from dimat.exchange.network.site import AgentSite
-from dimat.exchange.network.status import read_status
+from dimat.exchange.network.status import Answer, read_status
 
 HOSTILE = "\x1b[2J" + "x" * 900
 Ask = Callable[..., tuple[int, str, str]]
@@ -100,8 +106,7 @@ def test_an_observer_is_told_what_each_agent_says_of_itself(
         assert f"Run {RUN} · 2 of 2 agents answer" in text
         assert "12/20 91.2 current 1/1" in text
         assert "3/20 – stale 0/1" in text
-        assert "0 refused:" in text
-    assert r"round 3: agent 0 refused: too\x1b[31m large" in text
+        assert r"in round 3, agent 0 refused: too\x1b[31m large" in text
 
 
 def test_agents_that_do_not_answer_are_rows_with_the_reason_and_the_exit_code_is_1(
@@ -134,11 +139,59 @@ def test_agents_that_do_not_answer_are_rows_with_the_reason_and_the_exit_code_is
     code, out, _ = ask(tmp_path / "peers.yaml", "--json", certificates=folder)
     assert code == 1
     assert {own["why"] for own in lines(out).values()} == {
-        "its certificate is refused: of another CA, or expired"
+        "its certificate is refused: of a CA that is not in our ca.pem"
     }
     code, out, _ = ask(tmp_path / "peers.yaml", "--json", "--insecure", "--name", RUN)
     assert code == 1
     assert all("it closes the connection" in own["why"] for own in lines(out).values())
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_table_cuts_nothing_and_keeps_every_number_whole(columns: int) -> None:
+    host = "a-host.department.hospital-of-a-long-name.example.org:7400"
+    said = {"round": 1234, "rounds": 10000, "accuracy": 1.0, "standing": "current"}
+    said |= {"heard": [*range(12)], "neighbors": {str(j): {} for j in range(100)}, "since": 1e9}
+    why = "no answer to what we said: " + " ".join(f"word{k}" for k in range(30))
+    answers = [
+        Answer(999, host, said),
+        Answer(
+            7, "127.0.0.1:7407", {"incident": {"round": 9, "agent": 3, "what": "x", "why": why}}
+        ),
+        Answer(8, "127.0.0.1:7408", None, why),
+        Answer(9, None, None, "it has no address: it only dials"),
+    ]
+    console = Console(width=columns, record=True, file=io.StringIO())
+    console.print(status_table("hospitals", answers))
+    out = console.export_text()
+    assert max(map(len, out.splitlines())) <= columns
+    assert "…" not in out
+    row = next(line for line in out.splitlines() if line.split()[:1] == ["999"])
+    assert row.split()[:7] == ["999", "1234/10000", "100.0", "current", "12/100", "Sep", "09"]
+    assert host in "".join(out.split())  # folded where it must be
+    text = " ".join(out.split())
+    assert f"7 in round 9, agent 3 x: {why}" in text
+    assert f"8 no answer: {why}" in text
+    assert "none: it only dials" in text
+
+
+@pytest.mark.parametrize(
+    ("since", "until_", "why"),
+    [
+        (-2 * DAY, -DAY, "it, or its CA's, has expired"),
+        (DAY, 2 * DAY, "not valid yet, by our clock"),
+    ],
+)
+def test_a_certificate_out_of_its_dates_is_told_from_one_of_another_ca(
+    tmp_path: Path, ask: Ask, ca: Made, since: Any, until_: Any, why: str
+) -> None:
+    made = make(ca, alternative=names(0), since=since, until=until_)
+    identity = hostile.own(tmp_path / "0", made, ca)
+    peers = peers_file(tmp_path, 1)
+    endpoint = Endpoint(0, PeersFile(peers), PeersFile(peers).agents[0], Security(RUN, identity))
+    with closing([endpoint]):
+        code, out, _ = ask(peers, "--json")
+    assert code == 1
+    assert lines(out)[0]["why"] == f"its certificate is refused: {why}"
 
 
 def test_an_agent_asks_with_its_own_certificate_too(

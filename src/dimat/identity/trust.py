@@ -71,8 +71,8 @@ def check_chain(
     time = now()
     try:
         if certificate.not_valid_after_utc < time:
-            until = certificate.not_valid_after_utc
-            raise Refused("expired", f"its certificate has expired at {until:%Y-%m-%d %H:%M} UTC")
+            until = f"it was valid until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+            raise Refused("expired", f"its certificate has expired: {until}")
         if certificate.not_valid_before_utc > time:
             since = certificate.not_valid_before_utc
             raise Refused(

@@ -66,8 +66,7 @@ def execute(options: Namespace) -> None:
     if options.json:
         print("\n".join(json.dumps(asdict(answer)) for answer in answers))
     else:
-        console = Console()
-        console.print(status_table(security.run, answers, console.width))
+        Console().print(status_table(security.run, answers))
     silent = [x.agent for x in answers if x.address is not None and x.status is None]
     if silent:
         those = ", ".join(map(str, silent))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dimat.errors import DimatError, ExchangeError, shown
 from dimat.exchange.incidents import Incident
-from dimat.exchange.network.rpc import grpc
+from dimat.exchange.network.rpc import grpc, in_short
 from dimat.exchange.network.security import Security
 
 if TYPE_CHECKING:
@@ -24,23 +24,6 @@ if TYPE_CHECKING:
 CALL = "/dimat.Agent/Status"
 _MOST_WHY = 200  # characters
 _ONLY_DIALS = "it has no address: it only dials"
-_OF_ANOTHER = "its certificate is refused: of another agent or run"
-_UNKNOWN = "its host is not known here"
-_CLOSES = "it closes the connection: it may refuse our certificate, or talk TLS"
-# What gRPC says of a connection that did not come about, and what it means.
-_MEANINGS = {
-    "Connection refused": "nobody listens there",
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is refused: of another CA, or expired",
-    "not in peer certificate": _OF_ANOTHER,
-    "Hostname Verification Check failed": _OF_ANOTHER,
-    "WRONG_VERSION_NUMBER": "it does not talk TLS",
-    "DNS resolution failed": _UNKNOWN,
-    "address lookup failed": _UNKNOWN,
-    "handshaker shutdown": "no TLS with who listens there",
-    "Socket closed": _CLOSES,
-    "Connection reset": _CLOSES,
-    "Broken pipe": _CLOSES,
-}
 
 
 class StatusReport:
@@ -260,9 +243,3 @@ def _reason(error: grpc.RpcError, timeout_s: float) -> str:
     if call.code() is grpc.StatusCode.PERMISSION_DENIED:
         return f"it refuses us: {shown(said)}"
     return in_short(said) or "no answer"
-
-
-def in_short(said: str) -> str:
-    """What gRPC says of a connection that did not come about, in words for people."""
-    meant = [meaning for sign, meaning in _MEANINGS.items() if sign in said]
-    return meant[0] if meant else shown(said)

@@ -14,9 +14,10 @@ from dimat.exchange.handshake import check_terms
 from dimat.exchange.network.endpoint import MOST_PROBE, Endpoint
 from dimat.exchange.network.link import Link, Rules
 from dimat.exchange.network.peers import Addresses
+from dimat.exchange.network.rpc import in_short
 from dimat.exchange.network.security import Security
 from dimat.exchange.network.site import AgentSite
-from dimat.exchange.network.status import StatusReport, in_short, measure
+from dimat.exchange.network.status import StatusReport, measure
 from dimat.experiment.handshake import handshake
 from dimat.experiment.setup import Setup
 from dimat.methods import Method
