@@ -183,9 +183,14 @@ def test_one_that_checks_beside_the_one_that_runs_under_its_number_is_refused() 
     until(lambda: here.status is there.status is Status.UP)
     rules = Rules(timeout_s=LONG_S, check=True)
     again = Endpoint(1, FixedAddresses(place), None, Security(), rules)
+    alarms = list[str]()
+    again.event = lambda kind, **facts: alarms.append(facts["why"]) if kind == "alarm" else None
     third = again.to(0)
     with closing([one, two, again]):
-        until(lambda: third.why.startswith("twice: "))
+        until(lambda: third.why.startswith("it refuses us: twice: "))
+        until(lambda: alarms)  # at once: nobody is lost before LONG_S
+        told = "agent 1 is here already: two processes claim its number, stop one"
+        assert alarms == [f"agent 0 refuses us: twice: {told}"]
         assert here.status is there.status is Status.UP
         assert here.epoch == there.epoch == 1
 

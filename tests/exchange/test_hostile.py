@@ -179,7 +179,12 @@ def test_who_is_revoked_is_cut_and_does_not_come_back_whoever_dials(
             Endpoint(i, honest.addresses, LISTEN, Security(RUN, own), rules)
             for i, own in identities.items()
         )
+        alarms: dict[int, list[str]] = {0: [], 3: []}
         with closing([low, high]):
+            for own in (low, high):
+                own.event = lambda kind, own=own, **facts: (
+                    alarms[own.agent].append(facts["why"]) if kind == "alarm" else None
+                )
             assert low.address is not None
             honest.addresses[0] = low.address
             links = [honest.link(0), honest.link(3), low.to(ONE), high.to(ONE)]
@@ -190,12 +195,42 @@ def test_who_is_revoked_is_cut_and_does_not_come_back_whoever_dials(
             honest.exchange()
             for link in links[:2]:
                 assert "was revoked on" in link.why
+            for link, number in zip(links[2:], serials, strict=True):  # whoever of the two dials
+                told = f"revoked: your certificate, serial {number:x}, was revoked on "
+                until(lambda link=link, told=told: f"it refuses us: {told}" in link.why)
+                until(lambda link=link: alarms[link.us])
+                assert alarms[link.us][0].startswith(f"agent {ONE} refuses us: {told}")
             seen = honest.endpoint.refused["revoked"]
             until(lambda: honest.endpoint.refused["revoked"] > seen + 5)  # they call, and we do
             honest.exchange()
             assert [link.epoch for link in links] == [1] * 4
+            assert [len(own) for own in alarms.values()] == [1, 1]  # though they call and call
         honest.endpoint._links.pop(0)  # ends are for the count of threads
         del honest.addresses[0]
+
+
+def test_a_neighbor_that_says_why_it_refuses_us_says_little_and_fills_no_file(
+    tmp_path: Path,
+) -> None:
+    with two(tmp_path, 3) as honest:
+        alarms = list[str]()
+        honest.endpoint.event = lambda kind, **facts: (
+            alarms.append(facts["why"]) if kind == "alarm" else None
+        )
+        for k in range(5):
+            noise = f"revoked: \x1b[2J{k}" + "x" * 5000
+            _, claim = Security(RUN).claim(3, ONE, "3", noise)
+            own = channel(honest, honest.made(3))
+            call = own.stream_stream(hostile.EXCHANGE)(iter(()), metadata=claim, timeout=LONG_S)
+            assert dict(call.initial_metadata())  # let in; its words are words
+            until(lambda k=k: f"x1b[2J{k}x" in honest.link(3).refusal)
+            own.close()
+        assert len(honest.link(3).refusal) <= 500
+        assert "\x1b" not in honest.link(3).refusal
+        (told,) = alarms
+        assert told.startswith(r"agent 3 refuses us: revoked: \x1b[2J0x")
+        with neighbor(honest):  # whom nobody refuses any more
+            assert honest.link(3).refusal == ""
 
 
 # --- servers that a dialing agent is led to -----------------------------------------------------

@@ -7,21 +7,32 @@ import os
 import re
 import socket
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.exchange.threads import LONG_S, SOON_S, peers_file, randrange, together
+from cryptography import x509
+from tests.exchange.threads import LONG_S, SOON_S, closing, peers_file, randrange, together, until
+from tests.identity.making import RUN, make, make_ca, names, place, revoked
 
 from dimat.errors import ConfigError
+from dimat.exchange.network.endpoint import Endpoint
+from dimat.exchange.network.link import Rules, Status
 from dimat.exchange.network.metrics import serve_metrics
+from dimat.exchange.network.peers import PeersFile
+from dimat.exchange.network.security import Security
 from dimat.experiment.config.config import DataConfig, ExchangeConfig, RunConfig, TopologyConfig
+from dimat.experiment.handshake import handshake
+from dimat.experiment.progress import Silent
 from dimat.experiment.record import events as events_module
 from dimat.experiment.record.events import EventLog
+from dimat.experiment.setup import make_setup
 from dimat.experiment.single_agent.rounds import SingleAgentRun
 from dimat.experiment.single_agent.run import AgentSite, run_agent
+from dimat.identity import Identity
 
 CONFIG = RunConfig(
     agents=2,
@@ -122,6 +133,41 @@ def test_an_agent_tells_what_happens_as_it_happens(
         assert rounds == [("trained", 0), *each]
         links = [x["link"] for x in found if x["event"] == "neighbor" and x["agent"] == 1 - agent]
         assert links[0] == "up"
+
+
+def test_a_refusal_is_said_to_the_user_at_once_and_is_an_event(tmp_path: Path) -> None:
+    """As an agent waits for its neighbors: what waits for nobody ends the test."""
+    ca, peers, refused = make_ca(), PeersFile(peers_file(tmp_path, 2)), threading.Event()
+    at = [place(tmp_path / f"{i}", make(ca, alternative=names(i)), ca) for i in range(2)]
+    serial = x509.load_pem_x509_certificate((at[0] / "certificate.pem").read_bytes()).serial_number
+    (at[1] / "revoked.pem").write_bytes(revoked(ca, 1, serial))
+    notes = list[str]()
+
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+            if text.startswith("ATTENTION"):
+                refused.set()
+
+    config = replace(CONFIG, rounds=1, out=str(tmp_path / "out"))
+    terms = handshake(make_setup(config, Silent(), agent=1), matches=False)
+
+    def other() -> None:
+        security = Security(RUN, Identity.load(at[1], RUN, 1))
+        own = Endpoint(1, peers, peers.agents[1], security, Rules(terms, LONG_S))
+        link = own.to(0)
+        with closing([own]):
+            assert refused.wait(SOON_S)
+            (at[1] / "revoked.pem").write_bytes(revoked(ca, 2))
+            until(lambda: link.status is Status.UP)
+
+    events = str(tmp_path / "events.jsonl")
+    site = AgentSite(peers.path, at[0])
+    together([lambda: run_agent(config, 0, site, Notes(), events=events), other])
+    said = f"agent 1 refuses us: revoked: your certificate, serial {serial:x}, was revoked on "
+    assert notes[0].startswith(f"ATTENTION: {said}")
+    found = [json.loads(line) for line in Path(events).read_text().splitlines()]
+    assert [x["why"][: len(said)] for x in found if x["event"] == "alarm"] == [said]
 
 
 def test_a_file_of_events_ends_with_a_line_that_says_so(

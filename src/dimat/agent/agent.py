@@ -226,6 +226,7 @@ class Agent:
         self._rows = Rows()
         self._gauge: GaugeId | None = None
         self._kept: Mapping[str, State] = {}
+        self._neighborhood.tell(_warn)
         self._membership.speak(0, None)
         self._tell()
         self._neighborhood.await_neighbors(self.neighbors, 0)  # start to connect to them
@@ -515,6 +516,12 @@ class _ClosingTransport:
             for j in self.neighbors:
                 self.neighborhood.cut(j)
             raise
+
+
+def _warn(kind: str, **facts: object) -> None:
+    """Log what keeps the agent from its neighbors until somebody mends it."""
+    if kind == "alarm":
+        _LOG.warning("%s", facts["why"])
 
 
 def _place(id: int | None, agents: int | None, peers: str | Path | None) -> Place:

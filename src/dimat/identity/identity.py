@@ -93,9 +93,9 @@ class Identity:
             ConfigError: As :meth:`load`.
         """
         own = Identity.load(self.folder, self.run, self.agent)
-        if own.roots == self.roots:  # of other CAs there are other lists
-            own.__dict__["_revoked"] = self._revoked
-            own.check_own()
+        same = own.roots == self.roots
+        own.__dict__["_revoked"] = self._revoked if same else self._revoked.under(own._roots)
+        own.check_own()
         return own
 
     def check_peer(self, certificate: bytes, agent: int) -> None:
@@ -112,7 +112,7 @@ class Identity:
         _, found = self.role_of(certificate)
         if found != agent:
             whose = "an observer's" if found is None else f"agent {found}'s"
-            raise Refused("other-agent", f"it says it is agent {agent}; its certificate is {whose}")
+            raise Refused("other-agent", f"its certificate is {whose}, and not agent {agent}'s")
 
     def role_of(self, certificate: bytes) -> tuple[str, int | None]:
         """Run and agent (None: an observer) that a certificate is of, if it is good now.

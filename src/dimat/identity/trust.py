@@ -122,6 +122,19 @@ class RevocationLists:
         self._lists: list[x509.CertificateRevocationList] = []
         self._numbers: dict[bytes, int] = {}  # the highest of each CA, by its key
 
+    def under(self, roots: Sequence[x509.Certificate]) -> RevocationLists:
+        """The same lists under other CAs; what those had that are still trusted must stay.
+
+        Args:
+            roots: Certificates of the CAs whose lists count from now on.
+        """
+        other, known = RevocationLists(self.path, roots), {_key(root) for root in roots}
+        with self._lock:
+            if self._stamp is not None:
+                other._stamp = (0, 0, 0)  # it was there
+            other._numbers = {key: n for key, n in self._numbers.items() if key in known}
+        return other
+
     def check(self, chain: Sequence[x509.Certificate]) -> None:
         """Refuse a chain in which a certificate is revoked.
 

@@ -21,7 +21,7 @@ from dimat.exchange.network.link import Link, Rules, Status
 from dimat.exchange.network.peers import Addresses
 from dimat.exchange.network.rpc import grpc
 from dimat.exchange.network.security import SERVER_OPTIONS, Claim, Security
-from dimat.exchange.network.stream import Broken, Stream
+from dimat.exchange.network.stream import Stream, TurnedAway, ending
 from dimat.exchange.wire import Frame, Kind
 from dimat.identity import Refused
 
@@ -35,6 +35,9 @@ _MOST_CALLS = 512  # at once: one of each neighbor, and some that ask for the st
 _MOST_FORMED, _WITHIN_S = 100, 10.0  # streams of one neighbor that are let in
 MOST_PROBE = 1 << 20  # bytes
 _BEATS = 3  # that one who lives cannot miss
+_ALARM_S = 60.0  # at least, between alarms about one neighbor: it fills no file with refusals
+# Causes of refusals that pass by themselves, as agents begin, end, or read peers.yaml anew.
+_PASSING = {"no-neighbor", "not-to-dial", "too-often"}
 
 
 class Endpoint:
@@ -54,7 +57,8 @@ class Endpoint:
         changed: Held to look at links; notified when there is something to look at.
         waiting: Whether we wait for others, and so are not what others wait for.
         refused: Number of calls that were refused, by cause.
-        event: Called with the kind and the facts of what happens to links and calls, by keyword.
+        event: Called with the kind and the facts of what happens to links and calls, by keyword;
+            of the kind ``alarm`` is what keeps us from neighbors until somebody mends it.
         probed: Number of calls by which neighbors measured how fast we take what they send.
         address: HOST:PORT where we listen; None if we only dial.
 
@@ -85,6 +89,9 @@ class Endpoint:
         self._formed: dict[int, deque[float]] = {}
         self._channels: dict[int, tuple[object, grpc.Channel]] = {}
         self._unanswered: dict[Link, tuple[Stream, str]] = {}  # and the address that was called
+        self._refusals: dict[int, str] = {}  # why we refuse what those show whom we dial
+        self._alarms: dict[object, tuple[str, float]] = {}  # what was said about what, and when
+        self._unusable = ""
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._server: grpc.Server | None = None
@@ -177,7 +184,9 @@ class Endpoint:
             except Exception as error:  # any: an edge whose thread has ended never forms again
                 again = False
                 if isinstance(error, Refused):
+                    self._refusals[link.them] = _said_to_them(error)
                     self._count(error)
+                self._hear_refusal(link, str(error) if isinstance(error, TurnedAway) else "")
                 if link.epoch == 0:  # otherwise why it broke says more
                     link.turn(Status.DOWN, shown(str(error) or repr(error)))
             if not again:
@@ -192,7 +201,8 @@ class Endpoint:
     def _call(self, link: Link, address: str) -> bool:
         """One stream to a neighbor, until it ends; False if the next is not to be at once."""
         stream, them = self._stream(), link.them
-        nonce, claim = self.security.claim(self.agent, them, self.life)
+        refusal = self._refusals.get(them, "")
+        nonce, claim = self.security.claim(self.agent, them, self.life, refusal)
         dial: Any = self._channel(them, address).stream_stream(_EXCHANGE)
         call = dial(stream.outgoing(), metadata=claim)
         stream.open(call, call.cancel)
@@ -200,8 +210,9 @@ class Endpoint:
         try:
             said = dict(call.initial_metadata() or ())  # waits for the other end
             if not call.is_active() and not said:
-                raise Broken(stream.why or call.details() or "the other end is gone")
+                raise ending(call, stream.why)
             stream.certificate = self.security.check_answer(said, nonce, self.agent, them)
+            self._refusals.pop(them, None)
         except BaseException as error:
             stream.cancel(str(error))
             raise
@@ -258,6 +269,7 @@ class Endpoint:
             link = self._let_in(claim)
         except Refused as refused:
             self._refuse(context, refused)
+        self._hear_refusal(link, claim.refusal)
         stream = self._stream().open(requests, context.cancel)
         stream.certificate = claim.certificate
         context.send_initial_metadata(self.security.answer(claim, self.agent))
@@ -288,7 +300,24 @@ class Endpoint:
 
     def _refuse(self, context: grpc.ServicerContext, refused: Refused) -> None:
         self._count(refused)
-        context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{refused.cause}: {shown(str(refused))}")
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, _said_to_them(refused))
+
+    def _hear_refusal(self, link: Link, refusal: str) -> None:
+        """Note that a neighbor refuses us, and why; empty: it does not."""
+        link.turned_away(refusal)
+        lasts = refusal and refusal.partition(":")[0] not in _PASSING
+        self._alarm(link, f"agent {link.them} refuses us: {refusal}" if lasts else "")
+
+    def _alarm(self, about: object, why: str) -> None:
+        """Say once what keeps us from neighbors; empty: nothing does any more."""
+        now = time.monotonic()
+        with self.changed:
+            said, when = self._alarms.get(about, ("", float("-inf")))
+            if why == said or (why and now - when < _ALARM_S):
+                return
+            self._alarms[about] = why, now if why else when
+        if why:
+            self.event("alarm", why=why)
 
     def _count(self, refused: Refused) -> None:
         with self.changed:
@@ -319,7 +348,9 @@ class Endpoint:
                 raise Refused("too-often", f"agent {them} calls more than ten times a second")
             formed.append(now)
         if self._lives.get(them) != claim.life and self._shows_life(link):
-            raise Refused("twice", f"agent {them} is here already: two processes claim its number")
+            raise Refused(
+                "twice", f"agent {them} is here already: two processes claim its number, stop one"
+            )
         self._lives[them] = claim.life
         return link
 
@@ -360,11 +391,14 @@ class Endpoint:
 
     def _check_certificates(self, streams: Sequence[tuple[Link, Stream]]) -> None:
         try:
-            self.security.refresh()
+            self._notice_files(self.security.refresh())
         except Exception as error:  # any: a check that fails is none that was passed
+            why = shown(str(error) or repr(error))
             for _, stream in streams:
-                stream.cancel(shown(str(error)))
+                stream.cancel(why)
+            self._alarm("own", f"no neighbor talks to us: {why}")
             return
+        self._alarm("own", "")
         for link, stream in streams:
             try:
                 if self.security.identity is not None:
@@ -372,7 +406,20 @@ class Endpoint:
             except Exception as error:  # any, as above
                 stream.cancel(shown(str(error) or repr(error)))
                 if isinstance(error, Refused):
+                    self._refusals[link.them] = _said_to_them(error)
                     self._count(error)
+
+    def _notice_files(self, problem: str) -> None:
+        """Say what is wrong with renewed files, once they are so for longer than a copy takes."""
+        lasts, self._unusable = problem and problem == self._unusable, problem
+        told = f"what was read before stays in use: {shown(problem)}"
+        self._alarm("files", told if lasts else "")
+
+
+def _said_to_them(refused: Refused) -> str:
+    """Why we refuse another end, as it is told: its cause in a word, then the reason."""
+    why = str(refused).replace("its certificate", "your certificate")
+    return f"{refused.cause}: {shown(why)}"
 
 
 class _ThreadPerCall(futures.Executor):

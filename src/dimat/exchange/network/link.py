@@ -79,6 +79,7 @@ class Link:
         self.stirs = False  # it came to talk, and did not as it thought that we would not
         self.status, self.why, self.epoch = Status.DOWN, "not connected yet", 0
         self.greeting: Mapping[str, Any] = {}
+        self.refusal = ""  # why the other end refuses us, as it last said
         self.stream: Stream | None = None
         self._next: Stream | None = None  # waits for its turn to be served
         self.noticed: Callable[[Status, str], object] = lambda status, why: None
@@ -128,10 +129,25 @@ class Link:
     def turn(self, status: Status, why: str) -> None:
         """Note what became of it."""
         with self._changed:
+            if status is Status.UP:
+                self.refusal = ""
+            elif status is Status.DOWN and self.refusal:
+                why = f"it refuses us: {self.refusal}"
             if status is not self.status:
                 self.noticed(status, why)
             self.status, self.why = status, why
             self._changed.notify_all()
+
+    def turned_away(self, refusal: str) -> None:
+        """Note why the other end refuses us, which says more than how the edge broke.
+
+        Args:
+            refusal: Its cause and why; empty: it does not refuse us.
+        """
+        with self._changed:
+            self.refusal = refusal
+            if refusal and self.status is Status.DOWN:
+                self.turn(Status.DOWN, "")
 
     def serve(self, stream: Stream) -> bool:
         """All that happens on one stream, until it ends; of several the last one takes over.

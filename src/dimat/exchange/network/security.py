@@ -7,13 +7,12 @@ the answer, with a signature of what the client drew, so that revoked ones are r
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, shown
 from dimat.exchange.network.hosts import is_loopback, split_address
 from dimat.exchange.network.rpc import grpc
 from dimat.identity import Identity, Refused
@@ -21,6 +20,7 @@ from dimat.identity import Identity, Refused
 Metadata = tuple[tuple[str, str | bytes], ...]
 _RUN, _FROM, _TO, _LIFE = "dimat-run", "dimat-from", "dimat-to", "dimat-life"
 _NONCE, _CERTIFICATE, _PROOF = "dimat-nonce-bin", "dimat-certificate-bin", "dimat-proof-bin"
+_REFUSAL = "dimat-refusal-bin"
 _NONCE_BYTES = 32
 _PIECE_BYTES = 5 << 20  # a header and a piece of a payload are smaller
 _OPTIONS: Sequence[tuple[str, Any]] = (
@@ -51,12 +51,14 @@ class Claim:
         life: A number that tells this start of the caller from all others.
         nonce: What the called agent is to sign.
         certificate: The caller's certificate, PEM; empty in plaintext.
+        refusal: Why the caller refused what it was shown the last time that it called.
     """
 
     agent: int | None
     life: str
     nonce: bytes
     certificate: bytes = b""
+    refusal: str = ""
 
 
 @dataclass
@@ -103,14 +105,14 @@ class Security:
 
     def _server_credentials(self, identity: Identity) -> grpc.ServerCredentials:
         """Credentials that follow the files: a renewed certificate needs no restart."""
-        shown = identity
+        used = identity
 
         def fetch() -> Any:  # None: as before
-            nonlocal shown
+            nonlocal used
             now = self.identity
-            if now is None or now is shown:
+            if now is None or now is used:
                 return None
-            shown = now
+            used = now
             return _configuration(now)
 
         return grpc.dynamic_ssl_server_credentials(
@@ -136,15 +138,17 @@ class Security:
             raise Refused("other-agent", f"this is agent {us}: see to the addresses in peers.yaml")
         if type(nonce) is not bytes or len(nonce) != _NONCE_BYTES or len(life) > 64:
             raise Refused("unreadable", "the call lacks what a caller has to say")
+        told = said.get(_REFUSAL, b"")
+        refusal = shown(told.decode(errors="replace")) if type(told) is bytes else ""
         if self.identity is None:
-            return Claim(agent, life, nonce)
-        shown: Mapping[str, Any] = context.auth_context()
-        certificate = next(iter(shown.get("x509_pem_cert", ())), b"")
+            return Claim(agent, life, nonce, refusal=refusal)
+        seen: Mapping[str, Any] = context.auth_context()
+        certificate = next(iter(seen.get("x509_pem_cert", ())), b"")
         if agent is None:
             self.identity.role_of(certificate)  # anybody of the run
         else:
             self.identity.check_peer(certificate, agent)
-        return Claim(agent, life, nonce, certificate)
+        return Claim(agent, life, nonce, certificate, refusal)
 
     def answer(self, claim: Claim, us: int) -> Metadata:
         """What the called agent says first: its certificate, and that it has the key."""
@@ -174,18 +178,23 @@ class Security:
         named = ("grpc.ssl_target_name_override", own.target_name(them))
         return grpc.secure_channel(address, credentials, [*_OPTIONS, named])
 
-    def claim(self, us: int | None, them: int, life: str) -> tuple[bytes, Metadata]:
+    def claim(
+        self, us: int | None, them: int, life: str, refusal: str = ""
+    ) -> tuple[bytes, Metadata]:
         """What a caller draws for the other end to sign, and what it says of itself.
 
         Args:
             us: Our agent's number; None for an observer.
             them: Number of the called agent.
             life: A number that tells this start of our agent from all others.
+            refusal: Why we refused what the other end showed the last time, which it sees nowhere
+                else; empty if we did not.
         """
         nonce = os.urandom(_NONCE_BYTES)
         number = "observer" if us is None else str(us)
         names = ((_RUN, self.run), (_FROM, number), (_TO, str(them)), (_LIFE, life))
-        return nonce, (*names, (_NONCE, nonce))
+        told = ((_REFUSAL, refusal.encode()),) if refusal else ()
+        return nonce, (*names, (_NONCE, nonce), *told)
 
     def check_answer(
         self, said: Mapping[str, str | bytes], nonce: bytes, us: int | None, them: int
@@ -215,17 +224,24 @@ class Security:
         if self.identity is not None:
             self.identity.check_peer(certificate, them)
 
-    def refresh(self) -> None:
+    def refresh(self) -> str:
         """Read renewed files of our own, if there are any.
 
+        Returns:
+            Why they cannot be used, so that what was read before stays; empty if they are used.
+
         Raises:
-            ConfigError: If they, or what we have, cannot be used any more.
+            ConfigError: If what we have cannot be used any more.
         """
+        problem = ""
         if self.identity is not None:
             if self.reload is not None:
-                with contextlib.suppress(ConfigError):  # half installed: what we have is still good
+                try:
                     self.identity = self.reload(self.identity)
+                except ConfigError as error:  # half installed, perhaps
+                    problem = str(error)
             self.identity.check_own()
+        return problem
 
 
 def require_protection(

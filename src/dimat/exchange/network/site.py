@@ -151,9 +151,6 @@ def _check_reachable(peers: PeersFile, agent: int, neighbors: Sequence[int]) -> 
 
 
 def _renewed(identity: Identity) -> Identity:
-    """The identity as its files are now."""
-    try:
-        same = (identity.folder / "certificate.pem").read_bytes() == identity.chain
-    except OSError:
-        return identity  # being replaced; what we have is good until it expires
-    return identity if same else identity.renewed()
+    """The identity as its files are now: the same object if they say the same."""
+    found = identity.renewed()
+    return identity if found == identity else found

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dimat.errors import ExchangeError, StructureError
+from dimat.errors import ExchangeError, StructureError, shown
+from dimat.exchange.network.rpc import grpc, in_short
 from dimat.exchange.wire import (
     PIECE,
     WORD,
@@ -31,6 +32,10 @@ _MOST_UNSENT = 3  # messages that may
 
 class Broken(ExchangeError):
     """The other end is gone, or gave no sign of life in time."""
+
+
+class TurnedAway(Broken):
+    """The other end refuses us; says the cause, in a word, and why."""
 
 
 class Stream:
@@ -161,13 +166,23 @@ class Stream:
         except StopIteration:
             raise Broken(self.why or "the other end is gone") from None
         except Exception as error:  # of gRPC, as many kinds as it has ways to fail
-            raise Broken(self.why or _reason(error)) from error
+            raise ending(error, self.why) from error
         self.arrived = time.monotonic()
         return piece
 
 
-def _reason(error: Exception) -> str:
-    """What gRPC says of a stream that ended."""
-    details = getattr(error, "details", None)
-    said = details() if callable(details) else None
-    return str(said or "the other end is gone")
+def ending(call: object, why: str = "") -> Broken:
+    """The error of a call of gRPC that has ended.
+
+    Args:
+        call: The call, or what it raised.
+        why: Why this process ended it, if it did.
+    """
+    code, details = (getattr(call, name, lambda: None)() for name in ("code", "details"))
+    if why:
+        return Broken(why)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return TurnedAway(shown(details or ""))
+    if code is grpc.StatusCode.CANCELLED:
+        return Broken("it cut the connection")
+    return Broken(in_short(details or "") or "the other end is gone")

@@ -157,7 +157,7 @@ class SingleAgentRun:
         self.neighborhood = site.neighborhood(
             self.index, others, rules, patience_s=own.patience_s, device=config.device
         )
-        self.neighborhood.tell(self.event)
+        self.neighborhood.tell(self._hear)
         self.strike = (
             rehearse(self.index, self.folder.path / "faults.jsonl", self.neighborhood)
             if rehearse
@@ -181,6 +181,13 @@ class SingleAgentRun:
             end_metrics()
             self.neighborhood.close()
         return self._finish()
+
+    def _hear(self, kind: str, **facts: object) -> None:
+        """Pass an event of the transport on; an alarm is said to the user too."""
+        self.event(kind, **facts)
+        if kind == "alarm":
+            with contextlib.suppress(SystemExit):  # as rich ends a program whose output is closed
+                self.progress.note(f"ATTENTION: {facts['why']}")
 
     # --- a round -----------------------------------------------------------------------------
 
