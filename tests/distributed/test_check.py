@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.exchange import hostile
 from tests.exchange.agents_on_graph import agents_on_graph, edges_used, joined, play, settle
-from tests.exchange.threads import LISTEN, LONG_S, closing, peers_file, together, until
-from tests.identity.making import DAY, Made, make, make_ca, names, place
+from tests.exchange.threads import LISTEN, LONG_S, SOON_S, closing, peers_file, together, until
+from tests.identity.making import DAY, RUN, Made, make, make_ca, names, place
 
 from dimat.cli import main
+from dimat.errors import ConfigError
 from dimat.exchange.network import link as link_module
 from dimat.exchange.network.endpoint import MOST_PROBE, Endpoint
-from dimat.exchange.network.link import Rules, Status
-from dimat.exchange.network.peers import FixedAddresses
+from dimat.exchange.network.link import Link, Rules, Status
+from dimat.exchange.network.peers import FixedAddresses, PeersFile
 from dimat.exchange.network.rpc import grpc
 from dimat.exchange.network.security import Security
 from dimat.experiment.config.config import ExchangeConfig, RunConfig, TopologyConfig
 from dimat.experiment.single_agent import check as check_module
-from dimat.experiment.single_agent.run import AgentSite, Finding, check_agent
+from dimat.experiment.single_agent import rounds as rounds_module
+from dimat.experiment.single_agent.run import AgentSite, Finding, check_agent, run_agent
 
 CONFIG = RunConfig(
     agents=3,
@@ -37,6 +41,11 @@ ALONE = RunConfig(agents=2, method="wa", controls=(), exchange=ExchangeConfig(ti
 @pytest.fixture(scope="module")
 def ca() -> Made:
     return make_ca()
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # by default run folders are here
 
 
 def certified(folder: Path, ca: Made, agent: int, **more: Any) -> Path:
@@ -125,6 +134,103 @@ def test_what_is_amiss_is_said_with_what_to_mend(
     amiss = {own.what: own.found for own in found if own.grade == "mend"}
     assert [*amiss] == [what]
     assert told in amiss[what]
+
+
+def test_without_a_word_on_protection_the_row_of_the_certificate_says_so(tmp_path: Path) -> None:
+    peers = peers_file(tmp_path, 2)
+    (_, certificate, *_) = check_agent(ALONE, 0, AgentSite(peers))
+    assert (certificate.what, certificate.grade) == ("certificate", "mend")
+    assert certificate.found.startswith("nothing says how to protect what agents say")
+    for way in ("insecure", "trusted_network"):
+        found = by_name(check_agent(ALONE, 0, AgentSite(peers, **{way: True})))
+        kind = "loopback" if way == "insecure" else "trusted network"
+        assert found["certificate"] == ("note", f"none: plaintext, {kind}")
+
+
+def test_what_the_start_would_make_of_the_run_folder_is_said_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = AgentSite(peers_file(tmp_path, 2), insecure=True)
+    config = replace(ALONE, rounds=1, pretrain_epochs=0, local_steps=1, out=str(tmp_path / "out"))
+    path = tmp_path / "out" / "agent-000"
+
+    def said(config: RunConfig) -> tuple[str, str]:
+        return by_name(check_agent(config, 0, site))["run folder"]
+
+    assert said(config) == ("ok", f"{path}: the run begins there")
+    assert not path.exists()
+    path.mkdir(parents=True)
+    (path / "thesis.txt").touch()
+    assert said(config)[0] == "mend"
+    (path / "thesis.txt").unlink()
+    run_agent(config, 0, site)
+    left = sorted(path.rglob("*"))
+    assert said(config) == ("ok", f"{path}: the run in it goes on from round 1")
+    grade, told = said(replace(config, seed=7))
+    assert (grade, "was begun with 'seed' 0, not 7" in told) == ("mend", True)
+    assert said(replace(config, seed=7, overwrite=True))[0] == "ok"
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds_module, "handshake", lambda setup, matches: {"data": "other"})
+        grade, told = said(config)
+        assert (grade, "of other settings or other data" in told) == ("mend", True)
+    for checkpoint in (path / "checkpoints").glob("*/meta.json"):
+        checkpoint.write_text("{}")
+    grade, told = said(config)
+    assert (grade, "begins again; checkpoint" in told) == ("note", True)
+    assert sorted(path.rglob("*")) == left
+
+
+def test_who_is_there_already_is_not_waited_for_and_not_to_be_started(tmp_path: Path) -> None:
+    peers = peers_file(tmp_path, 2)
+    book, rules = PeersFile(peers), Rules(timeout_s=LONG_S)
+    one, two = (Endpoint(i, book, book.of(i), Security(), rules) for i in (0, 1))
+    links = one.to(1), two.to(0)
+    with closing([one, two]):
+        until(lambda: all(link.status is Status.UP for link in links))
+        config = replace(ALONE, exchange=ExchangeConfig(timeout_s=LONG_S))
+        site = AgentSite(peers, insecure=True, listen=LISTEN)
+        (found,) = together([lambda: by_name(check_agent(config, 1, site))], SOON_S)
+        why = "agent 1 is here already: two processes claim its number, stop one"
+        assert found["agent 0: connection"] == ("mend", f"it refuses us: twice: {why}")
+
+
+def test_a_neighbor_whose_certificate_is_refused_is_not_to_be_started(
+    tmp_path: Path, ca: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers = peers_file(tmp_path, 2)
+    book = PeersFile(peers)
+    made = make(ca, alternative=names(0), since=-2 * DAY, until=-DAY)
+    late = Security(RUN, hostile.own(tmp_path / "0", made, ca))
+    site = AgentSite(peers, certified(tmp_path / "ours", ca, 1))
+
+    def waits(self: object, links: dict[int, Link], found: object, end: float) -> list[int]:
+        until(lambda: links[0].why != "not connected yet")  # whatever time is over
+        return []
+
+    monkeypatch.setattr(check_module._Meeting, "_next", waits)
+    with closing([Endpoint(0, book, book.of(0), late)]):
+        found = by_name(check_agent(ALONE, 1, site))
+    why = "its certificate is refused: it, or its CA's, has expired"
+    assert found["agent 0: connection"] == ("mend", f"none to {book.of(0)}: {why}")
+
+
+def test_a_wrong_certificate_is_said_whatever_is_wrong_with_the_run_folder(
+    tmp_path: Path, ca: Made
+) -> None:
+    (tmp_path / "out" / "agent-000").mkdir(parents=True)
+    (tmp_path / "out" / "agent-000" / "thesis.txt").touch()
+    config, peers = replace(ALONE, out=str(tmp_path / "out")), peers_file(tmp_path, 2)
+    sent = certified(tmp_path, ca, 0)
+    (sent / "key.pem").unlink()
+    told = "/0/key.pem is missing: what the CA sends has no key; put certificate.pem and ca.pem"
+    with pytest.raises(ConfigError, match=told):
+        run_agent(config, 0, AgentSite(peers, sent))
+    with pytest.raises(ConfigError, match="key.pem is missing: 'dimat certificates request"):
+        run_agent(config, 0, AgentSite(peers, tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"setting 'peers': .*none.yaml cannot be read"):
+        run_agent(config, 0, AgentSite(tmp_path / "none.yaml", insecure=True))
+    with pytest.raises(ConfigError, match="setting 'out': .* exists"):
+        run_agent(config, 0, AgentSite(peers, insecure=True))
 
 
 def test_a_certificate_that_ends_soon_is_noted(tmp_path: Path, ca: Made) -> None:

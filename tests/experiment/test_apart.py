@@ -20,7 +20,6 @@ from dimat.experiment.single_agent.run import AgentSite, run_agent
 from dimat.tools.report.write import write_report
 
 SMALL = RunConfig(agents=4, rounds=2, pretrain_epochs=0, local_steps=1, controls=(), threads=1)
-NOWHERE = AgentSite(Path("nowhere.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -53,9 +52,9 @@ NOWHERE = AgentSite(Path("nowhere.yaml"))
 def test_what_agents_that_may_miss_each_other_cannot_do_is_refused(
     tmp_path: Path, config: RunConfig, agent: int, kind: type[DimatError], message: str
 ) -> None:
-    out = tmp_path / "out"
+    out, site = tmp_path / "out", AgentSite(peers_file(tmp_path, 4), insecure=True)
     with pytest.raises(kind, match=message):
-        run_agent(replace(config, out=str(out)), agent, NOWHERE)
+        run_agent(replace(config, out=str(out)), agent, site)
     assert not out.exists()
 
 

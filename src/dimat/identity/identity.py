@@ -66,10 +66,15 @@ class Identity:
         """
         folder = Path(folder)
         whom = f"--agent {'N' if agent is None else agent}"
-        key = storage.read_key(
-            folder / KEY,
-            f"'dimat certificates request --run {run or 'RUN'} {whom} --out {folder}' makes one",
+        way_out = (
+            f"'dimat certificates request --run {run or 'RUN'} {whom} --out {folder}' makes one"
         )
+        if (folder / CERTIFICATE).exists():
+            way_out = (
+                f"what the CA sends has no key; put {CERTIFICATE} and {ROOTS} into the folder that "
+                "the request was made in, where the key is, and name that folder"
+            )
+        key = storage.read_key(folder / KEY, way_out)
         chain = storage.read(
             folder / CERTIFICATE,
             f"the CA makes it of request.pem, by 'dimat certificates sign request.pem {whom} "

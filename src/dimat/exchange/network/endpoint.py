@@ -305,8 +305,8 @@ class Endpoint:
     def _hear_refusal(self, link: Link, refusal: str) -> None:
         """Note that a neighbor refuses us, and why; empty: it does not."""
         link.turned_away(refusal)
-        lasts = refusal and refusal.partition(":")[0] not in _PASSING
-        self._alarm(link, f"agent {link.them} refuses us: {refusal}" if lasts else "")
+        told = f"agent {link.them} refuses us: {refusal}" if is_lasting(refusal) else ""
+        self._alarm(link, told)
 
     def _alarm(self, about: object, why: str) -> None:
         """Say once what keeps us from neighbors; empty: nothing does any more."""
@@ -414,6 +414,11 @@ class Endpoint:
         lasts, self._unusable = problem and problem == self._unusable, problem
         told = f"what was read before stays in use: {shown(problem)}"
         self._alarm("files", told if lasts else "")
+
+
+def is_lasting(refusal: str) -> bool:
+    """Whether a refusal, as the other end says it, lasts until somebody mends something."""
+    return bool(refusal) and refusal.partition(":")[0] not in _PASSING
 
 
 def _said_to_them(refused: Refused) -> str:

@@ -72,9 +72,12 @@ class AgentSite:
         """What proves who an agent is, and by what it knows others.
 
         Raises:
-            ConfigError: If its certificate cannot be used.
+            ConfigError: If its certificate cannot be used, or it has none and nobody asked for
+                plaintext.
         """
-        return security_of(self.certificates, self.run, agent, trusted_network=self.trusted_network)
+        own = security_of(self.certificates, self.run, agent, trusted_network=self.trusted_network)
+        self._require_protection(own, [])
+        return own
 
     def addresses(self, agent: int, neighbors: Sequence[int]) -> PeersFile:
         """The file of addresses, with all that are needed.
@@ -97,13 +100,16 @@ class AgentSite:
         known = peers.agents
         listen = self.listen or known[agent]
         used = [listen, *(known[j] for j in neighbors)]
+        self._require_protection(security, [address for address in used if address is not None])
+        return peers, listen, security
+
+    def _require_protection(self, security: Security, addresses: Sequence[str]) -> None:
         require_protection(
             security.identity,
-            [address for address in used if address is not None],
+            addresses,
             insecure=self.insecure,
             trusted_network=self.trusted_network,
         )
-        return peers, listen, security
 
 
 def security_of(

@@ -151,7 +151,7 @@ class RunFolder(LineFiles):
         if not is_run_folder(path):
             return cls.create(path, config, method)
         folder = cls(path, dataclasses.replace(config, method=method))
-        check_same_settings(path, _recipe(folder.config))
+        check_same_settings(path, folder.config)
         with writing(path / "states"):
             (path / "states").mkdir(exist_ok=True)
         return folder
@@ -323,7 +323,7 @@ def check_same_settings(path: Path, expected: RunConfig) -> None:
     Raises:
         ConfigError: Names the first setting that differs.
     """
-    found = load_config(path / "config.yaml")
+    found, expected = load_config(path / "config.yaml"), _recipe(expected)
     for name in [own for own in setting_types() if own not in _LINKS]:
         here, there = (reduce(getattr, name.split("."), c) for c in (found, expected))
         if here != there:

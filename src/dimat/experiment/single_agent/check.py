@@ -11,10 +11,9 @@ from typing import Any, Literal
 from dimat.agent.membership import most_bytes
 from dimat.errors import ConfigError, ExchangeError, StructureError
 from dimat.exchange.handshake import check_terms
-from dimat.exchange.network.endpoint import MOST_PROBE, Endpoint
+from dimat.exchange.network.endpoint import MOST_PROBE, Endpoint, is_lasting
 from dimat.exchange.network.link import Link, Rules
 from dimat.exchange.network.peers import Addresses
-from dimat.exchange.network.rpc import in_short
 from dimat.exchange.network.security import Security
 from dimat.exchange.network.site import AgentSite
 from dimat.exchange.network.status import StatusReport, measure
@@ -27,6 +26,7 @@ from dimat.topology import near
 _PROBES = 4  # of a MiB each
 _SOON_DAYS = 30
 _MOST_APART_S = 60.0  # of clocks; certificates begin and end by them
+_THERE = ("certificate", "TLS", "host")  # signs in a reason that starting a neighbor mends nothing
 _START = "start it, or its 'dimat agent --check'"
 
 
@@ -135,12 +135,13 @@ class _Meeting:
         yield from self._of_all(len(links))
 
     def _next(self, links: Mapping[int, Link], found: Mapping[int, Any], end: float) -> list[int]:
-        """Those who have come since; nobody if the time is over."""
+        """Those who have come since; nobody if the time is over, or all others refuse us."""
         with self._endpoint.changed:
             while True:
-                here = [j for j, link in links.items() if j not in found and link.greeting]
+                missing = {j: link for j, link in links.items() if j not in found}
+                here = [j for j, link in missing.items() if link.greeting]
                 left = end - time.monotonic()
-                if here or left <= 0:
+                if here or left <= 0 or all(is_lasting(x.refusal) for x in missing.values()):
                     return here
                 self._endpoint.changed.wait(min(left, 1.0))
 
@@ -206,8 +207,12 @@ class _Meeting:
         """Why a neighbor has not come."""
         own = self._endpoint
         what, address = f"agent {j}: connection", self._addresses.of(j)
-        if address is not None and (own.agent > j or own.address is None):
-            told = f"none to {address}: {in_short(link.why)}; {_START}, or see to the firewall"
+        if link.refusal:
+            told = link.why
+        elif address is not None and (own.agent > j or own.address is None):
+            told = f"none to {address}: {link.why}"
+            if not any(sign in link.why for sign in _THERE):
+                told += f"; {_START}, or see to the firewall"
         else:
             told = (
                 f"it did not dial us in {wait_s:g} s: {_START}, and see that it reaches "

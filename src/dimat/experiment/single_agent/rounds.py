@@ -288,7 +288,7 @@ class SingleAgentRun:
         """The agent from its checkpoint; else new, if neighbors are ahead; else pre-trained."""
         config = self.setup.config
         others = near(self.setup.topology, self.index)
-        found = self.store.latest(self.progress.note, self._check)
+        found = self.last_checkpoint(self.progress.note)
         agent = self.setup.new_agent(self.index, pretraining=False)
         if found:
             self._restore(agent, found)
@@ -309,6 +309,17 @@ class SingleAgentRun:
         if not config.rounds:
             self.folder.write_state(self.index, agent.state())
         return agent
+
+    def last_checkpoint(self, refused: Callable[[str], None]) -> Checkpoint | None:
+        """The checkpoint that the run goes on from; None if there is none that can be used.
+
+        Args:
+            refused: Called with a message for each later checkpoint that cannot be used.
+
+        Raises:
+            ConfigError: If it is of other settings or other data.
+        """
+        return self.store.latest(refused, self._check)
 
     def _restore(self, agent: LocalTrainer, found: Checkpoint) -> None:
         """Restore the agent, and the run with it, from a checkpoint."""

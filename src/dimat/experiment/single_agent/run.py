@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from dimat.agent.membership import check_lasting
-from dimat.errors import ConfigError, if_interrupted
+from dimat.errors import ConfigError, DimatError, if_interrupted
 from dimat.exchange.network.site import AgentSite
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.methods import make_method
@@ -17,12 +17,19 @@ from dimat.experiment.digests import shard_facts
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.record.events import EventLog
 from dimat.experiment.record.results import SingleAgentResult
-from dimat.experiment.record.run_folder import RunFolder, is_run_folder, way_on
+from dimat.experiment.record.run_folder import (
+    RunFolder,
+    check_out,
+    check_same_settings,
+    is_run_folder,
+    way_on,
+)
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.setup import Setup, make_setup
 from dimat.experiment.single_agent.check import Finding, take_stock
 from dimat.experiment.single_agent.rounds import Rehearse, SingleAgentRun
 from dimat.methods import Method, check_needs
+from dimat.topology import near
 
 __all__ = ["AgentSite", "Finding", "SingleAgentResult", "check_agent", "run_agent"]
 
@@ -61,6 +68,8 @@ def run_agent(
         Interrupted: On Ctrl-C; says how to resume.
     """
     _check(config, agent)
+    site.security(agent)  # before data are read, and before what a run folder is in the way of
+    site.addresses(agent, [])
     with if_interrupted(lambda: _way_on(config, agent)), borrowed(config.threads, config.device):
         if events is None:
             return _run(config, agent, site, progress or Silent(), rehearse, metrics)
@@ -89,7 +98,26 @@ def check_agent(
     _check(config, agent)
     with borrowed(config.threads, config.device):
         setup, method = _prepare(config, agent, progress or Silent())
-        return take_stock(setup, method, agent, site)
+        return [_folder(setup, method, config, agent), *take_stock(setup, method, agent, site)]
+
+
+def _folder(setup: Setup, method: Method, config: RunConfig, agent: int) -> Finding:
+    """What the run folder is found to be: new, or of a run of the same settings and data."""
+    path, what = _path(config, agent), "run folder"
+    config = dataclasses.replace(config, controls=())
+    try:
+        if config.overwrite or not is_run_folder(path):
+            check_out(path, overwrite=config.overwrite)
+            return Finding(what, f"{path}: the run begins there")
+        check_same_settings(path, config)
+        notes: list[str] = []
+        run = SingleAgentRun(setup, method, agent, RunFolder(path, config), Silent())
+        found = run.last_checkpoint(notes.append)
+    except DimatError as error:
+        return Finding(what, str(error), "mend")
+    way = "begins again" if found is None else f"goes on from round {found.number}"
+    told = "; ".join([f"{path}: the run in it {way}", *notes])
+    return Finding(what, told, "note" if notes or found is None else "ok")
 
 
 def _check(config: RunConfig, agent: int) -> None:
@@ -123,6 +151,7 @@ def _run(
     event: EventLog | None = None,
 ) -> SingleAgentResult:
     setup, method = _prepare(config, agent, progress)
+    site.place(agent, near(setup.topology, agent))  # before a folder is made
     path = _path(config, agent)
     config = dataclasses.replace(config, controls=())
     fresh = config.overwrite or not is_run_folder(path)
