@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dimat.checkpoints import Merge, Statistics, match, merge, statistics
     from dimat.data import SOURCES, SPLITS
     from dimat.errors import DimatError
+    from dimat.experiment.callbacks import LOGS
     from dimat.experiment.config.config import RunConfig
     from dimat.experiment.record.results import RunResult
     from dimat.experiment.run import resume, run
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "COMBINERS": "dimat.merging",
+    "LOGS": "dimat.experiment.callbacks",
     "MATCHERS": "dimat.matching",
     "METHODS": "dimat.methods",
     "SOURCES": "dimat.data",
@@ -52,6 +54,7 @@ _HOMES = {
 
 __all__ = [
     "COMBINERS",
+    "LOGS",
     "MATCHERS",
     "METHODS",
     "SOURCES",

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dimat.errors import ConfigError, writing
+from dimat.errors import writing
+from dimat.experiment.callbacks.callback import numbers, package_of
 
 if TYPE_CHECKING:
     from dimat.experiment.config.config import RunConfig
 
-_SKIPPED = ("round", "agent", "phase")
 _FORMAT = "brain.Event:2"  # content of the first event of every file
 _files = itertools.count()
 
@@ -31,15 +31,10 @@ class TensorBoard:
     """
 
     def __init__(self) -> None:
-        try:
+        with package_of("tensorboard"):
             from tensorboard.compat.proto import event_pb2
             from tensorboard.summary.writer.record_writer import RecordWriter
             from torch.utils.tensorboard import summary
-        except ImportError as error:
-            raise ConfigError(
-                "setting 'log' has 'tensorboard', which is not installed: "
-                'pip install "dimat[tensorboard]"'
-            ) from error
         self._proto: Any = event_pb2
         self._records: Any = RecordWriter
         self._scalar: Any = summary.scalar
@@ -65,7 +60,7 @@ class TensorBoard:
                     step=line["round"],
                     summary=self._scalar(f"{name}{phase}", value),
                 )
-                for name, value in _numbers(line)
+                for name, value in numbers(line).items()
             ],
         )
 
@@ -99,18 +94,3 @@ def _new_name() -> str:
     return (
         f"events.out.tfevents.{time.time():010.0f}.{platform.node()}.{os.getpid()}.{next(_files)}"
     )
-
-
-def _numbers(line: Mapping[str, object], prefix: str = "") -> list[tuple[str, float]]:
-    """All numbers of a line by name, those of nested groups by path.
-
-    >>> _numbers({"round": 1, "gap": 0.5, "moved": {"0": 0.25}, "train_loss": None})
-    [('gap', 0.5), ('moved/0', 0.25)]
-    """
-    found: list[tuple[str, float]] = []
-    for name, value in line.items():
-        if isinstance(value, Mapping):
-            found += _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and name not in _SKIPPED:
-            found.append((prefix + name, float(value)))
-    return found

@@ -387,7 +387,8 @@ class RunConfig:
         exchange: How messages travel.
         checkpoint: What a stopped run goes on from.
         diagnostics: What is measured beside accuracy.
-        log: Where metrics go beside the run folder: tensorboard.
+        log: Other forms of the metrics, beside the run folder's own: csv, mlflow, tensorboard,
+            wandb.
     """
 
     agents: kinds.Agents = 5

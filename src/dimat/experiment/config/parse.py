@@ -41,6 +41,7 @@ GROUPS: Mapping[str, str] = {
     "data.source": "dimat.sources",
     "data.split": "dimat.splits",
     "merging.combine": "dimat.combiners",
+    "log": "dimat.logs",
 }
 # Settings that are gone, by group, at the value that changed nothing: older run folders name them.
 _GONE: Mapping[str, Mapping[str, object]] = {"matching": {"drift": None}}

@@ -11,7 +11,7 @@ from functools import reduce
 from typing import Any
 
 from dimat.errors import ConfigError, check_known
-from dimat.experiment.callbacks.callback import LOGS
+from dimat.experiment.callbacks import LOGS
 from dimat.experiment.config.config import OPTIMIZERS, RunConfig
 from dimat.experiment.config.gauge import gauge_of
 from dimat.experiment.config.messages import annotated_types

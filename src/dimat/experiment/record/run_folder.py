@@ -12,7 +12,7 @@
     controls/NAME/    the same for every control
     .begins           exists until the run has begun: the folder may be replaced
     checkpoints/      checkpoints of an unfinished run, and a lock while it runs
-    tensorboard/      event files, if asked for
+    tensorboard/      and the like: metrics in other forms, if setting ``log`` asks for them
 
 Whole files appear at once (written under another name, then renamed); metrics grow line by line,
 each on disk before the next, so that an interrupted run can be read up to its last line. Nothing is
@@ -60,6 +60,11 @@ _CONTENTS = (
     "faults.jsonl",
     "controls",
     "tensorboard",
+    "metrics.csv",
+    "diagnostics.csv",
+    "mlflow.json",
+    "wandb.json",
+    "wandb",
     "states",
     "checkpoints",
 )

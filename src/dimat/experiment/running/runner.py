@@ -10,7 +10,7 @@ from pathlib import Path
 from dimat.errors import ConfigError, Stopped, if_interrupted
 from dimat.exchange.collectives import Collectives
 from dimat.exchange.world import SINGLE_PROCESS, World
-from dimat.experiment.callbacks.callback import LOGS, Callback
+from dimat.experiment.callbacks import Callback, logs
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.digests import pretrain_digest
@@ -83,10 +83,10 @@ class Runner:
             if_interrupted(lambda: way_on(self._path)),
             closing(self._progress),
             borrowed(config.threads, config.device),
+            logs(config.log if self.world.rank == 0 else ()) as own,
         ):
             self._check_world()
-            if self.world.rank == 0:
-                self.callbacks = [*self.callbacks, *(LOGS[name]() for name in config.log)]
+            self.callbacks = [*self.callbacks, *own]
             setup = replace(make_setup(config, self._progress), symmetry=self.symmetry)
             self._check_methods(setup)
             self.world.agree(self._handshake(setup))

@@ -21,6 +21,7 @@ from dimat.exchange.network.metrics import serve_metrics
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.site import AgentSite
 from dimat.exchange.tree import pack, unpack
+from dimat.experiment.callbacks import Callback
 from dimat.experiment.digests import data_digest
 from dimat.experiment.evaluation.evaluate import line_of, merge_costs
 from dimat.experiment.handshake import handshake
@@ -91,6 +92,7 @@ class SingleAgentRun:
         index: The agent's number.
         folder: The agent's run folder.
         progress: Receives the progress of the agent.
+        callbacks: Receive the measurements.
         done: The last round that the agent has done.
         exchanged: Number of exchanges that counted, by neighbor.
         state: The state that is reported: after the merge of the last round, or after its training
@@ -112,6 +114,7 @@ class SingleAgentRun:
     index: int
     folder: RunFolder
     progress: Progress
+    callbacks: Sequence[Callback] = ()
     done: int = 0
     exchanged: Counter[int] = field(default_factory=Counter)
     state: State = field(default_factory=dict)
@@ -277,6 +280,8 @@ class SingleAgentRun:
                 "exchanged": {str(j): n for j, n in sorted(self.exchanged.items())},
             }
         )
+        for callback in self.callbacks:
+            callback.measured(config.method, line)
         self._tell(accuracy=line["test_accuracy"])
         self.event(phase, round=number, accuracy=line["test_accuracy"])
         accuracy = 100 * (line["test_accuracy"] or float("nan"))
@@ -298,11 +303,14 @@ class SingleAgentRun:
         if not found:
             self.neighborhood.await_neighbors(others, min(_LOOK_S, config.exchange.timeout_s))
             self.done = self.membership.catch_up(0, None, empty_handed=True)
+            self._begin_logs(-1)
             if not self.done:
                 self._pretrain(agent)
         missing = self.neighborhood.await_neighbors(others, config.exchange.timeout_s)
         if found and not missing:
             self._go_back(agent)
+        if found:
+            self._begin_logs(self.done)
         self._tell(agent)
         for j in missing:
             self.progress.note(f"agent {j} is not there yet; it is not waited for any longer")
@@ -320,6 +328,13 @@ class SingleAgentRun:
             ConfigError: If it is of other settings or other data.
         """
         return self.store.latest(refused, self._check)
+
+    def _begin_logs(self, after_round: int) -> None:
+        """Tell the callbacks that the agent begins, or goes on after a round."""
+        for callback in self.callbacks:
+            callback.started(
+                self.setup.config.method, self.folder.config, self.folder.path, after_round
+            )
 
     def _restore(self, agent: LocalTrainer, found: Checkpoint) -> None:
         """Restore the agent, and the run with it, from a checkpoint."""
@@ -425,13 +440,13 @@ class SingleAgentRun:
             dict(self.exchanged),
             {j: dict(own) for j, own in self.log.counts.items()},
         )
-        self.folder.write_json(
-            "summary",
-            {
-                **dataclasses.asdict(result),
-                "folder": str(result.folder),
-                "connections": self.connections,
-                **{digest_name(file): own for file, own in self.folder.digests().items()},
-            },
-        )
+        summary = {
+            **dataclasses.asdict(result),
+            "folder": str(result.folder),
+            "connections": self.connections,
+            **{digest_name(file): own for file, own in self.folder.digests().items()},
+        }
+        self.folder.write_json("summary", summary)
+        for callback in self.callbacks:
+            callback.finished(self.setup.config.method, summary)
         return result

@@ -9,6 +9,7 @@ from pathlib import Path
 from dimat.agent.membership import check_lasting
 from dimat.errors import ConfigError, DimatError, if_interrupted
 from dimat.exchange.network.site import AgentSite
+from dimat.experiment.callbacks import logs
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.rules import broken_rule
@@ -156,10 +157,13 @@ def _run(
     config = dataclasses.replace(config, controls=())
     fresh = config.overwrite or not is_run_folder(path)
     by, resumed = "runs the agent", "the same command"
-    with RunFolder.held(path, config, fresh=fresh, by=by, resumed=resumed) as folder:
+    with (
+        logs(config.log) as callbacks,
+        RunFolder.held(path, config, fresh=fresh, by=by, resumed=resumed) as folder,
+    ):
         if not (path / "shards.json").exists():  # of data that changed later it says nothing
             folder.write_json("shards", shard_facts(setup))
-        run = SingleAgentRun(setup, method, agent, folder, progress)
+        run = SingleAgentRun(setup, method, agent, folder, progress, callbacks)
         return run.run(site, rehearse, metrics=metrics, event=event)
 
 
