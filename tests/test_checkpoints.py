@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimat.checkpoints.files import read_checkpoint
+from dimat.checkpoints.formats.files import read_checkpoint
 from dimat.errors import StructureError
 from dimat.files import file_digest
 from dimat.state import save_state

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dimat
-from dimat.checkpoints.files import read_checkpoint
-from dimat.checkpoints.folders import INDEX, WHOLE
+from dimat.checkpoints.formats.files import read_checkpoint
+from dimat.checkpoints.formats.folders import INDEX, WHOLE
 from dimat.checkpoints.unwrapped import fitted
 from dimat.cli import main
 from dimat.errors import StructureError
@@ -267,7 +267,7 @@ def test_a_folder_that_transformers_wrote_is_read_and_written_back(
         intermediate_size=9,
         max_position_embeddings=12,
     )
-    from dimat.checkpoints.folders import write_folder
+    from dimat.checkpoints.formats.folders import write_folder
 
     model = transformers.BertForSequenceClassification(config)
     model.save_pretrained(tmp_path / "a", max_shard_size="2KB")

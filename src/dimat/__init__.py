@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dimat.agent.agent import Agent
-    from dimat.checkpoints import Merge, Statistics, match, merge, statistics
+    from dimat.checkpoints import Merge, Statistics, load, match, merge, statistics
     from dimat.data import SOURCES, SPLITS
     from dimat.errors import DimatError
     from dimat.experiment.callbacks import LOGS
@@ -45,6 +45,7 @@ _HOMES = {
     "build_topology": "dimat.topology",
     "check_symmetry": "dimat.symmetry",
     "find_symmetry": "dimat.symmetry",
+    "load": "dimat.checkpoints",
     "match": "dimat.checkpoints",
     "merge": "dimat.checkpoints",
     "resume": "dimat.experiment.run",
@@ -72,6 +73,7 @@ __all__ = [
     "build_topology",
     "check_symmetry",
     "find_symmetry",
+    "load",
     "match",
     "merge",
     "resume",

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tests.data.test_data import arrays, write
 
-from dimat.checkpoints.files import read_checkpoint
+from dimat.checkpoints.formats.files import read_checkpoint
 from dimat.data import load_dataset
 from dimat.errors import ConfigError, DataError, DimatError, RecordError, StructureError
 from dimat.experiment.record.checkpoint import CheckpointFolder

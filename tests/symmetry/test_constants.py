@@ -132,3 +132,15 @@ def test_a_constant_is_redrawn_with_its_equal_entries_equal() -> None:
     value = torch.tensor([[1.0, 2.0, 1.0], [3.0, 2.0, 4.0]])
     found = redrawn_alike(value, torch.arange(6.0).reshape(2, 3))
     assert found.tolist() == [[0.0, 1.0, 0.0], [3.0, 1.0, 5.0]]
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 2), (2, 0), (3, 0, 5)])
+def test_an_empty_entry_holds_nothing(shape: tuple[int, ...]) -> None:
+    """Libraries keep empty buffers for what is not in use."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    model.register_buffer("constant", torch.empty(shape))
+    model.register_parameter("free", nn.Parameter(torch.empty(shape)))
+    states = [state_of(model), {**state_of(model), "0.bias": torch.randn(5)}]
+    merged = dimat.merge(model, states, [torch.randn(20, 3)])
+    assert "0" in merged.symmetry.names
+    assert merged.state["constant"].shape == merged.state["free"].shape == shape

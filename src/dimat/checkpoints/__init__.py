@@ -1,10 +1,11 @@
 """Merging of trained checkpoints of one model, without rounds, agents or a topology."""
 
+from dimat.checkpoints.formats.merged import Merge, load
+from dimat.checkpoints.formats.statistics_file import Statistics
 from dimat.checkpoints.forward import Forward
 from dimat.checkpoints.measure import BUDGET, measured, statistics, with_statistics
 from dimat.checkpoints.merge import (
     RECALIBRATIONS,
-    Merge,
     Recalibration,
     fair_weights,
     match,
@@ -14,7 +15,6 @@ from dimat.checkpoints.merge import (
 from dimat.checkpoints.parents import Parents
 from dimat.checkpoints.reading import IMAGES
 from dimat.checkpoints.received import fitting_values, moved_values, read_statistics
-from dimat.checkpoints.statistics_file import Statistics
 from dimat.checkpoints.unwrapped import unwrapped
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Statistics",
     "fair_weights",
     "fitting_values",
+    "load",
     "match",
     "measured",
     "merge",

@@ -8,11 +8,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dimat.checkpoints.files import StateLike
+from dimat.checkpoints.formats.files import StateLike
+from dimat.checkpoints.formats.statistics_file import (
+    Statistics,
+    kind_of,
+    model_digest,
+    state_digest,
+)
 from dimat.checkpoints.forward import Forward
 from dimat.checkpoints.parents import Parents
 from dimat.checkpoints.reading import IMAGES
-from dimat.checkpoints.statistics_file import Statistics, kind_of, model_digest, state_digest
 from dimat.errors import ConfigError, chosen, in_words, quoted
 from dimat.merging import COMBINERS, Combiner, StatisticsCombiner
 

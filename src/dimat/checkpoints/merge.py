@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from importlib.metadata import version
 from typing import Any, Literal, get_args
 
 from torch import nn
 
-from dimat.checkpoints.files import StateLike
+from dimat.checkpoints.formats.files import StateLike
+from dimat.checkpoints.formats.merged import Merge
+from dimat.checkpoints.formats.statistics_file import Statistics
 from dimat.checkpoints.forward import Forward
 from dimat.checkpoints.measure import with_statistics
 from dimat.checkpoints.parents import Parents
@@ -21,40 +24,15 @@ from dimat.checkpoints.received import (
     moved_values,
     read_statistics,
 )
-from dimat.checkpoints.statistics_file import Statistics
 from dimat.errors import ConfigError, StructureError, check_known, chosen, in_words, quoted
 from dimat.matching import MATCHERS, Matcher, Matching
 from dimat.merging import COMBINERS, Combiner
-from dimat.state import State, brief
+from dimat.registry import Registry
+from dimat.state import State
 from dimat.symmetry import Symmetry
 
 Recalibration = Literal["auto", "batchnorm", "expected", "none"]
 RECALIBRATIONS: tuple[str, ...] = get_args(Recalibration)
-
-
-@dataclass(frozen=True)
-class Merge:
-    """The result of :func:`merge`.
-
-    Args:
-        state: The merged state, in the first parent's unit order and dtypes.
-        matchings: For every parent its permutation into that order, with similarity and margin per
-            group; the first is the identity.
-        aligned: The parents in that order.
-        symmetry: The symmetry of the model, whose elements the permutations are.
-        notes: What the reading of the states had to decide, such as a prefix taken off their names.
-        heads: With ``heads="keep"`` for every parent the merged network with that parent's own
-            entries where nothing is merged, in the parent's dtypes.
-    """
-
-    state: State
-    matchings: tuple[Matching, ...]
-    aligned: tuple[State, ...]
-    symmetry: Symmetry
-    notes: tuple[str, ...] = ()
-    heads: tuple[State, ...] = ()
-
-    __repr__ = brief
 
 
 def match(
@@ -197,7 +175,22 @@ def merge(
         kept = kept_of(parents, only, except_, heads, sent)
         check_norms(parents.model, kept, combiner)
         parents = parents.without_heads(kept) if heads == "keep" else parents
-        return _merge(parents, matcher, combiner, recalibration, weights, sent, kept, heads)
+        found = _merge(parents, matcher, combiner, recalibration, weights, sent, kept, heads)
+        return replace(
+            found,
+            settings={
+                "method": _called(matcher, MATCHERS),
+                "combine": _called(combiner, COMBINERS),
+                "weights": [*weights],
+                "statistics": bool(sent),
+                "recalibration": recalibration,
+                "images": images,
+                "symmetry": "found" if symmetry is None else "given",
+                "kept": sorted(kept),
+                "heads": heads,
+                "version": version("dimat"),
+            },
+        )
 
 
 def _matcher(method: str | Matcher) -> Matcher:
@@ -208,6 +201,11 @@ def _combiner(combine: str | Combiner, statistics: object) -> Combiner:
     if statistics is not None:
         return with_statistics(combine)
     return chosen("combine", combine, COMBINERS, ["combine", "needs_batches"])
+
+
+def _called(thing: object, registry: Registry[Any]) -> str:
+    """The name that a matcher or combiner is registered by; else that of its class."""
+    return registry.name_of(thing) or type(thing).__name__
 
 
 def _listed(states: Iterable[StateLike]) -> list[StateLike]:

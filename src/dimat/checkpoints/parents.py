@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dimat.checkpoints.batches import Calls, ModelCall
-from dimat.checkpoints.files import StateLike, entries_of
+from dimat.checkpoints.formats.files import StateLike, entries_of
 from dimat.checkpoints.forward import Forward, bound
 from dimat.checkpoints.partial import (
     blank,

@@ -7,8 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
+from dimat.checkpoints.formats.statistics_file import (
+    Statistics,
+    kind_of,
+    model_digest,
+    state_digest,
+)
 from dimat.checkpoints.parents import Parents
-from dimat.checkpoints.statistics_file import Statistics, kind_of, model_digest, state_digest
 from dimat.errors import ConfigError, StructureError, quoted
 from dimat.graph.trace import flatten_inputs
 from dimat.matching import Matching

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from dimat.checkpoints.files import Say, silent
+from dimat.checkpoints.formats.files import Say, silent
 from dimat.compat import compiled_from
 from dimat.errors import StructureError, shown
 from dimat.graph.trace import tied_keys

@@ -52,6 +52,8 @@ def constant_labels(units: Units, value: Tensor) -> Labels:
         units: The store of units.
         value: The constant.
     """
+    if not value.numel():
+        return (FIXED,) * value.dim()
     labels: list[Label] = []
     for axis, n in enumerate(value.shape):
         slices = as_real(value).movedim(axis, 0).reshape(n, -1)
@@ -75,6 +77,8 @@ def redrawn_alike(value: Tensor, drawn: Tensor) -> Tensor:
         value: The constant.
         drawn: Random numbers of its shape.
     """
+    if not value.numel():
+        return drawn
     flat = as_real(value).reshape(value.numel(), -1).numpy()
     _, first, kind = np.unique(flat, axis=0, return_index=True, return_inverse=True)
     picked = torch.from_numpy(first[kind.ravel()])

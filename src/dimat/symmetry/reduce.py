@@ -35,7 +35,8 @@ def reduce_solution(
     renumber, families = _restrict(solution, keep)
     own = {key: tuple(_renumber(x, renumber) for x in labels) for key, labels in axes.items()}
     reduced = structure_of(families)
-    members = _members(own, families, reduced.family_of)
+    filled = {key: labels for key, labels in own.items() if state[key].numel()}
+    members = _members(filled, families, reduced.family_of)
     group_families = [k for k, f in enumerate(families) if f.size > 1]
     group_families = [f for f in group_families if members[f]]
     keys = {key: k for k, key in enumerate(state)}

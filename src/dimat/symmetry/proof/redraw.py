@@ -116,7 +116,7 @@ def _generic(value: Tensor, generator: torch.Generator, scale: float) -> Tensor:
     noise = _normal(value, generator)
     if _positive(value):
         return scale * (0.5 + noise.abs())
-    return scale * (noise / max(value[0].numel(), 1) ** 0.5 if value.dim() > 1 else noise)
+    return scale * (noise / max(value.shape[1:].numel(), 1) ** 0.5 if value.dim() > 1 else noise)
 
 
 def _near(value: Tensor, generator: torch.Generator, scale: float) -> Tensor:

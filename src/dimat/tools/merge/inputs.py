@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dimat.checkpoints import Parents, Statistics, read_statistics
-from dimat.checkpoints.files import read_checkpoint
+from dimat.checkpoints.formats.files import read_checkpoint
 from dimat.checkpoints.unwrapped import fitted
 from dimat.data import load_dataset, load_images
 from dimat.errors import DataError

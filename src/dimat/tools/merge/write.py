@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dimat.checkpoints.folders import folder_files, write_folder
+from dimat.checkpoints.formats.folders import folder_files, write_folder
 from dimat.errors import ConfigError
 from dimat.experiment.record.environment import environment
 from dimat.experiment.record.lines import to_json

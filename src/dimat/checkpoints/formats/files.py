@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from dimat.checkpoints.folders import is_hub_folder, read_folder
+from dimat.checkpoints.formats.folders import is_hub_folder, read_folder
 from dimat.compat import tree_leaves
 from dimat.errors import ConfigError, StructureError, quoted, shown
 from dimat.files import check_archive, check_bytes, open_regular
