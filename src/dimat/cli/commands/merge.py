@@ -59,10 +59,11 @@ def execute(options: Namespace) -> None:
     from dimat.experiment.progress import LiveProgress
     from dimat.tools.merge.run import merge_checkpoints
     from dimat.tools.merge.tables import merge_tables
-    from dimat.tools.merge.write import write_merge
+    from dimat.tools.merge.write import report_of, write_merge
+    from dimat.tools.report.merged import merge_page
 
     result = merge_checkpoints(config, LiveProgress())
-    write_merge(result)
+    write_merge(result, merge_page(report_of(result)) if config.has_page else None)
     console = Console()
     console.print(merge_tables(result))
     for name, path in config.outputs:

@@ -145,6 +145,9 @@ class MergeResult:
         recalibrated: Whether the state has recomputed BatchNorm statistics.
         seconds: Seconds of each stage, by its name.
         notes: What the reading of the checkpoints had to decide, a sentence each.
+        kept: Entries that were not merged.
+        coverage: Share of the numbers of a state that matching could move, in [0, 1].
+        pinned: What held other units in their places, a sentence each.
     """
 
     config: MergeConfig
@@ -155,5 +158,8 @@ class MergeResult:
     recalibrated: bool
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    coverage: float = 0.0
+    pinned: tuple[str, ...] = ()
 
     __repr__ = brief

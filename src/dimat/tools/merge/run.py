@@ -149,6 +149,9 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
         chosen is not None,
         stages.seconds,
         (*inputs.notes, *parents.notes, *_kept(config, kept, len(merged))),
+        tuple(sorted(kept)),
+        symmetry.coverage,
+        tuple(f"{own.why} ({own.operator} at {own.where})" for own in symmetry.pinned),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,8 @@ from dimat.experiment.config import kinds
 from dimat.experiment.config.places import check_path
 
 _SPARE = len(".partial")  # what is added to a file's name while it is written
+PAGE = ".html"  # the suffix of a report that is a page
+LISTED = ("statistics", "only", "except_")  # settings of which the command line has several words
 WrittenPath = Annotated[str, partial(check_path, spare=_SPARE)]
 
 
@@ -125,7 +128,8 @@ class MergeConfig(AlignConfig):
         heads: merge; or keep: parents may have heads of other shapes, and each keeps its own, and
             all that is not merged, on the merged trunk: OUT-0, OUT-1, … are written, one a parent.
         recalibration: BatchNorm statistics afterwards; auto: unless the combiner fits them.
-        report: The JSON file to write; --out as .json if null.
+        report: The JSON file to write, --out as .json if null; or a page, if it ends in .html,
+            beside the JSON file.
         evaluate: Whether parents and merged networks are tested, if there are data; if not, no
             labels are needed.
     """
@@ -162,9 +166,35 @@ class MergeConfig(AlignConfig):
     def outputs(self) -> list[tuple[str, Path]]:
         """The places to write, each after the setting that names it."""
         out = Path(self.out)
-        beside = out.with_name(f"{out.name.removesuffix('.safetensors')}.json")
-        report = beside if self.report is None else Path(self.report)
-        return [*super().outputs, ("report", report)]
+        report = out.with_name(f"{out.name.removesuffix('.safetensors')}.json")
+        given = None if self.report is None else Path(self.report)
+        if given is None:
+            return [*super().outputs, ("report", report)]
+        if given.suffix != PAGE:
+            return [*super().outputs, ("report", given)]
+        return [*super().outputs, ("report", report), ("report", given)]
+
+    @property
+    def has_page(self) -> bool:
+        """Whether the report is written as a page as well."""
+        return self.report is not None and Path(self.report).suffix == PAGE
+
+    @property
+    def command(self) -> str:
+        """The command that merges like this again."""
+        words = ["dimat", "merge", *self.parents]
+        for own in fields(self):
+            value, name = getattr(self, own.name), own.name.strip("_").replace("_", "-")
+            if own.name in ("parents", "overwrite") or value == own.default:
+                continue
+            if own.name == "evaluate":
+                words += ["--no-evaluate"]
+            elif own.name in LISTED:
+                words += [f"--{name}", *value]
+            else:
+                joined = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                words += [f"--{name}", joined]
+        return shlex.join(words)
 
     @property
     def labeled(self) -> bool:

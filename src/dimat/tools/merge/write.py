@@ -13,7 +13,7 @@ from dimat.errors import ConfigError
 from dimat.experiment.record.environment import environment
 from dimat.experiment.record.lines import to_json
 from dimat.files import file_digest
-from dimat.state import State, save_state
+from dimat.state import State, num_bytes, save_state
 from dimat.tools.merge.result import AlignResult, MergeComparison, MergeResult, Score
 from dimat.tools.merge.settings import AlignConfig
 
@@ -27,19 +27,21 @@ def write_aligned(result: AlignResult) -> None:
     Raises:
         ConfigError: If the state cannot be written; nothing is written then.
     """
-    _write(result, None)
+    _write(result)
 
 
-def write_merge(result: MergeResult) -> None:
+def write_merge(result: MergeResult, page: str | None = None) -> None:
     """Write the merged state and the report.
 
     Args:
         result: The result of a merge.
+        page: The report as a page, if the settings ask for one.
 
     Raises:
         ConfigError: If one of them cannot be written; nothing is written then.
     """
-    _write(result, to_json(report_of(result), indent=2) + "\n")
+    pages = [] if page is None else [page]
+    _write(result, to_json(report_of(result), indent=2) + "\n", *pages)
 
 
 def report_of(result: MergeResult) -> dict[str, object]:
@@ -51,13 +53,21 @@ def report_of(result: MergeResult) -> dict[str, object]:
     config = result.config
     return {
         "settings": dataclasses.asdict(config),
+        "command": config.command,
         "inputs": [_file(path) for path in _read(config)],
+        "outputs": [
+            {"path": str(path), "numbers": _numbers(state), "bytes": num_bytes(state)}
+            for state, (path, _) in zip(result.states, config.written, strict=True)
+        ],
         "notes": list(result.notes),
+        "kept": list(result.kept),
         "recalibrated": result.recalibrated,
         "evaluation": None if result.comparison is None else _comparison(result.comparison),
         "matching": {
             "symmetry": result.symmetry,
             "parents": [dataclasses.asdict(fit) for fit in result.fits],
+            "coverage": result.coverage,
+            "pinned": list(result.pinned),
         },
         "seconds": dict(result.seconds),
         "environment": environment(),
@@ -81,6 +91,10 @@ def _comparison(comparison: MergeComparison) -> dict[str, object]:
     }
 
 
+def _numbers(state: State) -> int:
+    return sum(value.numel() for value in state.values())
+
+
 def _columns(scores: Iterable[Score]) -> dict[str, list[float]]:
     found = list(scores)
     return {"accuracy": [s.accuracy for s in found], "loss": [s.loss for s in found]}
@@ -100,16 +114,17 @@ def _file(path: str) -> dict[str, object]:
     return {"path": path, "bytes": Path(path).stat().st_size, "sha256": file_digest(Path(path))}
 
 
-def _write(result: AlignResult | MergeResult, report: str | None) -> None:
-    """Write report and state; the report is written under another name first, then renamed."""
-    outputs = result.config.outputs
-    partial = [path.with_name(f"{path.name}.partial") for _, path in outputs]
+def _write(result: AlignResult | MergeResult, *reports: str) -> None:
+    """Write reports and state; reports are written under other names first, then renamed."""
+    outputs = [path for _, path in result.config.outputs]
+    partial = [path.with_name(f"{path.name}.partial") for path in outputs]
+    last = len(outputs) - len(reports)
     try:
-        if report is not None:
-            partial[-1].write_text(report, encoding="utf-8")
+        for path, text in zip(partial[last:], reports, strict=True):
+            path.write_text(text, encoding="utf-8")
         _put(result.states, result.config.written)
-        if report is not None:
-            partial[-1].replace(outputs[-1][1])
+        for path, out in zip(partial[last:], outputs[last:], strict=True):
+            path.replace(out)
     except OSError as error:
         with suppress(OSError):  # the disk may have become read-only
             for path in partial:  # a folder removes what it began itself

@@ -60,7 +60,7 @@ def page(compared: Compared) -> str:
         for chapter in chapters
         for panel in chapter.panels
     }
-    template = _templates().get_template("page.html")
+    template = templates().get_template("page.html")
     return template.render(
         marker=MARKER,
         compared=compared,
@@ -98,9 +98,9 @@ def sections(compared: Compared) -> list[Section]:
     ]
 
 
-def _templates() -> Environment:
-    """The templates of the page; all values in them are escaped."""
-    templates = Environment(
+def templates() -> Environment:
+    """The templates of pages; all values in them are escaped."""
+    found = Environment(
         loader=PackageLoader("dimat.tools.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -108,6 +108,6 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters |= {function.__name__: function for function in _FILTERS}
-    templates.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    return templates
+    found.filters |= {function.__name__: function for function in _FILTERS}
+    found.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return found

@@ -1,0 +1,123 @@
+"""``dimat merge --report page.html``: a merge as one page, which needs no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import PurePath
+from typing import Any
+
+from markupsafe import Markup
+
+from dimat.tools.format import NOTHING
+from dimat.tools.report.page import templates
+
+_WIDTH, _HEIGHT = 300, 120  # of a curve, in the units of its SVG
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve between two parents, as an SVG draws it.
+
+    Args:
+        title: What it shows.
+        points: Place of each point, from the upper left.
+        labels: The value at each point, as text.
+    """
+
+    title: str
+    points: tuple[tuple[float, float], ...]
+    labels: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """The points as an SVG path."""
+        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in self.points)
+
+    @property
+    def straight(self) -> str:
+        """The straight line between the ends as an SVG path."""
+        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (self.points[0], self.points[-1]))
+
+
+def merge_page(report: Mapping[str, Any]) -> str:
+    """The text of the page.
+
+    Args:
+        report: The report of a merge, as its JSON file has it.
+    """
+    style = files("dimat.tools.report") / "assets" / "report.css"
+    own = templates()
+    own.filters |= {"decimal": decimal, "base": _base, "bar": _bar}
+    evaluation = report["evaluation"]
+    return own.get_template("merge.html").render(
+        style=Markup(style.read_text(encoding="utf-8")),  # ours, and not of a user
+        report=report,
+        settings=report["settings"],
+        networks=_networks(report) if evaluation else [],
+        again=bool(evaluation) and any(x["recalibrated"] for x in evaluation["networks"]),
+        curves=_curves(evaluation["path"]) if evaluation and evaluation["path"] else [],
+        groups=_groups(report["matching"]["parents"]),
+        doubted={
+            fit["parent"]: names
+            for fit in report["matching"]["parents"]
+            if (names := [x["group"] for x in fit["groups"] if (x["margin"] or 0.0) < 0])
+        },
+        environment=[(name, f"{value}") for name, value in report["environment"].items()],
+    )
+
+
+def decimal(value: float | None) -> str:
+    """A number with three decimals; a dash for None.
+
+    >>> decimal(0.5), decimal(None)
+    ('0.500', '–')
+    """
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def _base(path: str) -> str:
+    return PurePath(path).name
+
+
+def _bar(share: float | None) -> str:
+    """The length of a bar in percent, of a share that may be below 0 or above 1.
+
+    >>> _bar(0.25), _bar(-0.1), _bar(None)
+    ('25.0', '0.0', '0.0')
+    """
+    return f"{100 * min(max(share or 0.0, 0.0), 1.0):.1f}"
+
+
+def _networks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the table of networks, parents with their files."""
+    found, parents = [], report["settings"]["parents"]
+    for row in report["evaluation"]["networks"]:
+        kind, _, number = row["name"].partition(" ")
+        file = _base(parents[int(number)]) if kind == "parent" else ""
+        best = row["recalibrated"] or {"accuracy": row["accuracy"], "loss": row["loss"]}
+        found.append({**row, "file": file, "best": best, "is_merged": row["name"] == "merged"})
+    return found
+
+
+def _curves(path: Mapping[str, Any]) -> list[Curve]:
+    return [
+        _curve("Test accuracy (%)", path["alpha"], [100 * x for x in path["accuracy"]], "{:.1f}"),
+        _curve("Loss", path["alpha"], path["loss"], "{:.3f}"),
+    ]
+
+
+def _curve(title: str, alphas: Sequence[float], values: Sequence[float], form: str) -> Curve:
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    points = [
+        (_WIDTH * alpha, _HEIGHT * (1 - (value - low) / span))
+        for alpha, value in zip(alphas, values, strict=True)
+    ]
+    return Curve(title, tuple(points), tuple(form.format(value) for value in values))
+
+
+def _groups(fits: Sequence[Mapping[str, Any]]) -> int:
+    """Number of groups of units that can be permuted."""
+    return max((len(fit["groups"]) for fit in fits), default=0)
