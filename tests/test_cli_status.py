@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from rich.console import Console
 from tests.exchange import hostile
-from tests.exchange.threads import LONG_S, closing, peers_file, together, until
+from tests.exchange.threads import LONG_S, SOON_S, closing, peers_file, together, until
 from tests.identity.making import DAY, RUN, Made, make, make_ca, names, place, revoked
 
 from dimat.cli import main
@@ -53,7 +53,7 @@ def ask(
     ) -> tuple[int, str, str]:
         monkeypatch.setenv("COLUMNS", str(columns))
         own = [] if "--insecure" in words else ["--certificates", str(certificates)]
-        code = main(["status", str(peers), *own, "--timeout", f"{LONG_S}", *words])
+        code = main(["status", str(peers), *own, "--timeout", f"{SOON_S}", *words])
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -70,7 +70,7 @@ def pair(tmp_path: Path, ca: Made) -> Iterator[list[Neighborhood]]:
         site = AgentSite(peers, folder)
         hoods.append(site.neighborhood(i, [1 - i], Rules(timeout_s=LONG_S), patience_s=LONG_S))
     with closing(hoods):
-        together([lambda i=i: hoods[i].await_neighbors([1 - i], LONG_S) for i in range(2)])  # type: ignore[misc]
+        together([lambda i=i: hoods[i].await_neighbors([1 - i], SOON_S) for i in range(2)])  # type: ignore[misc]
         yield hoods
 
 

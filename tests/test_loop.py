@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.analyses import analyze
-from tests.exchange.threads import peers_file, until
+from tests.exchange.threads import LONG_S, SOON_S, peers_file, together, until
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -28,7 +27,6 @@ from dimat.topology import build_topology
 IMAGES = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
 ONE_AT_A_TIME = threading.Lock()  # a model is traced: that is for one thread
 BATCHES = list(IMAGES.split(20))
-LONG_S = 300.0  # what takes longer is a deadlock, however slow the machine
 
 
 def net(seed: int) -> nn.Sequential:
@@ -41,28 +39,6 @@ def net(seed: int) -> nn.Sequential:
 def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of files of addresses, one for each run."""
     return tmp_path_factory.mktemp("places")
-
-
-def together(parts: list[Callable[[], Any]]) -> list[Any]:
-    """What each part returns, all run at once."""
-    results: list[Any] = [None] * len(parts)
-    errors: list[BaseException] = []
-
-    def run(k: int) -> None:
-        try:
-            results[k] = parts[k]()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(k,)) for k in range(len(parts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG_S)
-    if errors:
-        raise errors[0]
-    assert not any(thread.is_alive() for thread in threads)
-    return results
 
 
 def agent(
@@ -276,19 +252,19 @@ def test_who_joins_late_takes_over_a_neighbors_state_and_who_kept_its_own_does_n
 
     def stays(i: int) -> None:
         with agent(places, "late", i, models[i], topology="full", timeout_s=3.0) as own:
-            own._neighborhood.await_neighbors([1 - i], LONG_S)
+            own._neighborhood.await_neighbors([1 - i], SOON_S)
             for k in range(9):
                 if k == 4:
                     gone.set()
-                    assert back.wait(LONG_S)
-                    own._neighborhood.await_neighbors([2], LONG_S)
+                    assert back.wait(SOON_S)
+                    own._neighborhood.await_neighbors([2], SOON_S)
                 own.step()
 
     def comes() -> tuple[State, int, int]:
-        assert gone.wait(LONG_S)
+        assert gone.wait(SOON_S)
         before = parameters(models[2])
         with agent(places, "late", 2, models[2], topology="full", timeout_s=3.0) as own:
-            own._neighborhood.await_neighbors([0, 1], LONG_S)
+            own._neighborhood.await_neighbors([0, 1], SOON_S)
             back.set()
             own.step()
             return before, own.rounds, len(own.history)
@@ -359,9 +335,9 @@ def test_two_lives_of_one_agent_are_not_taken_for_each_other(places: Path) -> No
     def stays(i: int) -> None:
         with agent(places, "lives", i, models[i], topology="full") as own:
             own.step()
-            gone.wait(LONG_S)
-            assert back.wait(LONG_S)
-            until(lambda: not own._neighborhood.await_neighbors([0], LONG_S))
+            gone.wait(SOON_S)
+            assert back.wait(SOON_S)
+            until(lambda: not own._neighborhood.await_neighbors([0], SOON_S))
             found = own.step()
             assert found is not None
             assert 0 not in found.heard
@@ -372,7 +348,7 @@ def test_two_lives_of_one_agent_are_not_taken_for_each_other(places: Path) -> No
             own.step()
         gone.set()
         with agent(places, "lives", 0, models[3], topology="full") as own:
-            own._neighborhood.await_neighbors([1, 2], LONG_S)
+            own._neighborhood.await_neighbors([1, 2], SOON_S)
             back.set()
             own.step()
 

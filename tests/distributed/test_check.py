@@ -316,7 +316,7 @@ def test_only_neighbors_measure_and_only_in_small_pieces() -> None:
         ):
             _, claim = security.claim(us, 0, "a test")
             call: Any = channel.unary_unary("/dimat.Agent/Status")
-            done = call.future(bytes(size), timeout=LONG_S, metadata=claim)
+            done = call.future(bytes(size), timeout=SOON_S, metadata=claim)
             assert done.exception() is None if code is None else done.code() is code
         assert own.probed == {1: 1}
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import networkx as nx
 import pytest
 import torch
-from tests.exchange.threads import LISTEN, LONG_S, closing, together, until
+from tests.exchange.threads import LISTEN, LONG_S, SOON_S, closing, together, until
 from tests.laws.graphs import PAW
 
 from dimat.exchange import Message, Step, Talk, Traffic
@@ -158,7 +158,7 @@ def joined(here: AgentsOnGraph) -> None:
     """Wait until all edges between those who are here have formed, at both ends."""
     for own in here.values():
         near = [j for j in own.near if j in here]
-        until(lambda own=own, near=near: not own.hood.await_neighbors(near, LONG_S))
+        until(lambda own=own, near=near: not own.hood.await_neighbors(near, SOON_S))
 
 
 def play(here: AgentsOnGraph, *, without: Sequence[int] = ()) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.exchange.threads import HOST, LISTEN, LONG_S, together, until
+from tests.exchange.threads import HOST, LISTEN, LONG_S, SOON_S, together, until
 from tests.identity.making import RUN, Made, identity_of, make, make_ca, names, place
 
 from dimat.exchange import Step, Talk, Traffic
@@ -61,7 +61,7 @@ class Honest:
             self.addresses[i], self.hoods[i] = hood.address, hood
         self.hoods[TWO].await_neighbors([ONE], 0)  # it dials
         for i, j in ((ONE, TWO), (TWO, ONE)):
-            assert self.hoods[i].await_neighbors([j], LONG_S) == []
+            assert self.hoods[i].await_neighbors([j], SOON_S) == []
         self.exchange()
 
     def at(self, agent: int) -> Path:
@@ -122,7 +122,7 @@ def refusal(channel: grpc.Channel, claimed: int | None = 3) -> str:
     """How a call for an exchange with agent 1 is refused, before anything is said."""
     _, claim = Security(RUN).claim(claimed, ONE, "intruder")
     with channel:
-        call = channel.stream_stream(EXCHANGE)(iter(()), metadata=claim, timeout=LONG_S)
+        call = channel.stream_stream(EXCHANGE)(iter(()), metadata=claim, timeout=SOON_S)
         assert "dimat-certificate-bin" not in dict(call.initial_metadata() or ())
         with pytest.raises(grpc.RpcError):
             next(call)

@@ -31,7 +31,7 @@ from tests.exchange.hostile import (
     limits,
     refusal,
 )
-from tests.exchange.threads import LISTEN, LONG_S, closing, together, until
+from tests.exchange.threads import LISTEN, LONG_S, SOON_S, closing, together, until
 from tests.identity.making import DAY, RUN, make, make_ca, names, revoked
 
 from dimat.exchange.network import endpoint as endpoint_module
@@ -221,7 +221,7 @@ def test_a_neighbor_that_says_why_it_refuses_us_says_little_and_fills_no_file(
             noise = f"revoked: \x1b[2J{k}" + "x" * 5000
             _, claim = Security(RUN).claim(3, ONE, "3", noise)
             own = channel(honest, honest.made(3))
-            call = own.stream_stream(hostile.EXCHANGE)(iter(()), metadata=claim, timeout=LONG_S)
+            call = own.stream_stream(hostile.EXCHANGE)(iter(()), metadata=claim, timeout=SOON_S)
             assert dict(call.initial_metadata())  # let in; its words are words
             until(lambda k=k: f"x1b[2J{k}x" in honest.link(3).refusal)
             own.close()
@@ -293,7 +293,7 @@ def test_a_server_that_takes_a_call_and_never_answers_holds_nobody(
 def connect(honest: Honest) -> socket.socket:
     place = split_address(honest.addresses[ONE])
     assert place is not None
-    return socket.create_connection(place, LONG_S)
+    return socket.create_connection(place, SOON_S)
 
 
 def is_closed(own: socket.socket) -> bool:
@@ -344,7 +344,7 @@ def test_a_thousand_idle_connections_are_closed_and_leave_nothing(
             link = honest.link(TWO)
             link.reset("for a test")
             until(lambda: link.epoch == 2 and link.status is Status.UP)
-            assert honest.hoods[TWO].await_neighbors([ONE], LONG_S) == []
+            assert honest.hoods[TWO].await_neighbors([ONE], SOON_S) == []
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -539,7 +539,7 @@ def test_who_asks_for_the_status_and_says_nothing_more_takes_nobody_s_place(
         _, claim = Security(RUN).claim(None, ONE, "observer")
         calls = []
         for _ in range(30):
-            call = asking.stream_unary(STATUS).future(nothing(), metadata=claim, timeout=LONG_S)
+            call = asking.stream_unary(STATUS).future(nothing(), metadata=claim, timeout=SOON_S)
             assert json.loads(call.result())["agent"] == ONE
             calls.append(call)
         with neighbor(honest):

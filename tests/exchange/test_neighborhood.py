@@ -20,7 +20,7 @@ from tests.exchange.agents_on_graph import (
     play,
     settle,
 )
-from tests.exchange.threads import LISTEN, LONG_S, closing, together, until
+from tests.exchange.threads import LISTEN, LONG_S, SOON_S, closing, together, until
 
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network.link import Rules, Status
@@ -92,7 +92,7 @@ def test_a_neighbor_that_came_and_went_before_anybody_looked_is_not_waited_for()
         until(lambda: here[1].link(0).status is Status.LEFT)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(here[1].hood._endpoint.changed, "wait", waits)
-            assert here[1].hood.await_neighbors([0], LONG_S) == [0]
+            assert here[1].hood.await_neighbors([0], SOON_S) == [0]
 
 
 def test_a_neighbor_that_never_came_is_not_waited_for() -> None:

@@ -60,7 +60,7 @@ STATUS = {
 
 
 def scrape(address: str) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=LONG_S) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=SOON_S) as answer:
         lines = answer.read().decode().splitlines()
     return {name: float(x) for name, x in (y.rsplit(" ", 1) for y in lines if y[0] != "#")}
 
@@ -83,7 +83,7 @@ def test_what_the_status_says_is_what_prometheus_reads_and_nothing_else() -> Non
         with pytest.raises(ConfigError, match="'metrics': .* cannot be listened on"):
             serve_metrics(address, lambda: STATUS)
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection(("127.0.0.1", 7480), LONG_S).close()
+            socket.create_connection(("127.0.0.1", 7480), SOON_S).close()
     finally:
         end()
     with pytest.raises(OSError, match="refused"):

@@ -86,7 +86,7 @@ def _at_home(site: AgentSite, agent: int, others: Sequence[int]) -> Iterator[Fin
         yield Finding("certificate", str(error), "mend")
     try:
         peers = site.addresses(agent, others)
-        known = f"agents {', '.join(map(str, others))} are in it" if others else "no neighbors"
+        known = f"in it: neighbors {', '.join(map(str, others))}" if others else "no neighbors"
         yield Finding("peers.yaml", f"{known}; digest {peers.digest}")
     except ConfigError as error:
         yield Finding("peers.yaml", str(error), "mend")
@@ -225,7 +225,7 @@ class _Meeting:
         refused = ", ".join(f"{cause} ({n})" for cause, n in self._endpoint.refused.items())
         if refused:
             yield Finding("refused calls", refused, "note")
-        told = f"{neighbors} messages of {self._bytes / 1e6:.3g} MB"
+        told = f"{neighbors} message{'s' * (neighbors != 1)} of {self._bytes / 1e6:.3g} MB"
         if len(self._seconds) == neighbors:
             told += f", {sum(self._seconds.values()):.2g} s to send them, each alone"
         yield Finding("a round", told)
