@@ -26,7 +26,7 @@ from dimat.checkpoints.received import (
 )
 from dimat.errors import ConfigError, StructureError, check_known, chosen, in_words, quoted
 from dimat.matching import MATCHERS, Matcher, Matching
-from dimat.merging import COMBINERS, Combiner
+from dimat.merging import COMBINERS, Combiner, calibrates
 from dimat.registry import Registry
 from dimat.state import State
 from dimat.symmetry import Symmetry
@@ -306,7 +306,7 @@ def recalibrates(recalibration: str, combiner: Combiner) -> bool:
         combiner: The combiner.
     """
     if recalibration == "auto":
-        return not combiner.needs_batches
+        return not calibrates(combiner)
     return recalibration in ("batchnorm", "expected")
 
 

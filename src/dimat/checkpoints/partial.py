@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from dimat.compat import BatchNorm
 from dimat.errors import ConfigError, StructureError, nearest_key, quoted, shown
 from dimat.graph.trace import tied_keys
-from dimat.merging import Combiner, Repair
+from dimat.merging import Combiner, Repair, calibrates
 from dimat.state import State, tensors_of
 from dimat.symmetry import Analysis, Permutation, Symmetry
 
@@ -66,7 +66,7 @@ def check_norms(model: nn.Module, kept: Collection[str], combiner: Combiner) -> 
     Raises:
         ConfigError: If a BatchNorm is kept in part, or at all where its statistics are set.
     """
-    if not combiner.needs_batches:
+    if not calibrates(combiner):
         return
     for prefix, module in model.named_modules():
         if not isinstance(module, BatchNorm):

@@ -28,10 +28,19 @@ class PartialInterpreter:
         state: Entries by key; read when an operator that needs them runs, so they may be changed
             before it does.
         inputs: A tensor, or a tuple of the model's arguments.
+        gradients: Whether operators are recorded, for gradients with respect to the state.
     """
 
-    def __init__(self, trace: Trace, state: Mapping[str, Tensor], inputs: Any) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        state: Mapping[str, Tensor],
+        inputs: Any,
+        *,
+        gradients: bool = False,
+    ) -> None:
         self.state = state
+        self._gradients = gradients
         self.done = 0
         self._nodes, self._position, self._last = _order(trace.graph)
         self._keys, self._draws = trace.states, trace.draws
@@ -53,7 +62,7 @@ class PartialInterpreter:
         if released is not None and self._last[released] < self.done:
             self._values.pop(released, None)
         stop = self._position[node] + inclusive
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._gradients):
             while self.done < stop:
                 self._step(self._nodes[self.done])
 
@@ -80,7 +89,7 @@ class PartialInterpreter:
             return None if source in without else self.value(source)
 
         args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._gradients):
             result = _IN_ANY_LAYOUT.get(node.target, node.target)(*args, **kwargs)
         if node.name in self._draws:
             return result.mean().expand_as(result).contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dimat.merging.layerwise.fisher import Fisher
 from dimat.merging.layerwise.gram import Gram
 from dimat.merging.layerwise.predicted_statistics import predicted_statistics
 from dimat.merging.layerwise.readouts import readout_distance
@@ -9,7 +10,7 @@ from dimat.merging.layerwise.regression import Regression
 from dimat.merging.layerwise.repair import Repair
 from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
-from dimat.merging.protocol import Average, Combiner, StatisticsCombiner
+from dimat.merging.protocol import Average, Combiner, StatisticsCombiner, calibrates
 from dimat.merging.recalibrate import calibrated_norms, recalibrate
 from dimat.merging.robust import robust_mix
 from dimat.registry import Registry, an_object
@@ -23,6 +24,7 @@ COMBINERS: Registry[Combiner] = Registry(
         "repair": Repair(),
         "regression": Regression(),
         "gram": Gram(),
+        "fisher": Fisher(),
     },
     an_object("combine", "needs_batches"),
 )
@@ -31,11 +33,13 @@ __all__ = [
     "COMBINERS",
     "Average",
     "Combiner",
+    "Fisher",
     "Gram",
     "Regression",
     "Repair",
     "StatisticsCombiner",
     "calibrated_norms",
+    "calibrates",
     "mix",
     "permute_optimizer",
     "predicted_statistics",

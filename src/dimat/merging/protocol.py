@@ -39,6 +39,18 @@ class Combiner(Protocol):
         ...
 
 
+def calibrates(combiner: Combiner) -> bool:
+    """Whether running statistics in a combiner's result are those of the merged model already.
+
+    A combiner that looks at inputs is taken to see to it, unless its attribute ``calibrates`` says
+    otherwise.
+
+    Args:
+        combiner: The combiner.
+    """
+    return bool(getattr(combiner, "calibrates", combiner.needs_batches))
+
+
 @dataclass(frozen=True)
 class Average:
     r"""The weighted average :math:`\sum_j \pi_{ij} P_{ij}\theta_j`, the paper's.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from dimat.errors import ConfigError
 from dimat.exchange import Talk
-from dimat.merging import COMBINERS, StatisticsCombiner, mix
+from dimat.merging import COMBINERS, StatisticsCombiner, calibrates, mix
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
 from dimat.methods.messages import distance_from, swap_memories, swap_states, swap_statistics
 from dimat.methods.mixing import RepeatedMixing
@@ -248,10 +248,11 @@ class Dimat(RepeatedMixing):
         if isinstance(combiner, StatisticsCombiner):
             if not statistics:
                 return mix(states, weights), False
-            return combiner.fit(me.analysis(), states, weights, statistics), True
+            fitted = combiner.fit(me.analysis(), states, weights, statistics)
+            return fitted, calibrates(combiner)
         batches = me.batches() if combiner.needs_batches else []
         merged = combiner.combine(me.analysis(), states, weights, batches)
-        return merged, combiner.needs_batches
+        return merged, calibrates(combiner)
 
 
 def _permuted(me: RoundContext, state: State, permutation: Permutation | None) -> State:

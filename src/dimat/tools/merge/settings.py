@@ -91,7 +91,8 @@ class StatisticsConfig(CheckpointConfig):
     """The settings of a measurement of statistics, beyond those of :class:`CheckpointConfig`.
 
     Args:
-        combine: The combiner that the statistics are for: gram, or one of your own that takes any.
+        combine: The combiner that the statistics are for: gram, fisher, or one of your own that
+            takes any.
         budget: Numbers of statistics for each number of the weights, at most; owners of checkpoints
             that are merged must have the same.
     """
@@ -117,10 +118,10 @@ class MergeConfig(AlignConfig):
     """The settings of a merge of two or more checkpoints, beyond those of :class:`AlignConfig`.
 
     Args:
-        combine: How aligned networks become one: average, repair, regression, gram, or a combiner
-            of your own.
-        statistics: For gram, files of dimat statistics, one a parent, in the same order; data may
-            then be left out. If empty, all is measured on the data.
+        combine: How aligned networks become one: average, repair, regression, gram, fisher, or a
+            combiner of your own.
+        statistics: For gram or fisher, files of dimat statistics, one a parent, in the same order;
+            data may then be left out. If empty, all is measured on the data.
         weights: Weight of each parent, >= 0, summing to 1; equal weights if empty.
         only: Patterns of entry names, such as 'layer1.*': nothing else is merged, but is the first
             parent's.
