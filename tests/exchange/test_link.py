@@ -6,9 +6,12 @@ import os
 import queue
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from tests.fork_server import run
 
 from dimat.errors import ConfigError
 from dimat.exchange.network import endpoint as endpoint_module
+from dimat.exchange.network import link as link_module
 from dimat.exchange.network.endpoint import Endpoint
 from dimat.exchange.network.link import Link, Rules, Status
 from dimat.exchange.network.peers import FixedAddresses
@@ -271,6 +275,41 @@ def test_a_small_message_that_waits_keeps_no_memory_of_a_large_one() -> None:
         tracemalloc.stop()
     assert {frame.payload.numel() for frame in kept} == {8}
     assert held < 3 * size
+
+
+@pytest.mark.parametrize("cost_s", [0.001, 10.0])
+def test_beats_and_messages_that_nobody_has_room_for_are_read_at_a_tenth_of_a_core(
+    monkeypatch: pytest.MonkeyPatch, cost_s: float
+) -> None:
+    rests, clock = list[float](), count()
+    rest_s = min(9 * cost_s, RULES.beat_s)  # longer would be taken for silence
+    told = SimpleNamespace(
+        time=time.time, thread_time=lambda: cost_s * next(clock), sleep=rests.append
+    )
+    monkeypatch.setattr(link_module, "time", told)
+    place = FixedAddresses()
+    own = listening(0, place)
+    link = own.to(1)
+    with closing([own, stranger := Stranger(place)]):
+        stranger.greet()
+        until(lambda: link.status is Status.UP)
+        header, payload = pack({"x": torch.zeros(2)}, {})
+        for k, (frame, rested) in enumerate(
+            [(Frame(Kind.BEAT), 1)] * 3
+            + [(Frame(Kind.DATA, 1, 0, header, payload), 0)] * 16
+            + [(Frame(Kind.DATA, 1, 0, header, payload), 1)] * 4
+            + [(Frame(Kind.BEAT, to=2), 1)]
+        ):
+            before = len(rests)
+            stranger.speak(frame)
+            until(lambda k=k: link.stream is not None and link.stream._next == k + 2)
+            until(lambda n=before + rested: len(rests) >= n)
+        assert rests == pytest.approx([rest_s] * 8)
+        while link.holds(1, 0):
+            link.take(1, 0)
+        stranger.speak(Frame(Kind.DATA, 1, 0, header, payload))  # there is room again
+        until(lambda: link.holds(1, 0))
+        assert len(rests) == 8
 
 
 def test_an_edge_forms_when_somebody_answers_at_an_address_where_nobody_did() -> None:

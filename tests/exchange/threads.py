@@ -18,7 +18,7 @@ LONG_S = 300.0  # patience that never ends in a test, however slow the machine
 SOON_S = 60.0  # what comes within milliseconds, and has not after so long, is a deadlock
 
 
-def together(works: Sequence[Callable[[], Result]], end_s: float = 2 * SOON_S) -> list[Result]:
+def together(works: Sequence[Callable[[], Result]], end_s: float = 3 * SOON_S) -> list[Result]:
     """What each gives, all begun at once; the first error as soon as one fails, and none hangs."""
     results: dict[int, Result] = {}
     errors: list[BaseException] = []

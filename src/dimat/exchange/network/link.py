@@ -20,6 +20,7 @@ from dimat.exchange.wire import Frame, Kind, check_brief, said
 
 _STIRS = 2  # a beat of the thread that talks
 _MOST_MAIL = 16  # of an agent; only one that does not listen to us can be so far ahead
+_REST = 9.0  # times the processor time of a beat, or of a message for which there was no room
 
 
 class Status(Enum):
@@ -219,6 +220,7 @@ class Link:
 
     def _receive_all(self, stream: Stream) -> tuple[Status, str]:
         while True:
+            began, news = time.thread_time(), False
             frame = stream.receive()
             if frame.kind is Kind.BYE:
                 return Status.LEFT, "it said goodbye"
@@ -227,24 +229,30 @@ class Link:
             if frame.kind is Kind.BEAT and frame.to != _STIRS:
                 self.waits = bool(frame.to)
             else:
-                self._keep(stream, frame)
+                news = self._keep(stream, frame)
+            if not news:  # gRPC takes no more from the network than this thread does from gRPC
+                spent = time.thread_time() - began
+                time.sleep(min(_REST * spent, self.rules.beat_s))
 
-    def _keep(self, stream: Stream, frame: Frame) -> None:
-        """Have what was said ready for the thread that talks."""
+    def _keep(self, stream: Stream, frame: Frame) -> bool:
+        """Have what was said ready for the thread that talks; whether there was room for it."""
         if frame.kind is not Kind.BEAT and (frame.sender, frame.to) != (self.them, self.us):
             raise StructureError(f"agent {self.them} speaks for {frame.sender} to {frame.to}")
         with self._changed:
             if self.stream is not stream or self.status is not Status.UP:
-                return  # it was reset
-            self.waits = False
+                return False  # it was reset
+            self.waits, room = False, frame.kind is not Kind.BEAT
             if frame.kind is Kind.BEAT:
                 self.stirs = True
             else:
                 mail = self._mail.setdefault((frame.sender, frame.to), deque(maxlen=_MOST_MAIL))
+                room = len(mail) < _MOST_MAIL
                 mail.append(frame)  # the oldest goes where there are too many
                 while len(mail) > 1 and sum(x.payload.numel() for x in mail) > self._most_bytes:
+                    room = False
                     mail.popleft()
             self._changed.notify_all()
+            return room
 
     @property
     def _most_bytes(self) -> int:
