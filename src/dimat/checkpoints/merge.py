@@ -46,6 +46,7 @@ def match(
     images: int = IMAGES,
     symmetry: Symmetry | None = None,
     key: str | None = None,
+    at: str | None = None,
 ) -> Matching:
     """The permutation that puts the units of ``theirs`` in the order of ``ours``.
 
@@ -59,6 +60,7 @@ def match(
         images: The largest number of samples of the batches that are used.
         symmetry: As in :func:`merge`.
         key: As in :func:`merge`.
+        at: As in :func:`merge`.
 
     Raises:
         ConfigError, DataError, ModelError, StructureError: As in :func:`merge`.
@@ -73,6 +75,7 @@ def match(
             images=images,
             symmetry=symmetry,
             key=key,
+            at=at,
         )
         return parents.match(matcher, (0.5, 0.5))[1]
 
@@ -94,6 +97,7 @@ def merge(
     only: Patterns = (),
     except_: Patterns = (),
     heads: Heads = "merge",
+    at: str | None = None,
 ) -> Merge:
     r"""Align several trained states of one model to the first, and combine them into one.
 
@@ -136,6 +140,9 @@ def merge(
         heads: merge: parents differ in values only; keep: they may differ in the shape of their
             heads (in the number of classes), each of which goes with the merged trunk, as does
             all that ``only`` and ``except_`` leave alone (:attr:`Merge.heads`).
+        at: Name of a submodule, such as ``"encoder"``, for a model that cannot be exported as a
+            whole: its units are matched, on what the first parent calls it with; all around it is
+            combined as it is, and so fits only if the parents have it in one unit order.
 
     Returns:
         The merged state, in the dtypes of the first, and the matchings of the parents.
@@ -171,6 +178,7 @@ def merge(
             shapes=next((own.inputs for own in sent.values()), ()),
             key=key,
             heads=heads == "keep",
+            at=at,
         )
         kept = kept_of(parents, only, except_, heads, sent)
         check_norms(parents.model, kept, combiner)
@@ -188,6 +196,7 @@ def merge(
                 "symmetry": "found" if symmetry is None else "given",
                 "kept": sorted(kept),
                 "heads": heads,
+                "at": at,
                 "version": version("dimat"),
             },
         )
@@ -239,7 +248,7 @@ def _merge(
     moved = moved_values(parents, combiner, values, matchings)
     own = parents.own(matchings, aligned)
     merged, parts = parents.combine_part(combiner, own, weights, kept, moved)
-    again = recalibration != "expected" and recalibrates(recalibration, combiner)
+    again = recalibration != "expected" and recalibrates(recalibration, combiner, parents.at)
     if recalibration == "expected":
         merged = parents.expect(merged, parts, weights)
     elif again:
@@ -277,13 +286,17 @@ def kept_of(
 
     Raises:
         ConfigError: If a pattern fits nothing, nothing is left to merge or to keep, or heads of
-            other shapes come with what cannot be used with them.
+            other shapes, or a submodule, come with what cannot be used with them.
     """
     kept = kept_entries(parents.model, only, except_) | parents.differing
     if heads == "keep" and not kept:
         raise ConfigError(
             "'heads' is 'keep', and nothing tells which entries are heads, as all have one shape: "
             "name them by 'except_' (--except 'fc.*')"
+        )
+    if parents.at is not None and statistics:
+        raise ConfigError(
+            f"'statistics' are of whole networks, and 'at' is '{parents.at}': give batches instead"
         )
     if parents.differing and statistics:
         raise ConfigError(
@@ -298,15 +311,16 @@ def kept_of(
     return kept
 
 
-def recalibrates(recalibration: str, combiner: Combiner) -> bool:
+def recalibrates(recalibration: str, combiner: Combiner, at: str | None = None) -> bool:
     """Whether BatchNorm statistics are recomputed after a combiner.
 
     Args:
         recalibration: As :func:`merge` takes it.
         combiner: The combiner.
+        at: As :func:`merge` takes it: a combiner does not fit the statistics around a submodule.
     """
     if recalibration == "auto":
-        return not calibrates(combiner)
+        return not calibrates(combiner) or at is not None
     return recalibration in ("batchnorm", "expected")
 
 

@@ -27,11 +27,12 @@ from dimat.checkpoints.reading import made_up, read_calls
 from dimat.checkpoints.states import as_in, completed, validate_state, working_copy
 from dimat.checkpoints.unwrapped import fitted, unwrapped
 from dimat.compat import BatchNorm
-from dimat.errors import ConfigError, StructureError, check_kind, quoted
+from dimat.errors import ConfigError, DataError, StructureError, check_kind, quoted
+from dimat.graph.inside import Seen, alike, exposed, look_inside, submodule
 from dimat.matching import MATCHERS, Matcher, Matching, Problem
 from dimat.merging import Combiner, StatisticsCombiner, calibrated_norms, predicted_statistics
 from dimat.state import State, brief, extras_of, put_into, state_of, tensors_of
-from dimat.symmetry import Analysis, Symmetry
+from dimat.symmetry import Analysis, Symmetry, analyze_within
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Parents:
         differing: Entries of heads that every parent has of its own, which are blank in the states.
         models: For every parent a working copy with its own head, if heads differ.
         whole: The parents with their own heads, if heads differ.
+        at: Name of the submodule that alone has its units permuted; None: the whole model has.
     """
 
     model: nn.Module
@@ -65,6 +67,7 @@ class Parents:
     differing: frozenset[str] = frozenset()
     models: tuple[nn.Module, ...] = ()
     whole: tuple[State, ...] = ()
+    at: str | None = None
 
     __repr__ = brief
 
@@ -81,6 +84,7 @@ class Parents:
         shapes: Sequence[Sequence[int]] = (),
         key: str | None = None,
         heads: bool = False,
+        at: str | None = None,
     ) -> Parents:
         """The parents made of the arguments of :func:`dimat.merge`, all of which are checked.
 
@@ -95,12 +99,15 @@ class Parents:
             shapes: Shapes of inputs that may be made up, if there are no batches.
             key: As :func:`dimat.merge` takes it.
             heads: Whether heads may have shapes of their own.
+            at: As :func:`dimat.merge` takes it.
 
         Raises:
             ConfigError, DataError, ModelError, StructureError: As :func:`dimat.merge`.
         """
         model = unwrapped(model)
         _check_kinds(forward, symmetry, key)
+        if at is not None:
+            _check_at(model, at, symmetry)
         twin = working_copy(model)
         names = names or [_named(number, own) for number, own in enumerate(states)]
         notes: list[str] = []
@@ -138,6 +145,7 @@ class Parents:
             differing,
             models,
             whole if differing else (),
+            at,
         )
 
     @cached_property
@@ -146,9 +154,38 @@ class Parents:
         with self._blamed() as model:
             if self.symmetry is not None:
                 return self.calls.by_hand(self.symmetry, model)
-            found = self.calls.analyze(model, self._shared)
+            found = self._analyze(model)
             check_heads(found, self.differing)
             return found
+
+    def _analyze(self, model: nn.Module) -> Analysis:
+        """The analysis of a model that differs from that of the parents in its head only."""
+        if self.at is None:
+            return self.calls.analyze(model, self._shared)
+        call, calls = self.calls.example(model), self._inside
+        own = calls.example(exposed(submodule(model, self.at), self._seen.outside))
+        outer, inner = ((x.args, x.kwargs) for x in (call, own))
+        return analyze_within(model, self.at, outer, inner, self._seen.outside, self._shared)
+
+    @cached_property
+    def _seen(self) -> Seen:
+        """What the submodule of the first parent is called with."""
+        assert self.at is not None
+        put_into(self.model, (self.whole or self.states)[0])
+        with self._blamed() as model:
+            return look_inside(model, self.at, [(own.args, own.kwargs) for own in self.calls.calls])
+
+    @cached_property
+    def _inside(self) -> Calls:
+        """The calls of the submodule, of those that are like the first but for their size."""
+        first = self._seen.calls[0]
+        found = [ModelCall(*own) for own in self._seen.calls if alike(first, own)]
+        filled = tuple(own for own in found if own.samples)
+        if not filled:
+            raise DataError(
+                f"'{self.at}' is called with no sample of the batches: give others, or another 'at'"
+            )
+        return Calls(filled)
 
     @property
     def _shared(self) -> State:
@@ -163,7 +200,8 @@ class Parents:
     @cached_property
     def batches(self) -> list[tuple[Any, ...]]:
         """The inputs in the sizes that the graph takes."""
-        return self.calls.pieces(self.analysis.trace)
+        calls = self.calls if self.at is None else self._inside
+        return calls.pieces(self.analysis.trace)
 
     @cached_property
     def example(self) -> ModelCall:
@@ -231,7 +269,7 @@ class Parents:
         for number, (matching, trunk) in enumerate(zip(matchings, aligned, strict=True)):
             twin = bound(self.models[number], self.forward)
             with self.calls.blamed(twin):
-                symmetry = self.calls.analyze(twin, self._shared).symmetry
+                symmetry = self._analyze(twin).symmetry
             moved = {key: value for key, value in trunk.items() if key not in self.differing}
             found.append(move_like(matching.permutation, symmetry, self.whole[number], moved))
         return found
@@ -389,6 +427,14 @@ def _named(number: int, given: StateLike) -> str:
     """Name of a parent for messages: its number, and the path if it is a file."""
     path = f" ({os.fspath(given)})" if isinstance(given, (str, os.PathLike)) else ""
     return f"state {number}{path}"
+
+
+def _check_at(model: nn.Module, at: str, symmetry: object) -> None:
+    submodule(model, at)
+    if symmetry is not None:
+        raise ConfigError(
+            f"'at' is '{at}', where a symmetry is to be found, and 'symmetry' is one: give either"
+        )
 
 
 def _check_kinds(forward: object, symmetry: object, key: object) -> None:

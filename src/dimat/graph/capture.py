@@ -8,7 +8,7 @@ import inspect
 import logging
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from io import StringIO
 from typing import Any
@@ -65,7 +65,12 @@ def _entries(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def capture(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    training: bool,
+    way_out: Callable[[], str] = lambda: "",
 ) -> ExportedProgram:
     """Export a model, its batch dimension free if it allows that; only tensors are outputs.
 
@@ -77,6 +82,7 @@ def capture(
         args: Example inputs.
         kwargs: Example keyword inputs.
         training: Whether the model is exported in training mode.
+        way_out: What the error says can be done if the model cannot be captured; then called.
 
     Raises:
         ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
@@ -90,7 +96,7 @@ def capture(
                 f"dict or dataclass, but a {type(outputs).__name__}"
             )
         own = _TensorsOnly(model) if dropped or not _plain(outputs) else model
-        return _export(model, own, args, dict(kwargs), dropped)
+        return _export(model, own, args, dict(kwargs), dropped, way_out)
 
 
 def _outputs(
@@ -119,6 +125,7 @@ def _export(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     dropped: Sequence[str],
+    way_out: Callable[[], str],
 ) -> ExportedProgram:
     """The functional export, with free sizes if ``torch.export`` manages, else with fixed ones."""
     failures: list[str] = []
@@ -140,9 +147,7 @@ def _export(
     )
     raise ModelError(
         f"torch.export cannot capture {type(model).__name__}: {failures[-1]} ({cache}remove "
-        "data-dependent Python control flow from its forward, or give the symmetry by hand: "
-        "symmetry=dimat.Symmetry.from_axes({'fc1.weight': ('hidden', None), …}, "
-        "model.state_dict()))"
+        f"data-dependent Python control flow from its forward{way_out()})"
     )
 
 

@@ -22,6 +22,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from dimat.compat import OpOverload, arguments_of, size_hint, tree_leaves
 from dimat.errors import ConfigError, ModelError, shown
 from dimat.graph.capture import capture
+from dimat.graph.inside import way_out
 from dimat.state import brief, tensors_of
 
 
@@ -172,7 +173,11 @@ def trace(
     Raises:
         ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
     """
-    return _read(capture(model, args, kwargs or {}, training=training), model, training)
+    own = kwargs or {}
+    program = capture(
+        model, args, own, training=training, way_out=lambda: way_out(model, args, own)
+    )
+    return _read(program, model, training)
 
 
 def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:

@@ -1,6 +1,6 @@
 """The permutation symmetry of a model, found from its graph and proved by execution."""
 
-from dimat.symmetry.find import Analysis, analyze, find_symmetry
+from dimat.symmetry.find import Analysis, analyze, analyze_within, find_symmetry
 from dimat.symmetry.given import given_analysis
 from dimat.symmetry.permutation import Group, Permutation
 from dimat.symmetry.proof.check import check_symmetry
@@ -12,6 +12,7 @@ __all__ = [
     "Permutation",
     "Symmetry",
     "analyze",
+    "analyze_within",
     "check_symmetry",
     "find_symmetry",
     "given_analysis",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from dimat.errors import ModelError
+from dimat.graph.inside import Call, exposed, look_inside, submodule
 from dimat.graph.trace import Trace, as_args, flatten_inputs, trace
 from dimat.state import brief, check_module, tensors_of
 from dimat.symmetry.constants import digest_of, unwritten
@@ -20,6 +21,7 @@ from dimat.symmetry.proof.redraw import on_freest_inputs
 from dimat.symmetry.proof.verify import Proof
 from dimat.symmetry.reduce import reduce_solution
 from dimat.symmetry.symmetry import Symmetry
+from dimat.symmetry.within import check_within, inner_keys, lifted_symmetry, lifted_trace
 
 # Proofs by the digests of graphs and constants: the agents of a run, and the calls of a notebook,
 # have one architecture.
@@ -49,7 +51,11 @@ class Analysis:
 
 
 def find_symmetry(
-    model: nn.Module, args: tuple[Any, ...] | Tensor, kwargs: Mapping[str, Any] | None = None
+    model: nn.Module,
+    args: tuple[Any, ...] | Tensor,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    at: str | None = None,
 ) -> Symmetry:
     """The permutation symmetry of ``model``, proved by execution.
 
@@ -61,10 +67,15 @@ def find_symmetry(
         model: Any module that ``torch.export`` can capture; not changed.
         args: Example inputs, as the model is called, or the only one; a small batch is enough.
         kwargs: Example keyword inputs.
+        at: Name of a submodule, such as ``"encoder"``, that alone is captured and has its units
+            permuted, where the whole model cannot be; units at its inputs and outputs, and all that
+            is not in it, stay. What it is called with is seen in a run of the model.
 
     Raises:
-        ConfigError: If the model is no module, or the inputs are none.
-        ModelError: If the inputs do not fit, or the model cannot be captured.
+        ConfigError: If the model is no module, the inputs are none, or there is no such submodule.
+        ModelError: If the inputs do not fit, or the model cannot be captured, or does not call the
+            submodule.
+        StructureError: If outputs change as entries of the submodule are also used outside of it.
 
     Example:
         >>> import torch
@@ -74,7 +85,12 @@ def find_symmetry(
         [('0', 8, (('0.weight', 0), ('0.bias', 0), ('2.weight', 1)))]
     """
     check_module(model)
-    return analyze(model, as_args(args), kwargs).symmetry
+    args = as_args(args)
+    if at is None:
+        return analyze(model, args, kwargs).symmetry
+    call = (args, kwargs or {})
+    seen = look_inside(model, at, [call])
+    return analyze_within(model, at, call, seen.calls[0], seen.outside).symmetry
 
 
 def analyze(
@@ -106,6 +122,37 @@ def analyze(
     if not any(pin.why.startswith(UNPROVED) for pin in found.distrusted):
         _CACHE[key] = found  # other inputs may show more of what is unproved
     return found
+
+
+def analyze_within(
+    model: nn.Module,
+    at: str,
+    call: Call,
+    inner: Call,
+    outside: Collection[str] = (),
+    constants: Mapping[str, Tensor] | None = None,
+) -> Analysis:
+    """The symmetry of a submodule, as one of the whole model, with the submodule's graph.
+
+    Args:
+        model: The model; not changed.
+        at: Name of the submodule.
+        call: Example inputs of the model.
+        inner: Example inputs of the submodule.
+        outside: Entries of the submodule that are used outside of it; they stay in their places.
+        constants: As :func:`analyze` takes them, by the model's names.
+
+    Raises:
+        ModelError: If the submodule cannot be captured.
+        StructureError: If outputs change as entries of the submodule are also used outside of it.
+    """
+    own = exposed(submodule(model, at), outside)
+    names = inner_keys(model, at)
+    shared = {names[key]: x for key, x in (constants or {}).items() if key in names}
+    found = analyze(own, *inner, shared)
+    symmetry = lifted_symmetry(found.symmetry, model, at)
+    check_within(symmetry, model, at, *call)
+    return replace(found, trace=lifted_trace(found.trace, model, at), symmetry=symmetry)
 
 
 def _prove(

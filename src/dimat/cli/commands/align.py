@@ -27,7 +27,7 @@ def parser() -> Parser:
         help="A and B: .safetensors, .pth, .ckpt and the like, or Hugging Face folders",
     )
     add_checkpoint_options(own)
-    add_settings(own, AlignConfig, {"method"})
+    add_settings(own, AlignConfig, {"method", "at"})
     return own
 
 

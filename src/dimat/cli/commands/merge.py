@@ -32,9 +32,8 @@ def parser() -> Parser:
         help="checkpoints: .safetensors, .pth, .ckpt and the like, or Hugging Face folders",
     )
     add_checkpoint_options(own)
-    add_settings(
-        own, MergeConfig, {"method", "combine", "weights", "heads", "recalibration", "report"}
-    )
+    names = {"method", "at", "combine", "weights", "heads", "recalibration", "report"}
+    add_settings(own, MergeConfig, names)
     sent = (
         "for gram, files of 'dimat statistics', one a parent, in order; data may then be left out"
     )

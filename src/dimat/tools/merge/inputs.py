@@ -17,7 +17,7 @@ from dimat.merging import COMBINERS
 from dimat.models import build_for_input, check_output
 from dimat.state import State
 from dimat.tools.merge.images import Images, Normalization
-from dimat.tools.merge.settings import CheckpointConfig, MergeConfig
+from dimat.tools.merge.settings import AlignConfig, CheckpointConfig, MergeConfig
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Inputs:
             names=[f"{parent} (read as '{config.model}')" for parent in config.parents],
             shapes=_shapes(self.statistics),
             heads=isinstance(config, MergeConfig) and config.heads == "keep",
+            at=config.at if isinstance(config, AlignConfig) else None,
         )
 
     def in_layout(self, state: State, layout: str | None) -> State:

@@ -126,7 +126,7 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
             own = parents.own(matchings, aligned)
             merged, parts = parents.combine_part(combiner, own, weights, kept, moved)
             plain, again = _recalibrated(config, parents, merged, parts, weights)
-            chosen = again if recalibrates(config.recalibration, combiner) else None
+            chosen = again if recalibrates(config.recalibration, combiner, config.at) else None
             found = [plain if chosen is None else chosen]
             if config.heads == "keep":
                 fresh = chosen is not None and config.recalibration != "expected"

@@ -108,9 +108,12 @@ class AlignConfig(CheckpointConfig):
     Args:
         method: How units are matched: activations, covariance, cosine, consistent, weights,
             identity, or a matcher of your own.
+        at: Name of a submodule, such as encoder, that alone has its units matched, for a model that
+            cannot be exported as a whole; null: the whole model.
     """
 
     method: str = "activations"
+    at: str | None = None
 
 
 @dataclass(frozen=True)
