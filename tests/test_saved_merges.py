@@ -121,7 +121,21 @@ def complex_() -> Merge:
     return dimat.merge(Wave(), [Wave(), Wave()], [torch.randn(30, 3)])
 
 
-MERGES: list[Callable[[], Merge]] = [tied, extra, partial, heads, by_hand, complex_]
+def rigid() -> Merge:
+    """Nothing can be permuted, and an extra state is a tensor."""
+
+    class Marked(nn.Linear):
+        def get_extra_state(self) -> Any:
+            return torch.tensor([3, 1])
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    model = nn.Sequential(Marked(3, 2))
+    return dimat.merge(model, [model, Marked(3, 2).state_dict(prefix="0.")], [torch.randn(9, 3)])
+
+
+MERGES: list[Callable[[], Merge]] = [tied, extra, partial, heads, by_hand, complex_, rigid]
 
 
 @pytest.mark.parametrize("make", MERGES, ids=lambda own: own.__name__.strip("_"))
@@ -226,8 +240,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "list": (lambda f: (f / "merge.json").write_text("[]"), "'format' is None"),
     "other format": (lambda f: change(f, format="dimat-merge-9"), "'format' is dimat-merge-9"),
     "no symmetry": (lambda f: change(f, symmetry={}), "not a dimat symmetry"),
-    "parents": (lambda f: change(f, parents=3), "parent 2 has no permutation"),
-    "many parents": (lambda f: change(f, parents=10**12), "parent 2 has no permutation"),
+    "parents": (lambda f: change(f, parents=3), "aligned-002.safetensors cannot be read"),
+    "many parents": (lambda f: change(f, parents=10**12), "aligned-002.safetensors"),
     "text": (lambda f: change(f, parents="2"), "not as dimat wrote it: TypeError"),
     "entries": (lambda f: change(f, entries=3), "not as dimat wrote it: TypeError"),
     "extras": (lambda f: change(f, extras=[]), "not as dimat wrote it: AttributeError"),

@@ -278,6 +278,8 @@ def test_the_command_line_looks_inside_too(
     assert main(["merge", *words.split(), "--out", "m.safetensors", "--at", "encoder"]) == 0
     assert "encoder.0" in capsys.readouterr().out
     assert main(["align", *words.split(), "--out", "c.safetensors", "--at", "encoder"]) == 0
+    assert main(["symmetry", "--model", "nets:Net", "--input", "2,1,8,8", "--at", "encoder"]) == 0
+    assert "encoder.0" in capsys.readouterr().out
     assert main(["merge", *words.split(), "--out", "d.safetensors", "--at", "encoda"]) == 2
     assert "'at' is 'encoda', and Net has no submodule of that name; the nearest is 'encoder'" in (
         capsys.readouterr().err

@@ -133,10 +133,11 @@ def load(path: str | os.PathLike[str]) -> Merge:
 
         parents, heads = range(facts["parents"]), range(facts["heads"])
         arrays = {k: v.numpy() for k, v in load_state(folder / _MATCHINGS).items()}
+        aligned = tuple(state(_file("aligned", number)) for number in parents)  # as many as said
         return Merge(
             state(Path(WHOLE).stem),
             tuple(_matching(arrays, number, symmetry) for number in parents),
-            tuple(state(_file("aligned", number)) for number in parents),
+            aligned,
             symmetry,
             tuple(map(str, facts["notes"])),
             tuple(state(_file("head", number)) for number in heads),

@@ -28,6 +28,8 @@ def parser() -> Parser:
     add_settings(own, RunConfig, {"width", "shortcut", "norm"})
     add("--classes", type=int, default=10, help="number of classes")
     add("--input", type=tuple[int, ...], default=(2, 3, 32, 32), help="shape, batch first")
+    part = "a submodule, such as encoder, that alone is looked into; null: all of the model"
+    add("--at", type=str | None, default=None, metavar="NAME", help=part)
     add("--json", action="store_true", help="print all of it as JSON, for programs")
     return own
 
@@ -52,7 +54,7 @@ def execute(options: Namespace) -> None:
         raise broken_rule("input", shape, f"smaller: that is {needed / 1e9:,.0f} GB")
     model = build_for_input(options.model, shape, options.classes, **settings)
     with Console(stderr=True).status(f"tracing and proving {options.model}"):
-        symmetry = find_symmetry(model, (torch.zeros(shape),))
+        symmetry = find_symmetry(model, (torch.zeros(shape),), at=options.at)
     if options.json:
         print(symmetry.to_json())
         return
