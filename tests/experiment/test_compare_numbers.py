@@ -17,11 +17,12 @@ from dimat.errors import RecordError
 from dimat.tools.compare.budget import at_equal, budget, reached
 from dimat.tools.compare.rows import numbers_of, to_csv
 from dimat.tools.compare.spec import Cell, Spec, expand
-from dimat.tools.compare.statistics import paired, spread
-from dimat.tools.compare.table import as_text, points_of
+from dimat.tools.compare.table import Point, as_text, points_of
 from dimat.tools.compare.trial import MethodRun, read_cell
+from dimat.tools.format import interval
 from dimat.tools.records.curve import Curve, Line, Measurement, curve_of
 from dimat.tools.records.run import Run
+from dimat.tools.statistics import paired, spread
 
 
 def lines(accuracies: Sequence[float | None], sent: Sequence[float]) -> tuple[Line, ...]:
@@ -218,8 +219,9 @@ def test_an_unfinished_cell_is_left_out_of_the_means_and_said(tmp_path: Path) ->
     assert " · n = 1 of 3 seeds · unfinished: seed 1, 2" in second
     row = next(x for x in first.splitlines() if x.lstrip().startswith("dimat"))
     assert row.split()[1:5] == ["merging", "80.5", "±", "0.7"]
-    row = next(x for x in second.splitlines() if x.lstrip().startswith("local"))
-    assert row.split() == ["local", "training", "40.0", "–", "20.0", "20.0", "–", "0", "B", "–"]
+    rows = [x.split() for x in second.splitlines() if x.startswith("local")]
+    accuracies, costs = ["local", "training", "40.0", "–"], ["20.0", "20.0", "–", "0", "B", "–"]
+    assert rows == [accuracies, ["local", *costs]]
 
 
 def test_both_phases_and_the_start_are_shown_and_like_is_compared_with_like() -> None:
@@ -244,7 +246,28 @@ def test_differences_are_paired_by_seed_and_to_the_first_method() -> None:
     interval = stats.t.ppf(0.975, 2) * 0.005 / 3**0.5
     low, high = 100 * (-0.045 - interval), 100 * (-0.045 + interval)
     assert rows[0][5:8] == ["-4.5", f"[{low:.1f},", f"{high:.1f}]"]
-    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_tables_of_long_names_fit_80_columns_and_break_no_number() -> None:
+    long = "package.module_of_methods:weighted_gossip_with_momentum"
+    numbers = {
+        "start_accuracy_mean": [1.0, 1.0, 1.0],
+        "test_accuracy_mean": [0.5, 0.9, 0.1],
+        "merged_accuracy_mean": [0.5, 0.9, 0.1],
+        "trained_accuracy_mean": [0.9, 0.1, 0.9],
+        "at_equal_bytes": [0.25, 0.25, None],
+        "sent_bytes": [123.4e9] * 3,
+        "busy_s": [12345.0] * 3,
+    }
+    first = {**numbers, "trained_accuracy_mean": [0.1, 0.9, 0.5]}
+    name = ", ".join(f"optimizer.learning_rate_of_group_{i}=0.01" for i in range(4))
+    point = Point(name, 4, (3,), {"gradient-tracking": first, long: numbers})
+    text = as_text([point])
+    assert max(map(len, text.splitlines())) <= 80
+    versus = interval(paired(numbers["trained_accuracy_mean"], first["trained_accuracy_mean"]))
+    whole = ("100.0 ± 0.0", "50.0 ± 40.0", versus, "25.0 (n=2)", "123.4 GB", "3 h 25 min")
+    assert [cell for cell in whole if cell not in text] == []
+    assert long in "".join(line.split(" ")[0] for line in text.splitlines())  # folded, not cut
 
 
 def test_the_csv_has_a_row_for_every_cell_and_method() -> None:

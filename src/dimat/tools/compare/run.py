@@ -16,9 +16,10 @@ from dimat.tools.compare.pool import Task, run_tasks
 from dimat.tools.compare.progress import CellsProgress, SilentCells
 from dimat.tools.compare.rows import to_csv
 from dimat.tools.compare.spec import Cell, Spec, expand
-from dimat.tools.compare.statistics import Spread
-from dimat.tools.compare.table import Point, as_text, percents, points_of
+from dimat.tools.compare.table import Point, as_text, points_of
 from dimat.tools.compare.trial import MethodRun, is_cell_finished, read_cell
+from dimat.tools.format import percents
+from dimat.tools.statistics import Spread
 
 MOST_CELLS = 1000
 

@@ -1,4 +1,4 @@
-"""Tables of a comparison for the terminal: one for every grid point, accuracies in percent."""
+"""Tables of a comparison for the terminal: two for every grid point, accuracies in percent."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from rich.text import Text
 from dimat.experiment.config.access import shown
 from dimat.tools.compare.rows import numbers_of
 from dimat.tools.compare.spec import Cell, Spec
-from dimat.tools.compare.statistics import Difference, Spread, paired, spread
 from dimat.tools.compare.trial import MethodRun
-from dimat.tools.format import human_bytes
+from dimat.tools.format import NOTHING, human_bytes, human_seconds, interval, percents
+from dimat.tools.statistics import Spread, paired, spread
 
-WIDTH = 100
+WIDTH = 80
 _EQUAL = {"bytes": "at_equal_bytes", "epochs": "at_equal_epochs", "time": "at_equal_time"}
 _LEGEND = """\
-Accuracy: test accuracy in %, mean over agents; mean ± sample standard deviation over seeds; right
-after the merge that begins the last round, and after the training that ends it; before round 1 of
-the first method's agents. Difference: of the same seeds after the same phase, with its 95 %
-confidence interval (Student's, paired).
-Equal bytes, epochs, time: accuracy in the last measured round by which a method had used no more
-than the thriftiest (of those that use any, same seed) in all: bytes sent, training images seen,
-seconds computed by the slowest agent of every round."""
+Accuracy: test accuracy in %, mean over agents; mean ± sample standard deviation
+over seeds; right after the merge that begins the last round, and after the
+training that ends it; before round 1 of the first method's agents. Difference:
+of the same seeds after the same phase, with its 95 % confidence interval
+(Student's, paired).
+Equal bytes, epochs, time: accuracy in the last measured round by which a method
+had used no more than the thriftiest (of those that use any, same seed) in all:
+bytes sent, training images seen, seconds computed by the slowest agent of every
+round."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,15 @@ def _columns(rows: Sequence[Mapping[str, float | None]]) -> dict[str, list[float
 
 
 def comparison_tables(points: Sequence[Point]) -> RenderableType:
-    """A table for every grid point, and a legend of the columns.
+    """Two tables for every grid point, each within 80 columns, and a legend of the columns.
 
     Args:
         points: The grid points.
     """
     parts: list[RenderableType] = []
     for point in points:
-        parts += [Text(heading(point), style="bold"), _table(point), ""]
+        title = Text(heading(point), style="bold", overflow="fold")
+        parts += [title, _accuracy_table(point), "", _cost_table(point), ""]
     return Group(*parts, _LEGEND)
 
 
@@ -123,26 +126,39 @@ def heading(point: Point) -> str:
     return " · ".join(parts)
 
 
-def _table(point: Point) -> Table:
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+
+
+def _accuracy_table(point: Point) -> Table:
+    """Accuracies by method and phase, and their differences to the first method."""
     first = next(iter(point.numbers), "")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("\nmethod")
+    table = _table()
+    table.add_column("\nmethod", overflow="fold")
     table.add_column("\nafter")
     table.add_column("\naccuracy", justify="right")
-    table.add_column(f"difference\nto {escape(first)}", justify="right")
-    for name in _EQUAL:
-        table.add_column(f"equal\n{name}", justify="right")
-    table.add_column("\nsent", justify="right")
-    table.add_column("\nbusy s", justify="right")
+    table.add_column(f"difference\nto {escape(first)}", justify="right", overflow="fold")
     began = spread(point.numbers.get(first, {}).get("start_accuracy_mean", ()))
     if began is not None:
         table.add_row("(all)", "pre-training", percents(began))
     for method, numbers in point.numbers.items():
         other = None if method == first else point.numbers[first]
-        head, costs = [escape(method)], _costs(numbers)
-        for phase in _phases(numbers):
-            table.add_row(*head, *_accuracies(phase, numbers, other), *costs)
-            head, costs = [""], []
+        for i, phase in enumerate(_phases(numbers)):
+            name = "" if i else escape(method)
+            table.add_row(name, *_accuracies(phase, numbers, other))
+    return table
+
+
+def _cost_table(point: Point) -> Table:
+    """Accuracies at equal budgets, bytes sent and busy time, by method."""
+    table = _table()
+    table.add_column("\nmethod", overflow="fold")
+    for name in _EQUAL:
+        table.add_column(f"equal\n{name}", justify="right")
+    table.add_column("\nsent", justify="right")
+    table.add_column("\nbusy", justify="right")
+    for method, numbers in point.numbers.items():
+        table.add_row(escape(method), *_costs(numbers))
     return table
 
 
@@ -163,47 +179,19 @@ def _accuracies(phase: str, numbers: _Numbers, first: _Numbers | None) -> list[s
 
 
 def _costs(numbers: _Numbers) -> list[str]:
-    """Accuracies at equal budgets, bytes sent and busy seconds, as cells."""
+    """Accuracies at equal budgets, bytes sent and busy time, as cells."""
     n = len(numbers.get("test_accuracy_mean", ()))
     equal = [spread(numbers.get(column, ())) for column in _EQUAL.values()]
     sent, busy = (spread(numbers.get(name, ())) for name in ("sent_bytes", "busy_s"))
     return [
         *(_some(one, n) for one in equal),
         human_bytes(sent.mean if sent else None),
-        "–" if busy is None else f"{busy.mean:.3g}",
+        human_seconds(busy.mean if busy else None),
     ]
-
-
-def percents(one: Spread | None) -> str:
-    """A mean and its standard deviation in percent, as text.
-
-    Args:
-        one: Mean and deviation as fractions.
-
-    >>> percents(Spread(3, 0.756, 0.0051)), percents(Spread(1, 0.756, None)), percents(None)
-    ('75.6 ± 0.5', '75.6', '–')
-    """
-    if one is None:
-        return "–"
-    return f"{100 * one.mean:.1f}" + ("" if one.sd is None else f" ± {100 * one.sd:.1f}")
-
-
-def interval(one: Difference | None) -> str:
-    """A difference in percentage points with its confidence interval, as text.
-
-    Args:
-        one: The difference as a fraction.
-
-    >>> interval(Difference(3, -0.234, -0.261, -0.207)), interval(None)
-    ('-23.4 [-26.1, -20.7]', '–')
-    """
-    if one is None:
-        return "–"
-    return f"{100 * one.mean:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
 
 
 def _some(one: Spread | None, n: int) -> str:
     """A mean in percent, with its number of seeds if it is not of all ``n``."""
     if one is None:
-        return "–"
+        return NOTHING
     return f"{100 * one.mean:.1f}" + ("" if one.n == n else f" (n={one.n})")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dimat.tools.format import human_bytes
+from dimat.tools.format import human_bytes, human_seconds
 from dimat.tools.records.settings import shown
 from dimat.tools.report import words
 from dimat.tools.report.compared import Compared
@@ -27,7 +27,7 @@ _FILTERS = (
     words.accuracy,
     words.counted,
     human_bytes,
-    words.human_seconds,
+    human_seconds,
     words.listed,
     words.percent,
 )

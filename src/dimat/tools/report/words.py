@@ -8,27 +8,6 @@ from dimat.tools.format import NOTHING
 from dimat.tools.report.totals import Total
 
 
-def human_seconds(seconds: float | None) -> str:
-    """A duration as text; a dash if not known.
-
-    Args:
-        seconds: The duration in seconds, >= 0, or None.
-
-    >>> human_seconds(0.1234), human_seconds(75), human_seconds(7300)
-    ('0.123 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds is None:
-        return NOTHING
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes = round(seconds) // 60
-    return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else _hours(minutes)
-
-
-def _hours(minutes: int) -> str:
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def percent(fraction: float | None) -> str:
     """A fraction in percent, as text; a dash if not known.
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -80,5 +80,5 @@ def paired(
     if differences is None or differences.sd is None:
         return None
     n, mean = differences.n, differences.mean
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * differences.sd / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * differences.sd / math.sqrt(n)
     return Difference(n, mean, mean - half, mean + half)
