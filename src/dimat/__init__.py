@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dimat.merging import COMBINERS
     from dimat.methods import METHODS
     from dimat.symmetry import Permutation, Symmetry, check_symmetry, find_symmetry
+    from dimat.tasks import TASKS
     from dimat.topology import TOPOLOGIES, Topology, build_topology
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "METHODS": "dimat.methods",
     "SOURCES": "dimat.data",
     "SPLITS": "dimat.data",
+    "TASKS": "dimat.tasks",
     "TOPOLOGIES": "dimat.topology",
     "Agent": "dimat.agent.agent",
     "DimatError": "dimat.errors",
@@ -60,6 +62,7 @@ __all__ = [
     "METHODS",
     "SOURCES",
     "SPLITS",
+    "TASKS",
     "TOPOLOGIES",
     "Agent",
     "DimatError",

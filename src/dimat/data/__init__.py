@@ -1,6 +1,7 @@
-"""Images: their sources, and their partition among the agents."""
+"""Data: their sources, and their partition among the agents."""
 
 from dimat.data.augment import flip_and_crop
+from dimat.data.options import SourceOptions
 from dimat.data.partition import (
     OWN,
     SPLITS,
@@ -23,6 +24,7 @@ __all__ = [
     "Dataset",
     "Partition",
     "Shard",
+    "SourceOptions",
     "are_skewed",
     "flip_and_crop",
     "generator",

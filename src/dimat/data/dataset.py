@@ -1,4 +1,4 @@
-"""A data set in memory, and the rules for images and labels of every source."""
+"""A data set in memory, and the rules for the inputs of every source."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dimat.errors import DataError
 from dimat.state import brief
+from dimat.tasks import Task
 
-_HIGHEST = 2**31 - 1
 _MOST_CHANNELS = 4  # with a longer last axis and a second one this short, channels come second
 # A listener to progress: called with (0, total) before the first image is decoded, and then with
 # (new, total) for every ``new`` more.
@@ -29,17 +29,23 @@ def quiet(new: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels, all in memory.
+    """Inputs and targets, all in memory: images and labels, or what another task has.
 
     Args:
         name: Name of the source.
-        train_x: (n, height, width, channels), uint8, or float32 in [0, 1].
-        train_y: (n,) int64 labels, 0 <= label < num_classes.
-        test_x: Test images, of the same shape and dtype.
-        test_y: Labels of the test images.
-        classes: Names of the classes, by label; empty where labels are only numbers.
+        train_x: Images (n, height, width, channels), uint8 or float32 in [0, 1]; or other arrays,
+            samples first, float32 or int64 (ids of tokens), which models get as they are.
+        train_y: Targets: (n,) int64 labels, 0 <= label < num_classes, or those of another task
+            (:mod:`dimat.tasks`).
+        test_x: Test inputs, of the same shape and dtype.
+        test_y: Their targets.
+        classes: Names of the classes, by label; empty where labels are only numbers. Of other tasks
+            the names of the outputs (labels, classes of pixels, tokens), or empty.
         refused: Message for what cannot be used as it is, and need not be: ``train`` or ``test``
             where the source has no such images, ``labels`` where they leave out a class.
+        images: Whether inputs are images; other arrays are neither normalized nor augmented.
+        vocabulary: Number of tokens, where inputs are ids of those and the source knows it; 0: one
+            more than the highest id that occurs.
     """
 
     name: str
@@ -49,6 +55,8 @@ class Dataset:
     test_y: Tensor
     classes: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    images: bool = True
+    vocabulary: int = 0
 
     __repr__ = brief
 
@@ -59,19 +67,22 @@ class Dataset:
         parts: Mapping[str, tuple[Tensor, Tensor]],
         classes: Sequence[str] = (),
         refused: Mapping[str, str] = MappingProxyType({}),
+        *,
+        images: bool = True,
     ) -> Dataset:
-        """The data set of images and labels by part, of which one may be missing.
+        """The data set of inputs and targets by part, of which one may be missing.
 
         Args:
             name: Name of the source.
-            parts: Images and labels of ``train``, of ``test``, or of both.
+            parts: Inputs and targets of ``train``, of ``test``, or of both.
             classes: As in the data set.
             refused: As in the data set.
+            images: As in the data set.
         """
         x, y = next(iter(parts.values()))
         none = x[:0], y[:0]
         train, test = parts.get("train", none), parts.get("test", none)
-        return cls(name, *train, *test, tuple(classes), refused)
+        return cls(name, *train, *test, tuple(classes), refused, images)
 
     @property
     def num_classes(self) -> int:
@@ -92,6 +103,88 @@ class Dataset:
     def image_size(self) -> tuple[int, int]:
         """Height and width of an image."""
         return int(self.train_x.shape[1]), int(self.train_x.shape[2])
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input as a model gets it: (channels, height, width) of an image."""
+        if self.images:
+            return self.in_channels, *self.image_size
+        return tuple(self.train_x.shape[1:])
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that inputs are ids of; 0 if they are no ids."""
+        if self.images or self.train_x.is_floating_point():
+            return 0
+        both = (self.train_x, self.test_x)
+        return self.vocabulary or max(int(own.max()) + 1 for own in both if own.numel())
+
+    def example(self, samples: int) -> Tensor:
+        """Inputs of zeros, in the shape and the type that a model gets.
+
+        Args:
+            samples: Number of the inputs.
+        """
+        whole = not self.images and not self.train_x.is_floating_point()
+        return torch.zeros(samples, *self.input_shape, dtype=torch.int64 if whole else None)
+
+    def num_outputs(self, task: Task) -> int:
+        """Width of a model's output: by the names of the outputs, or else the training targets.
+
+        Args:
+            task: The task.
+        """
+        return len(self.classes) or task.num_outputs(self.train_y)
+
+    def for_task(self, task: Task, where: str) -> Dataset:
+        """The data set with its targets as a task takes them.
+
+        Args:
+            task: The task.
+            where: The source, for the message.
+
+        Raises:
+            DataError: If targets are none of the task, or not one for each input.
+        """
+        found = {}
+        for part in ("train", "test"):
+            x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
+            if len(x) or len(y):
+                y = task.targets(y.numpy(), f"{where}: {part}_y")
+            if len(x) != len(y):
+                what = ("images", "labels") if self.images else ("inputs", "targets")
+                raise DataError(
+                    f"{where}: {part}_x has {len(x)} {what[0]}, {part}_y {len(y)} {what[1]}"
+                )
+            found[f"{part}_y"] = y
+        data = replace(self, **found)
+        if not task.has_classes and len(data.train_y) and len(data.test_y):
+            data.check_alike(task, data, where)
+        return data
+
+    def check_alike(self, task: Task, other: Dataset, where: str) -> None:
+        """Refuse test targets of another shape than training targets, or beyond them.
+
+        Args:
+            task: The task, of targets without classes.
+            other: The data set that has the test targets.
+            where: Its source, for the message.
+
+        Raises:
+            DataError: With both shapes, or both numbers of outputs.
+        """
+        shapes = [tuple(own.shape[1:]) for own in (self.train_y, other.test_y)]
+        if shapes[0] != shapes[1]:
+            raise DataError(
+                f"{where}: a training target has shape {shapes[0]}, and a test target {shapes[1]}: "
+                "they must be alike"
+            )
+        known, needed = self.num_outputs(task), task.num_outputs(other.test_y)
+        if needed > known:
+            raise DataError(
+                f"{where}: test targets go up to {needed - 1}, and training targets only to "
+                f"{known - 1}: have every class or token in the training data"
+            )
 
     def only(self, index: NDArray[np.int64]) -> Dataset:
         """The data set with some of its training images only.
@@ -190,47 +283,35 @@ def as_images(array: NDArray[np.generic], where: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def as_labels(array: NDArray[np.generic], where: str) -> Tensor:
-    """The labels of an array, as an int64 tensor (n,).
+def as_arrays(array: NDArray[np.generic], where: str) -> Tensor:
+    """Inputs that are no images, as a tensor of the same shape, float32 or int64.
 
     Args:
-        array: (n,) integers.
+        array: Samples first; floats, or whole numbers >= 0, which are ids of tokens.
         where: Name of the array, for messages.
 
     Raises:
-        DataError: If they are no integers >= 0, or there is none.
+        DataError: If they are no numbers, not finite, negative ids, or there is none.
     """
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+    if array.ndim < 2 or 0 in array.shape:
         raise DataError(
-            f"{where} is {array.dtype} of shape {array.shape}: labels are integers (n,)"
+            f"{where} has shape {array.shape}: inputs have samples first, and something of each "
+            "(a table is (rows, columns))"
         )
-    if not len(array):
-        raise DataError(f"{where} is empty")
-    if int(array.min()) < 0:
-        raise DataError(f"{where} has label {int(array.min())}: labels start at 0")
-    if int(array.max()) > _HIGHEST:
-        raise DataError(f"{where} has label {int(array.max())}: labels are at most {_HIGHEST:,}")
-    return torch.from_numpy(array.astype(np.int64))
-
-
-def check_counted(labels: Tensor, where: str) -> None:
-    """Refuse labels that leave out a class: labels that start at 1 would make a class too many.
-
-    Args:
-        labels: (n,) labels >= 0 of the training images.
-        where: Name of the labels, for messages.
-
-    Raises:
-        DataError: If a class below the highest label has no image.
-    """
-    found = torch.unique(labels)
-    if len(found) <= int(found[-1]):
-        missing = next(i for i, own in enumerate(found.tolist()) if own != i)
-        raise DataError(
-            f"{where} has {len(found)} labels from {int(found[0])} to {int(found[-1])}, and no "
-            f"{missing}: classes are counted from 0 on, each with an image; "
-            "np.unique(labels, return_inverse=True)[1] counts them so (over train and test at once)"
-        )
+    if np.issubdtype(array.dtype, np.integer):
+        if int(array.min()) < 0 or int(array.max()) >= 2**31:
+            raise DataError(
+                f"{where} is {array.dtype} with {int(array.min())} to {int(array.max())}: whole "
+                "numbers are ids of tokens, from 0 on; store measurements as floats"
+            )
+        return torch.from_numpy(array.astype(np.int64))
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"{where} is {array.dtype}: inputs are floats, or whole numbers (ids)")
+    with np.errstate(over="ignore"):  # what is too large for float32 is told below
+        found = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(found).all():
+        raise DataError(f"{where} has values that are not finite as float32")
+    return torch.from_numpy(found)
 
 
 def why_not(check: Callable[[], None]) -> str:
@@ -240,20 +321,3 @@ def why_not(check: Callable[[], None]) -> str:
     except DataError as error:
         return str(error)
     return ""
-
-
-def check_known(test_y: Tensor, train_y: Tensor, where: str, train: str) -> None:
-    """Refuse test labels beyond the training labels.
-
-    Args:
-        test_y: (n,) labels.
-        train_y: (m,) labels.
-        where: Name of the test labels, for messages.
-        train: Name of the training labels, for messages.
-
-    Raises:
-        DataError: If a test label is larger than all training labels.
-    """
-    highest = int(train_y.max())
-    if int(test_y.max()) > highest:
-        raise DataError(f"{where} has label {int(test_y.max())}, but {train} only 0..{highest}")

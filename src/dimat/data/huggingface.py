@@ -12,10 +12,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from dimat.data.dataset import Dataset, Tell, as_labels, check_counted, check_known, quiet, why_not
+from dimat.data.dataset import Dataset, Tell, quiet, why_not
 from dimat.data.pictures import Picture, decode
 from dimat.errors import DataError
 from dimat.files import open_regular
+from dimat.tasks.labels import as_labels, check_counted, check_known
 
 _TEST = ("test", "validation", "valid", "val")
 

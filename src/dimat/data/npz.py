@@ -9,65 +9,76 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dimat.data.dataset import (
-    Dataset,
-    Tell,
-    as_images,
-    as_labels,
-    check_counted,
-    check_known,
-    quiet,
-    why_not,
-)
+from dimat.data.dataset import Dataset, Tell, as_arrays, as_images, quiet
+from dimat.data.options import DEFAULTS, SourceOptions
 from dimat.errors import DataError, first_line
 from dimat.files import check_bytes
 
 
-def npz(path: str, tell: Tell = quiet) -> Dataset:
+def npz(path: str, tell: Tell = quiet, options: SourceOptions = DEFAULTS) -> Dataset:
     """The data set in a NumPy archive with train_x, train_y, test_x and test_y.
 
-    Images are NHWC (or NHW, one channel), uint8 or float in [0, 1]; labels are integers.
-    An archive may have only the two arrays of one part, train or test.
+    Inputs of three or four axes are images, NHWC (or NHW, one channel), uint8 or float in [0, 1];
+    of another number of axes they are arrays: floats, or whole numbers, which are ids of tokens.
+    Targets are numbers; of ids they may be missing, and are those ids then. An archive may have
+    only the arrays of one part, train or test.
 
     Args:
         path: The archive.
         tell: Not told anything: nothing is decoded.
+        options: Of them ``kind``.
 
     Raises:
         DataError: If the archive cannot be read, or its arrays cannot be used.
     """
-    pairs = [(f"{part}_x", f"{part}_y") for part in _PARTS]
-    arrays, lacks = _read_npz(Path(path), pairs)
+    arrays, lacks = _read_npz(Path(path), [(f"{part}_x", f"{part}_y") for part in _PARTS])
     there = [part for part in _PARTS if f"{part}_x" in arrays]
-    x = {part: as_images(arrays[f"{part}_x"], f"{path}: {part}_x") for part in there}
-    y = {part: as_labels(arrays[f"{part}_y"], f"{path}: {part}_y") for part in there}
-    for part in there:
-        if len(x[part]) != len(y[part]):
-            raise DataError(
-                f"{path}: {part}_x has {len(x[part])} images, {part}_y {len(y[part])} labels"
-            )
+    axes = arrays[f"{there[0]}_x"].ndim
+    images = axes in (3, 4) if options.kind == "auto" else options.kind == "images"
+    x = {part: _inputs(arrays, f"{part}_x", path, images=images) for part in there}
     kinds = [(tuple(own.shape[1:]), own.dtype) for own in x.values()]
     if kinds[0] != kinds[-1]:
         raise DataError(
             f"{path}: train_x holds {kinds[0][0]} {kinds[0][1]}, test_x "
             f"{kinds[1][0]} {kinds[1][1]}: they must be alike"
         )
+    if not any(f"{part}_y" in arrays for part in there):
+        if images or x[there[0]].is_floating_point():
+            raise DataError(lacks)
+        y = x
+    else:
+        y = {part: _targets(arrays[f"{part}_y"], f"{path}: {part}_y") for part in there}
     return Dataset.of_parts(
         "npz",
         {part: (x[part], y[part]) for part in there},
-        refused={**dict.fromkeys(_PARTS, lacks), "labels": why_not(lambda: _check_labels(y, path))},
+        refused=dict.fromkeys(_PARTS, lacks),
+        images=images,
     )
 
 
-def _check_labels(labels: Mapping[str, Tensor], path: str) -> None:
-    """Refuse labels of an archive that leave out a class."""
-    if "train" in labels:
-        if "test" in labels:
-            check_known(labels["test"], labels["train"], f"{path}: test_y", "train_y")
-        check_counted(labels["train"], f"{path}: train_y")
+def _inputs(
+    arrays: Mapping[str, NDArray[np.generic]], name: str, path: str, *, images: bool
+) -> Tensor:
+    """The inputs of an archive, as images or as they are."""
+    if not images:
+        return as_arrays(arrays[name], f"{path}: {name}")
+    try:
+        return as_images(arrays[name], f"{path}: {name}")
+    except DataError as error:
+        way = "(what is no image is read as it is with data.kind arrays)"
+        raise DataError(f"{error} {way}") from error
+
+
+def _targets(array: NDArray[np.generic], where: str) -> Tensor:
+    """Numbers as a tensor, for a task to judge."""
+    try:
+        return torch.from_numpy(np.ascontiguousarray(array))
+    except TypeError as error:
+        raise DataError(f"{where} is {array.dtype}: targets are numbers") from error
 
 
 def npz_images(path: str) -> Tensor:
@@ -106,6 +117,8 @@ def _read_npz(
             missing = [name for name in names if name not in archive.files]
             if missing:
                 lacks = f"{path}: lacks {', '.join(missing)} (it has {', '.join(archive.files)})"
+            if not any(part[-1] in archive.files for part in parts):  # perhaps they need none
+                parts = [part[:1] for part in parts]
             names = [name for part in parts if not {*part} & {*missing} for name in part]
             if not names or any(0 < len({*part} & {*missing}) < len(part) for part in parts):
                 raise DataError(lacks)

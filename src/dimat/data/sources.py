@@ -1,22 +1,27 @@
-"""The sources of images, each with a file of its own and an entry here."""
+"""The sources of data, each with a file of its own and an entry here."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from dimat.data.dataset import Dataset, Part, Tell, quiet
+from dimat.data.dataset import Dataset, Part, Tell, quiet, why_not
 from dimat.data.digits import digits
 from dimat.data.folder import folder
 from dimat.data.huggingface import huggingface
 from dimat.data.npz import npz, npz_images
+from dimat.data.options import DEFAULTS, SourceOptions
 from dimat.errors import look_up
 from dimat.registry import Registry, a_function
+from dimat.tasks import CLASSIFICATION, Task
+from dimat.tasks.labels import check_counted, check_known
 
 __all__ = ["SOURCES", "Dataset", "load_dataset", "load_images"]
 
-SOURCES: Registry[Callable[[str, Tell], Dataset]] = Registry(
+SOURCES: Registry[Callable[..., Dataset]] = Registry(
     "data.source",
     "dimat.sources",
     {"digits": digits, "npz": npz, "folder": folder, "hf": huggingface},
@@ -28,27 +33,45 @@ def load_dataset(
     source: str,
     tell: Tell = quiet,
     *,
+    task: Task = CLASSIFICATION,
     classes: Sequence[str] = (),
     needs: Sequence[Part] = ("train", "test"),
+    options: SourceOptions = DEFAULTS,
 ) -> Dataset:
-    """The data set of a source.
+    """The data set of a source, with the targets of a task.
 
     Args:
         source: ``"digits"``, ``"npz:PATH"``, ``"folder:PATH"`` or ``"hf:NAME"``.
         tell: Listener to the decoding of images, if they are encoded: ``tell(0, total)``, then
             ``tell(new, total)`` whenever ``new`` more are decoded.
+        task: The task, which says what targets are.
         classes: Names of all classes, in the order of their labels, of which some may have no image
             here; empty: the classes of the source, each with a training image.
-        needs: The parts that must have images.
+        needs: The parts that must have samples.
+        options: Settings for sources that have a parameter ``options``.
 
     Raises:
         ConfigError: If no such source is known.
-        DataError: If the images or labels cannot be used, with file, array and rule.
+        DataError: If the inputs or targets cannot be used, with file, array and rule.
     """
     name, _, path = source.partition(":")
-    data = look_up("data.source", name, SOURCES)(path, tell)
+    function = look_up("data.source", name, SOURCES)
+    asks = "options" in inspect.signature(function).parameters
+    data = function(path, tell, options=options) if asks else function(path, tell)
+    data = data.for_task(task, source)
+    if task.has_classes and not data.classes and "labels" not in data.refused:
+        labels = why_not(lambda: _check_labels(data, source))
+        data = replace(data, refused={**data.refused, "labels": labels})
     data.check_usable(source, needs, counted=not classes)
     return data.with_classes(classes, source) if classes else data
+
+
+def _check_labels(data: Dataset, source: str) -> None:
+    """Refuse labels that have no names, and leave out a class or go beyond those of training."""
+    if len(data.train_y):
+        if len(data.test_y):
+            check_known(data.test_y, data.train_y, f"{source}: test_y", "train_y")
+        check_counted(data.train_y, f"{source}: train_y")
 
 
 def load_images(source: str) -> Tensor:

@@ -1,0 +1,58 @@
+"""The task ``classification``: one class of several for every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from dimat.tasks.labels import as_labels
+from dimat.tasks.protocol import Metric
+from dimat.tasks.sums import mean_probabilities, ratio
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Targets are (n,) integers from 0 on, outputs (n, classes) logits; cross-entropy, accuracy.
+
+    The outputs of an ensemble are the logarithms of the mean probabilities.
+    """
+
+    metrics = (Metric("accuracy", percent=True),)
+    has_classes = True
+
+    def targets(self, given: NDArray[np.generic], where: str) -> Tensor:
+        """(n,) int64 labels."""
+        return as_labels(given, where)
+
+    def num_outputs(self, targets: Tensor) -> int:
+        """One more than the highest label."""
+        return int(targets.max()) + 1
+
+    def output_shape(self, targets: Tensor, num_outputs: int) -> tuple[int, ...]:
+        """(n, classes)."""
+        return len(targets), num_outputs
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats."""
+        return functional.cross_entropy(outputs, targets)
+
+    def totals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Samples, hits, and the sum of the losses."""
+        hits = (outputs.argmax(1) == targets).sum()
+        loss = functional.cross_entropy(outputs, targets, reduction="sum")
+        return torch.stack([hits.new_tensor(len(targets)).double(), hits.double(), loss.double()])
+
+    def measure(self, totals: Tensor) -> Mapping[str, float]:
+        """The share of hits, and the mean loss."""
+        samples, hits, loss = totals.tolist()
+        return {"loss": ratio(loss, samples), "accuracy": ratio(hits, samples)}
+
+    def pooled(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The logarithms of the mean probabilities."""
+        return mean_probabilities(outputs)

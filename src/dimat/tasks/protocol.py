@@ -1,0 +1,151 @@
+"""The protocol of a task: what agents learn, how it is measured, and what targets look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number by which predictions are judged.
+
+    Args:
+        name: Word of letters, digits and ``_``: run folders have it as ``test_NAME``.
+        higher_is_better: Whether more of it is better.
+        percent: Whether it is a fraction that people read in percent.
+    """
+
+    name: str
+    higher_is_better: bool = True
+    percent: bool = False
+
+    def best(self, values: Sequence[float]) -> float:
+        """The best of some values, one at least.
+
+        >>> Metric("mse", higher_is_better=False).best([0.5, 0.1])
+        0.1
+        """
+        return max(values) if self.higher_is_better else min(values)
+
+    @property
+    def scale(self) -> float:
+        """Factor of the number that people read."""
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def unit(self) -> str:
+        """What follows the number that people read: a percent sign, or nothing."""
+        return " %" if self.percent else ""
+
+    @property
+    def title(self) -> str:
+        """The name in words, with its unit.
+
+        >>> Metric("accuracy", percent=True).title, Metric("exact_match").title
+        ('accuracy in %', 'exact match')
+        """
+        return self.name.replace("_", " ") + (" in %" if self.percent else "")
+
+    def show(self, value: float | None) -> str:
+        """The number that people read, without unit; a dash for None.
+
+        >>> Metric("accuracy", percent=True).show(0.9123), Metric("mse").show(0.0314159)
+        ('91.2', '0.0314')
+        """
+        if value is None:
+            return "–"
+        return f"{100 * value:.1f}" if self.percent else f"{value:.3g}"
+
+
+class Task(Protocol):
+    """What agents learn: a value without state, whose functions do not change their arguments.
+
+    Outputs are what a model gives for a batch, targets what it should have given; both have the
+    samples along their first axis.
+    """
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The metrics, the one that runs are compared by first."""
+        ...
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether a target is the number of one class, and the outputs are a logit for each.
+
+        Then training samples can be dealt out by class, and local losses know the classes
+        (:mod:`dimat.losses`).
+        """
+        ...
+
+    def targets(self, given: NDArray[np.generic], where: str) -> Tensor:
+        """The targets of an array, checked, in the type and shape that the other functions take.
+
+        Args:
+            given: An array of numbers, samples first.
+            where: Name of the array, for messages.
+
+        Raises:
+            DataError: If these are no targets of the task, with the rule.
+        """
+        ...
+
+    def num_outputs(self, targets: Tensor) -> int:
+        """The width of a model's output: of classes, labels, tokens or numbers.
+
+        Args:
+            targets: All training targets, one at least.
+        """
+        ...
+
+    def output_shape(self, targets: Tensor, num_outputs: int) -> tuple[int, ...]:
+        """The shape of a model's outputs.
+
+        Args:
+            targets: Targets of a batch.
+            num_outputs: Width of the output.
+        """
+        ...
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of a batch, a differentiable scalar.
+
+        Args:
+            outputs: Outputs in float32.
+            targets: Their targets.
+        """
+        ...
+
+    def totals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Sums over a batch, of which the metrics are made: those of two batches add up.
+
+        Args:
+            outputs: Outputs in float32.
+            targets: Their targets; there may be none.
+
+        Returns:
+            float64, one axis, as long for every batch.
+        """
+        ...
+
+    def measure(self, totals: Tensor) -> Mapping[str, float]:
+        """The mean loss, as ``loss``, and every metric by its name; NaN of no samples.
+
+        Args:
+            totals: Sum of the totals of some batches.
+        """
+        ...
+
+    def pooled(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The outputs of an ensemble, in the form that one model gives them.
+
+        Args:
+            outputs: The outputs of each model for the same batch, one model at least.
+        """
+        ...

@@ -1,0 +1,93 @@
+"""The task ``regression``: one number or several for every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from dimat.errors import DataError
+from dimat.tasks.protocol import Metric
+from dimat.tasks.sums import ratio
+
+
+@dataclass(frozen=True)
+class Regression:
+    r"""Targets are (n,) or (n, outputs) numbers, outputs (n, outputs); mean squared error.
+
+    .. math:: R^2 = 1 - \frac{\sum_i (y_i - \hat y_i)^2}{\sum_i (y_i - \bar y)^2}
+
+    in the mean over outputs; for targets of one value 1 if they are met, else 0, as scikit-learn
+    has it. ``mse`` is the mean squared error, ``mae`` the mean absolute error, over samples and
+    outputs. Targets are not scaled: those far from the size of 1 are better scaled in the data.
+    """
+
+    metrics = (
+        Metric("r2"),
+        Metric("mse", higher_is_better=False),
+        Metric("mae", higher_is_better=False),
+    )
+    has_classes = False
+
+    def targets(self, given: NDArray[np.generic], where: str) -> Tensor:
+        """(n, outputs) float32.
+
+        Raises:
+            DataError: If they are no finite numbers (n,) or (n, outputs), or there is none.
+        """
+        if given.ndim not in (1, 2) or not np.issubdtype(given.dtype, np.number):
+            raise DataError(
+                f"{where} is {given.dtype} of shape {given.shape}: targets of regression are "
+                "numbers (n,), or (n, outputs)"
+            )
+        if not given.size:
+            raise DataError(f"{where} is empty")
+        with np.errstate(over="ignore"):  # what is too large for float32 is told below
+            own = np.ascontiguousarray(given.real, dtype=np.float32)
+        if np.iscomplexobj(given) or not np.isfinite(own).all():
+            raise DataError(f"{where} has values that are not finite numbers of float32")
+        return torch.from_numpy(own).reshape(len(own), -1)
+
+    def num_outputs(self, targets: Tensor) -> int:
+        """The numbers of a sample."""
+        return int(targets.shape[1])
+
+    def output_shape(self, targets: Tensor, num_outputs: int) -> tuple[int, ...]:
+        """(n, outputs)."""
+        return len(targets), num_outputs
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error."""
+        return functional.mse_loss(outputs, targets)
+
+    def totals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """By output: samples, sums of targets, of their squares, of squared and absolute errors."""
+        y = targets.double()
+        error = outputs.double() - y
+        sums = (y.sum(0), y.square().sum(0), error.square().sum(0), error.abs().sum(0))
+        return torch.stack([torch.full_like(sums[0], len(y)), *sums]).flatten()
+
+    def measure(self, totals: Tensor) -> Mapping[str, float]:
+        """R², and mean errors."""
+        samples, y, y_squared, squared, absolute = totals.reshape(5, -1)
+        n = float(samples.sum())
+        spread = (y_squared - y.square() / samples.clamp_min(1)).clamp_min(0)
+        # Where all targets are one number, what is left of their squares is rounding.
+        flat = spread <= 1e-12 * y_squared
+        each = torch.where(flat, (squared == 0).double(), 1 - squared / spread)
+        mse = ratio(float(squared.sum()), n)
+        return {
+            "loss": mse,
+            "r2": float(each.mean()) if n else float("nan"),
+            "mse": mse,
+            "mae": ratio(float(absolute.sum()), n),
+        }
+
+    def pooled(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The mean."""
+        return torch.stack(list(outputs)).mean(0)

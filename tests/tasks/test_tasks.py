@@ -1,0 +1,184 @@
+"""Tasks: the laws, the metrics against scikit-learn's, and what is no target."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as oracle
+from torch import Tensor
+
+from dimat.errors import DataError
+from dimat.tasks import TASKS, Classification, Metric, Regression, Segmentation
+from dimat.testing import check_task
+
+RANDOM = np.random.default_rng(0)
+LOUD = 20.0  # a logit that is as good as certain
+
+
+def one_hot(labels: Any, dim: int) -> Tensor:
+    """Logits that are as good as certain of labels."""
+    hot = torch.nn.functional.one_hot(torch.as_tensor(labels), int(np.max(labels)) + 1)
+    return (2 * hot.movedim(-1, dim) - 1) * LOUD
+
+
+def samples(name: str) -> tuple[Any, Tensor]:
+    """Targets of some samples of a task, and perfect outputs for them."""
+    if name == "regression":
+        y = RANDOM.normal(3.0, 2.0, (30, 2)).astype(np.float32)
+        return y, torch.from_numpy(y)
+    if name == "multilabel":
+        y = RANDOM.integers(0, 2, (30, 4))
+        return y, (2.0 * torch.from_numpy(y) - 1) * LOUD
+    if name == "segmentation":
+        y = RANDOM.integers(0, 3, (6, 4, 5))
+        return y, one_hot(y, 1)
+    if name == "language-modeling":
+        y = RANDOM.integers(0, 5, (12, 7))
+        return y, one_hot(np.roll(y, -1, 1), 2)
+    labels = RANDOM.integers(0, 4, 30)
+    return labels, one_hot(labels, 1)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_dimats_tasks_keep_the_laws(name: str) -> None:
+    check_task(name, *samples(name))
+
+
+def measured(name: str, outputs: Tensor, targets: Any) -> Any:
+    task = TASKS[name]
+    return task.measure(task.totals(outputs.float(), task.targets(np.asarray(targets), "y")))
+
+
+def test_metrics_are_those_of_scikit_learn() -> None:
+    y, perfect = samples("regression")
+    said = perfect + torch.randn(perfect.shape, generator=torch.Generator().manual_seed(0))
+    found = measured("regression", said, y)
+    assert found["r2"] == pytest.approx(oracle.r2_score(y, said), abs=1e-6)
+    assert found["mse"] == pytest.approx(oracle.mean_squared_error(y, said), rel=1e-6)
+    assert found["mae"] == pytest.approx(oracle.mean_absolute_error(y, said), rel=1e-6)
+    labels, _ = samples("multilabel")
+    logits = torch.randn(labels.shape, generator=torch.Generator().manual_seed(1))
+    found, said = measured("multilabel", logits, labels), (logits > 0).numpy()
+    assert found["f1"] == pytest.approx(oracle.f1_score(labels, said, average="micro"))
+    assert found["exact_match"] == pytest.approx(oracle.accuracy_score(labels, said))
+    pixels, _ = samples("segmentation")
+    logits = torch.randn((6, 3, 4, 5), generator=torch.Generator().manual_seed(2))
+    found, said = measured("segmentation", logits, pixels), logits.argmax(1).numpy().ravel()
+    expected = oracle.jaccard_score(pixels.ravel(), said, average="macro")
+    assert found["miou"] == pytest.approx(expected)
+    assert found["pixel_accuracy"] == pytest.approx(oracle.accuracy_score(pixels.ravel(), said))
+
+
+def test_r2_of_targets_far_from_zero_and_of_one_value() -> None:
+    y = 2000 + RANDOM.normal(0, 1, 500)
+    said = y + RANDOM.normal(0, 0.5, 500)
+    found = measured("regression", torch.from_numpy(said)[:, None], y)
+    expected = oracle.r2_score(y.astype(np.float32), said.astype(np.float32))
+    assert found["r2"] == pytest.approx(expected, abs=1e-4)
+    same = np.full(1000, 0.1)
+    assert measured("regression", torch.full((1000, 1), 0.1), same)["r2"] == 1
+    assert measured("regression", torch.full((1000, 1), 0.2), same)["r2"] == 0
+
+
+def test_pixels_and_tokens_that_are_none_do_not_count() -> None:
+    pixels, perfect = samples("segmentation")
+    void = np.where(RANDOM.random(pixels.shape) < 0.3, 255, pixels)
+    wrong = torch.where(torch.from_numpy(void == 255)[:, None], -perfect, perfect)
+    task = Segmentation()
+    assert measured("segmentation", wrong, void)["miou"] == 1
+    assert task.num_outputs(task.targets(void, "y")) == 3
+    assert float(task.loss(wrong, task.targets(void, "y"))) < 1e-6
+    nothing = torch.full((2, 4, 5), 255)
+    assert float(task.loss(torch.zeros(2, 3, 4, 5), nothing)) == 0
+    texts = np.asarray([[1, 2, 3, -100, -100]])
+    outputs = one_hot([[2, 3, 0, 0, 0]], 2)
+    found = measured("language-modeling", outputs, texts)
+    assert found["perplexity"] == pytest.approx(1)
+    assert found["token_accuracy"] == 1
+
+
+def test_perplexity_beyond_a_float_is_infinite() -> None:
+    outputs = torch.zeros(1, 3, 2)
+    outputs[..., 1] = 5000.0
+    assert measured("language-modeling", outputs, [[0, 0, 0]])["perplexity"] == math.inf
+
+
+def test_an_ensemble_of_classifiers_has_the_mean_of_their_probabilities() -> None:
+    logits = [torch.randn(5, 3, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    mean = torch.stack([own.softmax(1) for own in logits]).mean(0)
+    torch.testing.assert_close(Classification().pooled(logits).softmax(1), mean)
+    yes = torch.stack([own.sigmoid() for own in logits]).mean(0)
+    torch.testing.assert_close(TASKS["multilabel"].pooled(logits).sigmoid(), yes)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("classification", np.zeros((3, 1), int), "labels are integers"),
+        ("regression", np.zeros((3, 2, 2)), r"numbers \(n,\), or \(n, outputs\)"),
+        ("regression", np.asarray([1.0, np.nan]), "not finite"),
+        ("regression", np.asarray(["a"]), "targets of regression are numbers"),
+        ("multilabel", np.zeros(3), r"\(n, labels\)"),
+        ("multilabel", np.asarray([[0, 2]]), "has 2: a label is there, 1, or not, 0"),
+        ("segmentation", np.zeros((2, 4, 4)), "the class of every pixel"),
+        ("segmentation", np.full((2, 4, 4), -1), "label -1: labels start at 0"),
+        ("language-modeling", np.zeros((3, 1), int), "two tokens at least"),
+        ("language-modeling", np.asarray([[1, -2]]), "label -2"),
+        ("language-modeling", np.zeros((3, 4)), "tokens of texts"),
+    ],
+)
+def test_what_is_no_target_is_refused(name: str, given: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"train_y .*{message}"):
+        TASKS[name].targets(given, "train_y")
+
+
+@dataclass(frozen=True)
+class Upside(Regression):
+    """It says that a larger error is better."""
+
+    metrics = (Metric("mse"), Metric("r2"), Metric("mae", higher_is_better=False))
+
+
+@dataclass(frozen=True)
+class Mean(Regression):
+    """Its totals are means."""
+
+    def totals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        found = super().totals(outputs, targets)
+        return found / max(len(targets), 1)
+
+
+@dataclass(frozen=True)
+class Doubling(Regression):
+    """Its ensemble of one is twice the one."""
+
+    def pooled(self, outputs: Any) -> Tensor:
+        return torch.stack(list(outputs)).sum(0) * 2
+
+
+@dataclass(frozen=True)
+class Other(Regression):
+    """It trains on something else than it measures."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (Upside, "Perfect outputs have the best value"),
+        (Mean, "Totals of batches add up"),
+        (Doubling, "ensemble of one model"),
+        (Other, "measured loss is that of training"),
+    ],
+)
+def test_a_task_that_breaks_a_law_is_told_which(task: Any, said: str) -> None:
+    with pytest.raises(AssertionError, match=f"broken: .*{said}"):
+        check_task(task, *samples("regression"))
+    check_task(Regression, *samples("regression"))
