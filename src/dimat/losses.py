@@ -31,6 +31,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -48,13 +49,15 @@ Logits = Literal["plain", "own-classes", "adjusted"]
 
 @dataclass(frozen=True)
 class LocalLoss:
-    """The cross-entropy of an agent's logits, with an offset for every class.
+    """The loss of an agent's outputs, with an offset for every class.
 
     Args:
         offset: (classes,) float32 added to the logits; None: nothing is.
+        base: The mean loss of outputs and targets, cross-entropy or that of another task.
     """
 
     offset: Tensor | None = None
+    base: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
 
     __repr__ = brief
 
@@ -68,7 +71,7 @@ class LocalLoss:
         logits = logits.float()
         if self.offset is not None:
             logits = logits + self.offset.reshape(-1, *(1,) * (logits.dim() - 2))
-        return functional.cross_entropy(logits, labels)
+        return self.base(logits, labels)
 
 
 def not_true_distillation(logits: Tensor, before: Tensor, labels: Tensor) -> Tensor:

@@ -181,10 +181,10 @@ def test_the_barrier_is_the_loss_halfway_above_the_mean_of_the_ends() -> None:
     x, y = torch.randn(30, 1, 4, 4), torch.arange(30) % 3
     talks = [loss_barrier(a, pair, None if a.index else snapshot, (x, y), 20) for a in agents]
     found, elsewhere = run_all(talks, [Traffic(), Traffic()])
-    ends = [agent.evaluate(x[:20], y[:20])[1] for agent in agents]
+    ends = [agent.evaluate(x[:20], y[:20])["loss"] for agent in agents]
     halfway = lone_agent(0)
     halfway.load({k: (states[0][k] + states[1][k]) / 2 for k in states[0]})
-    expected = halfway.evaluate(x[:20], y[:20])[1] - sum(ends) / 2
+    expected = halfway.evaluate(x[:20], y[:20])["loss"] - sum(ends) / 2
     assert found == pytest.approx(expected, rel=1e-5)
     assert math.isnan(elsewhere)  # it is the observer's to know
     assert ends[0] != pytest.approx(ends[1], rel=1e-2)

@@ -53,7 +53,7 @@ def test_so_are_those_of_a_network_halfway_between_neighbors(
     agent.load(state)
     with agent.autocast():
         recalibrate(agent.model, agent.calibration(RECALIBRATE, 0, 500))
-    assert found == agent.evaluate(*setup.test)[1]
+    assert found == agent.evaluate(*setup.test)["loss"]
     agent.load(before)
     with pytest.raises(RuntimeError):
         barrier._loss(agent, state, (torch.zeros(1), torch.zeros(1)), 500)

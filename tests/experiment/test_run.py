@@ -26,6 +26,7 @@ from dimat.experiment.config.config import (
 from dimat.experiment.config.parse import load_config
 from dimat.experiment.record.summary import best_round
 from dimat.merging import COMBINERS
+from dimat.tasks import Metric
 from dimat.training.trainer import LocalTrainer
 
 SMALL = RunConfig(
@@ -219,7 +220,8 @@ def test_the_best_round_is_chosen_on_validation_images() -> None:
         {"round": r, "phase": "merged", "validation_accuracy": v, "test_accuracy": t}
         for r, v, t in ((1, 0.5, 0.9), (2, 0.8, 0.1), (3, 0.6, 0.95))
     ]
-    assert best_round(history, "merged") == 2
+    assert best_round(history, "merged", Metric("accuracy")) == 2
+    assert best_round(history, "merged", Metric("accuracy", higher_is_better=False)) == 1
 
 
 @pytest.mark.slow

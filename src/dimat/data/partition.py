@@ -40,7 +40,7 @@ def partition(
 
     Args:
         name: Name of the split, one of :data:`SPLITS`, such as iid.
-        labels: (n,) labels of the training images.
+        labels: (n,) labels of the training images; one and the same where there are no classes.
         agents: Number of agents, >= 1.
         seed: Seed of the random choices.
         alpha: Concentration of the dirichlet split, > 0.
@@ -210,6 +210,10 @@ SPLITS: Registry[Callable[[Indices, int, float, np.random.Generator], Partition]
     },
     a_function,
 )
+
+
+# The splits that deal out whole classes, or shares of them.
+BY_CLASS = ("by-class", "dirichlet", "iid-then-by-class")
 
 
 def hold_out(

@@ -1,4 +1,4 @@
-"""The shard of one agent: its images on the device, the only data that it ever sees."""
+"""The shard of one agent: its samples on the device, the only data that it ever sees."""
 
 from __future__ import annotations
 
@@ -42,42 +42,53 @@ def sample_batches(
 
 
 class Shard:
-    """The images of one agent, a part of them held out for validation.
+    """The samples of one agent, a part of them held out for validation.
 
     Args:
-        images: (n, height, width, channels), uint8 or float in [0, 1].
-        labels: (n,) int64.
-        held: (n,) bool mask of the images held out; None: no image is.
-        device: Device on which the images are kept.
+        inputs: Images (n, height, width, channels), uint8 or float in [0, 1]; or other arrays,
+            samples first.
+        targets: (n,) int64 labels, or targets of another task, samples first.
+        held: (n,) bool mask of the samples held out; None: none is.
+        device: Device on which the samples are kept.
+        images: Whether inputs are images, which models get normalized; others they get as they are.
     """
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
         *,
         held: Tensor | None = None,
         device: str = "cpu",
+        images: bool = True,
     ) -> None:
         if held is None:
-            held = torch.zeros(len(labels), dtype=torch.bool)
-        self._train = _place(images[~held], labels[~held], device)
-        self._validation = _place(images[held], labels[held], device)
+            held = torch.zeros(len(targets), dtype=torch.bool)
+        self._images = images
+        self._train = _place(inputs[~held], targets[~held], device, images=images)
+        self._validation = _place(inputs[held], targets[held], device, images=images)
 
     @staticmethod
-    def whole(images: Tensor, labels: Tensor, device: str = "cpu") -> tuple[Tensor, Tensor]:
-        """All images normalized, and their labels, as a test set.
+    def whole(
+        inputs: Tensor, targets: Tensor, device: str = "cpu", *, images: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """All inputs as models get them, and their targets, as a test set.
 
         Args:
-            images: (n, height, width, channels), uint8 or float in [0, 1].
-            labels: (n,) int64.
+            inputs: As the shard takes them.
+            targets: As the shard takes them.
             device: Device of the result.
+            images: As in the shard.
         """
-        x, y = _place(images, labels, device)
-        return normalize(x), y
+        x, y = _place(inputs, targets, device, images=images)
+        return normalize(x) if images else x, y
+
+    def _seen(self, inputs: Tensor) -> Tensor:
+        """Inputs as models get them."""
+        return normalize(inputs) if self._images else inputs
 
     def __len__(self) -> int:
-        """Number of training images."""
+        """Number of training samples."""
         return len(self._train[1])
 
     def class_counts(self, num_classes: int) -> Tensor:
@@ -103,14 +114,15 @@ class Shard:
             augment: Whether images are flipped and cropped at random.
 
         Yields:
-            float32 (batch, channels, height, width) and (batch,) int64.
+            Inputs as models get them, float32 (batch, channels, height, width) of images, and their
+            targets.
         """
         images, labels = self._train
         order = torch.randperm(len(labels), generator=random, device=labels.device)
         for k in range(self.num_batches(batch_size)):
             picked = order[k * batch_size : (k + 1) * batch_size]
             batch = images[picked]
-            yield normalize(flip_and_crop(batch, random) if augment else batch), labels[picked]
+            yield self._seen(flip_and_crop(batch, random) if augment else batch), labels[picked]
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All training images once, in their order and not augmented, and their labels.
@@ -122,7 +134,7 @@ class Shard:
             float32 (batch, channels, height, width) and (batch,) int64.
         """
         parts = (torch.split(own, batch_size) for own in self._train)
-        yield from ((normalize(images), labels) for images, labels in zip(*parts, strict=True))
+        yield from ((self._seen(images), labels) for images, labels in zip(*parts, strict=True))
 
     def calibration(
         self, num_images: int, batch_size: int, random: torch.Generator
@@ -136,14 +148,16 @@ class Shard:
         """
         images, _ = self._train
         parts = sample_batches(len(images), num_images, batch_size, random)
-        return [normalize(images[part]) for part in parts]
+        return [self._seen(images[part]) for part in parts]
 
     def validation(self) -> tuple[Tensor, Tensor]:
-        """The images that are held out, normalized, and their labels."""
+        """The samples that are held out: inputs as models get them, and targets."""
         images, labels = self._validation
-        return normalize(images), labels
+        return self._seen(images), labels
 
 
-def _place(images: Tensor, labels: Tensor, device: str) -> tuple[Tensor, Tensor]:
-    moved = images.permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
-    return moved, labels.to(device)
+def _place(inputs: Tensor, targets: Tensor, device: str, *, images: bool) -> tuple[Tensor, Tensor]:
+    if not images:
+        return inputs.to(device), targets.to(device)
+    moved = inputs.permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
+    return moved, targets.to(device)

@@ -39,17 +39,29 @@ def topology_facts(network: Network) -> dict[str, object]:
 
 
 def shard_facts(setup: Setup) -> dict[str, object]:
-    """The content of ``shards.json``: images per agent and class, validation images included.
+    """The content of ``shards.json``: samples per agent and class, validation samples included.
 
-    Of an agent with its own data it has the counts of that one, which it names.
+    Of an agent with its own data it has the counts of that one, which it names. Where there are no
+    classes all samples are of one.
     """
-    labels, classes = setup.dataset.train_y.numpy(), setup.dataset.num_classes
+    labels, has_classes = setup.labels.numpy(), setup.task.has_classes
+    classes = setup.num_outputs if has_classes else 1
     counts = {
         name: [np.bincount(labels[own], minlength=classes).tolist() for own in parts]
         for name, parts in (("pretrain", setup.parts.pretrain), ("rounds", setup.parts.rounds))
     }
     whose = {} if setup.owner is None else {"agent": setup.owner}
-    return {"classes": classes, **whose, **counts}
+    return {"classes": classes if has_classes else ["samples"], **whose, **counts}
+
+
+def task_facts(setup: Setup) -> dict[str, object]:
+    """The content of ``task.json``: the metrics of a task; empty of classification, the default.
+
+    Readers of a run folder need no task for it, which may be of another package.
+    """
+    if setup.config.task == "classification":
+        return {}
+    return {"task": setup.config.task, "metrics": [asdict(own) for own in setup.task.metrics]}
 
 
 def run_digest(setup: Setup, config: RunConfig) -> str:
@@ -60,8 +72,9 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
     )
     recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
     settings = config_to_yaml(recipe)
-    for name in LATER:
-        settings = settings.replace(f"\n{name}: []\n", "\n", 1)
+    for name, value in LATER.items():
+        group, _, last = name.rpartition(".")
+        settings = settings.replace(f"\n{'  ' if group else ''}{last}: {value}\n", "\n", 1)
     digest = hashlib.sha256((settings + pretrain_digest(setup)).encode())
     for indices in setup.parts.rounds:
         digest.update(indices.tobytes())
@@ -84,6 +97,10 @@ def pretrain_digest(setup: Setup) -> str:
     settings = asdict(setup.config)
     own = {name: settings[name] for name in (*_PRETRAIN, *(() if constant else _LENGTH))}
     own["optimizer"].pop("on_merge")
+    if own["data"].pop("kind") != "auto":
+        own["kind"] = settings["data"]["kind"]
+    if setup.config.task != "classification":
+        own["task"] = setup.config.task
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
     for part in (setup.dataset.train_x, setup.dataset.train_y):
         digest.update(part.contiguous().numpy().tobytes())

@@ -9,7 +9,7 @@ from functools import reduce
 
 from dimat.experiment.config.messages import setting_types
 from dimat.experiment.digests import data_digest, topology_facts
-from dimat.experiment.setup import Setup, image_shape
+from dimat.experiment.setup import Setup, input_shape
 
 # Settings that may differ between machines: they change no number, or only that machine's.
 _OWN = (
@@ -45,7 +45,7 @@ def handshake(setup: Setup, *, matches: bool) -> Mapping[str, str]:
     if setup.owner is None:
         found["data"] = data_digest(setup)[:16]
     else:
-        found["images"] = image_shape(setup.dataset)
+        found["images"] = input_shape(setup.dataset)
     if matches:
         found["symmetry"] = setup.analysis.symmetry.digest[:16]
     return found

@@ -17,6 +17,7 @@ from dimat.data import (
     Dataset,
     Partition,
     Shard,
+    SourceOptions,
     are_skewed,
     hold_out,
     load_dataset,
@@ -30,8 +31,9 @@ from dimat.experiment.config.config import OptimizerConfig, RunConfig, TopologyC
 from dimat.experiment.config.validate import ONLY_APART
 from dimat.experiment.progress import Progress, Silent
 from dimat.losses import LocalLoss, loss_of_counts
-from dimat.models import build_model, check_output
+from dimat.models import build_for_input, check_outputs
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
+from dimat.tasks import TASKS, Metric, Task
 from dimat.topology import GraphOptions, Network, build_topology
 from dimat.training.trainer import LocalTrainer, MergeSettings
 
@@ -42,7 +44,7 @@ class Setup:
 
     Args:
         config: Settings of the run, with what ``merging.combine`` auto means of these data.
-        dataset: All images; agents train on their shards, and are tested on the test images.
+        dataset: All samples; agents train on their shards, and are tested on the test samples.
         parts: Partition of the training images among the agents.
         topology: Graph and mixing matrix at every time.
         held: Validation images among those of ``parts``; None: a share of each agent's own.
@@ -62,11 +64,31 @@ class Setup:
     tested: Dataset | None = None
 
     @cached_property
+    def task(self) -> Task:
+        """The task that the agents learn."""
+        return TASKS[self.config.task]
+
+    @property
+    def metric(self) -> Metric:
+        """The main metric of the task."""
+        return self.task.metrics[0]
+
+    @cached_property
+    def num_outputs(self) -> int:
+        """Width of the models' outputs."""
+        return self.dataset.num_outputs(self.task)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The class of every training sample; one and the same where there are none."""
+        return class_labels(self.dataset, self.task)
+
+    @cached_property
     def held_out(self) -> Partition:
         """The validation images of every agent, which it does not train on."""
         if self.held is not None:
             return self.held
-        labels, config = self.dataset.train_y, self.config
+        labels, config = self.labels, self.config
         size, share = config.batch_size, config.data.validation
         return hold_out(self.parts, labels, share, batch_size=size, seed=config.seed)
 
@@ -74,30 +96,34 @@ class Setup:
     def analysis(self) -> Analysis:
         """The symmetry of the model, found once; or the one given by hand, proved by execution."""
         model = self.new_model(0)
-        example = torch.zeros(2, self.dataset.in_channels, *self.dataset.image_size)
+        example = self.dataset.example(2)
         if self.symmetry is not None:
             return given_analysis(self.symmetry, model, (example,))
         return analyze(model, (example,), constants=dict(model.named_buffers()))
 
     @cached_property
     def test(self) -> tuple[Tensor, Tensor]:
-        """Normalized test images on the device, and their labels.
+        """Test inputs on the device, as models get them, and their targets.
 
         Of an agent with its own data, and no other test set, these are :attr:`own_test`.
         """
         if self.tested is None and self.owner is not None:
             return self.own_test
         data = self.tested or self.dataset
-        return Shard.whole(data.test_x, data.test_y, device=self.config.device)
+        return self._whole(data.test_x, data.test_y)
+
+    def _whole(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        images, device = self.dataset.images, self.config.device
+        return Shard.whole(inputs, targets, device, images=images)
 
     @cached_property
     def own_test(self) -> tuple[Tensor, Tensor]:
         """The test images of an agent with its own data; its validation images if it has none."""
-        data, device = self.dataset, self.config.device
+        data = self.dataset
         if len(data.test_y):
-            return Shard.whole(data.test_x, data.test_y, device=device)
+            return self._whole(data.test_x, data.test_y)
         (held,) = self.held_out.rounds
-        return Shard.whole(data.train_x[held], data.train_y[held], device=device)
+        return self._whole(data.train_x[held], data.train_y[held])
 
     def new_model(self, agent: int) -> nn.Module:
         """A freshly initialized model, the same at every call.
@@ -112,11 +138,11 @@ class Setup:
             torch.default_generator.manual_seed(
                 int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
             )
-            return build_model(
+            return build_for_input(
                 config.model,
-                in_channels=self.dataset.in_channels,
-                num_classes=self.dataset.num_classes,
-                image_size=self.dataset.image_size,
+                (1, *self.dataset.input_shape),
+                self.num_outputs,
+                num_tokens=self.dataset.num_tokens,
                 width=config.width,
                 shortcut=config.shortcut,
                 norm=config.norm,
@@ -136,7 +162,9 @@ class Setup:
             for own in (self.parts, self.held_out)
         )
         mask = torch.from_numpy(np.isin(mine, held))
-        return Shard(data.train_x[mine], data.train_y[mine], held=mask, device=self.config.device)
+        inputs, targets = data.train_x[mine], data.train_y[mine]
+        device = self.config.device
+        return Shard(inputs, targets, held=mask, device=device, images=data.images)
 
     def _place(self, agent: int) -> int:
         """The place of an agent in the lists of a partition.
@@ -189,19 +217,23 @@ class Setup:
             accumulate=config.optimizer.accumulate,
             local_loss=self._local_loss(shard, pretraining=pretraining),
             distill=self.distill(pretraining=pretraining),
+            task=self.task,
         )
 
     def _local_loss(self, shard: Shard, *, pretraining: bool) -> LocalLoss:
         """The loss of an agent that trains on a shard; auto looks at the shards of all."""
-        logits, classes = self.config.loss.logits, self.dataset.num_classes
+        if not self.task.has_classes:
+            return LocalLoss(base=self.task.loss)
+        logits = self.config.loss.logits
         if logits == "auto":
             logits = "adjusted" if self._skewed[pretraining] else "plain"
-        return loss_of_counts(shard.class_counts(classes), logits)
+        counted = loss_of_counts(shard.class_counts(self.num_outputs), logits)
+        return replace(counted, base=self.task.loss)
 
     def distill(self, *, pretraining: bool) -> float:
         """The weight of not-true distillation: none in pre-training, as nobody has merged."""
         weight = self.config.loss.distill
-        if pretraining or weight == 0:
+        if pretraining or weight == 0 or not self.task.has_classes:
             return 0.0
         return float(self._skewed[pretraining]) if weight is None else weight
 
@@ -209,12 +241,15 @@ class Setup:
     def _skewed(self) -> Mapping[bool, bool]:
         """Whether the shards of pre-training (True) and of the rounds differ in their classes.
 
-        Agents with data of their own cannot know, and take it that they do.
+        Agents with data of their own cannot know, and take it that they do. Where there are no
+        classes they do not.
         """
+        if not self.task.has_classes:
+            return {True: False, False: False}
         if self.owner is not None:
             return {True: True, False: True}
         both = ((True, self.parts.pretrain), (False, self.parts.rounds))
-        return {own: are_skewed(parts, self.dataset.train_y) for own, parts in both}
+        return {own: are_skewed(parts, self.labels) for own, parts in both}
 
     def _merging(self, method: str) -> MergeSettings:
         """The settings of the merges of a method."""
@@ -322,6 +357,13 @@ class Setup:
         return found
 
 
+def class_labels(dataset: Dataset, task: Task) -> Tensor:
+    """The class of every training sample, by which they are dealt out; 0 where there are none."""
+    if task.has_classes:
+        return dataset.train_y
+    return torch.zeros(len(dataset.train_y), dtype=torch.int64)
+
+
 def make_setup(
     config: RunConfig,
     progress: Progress | None = None,
@@ -333,7 +375,7 @@ def make_setup(
 
     Args:
         config: Every setting.
-        progress: Receives the number of images read; nobody if None.
+        progress: Receives the number of samples read; nobody if None.
         dataset: Data in place of ``config.data.source``; None to load them.
         agent: The agent that alone is run here, whose own the data are with ``data.split`` own.
 
@@ -344,32 +386,41 @@ def make_setup(
     owner = agent if config.data.split == OWN else None
     if config.data.split == OWN and owner is None:
         raise ConfigError(f"setting 'data.split' is '{OWN}': {ONLY_APART}")
-    tell = _reading(progress or Silent())
+    tell, task = _reading(progress or Silent()), TASKS[config.task]
     if dataset is None:
         others = config.data.test_source is not None or owner is not None
         needs: tuple[Part, ...] = ("train",) if others else ("train", "test")
-        dataset = load_dataset(config.data.source, tell, classes=config.data.classes, needs=needs)
+        dataset = load_dataset(
+            config.data.source,
+            tell,
+            task=task,
+            classes=config.data.classes,
+            needs=needs,
+            options=source_options(config),
+        )
     elif config.data.classes:
         dataset = dataset.with_classes(config.data.classes, dataset.name)
+    _check_augment(config, dataset)
     tested = _common_test(config, dataset, tell)
     if config.data.train_images is not None:
-        kept = subset(dataset.train_y, config.data.train_images, config.seed)
-        dataset = dataset.only(kept)
+        labels = class_labels(dataset, task)
+        dataset = dataset.only(subset(labels, config.data.train_images, config.seed))
+    labels = class_labels(dataset, task)
     if owner is None:
         parts = partition(
             config.data.split,
-            dataset.train_y,
+            labels,
             config.agents,
             seed=config.seed,
             alpha=config.data.alpha,
             batch_size=config.batch_size,
         )
     else:
-        parts = own_images(dataset.train_y, owner, batch_size=config.batch_size)
+        parts = own_images(labels, owner, batch_size=config.batch_size)
     shard_sizes = None if owner is not None else [len(part) for part in parts.rounds]
     topology = build_network(config.topology, config.agents, shard_sizes)
     if config.merging.combine == "auto":
-        skewed = owner is not None or are_skewed(parts.rounds, dataset.train_y)
+        skewed = owner is not None or are_skewed(parts.rounds, labels)
         skewed &= config.exchange.robust == "none"  # fits trust what they are told
         combine = "gram" if skewed else "average"
         config = replace(config, merging=replace(config.merging, combine=combine))
@@ -380,14 +431,29 @@ def make_setup(
             "and none is held out; add some, or give data.test_source, or a data.validation that "
             "leaves a full batch to train on"
         )
-    check_output(
-        config.model,
-        setup.new_model(0),
-        in_channels=dataset.in_channels,
-        num_classes=dataset.num_classes,
-        image_size=dataset.image_size,
-    )
+    expected = task.output_shape(dataset.train_y[:1].repeat_interleave(2, 0), setup.num_outputs)
+    rule = "its output width must be the number of classes"
+    if not task.has_classes:
+        rule = f"as task '{config.task}' has them"
+    check_outputs(config.model, setup.new_model(0), dataset.example(2), expected, rule)
     return setup
+
+
+def source_options(config: RunConfig) -> SourceOptions:
+    """The settings that sources may ask for."""
+    return SourceOptions(kind=config.data.kind)
+
+
+def _check_augment(config: RunConfig, dataset: Dataset) -> None:
+    """Refuse augmentation of what is no image, or of images whose targets would have to follow.
+
+    Raises:
+        ConfigError: With the reason.
+    """
+    places = dataset.train_y.dim() > 2
+    if config.data.augment and (places or not dataset.images):
+        why = "targets have places, which would not follow" if places else "inputs are no images"
+        raise ConfigError(f"setting 'data.augment' is true: must be false where {why}")
 
 
 def _common_test(config: RunConfig, dataset: Dataset, tell: Tell) -> Dataset | None:
@@ -395,19 +461,31 @@ def _common_test(config: RunConfig, dataset: Dataset, tell: Tell) -> Dataset | N
     source = config.data.test_source
     if source is None:
         return None
-    tested = load_dataset(source, tell, classes=dataset.class_names, needs=("test",))
-    if image_shape(tested) != image_shape(dataset):
-        raise DataError(
-            f"images of data.test_source {source} are {image_shape(tested)}, and those of "
-            f"data.source {config.data.source} {image_shape(dataset)}: height x width x channels "
-            "must be the same"
+    task = TASKS[config.task]
+    tested = load_dataset(
+        source,
+        tell,
+        task=task,
+        classes=dataset.class_names if task.has_classes else (),
+        needs=("test",),
+        options=source_options(config),
+    )
+    if input_shape(tested) != input_shape(dataset):
+        what, axes = (
+            ("images", "height x width x channels") if dataset.images else ("inputs", "all")
         )
+        raise DataError(
+            f"{what} of data.test_source {source} are {input_shape(tested)}, and those of "
+            f"data.source {config.data.source} {input_shape(dataset)}: {axes} must be the same"
+        )
+    if not task.has_classes:
+        dataset.check_alike(task, tested, source)
     return tested
 
 
-def image_shape(dataset: Dataset) -> str:
-    """Height, width and channels of a data set's images, in words."""
-    return " x ".join(map(str, (*dataset.image_size, dataset.in_channels)))
+def input_shape(dataset: Dataset) -> str:
+    """Height, width and channels of a data set's images, or the axes of other inputs, in words."""
+    return " x ".join(map(str, dataset.train_x.shape[1:]))
 
 
 def build_network(

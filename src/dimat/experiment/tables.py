@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dimat.experiment.record.results import MethodResult, RunResult
 from dimat.state import counted
+from dimat.tasks import TASKS, Metric
 
 if TYPE_CHECKING:
     from dimat.experiment.record.results import SingleAgentResult
@@ -31,16 +32,17 @@ def percent(fraction: float | None) -> str:
 
 
 def results_table(result: RunResult) -> Table:
-    """Table of test accuracies in percent, by agent and on average, by method and phase.
+    """Table of the main test metric, by agent and on average, by method and phase.
 
     Args:
         result: The results of a run.
     """
     config = result.config
+    metric = TASKS[config.task].metrics[0]
     table = Table(
-        title=f"Test accuracy in % after {counted(config.rounds, 'round')} · "
+        title=f"Test {metric.title} after {counted(config.rounds, 'round')} · "
         f"{config.agents} agents, {config.topology.name}, {config.data.split}",
-        caption=_caption(result),
+        caption=_caption(result, metric),
         title_style="bold",
         box=box.SIMPLE_HEAD,
         min_width=74,
@@ -50,31 +52,35 @@ def results_table(result: RunResult) -> Table:
     for method, phase, _ in columns:
         style = "bold" if (method, phase) == (result.main.method, "merged") else ""
         table.add_column(f"{method}\n{phase}", justify="right", style=style)
-    _add_rows(table, [values for _, _, values in columns])
+    _add_rows(table, [values for _, _, values in columns], metric)
     return table
 
 
-def _caption(result: RunResult) -> str:
-    """The meaning of the columns, and the mean accuracy before round 1, if it was measured."""
+def _caption(result: RunResult, metric: Metric) -> str:
+    """The meaning of the columns, and the mean before round 1, if it was measured."""
     if not result.config.rounds:
         return "trained = after pre-training: there was no round"
     phases = "last round: trained = after local training, merged = right after merging"
-    found = result.main.summary.get("start_accuracy_mean")
+    found = result.main.summary.get(f"start_{metric.name}_mean")
     if not isinstance(found, float):
         return phases
-    return f"{phases}\nbefore round 1: {percent(found)} % on average"
+    unit = " %" if metric.percent else ""
+    return f"{phases}\nbefore round 1: {metric.show(found)}{unit} on average"
 
 
 def single_agent_table(result: SingleAgentResult) -> Table:
-    """Table of one agent's accuracy, exchanges and incidents, by neighbor.
+    """Table of one agent's main test metric, exchanges and incidents, by neighbor.
 
     Args:
         result: The results of the agent.
     """
     happened = sorted({what for own in result.incidents.values() for what in own})
+    metric = result.metric
+    merged, trained = (metric.show(own) for own in (result.merged, result.trained))
+    unit = " %" if metric.percent else ""
     table = Table(
-        title=f"Agent {result.agent} after {counted(result.rounds, 'round')} · test accuracy "
-        f"{percent(result.merged)} % merged, {percent(result.trained)} % trained",
+        title=f"Agent {result.agent} after {counted(result.rounds, 'round')} · test "
+        f"{metric.name.replace('_', ' ')} {merged}{unit} merged, {trained}{unit} trained",
         caption="exchanged = counted at both ends; the others did not count",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -102,16 +108,16 @@ def _columns(result: MethodResult) -> list[tuple[str, str, list[float | None]]]:
     return [(result.method, phase, values) for phase, values in kept.items()]
 
 
-def _add_rows(table: Table, columns: Sequence[Sequence[float | None]]) -> None:
+def _add_rows(table: Table, columns: Sequence[Sequence[float | None]], metric: Metric) -> None:
     """Add a row for each agent, and one of means; method centralized has one agent."""
     agents = max(len(values) for values in columns)
     for agent in range(min(agents, _MAX_AGENTS)):
         own = [values[agent] if agent < len(values) else None for values in columns]
-        table.add_row(str(agent), *map(percent, own))
+        table.add_row(str(agent), *map(metric.show, own))
     if agents > _MAX_AGENTS:
         table.add_row(*["…"] * (len(columns) + 1))
     table.add_section()
-    table.add_row("mean", *(percent(_mean(values)) for values in columns))
+    table.add_row("mean", *(metric.show(_mean(values)) for values in columns))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

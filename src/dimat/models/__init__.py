@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 
 import torch
@@ -49,7 +50,7 @@ def build_model(
             "num_classes": num_classes,
             "image_size": image_size,
         }
-        return made_by(name, offered)
+        return made_by(name, offered, _more((in_channels, *image_size), num_classes))
     check_known("model", name, MODELS)
     smallest = min_image_size(name)
     if min(image_size) < smallest:
@@ -66,17 +67,44 @@ def build_for_input(
     shape: tuple[int, ...],
     num_classes: int,
     *,
+    num_tokens: int = 0,
     width: float = 1.0,
     shortcut: str = "conv3",
     norm: str = "batch",
 ) -> nn.Module:
     """A model for inputs of ``shape`` (batch first).
 
-    Built-in models take images; a factory may take anything, and is then called without
-    ``in_channels`` and ``image_size``.
+    Built-in models take images, and ``mlp`` any numbers; a factory may take anything, and is called
+    without ``in_channels`` and ``image_size`` where inputs have not the four axes of images.
+
+    Args:
+        name: As :func:`build_model` takes it.
+        shape: Shape of a batch, as the model gets it.
+        num_classes: Width of the output.
+        num_tokens: Number of tokens that inputs are ids of; 0: they are numbers.
+        width: As :func:`build_model` takes it.
+        shortcut: Likewise.
+        norm: Likewise.
+
+    Raises:
+        ConfigError: If no such model is known.
+        ModelError: If it cannot be built for such inputs.
     """
-    if ":" in name and len(shape) != 4:
-        return made_by(name, {"num_classes": num_classes})
+    if ":" in name and (len(shape) != 4 or num_tokens):
+        return made_by(
+            name, {"num_classes": num_classes}, _more(shape[1:], num_classes, num_tokens)
+        )
+    if name == "mlp" and not num_tokens:
+        size = (1, math.prod(shape[2:])) if len(shape) != 4 else (shape[2], shape[3])
+        _check_fits(name, shape[1], num_classes, size, width, shortcut, norm)
+        return MODELS[name](shape[1], num_classes, size, width, shortcut, norm)
+    if ":" not in name:
+        check_known("model", name, MODELS)
+    if num_tokens:
+        raise ModelError(
+            f"model '{name}' takes no tokens (whole numbers): give a package.module:factory of "
+            "your own, or measurements as floats"
+        )
     if len(shape) != 4:
         raise ModelError(
             f"model '{name}' takes images: give the shape batch,channels,height,width, not {shape}"
@@ -90,6 +118,16 @@ def build_for_input(
         shortcut=shortcut,
         norm=norm,
     )
+
+
+def _more(sample: tuple[int, ...], num_outputs: int, num_tokens: int = 0) -> Mapping[str, object]:
+    """What a factory may ask for by name, beside what it is offered."""
+    known: dict[str, object] = {"num_outputs": num_outputs, "input_shape": sample}
+    if num_tokens:
+        known["num_tokens"] = num_tokens
+    elif len(sample) != 3:
+        known["in_features"] = math.prod(sample)
+    return known
 
 
 Builder = Callable[[int, int, tuple[int, int], float, str, str], nn.Module]
@@ -161,24 +199,53 @@ def check_output(
         ModelError: With the shape that it gives and the one expected.
     """
     images = torch.zeros(2, in_channels, *image_size)
+    check_outputs(name, model, images, (2, num_classes))
+
+
+def check_outputs(
+    name: str,
+    model: nn.Module,
+    inputs: torch.Tensor,
+    expected: tuple[int, ...],
+    rule: str = "its output width must be the number of classes",
+) -> None:
+    """Refuse a model whose outputs have another shape than a task expects.
+
+    Args:
+        name: Of the model, for the message.
+        model: The model.
+        inputs: A batch, as the model gets it.
+        expected: The shape of its outputs.
+        rule: What they must be, for the message.
+
+    Raises:
+        ModelError: With the shape that it gives and the one expected.
+    """
+    what = "images" if inputs.dim() == 4 else "inputs"
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            output = model(images)
-    except (RuntimeError, ValueError, TypeError) as error:  # all that torch's layers raise
+            output = model(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # all that layers raise
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"model '{name}' fails on images {tuple(images.shape)}: {first}"
+            f"model '{name}' fails on {what} {tuple(inputs.shape)}: {first}"
         ) from error
     finally:
         model.train(was_training)
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if shape != (2, num_classes):
+    if shape != expected:
         raise ModelError(
-            f"model '{name}' gives {shape} for 2 images, expected {(2, num_classes)}: its output "
-            "width must be the number of classes"
+            f"model '{name}' gives {shape} for {len(inputs)} {what}, expected {expected}: {rule}"
         )
 
 
-__all__ = ["MODELS", "build_for_input", "build_model", "check_output", "min_image_size"]
+__all__ = [
+    "MODELS",
+    "build_for_input",
+    "build_model",
+    "check_output",
+    "check_outputs",
+    "min_image_size",
+]

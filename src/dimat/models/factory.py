@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from torch import nn
 
@@ -14,22 +15,25 @@ from dimat.imports import in_current_folder
 _VARIOUS = inspect.Parameter.VAR_KEYWORD
 
 
-def made_by(name: str, offered: Mapping[str, object]) -> nn.Module:
-    """The model that a factory builds from those of the arguments ``offered`` that it asks for.
+def made_by(
+    name: str, offered: Mapping[str, object], more: Mapping[str, object] = MappingProxyType({})
+) -> nn.Module:
+    """The model that a factory builds from those of the arguments offered that it asks for.
 
-    A factory with ``**kwargs`` gets all. Modules are looked for in the current folder too, after
-    everywhere else, so that no file in it takes the place of an installed module.
+    A factory with ``**kwargs`` gets all of ``offered``. Modules are looked for in the current
+    folder too, after everywhere else, so that no file in it takes the place of an installed module.
 
     Args:
         name: Such as ``mypackage.nets:build``.
         offered: What is known of the data: num_classes, and of images in_channels and image_size.
+        more: What else is known, for factories that have a parameter of that name.
 
     Raises:
         ModelError: If it cannot be imported or called, fails, or builds something else.
     """
     with in_current_folder():
         factory = _import(name)
-        given = _asked_for(name, factory, offered)
+        given = _asked_for(name, factory, offered, more)
         try:
             model = factory(**given)
         except Exception as error:  # whatever a user's code raises
@@ -55,7 +59,10 @@ def _import(name: str) -> Callable[..., object]:
 
 
 def _asked_for(
-    name: str, factory: Callable[..., object], offered: Mapping[str, object]
+    name: str,
+    factory: Callable[..., object],
+    offered: Mapping[str, object],
+    more: Mapping[str, object],
 ) -> dict[str, object]:
     """The arguments that a factory's signature has, if it needs no others."""
     try:
@@ -64,11 +71,12 @@ def _asked_for(
         return {}
     every = any(own.kind is _VARIOUS for own in signature.parameters.values())
     given = {word: offered[word] for word in offered if every or word in signature.parameters}
+    given |= {word: more[word] for word in more if word in signature.parameters}
     try:
         signature.bind(**given)
     except TypeError as error:
         raise ModelError(
             f"model '{name}' cannot be called: {error}; a factory may ask for "
-            f"{', '.join(offered)}, and other arguments need defaults"
+            f"{', '.join([*offered, *more])}, and other arguments need defaults"
         ) from error
     return given

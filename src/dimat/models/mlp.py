@@ -16,7 +16,7 @@ class MLP(nn.Module):
         self.head = nn.Linear(hidden, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of images (batch, channels, height, width)."""
+        """Outputs (batch, num_classes) of inputs (batch, ...), which are flattened."""
         x = self.hidden1(x.flatten(1)).relu()
         logits: Tensor = self.head(self.hidden2(x).relu())
         return logits

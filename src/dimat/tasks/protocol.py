@@ -33,15 +33,9 @@ class Metric:
         """
         return max(values) if self.higher_is_better else min(values)
 
-    @property
-    def scale(self) -> float:
-        """Factor of the number that people read."""
-        return 100.0 if self.percent else 1.0
-
-    @property
-    def unit(self) -> str:
-        """What follows the number that people read: a percent sign, or nothing."""
-        return " %" if self.percent else ""
+    def worst(self, values: Sequence[float]) -> float:
+        """The worst of some values, one at least."""
+        return min(values) if self.higher_is_better else max(values)
 
     @property
     def title(self) -> str:
@@ -51,6 +45,16 @@ class Metric:
         ('accuracy in %', 'exact match')
         """
         return self.name.replace("_", " ") + (" in %" if self.percent else "")
+
+    def note(self, value: float | None) -> str:
+        """The number that people read in a line of news; its name where it is no percentage.
+
+        >>> Metric("accuracy", percent=True).note(0.9123), Metric("mse").note(0.0314159)
+        (' 91.2 %', 'mse 0.0314')
+        """
+        if self.percent:
+            return f"{self.show(value):>5} %"
+        return f"{self.name} {self.show(value)}"
 
     def show(self, value: float | None) -> str:
         """The number that people read, without unit; a dash for None.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +14,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from dimat.compat import note_steps
 from dimat.data import Shard, generator
@@ -25,6 +26,7 @@ from dimat.methods import RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
 from dimat.state import State, check_finite, clone, put_into, state_of, tensors_of
 from dimat.symmetry import Analysis
+from dimat.tasks import CLASSIFICATION, Task
 from dimat.topology import Network, Topology
 
 # Purposes of random streams: a number each, so that no two streams are the same.
@@ -78,9 +80,10 @@ class LocalTrainer:
         clip_norm: Norm that the gradient of a step is scaled down to, over all parameters, > 0;
             None: never.
         accumulate: Pieces in which a batch is run, one after another, >= 1.
-        local_loss: The loss of a training step; evaluation is by plain cross-entropy.
+        local_loss: The loss of a training step; evaluation is by that of the task.
         distill: Weight of not-true distillation from the network that the training of a round
             begins with (:meth:`begin_training`), >= 0.
+        task: The task, which says what is measured.
         gauge: Id of the unit order that the model is in; the agent's own order if None.
         steps: Training steps taken on this shard.
         epochs: Completed passes over a shard, pre-training included.
@@ -108,6 +111,7 @@ class LocalTrainer:
     accumulate: int = 1
     local_loss: LocalLoss = field(default_factory=LocalLoss)
     distill: float = 0.0
+    task: Task = CLASSIFICATION
     gauge: GaugeId | None = None
     steps: int = 0
     epochs: int = 0
@@ -394,26 +398,21 @@ class LocalTrainer:
         return spent
 
     def evaluate(
-        self, inputs: Tensor, labels: Tensor, batch_size: int = 1000
-    ) -> tuple[float, float]:
-        """Accuracy, a fraction, and mean cross-entropy in nats; NaN without images.
+        self, inputs: Tensor, targets: Tensor, batch_size: int = 1000
+    ) -> Mapping[str, float]:
+        """The mean loss and the metrics of the task, by name; NaN without samples.
 
         Args:
-            inputs: (n, channels, height, width) normalized images.
-            labels: (n,) int64 classes.
-            batch_size: Images of a forward pass, >= 1.
+            inputs: Inputs as the model gets them.
+            targets: Their targets.
+            batch_size: Samples of a forward pass, >= 1.
         """
         self.model.eval()
-        correct, loss = 0, 0.0
+        parts = [torch.split(own, batch_size) for own in (inputs, targets)]
         with torch.no_grad(), self.autocast():
-            for x, y in zip(
-                torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True
-            ):
-                logits = self.model(x).float()
-                correct += int((logits.argmax(1) == y).sum())
-                loss += float(functional.cross_entropy(logits, y, reduction="sum"))
-        count = len(labels)
-        return (correct / count, loss / count) if count else (float("nan"), float("nan"))
+            each = (self.task.totals(self.model(x).float(), y) for x, y in zip(*parts, strict=True))
+            totals = functools.reduce(operator.add, each)
+        return self.task.measure(totals.cpu())
 
 
 def clip(gradient: State, norm: float) -> State:

@@ -14,6 +14,7 @@ from typing import Literal
 from dimat.experiment.config import kinds
 from dimat.experiment.config.forms import tidy
 from dimat.experiment.config.method_options import name_method
+from dimat.experiment.config.task import name_task
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "msgd", "adam", "adamw")
 
@@ -53,16 +54,19 @@ class TopologyConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Images, and their split among the agents.
+    """Data, and their split among the agents.
 
     Args:
-        source: digits; npz:PATH with train_x, train_y, test_x, test_y (NHWC images, int labels);
-            folder:PATH with train/CLASS/*.png or *.jpg and the same in test or val; or hf:NAME of
-            the Hugging Face Hub.
+        source: digits; npz:PATH with train_x, train_y, test_x, test_y (NHWC images, int labels; or
+            arrays of any rank); folder:PATH with train/CLASS/*.png or *.jpg and the same in test or
+            val; or hf:NAME of the Hugging Face Hub.
+        kind: Whether inputs are images (normalized, and augmented if set so), or arrays that models
+            get as they are; auto: as the source finds them (of npz those of 3 or 4 axes are
+            images).
         split: iid, by-class (class c to agent c mod N; of more agents than classes, those of one
             class share it), dirichlet, iid-then-by-class (pre-train on an IID half, continue by
-            class on the other), or own (of dimat agent: the source is this agent's own, and others
-            have theirs).
+            class on the other), own (of dimat agent: the source is this agent's own, and others
+            have theirs), or auto (iid-then-by-class of classification, iid of other tasks).
         alpha: Concentration of the dirichlet split; smaller is more skewed.
         validation: Share of every shard held out for validation.
         augment: Random flip and crop of training images; off where mirrored images mean another
@@ -76,7 +80,8 @@ class DataConfig:
     """
 
     source: kinds.Source = "digits"
-    split: str = "iid-then-by-class"
+    kind: Literal["auto", "images", "arrays"] = "auto"
+    split: str = "auto"
     alpha: kinds.Positive = 0.5
     validation: kinds.UpToHalf = 0.1
     augment: bool = False
@@ -357,8 +362,11 @@ class RunConfig:
         seed: Seed of everything random.
         out: Run folder; a new one under runs/, named after the time, if null.
         overwrite: Replace an existing run folder.
+        task: What agents learn: classification, regression, multilabel, segmentation or
+            language-modeling: loss, metrics, and what targets are.
         model: mlp, cnn, resnet20|32|44|56, vgg11|13|16, or package.module:factory of your own
-            (called with those of in_channels, num_classes and image_size that it asks for).
+            (called with those of in_channels, image_size, num_classes, num_outputs, input_shape,
+            in_features and num_tokens that it asks for).
         width: Multiplier of the built-in models' channels.
         shortcut: Shortcuts of ResNets where the shape changes: conv3, conv1 or pad.
         norm: Normalization of ResNets: batch or group.
@@ -376,7 +384,7 @@ class RunConfig:
             that ends when this many seconds have passed since the run was begun or gone on
             with; null: never. The exit code then is 3, and 'dimat resume RUN' goes on.
         topology: The graph and its mixing matrix.
-        data: Images and how they are dealt out.
+        data: Inputs and targets, and how they are dealt out.
         optimizer: Local training.
         loss: What local training minimizes.
         matching: How units are matched.
@@ -405,6 +413,7 @@ class RunConfig:
     seed: kinds.Seed = 0
     out: kinds.FilePath | None = None
     overwrite: bool = False
+    task: str = "classification"
     model: str = "mlp"
     width: kinds.Width = 1.0
     shortcut: kinds.Shortcut = "conv3"
@@ -434,3 +443,4 @@ class RunConfig:
     def __post_init__(self) -> None:
         tidy(self)
         name_method(self)
+        name_task(self)

@@ -16,7 +16,13 @@ from dimat.errors import ConfigError
 if TYPE_CHECKING:
     from dimat.methods import Method
 
-LATER = ("method_options", "imports")  # left out of digests where empty: older runs go on
+# Settings that are left out of digests at these values: runs that older versions began go on.
+LATER: Mapping[str, object] = {
+    "method_options": [],
+    "imports": [],
+    "task": "classification",
+    "data.kind": "auto",
+}
 NOT_OF_TYPE: Final = object()
 _WORDS = {True: "true", False: "false", None: "null"}
 

@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from dimat.errors import ConfigError, check_kind
-from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.config import DataConfig, RunConfig
 from dimat.experiment.config.forms import check_parts, listed
 from dimat.experiment.config.messages import (
     annotated_types,
@@ -27,6 +27,7 @@ from dimat.experiment.config.messages import (
 from dimat.experiment.config.presets import PRESETS, with_presets
 from dimat.experiment.config.rules import with_range, without_rules
 from dimat.experiment.config.spelling import bracketed, spelled_tree, spelled_words
+from dimat.experiment.config.task import default_split
 from dimat.imports import import_modules
 from dimat.plain_yaml import load_yaml
 from dimat.registry import added_names
@@ -40,6 +41,7 @@ GROUPS: Mapping[str, str] = {
     "topology.name": "dimat.topologies",
     "data.source": "dimat.sources",
     "data.split": "dimat.splits",
+    "task": "dimat.tasks",
     "merging.combine": "dimat.combiners",
     "log": "dimat.logs",
 }
@@ -261,6 +263,9 @@ def _changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
         if isinstance(value, Mapping) and name in _GROUPS:
             check_parts(name, _GROUPS[name], value)
             tree[name] = dataclasses.replace(getattr(config, name), **value)
+    data = tree.get("data", config.data)
+    if "task" in tree and isinstance(data, DataConfig) and data.split == default_split(config.task):
+        tree["data"] = dataclasses.replace(data, split="auto")  # the default of the new task
     return dataclasses.replace(config, **tree)  # type: ignore[arg-type]
 
 

@@ -16,6 +16,7 @@ from dimat.experiment.config.config import OPTIMIZERS, RunConfig
 from dimat.experiment.config.gauge import gauge_of
 from dimat.experiment.config.messages import annotated_types
 from dimat.experiment.config.rules import broken_rule, check
+from dimat.experiment.config.task import check_task
 from dimat.imports import import_modules
 
 ONLY_APART = "only with 'dimat agent' has each agent data of its own"
@@ -108,7 +109,9 @@ def _check_names(config: RunConfig) -> None:
     from dimat.data import OWN, SOURCES, SPLITS
     from dimat.merging import COMBINERS
     from dimat.methods import METHODS
+    from dimat.tasks import TASKS
 
+    check_known("task", config.task, TASKS)
     check_known("method", config.method, METHODS)
     _check_list("controls", config.controls, METHODS)
     _check_list("recalibration.methods", config.recalibration.methods, ["all", *METHODS])
@@ -123,14 +126,16 @@ def _check_names(config: RunConfig) -> None:
 def _check_data(config: RunConfig, *, apart: bool) -> None:
     """Refuse classes that are named twice, and an agent's own data where they cannot be used."""
     from dimat.data import OWN, SPLITS
+    from dimat.tasks import TASKS
 
     data = config.data
+    check_task(config)
     _check_list("data.classes", data.classes, data.classes)
     if data.split != OWN:
         return
     if not apart:
         raise broken_rule("data.split", OWN, f"{' or '.join(SPLITS)}: {ONLY_APART}")
-    if not data.classes:
+    if TASKS[config.task].has_classes and not data.classes:
         rule = "the names of all classes with data.split 'own', the same at all agents, as in 0,1,2"
         raise broken_rule("data.classes", (), rule)
     if config.topology.mixing == "shard-size":

@@ -135,19 +135,20 @@ def line_of(
         phase: merged or trained.
         measured: Costs of the phase, added to the line.
     """
-    accuracy, loss = agent.evaluate(*setup.test)
-    validation, _ = agent.evaluate(*agent.shard.validation())
+    main = setup.metric.name
+    tested = agent.evaluate(*setup.test)
+    validated = agent.evaluate(*agent.shard.validation())
     batches = agent.shard.num_batches(agent.batch_size)
     own = {}
     if setup.owner is not None and setup.tested is not None:
-        own["own_accuracy"], _ = agent.evaluate(*setup.own_test)
+        own[f"own_{main}"] = agent.evaluate(*setup.own_test)[main]
     return {
         "round": number,
         "agent": agent.index,
         "phase": phase,
-        "test_accuracy": accuracy,
-        "test_loss": loss,
-        "validation_accuracy": validation,
+        **{f"test_{own.name}": tested[own.name] for own in setup.task.metrics},
+        "test_loss": tested["loss"],
+        f"validation_{main}": validated[main],
         **own,
         "train_loss": None,
         "disagreement": None,

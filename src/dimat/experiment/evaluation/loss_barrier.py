@@ -44,7 +44,7 @@ def loss_barrier(
         in different orders are left out, NaN if all are. NaN for the other agents.
     """
     seen = test[0][:images], test[1][:images]
-    loss = as_message(agent.evaluate(*seen)[1])
+    loss = as_message(agent.evaluate(*seen)["loss"])
     own = [tree_of(m) for m in (yield from gather(agent.index, topology.num_agents, loss))]
     barriers = []
     for i, j in topology.graph.edges:
@@ -84,6 +84,6 @@ def _loss(agent: LocalTrainer, state: State, test: Images, images: int) -> float
     try:
         with agent.autocast():  # the arithmetic of its evaluation
             recalibrate(agent.model, agent.calibration(RECALIBRATE, 0, images))
-        return agent.evaluate(*test)[1]
+        return agent.evaluate(*test)["loss"]
     finally:
         agent.load(kept)

@@ -11,11 +11,12 @@ from dimat.experiment.config.config import RunConfig
 from dimat.experiment.record.lines import Line
 from dimat.experiment.record.summary import select
 from dimat.state import brief
+from dimat.tasks import CLASSIFICATION, Metric
 
 
 @dataclass(frozen=True)
 class AgentResult:
-    """The final test accuracies of one agent.
+    """The final test accuracies of one agent, or values of its task's main metric.
 
     Args:
         agent: The agent's number, from 0.
@@ -29,16 +30,18 @@ class AgentResult:
     merged: float | None
 
 
-def results_of(history: Sequence[Line], rounds: int) -> tuple[AgentResult, ...]:
+def results_of(history: Sequence[Line], rounds: int, metric: Metric) -> tuple[AgentResult, ...]:
     """The results of every agent in the last round.
 
     Args:
         history: All lines of metrics.
         rounds: Number of the last round.
+        metric: The main metric.
     """
-    merged = {x["agent"]: x["test_accuracy"] for x in select(history, rounds, "merged")}
+    key = f"test_{metric.name}"
+    merged = {x["agent"]: x[key] for x in select(history, rounds, "merged")}
     return tuple(
-        AgentResult(x["agent"], x["test_accuracy"], merged.get(x["agent"]))
+        AgentResult(x["agent"], x[key], merged.get(x["agent"]))
         for x in select(history, rounds, "trained")
     )
 
@@ -97,6 +100,7 @@ class SingleAgentResult:
         merged: Test accuracy right after the last merge, a fraction; None if it heard no neighbor.
         exchanged: Number of exchanges that counted, by neighbor.
         incidents: Number of incidents of each kind, by neighbor.
+        metric: The main metric of its task.
     """
 
     agent: int
@@ -106,3 +110,4 @@ class SingleAgentResult:
     merged: float | None
     exchanged: Mapping[int, int]
     incidents: Mapping[int, Mapping[str, int]]
+    metric: Metric = CLASSIFICATION.metrics[0]

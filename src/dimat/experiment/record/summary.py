@@ -9,33 +9,45 @@ from typing import Any
 
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.record.lines import Line
+from dimat.tasks import TASKS, Metric
 
 
 def summarize(
-    config: RunConfig, method: str, phase: str, history: Sequence[Line], wall_s: float
+    config: RunConfig,
+    method: str,
+    phase: str,
+    history: Sequence[Line],
+    wall_s: float,
 ) -> dict[str, object]:
     """The content of ``summary.json``.
 
     Args:
         config: Settings of the run.
         method: Registry name of the method that was run.
-        phase: merged or trained: the phase whose accuracies are in ``test_accuracy_…``; the means
-            of both phases, and of the agents before round 1, have keys of their own.
+        phase: merged or trained: the phase whose accuracies are in ``test_accuracy_…``, or values
+            of another main metric in keys of its name; the means of both phases, and of the agents
+            before round 1, have keys of their own.
         history: All lines of metrics.
         wall_s: Wall time of the run in seconds.
     """
-    last = [x["test_accuracy"] for x in select(history, config.rounds, phase)]
+    metric = TASKS[config.task].metrics[0]
+    name = metric.name
+    last = [x[f"test_{name}"] for x in select(history, config.rounds, phase)]
+    known = [x for x in last if x is not None]  # a value that is not finite is null
+    whole = len(known) == len(last)
     final = select(history, config.rounds, "trained")
     return {
         "method": method,
         "phase": phase,
-        "test_accuracy_mean": statistics.fmean(last),
-        "test_accuracy_min": min(last),
-        "test_accuracy_std": statistics.pstdev(last),
-        "start_accuracy_mean": _mean(history, 0, "trained"),
-        "merged_accuracy_mean": _mean(history, config.rounds, "merged"),
-        "trained_accuracy_mean": _mean(history, config.rounds, "trained"),
-        "best_round": best_round(history, phase),
+        f"test_{name}_mean": statistics.fmean(known) if whole else None,
+        f"test_{name}_{'min' if metric.higher_is_better else 'max'}": (
+            metric.worst(known) if whole else None
+        ),
+        f"test_{name}_std": statistics.pstdev(known) if whole else None,
+        f"start_{name}_mean": _mean(history, 0, "trained", name),
+        f"merged_{name}_mean": _mean(history, config.rounds, "merged", name),
+        f"trained_{name}_mean": _mean(history, config.rounds, "trained", name),
+        "best_round": best_round(history, phase, metric),
         "rounds": config.rounds,
         "agents": len(final),
         "sent_bytes": sum(x["sent_bytes"] for x in final),
@@ -55,26 +67,26 @@ def select(history: Sequence[Line], number: int, phase: str) -> list[Line]:
     return [x for x in history if x["round"] == number and x["phase"] == phase]
 
 
-def _mean(history: Sequence[Line], number: int, phase: str) -> float | None:
-    """Mean test accuracy over the agents in a phase of a round; None if there was no such phase."""
-    found = [x["test_accuracy"] for x in select(history, number, phase)]
+def _mean(history: Sequence[Line], number: int, phase: str, name: str) -> float | None:
+    """Mean of a test metric over the agents in a phase of a round; None if there was none."""
+    found = [x[f"test_{name}"] for x in select(history, number, phase)]
     return statistics.fmean(found) if found and None not in found else None
 
 
-def best_round(history: Sequence[Line], phase: str) -> int:
-    """The round with the best mean accuracy on the agents' validation images; else the last round.
+def best_round(history: Sequence[Line], phase: str, metric: Metric) -> int:
+    """The round with the best mean on the agents' validation samples; else the last round.
 
-    Test images play no part in the choice.
+    Test samples play no part in the choice.
 
     Args:
         history: All lines of metrics.
-        phase: merged or trained: the phase whose accuracies are compared.
+        phase: merged or trained: the phase whose values are compared.
+        metric: The metric that is compared.
     """
-    values: dict[int, list[Any]] = defaultdict(
-        list
-    )  # accuracies, or None without validation images
+    values: dict[int, list[Any]] = defaultdict(list)  # None without validation samples
     for x in history:
         if x["phase"] == phase:
-            values[x["round"]].append(x["validation_accuracy"])
+            values[x["round"]].append(x[f"validation_{metric.name}"])
     known = {r: statistics.fmean(own) for r, own in sorted(values.items()) if None not in own}
-    return max(known, key=lambda r: known[r]) if known else max(values)
+    best = max if metric.higher_is_better else min
+    return best(known, key=lambda r: known[r]) if known else max(values)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dimat.errors import ConfigError
 from dimat.exchange.tree import Tree, pack, unpack
 from dimat.experiment.callbacks.callback import Callback
-from dimat.experiment.digests import run_digest, shard_facts, topology_facts
+from dimat.experiment.digests import run_digest, shard_facts, task_facts, topology_facts
 from dimat.experiment.progress import Progress
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.lines import Line, digest_name
@@ -81,6 +81,8 @@ class RunWriter:
         if found is None:
             self.folder.write_json("topology", topology_facts(self.setup.topology))
             self.folder.write_json("shards", shard_facts(self.setup))
+            if facts := task_facts(self.setup):
+                self.folder.write_json("task", facts)
             return None
         self._spent = found.meta["wall_s"]
         return ResumePoint(
@@ -126,12 +128,14 @@ class RunWriter:
         Args:
             number: The round, from 1.
         """
+        metric = self.setup.metric
         parts, fresh = [], self._fresh  # not the whole history, which grows with every round
         self._fresh = []
         for phase in ("merged", "trained"):
-            found = [x["test_accuracy"] for x in select(fresh, number, phase)]
+            found = [x[f"test_{metric.name}"] for x in select(fresh, number, phase)]
             if found:
-                parts.append(f"{phase} {100 * statistics.fmean(found):5.1f} %")
+                mean = None if None in found else statistics.fmean(found)
+                parts.append(f"{phase} {metric.note(mean)}")
         if parts:
             self.progress.note(f"{self.name:6s} round {number:3d}  {'  '.join(parts)}")
 
@@ -157,7 +161,7 @@ class RunWriter:
         """Write the states of all agents, and the summary.
 
         Args:
-            states: The state of each agent whose accuracy is reported for the last round.
+            states: The state of each agent that is reported for the last round.
 
         Returns:
             The results of the method.
@@ -171,7 +175,7 @@ class RunWriter:
         self.folder.write_json("summary", summary)
         for callback in self.callbacks:
             callback.finished(self.name, summary)
-        return MethodResult(self.name, results_of(history, rounds), summary)
+        return MethodResult(self.name, results_of(history, rounds, self.setup.metric), summary)
 
     def _wall_s(self) -> float:
         return self._spent + time.perf_counter() - self._started

@@ -215,7 +215,9 @@ class Runner:
             if folder is None or summary is None:
                 return None
             check_finished(folder.path, summary)
-            return MethodResult(name, results_of(folder.lines(), self.config.rounds), summary)
+            return MethodResult(
+                name, results_of(folder.lines(), self.config.rounds, own.metric), summary
+            )
         writer = (
             None if folder is None else RunWriter(own, name, folder, self._progress, self.callbacks)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.func import functional_call, vmap
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.setup import Setup, make_optimizer
-from dimat.losses import LocalLoss, not_true_distillation
+from dimat.losses import not_true_distillation
 from dimat.methods import Method
 from dimat.state import State
 from dimat.training.trainer import LocalTrainer, clip
@@ -238,7 +239,7 @@ class _Stack:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         own = {**parameters, **buffers}  # the model may replace a buffer by another tensor
         logits = self._logits(own, x)
-        loss = LocalLoss(offset)(logits, y)
+        loss = replace(self.first.local_loss, offset=offset)(logits, y)
         if before is not None:
             loss = loss + self.first.distill * not_true_distillation(logits, before, y)
         return loss, {name: own[name] for name in buffers}

@@ -254,7 +254,7 @@ class SingleAgentRun:
         self._tell(agent, train_s=spent)
         self._write(agent, number, "trained", {"train_loss": loss, "train_s": spent})
 
-    def _tell(self, agent: LocalTrainer | None = None, **more: float | None) -> None:
+    def _tell(self, agent: LocalTrainer | None = None, **more: float | str | None) -> None:
         """Keep up what those who ask how the agent is are told."""
         if agent is not None:
             own = agent.traffic
@@ -282,10 +282,14 @@ class SingleAgentRun:
         )
         for callback in self.callbacks:
             callback.measured(config.method, line)
-        self._tell(accuracy=line["test_accuracy"])
-        self.event(phase, round=number, accuracy=line["test_accuracy"])
-        accuracy = 100 * (line["test_accuracy"] or float("nan"))
-        self.progress.note(f"round {number:3d}  {phase} {accuracy:5.1f} %")
+        metric = self.setup.metric
+        found = line[f"test_{metric.name}"]
+        told = {"accuracy": found}
+        self._tell(
+            **(told if metric.name == "accuracy" else {"metric": metric.name, "score": found})
+        )
+        self.event(phase, round=number, **{metric.name: found})
+        self.progress.note(f"round {number:3d}  {phase} {metric.note(found)}")
 
     # --- beginning, going on, and end -----------------------------------------------------------
 
@@ -427,7 +431,7 @@ class SingleAgentRun:
         """Write the summary of the agent; returns its results."""
         lines = self.folder.lines()
         last = {
-            phase: [x["test_accuracy"] for x in lines if x["phase"] == phase]
+            phase: [x[f"test_{self.setup.metric.name}"] for x in lines if x["phase"] == phase]
             for phase in ("trained", "merged")
         }
         self.log.end(self.done)
@@ -439,9 +443,12 @@ class SingleAgentRun:
             last["merged"][-1] if last["merged"] else None,
             dict(self.exchanged),
             {j: dict(own) for j, own in self.log.counts.items()},
+            self.setup.metric,
         )
+        found = dataclasses.asdict(result)
+        del found["metric"]  # task.json has it
         summary = {
-            **dataclasses.asdict(result),
+            **found,
             "folder": str(result.folder),
             "connections": self.connections,
             **{digest_name(file): own for file, own in self.folder.digests().items()},

@@ -123,7 +123,9 @@ def canonical(spec: Spec) -> dict[str, object]:
     axes = {"methods": list(spec.methods), "seeds": list(spec.seeds)}
     varied = {*spec.grid, *ELSEWHERE}
     base = {name: value for name, value in flat(spec.first).items() if name not in varied}
-    base = {name: value for name, value in base.items() if value or name not in LATER}
+    base = {
+        name: value for name, value in base.items() if name not in LATER or value != LATER[name]
+    }
     return {**base, **axes, **grid}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -48,8 +49,9 @@ def memory_of_run(setup: Setup, facts: ModelFacts, names: Collection[str]) -> Me
     """
     config, data = setup.config, setup.dataset
     remembered = num_bytes(memory_entries(config.optimizer.name, facts.gradient))
-    image = data.in_channels * data.image_size[0] * data.image_size[1]
+    image = math.prod(data.train_x.shape[1:])
     stored = data.train_x.element_size() * image
+    seen = _PIXEL_BYTES if data.images else data.train_x.element_size()
     agent = {
         "model": float(facts.state_bytes),
         "optimizer": float(remembered),
@@ -66,7 +68,7 @@ def memory_of_run(setup: Setup, facts: ModelFacts, names: Collection[str]) -> Me
     moved = any(own.matches for own in methods) * config.agents * facts.state_bytes
     shared = {
         "data": float(stored * (len(data.train_y) + len(data.test_y))),
-        "test images": float(_PIXEL_BYTES * image * len(data.test_y)),
+        "test images": float(seen * image * len(data.test_y)),
         "gradients": float(at_once * facts.gradient_bytes),  # of whoever trains
         "a training step": at_once * narrow * config.batch_size * facts.activation_bytes,
         # all states in one order, and their mean in double precision

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dimat.compat import storage_of
 from dimat.experiment.setup import Setup
 from dimat.state import State, num_bytes, tensors_of
+from dimat.tasks import Task
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -62,11 +62,10 @@ def model_facts(setup: Setup) -> ModelFacts:
     """
     data = setup.dataset
     model = copy.deepcopy(setup.new_model(0)).to("meta")
-    shape = (_BATCH, data.in_channels, *data.image_size)
-    inputs = torch.zeros(shape, device="meta")
-    labels = torch.zeros(_BATCH, dtype=torch.int64, device="meta")
+    inputs = data.example(_BATCH).to("meta")
+    targets = data.train_y[:1].repeat_interleave(_BATCH, 0).to("meta")
     forward = _forward(model, inputs)
-    training, kept = _training(model, inputs, labels)
+    training, kept = _training(model, inputs, targets, setup.task)
     wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return ModelFacts(
         sum(p.numel() for p in model.parameters()),
@@ -91,7 +90,7 @@ def _forward(model: nn.Module, inputs: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def _training(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[int, int]:
+def _training(model: nn.Module, inputs: Tensor, targets: Tensor, task: Task) -> tuple[int, int]:
     """FLOP of a step, and the bytes that its forward pass keeps beside the weights."""
     own = {storage_of(p) for p in model.parameters()}
     kept: dict[int, Tensor] = {}
@@ -107,7 +106,7 @@ def _training(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[int, in
 
     with _counter() as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, given):
-            loss = functional.cross_entropy(model.train()(inputs), labels)
+            loss = task.loss(model.train()(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops()), sum(v.untyped_storage().nbytes() for v in kept.values())
 

@@ -81,7 +81,10 @@ class StandIn:
 
     def _images(self) -> Tensor:
         data, random = self.network.dataset, torch.Generator().manual_seed(self.index)
-        return torch.randn(_IMAGES, data.in_channels, *data.image_size, generator=random)
+        if data.num_tokens:
+            shape = (_IMAGES, *data.input_shape)
+            return torch.randint(data.num_tokens, shape, generator=random)
+        return torch.randn(_IMAGES, *data.input_shape, generator=random)
 
     # --- in a step ----------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dimat.errors import RecordError
+from dimat.errors import ConfigError, RecordError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import load_config
 from dimat.experiment.config.validate import validate
@@ -29,6 +29,7 @@ from dimat.merging import calibrated_norms, mix
 from dimat.merging.layerwise.ridge_head import feature_sums, head_of, with_ridge_head
 from dimat.methods import METHODS
 from dimat.state import State, check_same_structure, load_state, num_bytes, state_of
+from dimat.tasks import TASKS
 from dimat.tools.records.read import is_finished
 from dimat.training.trainer import LocalTrainer
 
@@ -77,6 +78,11 @@ def finish(folder: str | Path, progress: Progress | None = None) -> list[Finishe
         raise RecordError(f"'{folder}' is no run folder: give one that dimat run has written")
     config = load_config(folder / "config.yaml")
     validate(config)
+    if not TASKS[config.task].has_classes:
+        raise ConfigError(
+            f"'{folder}' is a run of task '{config.task}': its head is fitted to classes, of which "
+            "the task has none; only runs of classification can be finished"
+        )
     controls = [name for name in config.controls if name != config.method]
     folders = {config.method: folder, **{name: folder / "controls" / name for name in controls}}
     found = {name: _states(own, name, config) for name, own in folders.items()}
@@ -174,7 +180,7 @@ def pooled_moments(
 
 def _accuracy(agent: LocalTrainer, state: State, x: torch.Tensor, y: torch.Tensor) -> float:
     agent.load(state)
-    return agent.evaluate(x, y)[0]
+    return agent.evaluate(x, y)["accuracy"]
 
 
 def _validated(agents: Sequence[LocalTrainer], state: State) -> float:

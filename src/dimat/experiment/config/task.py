@@ -1,0 +1,66 @@
+"""The task of a run in its settings: its name, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from dimat.errors import ConfigError, quoted
+from dimat.experiment.config.rules import broken_rule
+
+_DEFAULT = "classification"
+
+
+def default_split(task: str) -> str:
+    """What ``data.split`` auto is."""
+    return "iid-then-by-class" if task == _DEFAULT else "iid"
+
+
+def name_task(config: Any) -> None:
+    """Put a task that is given as an object into settings, and say what ``data.split`` auto is.
+
+    Raises:
+        ConfigError: If the object is not registered.
+    """
+    if not isinstance(config.task, str):
+        object.__setattr__(config, "task", _name_of(config.task))
+    if config.data.split == "auto":
+        data = replace(config.data, split=default_split(config.task))
+        object.__setattr__(config, "data", data)
+
+
+def _name_of(given: Any) -> str:
+    from dimat.tasks import TASKS
+
+    own = given() if isinstance(given, type) and hasattr(given, "totals") else given
+    for name in TASKS:
+        if TASKS[name] == own:
+            return name
+    if not hasattr(own, "totals"):
+        raise broken_rule("task", given, f"{', '.join(TASKS)}, or a task that is registered")
+    raise ConfigError(
+        f"setting 'task' is {quoted(given)}, which is not registered, and a run that goes on finds "
+        "its task by the name: register it, as dimat.TASKS.register('my-task', task)"
+    )
+
+
+def check_task(config: Any) -> None:
+    """Refuse settings that need classes, of a task whose targets are none.
+
+    Raises:
+        ConfigError: With what the task can do.
+    """
+    from dimat.data.partition import BY_CLASS
+    from dimat.tasks import TASKS
+
+    if TASKS[config.task].has_classes:
+        return
+    without = f"with task '{config.task}', whose targets are no classes"
+    if config.data.split in BY_CLASS:
+        raise broken_rule("data.split", config.data.split, f"iid, or own, {without}")
+    if config.loss.logits in ("own-classes", "adjusted"):
+        raise broken_rule("loss.logits", config.loss.logits, f"auto or plain {without}")
+    if config.loss.distill:
+        raise broken_rule("loss.distill", config.loss.distill, f"0 or null {without}")
+    if config.data.classes:
+        raise broken_rule("data.classes", config.data.classes, f"none {without}")
