@@ -78,6 +78,21 @@ def test_equal_shares_of_all_classes_change_nothing_but_rounding(kind: Logits) -
     torch.testing.assert_close(found, functional.cross_entropy(logits(), OWN))
 
 
+def test_smoothed_labels_are_those_of_pytorch_over_the_classes_that_an_agent_has() -> None:
+    z, here = logits(), torch.tensor([0, 2, 3])
+    found = LocalLoss(smoothing=0.2)(z, OWN)
+    torch.testing.assert_close(found, functional.cross_entropy(z, OWN, label_smoothing=0.2))
+    own = replace(local_loss(LABELS, 5, "own-classes"), smoothing=0.2)
+    labels = (OWN[:, None] == here).long().argmax(1)
+    expected = functional.cross_entropy(z[:, here], labels, label_smoothing=0.2)
+    torch.testing.assert_close(own(z, OWN), expected)
+    z.requires_grad_()
+    own(z, OWN).backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    assert bool(z.grad.isfinite().all())
+    assert z.grad[:, [1, 4]].abs().max() == 0
+
+
 @pytest.mark.parametrize("kind", ["own-classes", "adjusted"])
 def test_an_agent_of_one_class_still_learns(kind: Logits) -> None:
     z = logits().requires_grad_()

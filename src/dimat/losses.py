@@ -54,10 +54,12 @@ class LocalLoss:
     Args:
         offset: (classes,) float32 added to the logits; None: nothing is.
         base: The mean loss of outputs and targets, cross-entropy or that of another task.
+        smoothing: Share of every label that is spread over all classes of the agent, in [0, 1).
     """
 
     offset: Tensor | None = None
     base: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
+    smoothing: float = 0.0
 
     __repr__ = brief
 
@@ -71,7 +73,13 @@ class LocalLoss:
         logits = logits.float()
         if self.offset is not None:
             logits = logits + self.offset.reshape(-1, *(1,) * (logits.dim() - 2))
-        return self.base(logits, labels)
+        loss = self.base(logits, labels)
+        if not self.smoothing:
+            return loss
+        logs = logits.log_softmax(1)
+        here = logs > -torch.inf  # absent classes have no share of a label
+        spread = logs.masked_fill(~here, 0.0).sum(1) / here.sum(1)
+        return (1 - self.smoothing) * loss - self.smoothing * spread.mean()
 
 
 def not_true_distillation(logits: Tensor, before: Tensor, labels: Tensor) -> Tensor:

@@ -160,6 +160,7 @@ class Own(Regression):
         ({"task": 3}, "'task' is .*must be classification, regression"),
         ({"data": {"split": "by-class"}}, "'data.split' is 'by-class': must be iid, or own, with"),
         ({"loss": {"logits": "adjusted"}}, "'loss.logits' is 'adjusted': must be auto or plain"),
+        ({"loss": {"label_smoothing": 0.1}}, "'loss.label_smoothing' is 0.1: must be 0 with task"),
         ({"loss": {"distill": 1.0}}, "'loss.distill' is 1.0: must be 0 or null with task"),
         ({"data": {"classes": ("a", "b")}}, "'data.classes' is .*: must be none with task"),
         ({"data": {"augment": True}}, "'data.augment' is true: must be false where inputs are no"),

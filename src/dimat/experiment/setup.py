@@ -228,7 +228,8 @@ class Setup:
         if logits == "auto":
             logits = "adjusted" if self._skewed[pretraining] else "plain"
         counted = loss_of_counts(shard.class_counts(self.num_outputs), logits)
-        return replace(counted, base=self.task.loss)
+        smoothing = self.config.loss.label_smoothing
+        return replace(counted, base=self.task.loss, smoothing=smoothing)
 
     def distill(self, *, pretraining: bool) -> float:
         """The weight of not-true distillation: none in pre-training, as nobody has merged."""

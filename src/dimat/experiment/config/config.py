@@ -139,10 +139,13 @@ class LossConfig:
         distill: Weight of not-true distillation: what the network that a round's training began
             with says of all classes but the true one is kept; 0: none. null: 1 where the agents'
             shards differ in their classes, else 0.
+        label_smoothing: Share of every label that is spread over all classes, or over the agent's
+            own with own-classes and adjusted.
     """
 
     logits: Literal["auto", "plain", "own-classes", "adjusted"] = "auto"
     distill: kinds.LossWeight | None = None
+    label_smoothing: kinds.Fraction = 0.0
 
     def __post_init__(self) -> None:
         tidy(self)

@@ -60,6 +60,8 @@ def check_task(config: Any) -> None:
         raise broken_rule("data.split", config.data.split, f"iid, or own, {without}")
     if config.loss.logits in ("own-classes", "adjusted"):
         raise broken_rule("loss.logits", config.loss.logits, f"auto or plain {without}")
+    if config.loss.label_smoothing:
+        raise broken_rule("loss.label_smoothing", config.loss.label_smoothing, f"0 {without}")
     if config.loss.distill:
         raise broken_rule("loss.distill", config.loss.distill, f"0 or null {without}")
     if config.data.classes:
