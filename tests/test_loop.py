@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.analyses import analyze
-from tests.exchange.threads import LONG_S, SOON_S, peers_file, together, until
+from tests.exchange.threads import LONG_S, SOON_S, loopback, peers_file, together, until
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -375,6 +375,22 @@ def test_a_model_that_cannot_be_mixed_soundly_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         agent(places, "models", 0, model)
+
+
+def test_what_keeps_an_agent_from_its_neighbors_is_logged_as_a_warning(
+    places: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process has its number, and lives."""
+    with (
+        agent(places, "here", 0, net(0), agents=2) as first,
+        agent(places, "here", 1, net(1), agents=2) as second,
+    ):
+        for i, own in enumerate((first, second)):
+            assert own._neighborhood.await_neighbors([1 - i], SOON_S) == []
+        with agent(places, "here", 1, net(2), agents=2, listen=f"{loopback()}:0"):
+            until(lambda: caplog.messages)
+    why = "agent 1 is here already: two processes claim its number, stop one"
+    assert caplog.messages[0] == f"agent 0 refuses us: twice: {why}"
 
 
 def test_a_state_dict_of_something_else_is_refused(places: Path) -> None:
