@@ -7,6 +7,7 @@ import logging
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -377,3 +378,23 @@ def test_an_agent_by_itself_has_logs_too(tmp_path: Path) -> None:
     run_agent(replace(config, pretrain_epochs=0, local_steps=1), 0, site)  # there is nothing to do
     assert (folder / "metrics.csv").read_text() == whole
     assert {len(own) for rows in told_mlflow(folder).values() for own in rows.values()} == {1}
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_agent_that_is_stopped_goes_on_in_its_logs(tmp_path: Path) -> None:
+    lasts = iter((4, 2, 99))  # lines until it is stopped, once in the middle of a round
+    soon = ExchangeConfig(timeout_s=0.01)
+    own = {"pretrain_epochs": 0, "local_steps": 1, "rounds": 5}
+    config = replace(ONE, agents=2, exchange=soon, out=str(tmp_path), **own)  # type: ignore[arg-type]
+    site = AgentSite(peers_file(tmp_path, 2), insecure=True)
+    LOGS.register("stop", lambda: StopAfter(next(lasts)))
+    try:
+        for stops in (True, True, False):
+            with pytest.raises(Stopped) if stops else nullcontext():
+                run_agent(replace(config, log=("stop", "csv", "mlflow")), 0, site)
+    finally:
+        del LOGS["stop"]
+    folder = tmp_path / "agent-000"
+    assert max(line["round"] for line in lines(folder)) == 5
+    for told in (told_csv, told_mlflow):
+        assert {name: told(folder)[name] for name in expected(folder)} == expected(folder)
