@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.experiment.test_report_browser import CHROMIUM, look
 from torch import nn
 
 from dimat.cli import main
@@ -118,6 +119,51 @@ def test_what_files_say_is_text(told: dict[str, Any]) -> None:
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 9
     assert f"parent 1: most units of {evil} would fit others" in Reader(page).text
+
+
+LOOK = """
+<body><iframe src="REPORT" style="width:WIDTHpx;height:800px;border:0"></iframe>
+<pre id="seen"></pre>
+<script>
+const frame = document.querySelector("iframe");
+frame.addEventListener("load", () => setTimeout(() => {
+  const page = frame.contentWindow, doc = page.document, root = doc.documentElement;
+  doc.querySelectorAll("details").forEach((own) => { own.open = true; });
+  const shown = [...doc.querySelectorAll("th[scope=row], td, .bar, svg, pre, li")];
+  document.getElementById("seen").textContent = JSON.stringify({
+    sideways: root.scrollWidth - root.clientWidth,
+    cut: shown.filter((own) => own.getBoundingClientRect().right > page.innerWidth).length,
+    bars: [...doc.querySelectorAll(".bar")].filter((own) => own.offsetWidth < 60).length,
+    hacked: page.hacked ?? null,
+  });
+}, 100));
+</script></body>
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to look at the page with: install it")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_page_of_long_names_fits_every_screen(
+    told: dict[str, Any], tmp_path: Path, width: int
+) -> None:
+    evil = "<script>window.hacked = 1</script>" + "layers.12.attention." * 12
+    (fit,) = told["matching"]["parents"]
+    groups = [{**own, "group": f"{evil}{k}"} for k, own in enumerate(fit["groups"])]
+    bad = {
+        **told,
+        "settings": {**told["settings"], "parents": [evil, evil], "out": f"{evil}.safetensors"},
+        "notes": [evil],
+        "kept": [evil],
+        "command": evil,
+        "inputs": [{**own, "path": f"/a/{evil}"} for own in told["inputs"]],
+        "matching": {**told["matching"], "pinned": [evil], "parents": [{**fit, "groups": groups}]},
+    }
+    (tmp_path / "page.html").write_text(merge_page(bad))
+    script = LOOK.replace("WIDTH", str(width))
+    seen, console = look(tmp_path / "page.html", tmp_path, script)
+    assert console == ""
+    assert seen == {"sideways": 0, "cut": 0, "bars": 0, "hacked": None}
 
 
 def test_what_was_not_measured_is_said(told: dict[str, Any]) -> None:

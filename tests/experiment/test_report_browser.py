@@ -67,9 +67,9 @@ frame.addEventListener("load", () => setTimeout(() => {
 """
 
 
-def look(index: Path, folder: Path) -> tuple[Seen, str]:
+def look(index: Path, folder: Path, script: str = LOOK) -> tuple[Seen, str]:
     """What is seen of a page, and what the console said."""
-    (folder / "look.html").write_text(LOOK.replace("REPORT", index.as_uri()))
+    (folder / "look.html").write_text(script.replace("REPORT", index.as_uri()))
     options = "--headless=new --no-sandbox --disable-gpu --virtual-time-budget=30000 --dump-dom"
     files = "--allow-file-access-from-files --enable-logging=stderr --v=0"
     offline = "--host-resolver-rules=MAP * ~NOTFOUND"
