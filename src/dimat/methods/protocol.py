@@ -270,6 +270,11 @@ class Method:
         return self.matches
 
     @property
+    def needs_analysis(self) -> bool:
+        """Whether it asks for the model's analysis: its symmetry, or its graph."""
+        return self.matches or self.needs_graph
+
+    @property
     def tolerant(self) -> bool:
         """Whether its ``merge`` does without messages that are lost."""
         return self.exchanges == "never"

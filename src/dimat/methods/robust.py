@@ -15,9 +15,9 @@ Robust = Literal["none", "clip", "trimmed"]
 ROBUST_SETTING = "exchange.robust"
 # Parameters of methods that let in more of a neighbor than a mean of states, and what does not.
 _BESIDE = {
-    "combine": ("merging.combine", "average", "is no mean of states"),
-    "chebyshev": ("mixing.chebyshev", False, "extrapolates, beyond what was heard"),
-    "mix_memory": ("optimizer.on_merge", False, "mixes memories too, which may be lies as well"),
+    "combine": ("average", "is no mean of states"),
+    "chebyshev": (False, "extrapolates, beyond what was heard"),
+    "mix_memory": (False, "mixes memories too, which may be lies as well"),
 }
 
 
@@ -50,9 +50,11 @@ def check_robust(method: Method, robust: Robust) -> None:
     """
     if robust == "none":
         return
-    for name, (setting, sound, why) in _BESIDE.items():
+    settings = {own.name: own.metadata.get("setting") for own in fields(method)}
+    for name, (sound, why) in _BESIDE.items():
         value = getattr(method, name, sound)
         if value != sound:
+            setting = settings[name] or f"method_options {name}"
             shown, instead = _shown(setting, value), _shown(setting, sound)
             raise ConfigError(
                 f"setting '{ROBUST_SETTING}' is '{robust}', and '{setting}' is {shown}, which "

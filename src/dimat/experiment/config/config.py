@@ -184,7 +184,7 @@ class MatchingConfig:
 
 @dataclass(frozen=True)
 class MergingConfig:
-    """Combination of aligned states, in dimat.
+    """Combination of aligned states, in dimat; wa has an option of its own for it.
 
     Args:
         combine: average (the paper's), repair, regression, gram (least squares over what every

@@ -196,7 +196,7 @@ class Runner:
                 f"'{blind[0]}' compares what units compute on that: use wm (and controls that do "
                 "without it)"
             )
-        if any(method.matches for method in methods.values()):
+        if any(method.needs_analysis for method in methods.values()):
             self._progress.stage("proving the model's symmetry", 1)
             _ = setup.analysis  # raises for a model that cannot be exported
             self._progress.advance()

@@ -137,7 +137,7 @@ def _prepare(config: RunConfig, agent: int, progress: Progress) -> tuple[Setup, 
     method = _method(setup.config)  # with what the data decide
     check_lasting(setup.topology)
     check_needs(config.method, method, setup.topology.at(0))
-    if method.matches:
+    if method.needs_analysis:
         _ = setup.analysis  # raises for a model that cannot be exported, before anything is written
     return setup, method
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dimat.errors import check_known
 from dimat.exchange import Talk
+from dimat.merging import COMBINERS
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
+from dimat.methods.combining import combine_heard, has_statistics, swap_combiner_statistics
 from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.mixing import RepeatedMixing
-from dimat.methods.protocol import Need, RoundContext, RoundResult, setting
-from dimat.methods.robust import mix_heard, robust_needs
+from dimat.methods.protocol import Need, RoundContext, RoundReport, RoundResult, setting
+from dimat.methods.robust import robust_needs
+from dimat.methods.timer import Timer
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class Averaging(RepeatedMixing):
 
     With more ``final_steps`` gossip is sparse all along, and the last round merges all agents.
 
+    With ``combine`` states are combined by another rule than the average, units still as they
+    stand: beside ``dimat`` with that combiner it shows what is won by alignment.
+
     *Assumes* that all agents keep their units in the same order: one shared init, or frequent
     exchange. *Breaks when* agents start from different inits: the average of two networks that
     compute the same thing with different units computes nothing.
@@ -35,6 +42,9 @@ class Averaging(RepeatedMixing):
         mixing_steps: Exchanges of states in a round, k >= 1.
         chebyshev: Whether averages after the first are accelerated.
         final_steps: Exchanges of states in the last round; as in the others if None.
+        combine: Name of a combiner; statistics travel for ``gram`` and ``fisher``.
+        statistics_budget: Numbers of statistics for each number of the weights, at most, where the
+            combiner's statistics travel.
         robust: How states are mixed where neighbors may lie: none (weighted average), clip or
             trimmed.
 
@@ -47,7 +57,13 @@ class Averaging(RepeatedMixing):
 
     mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")
     max_norm_ratio: float | None = setting("exchange.max_norm_ratio", MAX_NORM_RATIO)
+    combine: str = "average"  # no setting of a run: the control of another method stays plain
+    statistics_budget: float = setting("merging.statistics_budget", 5.0)
     exchanges = "rounds"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_known("combine", self.combine, COMBINERS)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -60,19 +76,55 @@ class Averaging(RepeatedMixing):
         """An average of those that are heard is one; an extrapolation is not."""
         return not self.chebyshev
 
+    @property
+    def combiner(self) -> str:
+        """Name of the combiner."""
+        return self.combine
+
+    @property
+    def needs_graph(self) -> bool:
+        """Combiners other than the average look at layers."""
+        return self.combine != "average"
+
+    @property
+    def largest_message(self) -> float:
+        """The size of its largest message, in states: statistics may be larger than a state."""
+        own = 1 + self.statistics_budget if has_statistics(self.combine) else 0.0
+        return max(super().largest_message, own)
+
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
-        """Swap states, mix; and again, if set so."""
+        """Swap states, combine; mix again, if set so."""
+        timer = Timer()
         theirs = yield from swap_states(me, self.max_norm_ratio)
         if not self.tolerant:
             require_all(me.neighbors, theirs)
+        statistics = yield from swap_combiner_statistics(
+            me,
+            self.combine,
+            theirs,
+            {},
+            timer,
+            budget=self.statistics_budget,
+            max_norm_ratio=self.max_norm_ratio,
+        )
         memory = None
         if self.mix_memory:
             memory = yield from swap_memories(me, theirs, {}, self.max_norm_ratio)
+        with timer:
+            combined, calibrated = combine_heard(
+                me, self.combine, me.state, theirs, statistics, self.robust
+            )
         merged, disagreement = yield from self.mix_again(
             me,
-            mix_heard(me, me.state, theirs, self.robust),
+            combined,
             distance_from(me, me.state, theirs),
             lambda now: swap_states(now, self.max_norm_ratio),
-            before=me.state,
+            before=me.state if self.combine == "average" else None,
         )
-        return RoundResult(merged, disagreement=disagreement, memory=memory)
+        return RoundResult(
+            merged,
+            disagreement=disagreement,
+            memory=memory,
+            calibrated=calibrated and (merged is combined or has_statistics(self.combine)),
+            report=RoundReport(merge_s=timer.seconds),
+        )

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from dimat.errors import ConfigError
 from dimat.exchange import Talk
-from dimat.merging import COMBINERS, StatisticsCombiner, calibrates, mix
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
-from dimat.methods.messages import distance_from, swap_memories, swap_states, swap_statistics
+from dimat.methods.combining import combine_heard, has_statistics, swap_combiner_statistics
+from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.mixing import RepeatedMixing
 from dimat.methods.ordering.common import Reordering
 from dimat.methods.ordering.pairwise import pairwise
 from dimat.methods.ordering.spread import spread, swap_states_with_gauge
 from dimat.methods.ordering.tree import tree
 from dimat.methods.protocol import Need, RoundContext, RoundReport, RoundResult, setting
-from dimat.methods.robust import mix_heard, robust_needs
+from dimat.methods.robust import robust_needs
 from dimat.methods.timer import Timer
 from dimat.state import State
 from dimat.symmetry import Permutation
@@ -130,8 +130,8 @@ class Dimat(RepeatedMixing):
     @property
     def largest_message(self) -> float:
         """The size of its largest message, in states: statistics may be larger than a state."""
-        travel = isinstance(COMBINERS[self.combine], StatisticsCombiner)
-        return max(super().largest_message, 1 + self.statistics_budget if travel else 0.0)
+        own = 1 + self.statistics_budget if has_statistics(self.combine) else 0.0
+        return max(super().largest_message, own)
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:
         """Exchange states and match units; permute; average."""
@@ -139,16 +139,26 @@ class Dimat(RepeatedMixing):
         theirs, order = yield from self._exchange_and_match(me, matched)
         own = _permuted(me, me.state, order.permutations.get(me.agent))
         aligned = {j: _permuted(me, x, order.permutations.get(j)) for j, x in theirs.items()}
-        statistics = yield from self._swap_statistics(me, theirs, order.permutations, combined)
+        statistics = yield from swap_combiner_statistics(
+            me,
+            self.combine,
+            theirs,
+            order.permutations,
+            combined,
+            budget=self.statistics_budget,
+            max_norm_ratio=self.max_norm_ratio,
+        )
         with combined:
-            merged, calibrated = self._combine(me, own, aligned, statistics)
+            merged, calibrated = combine_heard(
+                me, self.combine, own, aligned, statistics, self.robust
+            )
         memory = None
         if self.mix_memory:
             most = self.max_norm_ratio
             memory = yield from swap_memories(me, theirs, order.permutations, most)
         there, apart = replace(me, gauge=order.gauge), distance_from(me, own, aligned)
         final, apart = yield from self.mix_again(there, merged, apart, self._swap_in_order)
-        if final is not merged and not isinstance(COMBINERS[self.combine], StatisticsCombiner):
+        if final is not merged and not has_statistics(self.combine):
             # An average of networks that were fitted, each on its agent's images, is not: repair,
             # cnn on IID digits, 4 steps, after merge 4: 63.4 and 82.6, recalibrated 76.4 and 84.3.
             # By Grams, fitted on what all have seen, it wins nothing (by class, n = 3).
@@ -202,57 +212,6 @@ class Dimat(RepeatedMixing):
             return (yield from swap_states(me, self.max_norm_ratio))
         heard = yield from swap_states_with_gauge(me, self.max_norm_ratio)
         return {j: state if gauge == me.gauge else None for j, (gauge, state) in heard.items()}
-
-    def _swap_statistics(
-        self,
-        me: RoundContext,
-        theirs: Mapping[int, State],
-        moves: Mapping[int, Permutation],
-        timer: Timer,
-    ) -> Talk[list[State]]:
-        """The statistics of the agent and of those it mixes with, in one unit order.
-
-        Empty if the combiner takes none, or those of some were lost or refused.
-        """
-        combiner = COMBINERS[self.combine]
-        if not isinstance(combiner, StatisticsCombiner) or not me.neighbors:
-            return []
-        analysis = me.analysis()
-        with timer:
-            own = combiner.statistics(analysis, me.state, me.batches(), self.statistics_budget)
-        heard = yield from swap_statistics(me, combiner, own, self.max_norm_ratio)
-        if not theirs.keys() <= heard.keys():
-            return []
-        with timer:
-            told = {me.agent: own, **{j: heard[j] for j in theirs}}
-            return [
-                combiner.moved(analysis, me.state, x, moves[j]) if j in moves else x
-                for j, x in told.items()
-            ]
-
-    def _combine(
-        self,
-        me: RoundContext,
-        own: State,
-        aligned: Mapping[int, State],
-        statistics: Sequence[State],
-    ) -> tuple[State, bool]:
-        """The merged state, and whether its running statistics need no recalibration.
-
-        States are averaged where there is nobody to combine with, or statistics are missing.
-        """
-        if self.robust != "none" or not aligned:
-            return mix_heard(me, own, aligned, self.robust), False
-        states, weights = [own, *aligned.values()], me.weights_of(aligned)
-        combiner = COMBINERS[self.combine]
-        if isinstance(combiner, StatisticsCombiner):
-            if not statistics:
-                return mix(states, weights), False
-            fitted = combiner.fit(me.analysis(), states, weights, statistics)
-            return fitted, calibrates(combiner)
-        batches = me.batches() if combiner.needs_batches else []
-        merged = combiner.combine(me.analysis(), states, weights, batches)
-        return merged, calibrates(combiner)
 
 
 def _permuted(me: RoundContext, state: State, permutation: Permutation | None) -> State:

@@ -131,7 +131,7 @@ class _Timed:
         part_s = _CALIBRATION_S / (8 + 3 * len(works))
         progress.stage("timing this device", 1 + len(works))
         start = time.perf_counter()
-        if any(work.method.matches for work in works.values()):
+        if any(work.method.needs_analysis for work in works.values()):
             _ = setup.analysis
         self.analysis_s = time.perf_counter() - start
         self.speed: Speed = speed_of(setup, part_s)
