@@ -529,3 +529,82 @@ def test_statistics_of_another_structure_are_refused(own: Agents) -> None:
     losses = Losses(spoilt=spoilt)
     assert not merge_over(losses, GRAM, them)[0].calibrated
     assert "statistics from agent 1" in losses.refused[0][2]
+
+
+# --- embeddings -----------------------------------------------------------------------------------
+
+
+class Words(nn.Module):
+    """Words are looked up; a head of its own, or the table again."""
+
+    def __init__(self, *, tied: bool = False) -> None:
+        super().__init__()
+        self.table, self.body = nn.Embedding(7, 4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.body(self.table(ids)).tanh())
+
+
+def words(tied: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    return Words(tied=tied).double().eval()
+
+
+def test_an_embedding_is_fitted_as_a_linear_layer_of_one_hot_words() -> None:
+    """By NumPy; what nobody has looked up is averaged."""
+    model, weights = words(), [0.3, 0.7]
+    states = states_of(model, 2)
+    texts = [torch.tensor([[0, 0, 0], [1, 2, 2]]), torch.tensor([[2, 3, 3], [4, 5, 0]])]
+    analysis = analyze(model, (texts[0],))
+    owns = [
+        EXACT.statistics(analysis, s, [x[:1], x[1:]]) for s, x in zip(states, texts, strict=True)
+    ]
+    found = EXACT.fit(analysis, states, weights, owns)["table.weight"].numpy()
+    rows, wanted = [], []
+    for weight, state, x in zip(weights, states, texts, strict=True):
+        one_hot = np.eye(7)[x.flatten().numpy()] * np.sqrt(weight / 6)
+        rows.append(one_hot)
+        wanted.append(one_hot @ state["table.weight"].numpy())
+    fitted = np.linalg.lstsq(np.concatenate(rows), np.concatenate(wanted), rcond=None)[0]
+    np.testing.assert_allclose(found[:6], fitted[:6], rtol=1e-6)
+    mean = mix(states, weights)["table.weight"].numpy()
+    np.testing.assert_allclose(found[6], mean[6], rtol=1e-9)
+    assert np.abs(found[0] - mean[0]).max() > 0.01
+
+
+def test_shares_of_words_stay_where_units_move_and_copies_stay_as_they_are() -> None:
+    model, x = words(), torch.randint(7, (40, 3), generator=torch.Generator().manual_seed(0))
+    analysis, state = analyze(model, (x[:2],)), state_of(model)
+    permutation = analysis.symmetry.random(torch.Generator().manual_seed(1))
+    assert permutation.moved > 0
+    there = analysis.symmetry.apply(permutation, state)
+    own = Gram().statistics(analysis, state, [x])
+    Gram().check(own, "statistics")
+    moved = Gram().moved(analysis, state, own, permutation)
+    torch.testing.assert_close(moved, Gram().statistics(analysis, there, [x]))
+    other = Gram().statistics(analysis, state, [x[:5]])
+    found = Gram().fit(analysis, [state, state], [0.3, 0.7], [own, other])
+    torch.testing.assert_close(found, state)
+
+
+@pytest.mark.parametrize("change", [{1: -0.5}, {2: 0.5}])
+def test_what_no_texts_can_give_is_refused(change: dict[int, float]) -> None:
+    model, x = words(), torch.randint(7, (40, 3), generator=torch.Generator().manual_seed(0))
+    found = Gram().statistics(analyze(model, (x[:2],)), state_of(model), [x])
+    for row, by in change.items():
+        found["gram/table.weight"][row] += by
+        found["gram/table.weight"][0] -= min(by, 0)
+    with pytest.raises(StructureError, match="'gram/table.weight' holds no moments"):
+        Gram().check(found, "statistics from agent 3")
+
+
+def test_a_table_that_is_also_the_head_is_averaged() -> None:
+    model, x = words(tied=True), torch.randint(7, (40, 3))
+    analysis, states = analyze(model, (x[:2],)), states_of(model, 2)
+    owns = measured(Gram(), analysis, states, [x, x])
+    assert [*owns[0]] == ["gram/body.weight"]
+    found = Gram().fit(analysis, states, [0.3, 0.7], owns)
+    torch.testing.assert_close(found["table.weight"], mix(states, [0.3, 0.7])["table.weight"])

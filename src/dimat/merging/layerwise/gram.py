@@ -41,8 +41,15 @@ from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace
 from dimat.merging.layerwise.layer import Layer, layer_of
 from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, average
-from dimat.merging.layerwise.second_moments import are_moments, in_order, num_whole, pack, unpack
-from dimat.merging.layerwise.sites import Site, sites
+from dimat.merging.layerwise.second_moments import (
+    are_moments,
+    are_shares,
+    in_order,
+    num_whole,
+    pack,
+    unpack,
+)
+from dimat.merging.layerwise.sites import Lookup, Site, lookups, sites
 from dimat.merging.mix import mix
 from dimat.state import State, check_finite, widened
 from dimat.symmetry import Analysis, Permutation
@@ -57,8 +64,10 @@ class Gram:
     """RegMean: least squares over what every agent's layer answers on its own images.
 
     Convolutions of all kinds and linear layers (attention projections among them) are fitted, with
-    the BatchNorm that follows; everything else is averaged: embeddings, other norms, recurrent
-    cells, tied weights.
+    the BatchNorm that follows. An embedding is a linear layer of one-hot inputs, whose Gram is
+    diagonal: the share of each row among all that are looked up. Everything else is averaged: other
+    norms, recurrent cells, tied weights (an embedding that is also the head would need a fit of its
+    own for every row).
 
     A Gram matrix of d inputs is (d + 1)(d + 2) / 2 numbers. Where those of all layers together are
     more than a budget, means, mean squares and leading directions of the covariance travel of every
@@ -88,7 +97,7 @@ class Gram:
 
         Returns:
             For every layer, under ``gram/`` and the key of its weight, moments as of
-            :func:`~dimat.merging.layerwise.second_moments.pack`.
+            :func:`~dimat.merging.layerwise.second_moments.pack`; for an embedding (rows,) shares.
 
         Raises:
             StructureError: If an input of a layer is not finite.
@@ -108,6 +117,10 @@ class Gram:
                 raise StructureError(f"an input of the layer of '{site.weight}' is not finite")
             packed = pack(gram, share * num_whole(gram.shape))
             found[_PREFIX + str(site.weight)] = packed.to(wide[str(site.weight)].dtype)
+        for lookup in lookups(analysis.trace):
+            weight = wide[lookup.weight]
+            shares = _shares(lookup, len(weight), analysis.trace, wide, batches)
+            found[_PREFIX + lookup.weight] = shares.to(weight.dtype)
         return found
 
     def moved(
@@ -134,13 +147,19 @@ class Gram:
             size = inputs.shape[1]
             group, place = inputs[:, 0] // size, inputs % size
             found[key] = in_order(statistics[key], group, place)
+        for lookup in lookups(analysis.trace):
+            weight = state[lookup.weight]
+            rows = torch.arange(len(weight), dtype=torch.float64, device=weight.device)
+            there = {lookup.weight: rows[:, None].expand(weight.shape).contiguous()}
+            order = analysis.symmetry.apply(permutation, there)[lookup.weight][:, 0].long()
+            found[_PREFIX + lookup.weight] = statistics[_PREFIX + lookup.weight][order]
         return found
 
     def check(self, statistics: Mapping[str, Tensor], who: str) -> None:
         """Refuse statistics that are not finite, or not the moments of any inputs."""
         check_finite(statistics, who)
         for key, own in statistics.items():
-            if not are_moments(own):
+            if not (are_shares(own) if own.dim() == 1 else are_moments(own)):
                 raise StructureError(f"{who}: '{key}' holds no moments of any inputs")
 
     def fit(
@@ -156,6 +175,13 @@ class Gram:
         for site, layer in _layers(analysis.trace, merged):
             grams = [unpack(own[_PREFIX + str(site.weight)].double()) for own in statistics]
             self._fit(site, layer, merged, (wide, weights, grams))
+        for lookup in lookups(analysis.trace):
+            key, mean = lookup.weight, merged[lookup.weight].double()
+            says = [own[_PREFIX + key].double()[:, None] for own in statistics]
+            says = [say + self.ridge / len(mean) for say in says]
+            parts = [(x[key] - mean) * say for x, say in zip(wide, says, strict=True)]
+            change = average(parts, weights) / average(says, weights)
+            merged[key] = (mean + change).to(merged[key].dtype)
         return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
 
     def combine(
@@ -241,6 +267,18 @@ def _rows(
     for x, size in zip(inputs, sizes, strict=True):
         picked = torch.randperm(size, generator=random)[: max(1, round(share * size))]
         yield layer.inputs(x, picked.sort().values.to(x.device)).transpose(0, 1)
+
+
+def _shares(
+    lookup: Lookup, rows: int, trace: Trace, state: State, batches: Sequence[Any]
+) -> Tensor:
+    """(rows,) share of each row of an embedding among all that are looked up."""
+    counts = torch.zeros(rows, dtype=torch.float64, device=state[lookup.weight].device)
+    for x in batches:
+        run = PartialInterpreter(trace, state, x)
+        run.advance(lookup.op, inclusive=False)
+        counts += torch.bincount(run.value(lookup.indices).flatten(), minlength=rows)
+    return counts / counts.sum().clamp_min(1)
 
 
 def _share(trace: Trace, state: Mapping[str, Tensor], budget: float) -> float:

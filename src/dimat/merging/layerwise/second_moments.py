@@ -94,6 +94,15 @@ def are_moments(moments: Tensor) -> bool:
     return not bool(failed.any())
 
 
+def are_shares(shares: Tensor) -> bool:
+    """Whether finite numbers can be the shares of what is looked up: none negative, one in all.
+
+    Args:
+        shares: (rows,) of an embedding.
+    """
+    return bool((shares >= 0).all()) and abs(float(shares.double().sum()) - 1) < _SLACK
+
+
 def in_order(moments: Tensor, group: Tensor, place: Tensor) -> Tensor:
     """The moments of inputs in another order.
 

@@ -95,6 +95,36 @@ def sites(trace: Trace, *, sums: bool) -> list[Site]:
     return found
 
 
+@dataclass(frozen=True)
+class Lookup:
+    """An embedding whose weight no other operator reads.
+
+    Args:
+        op: The operator.
+        weight: State key of its weight.
+        indices: The node that is the numbers of the rows that are looked up.
+    """
+
+    op: fx.Node
+    weight: str
+    indices: fx.Node
+
+
+def lookups(trace: Trace) -> list[Lookup]:
+    """Every embedding with a weight of its own, in the order of the graph.
+
+    Args:
+        trace: The eval-mode graph.
+    """
+    own, found = _Own(trace), []
+    for node in trace.graph.nodes:
+        if operator_name(node.target) == "aten.embedding":
+            key, indices = own.key(argument(node, "weight", 0)), argument(node, "indices", 1)
+            if key in trace.parameters and isinstance(indices, fx.Node):
+                found.append(Lookup(node, str(key), indices))
+    return found
+
+
 def argument(node: fx.Node, name: str, position: int) -> Any:
     """The value of an argument of an operator.
 
