@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from scipy import stats
 from tests.experiment.report_folders import (
     AGENTS,
     STATE_BYTES,
@@ -24,10 +25,12 @@ from dimat.tools.records.run import Run
 from dimat.tools.records.sources import read_sources
 from dimat.tools.report.bands import band
 from dimat.tools.report.compared import Compared, compare
+from dimat.tools.report.differences import Versus, differences
 from dimat.tools.report.groups import distinct
 from dimat.tools.report.numbers import numbers
 from dimat.tools.report.style import COLORS, MARKERS, style_of
 from dimat.tools.report.totals import bytes_sent, seconds, total
+from dimat.tools.statistics import Difference, Spread
 
 
 def report(*folders: Path) -> Compared:
@@ -228,3 +231,41 @@ def test_a_number_that_was_not_recorded_is_empty_in_the_csv(tmp_path: Path) -> N
     )
     [row] = csv.DictReader(io.StringIO(numbers(report(folder))))
     assert (row["test_accuracy_mean"], row["epochs"], row["busy_s"]) == ("0.5", "", "")
+
+
+def test_differences_are_paired_by_seed_within_a_grid_point(tmp_path: Path) -> None:
+    grid = {"topology.name": ["ring", "full"]}
+    folder = make_comparison(tmp_path / "c", methods=("dimat", "wa", "local"), grid=grid)
+    (folder / "cells/topology.name=ring,seed=1/controls/wa/summary.json").unlink()
+    found = {(x.series.label, x.after): x for x in differences(report(folder))}
+    assert len(found) == 10  # two phases of two methods, one of the other, at two points
+    wa = found["wa · topology=ring", "training"]
+    both = (wa.series, wa.first)
+    ours, theirs = ([x.curve.after("trained") for x in series.finished] for series in both)
+    assert wa.first.label == "dimat · topology=ring"
+    assert wa.difference is not None
+    assert (wa.difference.n, wa.accuracy.n) == (2, 2)
+    oracle = stats.ttest_rel(ours, [theirs[0], theirs[2]])
+    interval = oracle.confidence_interval(0.95)
+    assert (wa.difference.low, wa.difference.high) == pytest.approx((interval.low, interval.high))
+    assert wa.sure == (oracle.pvalue < 0.05)
+    assert found["wa · topology=full", "merging"].first.label == "dimat · topology=full"
+    assert found["dimat · topology=ring", "merging"].difference is None
+
+
+def test_without_two_seeds_of_two_methods_there_are_no_differences(tmp_path: Path) -> None:
+    assert differences(report(make_comparison(tmp_path / "one", seeds=(0,)))) == []
+    assert differences(report(make_comparison(tmp_path / "alone", methods=("wa",)))) == []
+    grid = {"topology.name": ["ring", "full"]}
+    assert differences(report(make_comparison(tmp_path / "g", methods=("wa",), grid=grid))) == []
+
+
+def test_an_interval_that_holds_0_is_not_sure(tmp_path: Path) -> None:
+    [series] = report(make_run(tmp_path / "a")).series
+
+    def versus(low: float, high: float) -> Versus:
+        one = Difference(2, (low + high) / 2, low, high)
+        return Versus(series, series, "training", Spread(2, 0.5, 0.1), one)
+
+    ends = [(-0.1, 0.1), (0.0, 0.1), (0.01, 0.1), (-0.1, -0.01)]
+    assert [versus(*each).sure for each in ends] == [False, False, True, True]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dimat.cli import main
+from dimat.tools.format import interval, percents
 from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import Compared, compare
+from dimat.tools.report.differences import differences
 from dimat.tools.report.page import page
 
 QUICK = """
@@ -24,16 +27,15 @@ matching: {images: 50}
 """
 
 
-@pytest.fixture
-def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compared:
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compared]:
     """A comparison of two methods, of which one exchanges while it trains, as ``dimat`` made it."""
-    monkeypatch.chdir(tmp_path)
-    Path("quick.yaml").write_text(QUICK)
-    assert (
-        main(["compare", "quick.yaml", "--methods", "dimat,cdsgd", "--seeds", "0", "--out", "c"])
-        == 0
-    )
-    return compare(read_sources(["c"]))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path_factory.mktemp("real"))
+        Path("quick.yaml").write_text(QUICK)
+        methods = ["--methods", "dimat,cdsgd", "--seeds", "0..1"]
+        assert main(["compare", "quick.yaml", *methods, "--out", "c"]) == 0
+        yield compare(read_sources(["c"]))
 
 
 def accuracies(compared: Compared) -> list[float | None]:
@@ -43,7 +45,8 @@ def accuracies(compared: Compared) -> list[float | None]:
 def test_a_comparison_is_read_and_its_command_makes_it_again(
     compared: Compared, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert [(x.method, x.finished) for x in compared.runs] == [("dimat", True), ("cdsgd", True)]
+    methods = [(x.method, x.finished) for x in compared.runs]
+    assert methods == [("dimat", True)] * 2 + [("cdsgd", True)] * 2
     for run in compared.runs:
         summary = json.loads(Path(run.folder, "summary.json").read_text())
         assert run.accuracy == summary["test_accuracy_mean"]
@@ -56,5 +59,22 @@ def test_a_comparison_is_read_and_its_command_makes_it_again(
     assert accuracies(compare(read_sources(["again"]))) == accuracies(compared)
     [run] = read_sources(["c/cells/seed=0"])
     assert main([*shlex.split(run.command)[1:], "--out", "run"]) == 0
-    assert accuracies(compare(read_sources(["run"]))) == accuracies(compared)
-    assert len(compare(read_sources(["c", "run"])).runs) == 2  # the same, and so counted once
+    first = [x.accuracy for x in compared.runs if x.seed == 0]
+    assert accuracies(compare(read_sources(["run"]))) == first
+    assert len(compare(read_sources(["c", "run"])).runs) == 4  # the same, and so counted once
+
+
+def test_differences_and_accuracies_are_those_that_the_comparison_printed(
+    compared: Compared,
+) -> None:
+    printed = " ".join(Path("c/comparison.txt").read_text().split())
+    found = differences(compared)
+    assert [(x.series.method, x.after) for x in found] == [
+        ("dimat", "merging"),
+        ("dimat", "training"),
+        ("cdsgd", "training"),
+    ]
+    for versus in found:
+        said = f"{versus.after} {percents(versus.accuracy)} {interval(versus.difference)}"
+        assert said in printed
+    assert interval(found[-1].difference) in page(compared)

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dimat.tools.format import human_bytes, human_seconds
+from dimat.tools.format import NOTHING, human_bytes, human_seconds, interval, percents
 from dimat.tools.records.settings import shown
 from dimat.tools.report import words
 from dimat.tools.report.compared import Compared
+from dimat.tools.report.differences import differences
 from dimat.tools.report.figures.accuracy import by_agent, by_cost, by_round
 from dimat.tools.report.figures.costs import costs
 from dimat.tools.report.figures.diagnostics import consensus, units
+from dimat.tools.report.figures.differences import intervals
 from dimat.tools.report.figures.figure import Panel
 from dimat.tools.report.figures.graph import topologies
 from dimat.tools.report.figures.shards import shards
@@ -28,6 +30,8 @@ _FILTERS = (
     words.counted,
     human_bytes,
     human_seconds,
+    interval,
+    percents,
     words.listed,
     words.percent,
 )
@@ -41,11 +45,13 @@ class Section:
         name: Anchor of the section.
         title: Heading of the section.
         panels: Panels of the section; without any it says that nothing was recorded.
+        table: Name of the template of a table above the panels, if there is one.
     """
 
     name: str
     title: str
     panels: tuple[Panel, ...]
+    table: str = ""
 
 
 def page(compared: Compared) -> str:
@@ -69,6 +75,8 @@ def page(compared: Compared) -> str:
         counts=counts(compared.runs),
         totals=[(series, total(series)) for series in compared.series],
         left_out=left_out(compared),
+        differences=differences(compared),
+        nothing=NOTHING,
         sections=chapters,
         figures=figures,
         differing=differing(compared),
@@ -87,7 +95,9 @@ def sections(compared: Compared) -> list[Section]:
     def section(name: str, heading: str, *panels: Panel | None) -> Section:
         return Section(name, heading, tuple(panel for panel in panels if panel))
 
+    versus = intervals(compared)
     return [
+        *([Section("differences", "Differences", (versus,), "differences.html")] if versus else []),
         section("accuracy", "Accuracy", by_round(compared), by_cost(compared)),
         section("agents", "Agents", by_agent(compared)),
         section("consensus", "Consensus", consensus(compared)),

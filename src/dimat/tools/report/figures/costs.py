@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 from dimat.tools.report.compared import Compared, Series
 from dimat.tools.report.figures.figure import (
-    LONG,
     Choice,
     Figure,
     Panel,
@@ -14,7 +13,8 @@ from dimat.tools.report.figures.figure import (
     axis,
     cells,
     plot,
-    text,
+    room_of,
+    wrapped,
 )
 from dimat.tools.report.totals import bytes_sent, seconds
 
@@ -78,7 +78,7 @@ def _bars(
     known = [(series, found) for series, found in values if any(x is not None for x in found)]
     if not known:
         return None
-    labels = [_wrapped(series.label) for series, _ in known]
+    labels = [wrapped(series.label) for series, _ in known]
     traces = [
         _bar(phase, labels, [found[i] for _, found in known], measure)
         for i, phase in enumerate(_LOOKS)
@@ -86,14 +86,13 @@ def _bars(
     ]
     title, form, unit = measure
     height = 150 + max(40, 17 * max(label.count("<br>") + 2 for label in labels)) * len(known)
-    room = min(LONG, max(len(line) for label in labels for line in label.split("<br>")))
     return plot(
         traces,
         axis(title, tickformat=form, ticksuffix=unit, rangemode="tozero", automargin=False),
         cells("", labels, autorange="reversed", automargin=False),
         barmode="stack",
         height=height,
-        margin={"l": 16 + 7 * room, "r": 8, "t": 62, "b": 48},
+        margin={"l": 16 + 7 * room_of(labels), "r": 8, "t": 62, "b": 48},
         showlegend=True,
         legend=_LEGEND | {"y": 1 - 30 / height},
     )
@@ -116,8 +115,3 @@ def _bar(
         "marker": {"color": color, "pattern": {**_PATTERN, "shape": pattern}},
         "hovertemplate": f"%{{y}}<br>{phase}: %{{x:.4{form}}}{unit}<extra></extra>",
     }
-
-
-def _wrapped(label: str) -> str:
-    """A label on several lines: the method, then a setting a line."""
-    return text(label).replace(" · ", "<br>").replace(", ", "<br>")

@@ -140,6 +140,27 @@ def _cut(name: str) -> str:
     return "<br>".join(text(line) for line in cut)
 
 
+def wrapped(label: str) -> str:
+    """The label of a series on several lines: the method, then a setting a line.
+
+    Args:
+        label: The label.
+
+    >>> wrapped("wa · agents=5, topology=ring")
+    'wa<br>agents=5<br>topology=ring'
+    """
+    return text(label).replace(" · ", "<br>").replace(", ", "<br>")
+
+
+def room_of(labels: Sequence[str]) -> int:
+    """Number of characters of the longest line that stands beside a plot.
+
+    Args:
+        labels: At least one label, as :func:`wrapped` and :func:`cells` lay them out.
+    """
+    return min(LONG, max(len(line) for label in labels for line in label.split("<br>")))
+
+
 def byte_range(low: float, high: float) -> dict[str, object]:
     """Range and ticks of a logarithmic axis of bytes: 1, 2, 5, 10, …, or powers of ten only.
 
