@@ -29,7 +29,9 @@ LOOK = """
 <pre id="seen"></pre>
 <script>
 const frame = document.querySelector("iframe");
-frame.addEventListener("load", () => setTimeout(() => {
+const drawn = () => Object.keys(frame.contentDocument.documentElement.dataset).length;
+const once = (then) => drawn() ? setTimeout(then, 500) : setTimeout(() => once(then), 50);
+frame.addEventListener("load", () => once(() => {
   const page = frame.contentWindow, doc = page.document, seen = {};
   const plots = () => [...doc.querySelectorAll(".plot:not([hidden])")];
   const hidden = () => plots().map((p) => p.data.filter((t) => t.visible === false).length);
@@ -62,7 +64,7 @@ frame.addEventListener("load", () => setTimeout(() => {
   page.dispatchEvent(new page.Event("afterprint"));
   seen.screen = plots().map((p) => p.layout.width ?? null);
   document.getElementById("seen").textContent = JSON.stringify(seen);
-}, 500));
+}));
 </script></body>
 """
 
@@ -85,21 +87,25 @@ def look(index: Path, folder: Path, script: str = LOOK) -> tuple[Seen, str]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[Seen, str]]:
-    """What is seen of a report on several methods, and of one full of hostile names."""
+    """What is seen of a report on several methods, as one file too, and of one of hostile names."""
     base = tmp_path_factory.mktemp("pages")
     comparison = make_comparison(base / "c", seeds=(0, 1))
     varying = make_run(base / "peer", "sgp", 0, topology=one_peer(8))
     half = make_run(base / "half", "wa", 2, recorded=2)
     several = [str(folder) for folder in (comparison, varying, half)]
     found = {}
-    for name, inputs in {"several": several, "hostile": [str(hostile(base / "h"))]}.items():
-        index = write_report(inputs, base / f"report {name}")
+    for name, inputs, out in [
+        ("several", several, "report several"),
+        ("alone", several, "alone/page #1.html"),
+        ("hostile", [str(hostile(base / "h"))], "report hostile"),
+    ]:
         (base / name).mkdir()
+        index = write_report(inputs, base / out)
         found[name] = look(index, base / name)
     return found
 
 
-@pytest.mark.parametrize("name", ["several", "hostile"])
+@pytest.mark.parametrize("name", ["several", "alone", "hostile"])
 def test_every_plot_is_drawn_and_nothing_goes_wrong(
     pages: Mapping[str, tuple[Seen, str]], name: str
 ) -> None:
@@ -116,7 +122,7 @@ def test_a_name_that_is_a_script_is_not_run(pages: Mapping[str, tuple[Seen, str]
     assert pages["hostile"][0]["hacked"] is None
 
 
-@pytest.mark.parametrize("name", ["several", "hostile"])
+@pytest.mark.parametrize("name", ["several", "alone", "hostile"])
 def test_a_phone_does_not_scroll_sideways(pages: Mapping[str, tuple[Seen, str]], name: str) -> None:
     assert (pages[name][0]["sideways"], pages[name][0]["cut"]) == (0, 0)
 
@@ -131,17 +137,25 @@ def test_the_legend_hides_a_method_in_all_plots_of_methods(
     seen, _ = pages["several"]
     hidden = seen["afterClick"]
     assert isinstance(hidden, list)
-    assert hidden[:4] == [2, 2, 0, 1]  # line and band by round and by bytes; agents; consensus
-    assert not any(hidden[4:])
+    # Differences; line and band by round and by bytes; agents; consensus.
+    assert hidden[:5] == [0, 2, 2, 0, 1]
+    assert not any(hidden[5:])
     assert seen["pressed"] == ["false"] * 3
     assert not any(seen["afterAgain"])  # type: ignore[arg-type]
     assert set(seen["only"]) == {"0"}  # type: ignore[call-overload]
+
+
+def test_a_page_of_one_file_does_what_the_folder_does(
+    pages: Mapping[str, tuple[Seen, str]],
+) -> None:
+    assert pages["alone"][0] == pages["several"][0]
 
 
 def test_another_choice_draws_something_else(pages: Mapping[str, tuple[Seen, str]]) -> None:
     chosen = pages["several"][0]["chosen"]
     assert isinstance(chosen, list)
     assert {name: said for name, _, said in chosen} == {
+        "panel-differences": None,
         "panel-by-cost": None,
         "panel-by-agent": None,
         "panel-consensus": None,

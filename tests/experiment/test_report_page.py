@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -204,6 +206,31 @@ def test_everything_is_loaded_from_the_folder(tmp_path: Path) -> None:
     assert "plotly.js" in (index.parent / "plotly.min.js").read_text()[:100]
 
 
+def test_a_page_of_one_file_has_all_that_the_folder_has(tmp_path: Path) -> None:
+    run = str(hostile(tmp_path / "a"))
+    index = write_report([run], tmp_path / "folder")
+    alone = write_report([run], tmp_path / "alone.html")
+    found = Tags(alone.read_text())
+    links = [str(x[name]) for _, x in found.tags for name in ("src", "href") if name in x]
+    [data] = [link for link in links if not link.startswith("#")]
+    start = "data:text/csv;base64,"
+    assert data.startswith(start)
+    assert b64decode(data.removeprefix(start)) == (index.parent / "data.csv").read_bytes()
+    types = [x.get("type") for x in found.of("script")]
+    assert types == ["application/json", "text/plain", None]  # figures, plotly, report.js
+    text = alone.read_text()
+    packed = re.search(r'id="plotly">(.*?)</script>', text, re.DOTALL)
+    assert packed is not None
+    plotly = gzip.decompress(b64decode(packed[1])).decode()
+    assert plotly == (index.parent / "plotly.min.js").read_text()
+    for name in ("report.css", "report.js"):
+        content = (index.parent / name).read_text()
+        assert text.count(content) == 1
+        assert "</" not in content  # which would end it early
+    assert figures_of(text) == figures_of(index.read_text())
+    assert len(text) < 3_000_000
+
+
 def test_every_plot_has_words_for_those_who_cannot_see_it(tmp_path: Path) -> None:
     found = page_of(make_run(tmp_path / "a"))
     plots = [x for x in found.of("div") if x.get("class") == "plot"]
@@ -231,6 +258,34 @@ def test_the_command_writes_a_report_and_says_where(
     assert "exists: use another, or --overwrite" in capsys.readouterr().err
     assert main(["report", str(folder), "--out", str(out), "--overwrite"]) == 0
     assert [x.name for x in out.parent.iterdir()] == ["report"]
+
+
+def test_a_path_that_ends_in_html_is_one_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = make_run(tmp_path / "a"), tmp_path / "new" / "page.html"
+    assert main(["report", str(folder), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"report: {out}\n"
+    first = out.read_bytes()
+    assert main(["report", str(folder), "--out", str(out)]) == 2
+    assert "exists: use another, or --overwrite" in capsys.readouterr().err
+    assert main(["report", str(folder), "--out", str(out), "--overwrite"]) == 0
+    assert out.read_bytes() == first
+    assert [x.name for x in out.parent.iterdir()] == ["page.html"]
+
+
+def test_only_the_page_of_a_report_is_replaced(tmp_path: Path) -> None:
+    run = str(make_run(tmp_path / "a"))
+    mine = tmp_path / "mine.html"
+    mine.write_text("<html>my thesis</html>")
+    (tmp_path / "folder.html").mkdir()
+    for name in ("mine.html", "folder.html"):
+        with pytest.raises(ConfigError, match="is not the page of a report and is not replaced"):
+            write_report([run], tmp_path / name, overwrite=True)
+    with pytest.raises(ConfigError, match="page.html cannot be written"):
+        write_report([run], mine / "page.html")
+    assert mine.read_text() == "<html>my thesis</html>"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder.html", "mine.html"]
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,14 +328,15 @@ def test_a_file_is_no_folder_to_write(tmp_path: Path) -> None:
         write_report([run], tmp_path / "file" / "out")
 
 
+@pytest.mark.parametrize("name", ["out", "out.html"])
 def test_a_report_that_fails_leaves_the_earlier_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     run = make_run(tmp_path / "a")
-    index = write_report([str(run)], tmp_path / "out")
+    index = write_report([str(run)], tmp_path / name)
     before = index.read_bytes()
     with pytest.raises(RecordError):
-        write_report([str(run), "nowhere"], tmp_path / "out", overwrite=True)
+        write_report([str(run), "nowhere"], tmp_path / name, overwrite=True)
 
     def full(self: Path, *_: object, **__: object) -> NoReturn:
         raise OSError(28, "No space left on device")
@@ -290,13 +346,13 @@ def test_a_report_that_fails_leaves_the_earlier_one(
     def stuck(self: Path, target: Path) -> Path:
         return full(self) if ".new-" in self.name else replace(self, target)
 
-    for name, broken in (("write_text", full), ("replace", stuck)):
+    for step, broken in (("write_text", full), ("replace", stuck)):
         with monkeypatch.context() as patched:
-            patched.setattr(write.Path, name, broken)
+            patched.setattr(write.Path, step, broken)
             with pytest.raises(ConfigError, match="cannot be written: No space left"):
-                write_report([str(run)], tmp_path / "out", overwrite=True)
+                write_report([str(run)], tmp_path / name, overwrite=True)
         assert index.read_bytes() == before
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", name]
 
 
 def test_a_config_is_shown_as_it_is(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ SUMMARY = "make a page of plots from runs and comparisons"
 def parser() -> Parser:
     """The parser of ``dimat report``."""
     own = Parser(
-        usage="dimat report RUN_OR_COMPARISON [...] --out FOLDER [--overwrite]",
-        description="Write a folder with a page of plots and tables that opens from disk.",
+        usage="dimat report RUN_OR_COMPARISON [...] --out FOLDER_OR_PAGE.html [--overwrite]",
+        description="Write a page of plots and tables that opens from disk: a folder, or one file "
+        "that needs no other, if --out ends in .html.",
         allow_abbrev=False,
     )
     add = own.add_argument
     add("folders", nargs="+", type=str, help="of runs and comparisons, in the order to show them")
-    add("--out", type=str, required=True, help="the folder to write")
+    add("--out", type=str, required=True, help="the folder or the .html file to write")
     add("--overwrite", action="store_true", help="replace an earlier report")
     return own
 

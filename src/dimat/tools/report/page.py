@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -54,11 +55,13 @@ class Section:
     table: str = ""
 
 
-def page(compared: Compared) -> str:
-    """The text of ``index.html``, without scripts, styles and plotly.
+def page(compared: Compared, inlined: Mapping[str, str] | None = None) -> str:
+    """The text of a page.
 
     Args:
         compared: Content of the report.
+        inlined: The files that the page then needs not beside it, by name: style and script as they
+            are, data as base64, plotly as base64 of its gzip.
     """
     chapters = sections(compared)
     figures = {
@@ -69,6 +72,7 @@ def page(compared: Compared) -> str:
     template = templates().get_template("page.html")
     return template.render(
         marker=MARKER,
+        inlined=inlined,
         compared=compared,
         styles=[style_of(series, compared) for series in compared.series],
         facts=facts(compared),

@@ -1,13 +1,17 @@
-"""``dimat report``: write the report folder, which opens in a browser, whole or not at all."""
+"""``dimat report``: write a folder or one file that opens in a browser, whole or not at all."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+
+from markupsafe import Markup
 
 from dimat.errors import ConfigError
 from dimat.tools.records.sources import read_sources
@@ -25,35 +29,64 @@ def write_report(paths: Sequence[str], out: Path, *, overwrite: bool = False) ->
 
     Args:
         paths: Folders of runs and comparisons, at least one.
-        out: The folder to write; it must be missing or empty.
+        out: The folder to write, missing or empty; or a missing file that ends in ``.html``, which
+            then needs no other.
         overwrite: Whether an earlier report in ``out`` is replaced, if nothing else is in there.
 
     Returns:
-        Path of the page: ``out/index.html``.
+        Path of the page: ``out/index.html``, or ``out`` if that is one file.
 
     Raises:
         RecordError: If an input cannot be read; nothing is written then.
         ConfigError: If ``out`` exists and must not be replaced, or cannot be written.
     """
-    _check_out(out, overwrite=overwrite)
+    alone = out.suffix.lower() == ".html"
+    if alone:
+        _check_file(out, overwrite=overwrite)
+    else:
+        _check_folder(out, overwrite=overwrite)
     compared = compare(read_sources(paths))
     from plotly.offline import get_plotlyjs
 
     own = files("dimat.tools.report") / "assets"
     texts = {name: (own / name).read_text(encoding="utf-8") for name in _ASSETS}
-    texts |= {"index.html": page(compared), "data.csv": numbers(compared)}
-    _write(out, texts | {"plotly.min.js": str(get_plotlyjs())})
+    texts |= {"data.csv": numbers(compared), "plotly.min.js": str(get_plotlyjs())}
+    if alone:
+        _write_file(out, page(compared, _inlined(texts)))
+        return out
+    _write_folder(out, texts | {"index.html": page(compared)})
     return out / "index.html"
 
 
-def _check_out(out: Path, *, overwrite: bool) -> None:
+def _inlined(texts: Mapping[str, str]) -> dict[str, str]:
+    """The files beside a page as it holds them itself: data, and plotly packed, as base64."""
+    packed = gzip.compress(texts["plotly.min.js"].encode(), mtime=0)  # 2.0 MB instead of 4.8
+    return {
+        **{name: Markup(texts[name]) for name in _ASSETS},  # ours, and not of a user
+        "data.csv": b64encode(texts["data.csv"].encode()).decode(),
+        "plotly.min.js": b64encode(packed).decode(),
+    }
+
+
+def _check_file(out: Path, *, overwrite: bool) -> None:
+    """Refuse a file that exists, unless it is an earlier report and may be replaced."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise ConfigError(f"setting 'out': {out} exists: use another, or --overwrite")
+    if not _is_report(out):
+        raise ConfigError(
+            f"setting 'out': {out} is not the page of a report and is not replaced: use another"
+        )
+
+
+def _check_folder(out: Path, *, overwrite: bool) -> None:
     """Refuse a folder that is not empty, unless it is an earlier report and may be replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
         raise ConfigError(f"setting 'out': {out} exists: use another, or --overwrite")
-    index = out / "index.html"
-    if not index.is_file() or _SIGN not in index.read_text(encoding="utf-8", errors="replace"):
+    if not _is_report(out / "index.html"):
         raise ConfigError(
             f"setting 'out': {out} is not a report (no index.html of one is in it) and is not "
             "replaced: use another"
@@ -66,7 +99,26 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
         )
 
 
-def _write(out: Path, texts: Mapping[str, str]) -> None:
+def _is_report(page: Path) -> bool:
+    return page.is_file() and _SIGN in page.read_text(encoding="utf-8", errors="replace")
+
+
+def _write_file(out: Path, text: str) -> None:
+    """Write a page to a file beside ``out``, then rename that one to ``out``."""
+    out = out.resolve()
+    partial = out.with_name(f".{out.name}.new-{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        raise _unwritten(out, error) from error
+    finally:
+        with suppress(OSError):  # the disk may have become read-only
+            partial.unlink(missing_ok=True)
+
+
+def _write_folder(out: Path, texts: Mapping[str, str]) -> None:
     """Write all files to a folder beside ``out``, then rename that one to ``out``."""
     out = out.resolve()
     partial, old = (out.with_name(f".{out.name}.{word}-{os.getpid()}") for word in ("new", "old"))
@@ -81,8 +133,12 @@ def _write(out: Path, texts: Mapping[str, str]) -> None:
         with suppress(OSError):
             if old.exists() and not out.exists():
                 old.replace(out)
-        raise ConfigError(f"setting 'out': {out} cannot be written: {error.strerror}") from error
+        raise _unwritten(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if out.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _unwritten(out: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"setting 'out': {out} cannot be written: {error.strerror}")

@@ -1,7 +1,7 @@
 // Draws the figures of the page, and shows another one, or fewer lines, when asked to.
 "use strict";
 
-(() => {
+(async () => {
   const root = document.documentElement;
   const trouble = (words) => {
     const place = document.getElementById("trouble");
@@ -11,6 +11,18 @@
   };
   window.addEventListener("error", (event) => trouble(`Something went wrong: ${event.message}`));
   window.addEventListener("unhandledrejection", (event) => trouble(`Something went wrong: ${event.reason}`));
+  const packed = document.getElementById("plotly"); // of a page that is one file: base64 of a gzip
+  if (packed) {
+    if (!window.DecompressionStream) {
+      trouble("This browser is from before 2023 and cannot unpack the plots; the tables are whole.");
+      return;
+    }
+    const bytes = Uint8Array.from(atob(packed.textContent), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  }
   if (!window.Plotly) {
     trouble("plotly.min.js, which draws the plots, is not in the folder of this page.");
     return;
