@@ -85,7 +85,7 @@ def test_a_curve_is_read_where_the_accuracy_was_measured() -> None:
             Line(2, 1, "trained", 0.9, sent_bytes=20, steps=60, busy_s=9.0),
         ]
     )
-    assert [(m.round, m.accuracy) for m in found.rounds] == [
+    assert [(m.round, m.score) for m in found.rounds] == [
         (0, pytest.approx(0.3)),
         (2, pytest.approx(0.6)),
     ]
@@ -114,7 +114,7 @@ def test_steps_that_were_rounded_for_agents_that_step_together_are_equal() -> No
 
 def test_a_number_that_an_agent_lacks_is_no_number() -> None:
     found = curve_of([Line(0, 0, "trained", None, sent_bytes=0), Line(0, 1, "trained", 0.4, 0)])
-    assert found.rounds[0].accuracy is None
+    assert found.rounds[0].score is None
     assert (found.end.sent_bytes, found.end.steps, found.end.busy_s) == (0, None, None)
     assert found.measured == ()
 
@@ -122,7 +122,7 @@ def test_a_number_that_an_agent_lacks_is_no_number() -> None:
 def test_a_mean_of_some_agents_is_no_accuracy_of_the_run() -> None:
     whole = [Line(0, agent, "trained", 0.4, sent_bytes=1) for agent in (0, 1)]
     found = curve_of([*whole, Line(1, 0, "trained", 0.9, sent_bytes=1)])
-    assert [m.accuracy for m in found.rounds] == [0.4, None]
+    assert [m.score for m in found.rounds] == [0.4, None]
     assert reached(found, "sent_bytes", 5) is None
 
 

@@ -16,11 +16,11 @@ from tests.experiment.report_folders import AGENTS, GROUPS, make_comparison, mak
 from dimat.tools.records.curve import Measurement
 from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import Compared, Series, compare
-from dimat.tools.report.figures.accuracy import by_agent, by_cost, by_round
 from dimat.tools.report.figures.costs import costs
 from dimat.tools.report.figures.diagnostics import consensus, units
 from dimat.tools.report.figures.figure import Figure, Panel, Trace
 from dimat.tools.report.figures.graph import topologies
+from dimat.tools.report.figures.scores import by_agent, by_cost, by_round
 from dimat.tools.report.figures.shards import shards
 from dimat.tools.report.page import sections
 
@@ -83,7 +83,7 @@ def test_a_line_is_the_mean_over_finished_seeds_in_percent(compared: Compared) -
     for series in compared.series:
         line, (first, second) = line_of(figure, series), curves(series)
         assert numbers(line, "x") == [0, 1, 2, 3, 4]
-        expected = [50 * (a.accuracy + b.accuracy) for a, b in zip(first, second, strict=True)]
+        expected = [50 * (a.score + b.score) for a, b in zip(first, second, strict=True)]
         assert numbers(line, "y") == pytest.approx(expected)
 
 
@@ -92,8 +92,8 @@ def test_a_band_reaches_from_the_lowest_seed_to_the_highest(compared: Compared) 
     for series in compared.series:
         [area] = [t for t in figure.traces if t.get("meta") == series.index and "fill" in t]
         pairs = list(zip(*curves(series), strict=True))
-        high = [100 * max(a.accuracy, b.accuracy) for a, b in pairs]
-        low = [100 * min(a.accuracy, b.accuracy) for a, b in pairs]
+        high = [100 * max(a.score, b.score) for a, b in pairs]
+        low = [100 * min(a.score, b.score) for a, b in pairs]
         assert numbers(area, "y") == pytest.approx([*high, *reversed(low)])
         assert numbers(area, "x") == [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]
 
@@ -105,7 +105,7 @@ def test_an_unfinished_run_is_a_line_of_its_own_that_ends_where_it_does(compared
     assert line["meta"] == wa.index
     assert numbers(line, "x") == [0, 1, 2]
     [half] = wa.unfinished
-    assert numbers(line, "y") == pytest.approx([100 * x.accuracy for x in half.curve.measured])
+    assert numbers(line, "y") == pytest.approx([100 * x.score for x in half.curve.measured])
     panel = by_round(compared)
     assert panel is not None
     assert "unfinished" in panel.caption
@@ -137,7 +137,7 @@ def test_a_method_that_sends_nothing_is_a_line_from_end_to_end(compared: Compare
     figure = figure_of(by_cost(compared), "bytes sent")
     local = compared.series[2]
     line = line_of(figure, local)
-    final = 100 * statistics.fmean(own[-1].accuracy for own in curves(local))
+    final = 100 * statistics.fmean(own[-1].score for own in curves(local))
     assert numbers(line, "y") == pytest.approx([final, final])
     others = [x for t in figure.traces if t["meta"] != local.index for x in numbers(t, "x")]
     assert numbers(line, "x") == [min(others), max(others)]
@@ -176,9 +176,9 @@ def test_every_agent_has_a_line(compared: Compared) -> None:
     own = compared.series[1].runs[1].curve.measured
     assert len(figure.traces) == AGENTS + 1
     for agent in range(AGENTS):
-        expected = [100 * x.accuracies[agent] for x in own]
+        expected = [100 * x.scores[agent] for x in own]
         assert numbers(figure.traces[agent], "y") == pytest.approx(expected, abs=1e-4)
-    assert numbers(figure.traces[-1], "y") == pytest.approx([100 * x.accuracy for x in own])
+    assert numbers(figure.traces[-1], "y") == pytest.approx([100 * x.score for x in own])
 
 
 def test_agents_of_an_unfinished_run_are_labeled_as_such(compared: Compared) -> None:

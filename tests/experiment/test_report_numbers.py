@@ -124,16 +124,16 @@ def test_a_total_is_of_the_finished_runs(tmp_path: Path) -> None:
     found = total(series)
     finals = [run.curve.measured[-1] for run in series.finished]
     assert (found.n, found.of) == (2, 3)
-    assert found.mean == pytest.approx(statistics.fmean(x.accuracy for x in finals))
-    assert found.sd == pytest.approx(statistics.stdev(x.accuracy for x in finals))
+    assert found.mean == pytest.approx(statistics.fmean(x.score for x in finals))
+    assert found.sd == pytest.approx(statistics.stdev(x.score for x in finals))
     when = {"began": (0, "trained"), "merged": (finals[0].round, "merged")}
     for name, at in (when | {"trained": (finals[0].round, "trained")}).items():
         own = [
-            statistics.fmean(x.test_accuracy for x in run.lines if (x.round, x.phase) == at)
+            statistics.fmean(x.score for x in run.lines if (x.round, x.phase) == at)
             for run in series.finished
         ]
         assert getattr(found, name) == pytest.approx(statistics.fmean(own)), name
-    worst = statistics.fmean(min(x.accuracies.values()) for x in finals)
+    worst = statistics.fmean(min(x.scores.values()) for x in finals)
     assert found.worst == pytest.approx(worst)
     assert found.sent_bytes == 4 * AGENTS * 2 * STATE_BYTES
     assert found.busy_s == pytest.approx(0.8 * 44 + 0.3 * 4)
@@ -150,9 +150,9 @@ def test_there_is_no_spread_of_one_and_no_mean_of_none(tmp_path: Path) -> None:
 
 def test_the_summary_has_the_last_word_on_the_final_accuracy() -> None:
     lines = (Line(0, 0, "trained", 0.25),)
-    assert Run("", "", "m", 0, {}, summary={}, lines=lines).accuracy == 0.25
+    assert Run("", "", "m", 0, {}, summary={}, lines=lines).score == 0.25
     known = {"test_accuracy_mean": 0.5}
-    assert Run("", "", "m", 0, {}, summary=known, lines=lines).accuracy == 0.5
+    assert Run("", "", "m", 0, {}, summary=known, lines=lines).score == 0.5
 
 
 def test_seconds_are_summed_over_agents_and_rounds(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_the_csv_has_every_round_of_every_run(tmp_path: Path) -> None:
             for measured in run.curve.measured:
                 name = str(series.point["topology.name"])
                 row = by_key[series.method, name, str(run.seed), str(measured.round)]
-                assert float(row["test_accuracy_mean"]) == measured.accuracy
+                assert float(row["test_accuracy_mean"]) == measured.score
                 assert float(row["sent_bytes"]) == measured.sent_bytes
                 assert row["finished"] == "true"
 

@@ -39,7 +39,7 @@ def test_a_run_is_read_whole(tmp_path: Path) -> None:
         assert all(
             getattr(line, name) == own[name] for name in ("round", "agent", "phase", "busy_s")
         )
-        assert line.test_accuracy == own["test_accuracy"]
+        assert line.score == own["test_accuracy"]
     assert run.environment["torch"] == "2.13.0"
     assert run.graph is not None
     assert [list(edge) for edge in run.graph.edges] == ring(AGENTS)["edges"]
@@ -76,7 +76,7 @@ def test_fields_that_old_metrics_lack_are_none(tmp_path: Path) -> None:
     old = {"round": 0, "agent": 0, "phase": "trained", "test_accuracy": 0.5, "sent_bytes": 0}
     write_lines(folder / "metrics.jsonl", [old])
     [line] = read_source(str(folder)).runs[0].lines
-    assert (line.test_accuracy, line.busy_s, line.epochs, line.steps) == (0.5, None, None, None)
+    assert (line.score, line.busy_s, line.epochs, line.steps) == (0.5, None, None, None)
 
 
 def test_the_controls_of_a_run_follow_it_in_the_order_of_its_config(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_the_accuracy_of_a_round_is_after_its_merge_if_there_was_one(tmp_path: P
     found = run.curve.measured
     assert [(x.round, x.phase) for x in found] == [(0, "trained"), (1, "merged"), (2, "merged")]
     own = [x for x in written if (x["round"], x["phase"]) == (2, "merged")]
-    assert found[2].accuracies == {x["agent"]: x["test_accuracy"] for x in own}
+    assert found[2].scores == {x["agent"]: x["test_accuracy"] for x in own}
     assert found[2].sent_bytes == sum(int(str(x["sent_bytes"])) for x in own)
     assert found[2].busy_s == pytest.approx(own[0]["busy_s"])
 
@@ -264,7 +264,7 @@ def test_of_lines_that_were_written_twice_the_last_counts(tmp_path: Path) -> Non
     lines = metrics("local", 0, 1)
     write_lines(folder / "metrics.jsonl", [{**lines[-1], "test_accuracy": 0.0}, *lines])
     [run] = read_source(str(folder)).runs
-    assert run.curve.measured[-1].accuracies[AGENTS - 1] == lines[-1]["test_accuracy"]
+    assert run.curve.measured[-1].scores[AGENTS - 1] == lines[-1]["test_accuracy"]
 
 
 def test_a_setting_that_is_gone_is_no_difference_where_it_changed_nothing(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def partition(
     random = np.random.default_rng(np.random.SeedSequence([seed, 77]))
     dealt = deal(labels.numpy(), agents, alpha, random)
     for parts in (dealt.pretrain, dealt.rounds):
-        _check_sizes(parts, name, batch_size)
+        check_batches(parts, name, batch_size)
     return dealt
 
 
@@ -128,7 +128,17 @@ def drawn_skew(parts: Sequence[Indices], labels: Tensor) -> float:
     return float(spread.sum(1).mean() / 2)
 
 
-def _check_sizes(parts: Sequence[Indices], name: str, batch_size: int) -> None:
+def check_batches(parts: Sequence[Indices], name: str, batch_size: int) -> None:
+    """Refuse parts that have less than a batch.
+
+    Args:
+        parts: The samples of each agent.
+        name: Of the split, for the message.
+        batch_size: Number of samples in a training step.
+
+    Raises:
+        DataError: For the first agent that has less.
+    """
     for agent, part in enumerate(parts):
         if len(part) < batch_size:
             raise DataError(

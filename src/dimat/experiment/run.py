@@ -14,6 +14,7 @@ from dimat.experiment.callbacks.callback import Callback
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import config_from, load_config
 from dimat.experiment.config.validate import validate
+from dimat.experiment.given import Given, check_same, given_of, is_object
 from dimat.experiment.progress import LiveProgress, Progress, Silent
 from dimat.experiment.record.results import RunResult
 from dimat.experiment.record.run_folder import check_out, is_false_start, is_run_folder
@@ -28,6 +29,8 @@ def run(
     callbacks: Sequence[Callback] = (),
     world: World = SINGLE_PROCESS,
     symmetry: Symmetry | None = None,
+    model: object = None,
+    data: object = None,
     **settings: object,
 ) -> RunResult:
     """Train, match, merge and evaluate; the same as the command ``dimat run``.
@@ -49,6 +52,12 @@ def run(
         symmetry: The symmetry of the model, given by hand (``Symmetry.from_axes``) where the model
             cannot be exported; it is proved by running the model. Method and controls must then
             not need the model's graph: wm, wa.
+        model: The setting ``model``; or a function or class that builds a model, called with those
+            of ``num_outputs``, ``input_shape`` and the like that it asks for; or a module, of which
+            every agent begins with a copy.
+        data: The setting ``data``; or samples as objects, for all agents or a list with those of
+            each: arrays (x, y), a map-style data set of PyTorch or Hugging Face, a ``DataLoader``,
+            or a pair of those, (train, test); ``docs/tasks.md`` has examples.
         settings: Settings by name, which override ``config``: ``dimat.run(rounds=3,
             topology="full")``; a dict overrides the named parts of a group.
 
@@ -60,13 +69,29 @@ def run(
         TrainingError: If a loss is not finite; the run folder is kept.
         Stopped: If ``config.max_wall_s`` seconds have passed and there is more to do.
     """
-    config = config_from(config, settings)
+    config, given = _with_objects(config, {**settings, "model": model, "data": data})
     validate(config)
     callbacks = _checked(callbacks, symmetry)
     receiver = _progress_of(progress)
     if config.out is not None and world.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
-    return Runner(config, receiver, callbacks, world, symmetry=symmetry).run(fresh=True)
+    return Runner(config, receiver, callbacks, world, symmetry=symmetry, given=given).run(
+        fresh=True
+    )
+
+
+def _with_objects(
+    config: RunConfig | Mapping[str, object] | str | os.PathLike[str] | None,
+    settings: Mapping[str, object],
+) -> tuple[RunConfig, Given]:
+    """The settings of a run, and what of them is an object."""
+    told = {k: v for k, v in settings.items() if k not in ("model", "data") or v is not None}
+    objects = {name: value for name, value in told.items() if is_object(name, value)}
+    plain = {name: value for name, value in told.items() if name not in objects}
+    data = objects.get("data")
+    if isinstance(data, list) and "agents" not in plain:
+        plain["agents"] = len(data)
+    return given_of(config_from(config, plain), objects)
 
 
 def resume(
@@ -77,6 +102,8 @@ def resume(
     world: World = SINGLE_PROCESS,
     max_wall_s: float | None = None,
     symmetry: Symmetry | None = None,
+    model: object = None,
+    data: object = None,
 ) -> RunResult:
     """Resume a run that was stopped from its last checkpoint; the same as ``dimat resume``.
 
@@ -89,16 +116,27 @@ def resume(
         world: As in :func:`run`; the number of processes may be another one than before.
         max_wall_s: Wall time in seconds, > 0, after which the run stops again; None: no limit.
         symmetry: The same symmetry as :func:`run` was given.
+        model: The same object as :func:`run` was given, if one was.
+        data: Likewise; other training data are refused.
 
     Raises:
         ConfigError: If the folder is no run folder, or lines of its metrics are missing.
         DataError, ModelError, TopologyError, TrainingError, Stopped: As :func:`run` does.
     """
     check_kind("folder", folder, (str, os.PathLike), "the path of a run folder")
+    objects = {"model": model, "data": data}
+    there = {name: value for name, value in objects.items() if value is not None}
+    for name, value in there.items():
+        if not is_object(name, value):
+            raise ConfigError(f"'{name}' is {shown(value)}: must be the object of the run, or None")
     config = begun(Path(folder), max_wall_s)
+    again, given = given_of(config, there)
+    check_same(config, again)
     callbacks = _checked(callbacks, symmetry)
     receiver = _progress_of(progress)
-    return Runner(config, receiver, callbacks, world, symmetry=symmetry).run(fresh=False)
+    return Runner(config, receiver, callbacks, world, symmetry=symmetry, given=given).run(
+        fresh=False
+    )
 
 
 def _progress_of(progress: bool | Progress | None) -> Progress:

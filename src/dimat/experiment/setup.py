@@ -26,9 +26,12 @@ from dimat.data import (
     subset,
 )
 from dimat.data.dataset import Part, Tell
+from dimat.data.partition import check_batches
 from dimat.errors import ConfigError, DataError
 from dimat.experiment.config.config import OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.config.validate import ONLY_APART
+from dimat.experiment.given import NOTHING, Given, check_there
+from dimat.experiment.given.model import Build
 from dimat.experiment.progress import Progress, Silent
 from dimat.losses import LocalLoss, loss_of_counts
 from dimat.models import build_for_input, check_outputs
@@ -52,6 +55,7 @@ class Setup:
         owner: The agent whose own data these are; ``parts`` has its images only, and what depends
             on those of another agent is refused. None: the data of all agents.
         tested: The data set whose test images agents are tested on; None: ``dataset``.
+        build: Builds a model, where the caller has given one; None: by the name in the settings.
     """
 
     config: RunConfig
@@ -62,6 +66,7 @@ class Setup:
     symmetry: Symmetry | None = None
     owner: int | None = None
     tested: Dataset | None = None
+    build: Build | None = None
 
     @cached_property
     def task(self) -> Task:
@@ -146,6 +151,7 @@ class Setup:
                 width=config.width,
                 shortcut=config.shortcut,
                 norm=config.norm,
+                build=self.build,
             )
 
     def shard(self, agent: int, *, pretraining: bool) -> Shard:
@@ -336,8 +342,13 @@ class Setup:
             )
             for own in (self.parts, self.held_out)
         )
-        return Setup(
-            alone, self.dataset, parts, build_topology("ring", 1), held, tested=self.tested
+        return replace(
+            self,
+            config=alone,
+            parts=parts,
+            topology=build_topology("ring", 1),
+            held=held,
+            symmetry=None,
         )
 
     @cached_property
@@ -371,6 +382,7 @@ def make_setup(
     dataset: Dataset | None = None,
     *,
     agent: int | None = None,
+    given: Given = NOTHING,
 ) -> Setup:
     """Load and partition the data, build graph and model, and check them; nothing is trained.
 
@@ -379,6 +391,7 @@ def make_setup(
         progress: Receives the number of samples read; nobody if None.
         dataset: Data in place of ``config.data.source``; None to load them.
         agent: The agent that alone is run here, whose own the data are with ``data.split`` own.
+        given: Data and model that the caller has as objects.
 
     Raises:
         ConfigError: If the data are one agent's own, and it is not said whose.
@@ -388,6 +401,8 @@ def make_setup(
     if config.data.split == OWN and owner is None:
         raise ConfigError(f"setting 'data.split' is '{OWN}': {ONLY_APART}")
     tell, task = _reading(progress or Silent()), TASKS[config.task]
+    check_there(config, given)
+    dataset = given.dataset if dataset is None else dataset
     if dataset is None:
         others = config.data.test_source is not None or owner is not None
         needs: tuple[Part, ...] = ("train",) if others else ("train", "test")
@@ -403,11 +418,14 @@ def make_setup(
         dataset = dataset.with_classes(config.data.classes, dataset.name)
     _check_augment(config, dataset)
     tested = _common_test(config, dataset, tell)
-    if config.data.train_images is not None:
+    if config.data.train_images is not None and given.parts is None:
         labels = class_labels(dataset, task)
         dataset = dataset.only(subset(labels, config.data.train_images, config.seed))
     labels = class_labels(dataset, task)
-    if owner is None:
+    if given.parts is not None:
+        parts = given.parts
+        check_batches(parts.rounds, config.data.split, config.batch_size)
+    elif owner is None:
         parts = partition(
             config.data.split,
             labels,
@@ -425,7 +443,7 @@ def make_setup(
         skewed &= config.exchange.robust == "none"  # fits trust what they are told
         combine = "gram" if skewed else "average"
         config = replace(config, merging=replace(config.merging, combine=combine))
-    setup = Setup(config, dataset, parts, topology, owner=owner, tested=tested)
+    setup = Setup(config, dataset, parts, topology, owner=owner, tested=tested, build=given.build)
     if owner is not None and not len(setup.test[1]):
         raise DataError(
             f"agent {owner} has nothing to be tested on: {config.data.source} has no test images, "

@@ -71,6 +71,7 @@ def build_for_input(
     width: float = 1.0,
     shortcut: str = "conv3",
     norm: str = "batch",
+    build: Callable[..., object] | None = None,
 ) -> nn.Module:
     """A model for inputs of ``shape`` (batch first).
 
@@ -85,15 +86,17 @@ def build_for_input(
         width: As :func:`build_model` takes it.
         shortcut: Likewise.
         norm: Likewise.
+        build: The factory, where the caller has it; None: by the name.
 
     Raises:
         ConfigError: If no such model is known.
         ModelError: If it cannot be built for such inputs.
     """
-    if ":" in name and (len(shape) != 4 or num_tokens):
-        return made_by(
-            name, {"num_classes": num_classes}, _more(shape[1:], num_classes, num_tokens)
-        )
+    if ":" in name and (build is not None or len(shape) != 4 or num_tokens):
+        offered: dict[str, object] = {"num_classes": num_classes}
+        if len(shape) == 4 and not num_tokens:
+            offered |= {"in_channels": shape[1], "image_size": (shape[2], shape[3])}
+        return made_by(name, offered, _more(shape[1:], num_classes, num_tokens), build)
     if name == "mlp" and not num_tokens:
         size = (1, math.prod(shape[2:])) if len(shape) != 4 else (shape[2], shape[3])
         _check_fits(name, shape[1], num_classes, size, width, shortcut, norm)

@@ -16,7 +16,10 @@ _VARIOUS = inspect.Parameter.VAR_KEYWORD
 
 
 def made_by(
-    name: str, offered: Mapping[str, object], more: Mapping[str, object] = MappingProxyType({})
+    name: str,
+    offered: Mapping[str, object],
+    more: Mapping[str, object] = MappingProxyType({}),
+    build: Callable[..., object] | None = None,
 ) -> nn.Module:
     """The model that a factory builds from those of the arguments offered that it asks for.
 
@@ -27,12 +30,13 @@ def made_by(
         name: Such as ``mypackage.nets:build``.
         offered: What is known of the data: num_classes, and of images in_channels and image_size.
         more: What else is known, for factories that have a parameter of that name.
+        build: The factory; None to import it by its name.
 
     Raises:
         ModelError: If it cannot be imported or called, fails, or builds something else.
     """
     with in_current_folder():
-        factory = _import(name)
+        factory = build or _import(name)
         given = _asked_for(name, factory, offered, more)
         try:
             model = factory(**given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dimat.tasks import Metric
 from dimat.tools.statistics import Difference, Spread
 
 NOTHING = "–"
@@ -45,29 +46,38 @@ def _hours(minutes: int) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def percents(one: Spread | None) -> str:
-    """A mean and its standard deviation in percent, as text.
+def spread_text(one: Spread | None, metric: Metric) -> str:
+    """A mean and its standard deviation, in percent if the metric is, as text.
 
     Args:
-        one: Mean and deviation as fractions.
+        one: Mean and deviation.
+        metric: The metric.
 
-    >>> percents(Spread(3, 0.756, 0.0051)), percents(Spread(1, 0.756, None)), percents(None)
-    ('75.6 ± 0.5', '75.6', '–')
+    >>> percent = Metric("accuracy", percent=True)
+    >>> spread_text(Spread(3, 0.756, 0.0051), percent), spread_text(None, percent)
+    ('75.6 ± 0.5', '–')
+    >>> spread_text(Spread(1, 0.756, None), Metric("mse"))
+    '0.756'
     """
     if one is None:
         return NOTHING
-    return f"{100 * one.mean:.1f}" + ("" if one.sd is None else f" ± {100 * one.sd:.1f}")
+    return metric.show(one.mean) + ("" if one.sd is None else f" ± {metric.show(one.sd)}")
 
 
-def interval(one: Difference | None) -> str:
-    """A difference in percentage points with its confidence interval, as text.
+def interval(one: Difference | None, metric: Metric) -> str:
+    """A difference with its confidence interval, in percentage points or as it is, as text.
 
     Args:
-        one: The difference as a fraction.
+        one: The difference.
+        metric: The metric.
 
-    >>> interval(Difference(3, -0.234, -0.261, -0.207)), interval(None)
-    ('-23.4 [-26.1, -20.7]', '–')
+    >>> interval(Difference(3, -0.234, -0.261, -0.207), Metric("accuracy", percent=True))
+    '-23.4 [-26.1, -20.7]'
+    >>> interval(Difference(3, -0.234, -0.261, -0.2071), Metric("mse"))
+    '-0.234 [-0.261, -0.207]'
     """
     if one is None:
         return NOTHING
-    return f"{100 * one.mean:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+    scale, form = (100, "+.1f") if metric.percent else (1, "+.3g")
+    mean, low, high = (format(scale * x, form) for x in (one.mean, one.low, one.high))
+    return f"{mean} [{low}, {high}]"

@@ -116,7 +116,8 @@ def check_parts(name: str, kind: type, given: Mapping[Any, object]) -> None:
 def _rule(name: str, kind: type) -> str:
     parts = ", ".join(field.name for field in fields(kind))
     text = f"the text of {KNOWN_BY[name]}, " if name in KNOWN_BY else ""
-    return f"{text}a {kind.__name__}, or a dict with some of {parts}"
+    way = "; objects are given to dimat.run(data=…)" if name == "data" else ""
+    return f"{text}a {kind.__name__}, or a dict with some of {parts}{way}"
 
 
 def _described(network: Network, agents: int) -> Mapping[str, object]:

@@ -22,6 +22,8 @@ def name_task(config: Any) -> None:
     Raises:
         ConfigError: If the object is not registered.
     """
+    if not isinstance(config.model, str):
+        raise broken_rule("model", config.model, "text; objects are given to dimat.run(model=…)")
     if not isinstance(config.task, str):
         object.__setattr__(config, "task", _name_of(config.task))
     if config.data.split == "auto":

@@ -15,6 +15,7 @@ from dimat.experiment.callbacks import LOGS
 from dimat.experiment.config.config import OPTIMIZERS, RunConfig
 from dimat.experiment.config.gauge import gauge_of
 from dimat.experiment.config.messages import annotated_types
+from dimat.experiment.config.places import GIVEN
 from dimat.experiment.config.rules import broken_rule, check
 from dimat.experiment.config.task import check_task
 from dimat.imports import import_modules
@@ -115,9 +116,11 @@ def _check_names(config: RunConfig) -> None:
     check_known("method", config.method, METHODS)
     _check_list("controls", config.controls, METHODS)
     _check_list("recalibration.methods", config.recalibration.methods, ["all", *METHODS])
-    check_known("data.split", config.data.split, [*SPLITS, OWN])
+    source = config.data.source.partition(":")[0]
+    given = [GIVEN] if source == GIVEN else []
+    check_known("data.split", config.data.split, [*SPLITS, OWN, *given])
     check_known("merging.combine", config.merging.combine, ["auto", *COMBINERS])
-    check_known("data.source", config.data.source.partition(":")[0], SOURCES)
+    check_known("data.source", source, [*SOURCES, *given])
     if config.data.test_source is not None:
         check_known("data.test_source", config.data.test_source.partition(":")[0], SOURCES)
     check_model(config.model)

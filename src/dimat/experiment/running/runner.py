@@ -14,6 +14,7 @@ from dimat.experiment.callbacks import Callback, logs
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.digests import pretrain_digest
+from dimat.experiment.given import NOTHING, Given
 from dimat.experiment.handshake import handshake
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.record.checkpoint import CheckpointFolder
@@ -47,6 +48,7 @@ class Runner:
         world: The processes that agents are spread over.
         pretrained: Folder of pre-trained agents that runs share; None for one of this run's own.
         symmetry: The symmetry of the model, given by hand; None to find it.
+        given: Data and model that the caller has as objects.
     """
 
     config: RunConfig
@@ -55,6 +57,7 @@ class Runner:
     world: World = SINGLE_PROCESS
     pretrained: Path | None = None
     symmetry: Symmetry | None = None
+    given: Given = NOTHING
 
     def __post_init__(self) -> None:
         self._path: Path | None = None  # run folder, once it is chosen
@@ -87,7 +90,8 @@ class Runner:
         ):
             self._check_world()
             self.callbacks = [*self.callbacks, *own]
-            setup = replace(make_setup(config, self._progress), symmetry=self.symmetry)
+            setup = make_setup(config, self._progress, given=self.given)
+            setup = replace(setup, symmetry=self.symmetry)
             self._check_methods(setup)
             self.world.agree(self._handshake(setup))
             names = [config.method, *(name for name in config.controls if name != config.method)]

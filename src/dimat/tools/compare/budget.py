@@ -1,4 +1,4 @@
-r"""Accuracy at an equal budget: that of the last round in which a method had used no more.
+r"""Score, such as accuracy, at an equal budget: of the last round in which no more was used.
 
 The budget of a resource :math:`X` (bytes, steps, time) is the smallest total among the methods
 that use it at all. The accuracy of a method at the budget is that of its last measured round whose
@@ -33,7 +33,7 @@ def budget(curves: Sequence[Curve], resource: str) -> float | None:
 
 
 def reached(curve: Curve, resource: str, limit: float | None) -> float | None:
-    """The accuracy of the last measured round that had not used more than ``limit``.
+    """The score of the last measured round that had not used more than ``limit``.
 
     Args:
         curve: The curve of a method.
@@ -41,18 +41,18 @@ def reached(curve: Curve, resource: str, limit: float | None) -> float | None:
         limit: The budget, in units of the resource.
 
     Returns:
-        A fraction in [0, 1]; None if there is no limit, no such round, or no record of its use.
+        The main test metric; None if there is no limit, no such round, or no record of its use.
     """
     if limit is None:
         return None
     most = limit * (1 + _SLACK[resource])
     use = RESOURCES[resource]
     within = [x for x in curve.rounds if (used := use(x)) is not None and used <= most]
-    return within[-1].accuracy if within else None
+    return within[-1].score if within else None
 
 
 def at_equal(curves: Mapping[str, Curve]) -> dict[str, dict[str, float | None]]:
-    """The accuracy at the common budget, by method and resource; None where there is none.
+    """The score at the common budget, by method and resource; None where there is none.
 
     Args:
         curves: The curves of the methods of one cell, which start from the same agents, by name.

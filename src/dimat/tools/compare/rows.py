@@ -7,22 +7,43 @@ import io
 from collections.abc import Mapping, Sequence
 
 from dimat.experiment.config.access import shown
+from dimat.tasks import Metric
 from dimat.tools.compare.budget import RESOURCES
 from dimat.tools.compare.spec import Cell, Spec
 from dimat.tools.compare.trial import MethodRun
 
+_PHASES = ("start", "merged", "trained")
 _AT_EQUAL = {"sent_bytes": "bytes", "steps": "epochs", "busy_s": "time"}
-_SUMMARY = ("rounds", "test_accuracy_mean", "test_accuracy_min", "test_accuracy_std", "best_round")
-PHASES: tuple[str, ...] = ("start_accuracy_mean", "merged_accuracy_mean", "trained_accuracy_mean")
-NUMBERS: tuple[str, ...] = (
-    *_SUMMARY,
-    *PHASES,
-    "sent_bytes",
-    "steps",
-    "busy_s",
-    "wall_s",
-    *(f"at_equal_{name}" for name in _AT_EQUAL.values()),
-)
+
+
+def summary_columns(metric: Metric) -> tuple[str, ...]:
+    """The columns that a summary has.
+
+    >>> summary_columns(Metric("mse", higher_is_better=False))[1:4]
+    ('test_mse_mean', 'test_mse_max', 'test_mse_std')
+    """
+    worst = "min" if metric.higher_is_better else "max"
+    kinds = ("mean", worst, "std")
+    return ("rounds", *(f"test_{metric.name}_{kind}" for kind in kinds), "best_round")
+
+
+def phase_column(metric: Metric, phase: str) -> str:
+    """The column of a metric's mean after a phase: start, merged or trained.
+
+    >>> phase_column(Metric("accuracy"), "merged")
+    'merged_accuracy_mean'
+    """
+    return f"{phase}_{metric.name}_mean"
+
+
+def columns(metric: Metric) -> tuple[str, ...]:
+    """All columns of numbers."""
+    return (
+        *summary_columns(metric),
+        *(phase_column(metric, phase) for phase in _PHASES),
+        *("sent_bytes", "steps", "busy_s", "wall_s"),
+        *(f"at_equal_{name}" for name in _AT_EQUAL.values()),
+    )
 
 
 def to_csv(
@@ -37,7 +58,8 @@ def to_csv(
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["cell", *spec.grid, "seed", "method", "finished", *NUMBERS])
+    names = columns(spec.metric)
+    writer.writerow(["cell", *spec.grid, "seed", "method", "finished", *names])
     for cell in cells:
         done = {method_run.method: method_run for method_run in method_runs.get(cell.name, ())}
         for method in spec.methods:
@@ -45,7 +67,7 @@ def to_csv(
             point = [shown(value) for value in cell.point.values()]
             head = [cell.name, *point, cell.seed, method, "true" if own else "false"]
             numbers = {} if own is None else numbers_of(own)
-            writer.writerow(head + [_text(numbers.get(name)) for name in NUMBERS])
+            writer.writerow(head + [_text(numbers.get(name)) for name in names])
     return file.getvalue()
 
 
@@ -55,19 +77,22 @@ def numbers_of(method_run: MethodRun) -> dict[str, float | None]:
     Args:
         method_run: The run of one method in one cell.
     """
+    run = method_run.run
     return {
-        **{name: method_run.run.number(name) for name in (*_SUMMARY, "wall_s")},
+        **{name: run.number(name) for name in (*summary_columns(run.metric), "wall_s")},
         **_phases(method_run),
-        **{name: use(method_run.run.curve.end) for name, use in RESOURCES.items()},
+        **{name: use(run.curve.end) for name, use in RESOURCES.items()},
         **{f"at_equal_{name}": method_run.at_equal.get(use) for use, name in _AT_EQUAL.items()},
     }
 
 
 def _phases(method_run: MethodRun) -> dict[str, float | None]:
-    """Mean accuracy after each phase; for runs of older versions after the reported one only."""
-    found = {name: method_run.run.number(name) for name in PHASES}
-    told = f"{(method_run.run.summary or {}).get('phase', 'trained')}_accuracy_mean"
-    return found if found.get(told) is not None else found | {told: method_run.run.accuracy}
+    """Mean score after each phase; for runs of older versions after the reported one only."""
+    run = method_run.run
+    names = [phase_column(run.metric, phase) for phase in _PHASES]
+    found = {name: run.number(name) for name in names}
+    told = phase_column(run.metric, str((run.summary or {}).get("phase", "trained")))
+    return found if found.get(told) is not None else found | {told: run.score}
 
 
 def _text(value: float | None) -> str:

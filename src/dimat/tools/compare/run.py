@@ -18,7 +18,7 @@ from dimat.tools.compare.rows import to_csv
 from dimat.tools.compare.spec import Cell, Spec, expand
 from dimat.tools.compare.table import Point, as_text, points_of
 from dimat.tools.compare.trial import MethodRun, is_cell_finished, read_cell
-from dimat.tools.format import percents
+from dimat.tools.format import spread_text
 from dimat.tools.statistics import Spread
 
 MOST_CELLS = 1000
@@ -174,10 +174,11 @@ class _ComparisonRun:
         if error is not None:
             return f"failed: {error}"
         return "  ".join(
-            f"{method_run.method} {_percent(method_run)}" for method_run in self._method_runs[name]
+            f"{method_run.method} {_said(method_run)}" for method_run in self._method_runs[name]
         )
 
 
-def _percent(method_run: MethodRun) -> str:
-    accuracy = method_run.run.accuracy
-    return percents(None if accuracy is None else Spread(1, accuracy, None)) + " %"
+def _said(method_run: MethodRun) -> str:
+    score, metric = method_run.run.score, method_run.run.metric
+    unit = " %" if metric.percent else ""
+    return spread_text(None if score is None else Spread(1, score, None), metric) + unit

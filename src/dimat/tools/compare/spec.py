@@ -8,16 +8,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 from dimat.errors import ConfigError
 from dimat.experiment.config.access import check_name, flat, point_name, shown, with_setting
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.method_options import LATER
 
+if TYPE_CHECKING:
+    from dimat.tasks import Metric
+
 ELSEWHERE = {
     "seed": "seeds are given by --seeds",
     "method": "methods are given by --methods",
     "controls": "methods are given by --methods, the first being compared to",
+    "task": "tasks have metrics of their own: compare each by itself",
     "out": "a comparison's folder is given by --out",
     "overwrite": "nothing is replaced: give another folder by --out",
 }
@@ -51,6 +56,13 @@ class Spec:
         axes = {f"grid.{name}": values for name, values in self.grid.items()}
         for name, values in {"methods": self.methods, "seeds": self.seeds, **axes}.items():
             _check_axis(name, values)
+
+    @property
+    def metric(self) -> Metric:
+        """The main metric of the task of all runs."""
+        from dimat.tasks import TASKS  # imports PyTorch, which help does without
+
+        return TASKS[self.base.task].metrics[0]
 
     @property
     def num_cells(self) -> int:
@@ -121,7 +133,7 @@ def canonical(spec: Spec) -> dict[str, object]:
     """
     grid = {f"grid.{name}": [_plain(v) for v in values] for name, values in spec.grid.items()}
     axes = {"methods": list(spec.methods), "seeds": list(spec.seeds)}
-    varied = {*spec.grid, *ELSEWHERE}
+    varied = {*spec.grid, *ELSEWHERE} - {"task"}
     base = {name: value for name, value in flat(spec.first).items() if name not in varied}
     base = {
         name: value for name, value in base.items() if name not in LATER or value != LATER[name]

@@ -12,21 +12,22 @@ from rich.table import Table
 from rich.text import Text
 
 from dimat.experiment.config.access import shown
-from dimat.tools.compare.rows import numbers_of
+from dimat.tasks import CLASSIFICATION, Metric
+from dimat.tools.compare.rows import numbers_of, phase_column
 from dimat.tools.compare.spec import Cell, Spec
 from dimat.tools.compare.trial import MethodRun
-from dimat.tools.format import NOTHING, human_bytes, human_seconds, interval, percents
+from dimat.tools.format import NOTHING, human_bytes, human_seconds, interval, spread_text
 from dimat.tools.statistics import Spread, paired, spread
 
 WIDTH = 80
 _EQUAL = {"bytes": "at_equal_bytes", "epochs": "at_equal_epochs", "time": "at_equal_time"}
 _LEGEND = """\
-Accuracy: test accuracy in %, mean over agents; mean ± sample standard deviation
+{name}: test {title}, mean over agents; mean ± sample standard deviation
 over seeds; right after the merge that begins the last round, and after the
 training that ends it; before round 1 of the first method's agents. Difference:
 of the same seeds after the same phase, with its 95 % confidence interval
 (Student's, paired).
-Equal bytes, epochs, time: accuracy in the last measured round by which a method
+Equal bytes, epochs, time: {word} in the last measured round by which a method
 had used no more than the thriftiest (of those that use any, same seed) in all:
 bytes sent, training images seen, seconds computed by the slowest agent of every
 round."""
@@ -41,12 +42,14 @@ class Point:
         seeds: Number of seeds, finished or not.
         missing: Seeds that are not finished.
         numbers: A value for each finished seed, by method and column of ``comparison.csv``.
+        metric: The main metric of all runs.
     """
 
     name: str
     seeds: int
     missing: tuple[int, ...]
     numbers: Mapping[str, Mapping[str, Sequence[float | None]]]
+    metric: Metric = CLASSIFICATION.metrics[0]
 
 
 def points_of(
@@ -76,7 +79,7 @@ def points_of(
             for method in spec.methods
         }
         name = ", ".join(f"{setting}={shown(value)}" for setting, value in point.items())
-        points.append(Point(name, len(mine), missing, numbers))
+        points.append(Point(name, len(mine), missing, numbers, spec.metric))
     return points
 
 
@@ -93,8 +96,16 @@ def comparison_tables(points: Sequence[Point]) -> RenderableType:
     parts: list[RenderableType] = []
     for point in points:
         title = Text(heading(point), style="bold", overflow="fold")
-        parts += [title, _accuracy_table(point), "", _cost_table(point), ""]
-    return Group(*parts, _LEGEND)
+        parts += [title, _score_table(point), "", _cost_table(point), ""]
+    metric = points[0].metric if points else CLASSIFICATION.metrics[0]
+    return Group(*parts, _legend(metric))
+
+
+def _legend(metric: Metric) -> str:
+    """The meaning of the columns."""
+    word = metric.name.replace("_", " ")
+    name = word[:1].upper() + word[1:]
+    return _LEGEND.format(name=name, title=metric.title, word=word)
 
 
 def as_text(points: Sequence[Point]) -> str:
@@ -130,27 +141,28 @@ def _table() -> Table:
     return Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
 
 
-def _accuracy_table(point: Point) -> Table:
-    """Accuracies by method and phase, and their differences to the first method."""
+def _score_table(point: Point) -> Table:
+    """Scores by method and phase, and their differences to the first method."""
     first = next(iter(point.numbers), "")
     table = _table()
     table.add_column("\nmethod", overflow="fold")
     table.add_column("\nafter")
-    table.add_column("\naccuracy", justify="right")
+    metric = point.metric
+    table.add_column(f"\n{metric.name.replace('_', ' ')}", justify="right")
     table.add_column(f"difference\nto {escape(first)}", justify="right", overflow="fold")
-    began = spread(point.numbers.get(first, {}).get("start_accuracy_mean", ()))
+    began = spread(point.numbers.get(first, {}).get(phase_column(metric, "start"), ()))
     if began is not None:
-        table.add_row("(all)", "pre-training", percents(began))
+        table.add_row("(all)", "pre-training", spread_text(began, metric))
     for method, numbers in point.numbers.items():
         other = None if method == first else point.numbers[first]
-        for i, phase in enumerate(_phases(numbers)):
+        for i, phase in enumerate(_phases(numbers, metric)):
             name = "" if i else escape(method)
-            table.add_row(name, *_accuracies(phase, numbers, other))
+            table.add_row(name, *_scores(phase, numbers, other, metric))
     return table
 
 
 def _cost_table(point: Point) -> Table:
-    """Accuracies at equal budgets, bytes sent and busy time, by method."""
+    """Scores at equal budgets, bytes sent and busy time, by method."""
     table = _table()
     table.add_column("\nmethod", overflow="fold")
     for name in _EQUAL:
@@ -158,40 +170,42 @@ def _cost_table(point: Point) -> Table:
     table.add_column("\nsent", justify="right")
     table.add_column("\nbusy", justify="right")
     for method, numbers in point.numbers.items():
-        table.add_row(escape(method), *_costs(numbers))
+        table.add_row(escape(method), *_costs(numbers, point.metric))
     return table
 
 
 _Numbers = Mapping[str, Sequence[float | None]]
-_COLUMNS = {"merging": "merged_accuracy_mean", "training": "trained_accuracy_mean"}
+_PHASES = {"merging": "merged", "training": "trained"}
 
 
-def _phases(numbers: _Numbers) -> list[str]:
+def _phases(numbers: _Numbers, metric: Metric) -> list[str]:
     """The phases that a method has, in their order; training if nothing is finished."""
-    return [name for name, own in _COLUMNS.items() if spread(numbers.get(own, ()))] or ["training"]
+    found = {name: numbers.get(phase_column(metric, own), ()) for name, own in _PHASES.items()}
+    return [name for name, own in found.items() if spread(own)] or ["training"]
 
 
-def _accuracies(phase: str, numbers: _Numbers, first: _Numbers | None) -> list[str]:
-    """Phase, accuracy, and difference to the first method after the same phase, as cells."""
-    own, other = (one.get(_COLUMNS[phase], ()) for one in (numbers, first or {}))
+def _scores(phase: str, numbers: _Numbers, first: _Numbers | None, metric: Metric) -> list[str]:
+    """Phase, score, and difference to the first method after the same phase, as cells."""
+    column = phase_column(metric, _PHASES[phase])
+    own, other = (one.get(column, ()) for one in (numbers, first or {}))
     versus = paired(own, other) if first is not None and own and other else None
-    return [phase, percents(spread(own)), interval(versus)]
+    return [phase, spread_text(spread(own), metric), interval(versus, metric)]
 
 
-def _costs(numbers: _Numbers) -> list[str]:
-    """Accuracies at equal budgets, bytes sent and busy time, as cells."""
-    n = len(numbers.get("test_accuracy_mean", ()))
+def _costs(numbers: _Numbers, metric: Metric) -> list[str]:
+    """Scores at equal budgets, bytes sent and busy time, as cells."""
+    n = len(numbers.get(f"test_{metric.name}_mean", ()))
     equal = [spread(numbers.get(column, ())) for column in _EQUAL.values()]
     sent, busy = (spread(numbers.get(name, ())) for name in ("sent_bytes", "busy_s"))
     return [
-        *(_some(one, n) for one in equal),
+        *(_some(one, n, metric) for one in equal),
         human_bytes(sent.mean if sent else None),
         human_seconds(busy.mean if busy else None),
     ]
 
 
-def _some(one: Spread | None, n: int) -> str:
-    """A mean in percent, with its number of seeds if it is not of all ``n``."""
+def _some(one: Spread | None, n: int, metric: Metric) -> str:
+    """A mean, with its number of seeds if it is not of all ``n``."""
     if one is None:
         return NOTHING
-    return f"{100 * one.mean:.1f}" + ("" if one.n == n else f" (n={one.n})")
+    return metric.show(one.mean) + ("" if one.n == n else f" (n={one.n})")

@@ -1,4 +1,7 @@
-"""The curve of a run: accuracies of its agents, and resources used, phase by phase."""
+"""The curve of a run: scores of its agents, and resources used, phase by phase.
+
+A score is the value of the main metric of the run's task: the accuracy of classification.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ class Line:
         round: Number of the round; 0 is after pre-training.
         agent: Number of the agent, from 0.
         phase: trained or merged.
-        test_accuracy: Test accuracy, a fraction in [0, 1].
+        score: Main test metric, such as accuracy, a fraction in [0, 1].
         sent_bytes: Bytes sent by the agent since the run began.
         steps: Optimizer steps of the agent since the run began.
         epochs: Passes over the agent's own shard since the run began.
@@ -29,7 +32,7 @@ class Line:
     round: int
     agent: int
     phase: str
-    test_accuracy: float | None = None
+    score: float | None = None
     sent_bytes: float | None = None
     steps: float | None = None
     epochs: float | None = None
@@ -41,15 +44,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Accuracies of all agents at the end of a phase, and resources used since the run began.
+    """Scores of all agents at the end of a phase, and resources used since the run began.
 
     A resource is None if not every agent recorded it.
 
     Args:
         round: Number of the round; 0 is after pre-training.
         phase: trained or merged.
-        accuracies: Test accuracy, a fraction in [0, 1], by agent; empty unless every agent of the
-            run was measured, since the mean of some agents is not that of the run.
+        scores: Main test metric by agent; empty unless every agent of the run was measured, since
+            the mean of some agents is not that of the run.
         sent_bytes: Bytes sent by all agents together.
         steps: Optimizer steps of all agents together.
         epochs: Passes over an agent's own shard, mean over agents.
@@ -58,16 +61,16 @@ class Measurement:
 
     round: int = 0
     phase: str = "trained"
-    accuracies: Mapping[int, float] = field(default_factory=dict)
+    scores: Mapping[int, float] = field(default_factory=dict)
     sent_bytes: float | None = None
     steps: float | None = None
     epochs: float | None = None
     busy_s: float | None = None
 
     @property
-    def accuracy(self) -> float | None:
-        """Mean test accuracy over the agents; None unless every agent was measured."""
-        return statistics.fmean(self.accuracies.values()) if self.accuracies else None
+    def score(self) -> float | None:
+        """Mean of the main test metric over the agents; None unless every agent was measured."""
+        return statistics.fmean(self.scores.values()) if self.scores else None
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Curve:
     @property
     def measured(self) -> tuple[Measurement, ...]:
         """The measurements of rounds in which every agent was measured; a killed run has others."""
-        return tuple(own for own in self.rounds if own.accuracies)
+        return tuple(own for own in self.rounds if own.scores)
 
     @property
     def end(self) -> Measurement:
@@ -99,14 +102,14 @@ class Curve:
         return self.phases[-1] if self.phases else Measurement()
 
     def after(self, phase: str, number: int | None = None) -> float | None:
-        """Mean test accuracy after a phase; None if it was not measured.
+        """Mean of the main test metric after a phase; None if it was not measured.
 
         Args:
             phase: trained or merged.
             number: The round, from 0; None for the last round that has the phase.
         """
         found = [x for x in self.phases if x.phase == phase and number in (x.round, None)]
-        return found[-1].accuracy if found else None
+        return found[-1].score if found else None
 
 
 def in_order(lines: Iterable[Line]) -> tuple[Line, ...]:
@@ -135,7 +138,7 @@ def curve_of(lines: Sequence[Line]) -> Curve:
             Measurement(
                 number,
                 phase,
-                _accuracies(own, agents),
+                _scores(own, agents),
                 _of_all(math.fsum, [line.sent_bytes for line in own]),
                 _of_all(math.fsum, [line.steps for line in own]),
                 _of_all(statistics.fmean, [line.epochs for line in own]),
@@ -173,8 +176,8 @@ def busy_s(phases: Iterable[Mapping[int, float | None]]) -> list[float | None]:
     return found
 
 
-def _accuracies(lines: Sequence[Line], agents: set[int]) -> dict[int, float]:
-    found = {x.agent: x.test_accuracy for x in lines if x.test_accuracy is not None}
+def _scores(lines: Sequence[Line], agents: set[int]) -> dict[int, float]:
+    found = {x.agent: x.score for x in lines if x.score is not None}
     return found if found.keys() == agents else {}
 
 

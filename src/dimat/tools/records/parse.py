@@ -7,21 +7,40 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dimat.errors import RecordError
+from dimat.tasks import Metric
 from dimat.tools.records.curve import Line
 from dimat.tools.records.files import Placed
 from dimat.tools.records.run import Diagnosis, Graph, Matrix, Shards
 
-_MEASURED = [f.name for f in dataclasses.fields(Line) if f.name not in ("round", "agent", "phase")]
+_COSTS = [f.name for f in dataclasses.fields(Line)[4:]]  # after round, agent, phase and score
 _NUMBERS = ("consensus_before", "consensus_after", "contraction", "barrier")
 _GAPS = ("spectral_gap", "permuted_gap")
 _GROUPS = ("units_moved", "similarity", "margin", "cycle_error")
 
 
-def line_of(placed: Placed) -> Line:
+def metric_of(placed: Placed) -> Metric:
+    """The main metric of a ``task.json``.
+
+    Args:
+        placed: The file's object with its place.
+
+    Raises:
+        RecordError: If it describes none.
+    """
+    where, found = placed
+    first: object = next(iter(_list(where, "metrics", found)), None)
+    if not isinstance(first, dict) or not isinstance(first.get("name"), str):
+        raise _wrong(where, "metrics", first, "a list of metrics with names")
+    higher, percent = (first.get(key) is True for key in ("higher_is_better", "percent"))
+    return Metric(str(first["name"]), higher_is_better=higher, percent=percent)
+
+
+def line_of(placed: Placed, metric: Metric) -> Line:
     """A line of ``metrics.jsonl``; missing values are None.
 
     Args:
         placed: The line's object with its place.
+        metric: The metric that is the line's score.
 
     Raises:
         RecordError: If round, agent or phase are missing, or a value is not a number.
@@ -34,7 +53,8 @@ def line_of(placed: Placed) -> Line:
         _whole(where, "round", found.get("round")),
         _whole(where, "agent", found.get("agent")),
         str(phase),
-        **{name: _number(where, name, found.get(name)) for name in _MEASURED},
+        _number(where, f"test_{metric.name}", found.get(f"test_{metric.name}")),
+        **{name: _number(where, name, found.get(name)) for name in _COSTS},
     )
 
 

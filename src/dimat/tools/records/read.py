@@ -6,9 +6,10 @@ from pathlib import Path
 
 from dimat.errors import RecordError
 from dimat.experiment.record.lines import check_finished
+from dimat.tasks import CLASSIFICATION
 from dimat.tools.records.curve import in_order
 from dimat.tools.records.files import Placed, read_json, read_json_lines, read_text, read_yaml
-from dimat.tools.records.parse import diagnosis_of, graph_of, line_of, shards_of
+from dimat.tools.records.parse import diagnosis_of, graph_of, line_of, metric_of, shards_of
 from dimat.tools.records.run import Run
 from dimat.tools.records.settings import comparable, flat
 
@@ -37,6 +38,8 @@ def read_run(folder: Path, source: str = "") -> Run:
     metrics, note = read_json_lines(folder / "metrics.jsonl")
     diagnostics, other = read_json_lines(folder / "diagnostics.jsonl")
     graph, shards = _placed(folder / "topology.json"), _placed(folder / "shards.json")
+    task = _placed(folder / "task.json")
+    metric = metric_of(task) if task else CLASSIFICATION.metrics[0]
     seed, summary = settings.get("seed"), read_json(folder / "summary.json")
     if summary is not None:
         check_finished(folder, summary)
@@ -50,11 +53,12 @@ def read_run(folder: Path, source: str = "") -> Run:
         read_text(folder / "config.yaml") or "",
         read_json(folder / "environment.json") or {},
         summary,
-        in_order(line_of(placed) for placed in metrics),
+        in_order(line_of(placed, metric) for placed in metrics),
         tuple(diagnosis_of(placed) for placed in diagnostics),
         graph and graph_of(graph),
         shards and shards_of(shards),
         tuple(text for text in (note, other) if text),
+        metric,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from dimat.tasks import CLASSIFICATION, Metric
 from dimat.tools.records.curve import Curve, Line, curve_of
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -80,6 +81,7 @@ class Run:
         graph: Graph and mixing matrix; None if not recorded.
         shards: Images of each class at each agent; None if not recorded.
         notes: Remarks on the files for readers of a report.
+        metric: The main metric of its task.
     """
 
     source: str
@@ -95,6 +97,16 @@ class Run:
     graph: Graph | None = None
     shards: Shards | None = None
     notes: tuple[str, ...] = ()
+    metric: Metric = CLASSIFICATION.metrics[0]
+
+    @property
+    def worst(self) -> float | None:
+        """The final main test metric of the worst agent; None if not recorded."""
+        end = "min" if self.metric.higher_is_better else "max"
+        recorded, measured = self.number(f"test_{self.metric.name}_{end}"), self.curve.measured
+        if recorded is None and measured:
+            return self.metric.worst([*measured[-1].scores.values()])
+        return recorded
 
     @property
     def finished(self) -> bool:
@@ -107,14 +119,14 @@ class Run:
         return bool(self.config)
 
     @property
-    def accuracy(self) -> float | None:
-        """Final test accuracy, mean over agents: from the summary, else of the last round."""
-        recorded, measured = self.number("test_accuracy_mean"), self.curve.measured
-        return measured[-1].accuracy if recorded is None and measured else recorded
+    def score(self) -> float | None:
+        """Final main test metric, mean over agents: from the summary, else of the last round."""
+        recorded, measured = self.number(f"test_{self.metric.name}_mean"), self.curve.measured
+        return measured[-1].score if recorded is None and measured else recorded
 
     @cached_property
     def curve(self) -> Curve:
-        """Accuracies and resources used, phase by phase."""
+        """Scores and resources used, phase by phase."""
         return curve_of(self.lines)
 
     def number(self, name: str) -> float | None:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dimat.errors import RecordError
+from dimat.tasks import Metric
 from dimat.tools.records.run import Run, Source
 from dimat.tools.records.settings import differing, key_of, short_name, shown
 
@@ -63,6 +65,11 @@ class Compared:
     notes: tuple[str, ...]
 
     @property
+    def metric(self) -> Metric:
+        """The main metric of all runs."""
+        return self.series[0].runs[0].metric
+
+    @property
     def runs(self) -> tuple[Run, ...]:
         """All runs, begun or not."""
         return tuple(run for series in self.series for run in series.runs)
@@ -81,8 +88,12 @@ def compare(sources: Sequence[Source]) -> Compared:
 
     Args:
         sources: At least one folder, each with at least one run.
+
+    Raises:
+        RecordError: If runs are of tasks with other metrics.
     """
     runs, notes = _once([run for source in sources for run in source.runs])
+    _check_metrics(runs)
     names = differing(run.settings for run in runs)
     found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -91,6 +102,18 @@ def compare(sources: Sequence[Source]) -> Compared:
     series = tuple(_series(i, group, names) for i, group in enumerate(found.values()))
     notes += [f"{note}" for run in runs for note in run.notes]
     return Compared(tuple(sources), series, names, tuple(notes))
+
+
+def _check_metrics(runs: Sequence[Run]) -> None:
+    """Refuse runs whose numbers mean different things; those that have not begun have none."""
+    begun = [run for run in runs if run.begun]
+    for run in begun[1:]:
+        if run.metric != begun[0].metric:
+            names = [own.metric.name for own in (begun[0], run)]
+            raise RecordError(
+                f"{begun[0].folder} is measured by {names[0]}, and {run.folder} by {names[1]}: "
+                "give runs of one task to a report"
+            )
 
 
 def _series(index: int, runs: Sequence[Run], names: Sequence[str]) -> Series:
@@ -127,6 +150,6 @@ def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 def _equal(runs: Sequence[Run]) -> bool:
     """Whether all runs have the same accuracies in every round that they have in common."""
-    curves = [{x.round: x.accuracy for x in run.curve.measured} for run in runs]
+    curves = [{x.round: x.score for x in run.curve.measured} for run in runs]
     longest = max(curves, key=len)
     return all(longest.get(r) == y for each in curves for r, y in each.items())

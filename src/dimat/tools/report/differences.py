@@ -20,7 +20,7 @@ class Versus:
         series: The finished runs of the method.
         first: Those of the first method.
         after: merging or training.
-        accuracy: Test accuracy over the seeds, mean over the agents.
+        score: The main metric over the seeds, mean over the agents.
         difference: Its difference to the first method after the same phase; None for the first
             method itself, and with fewer than two seeds that both have finished.
     """
@@ -28,7 +28,7 @@ class Versus:
     series: Series
     first: Series
     after: str
-    accuracy: Spread
+    score: Spread
     difference: Difference | None
 
     @property
@@ -55,11 +55,11 @@ def _at_a_point(methods: Sequence[Series]) -> Iterator[Versus]:
     for series in methods:
         for after, phase in PHASES.items():
             own, other = _by_seed(series, phase), _by_seed(first, phase)
-            if (accuracy := spread([*own.values()])) is None:
+            if (score := spread([*own.values()])) is None:
                 continue
             seeds = [] if series is first else sorted(own.keys() & other.keys())
             difference = paired([own[x] for x in seeds], [other[x] for x in seeds])
-            yield Versus(series, first, after, accuracy, difference)
+            yield Versus(series, first, after, score, difference)
 
 
 def _by_seed(series: Series, phase: str) -> dict[int, float | None]:

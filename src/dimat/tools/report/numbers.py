@@ -10,21 +10,20 @@ from dimat.tools.records.run import Run
 from dimat.tools.records.settings import shown
 from dimat.tools.report.compared import Compared, Series
 
-_MEASURED = ("round", "phase", "agents", "test_accuracy_mean", "test_accuracy_min")
-_SPENT = ("test_accuracy_max", "sent_bytes", "epochs", "busy_s")
+_SPENT = ("sent_bytes", "epochs", "busy_s")
 
 
 def numbers(compared: Compared) -> str:
-    """The text of ``data.csv``: a row for each round of each run; accuracies are fractions.
+    """The text of ``data.csv``: a row for each round of each run; percentages are fractions.
 
     Args:
         compared: Content of the report.
     """
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        ["folder", "method", *compared.differing, "seed", "finished", *_MEASURED, *_SPENT]
-    )
+    scores = [f"test_{compared.metric.name}_{kind}" for kind in ("mean", "min", "max")]
+    measured = ["round", "phase", "agents", *scores, *_SPENT]
+    writer.writerow(["folder", "method", *compared.differing, "seed", "finished", *measured])
     for series in compared.series:
         for run in series.runs:
             writer.writerows(_row(series, run, measured) for measured in run.curve.measured)
@@ -32,7 +31,7 @@ def numbers(compared: Compared) -> str:
 
 
 def _row(series: Series, run: Run, measured: Measurement) -> list[object]:
-    accuracies = measured.accuracies.values()
+    scores = measured.scores.values()
     return [
         run.folder,
         series.method,
@@ -41,10 +40,10 @@ def _row(series: Series, run: Run, measured: Measurement) -> list[object]:
         str(run.finished).lower(),
         measured.round,
         measured.phase,
-        len(accuracies),
-        measured.accuracy,
-        min(accuracies),
-        max(accuracies),
+        len(scores),
+        measured.score,
+        min(scores),
+        max(scores),
         measured.sent_bytes,
         measured.epochs,
         measured.busy_s,

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dimat.tools.format import NOTHING, human_bytes, human_seconds, interval, percents
+from dimat.tools.format import NOTHING, human_bytes, human_seconds, interval, spread_text
 from dimat.tools.records.settings import shown
 from dimat.tools.report import words
 from dimat.tools.report.compared import Compared
 from dimat.tools.report.differences import differences
-from dimat.tools.report.figures.accuracy import by_agent, by_cost, by_round
 from dimat.tools.report.figures.costs import costs
 from dimat.tools.report.figures.diagnostics import consensus, units
 from dimat.tools.report.figures.differences import intervals
 from dimat.tools.report.figures.figure import Panel
 from dimat.tools.report.figures.graph import topologies
+from dimat.tools.report.figures.scores import by_agent, by_cost, by_round, heading_of
 from dimat.tools.report.figures.shards import shards
 from dimat.tools.report.recipe import configs, differing, environment
 from dimat.tools.report.results import counts, facts, left_out
@@ -27,14 +27,13 @@ from dimat.tools.report.totals import total
 MARKER = "dimat report"  # generator in index.html, by which an earlier report is recognized
 _FILTERS = (
     shown,
-    words.accuracy,
     words.counted,
     human_bytes,
     human_seconds,
     interval,
-    percents,
+    spread_text,
     words.listed,
-    words.percent,
+    words.score,
 )
 
 
@@ -74,6 +73,8 @@ def page(compared: Compared, inlined: Mapping[str, str] | None = None) -> str:
         marker=MARKER,
         inlined=inlined,
         compared=compared,
+        metric=compared.metric,
+        unit=" (%)" if compared.metric.percent else "",
         styles=[style_of(series, compared) for series in compared.series],
         facts=facts(compared),
         counts=counts(compared.runs),
@@ -102,7 +103,7 @@ def sections(compared: Compared) -> list[Section]:
     versus = intervals(compared)
     return [
         *([Section("differences", "Differences", (versus,), "differences.html")] if versus else []),
-        section("accuracy", "Accuracy", by_round(compared), by_cost(compared)),
+        section("accuracy", heading_of(compared.metric), by_round(compared), by_cost(compared)),
         section("agents", "Agents", by_agent(compared)),
         section("consensus", "Consensus", consensus(compared)),
         section("units", "Units", units(compared)),

@@ -18,17 +18,17 @@ class Total:
 
     Args:
         of: Number of planned runs.
-        accuracies: Final test accuracy of every finished run, mean over agents, a fraction.
-        worst: Accuracy of a run's worst agent, mean over the runs; None if not recorded.
+        scores: Final main test metric of every finished run, mean over agents.
+        worst: That of a run's worst agent, mean over the runs; None if not recorded.
         sent_bytes: Bytes sent by all agents together, mean over the runs; None if not recorded.
         busy_s: Seconds of a run whose agents go in step, mean over the runs; None if not recorded.
-        began: Accuracy before round 1, mean over agents and runs; None if not recorded.
-        merged: Accuracy right after the last merge, likewise; None for a method without merges.
-        trained: Accuracy after the last training, likewise; None if not recorded.
+        began: The same before round 1, mean over agents and runs; None if not recorded.
+        merged: Right after the last merge, likewise; None for a method without merges.
+        trained: After the last training, likewise; None if not recorded.
     """
 
     of: int
-    accuracies: tuple[float, ...]
+    scores: tuple[float, ...]
     worst: float | None
     sent_bytes: float | None
     busy_s: float | None
@@ -39,17 +39,17 @@ class Total:
     @property
     def n(self) -> int:
         """Number of finished runs."""
-        return len(self.accuracies)
+        return len(self.scores)
 
     @property
     def mean(self) -> float | None:
-        """Mean final accuracy over the finished runs; None without any."""
-        return statistics.fmean(self.accuracies) if self.accuracies else None
+        """Mean final score over the finished runs; None without any."""
+        return statistics.fmean(self.scores) if self.scores else None
 
     @property
     def sd(self) -> float | None:
-        """Sample standard deviation of the final accuracy; None for fewer than two runs."""
-        return statistics.stdev(self.accuracies) if self.n > 1 else None
+        """Sample standard deviation of the final score; None for fewer than two runs."""
+        return statistics.stdev(self.scores) if self.n > 1 else None
 
 
 def total(series: Series) -> Total:
@@ -61,20 +61,14 @@ def total(series: Series) -> Total:
     runs = series.finished
     return Total(
         len(series.runs),
-        tuple(run.accuracy for run in runs if run.accuracy is not None),
-        _mean([_worst(run) for run in runs]),
+        tuple(run.score for run in runs if run.score is not None),
+        _mean([run.worst for run in runs]),
         _mean([run.curve.end.sent_bytes for run in runs]),
         _mean([run.curve.end.busy_s for run in runs]),
         _mean([run.curve.after("trained", 0) for run in runs]),
         _mean([run.curve.after("merged") for run in runs]),
         _mean([run.curve.after("trained") for run in runs]),
     )
-
-
-def _worst(run: Run) -> float | None:
-    """The accuracy of the worst agent of a finished run."""
-    recorded, measured = run.number("test_accuracy_min"), run.curve.measured
-    return min(measured[-1].accuracies.values()) if recorded is None and measured else recorded
 
 
 def seconds(runs: Sequence[Run]) -> dict[str, float | None]:

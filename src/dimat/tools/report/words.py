@@ -4,32 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dimat.tools.format import NOTHING
+from dimat.tasks import Metric
 from dimat.tools.report.totals import Total
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction in percent, as text; a dash if not known.
-
-    Args:
-        fraction: The fraction, or None.
-
-    >>> percent(0.756), percent(None)
-    ('75.6', '–')
-    """
-    return NOTHING if fraction is None else f"{100 * fraction:.1f}"
-
-
-def accuracy(total: Total) -> str:
-    """Mean and sample standard deviation of the final accuracy in percent, as text.
+def score(total: Total, metric: Metric) -> str:
+    """Mean and sample standard deviation of the final score, as text.
 
     Args:
         total: The numbers of a series.
+        metric: The main metric.
 
-    >>> accuracy(Total(3, (0.75, 0.77), None, None, None)), accuracy(Total(1, (), None, None, None))
-    ('76.0 ± 1.4', '–')
+    >>> accuracy = Metric("accuracy", percent=True)
+    >>> [score(Total(3, own, None, None, None), accuracy) for own in ((0.75, 0.77), ())]
+    ['76.0 ± 1.4', '–']
     """
-    return percent(total.mean) + ("" if total.sd is None else f" ± {percent(total.sd)}")
+    return metric.show(total.mean) + ("" if total.sd is None else f" ± {metric.show(total.sd)}")
 
 
 def counted(total: Total) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dimat.tasks import Metric
+from dimat.tools.format import interval
 from dimat.tools.report.compared import Compared
 from dimat.tools.report.differences import PHASES, Versus, differences
 from dimat.tools.report.figures.figure import (
@@ -55,7 +57,7 @@ def _figure(compared: Compared, found: Sequence[Versus]) -> Figure | None:
     middle = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1}
     return plot(
         [_mark(compared, versus, own) for versus, own in known],
-        axis("Difference of test accuracy (percentage points)", automargin=False),
+        axis(f"Difference of test {_measure(compared.metric)}", automargin=False),
         cells("", labels, range=[len(labels) - 0.5, -0.5], automargin=False),
         height=height,
         margin={"l": 16 + 7 * room_of(labels), "r": 8, "t": 32, "b": 48},
@@ -63,10 +65,16 @@ def _figure(compared: Compared, found: Sequence[Versus]) -> Figure | None:
     )
 
 
+def _measure(metric: Metric) -> str:
+    name = metric.name.replace("_", " ")
+    return f"{name} (percentage points)" if metric.percent else name
+
+
 def _mark(compared: Compared, versus: Versus, own: Difference) -> Trace:
     style = style_of(versus.series, compared)
-    mean, low, high = (100 * x for x in (own.mean, own.low, own.high))
-    said = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], n = {own.n}"
+    scale = 100 if compared.metric.percent else 1
+    mean, low, high = (scale * x for x in (own.mean, own.low, own.high))
+    said = f"{interval(own, compared.metric)}, n = {own.n}"
     return {
         "type": "scatter",
         "mode": "markers",

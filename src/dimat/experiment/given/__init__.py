@@ -1,0 +1,123 @@
+"""Models and data that a caller of ``dimat.run`` has as objects, in place of names of settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dimat.data import Dataset, Partition
+from dimat.errors import ConfigError
+from dimat.experiment.config.config import DataConfig, RunConfig
+from dimat.experiment.config.places import GIVEN
+from dimat.experiment.given.data import dataset_of
+from dimat.experiment.given.model import Build, builder_of, name_of
+from dimat.tasks import TASKS
+
+__all__ = ["NOTHING", "Given", "check_same", "check_there", "given_of", "is_object"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run has as objects.
+
+    Args:
+        dataset: The data; None: those of the settings.
+        parts: Who has which training samples; None: they are dealt out.
+        build: Builds a model; None: the model of the settings.
+    """
+
+    dataset: Dataset | None = None
+    parts: Partition | None = None
+    build: Build | None = None
+
+
+NOTHING = Given()
+
+
+def is_object(name: str, value: object) -> bool:
+    """Whether the value of a setting is an object in its place."""
+    if name == "model":
+        return value is not None and not isinstance(value, str)
+    plain = (str, Mapping, DataConfig)
+    return (
+        name == "data"
+        and value is not None
+        and not (isinstance(value, plain) or hasattr(value, "__fspath__"))
+    )
+
+
+def given_of(config: RunConfig, objects: Mapping[str, Any]) -> tuple[RunConfig, Given]:
+    """The settings of a run with objects, and the objects as a run takes them.
+
+    Args:
+        config: The other settings.
+        objects: Those of ``model`` and ``data``.
+
+    Raises:
+        ConfigError, DataError: If an object cannot be used.
+    """
+    given = NOTHING
+    if "model" in objects:
+        model = objects["model"]
+        given = replace(given, build=builder_of(model))
+        config = replace(config, model=name_of(model))
+    if "data" in objects:
+        if config.task not in TASKS:
+            raise ConfigError(f"setting 'task' is '{config.task}': known: {', '.join(TASKS)}")
+        data, parts = dataset_of(objects["data"], TASKS[config.task], config.seed)
+        given = replace(given, dataset=data, parts=parts)
+        told = replace(config.data, source=source_of(data))
+        if parts is not None:
+            told = replace(told, split=GIVEN)
+        config = replace(config, data=told)
+    return config, given
+
+
+def source_of(data: Dataset) -> str:
+    """The setting that stands for data: the shape of the training inputs, and a digest of all."""
+    digest = hashlib.sha256()
+    for own in (data.train_x, data.train_y, data.test_x, data.test_y):
+        digest.update(own.contiguous().numpy().tobytes())
+    shape = "x".join(map(str, data.train_x.shape))
+    return f"{GIVEN}:{shape}-{digest.hexdigest()[:12]}"
+
+
+def check_same(config: RunConfig, again: RunConfig) -> None:
+    """Refuse other data than a run was begun with.
+
+    Raises:
+        ConfigError: With the shapes and the digests of both.
+    """
+    before, now = config.data.source, again.data.source
+    if before != now:
+        raise ConfigError(f"'data' is {now}, and the run was begun with {before}: give the same")
+
+
+def check_there(config: RunConfig, given: Given) -> None:
+    """Refuse to go on without the objects that a run was begun with.
+
+    Raises:
+        ConfigError: With how to give them.
+    """
+    lacks = []
+    if config.model.startswith(f"{GIVEN}:") and given.build is None:
+        lacks.append("model")
+    if config.data.source.startswith(f"{GIVEN}:") and given.dataset is None:
+        lacks.append("data")
+    if lacks:
+        there = f"dimat.resume(folder, {', '.join(f'{name}=…' for name in lacks)})"
+        raise ConfigError(
+            f"the run was begun from Python with objects for {' and '.join(lacks)}, which a run "
+            f"folder does not hold: give the same ones, {there}"
+        )
+    split = config.data.split == GIVEN
+    if split != (given.parts is not None):
+        rule = "a list with the data of each agent" if split else "data for all agents together"
+        raise ConfigError(f"'data' must be {rule}: the run was begun with those")
+    if given.parts is not None and len(given.parts.rounds) != config.agents:
+        raise ConfigError(
+            f"setting 'agents' is {config.agents}, and 'data' is a list of "
+            f"{len(given.parts.rounds)}: must have the data of each agent"
+        )

@@ -1,0 +1,279 @@
+"""Runs of models and data that are objects: what is taken, how they go on, what is refused."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import dimat
+from dimat.cli import main
+from dimat.data import Dataset as OurDataset
+from dimat.data import load_dataset
+from dimat.errors import ConfigError, DataError
+from dimat.experiment.config.parse import load_config
+from dimat.experiment.given.data import dataset_of
+from dimat.tasks import TASKS
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(120, 4)).astype(np.float32)
+Y = (X[:, 0] - X[:, 1]).astype(np.float32)
+SMALL: dict[str, Any] = {
+    "agents": 3,
+    "rounds": 2,
+    "pretrain_epochs": 2,
+    "batch_size": 8,
+    "threads": 1,
+    "controls": (),
+    "task": "regression",
+    "optimizer": {"lr": 1e-2},
+    "progress": False,
+}
+
+
+class Rows(Dataset[Any]):
+    """A map-style data set, of dicts or pairs."""
+
+    def __init__(self, x: Any, y: Any, *, named: bool = False) -> None:
+        self.x, self.y, self.named = torch.as_tensor(x), torch.as_tensor(y), named
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Any:
+        pair = self.x[i], self.y[i]
+        return {"x": pair[0], "label": pair[1]} if self.named else pair
+
+
+def net(in_features: int, num_outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(in_features, 16), nn.ReLU(), nn.Linear(16, num_outputs))
+
+
+def given(data: Any, task: str = "regression") -> OurDataset:
+    return dataset_of(data, TASKS[task], 0)[0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ((X[:96], Y[:96]), (X[96:], Y[96:])),
+        ((torch.from_numpy(X[:96]), torch.from_numpy(Y[:96])), (X[96:], Y[96:])),
+        (TensorDataset(*map(torch.from_numpy, (X[:96], Y[:96]))), Rows(X[96:], Y[96:])),
+        (Rows(X[:96], Y[:96], named=True), DataLoader(Rows(X[96:], Y[96:]), batch_size=7)),
+        (list(zip(X[:96], Y[:96], strict=True)), Rows(X[96:].astype(np.float64), Y[96:])),
+    ],
+    ids=["arrays", "tensors", "data sets", "dicts and a loader", "a list of samples"],
+)
+def test_samples_come_in_many_forms_and_are_the_same(data: Any) -> None:
+    found = given(data)
+    torch.testing.assert_close(found.train_x, torch.from_numpy(X[:96]), rtol=0, atol=0)
+    torch.testing.assert_close(found.test_x, torch.from_numpy(X[96:]), rtol=0, atol=0)
+    torch.testing.assert_close(found.train_y[:, 0], torch.from_numpy(Y[:96]), rtol=0, atol=0)
+    assert not found.images
+
+
+def test_a_hugging_face_data_set_is_read_by_its_columns() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"features": X[:20].tolist(), "label": Y[:20].tolist()})
+    found = given((rows, rows))
+    torch.testing.assert_close(found.train_x, torch.from_numpy(X[:20]))
+    torch.testing.assert_close(found.test_y[:, 0], torch.from_numpy(Y[:20]))
+
+
+def test_a_loader_may_pad_what_does_not_stack() -> None:
+    texts = [torch.arange(1, n) for n in (3, 5, 4)]
+
+    def padded(batch: Any) -> Tensor:
+        return nn.utils.rnn.pad_sequence(batch, batch_first=True)
+
+    with pytest.raises(DataError, match="of 'data' do not stack: .*DataLoader with a collate_fn"):
+        given(Unlabeled(texts), "language-modeling")
+    found = given(DataLoader(Unlabeled(texts * 5), 15, collate_fn=padded), "language-modeling")
+    assert found.train_x.shape[1:] == (4,)
+    assert torch.equal(found.train_x, found.train_y)
+
+
+class Unlabeled(Dataset[Any]):
+    """Samples without targets."""
+
+    def __init__(self, samples: list[Tensor]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.samples[i]
+
+
+def test_data_without_a_test_part_give_a_fifth_of_each_class() -> None:
+    labels = np.arange(100) % 4
+    found = given((X[:100], labels), "classification")
+    assert torch.bincount(found.test_y).tolist() == [5] * 4
+    assert len(found.train_y) == 80
+    both = torch.cat([found.train_x, found.test_x])
+    assert len(torch.unique(both, dim=0)) == 100
+    again = given((X[:100], labels), "classification")
+    assert torch.equal(found.test_x, again.test_x)
+
+
+def test_bytes_are_images_and_floats_are_what_models_get() -> None:
+    pixels, labels = RANDOM.integers(0, 256, (20, 5, 6, 3)).astype(np.uint8), np.arange(20) % 2
+    assert given((pixels, labels), "classification").input_shape == (3, 5, 6)
+    floats = torch.randn(20, 3, 5, 6)
+    found = given((floats, torch.as_tensor(labels)), "classification")
+    assert not found.images
+    assert found.input_shape == (3, 5, 6)
+    with pytest.raises(DataError, match="np.transpose"):
+        given((pixels.transpose(0, 3, 1, 2), labels), "classification")
+
+
+def test_a_run_of_objects_is_recorded_and_goes_on(tmp_path: Path) -> None:
+    data = ((X[:96], Y[:96]), (X[96:], Y[96:]))
+
+    def build(in_features: int, num_outputs: int) -> nn.Module:
+        return net(in_features, num_outputs)
+
+    own = {**SMALL, "model": build, "data": data}
+    whole = dimat.run(out=str(tmp_path / "whole"), **own)
+    with pytest.raises(dimat.DimatError):
+        dimat.run(out=str(tmp_path / "run"), max_wall_s=1e-3, **own)
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert (config.model, config.data.split) == ("given:build", "iid")
+    assert re.fullmatch("given:96x4-[0-9a-f]{12}", config.data.source)
+    for lacking in ({}, {"model": build}, {"data": data}):
+        with pytest.raises(
+            ConfigError, match=r"begun from Python.*dimat.resume\(folder, (mod|dat)"
+        ):
+            dimat.resume(tmp_path / "run", progress=False, **lacking)
+    other = ((X[:96], Y[:96] + 1), data[1])
+    with pytest.raises(
+        ConfigError, match=r"'data' is given:96x4-\w+, and the run was begun with given:96x4-"
+    ):
+        dimat.resume(tmp_path / "run", progress=False, model=build, data=other)
+    on = dimat.resume(tmp_path / "run", progress=False, model=build, data=data)
+    assert on.main.agents == whole.main.agents
+
+
+def test_a_command_that_goes_on_without_the_objects_says_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ((X[:96], Y[:96]), (X[96:], Y[96:]))
+    with pytest.raises(dimat.DimatError):
+        dimat.run(out=str(tmp_path / "run"), max_wall_s=1e-3, data=data, **SMALL)
+    assert main(["resume", str(tmp_path / "run")]) == 2
+    assert "dimat.resume(folder, data=…)" in capsys.readouterr().err
+
+
+def test_each_agent_may_have_data_of_its_own(tmp_path: Path) -> None:
+    sizes = (30, 50, 16)
+    ends = np.cumsum((0, *sizes))
+    data = [(X[a:b], Y[a:b]) for a, b in pairwise(ends)]
+    seen: list[Any] = []
+
+    def build(in_features: int, num_outputs: int) -> nn.Module:
+        seen.append((in_features, num_outputs))
+        return net(in_features, num_outputs)
+
+    own = {k: v for k, v in SMALL.items() if k != "agents"}
+    result = dimat.run(out=str(tmp_path / "run"), data=data, model=build, **own)
+    assert set(seen) == {(4, 1)}
+    assert result.config.agents == 3
+    shards = (tmp_path / "run" / "shards.json").read_text()
+    assert '"rounds": [[24], [40], [13]]' in shards  # a fifth of each is for the common test
+    again = dimat.resume(tmp_path / "run", progress=False, data=data, model=build)
+    assert again.main.agents == result.main.agents
+    for other in (data[0], (X[:96], Y[:96])):
+        with pytest.raises(ConfigError, match="the run was begun with given:77x4"):
+            dimat.resume(tmp_path / "run", progress=False, data=other, model=build)
+    with pytest.raises(ConfigError, match="'agents' is 2, and 'data' is a list of 3"):
+        dimat.run(data=data, model=build, **{**own, "agents": 2})
+    with pytest.raises(DataError, match="agent 2 3 training images: it needs a full batch"):
+        dimat.run(data=[*data[:2], (X[:4], Y[:4])], model=build, **own)
+    with pytest.raises(DataError, match=r"data\[0\] has samples .*, and data\[2\] "):
+        dimat.run(data=[*data[:2], (X[:, :3], Y)], model=build, **own)
+
+
+def test_a_module_is_where_every_agent_begins() -> None:
+    start = net(4, 1)
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    first: list[Any] = []
+
+    class Noting:
+        def started(self, *args: Any) -> None: ...
+
+        def measured(self, method: str, line: Any) -> None:
+            if line["round"] == 0:
+                first.append(line["test_loss"])
+
+        def finished(self, *args: Any) -> None: ...
+
+    own = {**SMALL, "pretrain_epochs": 0, "rounds": 1}
+    dimat.run(model=start, data=((X, Y), (X, Y)), callbacks=[Noting()], **own)
+    torch.testing.assert_close(start.state_dict(), before, rtol=0, atol=0)
+    with torch.no_grad():
+        expected = float((start(torch.from_numpy(X))[:, 0] - torch.from_numpy(Y)).square().mean())
+    assert first == pytest.approx([expected] * 3, rel=1e-5)
+
+
+def test_a_function_that_a_name_leads_to_is_its_name(tmp_path: Path) -> None:
+    from tests.tasks.models import Next
+
+    texts = RANDOM.integers(0, 5, (60, 6))
+    own = {**SMALL, "task": "language-modeling", "out": str(tmp_path / "run")}
+    result = dimat.run(model=Next, data=texts, **own)
+    assert result.config.model == "tests.tasks.models:Next"
+
+
+def test_a_data_set_of_ours_is_taken_as_it_is(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    own = {**SMALL, "task": "classification", "pretrain_epochs": 1, "rounds": 1}
+    config = {"data": {"split": "by-class", "train_images": 200}}
+    result = dimat.run(config, data=data, out=str(tmp_path / "run"), **own)
+    assert result.config.data.split == "by-class"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (3, "'data' is 3: must be arrays"),
+        ([], "empty list"),
+        ([{"a": X[0], "b": Y[0]}] * 9, "data.0.' is .*: must be arrays"),
+        (Unlabeled([torch.zeros(3), torch.zeros(4)]), "do not stack"),
+        (Unlabeled([]), "has no samples"),
+        (iter([1]), "must be arrays"),
+        ((X, Y[:5]), "train_x has 120 inputs, train_y 5 targets"),
+        (((X, Y), (X[:, :2], Y)), r"training inputs are \(4,\).*test inputs \(2,\)"),
+        ((X, np.full(120, np.nan)), "values that are not finite"),
+    ],
+)
+def test_data_that_cannot_be_used_are_refused(data: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        given(data)
+
+
+def test_a_dict_without_known_names_says_which_are_known() -> None:
+    class Odd(Rows):
+        def __getitem__(self, i: int) -> Any:
+            return {"a": self.x[i], "b": self.y[i]}
+
+    with pytest.raises(DataError, match="has none of x, input, .*it has a, b"):
+        given(Odd(X, Y))
+
+
+def test_what_a_config_cannot_hold_is_refused_when_it_is_made() -> None:
+    with pytest.raises(ConfigError, match=r"objects are given to dimat.run\(data=…\)"):
+        dimat.RunConfig(data=Rows(X, Y))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"objects are given to dimat.run\(model=…\)"):
+        dimat.RunConfig(model=net)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'model' is 3: must be a name, a function or class"):
+        dimat.run(model=3, **SMALL)
+    with pytest.raises(ConfigError, match="'data' is digits: must be the object of the run"):
+        dimat.resume(".", data="digits")
