@@ -14,6 +14,7 @@ from scipy import stats
 
 from dimat import RunConfig
 from dimat.errors import RecordError
+from dimat.tasks import CLASSIFICATION
 from dimat.tools.compare.budget import at_equal, budget, reached
 from dimat.tools.compare.rows import numbers_of, to_csv
 from dimat.tools.compare.spec import Cell, Spec, expand
@@ -264,7 +265,8 @@ def test_the_tables_of_long_names_fit_80_columns_and_break_no_number() -> None:
     point = Point(name, 4, (3,), {"gradient-tracking": first, long: numbers})
     text = as_text([point])
     assert max(map(len, text.splitlines())) <= 80
-    versus = interval(paired(numbers["trained_accuracy_mean"], first["trained_accuracy_mean"]))
+    pair = paired(numbers["trained_accuracy_mean"], first["trained_accuracy_mean"])
+    versus = interval(pair, CLASSIFICATION.metrics[0])
     whole = ("100.0 ± 0.0", "50.0 ± 40.0", versus, "25.0 (n=2)", "123.4 GB", "3 h 25 min")
     assert [cell for cell in whole if cell not in text] == []
     assert long in "".join(line.split(" ")[0] for line in text.splitlines())  # folded, not cut

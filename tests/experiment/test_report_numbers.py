@@ -244,7 +244,7 @@ def test_differences_are_paired_by_seed_within_a_grid_point(tmp_path: Path) -> N
     ours, theirs = ([x.curve.after("trained") for x in series.finished] for series in both)
     assert wa.first.label == "dimat · topology=ring"
     assert wa.difference is not None
-    assert (wa.difference.n, wa.accuracy.n) == (2, 2)
+    assert (wa.difference.n, wa.score.n) == (2, 2)
     oracle = stats.ttest_rel(ours, [theirs[0], theirs[2]])
     interval = oracle.confidence_interval(0.95)
     assert (wa.difference.low, wa.difference.high) == pytest.approx((interval.low, interval.high))
