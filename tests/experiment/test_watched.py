@@ -200,7 +200,7 @@ def test_whoever_reads_no_events_holds_up_nobody_and_is_told_how_many_were_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read, write = os.pipe()
-    with open(read) as reader, open(write, "w") as stalled:
+    with open(write, "w") as stalled, open(read) as reader:  # closed first: whoever hangs ends
         monkeypatch.setattr(sys, "stdout", stalled)
         log = EventLog("-")
         together([lambda: [log("trained", round=k, why="x" * 200) for k in range(2000)]], SOON_S)
