@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dimat.data import load_dataset
+from dimat.data import SourceOptions, load_dataset
 from dimat.errors import DataError
 from dimat.experiment.config.config import DataConfig, RunConfig
 from dimat.experiment.progress import Silent
@@ -383,3 +383,25 @@ def test_tiny_imagenet_can_be_read_after_what_its_page_says(
     data = load_dataset(f"folder:{root}")
     assert data.train_y.tolist() == data.test_y.tolist() == [0, 1]
     equal(data.test_x[0], np.asarray(Image.open(root / "val" / "n01" / "val_1.JPEG")).copy())
+
+
+def test_classes_without_parts_are_one_data_set_of_which_a_share_is_tested_on(
+    tmp_path: Path,
+) -> None:
+    for number, name in enumerate(("ant", "bee")):
+        for i in range(10):
+            save(tmp_path / name / f"{i}.png", draw(4, 5, 3, seed=10 * number + i))
+    data = load_dataset(f"folder:{tmp_path}")
+    assert (len(data.train_y), torch.bincount(data.test_y).tolist()) == (16, [2, 2])
+    every = torch.cat([data.train_x, data.test_x]).flatten(1).tolist()
+    assert sorted(every) == sorted(
+        draw(4, 5, 3, seed=seed).flatten().tolist() for seed in range(20)
+    )
+    whole = load_dataset(
+        f"folder:{tmp_path}", needs=("train",), options=SourceOptions(test_share=0.0)
+    )
+    equal(whole.train_x[10], draw(4, 5, 3, seed=10))
+    shutil.rmtree(tmp_path / "bee")
+    assert "all samples are of class 'ant'" in refused(tmp_path)
+    save(tmp_path / "0.png", draw(4, 5, 3))
+    assert "0.png: is in no class" in refused(tmp_path)

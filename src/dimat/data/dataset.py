@@ -46,6 +46,8 @@ class Dataset:
         images: Whether inputs are images; other arrays are neither normalized nor augmented.
         vocabulary: Number of tokens, where inputs are ids of those and the source knows it; 0: one
             more than the highest id that occurs.
+        columns: What the inputs of a table are, ``age`` or ``color=blue|red``; empty of others.
+        divided: Whether the source says what its training and its test samples are.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Dataset:
     refused: Mapping[str, str] = field(default_factory=dict)
     images: bool = True
     vocabulary: int = 0
+    columns: tuple[str, ...] = ()
+    divided: bool = True
 
     __repr__ = brief
 
@@ -194,6 +198,22 @@ class Dataset:
         """
         kept = torch.from_numpy(index)
         return replace(self, train_x=self.train_x[kept], train_y=self.train_y[kept])
+
+    def with_test(self, held: NDArray[np.bool_]) -> Dataset:
+        """The data set with some of its training samples as its test samples.
+
+        Args:
+            held: Mask of the training samples.
+        """
+        test = torch.from_numpy(held)
+        return replace(
+            self,
+            train_x=self.train_x[~test],
+            train_y=self.train_y[~test],
+            test_x=self.train_x[test],
+            test_y=self.train_y[test],
+            divided=True,
+        )
 
     def check_usable(self, source: str, needs: Sequence[Part], *, counted: bool) -> None:
         """Refuse a data set that lacks images, or whose labels leave out a class.

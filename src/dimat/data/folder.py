@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ Classes = Mapping[str, Sequence[Path]]
 def folder(path: str, tell: Tell = quiet) -> Dataset:
     """The pictures in ``PATH/train/CLASS``, and in ``PATH/test/CLASS`` or else ``PATH/val/CLASS``.
 
+    Without train, test and val these are the pictures in ``PATH/CLASS``, not divided into parts.
     Label i is the i-th of the sorted names of the folders; a folder inside a class belongs to it.
     Images come in the order of their sorted names, not in the file system's. Names that start with
     a dot are left out. One of train and test may be missing.
@@ -39,14 +41,7 @@ def folder(path: str, tell: Tell = quiet) -> Dataset:
     """
     if not path or not Path(path).is_dir():
         raise DataError(f"folder:{path}: no such folder")
-    folders, refused = {}, {}
-    for part, names in _PARTS.items():
-        try:
-            folders[part] = _part(path, *names)
-        except DataError as error:
-            refused[part] = str(error)
-    if not folders:
-        raise DataError(refused["train"])
+    folders, refused = _parts(path)
     found = {part: _classes(own) for part, own in folders.items()}
     if "train" in found:
         _check_pictures(found["train"], folders["train"])
@@ -63,7 +58,23 @@ def folder(path: str, tell: Tell = quiet) -> Dataset:
     images = decode([Picture(str(file), partial(open_regular, file)) for file in files], tell)
     split = torch.split(images, [len(own) for own in labels.values()])
     parts = {part: (x, labels[part]) for part, x in zip(labels, split, strict=True)}
-    return Dataset.of_parts("folder", parts, tuple(label), refused)
+    data = Dataset.of_parts("folder", parts, tuple(label), refused)
+    return replace(data, divided=folders.get("train") != Path(path))
+
+
+def _parts(path: str) -> tuple[dict[str, Path], dict[str, str]]:
+    """The folder of each part, or why there is none; without parts that of all classes."""
+    folders, refused = {}, {}
+    for part, names in _PARTS.items():
+        try:
+            folders[part] = _part(path, *names)
+        except DataError as error:
+            refused[part] = str(error)
+    if folders:
+        return folders, refused
+    if not _entries(Path(path))[0]:
+        raise DataError(f"{refused['train']}, or for {Path(path) / _LAYOUT} without parts")
+    return {"train": Path(path)}, {}
 
 
 def _part(path: str, *names: str) -> Path:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 from torch import Tensor
 
 from dimat.data.dataset import Dataset, Part, Tell, quiet, why_not
@@ -14,6 +15,8 @@ from dimat.data.folder import folder
 from dimat.data.huggingface import huggingface
 from dimat.data.npz import npz, npz_images
 from dimat.data.options import DEFAULTS, SourceOptions
+from dimat.data.partition import held_out
+from dimat.data.tables import csv, jsonl, parquet
 from dimat.errors import look_up
 from dimat.registry import Registry, a_function
 from dimat.tasks import CLASSIFICATION, Task
@@ -24,7 +27,15 @@ __all__ = ["SOURCES", "Dataset", "load_dataset", "load_images"]
 SOURCES: Registry[Callable[..., Dataset]] = Registry(
     "data.source",
     "dimat.sources",
-    {"digits": digits, "npz": npz, "folder": folder, "hf": huggingface},
+    {
+        "digits": digits,
+        "npz": npz,
+        "folder": folder,
+        "hf": huggingface,
+        "csv": csv,
+        "jsonl": jsonl,
+        "parquet": parquet,
+    },
     a_function,
 )
 
@@ -41,7 +52,8 @@ def load_dataset(
     """The data set of a source, with the targets of a task.
 
     Args:
-        source: ``"digits"``, ``"npz:PATH"``, ``"folder:PATH"`` or ``"hf:NAME"``.
+        source: ``"digits"``, ``"npz:PATH"``, ``"folder:PATH"``, ``"csv:PATH"``, ``"hf:NAME"`` or
+            another of :data:`SOURCES`.
         tell: Listener to the decoding of images, if they are encoded: ``tell(0, total)``, then
             ``tell(new, total)`` whenever ``new`` more are decoded.
         task: The task, which says what targets are.
@@ -57,13 +69,34 @@ def load_dataset(
     name, _, path = source.partition(":")
     function = look_up("data.source", name, SOURCES)
     asks = "options" in inspect.signature(function).parameters
+    options = replace(options, task=task)
     data = function(path, tell, options=options) if asks else function(path, tell)
     data = data.for_task(task, source)
+    if not data.divided:
+        data = _divided(data, task, options.test_share, source)
     if task.has_classes and not data.classes and "labels" not in data.refused:
         labels = why_not(lambda: _check_labels(data, source))
         data = replace(data, refused={**data.refused, "labels": labels})
     data.check_usable(source, needs, counted=not classes)
     return data.with_classes(classes, source) if classes else data
+
+
+def _divided(data: Dataset, task: Task, share: float, source: str) -> Dataset:
+    """A data set without parts, of which a share becomes the test part, stratified by class.
+
+    Which samples it is depends on their number and classes alone, so that a model is tested on
+    none that any run has trained on.
+    """
+    labels = data.train_y.numpy() if task.has_classes else np.zeros(len(data.train_y), np.int64)
+    held = held_out(labels, share, 1, 0) if share < 1 else np.ones(len(labels), np.bool_)
+    missing = f"{source}: {len(labels)} samples have no part of data.test_share {share:g}"
+    refused = {"train": missing, "test": f"{missing}: give a larger share, or data.test_source"}
+    if task.has_classes and len(data.classes) == 1:
+        refused["labels"] = (
+            f"{source}: all samples are of class '{data.classes[0]}': name all classes in "
+            "data.classes, or give samples of others"
+        )
+    return replace(data.with_test(held), refused=refused)
 
 
 def _check_labels(data: Dataset, source: str) -> None:

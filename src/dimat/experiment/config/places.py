@@ -43,13 +43,13 @@ def check_path(setting: str, given: str, *, spare: int = 0) -> Path:
 
 
 def check_source(setting: str, given: str) -> None:
-    """Refuse a source of images, such as ``npz:PATH``, whose path no file system can have.
+    """Refuse a source of data, such as ``npz:PATH``, whose path no file system can have.
 
     Raises:
         ConfigError: As :func:`check_path` does.
     """
     kind, colon, place = given.partition(":")
-    if colon and kind in ("npz", "folder"):
+    if colon and kind in ("npz", "folder", "csv", "jsonl", "parquet"):
         if not place.strip():
             raise broken_rule(setting, given, f"{kind}:PATH")
         check_path(setting, place)

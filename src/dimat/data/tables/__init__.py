@@ -1,0 +1,6 @@
+"""Tables as data sets: CSV, JSON Lines and Parquet files, and what `datasets` loads."""
+
+from dimat.data.tables.dataset import of_tables
+from dimat.data.tables.sources import csv, jsonl, parquet
+
+__all__ = ["csv", "jsonl", "of_tables", "parquet"]

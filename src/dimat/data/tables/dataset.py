@@ -1,0 +1,92 @@
+"""The data set that a table is, once it is said which column is what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dimat.data.dataset import Dataset
+from dimat.data.options import SourceOptions
+from dimat.data.tables.cells import listed
+from dimat.data.tables.inputs import input_columns, inputs
+from dimat.data.tables.targets import class_targets, number_targets
+from dimat.errors import DataError, did_you_mean
+
+
+def of_tables(name: str, tables: Mapping[str, Any], options: SourceOptions, where: str) -> Dataset:
+    """The data set of one table, or of a table of training and one of test samples.
+
+    Args:
+        name: Name of the source.
+        tables: PyArrow tables by part, train or test; one alone is the whole, without parts.
+        options: Which columns are what, and the task.
+        where: The source with its place, for messages.
+
+    Raises:
+        DataError: If columns are missing, or their cells cannot be used.
+    """
+    first = next(iter(tables.values()))
+    _check_names(tables, where)
+    used = _used(first.column_names, options, where)
+    for table in tables.values():
+        if not table.num_rows:
+            raise DataError(f"{where}: has a header ({listed(first.column_names)}), and no row")
+    columns = input_columns(tables, used, options.categories, where)
+    x = {
+        part: torch.from_numpy(inputs(table, columns, options.fill, _place(where, part, tables)))
+        for part, table in tables.items()
+    }
+    classes: tuple[str, ...] = options.target
+    if options.task.has_classes:
+        y, classes = class_targets(tables, options.target, where)
+    else:
+        y = number_targets(tables, options.target, where)
+    parts = {part: (own, torch.from_numpy(y[part])) for part, own in x.items()}
+    data = Dataset.of_parts(name, parts, classes, images=False)
+    return replace(data, columns=columns, divided=len(tables) > 1)
+
+
+def _place(where: str, part: str, tables: Mapping[str, Any]) -> str:
+    return f"{where}: {part}" if len(tables) > 1 else where
+
+
+def _check_names(tables: Mapping[str, Any], where: str) -> None:
+    """Refuse columns of one name, and parts with other columns."""
+    names = [table.column_names for table in tables.values()]
+    twice = [name for name, count in Counter(names[0]).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{where}: has {Counter(names[0])[twice[0]]} columns '{twice[0]}': rename one"
+        )
+    for other in names[1:]:
+        differing = {*names[0]} ^ {*other}
+        if differing:
+            raise DataError(
+                f"{where}: column '{min(differing)}' is in one of {' and '.join(tables)} only"
+            )
+
+
+def _used(names: Sequence[str], options: SourceOptions, where: str) -> list[str]:
+    """The columns that are inputs: all but targets, and those that are left out."""
+    if not options.target:
+        raise DataError(
+            f"{where}: say in data.target which column is to be learned (columns: "
+            f"{listed(list(names))})"
+        )
+    for setting, own in (("target", options.target), ("leave_out", options.leave_out)):
+        for name in own:
+            if name not in names:
+                raise DataError(
+                    f"{where}: has no column '{name}', which data.{setting} names"
+                    f"{did_you_mean(name, names)} (columns: {listed(list(names))})"
+                )
+    used = [name for name in names if name not in {*options.target, *options.leave_out}]
+    if not used:
+        raise DataError(
+            f"{where}: no column is left to learn from (columns: {listed(list(names))})"
+        )
+    return used
