@@ -46,6 +46,7 @@ class Dataset:
         images: Whether inputs are images; other arrays are neither normalized nor augmented.
         vocabulary: Number of tokens, where inputs are ids of those and the source knows it; 0: one
             more than the highest id that occurs.
+        padding: The id that only fills a text up, and is no token of it; None: there is none.
         columns: What the inputs of a table are, ``age`` or ``color=blue|red``; empty of others.
         divided: Whether the source says what its training and its test samples are.
     """
@@ -59,6 +60,7 @@ class Dataset:
     refused: Mapping[str, str] = field(default_factory=dict)
     images: bool = True
     vocabulary: int = 0
+    padding: int | None = None
     columns: tuple[str, ...] = ()
     divided: bool = True
 

@@ -13,25 +13,26 @@ import torch
 from torch import Tensor
 
 from dimat.data.dataset import Dataset, Tell, quiet, why_not
+from dimat.data.options import DEFAULTS, SourceOptions
 from dimat.data.pictures import Picture, decode
+from dimat.data.tables import TEST_SPLITS, hub_tables
 from dimat.errors import DataError
 from dimat.files import open_regular
 from dimat.tasks.labels import as_labels, check_counted, check_known
 
-_TEST = ("test", "validation", "valid", "val")
 
-
-def huggingface(address: str, tell: Tell = quiet) -> Dataset:
+def huggingface(address: str, tell: Tell = quiet, options: SourceOptions = DEFAULTS) -> Dataset:
     """The data set ``NAME[:CONFIG][@REVISION][#LABEL]`` on the Hub, or ``FOLDER[#LABEL]``.
 
     Images are the first column of type Image. Labels are the first of type ClassLabel, or the
     column LABEL, which may also be of integers. Test images are the first of the splits test,
     validation, valid and val that has labels. It is loaded by `datasets`, which runs no code of a
-    data set.
+    data set. With options that name a text or a target it is a table.
 
     Args:
         address: The data set, as above.
         tell: Listener to the decoding; `datasets` itself shows downloads.
+        options: Of a table which columns are what, and the task.
 
     Raises:
         DataError: If `datasets` is not installed or cannot load it, a split or column is missing,
@@ -43,16 +44,18 @@ def huggingface(address: str, tell: Tell = quiet) -> Dataset:
     there = ", ".join(splits)
     refused = {
         "train": f"{where}: has no split train (it has {there})",
-        "test": f"{where}: has no split {' or '.join(_TEST[:2])} to test on (it has {there})",
+        "test": f"{where}: has no split {' or '.join(TEST_SPLITS[:2])} to test on (it has {there})",
     }
-    if not {"train", *_TEST} & {*splits}:
+    if not {"train", *TEST_SPLITS} & {*splits}:
         raise DataError(refused["train"])
-    features = next(splits[name] for name in ("train", *_TEST) if name in splits).features
+    features = next(splits[name] for name in ("train", *TEST_SPLITS) if name in splits).features
+    if options.text or options.target:
+        return hub_tables(splits, place.label, options, where)
     label = _label_column(features, place.label, where)
     labels, split_of = {}, {"train": "train"}
     if "train" in splits:
         labels["train"] = _labels(splits, "train", label, where)
-    if {*_TEST} & {*splits}:
+    if {*TEST_SPLITS} & {*splits}:
         try:
             split_of["test"], labels["test"] = _test_labels(splits, label, where)
         except DataError as error:
@@ -195,7 +198,7 @@ def _test_labels(splits: Mapping[str, Any], column: str, where: str) -> tuple[st
     Competitions hide the labels of their test sets behind -1.
     """
     refused = []
-    for split in (split for split in _TEST if split in splits):
+    for split in (split for split in TEST_SPLITS if split in splits):
         try:
             return split, _labels(splits, split, column, where)
         except DataError as error:
