@@ -19,7 +19,7 @@ FIRST: Mapping[str, str] = {
     "method": "dimat, wa, wm, local, cdsgd, sgp, fedavg, …",
     "controls": "methods to compare it with, or none",
     "topology": "ring, full, star, torus, exponential, …",
-    "data": "digits, npz:PATH, folder:PATH or hf:NAME",
+    "data": "digits, npz:PATH, folder:PATH, csv:PATH, …",
     "data.split": "iid, by-class, dirichlet, …",
     "model": "mlp, cnn, resnet20, … or module:factory",
     "optimizer.lr": "learning rate of local training",

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from dimat.experiment.config.config import ExchangeConfig, RunConfig
+from dimat.experiment.config.config import DataConfig, ExchangeConfig, RunConfig
 from dimat.experiment.config.method_options import LATER
 from dimat.experiment.config.parse import config_to_yaml
 from dimat.experiment.setup import Setup
@@ -74,7 +74,8 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
     settings = config_to_yaml(recipe)
     for name, value in LATER.items():
         group, _, last = name.rpartition(".")
-        settings = settings.replace(f"\n{'  ' if group else ''}{last}: {value}\n", "\n", 1)
+        text = "null" if value is None else value
+        settings = settings.replace(f"\n{'  ' if group else ''}{last}: {text}\n", "\n", 1)
     digest = hashlib.sha256((settings + pretrain_digest(setup)).encode())
     for indices in setup.parts.rounds:
         digest.update(indices.tobytes())
@@ -97,8 +98,9 @@ def pretrain_digest(setup: Setup) -> str:
     settings = asdict(setup.config)
     own = {name: settings[name] for name in (*_PRETRAIN, *(() if constant else _LENGTH))}
     own["optimizer"].pop("on_merge")
-    if own["data"].pop("kind") != "auto":
-        own["kind"] = settings["data"]["kind"]
+    for name, value in asdict(DataConfig()).items():
+        if f"data.{name}" in LATER and own["data"][name] == value:
+            own["data"].pop(name)
     if setup.config.task != "classification":
         own["task"] = setup.config.task
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())

@@ -20,7 +20,8 @@ _OWN = (
 )
 # The same of agents with data of their own: which images each has, and how it trains on them.
 _OF_OWN_DATA = (
-    *("data.train_images", "data.validation", "data.augment"),
+    *("data.train_images", "data.validation", "data.augment", "data.test_share"),
+    *("data.leave_out", "data.fill"),
     *("batch_size", "pretrain_epochs", "local_epochs", "local_steps"),
 )
 
@@ -46,6 +47,8 @@ def handshake(setup: Setup, *, matches: bool) -> Mapping[str, str]:
         found["data"] = data_digest(setup)[:16]
     else:
         found["images"] = input_shape(setup.dataset)
+        found["columns"] = _text(setup.dataset.columns)
+        found["tokens"] = str(setup.dataset.num_tokens)
     if matches:
         found["symmetry"] = setup.analysis.symmetry.digest[:16]
     return found

@@ -17,22 +17,28 @@ from dimat.data import (
     Dataset,
     Partition,
     Shard,
-    SourceOptions,
     are_skewed,
     hold_out,
     load_dataset,
     own_images,
     partition,
-    subset,
 )
 from dimat.data.dataset import Part, Tell
 from dimat.data.partition import check_batches
 from dimat.errors import ConfigError, DataError
 from dimat.experiment.config.config import OptimizerConfig, RunConfig, TopologyConfig
+from dimat.experiment.config.places import AGENT
 from dimat.experiment.config.validate import ONLY_APART
 from dimat.experiment.given import NOTHING, Given, check_there
 from dimat.experiment.given.model import Build
 from dimat.experiment.progress import Progress, Silent
+from dimat.experiment.sources import (
+    class_labels,
+    load_each,
+    load_source,
+    source_options,
+    thinned,
+)
 from dimat.losses import LocalLoss, loss_of_counts
 from dimat.models import build_for_input, check_outputs
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
@@ -82,6 +88,11 @@ class Setup:
     def num_outputs(self) -> int:
         """Width of the models' outputs."""
         return self.dataset.num_outputs(self.task)
+
+    @property
+    def _has_places(self) -> bool:
+        """Whether every place of an input has an output: a token, or a pixel."""
+        return len(self.task.output_shape(self.dataset.train_y[:1], self.num_outputs)) > 2
 
     @cached_property
     def labels(self) -> Tensor:
@@ -148,6 +159,8 @@ class Setup:
                 (1, *self.dataset.input_shape),
                 self.num_outputs,
                 num_tokens=self.dataset.num_tokens,
+                padding=self.dataset.padding,
+                places=self._has_places,
                 width=config.width,
                 shortcut=config.shortcut,
                 norm=config.norm,
@@ -253,7 +266,7 @@ class Setup:
         """
         if not self.task.has_classes:
             return {True: False, False: False}
-        if self.owner is not None:
+        if self.config.data.split == OWN:
             return {True: True, False: True}
         both = ((True, self.parts.pretrain), (False, self.parts.rounds))
         return {own: are_skewed(parts, self.labels) for own, parts in both}
@@ -369,13 +382,6 @@ class Setup:
         return found
 
 
-def class_labels(dataset: Dataset, task: Task) -> Tensor:
-    """The class of every training sample, by which they are dealt out; 0 where there are none."""
-    if task.has_classes:
-        return dataset.train_y
-    return torch.zeros(len(dataset.train_y), dtype=torch.int64)
-
-
 def make_setup(
     config: RunConfig,
     progress: Progress | None = None,
@@ -398,33 +404,28 @@ def make_setup(
         DataError, ModelError, TopologyError: If data, model or graph cannot be used.
     """
     owner = agent if config.data.split == OWN else None
-    if config.data.split == OWN and owner is None:
-        raise ConfigError(f"setting 'data.split' is '{OWN}': {ONLY_APART}")
-    tell, task = _reading(progress or Silent()), TASKS[config.task]
+    tell, task, parts = _reading(progress or Silent()), TASKS[config.task], given.parts
     check_there(config, given)
     dataset = given.dataset if dataset is None else dataset
-    if dataset is None:
-        others = config.data.test_source is not None or owner is not None
-        needs: tuple[Part, ...] = ("train",) if others else ("train", "test")
-        dataset = load_dataset(
-            config.data.source,
-            tell,
-            task=task,
-            classes=config.data.classes,
-            needs=needs,
-            options=source_options(config),
-        )
-    elif config.data.classes:
-        dataset = dataset.with_classes(config.data.classes, dataset.name)
+    others = config.data.test_source is not None or owner is not None
+    needs: tuple[Part, ...] = ("train",) if others else ("train", "test")
+    if dataset is not None:
+        if config.data.classes:
+            dataset = dataset.with_classes(config.data.classes, dataset.name)
+        dataset = dataset if parts is not None else thinned(dataset, config, task)
+    elif owner is None and AGENT in config.data.source:
+        dataset, parts = load_each(config, tell)
+    else:
+        dataset = load_source(config, tell, needs, owner)
+    if config.data.split == OWN and owner is None and parts is None:
+        raise ConfigError(f"setting 'data.split' is '{OWN}': {ONLY_APART}")
     _check_augment(config, dataset)
     tested = _common_test(config, dataset, tell)
-    if config.data.train_images is not None and given.parts is None:
-        labels = class_labels(dataset, task)
-        dataset = dataset.only(subset(labels, config.data.train_images, config.seed))
     labels = class_labels(dataset, task)
     if given.parts is not None:
-        parts = given.parts
-        check_batches(parts.rounds, config.data.split, config.batch_size)
+        check_batches(given.parts.rounds, config.data.split, config.batch_size)
+    if parts is not None:
+        pass  # every agent has its own
     elif owner is None:
         parts = partition(
             config.data.split,
@@ -439,7 +440,7 @@ def make_setup(
     shard_sizes = None if owner is not None else [len(part) for part in parts.rounds]
     topology = build_network(config.topology, config.agents, shard_sizes)
     if config.merging.combine == "auto":
-        skewed = owner is not None or are_skewed(parts.rounds, labels)
+        skewed = config.data.split == OWN or are_skewed(parts.rounds, labels)
         skewed &= config.exchange.robust == "none"  # fits trust what they are told
         combine = "gram" if skewed else "average"
         config = replace(config, merging=replace(config.merging, combine=combine))
@@ -456,11 +457,6 @@ def make_setup(
         rule = f"as task '{config.task}' has them"
     check_outputs(config.model, setup.new_model(0), dataset.example(2), expected, rule)
     return setup
-
-
-def source_options(config: RunConfig) -> SourceOptions:
-    """The settings that sources may ask for."""
-    return SourceOptions(kind=config.data.kind)
 
 
 def _check_augment(config: RunConfig, dataset: Dataset) -> None:
@@ -487,7 +483,11 @@ def _common_test(config: RunConfig, dataset: Dataset, tell: Tell) -> Dataset | N
         task=task,
         classes=dataset.class_names if task.has_classes else (),
         needs=("test",),
-        options=source_options(config),
+        options=replace(
+            source_options(config),
+            test_share=1.0,
+            categories=tuple(own for own in dataset.columns if "=" in own),
+        ),
     )
     if input_shape(tested) != input_shape(dataset):
         what, axes = (
@@ -496,6 +496,11 @@ def _common_test(config: RunConfig, dataset: Dataset, tell: Tell) -> Dataset | N
         raise DataError(
             f"{what} of data.test_source {source} are {input_shape(tested)}, and those of "
             f"data.source {config.data.source} {input_shape(dataset)}: {axes} must be the same"
+        )
+    if tested.columns != dataset.columns:
+        raise DataError(
+            f"data.test_source {source} has the columns {', '.join(tested.columns)}, and "
+            f"data.source {', '.join(dataset.columns)}: they must be alike, in one order"
         )
     if not task.has_classes:
         dataset.check_alike(task, tested, source)

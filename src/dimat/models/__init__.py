@@ -13,7 +13,10 @@ from dimat.errors import ModelError, check_known
 from dimat.models.cnn import CNN
 from dimat.models.factory import made_by
 from dimat.models.mlp import MLP
-from dimat.models.resnet import ResNet
+from dimat.models.outside import OUTSIDE, Wanted
+from dimat.models.resnet import BottleneckResNet, ResNet
+from dimat.models.transformer import Transformer
+from dimat.models.unet import UNet
 from dimat.models.vgg import VGG
 from dimat.state import memory_bytes, num_bytes, state_of
 
@@ -68,6 +71,8 @@ def build_for_input(
     num_classes: int,
     *,
     num_tokens: int = 0,
+    padding: int | None = None,
+    places: bool = False,
     width: float = 1.0,
     shortcut: str = "conv3",
     norm: str = "batch",
@@ -75,14 +80,17 @@ def build_for_input(
 ) -> nn.Module:
     """A model for inputs of ``shape`` (batch first).
 
-    Built-in models take images, and ``mlp`` any numbers; a factory may take anything, and is called
-    without ``in_channels`` and ``image_size`` where inputs have not the four axes of images.
+    Built-in models take images, ``mlp`` any numbers, ``transformer`` tokens; a factory may take
+    anything, and is called without ``in_channels`` and ``image_size`` where inputs have not the
+    four axes of images.
 
     Args:
         name: As :func:`build_model` takes it.
         shape: Shape of a batch, as the model gets it.
         num_classes: Width of the output.
         num_tokens: Number of tokens that inputs are ids of; 0: they are numbers.
+        padding: The token that only fills a text up; None: there is none.
+        places: Whether every place of an input, a token or a pixel, has an output.
         width: As :func:`build_model` takes it.
         shortcut: Likewise.
         norm: Likewise.
@@ -92,21 +100,35 @@ def build_for_input(
         ConfigError: If no such model is known.
         ModelError: If it cannot be built for such inputs.
     """
+    package, _, rest = name.partition(":")
+    if build is None and package in OUTSIDE and rest:
+        return OUTSIDE[package](rest, Wanted(shape[1:], num_classes, places, num_tokens, padding))
     if ":" in name and (build is not None or len(shape) != 4 or num_tokens):
         offered: dict[str, object] = {"num_classes": num_classes}
         if len(shape) == 4 and not num_tokens:
             offered |= {"in_channels": shape[1], "image_size": (shape[2], shape[3])}
-        return made_by(name, offered, _more(shape[1:], num_classes, num_tokens), build)
+        more = {**_more(shape[1:], num_classes, num_tokens), "padding": padding}
+        return made_by(name, offered, more, build)
+    if name == TRANSFORMER:
+        if not num_tokens or len(shape) != 2:
+            raise ModelError(
+                f"model '{name}' takes texts, whole numbers (ids of tokens) of shape "
+                f"(batch, length): give data.text, or another model for inputs of shape {shape[1:]}"
+            )
+        length = shape[1]
+        return Transformer(num_tokens, num_classes, length, width, places=places, padding=padding)
     if name == "mlp" and not num_tokens:
         size = (1, math.prod(shape[2:])) if len(shape) != 4 else (shape[2], shape[3])
         _check_fits(name, shape[1], num_classes, size, width, shortcut, norm)
+        if len(shape) == 2:
+            return MLP(shape[1], num_classes, width, table=True)
         return MODELS[name](shape[1], num_classes, size, width, shortcut, norm)
     if ":" not in name:
         check_known("model", name, MODELS)
     if num_tokens:
         raise ModelError(
-            f"model '{name}' takes no tokens (whole numbers): give a package.module:factory of "
-            "your own, or measurements as floats"
+            f"model '{name}' takes no tokens (whole numbers): give transformer, or a "
+            "package.module:factory of your own, or measurements as floats"
         )
     if len(shape) != 4:
         raise ModelError(
@@ -162,9 +184,24 @@ def _vgg(
     return VGG(channels, classes, depth, width)
 
 
+def _unet(
+    channels: int, classes: int, size: tuple[int, int], width: float, shortcut: str, norm: str
+) -> nn.Module:
+    return UNet(channels, classes, width, norm)
+
+
+def _resnet50(
+    channels: int, classes: int, size: tuple[int, int], width: float, shortcut: str, norm: str
+) -> nn.Module:
+    return BottleneckResNet(channels, classes, size, width, norm)
+
+
+TRANSFORMER = "transformer"  # the built-in model of tokens; the others are of images, or numbers
 MODELS: dict[str, Builder] = {
     "mlp": _mlp,
     "cnn": _cnn,
+    "unet": _unet,
+    "resnet50": _resnet50,
     **{f"resnet{depth}": partial(_resnet, depth) for depth in (20, 32, 44, 56)},
     **{f"vgg{depth}": partial(_vgg, depth) for depth in (11, 13, 16)},
 }
@@ -190,7 +227,7 @@ def min_image_size(name: str) -> int:
     """The smallest image side that a built-in model can take: every pooling halves it."""
     if name.startswith("vgg"):
         return 32
-    return 4 if name == "cnn" or name.startswith("resnet") else 1
+    return 4 if name in ("cnn", "unet") or name.startswith("resnet") else 1
 
 
 def check_output(
@@ -246,6 +283,7 @@ def check_outputs(
 
 __all__ = [
     "MODELS",
+    "TRANSFORMER",
     "build_for_input",
     "build_model",
     "check_output",

@@ -34,7 +34,7 @@ def parser() -> Parser:
         usage="dimat agent --config FILE --id I --peers FILE --certificates FOLDER\n"
         "                   [--listen HOST:PORT] [--SETTING VALUE ...]",
         description="Run one agent of a run, which goes on when neighbors are lost and takes them "
-        "in when they come back. The same command after a crash goes on from its last checkpoint.",
+        "in when they come back. After a crash the same command goes on.",
     )
     add = own.add_argument
     add("--id", type=int, required=True, help="number of this agent, from 0")

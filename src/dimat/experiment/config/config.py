@@ -59,14 +59,17 @@ class DataConfig:
     Args:
         source: digits; npz:PATH with train_x, train_y, test_x, test_y (NHWC images, int labels; or
             arrays of any rank); folder:PATH with train/CLASS/*.png or *.jpg and the same in test or
-            val; or hf:NAME of the Hugging Face Hub.
+            val, or CLASS/*.png alone; csv:PATH, jsonl:PATH or parquet:PATH with a table (see
+            target); or hf:NAME of the Hugging Face Hub. {agent} in it is the number of the agent
+            whose own it is, with split own.
         kind: Whether inputs are images (normalized, and augmented if set so), or arrays that models
             get as they are; auto: as the source finds them (of npz those of 3 or 4 axes are
             images).
         split: iid, by-class (class c to agent c mod N; of more agents than classes, those of one
             class share it), dirichlet, iid-then-by-class (pre-train on an IID half, continue by
-            class on the other), own (of dimat agent: the source is this agent's own, and others
-            have theirs), or auto (iid-then-by-class of classification, iid of other tasks).
+            class on the other), own (of dimat agent, or with {agent} in the source: the source is
+            this agent's own, and others have theirs), or auto (iid-then-by-class of classification,
+            iid of other tasks).
         alpha: Concentration of the dirichlet split; smaller is more skewed.
         validation: Share of every shard held out for validation.
         augment: Random flip and crop of training images; off where mirrored images mean another
@@ -76,7 +79,19 @@ class DataConfig:
             with split own, where no agent need have images of all. Labels that have no names at the
             source are numbers of this list.
         test_source: A source whose test images are those that agents are tested on, in place of the
-            test images of source; null: these.
+            test images of source; null: these. Of a table all rows.
+        test_share: Share of the samples that agents are tested on, of sources that do not say which
+            (tables, folders of classes alone): stratified, and the same with every seed.
+        target: Columns of a table that are to be learned: of classification one, whose values are
+            the classes; of other tasks numbers.
+        leave_out: Columns of a table that are no inputs either.
+        categories: Columns of a table that have categories, with all of them in their order, as
+            color=red|blue; columns of text that are not named have those that occur.
+        fill: The number in place of missing ones in a table, where a missing category then is none
+            of its column's; null: what is missing is refused.
+        text: The column of a table whose texts are the inputs; null: numbers and categories are.
+        tokenizer: Name on the Hugging Face Hub, or folder, of the tokenizer of those texts.
+        max_length: Tokens of a text that are kept; shorter ones are filled up.
     """
 
     source: kinds.Source = "digits"
@@ -88,6 +103,14 @@ class DataConfig:
     train_images: kinds.PositiveCount | None = None
     classes: tuple[str, ...] = ()
     test_source: kinds.Source | None = None
+    test_share: kinds.Fraction = 0.2
+    target: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    fill: kinds.Finite | None = None
+    text: str | None = None
+    tokenizer: str | None = None
+    max_length: kinds.PositiveCount = 128
 
     def __post_init__(self) -> None:
         tidy(self)
@@ -367,12 +390,15 @@ class RunConfig:
         overwrite: Replace an existing run folder.
         task: What agents learn: classification, regression, multilabel, segmentation or
             language-modeling: loss, metrics, and what targets are.
-        model: mlp, cnn, resnet20|32|44|56, vgg11|13|16, or package.module:factory of your own
-            (called with those of in_channels, image_size, num_classes, num_outputs, input_shape,
-            in_features and num_tokens that it asks for).
+        model: mlp, cnn, resnet20|32|44|56, resnet50, vgg11|13|16; unet (an output for each pixel);
+            transformer (of tokens); timm:NAME or hf:NAME (an architecture of those packages, with
+            random weights); or package.module:factory of your own (called with those of
+            in_channels, image_size, num_classes, num_outputs, input_shape, in_features, num_tokens
+            and padding that it asks for).
         width: Multiplier of the built-in models' channels.
-        shortcut: Shortcuts of ResNets where the shape changes: conv3, conv1 or pad.
-        norm: Normalization of ResNets: batch or group.
+        shortcut: Shortcuts of ResNets where the shape changes: conv3, conv1 or pad; of resnet50
+            always conv1.
+        norm: Normalization of ResNets and unet: batch or group.
         init: per-agent (independent random inits) or shared.
         device: cpu, cuda, or cuda:N.
         threads: Threads PyTorch may use on the CPU; part of what makes a run repeatable, as another

@@ -22,6 +22,7 @@ Threads = Annotated[int, Range(ge=1), Range(le=1024, why="and best the number of
 Classes = Annotated[int, Range(ge=1), Range(le=10**6)]
 Pixels = Annotated[int, Range(ge=1), Range(le=10**5)]  # along a side
 
+Finite = Annotated[float, Range(gt=-inf, lt=inf), _FLOAT32]
 Positive = Annotated[float, Range(gt=0, lt=inf), MOST]
 Ratio = Annotated[float, Range(ge=1), MOST]
 Fraction = Annotated[float, Range(ge=0, lt=1)]

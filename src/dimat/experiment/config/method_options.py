@@ -22,6 +22,14 @@ LATER: Mapping[str, object] = {
     "imports": [],
     "task": "classification",
     "data.kind": "auto",
+    "data.test_share": 0.2,
+    "data.target": [],
+    "data.leave_out": [],
+    "data.categories": [],
+    "data.fill": None,
+    "data.text": None,
+    "data.tokenizer": None,
+    "data.max_length": 128,
 }
 NOT_OF_TYPE: Final = object()
 _WORDS = {True: "true", False: "false", None: "null"}

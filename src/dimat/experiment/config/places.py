@@ -13,6 +13,7 @@ GIVEN = "given"  # in settings of a run that was given an object from Python
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes: of one name, and of a path with what we add to it
 _HOST = r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
 _PORTS = 65_535
+AGENT = "{agent}"  # in a source: the number of the agent whose own it is
 _DEVICE = r"cpu|cuda(?::\d{1,4})?"
 
 

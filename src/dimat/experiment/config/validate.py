@@ -15,12 +15,12 @@ from dimat.experiment.callbacks import LOGS
 from dimat.experiment.config.config import OPTIMIZERS, RunConfig
 from dimat.experiment.config.gauge import gauge_of
 from dimat.experiment.config.messages import annotated_types
-from dimat.experiment.config.places import GIVEN
+from dimat.experiment.config.places import AGENT, GIVEN
 from dimat.experiment.config.rules import broken_rule, check
 from dimat.experiment.config.task import check_task
 from dimat.imports import import_modules
 
-ONLY_APART = "only with 'dimat agent' has each agent data of its own"
+ONLY_APART = f"only with 'dimat agent', or with {AGENT} in data.source, has each agent its own data"
 
 
 def validate(config: RunConfig, *, apart: bool = False) -> None:
@@ -134,9 +134,15 @@ def _check_data(config: RunConfig, *, apart: bool) -> None:
     data = config.data
     check_task(config)
     _check_list("data.classes", data.classes, data.classes)
+    each = AGENT in data.source
+    if each and data.split != OWN:
+        rule = f"own with a data.source that has {AGENT}, as nothing is dealt out"
+        raise broken_rule("data.split", data.split, rule)
+    if data.test_source is not None and AGENT in data.test_source:
+        raise broken_rule("data.test_source", data.test_source, "one source, the same for all")
     if data.split != OWN:
         return
-    if not apart:
+    if not apart and not each:
         raise broken_rule("data.split", OWN, f"{' or '.join(SPLITS)}: {ONLY_APART}")
     if TASKS[config.task].has_classes and not data.classes:
         rule = "the names of all classes with data.split 'own', the same at all agents, as in 0,1,2"
@@ -152,10 +158,10 @@ def check_model(name: str) -> None:
     Raises:
         ConfigError: With the closest name.
     """
-    from dimat.models import MODELS
+    from dimat.models import MODELS, TRANSFORMER
 
     if ":" not in name:
-        check_known("model", name, MODELS)
+        check_known("model", name, [*MODELS, TRANSFORMER])
 
 
 def _check_list(setting: str, names: tuple[str, ...], known: Collection[str]) -> None:
