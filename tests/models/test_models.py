@@ -29,7 +29,7 @@ def test_the_papers_networks_have_the_published_number_of_parameters() -> None:
     assert count(build("vgg16", classes=100)) == 14_774_436
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted({*MODELS} - {"unet"}))
 @pytest.mark.parametrize("width", [1.0, 0.3])
 def test_every_model_gives_one_logit_a_class(name: str, width: float) -> None:
     model = build(name, classes=7, width=width)
