@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from tests.experiment.test_resume import NOISY
 from tests.experiment.test_run import SMALL, lines
 from tests.tiers import tiers
 from torch.nn import functional
@@ -314,6 +315,26 @@ def test_a_round_is_distilled_from_the_network_that_it_began_with(
             losses[steps, weight] = float(np.mean(found))
     assert losses[1, 0.0] == pytest.approx(losses[1, 1.0], rel=1e-6)
     assert losses[2, 0.0] < losses[2, 1.0]
+
+
+def test_it_starts_from_nothing_with_batch_norm_and_dropout_too() -> None:
+    """The network before normalizes by the same batch, and draws the same noise."""
+    found = {}
+    for weight in (0.0, 1.0):
+        loss = LossConfig("adjusted", weight)
+        setup = make_setup(replace(SPLIT, model=NOISY, loss=loss))
+        agent = setup.new_agent(0, pretraining=False)
+        agent.begin_training()
+        first, state = agent.gradient(), agent.state()
+        agent.update(first)
+        found[weight] = first, agent.gradient(), state
+    for name, own in found[0.0][0].items():
+        torch.testing.assert_close(found[1.0][0][name], own, rtol=1e-4, atol=1e-6)
+    later = [found[weight][1] for weight in (0.0, 1.0)]
+    assert any(not torch.allclose(later[0][k], later[1][k], rtol=1e-3) for k in later[0])
+    for key, value in found[0.0][2].items():  # its running statistics moved once a step
+        if "running" in key or "tracked" in key:
+            torch.testing.assert_close(found[1.0][2][key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_the_gradient_at_anothers_network_is_of_the_same_loss() -> None:

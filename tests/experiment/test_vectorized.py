@@ -187,7 +187,7 @@ def test_each_gradient_is_cut_to_its_norm_and_rates_rise_as_they_would_alone() -
 
 @pytest.mark.parametrize("model", ["mlp", "resnet20"])
 def test_each_is_distilled_from_the_network_that_it_began_with(model: str) -> None:
-    """In stacks that shrink, too; with BatchNorm as it was, whose statistics are not moved."""
+    """In stacks that shrink, too; with BatchNorm, which normalizes by the batch in both."""
     loss = LossConfig("adjusted", distill=2.0, label_smoothing=0.1)
     config = replace(CONFIG, model=model, width=0.25, data=DataConfig(split="by-class"), loss=loss)
     config = replace(config, pretrain_epochs=0, rounds=1, optimizer=OptimizerConfig("msgd", 0.05))
@@ -205,7 +205,11 @@ def test_each_is_distilled_from_the_network_that_it_began_with(model: str) -> No
         for agent, before in zip(agents, teachers, strict=True):
             assert before
             assert agent.teacher is not None
-            assert all(torch.equal(agent.teacher[key], v) for key, v in before.items())
+            assert all(
+                torch.equal(agent.teacher[key], v)
+                for key, v in before.items()
+                if key in agent.parameters
+            )
         found[k] = agents
     for ours, theirs in zip(found[4], found[1], strict=True):
         check_alike(ours, theirs)

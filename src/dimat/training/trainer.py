@@ -92,8 +92,8 @@ class LocalTrainer:
 
     Attributes:
         parameters: The model's parameters by name; tied ones occur once.
-        teacher: The state that the training of this round began with; None before the first round,
-            and where nothing is distilled.
+        teacher: The state that the training of this round began with, but for running statistics,
+            which go on; None before the first round, and where nothing is distilled.
     """
 
     index: int
@@ -190,11 +190,17 @@ class LocalTrainer:
         return gradient if self.clip_norm is None else clip(gradient, self.clip_norm)
 
     def _before(self, inputs: Tensor) -> Tensor | None:
-        """Logits of the network that this round's training began with; None: not distilled."""
+        """Logits of the network that this round's training began with; None: not distilled.
+
+        As the network in training it normalizes by the batch and draws the same noise. By running
+        statistics, which are of the images of all agents, its logits are on another scale: a CNN by
+        class that is drawn to those falls to half of what it has without.
+        """
         if self.teacher is None:
             return None
-        self.model.eval()
-        with torch.no_grad(), self.autocast():
+        self.model.train()
+        devices = [] if self.device.type == "cpu" else [self.device]
+        with torch.no_grad(), self.autocast(), torch.random.fork_rng(devices):
             logits: Tensor = functional_call(self.model, self.teacher, (inputs,))
         return logits
 

@@ -193,11 +193,10 @@ class _Stack:
         try:
             before = None
             with self.first.autocast():
+                self.first.model.train()
                 if self.teachers:
-                    self.first.model.eval()
                     with torch.no_grad():
                         before = vmap(self._logits)(self.teachers, inputs)
-                self.first.model.train()
                 more = [None if own is None else 0 for own in (self.offsets, before)]
                 losses, buffers = vmap(self._loss, (0, 0, 0, 0, *more), randomness="error")(
                     self.parameters, self.buffers, inputs, labels, self.offsets, before
