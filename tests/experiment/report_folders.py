@@ -108,6 +108,31 @@ def diagnostics(method: str, seed: int, rounds: int) -> Lines:
     return lines
 
 
+def classes(method: str, seed: int, lines: Lines, count: int = CLASSES) -> Lines:
+    """Made-up lines of recall for lines of metrics; the last class has no test images."""
+    rng = random.Random(f"{method} {seed} classes")
+    return [
+        {
+            **{key: line[key] for key in ("round", "agent", "phase")},
+            "recall": [round(rng.random(), 4) for _ in range(count - 1)] + [None],
+        }
+        for line in lines
+    ]
+
+
+def confusion(method: str, seed: int, number: int, count: int = CLASSES) -> dict[str, object]:
+    rng = random.Random(f"{method} {seed} confusion")
+    phases = ["merged", "trained"] if method in ("dimat", "wa") else ["trained"]
+    counts = {
+        phase: [
+            [rng.randrange(1, 9) * 10 ** (i == j) * (i < count - 1) for j in range(count)]
+            for i in range(count)
+        ]
+        for phase in phases
+    }
+    return {"round": number, **counts}
+
+
 def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -133,9 +158,11 @@ def make_run(
     (folder / "topology.json").write_text(json.dumps(topology or ring(AGENTS)))
     (folder / "shards.json").write_text(json.dumps(shards(AGENTS)))
     write_lines(folder / "metrics.jsonl", lines)
+    write_lines(folder / "classes.jsonl", classes(method, seed, lines))
     if method in ("dimat", "wa"):
         write_lines(folder / "diagnostics.jsonl", diagnostics(method, seed, last))
     if last == rounds:
+        (folder / "confusion.json").write_text(json.dumps(confusion(method, seed, last)))
         (folder / "summary.json").write_text(json.dumps(summary(method, seed, lines)))
     return folder
 

@@ -82,6 +82,9 @@ def test_what_protected_the_connections_is_on_record_however_often_it_changed(
             found = json.loads((folder / f"{name}.json").read_text())["connections"]
             assert found.endswith(last)
     assert found == "plaintext, loopback; plaintext, trusted network"
+    recorded = (folder / "classes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in recorded] == [0, 1]
+    assert [*json.loads((folder / "confusion.json").read_text())] == ["round", "trained"]
 
     write_report([str(folder)], tmp_path / "report")
     assert found in (tmp_path / "report" / "index.html").read_text()

@@ -137,9 +137,9 @@ def test_the_legend_hides_a_method_in_all_plots_of_methods(
     seen, _ = pages["several"]
     hidden = seen["afterClick"]
     assert isinstance(hidden, list)
-    # Differences; line and band by round and by bytes; agents; consensus.
-    assert hidden[:5] == [0, 2, 2, 0, 1]
-    assert not any(hidden[5:])
+    # Differences; line and band by round and by bytes; agents; three of classes; consensus.
+    assert hidden[:8] == [0, 2, 2, 0, 0, 0, 0, 1]
+    assert not any(hidden[8:])
     assert seen["pressed"] == ["false"] * 3
     assert not any(seen["afterAgain"])  # type: ignore[arg-type]
     assert set(seen["only"]) == {"0"}  # type: ignore[call-overload]
@@ -158,6 +158,9 @@ def test_another_choice_draws_something_else(pages: Mapping[str, tuple[Seen, str
         "panel-differences": None,
         "panel-by-cost": None,
         "panel-by-agent": None,
+        "panel-recall": None,
+        "panel-gains": None,
+        "panel-confusion": None,
         "panel-consensus": None,
         "panel-units": None,
         "panel-topology-1": "1",

@@ -234,9 +234,9 @@ def test_a_page_of_one_file_has_all_that_the_folder_has(tmp_path: Path) -> None:
 def test_every_plot_has_words_for_those_who_cannot_see_it(tmp_path: Path) -> None:
     found = page_of(make_run(tmp_path / "a"))
     plots = [x for x in found.of("div") if x.get("class") == "plot"]
-    assert len(plots) == 11
+    assert len(plots) == 14
     assert all(x["role"] == "img" and len(str(x["aria-label"])) > 40 for x in plots)
-    assert len(found.of("figcaption")) == len(found.of("figure")) == 8
+    assert len(found.of("figcaption")) == len(found.of("figure")) == 11
     names = {x.get("id") for x in found.of("section")}
     assert {str(x["href"])[1:] for x in found.of("a") if str(x["href"]).startswith("#")} <= names
 

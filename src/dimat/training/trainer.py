@@ -404,7 +404,12 @@ class LocalTrainer:
         return spent
 
     def evaluate(
-        self, inputs: Tensor, targets: Tensor, batch_size: int = 1000
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int = 1000,
+        *,
+        observe: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Mapping[str, float]:
         """The mean loss and the metrics of the task, by name; NaN without samples.
 
@@ -412,13 +417,18 @@ class LocalTrainer:
             inputs: Inputs as the model gets them.
             targets: Their targets.
             batch_size: Samples of a forward pass, >= 1.
+            observe: Receives the outputs and targets of every pass.
         """
         self.model.eval()
         parts = [torch.split(own, batch_size) for own in (inputs, targets)]
+        each = []
         with torch.no_grad(), self.autocast():
-            each = (self.task.totals(self.model(x).float(), y) for x, y in zip(*parts, strict=True))
-            totals = functools.reduce(operator.add, each)
-        return self.task.measure(totals.cpu())
+            for x, y in zip(*parts, strict=True):
+                outputs = self.model(x).float()
+                each.append(self.task.totals(outputs, y))
+                if observe is not None:
+                    observe(outputs, y)
+        return self.task.measure(functools.reduce(operator.add, each).cpu())
 
 
 def clip(gradient: State, norm: float) -> State:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dimat.exchange.collectives import Collectives
+from dimat.exchange.tree import Tree
+from dimat.experiment.evaluation.confusion import Confusion
 from dimat.experiment.evaluation.diagnostics import MergeSnapshot, of_training
 from dimat.experiment.evaluation.loss_barrier import loss_barrier
 from dimat.experiment.evaluation.merge_snapshot import seen, shown
@@ -42,7 +44,7 @@ class Measure:
         agents: Sequence[LocalTrainer],
         measured: Sequence[Mapping[str, float | None]],
     ) -> None:
-        """Evaluate the agents, and write one line of metrics for each.
+        """Evaluate the agents, and write one line of metrics, and one of classes, for each.
 
         Args:
             number: The round, from 0 (after pre-training).
@@ -50,13 +52,14 @@ class Measure:
             agents: The agents of this process.
             measured: Costs of the phase at each agent, added to its line.
         """
-        lines = {
-            agent.index: line_of(self.setup, agent, number, phase, own)
+        trees = {
+            agent.index: list(tested(self.setup, agent, number, phase, own))
             for agent, own in zip(agents, measured, strict=True)
         }
-        found = self.collectives.gather(lines)
+        found = self.collectives.gather(trees)
         if self.writer:
-            self.writer.metrics(found)
+            self.writer.metrics([line for line, _ in found])
+            self.writer.classes(number, phase, [classes for _, classes in found])
 
     def merge(
         self,
@@ -123,10 +126,10 @@ def merge_costs(result: RoundResult) -> dict[str, float | None]:
     }
 
 
-def line_of(
+def tested(
     setup: Setup, agent: LocalTrainer, number: int, phase: str, measured: Mapping[str, float | None]
-) -> dict[str, object]:
-    """The line of metrics of one agent, which is evaluated for it.
+) -> tuple[dict[str, object], Tree | None]:
+    """The line of metrics of one agent, which is evaluated for it, and the record of its classes.
 
     Args:
         setup: Data, graph and settings that all methods of the run share.
@@ -134,20 +137,24 @@ def line_of(
         number: The round, from 0 (after pre-training).
         phase: merged or trained.
         measured: Costs of the phase, added to the line.
+
+    Returns:
+        The line; and the recall of every class, with the confusion of classes in the last round:
+        None if there is nothing to count.
     """
-    main = setup.metric.name
-    tested = agent.evaluate(*setup.test)
+    main, counts = setup.metric.name, Confusion.of(setup)
+    found = agent.evaluate(*setup.test, observe=counts.add if counts else None)
     validated = agent.evaluate(*agent.shard.validation())
     batches = agent.shard.num_batches(agent.batch_size)
     own = {}
     if setup.owner is not None and setup.tested is not None:
         own[f"own_{main}"] = agent.evaluate(*setup.own_test)[main]
-    return {
+    line: dict[str, object] = {
         "round": number,
         "agent": agent.index,
         "phase": phase,
-        **{f"test_{own.name}": tested[own.name] for own in setup.task.metrics},
-        "test_loss": tested["loss"],
+        **{f"test_{own.name}": found[own.name] for own in setup.task.metrics},
+        "test_loss": found["loss"],
         f"validation_{main}": validated[main],
         **own,
         "train_loss": None,
@@ -162,3 +169,4 @@ def line_of(
         "busy_s": agent.traffic.busy_s,
         **measured,
     }
+    return line, counts.tree(whole=number == setup.config.rounds) if counts else None

@@ -20,7 +20,7 @@ from dimat.errors import RecordError, StructureError, writing
 from dimat.experiment.record.checkpoint import flush
 from dimat.files import read_regular
 
-LINES = ("metrics.jsonl", "diagnostics.jsonl", "incidents.jsonl")
+LINES = ("metrics.jsonl", "diagnostics.jsonl", "classes.jsonl", "incidents.jsonl")
 Line = dict[str, Any]
 
 
@@ -42,7 +42,7 @@ class LineFiles:
 
         Args:
             line: The line's values by name.
-            name: metrics, diagnostics or incidents.
+            name: metrics, diagnostics, classes or incidents.
 
         Returns:
             The line as it will be read.
@@ -64,7 +64,7 @@ class LineFiles:
         """All lines of ``NAME.jsonl``; none if there is no such file.
 
         Args:
-            name: metrics, diagnostics or incidents.
+            name: metrics, diagnostics, classes or incidents.
 
         Raises:
             RecordError: If a line is broken.

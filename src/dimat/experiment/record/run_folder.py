@@ -6,6 +6,8 @@
     shards.json       images of every class at every agent
     metrics.jsonl     one line per agent, round and phase
     diagnostics.jsonl one line per round: measurements over all agents
+    classes.jsonl     one line per agent, round and phase: recall of every class
+    confusion.json    test samples of each class taken for each class in the last round
     incidents.jsonl   incidents of an agent that runs by itself, equal ones in a row in few lines
     states/           agent-000.safetensors, …
     summary.json      the numbers of the last round; written last, when all rounds are done
@@ -56,6 +58,8 @@ _CONTENTS = (
     *LINES,
     "topology.json",
     "shards.json",
+    "task.json",
+    "confusion.json",
     "summary.json",
     "faults.jsonl",
     "controls",

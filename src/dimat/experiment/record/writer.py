@@ -15,6 +15,7 @@ from dimat.experiment.callbacks.callback import Callback
 from dimat.experiment.digests import run_digest, shard_facts, task_facts, topology_facts
 from dimat.experiment.progress import Progress
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
+from dimat.experiment.record.class_records import ClassRecords
 from dimat.experiment.record.lines import Line, digest_name
 from dimat.experiment.record.results import MethodResult, results_of
 from dimat.experiment.record.run_folder import OVERWRITE, RunFolder
@@ -60,6 +61,7 @@ class RunWriter:
         path, keep = self.folder.path / "checkpoints", self.setup.config.checkpoint.keep
         self.store = CheckpointFolder(path, "round", keep)
         self._digest = run_digest(self.setup, self.folder.config)
+        self._classes = ClassRecords(self.folder)
         self._fresh: list[Line] = []
 
     def open(self) -> ResumePoint | None:
@@ -109,6 +111,16 @@ class RunWriter:
             self.history.append(read)
             self._fresh.append(read)
             self._tell(read)
+
+    def classes(self, number: int, phase: str, agents: Sequence[Tree | None]) -> None:
+        """Write what is known of the classes of all agents after a phase.
+
+        Args:
+            number: The round.
+            phase: merged or trained.
+            agents: Recall and counts of each agent; None where a task has no classes.
+        """
+        self._classes.write(number, phase, dict(enumerate(agents)))
 
     def diagnostics(self, line: Mapping[str, object]) -> None:
         """Write a line of diagnostics, and pass it to the callbacks.

@@ -23,10 +23,11 @@ from dimat.exchange.network.site import AgentSite
 from dimat.exchange.tree import pack, unpack
 from dimat.experiment.callbacks import Callback
 from dimat.experiment.digests import data_digest
-from dimat.experiment.evaluation.evaluate import line_of, merge_costs
+from dimat.experiment.evaluation.evaluate import merge_costs, tested
 from dimat.experiment.handshake import handshake
 from dimat.experiment.progress import Progress
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
+from dimat.experiment.record.class_records import ClassRecords
 from dimat.experiment.record.incident_log import IncidentLog
 from dimat.experiment.record.lines import digest_name
 from dimat.experiment.record.results import SingleAgentResult
@@ -129,6 +130,7 @@ class SingleAgentRun:
             self.folder.path / "checkpoints", "round", config.checkpoint.keep
         )
         self.log = IncidentLog(self.folder, self.progress.note)
+        self.classes = ClassRecords(self.folder)
         self.event: Callable[..., object] = lambda kind, **facts: None
 
     def run(
@@ -269,17 +271,19 @@ class SingleAgentRun:
     def _write(
         self, agent: LocalTrainer, number: int, phase: str, measured: Mapping[str, float | None]
     ) -> None:
-        """Evaluate the agent and write a line of metrics, if the round is measured."""
+        """Evaluate the agent and write lines of metrics and classes, if the round is measured."""
         config = self.setup.config
         if number % config.eval_every and number != config.rounds:
             return
+        own, classes = tested(self.setup, agent, number, phase, measured)
         line = self.folder.append(
             {
-                **line_of(self.setup, agent, number, phase, measured),
+                **own,
                 "standing": self.membership.status.value,
                 "exchanged": {str(j): n for j, n in sorted(self.exchanged.items())},
             }
         )
+        self.classes.write(number, phase, {self.index: classes})
         for callback in self.callbacks:
             callback.measured(config.method, line)
         metric = self.setup.metric

@@ -10,7 +10,7 @@ from dimat.errors import RecordError
 from dimat.tasks import Metric
 from dimat.tools.records.curve import Line
 from dimat.tools.records.files import Placed
-from dimat.tools.records.run import Diagnosis, Graph, Matrix, Shards
+from dimat.tools.records.run import Diagnosis, Graph, Matrix, Recall, Shards
 
 _COSTS = [f.name for f in dataclasses.fields(Line)[4:]]  # after round, agent, phase and score
 _NUMBERS = ("consensus_before", "consensus_after", "contraction", "barrier")
@@ -46,16 +46,63 @@ def line_of(placed: Placed, metric: Metric) -> Line:
         RecordError: If round, agent or phase are missing, or a value is not a number.
     """
     where, found = placed
-    phase = found.get("phase")
-    if phase not in ("trained", "merged"):
-        raise _wrong(where, "phase", phase, "'trained' or 'merged'")
+    number, agent, phase = _place(placed)
     return Line(
-        _whole(where, "round", found.get("round")),
-        _whole(where, "agent", found.get("agent")),
-        str(phase),
+        number,
+        agent,
+        phase,
         _number(where, f"test_{metric.name}", found.get(f"test_{metric.name}")),
         **{name: _number(where, name, found.get(name)) for name in _COSTS},
     )
+
+
+def recall_of(placed: Placed) -> Recall:
+    """A line of ``classes.jsonl``; nulls are None.
+
+    Args:
+        placed: The line's object with its place.
+
+    Raises:
+        RecordError: If round, agent, phase or recall are missing, or a value is not a number.
+    """
+    where, found = placed
+    values = _list(where, "recall", found)
+    return Recall(*_place(placed), tuple(_number(where, "recall", own) for own in values))
+
+
+def recalls_of(lines: Sequence[Placed]) -> tuple[Recall, ...]:
+    """The lines of a ``classes.jsonl``, by round, phase and agent; the last of equal ones counts.
+
+    Args:
+        lines: Its lines with their places.
+
+    Raises:
+        RecordError: If a line is broken, or has not as many classes as the first.
+    """
+    found = {}
+    for placed in lines:
+        own = recall_of(placed)
+        found[own.round, own.phase, own.agent] = own
+        if len(own.values) != len(next(iter(found.values())).values):
+            raise RecordError(f"{placed[0]}: 'recall' has not as many classes as the first line")
+    return tuple(found[key] for key in sorted(found))  # merged comes before trained
+
+
+def confusion_of(placed: Placed) -> dict[str, Matrix]:
+    """The counts of a ``confusion.json`` by phase.
+
+    Args:
+        placed: The file's object with its place.
+
+    Raises:
+        RecordError: If a phase has no square of numbers.
+    """
+    where, found = placed
+    phases = {x: _matrix(where, x, found[x]) for x in ("merged", "trained") if x in found}
+    for name, counts in phases.items():
+        if any(len(row) != len(counts) for row in counts):
+            raise RecordError(f"{where}: '{name}' is not square")
+    return phases
 
 
 def diagnosis_of(placed: Placed) -> Diagnosis:
@@ -118,6 +165,16 @@ def shards_of(placed: Placed) -> Shards:
     if any(len(row) != len(names) for row in (*pretrain, *rounds)):
         raise RecordError(f"{where}: a row of counts is not as long as there are classes")
     return Shards(tuple(str(name) for name in names), pretrain, rounds)
+
+
+def _place(placed: Placed) -> tuple[int, int, str]:
+    """Round, agent and phase of a line."""
+    where, found = placed
+    phase = found.get("phase")
+    if phase not in ("trained", "merged"):
+        raise _wrong(where, "phase", phase, "'trained' or 'merged'")
+    number, agent = (_whole(where, name, found.get(name)) for name in ("round", "agent"))
+    return number, agent, str(phase)
 
 
 def _wrong(where: str, name: str, value: object, rule: str) -> RecordError:

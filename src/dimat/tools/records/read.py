@@ -9,7 +9,15 @@ from dimat.experiment.record.lines import check_finished
 from dimat.tasks import CLASSIFICATION
 from dimat.tools.records.curve import in_order
 from dimat.tools.records.files import Placed, read_json, read_json_lines, read_text, read_yaml
-from dimat.tools.records.parse import diagnosis_of, graph_of, line_of, metric_of, shards_of
+from dimat.tools.records.parse import (
+    confusion_of,
+    diagnosis_of,
+    graph_of,
+    line_of,
+    metric_of,
+    recalls_of,
+    shards_of,
+)
 from dimat.tools.records.run import Run
 from dimat.tools.records.settings import comparable, flat
 
@@ -37,6 +45,8 @@ def read_run(folder: Path, source: str = "") -> Run:
     settings = flat(read_yaml(folder / "config.yaml") or {})
     metrics, note = read_json_lines(folder / "metrics.jsonl")
     diagnostics, other = read_json_lines(folder / "diagnostics.jsonl")
+    classes, third = read_json_lines(folder / "classes.jsonl")
+    confusion = _placed(folder / "confusion.json")
     graph, shards = _placed(folder / "topology.json"), _placed(folder / "shards.json")
     task = _placed(folder / "task.json")
     metric = metric_of(task) if task else CLASSIFICATION.metrics[0]
@@ -57,8 +67,10 @@ def read_run(folder: Path, source: str = "") -> Run:
         tuple(diagnosis_of(placed) for placed in diagnostics),
         graph and graph_of(graph),
         shards and shards_of(shards),
-        tuple(text for text in (note, other) if text),
+        tuple(text for text in (note, other, third) if text),
         metric,
+        recalls_of(classes),
+        confusion_of(confusion) if confusion else {},
     )
 
 

@@ -64,6 +64,24 @@ class Shards:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """One line of ``classes.jsonl``.
+
+    Args:
+        round: Number of the round; 0 is after pre-training.
+        agent: Number of the agent, from 0.
+        phase: trained or merged.
+        values: Share of the test samples of each class that the agent takes for it; None for a
+            class without any.
+    """
+
+    round: int
+    agent: int
+    phase: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class Run:
     """The run of one method with one seed: a run folder, or a planned run that has not begun.
 
@@ -82,6 +100,9 @@ class Run:
         shards: Images of each class at each agent; None if not recorded.
         notes: Remarks on the files for readers of a report.
         metric: The main metric of its task.
+        recalls: Recall of every class by round, phase and agent; empty if not recorded.
+        confusion: By phase of the last round, how often test samples of each class (a row) were
+            taken for each (a column), all agents together; empty if not recorded.
     """
 
     source: str
@@ -98,6 +119,8 @@ class Run:
     shards: Shards | None = None
     notes: tuple[str, ...] = ()
     metric: Metric = CLASSIFICATION.metrics[0]
+    recalls: tuple[Recall, ...] = ()
+    confusion: Mapping[str, Matrix] = field(default_factory=dict)
 
     @property
     def worst(self) -> float | None:
@@ -107,6 +130,13 @@ class Run:
         if recorded is None and measured:
             return self.metric.worst([*measured[-1].scores.values()])
         return recorded
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes whose recall is recorded; their numbers, if they have no names."""
+        count = len(self.recalls[0].values) if self.recalls else 0
+        named = self.shards is not None and len(self.shards.classes) == count
+        return self.shards.classes if self.shards and named else tuple(map(str, range(count)))
 
     @property
     def finished(self) -> bool:

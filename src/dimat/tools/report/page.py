@@ -12,6 +12,7 @@ from dimat.tools.records.settings import shown
 from dimat.tools.report import words
 from dimat.tools.report.compared import Compared
 from dimat.tools.report.differences import differences
+from dimat.tools.report.figures.classes import confusions, gains, recalls, worst_pairs
 from dimat.tools.report.figures.costs import costs
 from dimat.tools.report.figures.diagnostics import consensus, units
 from dimat.tools.report.figures.differences import intervals
@@ -82,6 +83,7 @@ def page(compared: Compared, inlined: Mapping[str, str] | None = None) -> str:
         left_out=left_out(compared),
         differences=differences(compared),
         nothing=NOTHING,
+        worst_pairs=worst_pairs(compared),
         sections=chapters,
         figures=figures,
         differing=differing(compared),
@@ -101,10 +103,13 @@ def sections(compared: Compared) -> list[Section]:
         return Section(name, heading, tuple(panel for panel in panels if panel))
 
     versus = intervals(compared)
+    found = [recalls(compared), gains(compared), confusions(compared)]
+    classes = tuple(panel for panel in found if panel)
     return [
         *([Section("differences", "Differences", (versus,), "differences.html")] if versus else []),
         section("accuracy", heading_of(compared.metric), by_round(compared), by_cost(compared)),
         section("agents", "Agents", by_agent(compared)),
+        *([Section("classes", "Classes", classes, "classes.html")] if classes else []),
         section("consensus", "Consensus", consensus(compared)),
         section("units", "Units", units(compared)),
         section("topology", "Topology", *topologies(compared)),
