@@ -15,7 +15,9 @@ from dimat.errors import RecordError
 from dimat.tools.records.read import read_run
 from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import Compared, compare
-from dimat.tools.report.figures.classes import confusions, gains, recalls, worst_pairs
+from dimat.tools.report.differences import side_by_side
+from dimat.tools.report.figures.classes import class_differences, gains, recalls
+from dimat.tools.report.figures.confusion import confusions, worst_pairs
 from dimat.tools.report.figures.figure import Panel
 from dimat.tools.report.page import page, sections
 
@@ -88,6 +90,53 @@ def test_confusion_is_that_of_the_merged_networks_of_all_seeds(tmp_path: Path) -
     assert cells(panel)[3] == pytest.approx([100 * x / sum(row) for x in row], abs=0.051)
     assert set(cells(panel)[CLASSES - 1]) == {None}
     assert worst_pairs(found) == []
+
+
+def test_of_two_series_the_difference_of_every_class_is_that_of_their_recall_after_one_phase(
+    tmp_path: Path,
+) -> None:
+    found = report(make_comparison(tmp_path, methods=("dimat", "local"), seeds=(0, 1)))
+    panel = class_differences(found)
+    assert panel is not None
+    assert [choice.label for choice in panel.choices] == ["after training"]  # local never merges
+    [bars] = panel.choices[0].figures[0].traces
+    assert bars["y"] == [str(i) for i in range(CLASSES - 1)]  # the last has no test images
+    means = []
+    for series in found.series:
+        own = [recorded(Path(run.folder)) for run in series.runs]
+        each = [seed[4, "trained", agent][5] for seed in own for agent in range(AGENTS)]
+        means.append(statistics.fmean(x for x in each if x is not None))
+    values = bars["x"]
+    assert isinstance(values, list)
+    assert values[5] == pytest.approx(100 * (means[1] - means[0]), abs=0.051)
+
+
+def test_three_series_are_not_set_side_by_side(tmp_path: Path) -> None:
+    found = report(make_comparison(tmp_path))
+    assert (class_differences(found), side_by_side(found)) == (None, [])
+
+
+def test_of_two_runs_what_differs_and_their_numbers_stand_side_by_side(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a")
+    other = {"topology": {"name": "full"}}
+    found = report(first, make_run(tmp_path / "b", "local", 1, settings=other))
+    rows = {row.name: (row.first, row.second, row.difference) for row in side_by_side(found)}
+    assert rows["method"] == ("dimat", "local", "")
+    assert rows["topology.name"] == ("ring", "full", "")
+    a, b = (series.runs[0] for series in found.series)
+    assert a.score is not None
+    assert b.score is not None
+    said = f"{100 * a.score:.1f}", f"{100 * b.score:.1f}", f"{100 * (b.score - a.score):+.1f}"
+    assert rows["test accuracy (%)"] == said
+    assert rows["after merging (%)"][1:] == ("–", "–")
+    assert rows["bytes sent"] == ("1.6 MB", "0 B", "–")
+    assert rows["busy"][2].startswith("× ")
+    assert "Side by side" in page(found)
+    for name in ("classes.jsonl", "confusion.json"):
+        (first / name).unlink()
+    told = page(report(first, tmp_path / "b"))
+    assert "Side by side" in told
+    assert "Not recorded" not in told.partition("</h2>")[2].partition("Accuracy</h2>")[0]
 
 
 def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from dimat.tools.format import NOTHING, human_bytes, human_seconds, interval, sp
 from dimat.tools.records.settings import shown
 from dimat.tools.report import words
 from dimat.tools.report.compared import Compared
-from dimat.tools.report.differences import differences
-from dimat.tools.report.figures.classes import confusions, gains, recalls, worst_pairs
+from dimat.tools.report.differences import differences, side_by_side
+from dimat.tools.report.figures.classes import class_differences, gains, recalls
+from dimat.tools.report.figures.confusion import confusions, worst_pairs
 from dimat.tools.report.figures.costs import costs
 from dimat.tools.report.figures.diagnostics import consensus, units
 from dimat.tools.report.figures.differences import intervals
@@ -82,6 +83,7 @@ def page(compared: Compared, inlined: Mapping[str, str] | None = None) -> str:
         totals=[(series, total(series)) for series in compared.series],
         left_out=left_out(compared),
         differences=differences(compared),
+        side_by_side=side_by_side(compared),
         nothing=NOTHING,
         worst_pairs=worst_pairs(compared),
         sections=chapters,
@@ -105,7 +107,10 @@ def sections(compared: Compared) -> list[Section]:
     versus = intervals(compared)
     found = [recalls(compared), gains(compared), confusions(compared)]
     classes = tuple(panel for panel in found if panel)
+    by_class = class_differences(compared)
+    both = Section("both", "Side by side", (by_class,) if by_class else (), "both.html")
     return [
+        *([both] if side_by_side(compared) else []),
         *([Section("differences", "Differences", (versus,), "differences.html")] if versus else []),
         section("accuracy", heading_of(compared.metric), by_round(compared), by_cost(compared)),
         section("agents", "Agents", by_agent(compared)),

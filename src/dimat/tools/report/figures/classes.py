@@ -1,18 +1,18 @@
-"""Figures of classes: recall by round, what a merge gained and lost, and confusion."""
+"""Figures of the recall of every class: by round, what a merge changed, and of two series."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
-from dimat.tools.records.run import Matrix, Recall, Run
+from dimat.tools.records.run import Recall, Run
 from dimat.tools.report.compared import Compared, Series
 from dimat.tools.report.figures.figure import (
     LONG,
     Choice,
     Figure,
     Panel,
+    axis,
     cells,
     heatmap,
     plot,
@@ -22,27 +22,10 @@ from dimat.tools.report.figures.figure import (
 
 MOST = 100  # classes that a figure has room for
 _MOST_ROUNDS = 60
-_MOST_NUMBERED = 12
-_PAIRS = 10  # rows of the table, for a series
+MOST_NUMBERED = 12
 _GAINS = [[0, "#D55E00"], [0.5, "#f3f3f3"], [1, "#0072B2"]]  # losses orange, gains blue
+AFTER = {"merged": "merging", "trained": "training"}
 _Row = Sequence[float | None]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A class that is often taken for another.
-
-    Args:
-        label: Label of the series.
-        true: Name of the class.
-        taken: Name of the class that it is taken for.
-        share: Share of the class's test samples, all agents and seeds together.
-    """
-
-    label: str
-    true: str
-    taken: str
-    share: float
 
 
 def recalls(compared: Compared) -> Panel | None:
@@ -89,42 +72,35 @@ def gains(compared: Compared) -> Panel | None:
     )
 
 
-def confusions(compared: Compared) -> Panel | None:
-    """The panel of confusion, of up to 100 classes; None if it was not recorded.
+def class_differences(compared: Compared) -> Panel | None:
+    """The panel of the recall of two series by class; None of others, or if it was not recorded.
 
     Args:
         compared: Content of the report.
     """
+    if len(compared.series) != 2:
+        return None
+    first, second = compared.series
     choices = [
-        Choice(f"{series.label}, after {after}", (_confusion(series, counts),))
-        for series in compared.series
-        for after, counts in [_counts(series)]
-        if 0 < len(counts) <= MOST
+        Choice(f"after {after}", (figure,))
+        for phase, after in AFTER.items()
+        if (figure := _difference(_at_end(first, phase), _at_end(second, phase)))
     ]
     if not choices:
         return None
     return Panel(
-        "confusion",
-        "What is taken for what",
-        "Every row is a class, every column what its test samples are taken for in the last round, "
-        "in percent of the row, all agents and finished seeds together; a hole is none.",
+        "class-differences",
+        "Difference of every class",
+        f"Recall of every class in the last round of {second.label} less that of {first.label}, in "
+        "percentage points, mean over agents and finished seeds."
+        + f" Of more than {MOST} classes, those that differ most."
+        * _many(compared),
         tuple(choices),
     )
 
 
-def worst_pairs(compared: Compared) -> list[Pair]:
-    """The pairs of classes that are confused most, of series with more than 100 classes.
-
-    Args:
-        compared: Content of the report.
-    """
-    return [
-        pair
-        for series in compared.series
-        for after, counts in [_counts(series)]
-        if len(counts) > MOST
-        for pair in _worst(series, after, counts)
-    ]
+def _many(compared: Compared) -> bool:
+    return any(len(run.class_names) > MOST for run in compared.runs)
 
 
 def _left_out(compared: Compared) -> str:
@@ -138,7 +114,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _percent(value: float | None) -> float | None:
+def percent(value: float | None) -> float | None:
+    """A fraction in percent, with one digit after the point.
+
+    Args:
+        value: The fraction, or None.
+    """
     return None if value is None else round(100 * value, 1)
 
 
@@ -164,7 +145,7 @@ def _chosen(last: _Row) -> list[int]:
 
 
 def _by_round(series: Series) -> Figure | None:
-    runs = [_rounds(run) for run in _counted(series)]
+    runs = [_rounds(run) for run in counted(series)]
     common = sorted(set.intersection(*(set(own) for own in runs))) if runs else []
     if not common:
         return None
@@ -175,9 +156,9 @@ def _by_round(series: Series) -> Figure | None:
         for number in shown
     ]
     chosen = _chosen(columns[-1])
-    names = [text(name) for name in _counted(series)[0].class_names]
+    names = [text(name) for name in counted(series)[0].class_names]
     labels = [names[i] for i in chosen]
-    z = [[_percent(column[i]) for column in columns] for i in chosen]
+    z = [[percent(column[i]) for column in columns] for i in chosen]
     hover = "round %{x}, class %{y}: %{z:.1f} %"
     trace = heatmap(z, shown, labels, hover=hover, bar="Recall (%)", zmin=0, zmax=100)
     y = cells("Class", labels, autorange="reversed")
@@ -185,13 +166,50 @@ def _by_round(series: Series) -> Figure | None:
     return plot([trace], round_axis([trace]) | {"showgrid": False}, y, height=height)
 
 
-def _counted(series: Series) -> list[Run]:
+def counted(series: Series) -> list[Run]:
     """The runs of a series whose recalls are recorded, of the same classes as those of the first.
 
     The file that a source names may have become another one between two runs.
+
+    Args:
+        series: The series.
     """
     found = [run for run in series.shown if run.recalls]
     return [run for run in found if run.class_names == found[0].class_names]
+
+
+def _at_end(series: Series, phase: str) -> dict[str, float]:
+    """The recall of each class, by name, after a phase of the last round that has it."""
+    runs = counted(series)
+    found = [own for run in runs for own in _last(run, phase)]
+    means = _by_class(found) if found else []
+    names = runs[0].class_names if means else ()
+    return {x: own for x, own in zip(names, means, strict=True) if own is not None}
+
+
+def _last(run: Run, phase: str) -> list[Recall]:
+    found = [own for own in run.recalls if own.phase == phase]
+    return [own for own in found if own.round == found[-1].round]
+
+
+def _difference(first: Mapping[str, float], second: Mapping[str, float]) -> Figure | None:
+    """A bar for each class that both have."""
+    found = {name: second[name] - own for name, own in first.items() if name in second}
+    if not found:
+        return None
+    most = {*sorted(found, key=lambda name: -abs(found[name]))[:MOST]}
+    chosen = {text(name): round(100 * own, 1) for name, own in found.items() if name in most}
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "y": [*chosen],
+        "x": [*chosen.values()],
+        "marker": {"color": [_GAINS[2 if own > 0 else 0][1] for own in chosen.values()]},
+        "hovertemplate": "class %{y}: %{x:+.1f} points<extra></extra>",
+    }
+    y = cells("Class", [*chosen], autorange="reversed")
+    height = 120 + (22 if len(chosen) <= 30 else 14) * max(4, len(chosen))
+    return plot([bars], axis("Difference of recall (percentage points)"), y, height=height)
 
 
 def _gain(run: Run) -> Figure | None:
@@ -212,8 +230,8 @@ def _gain(run: Run) -> Figure | None:
     chosen = _chosen(_by_class([*after.values()]))
     names = [text(name) for name in run.class_names]
     labels, agents = [names[i] for i in chosen], [*before]
-    few = max(len(labels), len(agents)) <= _MOST_NUMBERED
-    z = [[_percent(row[i]) for i in chosen] for row in rows]
+    few = max(len(labels), len(agents)) <= MOST_NUMBERED
+    z = [[percent(row[i]) for i in chosen] for row in rows]
     most = max((abs(own) for row in z for own in row if own is not None), default=0) or 1
     trace = heatmap(
         z,
@@ -230,46 +248,3 @@ def _gain(run: Run) -> Figure | None:
     y = cells("Agent", autorange="reversed")
     room = 7 * min(LONG, max(map(len, labels), default=0))  # for rotated names
     return plot([trace], x, y, height=150 + room + 24 * max(5, min(len(agents), 24)))
-
-
-def _counts(series: Series) -> tuple[str, Matrix]:
-    """The counts after the last merge, else after the last training, of all finished seeds."""
-    for phase, after in (("merged", "merging"), ("trained", "training")):
-        known = [(run.confusion.get(phase, ()), run) for run in _counted(series)]
-        found = [counts for counts, run in known if len(counts) == len(run.class_names)]
-        if found:
-            rows = zip(*found, strict=True)
-            return after, tuple(tuple(map(sum, zip(*each, strict=True))) for each in rows)
-    return "", ()
-
-
-def _confusion(series: Series, counts: Matrix) -> Figure:
-    names = [text(name) for name in _counted(series)[0].class_names]
-    z = [[_percent(x / sum(row)) if x else None for x in row] for row in counts]
-    few = len(names) <= _MOST_NUMBERED
-    trace = heatmap(
-        z,
-        names,
-        names,
-        hover="%{y} taken for %{x}: %{z:.1f} %",
-        bar="Share (%)",
-        zmin=0,
-        zmax=100,
-        **({"texttemplate": "%{z:.0f}"} if few else {}),
-    )
-    x, y = cells("Taken for", names), cells("Class", names, autorange="reversed")
-    room = 7 * min(LONG, max(map(len, names), default=0))
-    return plot([trace], x, y, height=150 + room + (24 if few else 12) * max(8, len(names)))
-
-
-def _worst(series: Series, after: str, counts: Matrix) -> list[Pair]:
-    names = _counted(series)[0].class_names
-    found = [
-        (count / sum(row), i, j)
-        for i, row in enumerate(counts)
-        for j, count in enumerate(row)
-        if count and i != j
-    ]
-    label = f"{series.label}, after {after}"
-    worst = sorted(found, key=lambda own: (-own[0], own[1:]))[:_PAIRS]
-    return [Pair(label, names[i], names[j], share) for share, i, j in worst]
