@@ -119,7 +119,7 @@ def test_quoted_fields_may_have_commas_quotes_and_lines(tmp_path: Path) -> None:
         ("a,sick\nx,yes\n,no\n", "column 'a' is empty in row 2"),
         ("a,sick\n1,yes\ninf,no\n", "column 'a' has inf in row 2"),
         ("a,sick\n1,yes\n1e300,no\n", "column 'a' has 1e+300 in row 2"),
-        ("a,sick\n1,yes\n1,yes\n?,no\n", "column 'a' has numbers, but '?' in row 3: mend it"),
+        ("a,sick\n1,yes\n2,yes\n?,no\n", "column 'a' has numbers, but '?' in row 3: mend it"),
         ("a,sick\n2020-01-02,yes\n2020-01-03,no\n", "column 'a' is date32[day]: inputs are num"),
         ("a=b,sick\n1,yes\n2,no\n", "column 'a=b' has a '=' in its name"),
         ("a,sick\nx|y,yes\nz,no\n", "has the category 'x|y', with a '|'"),
@@ -184,6 +184,12 @@ def test_columns_are_left_out_and_missing_numbers_filled_where_it_is_said(tmp_pa
     assert data.columns == ("a", "b=u|v")
     assert data.train_x.tolist() == [[1, 1, 0], [-1, 0, 1], [3, 0, 0]]
     assert "data.leave_out names" in refused(source, leave_out=("idd",))
+
+
+def test_a_number_among_texts_is_a_category_as_well(tmp_path: Path) -> None:
+    data = load(write(tmp_path, "blood,sick\nA,yes\n0,no\nAB,no\n"))
+    assert data.columns == ("blood=0|A|AB",)
+    assert data.train_x.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
 def test_categories_are_those_that_are_listed_in_their_order(tmp_path: Path) -> None:

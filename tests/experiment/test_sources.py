@@ -15,6 +15,7 @@ import torch
 import dimat
 from dimat import RunConfig
 from dimat.errors import ConfigError, DataError, StructureError
+from dimat.experiment.config.access import typed
 from dimat.experiment.config.config import DataConfig
 from dimat.experiment.config.parse import config_to_yaml, load_config
 from dimat.experiment.digests import run_digest
@@ -210,3 +211,14 @@ def test_settings_of_tables_are_a_part_of_a_run_and_others_leave_its_digest(
     for data in ({"fill": None}, {"target": ()}, {"test_share": 0.3}, {"max_length": 3}):
         other = replace(setup.config, data=replace(setup.config.data, **data))
         assert run_digest(replace(setup, config=other), other) != digest
+
+
+def test_classes_called_yes_and_no_are_text_and_not_true_and_false(tmp_path: Path) -> None:
+    assert typed("data.classes", "no,yes,On,3") == ("no", "yes", "On", "3")
+    path = tmp_path / "c.yaml"
+    path.write_text('data: {classes: ["no", "yes"]}')
+    assert load_config(path).data.classes == ("no", "yes")
+    assert config_to_yaml(load_config(path)).count("'no'") == 1
+    path.write_text("data: {classes: [no, yes]}")
+    with pytest.raises(ConfigError, match="'data.classes' has true or false, which YAML makes of"):
+        load_config(path)

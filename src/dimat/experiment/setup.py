@@ -266,7 +266,7 @@ class Setup:
         """
         if not self.task.has_classes:
             return {True: False, False: False}
-        if self.config.data.split == OWN:
+        if self.config.data.split == OWN and self.config.agents > 1:
             return {True: True, False: True}
         both = ((True, self.parts.pretrain), (False, self.parts.rounds))
         return {own: are_skewed(parts, self.labels) for own, parts in both}
@@ -404,15 +404,15 @@ def make_setup(
         DataError, ModelError, TopologyError: If data, model or graph cannot be used.
     """
     owner = agent if config.data.split == OWN else None
-    tell, task, parts = _reading(progress or Silent()), TASKS[config.task], given.parts
+    tell, task = _reading(progress or Silent()), TASKS[config.task]
     check_there(config, given)
-    dataset = given.dataset if dataset is None else dataset
+    dataset, parts = given.dataset if dataset is None else dataset, given.parts
     others = config.data.test_source is not None or owner is not None
     needs: tuple[Part, ...] = ("train",) if others else ("train", "test")
     if dataset is not None:
         if config.data.classes:
             dataset = dataset.with_classes(config.data.classes, dataset.name)
-        dataset = dataset if parts is not None else thinned(dataset, config, task)
+        dataset = thinned(dataset, config, task) if parts is None else dataset
     elif owner is None and AGENT in config.data.source:
         dataset, parts = load_each(config, tell)
     else:
@@ -422,10 +422,8 @@ def make_setup(
     _check_augment(config, dataset)
     tested = _common_test(config, dataset, tell)
     labels = class_labels(dataset, task)
-    if given.parts is not None:
-        check_batches(given.parts.rounds, config.data.split, config.batch_size)
     if parts is not None:
-        pass  # every agent has its own
+        check_batches(parts.rounds, config.data.split, config.batch_size)
     elif owner is None:
         parts = partition(
             config.data.split,

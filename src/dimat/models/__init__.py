@@ -107,7 +107,7 @@ def build_for_input(
         offered: dict[str, object] = {"num_classes": num_classes}
         if len(shape) == 4 and not num_tokens:
             offered |= {"in_channels": shape[1], "image_size": (shape[2], shape[3])}
-        more = {**_more(shape[1:], num_classes, num_tokens), "padding": padding}
+        more = _more(shape[1:], num_classes, num_tokens, padding)
         return made_by(name, offered, more, build)
     if name == TRANSFORMER:
         if not num_tokens or len(shape) != 2:
@@ -145,11 +145,13 @@ def build_for_input(
     )
 
 
-def _more(sample: tuple[int, ...], num_outputs: int, num_tokens: int = 0) -> Mapping[str, object]:
+def _more(
+    sample: tuple[int, ...], num_outputs: int, num_tokens: int = 0, padding: int | None = None
+) -> Mapping[str, object]:
     """What a factory may ask for by name, beside what it is offered."""
     known: dict[str, object] = {"num_outputs": num_outputs, "input_shape": sample}
     if num_tokens:
-        known["num_tokens"] = num_tokens
+        known |= {"num_tokens": num_tokens, "padding": padding}
     elif len(sample) != 3:
         known["in_features"] = math.prod(sample)
     return known

@@ -83,7 +83,7 @@ def _found(columns: Sequence[Any], name: str, where: str) -> tuple[str, ...]:
             "read as text is data.text"
         )
     wrong = [text for text in found if not _is_number(text)]
-    if 0 < len(wrong) < len(found):
+    if wrong and 2 * len(wrong) < len(found):  # most are numbers
         for own in columns:
             place = compute.index_in(_as_texts(own), value_set=pyarrow.array(wrong)).is_valid()
             if compute.any(place).as_py():

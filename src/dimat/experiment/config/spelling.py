@@ -15,7 +15,8 @@ from dimat.experiment.config.forms import KNOWN_BY, listed
 from dimat.experiment.config.messages import setting_types
 from dimat.experiment.config.method_options import as_options
 
-_NUMBER = re.compile(r"((?:^\[|,) *)([0-9]+)(?= *[\],])")  # as an item of a list
+# As an item of a list.
+_NO_TEXT = re.compile(r"((?:^\[|,) *)([0-9]+|yes|no|on|off|true|false|null)(?= *[\],])", re.I)
 
 
 def spelled(name: str, known: Collection[str]) -> str:
@@ -42,13 +43,15 @@ def bracketed(text: str) -> str:
     >>> bracketed("wa,local"), bracketed("none"), bracketed("[wa]")
     ('[wa,local]', '[]', '[wa]')
 
-    Names that YAML would read as numbers, as of classes, are text.
+    Names that YAML would read as numbers, or as true and false, as of classes, are text.
 
     >>> bracketed("0,1,my 3 cats"), bracketed("[0, 1]"), bracketed('["a,b", 1]')
     ('["0","1",my 3 cats]', '["0", "1"]', '["a,b", 1]')
+    >>> bracketed("no,Yes,nobody")
+    '["no","Yes",nobody]'
     """
     text = text if text.startswith("[") else f"[{','.join(listed(text))}]"
-    return text if {'"', "'"} & {*text} else _NUMBER.sub(r'\1"\2"', text)
+    return text if {'"', "'"} & {*text} else _NO_TEXT.sub(r'\1"\2"', text)
 
 
 def is_list(name: str) -> bool:
@@ -97,6 +100,11 @@ def spelled_tree(
             value = bracketed(value)
         elif isinstance(value, list) and is_list(f"{prefix}{name}"):
             value = [str(own) if type(own) is int else own for own in value]
+            if any(isinstance(own, bool) for own in value):
+                raise ConfigError(
+                    f"setting '{prefix}{name}' has true or false, which YAML makes of yes, no, on "
+                    f'and off too: put them in quotes, as in ["no", "yes"]'
+                )
         if name in tree:
             raise ConfigError(f"setting '{prefix}{name}' is given twice, as '{prefix}{given}' too")
         tree[name] = value
