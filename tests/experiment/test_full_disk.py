@@ -193,7 +193,21 @@ def test_a_report_is_whole_or_old(tmp_path: Path) -> None:
 
     def write() -> None:
         new = next(text)
-        report_write._write(out, {"index.html": new, "data.csv": new})
+        report_write._write_folder(out, {"index.html": new, "data.csv": new})
+
+    write()
+    at_every_change(write, tmp_path, whole)
+
+
+def test_a_report_of_one_file_is_whole_or_old(tmp_path: Path) -> None:
+    out, text = tmp_path / "page.html", iter("abcdefghijklm")
+
+    def whole() -> None:
+        found = out.read_text()
+        assert (len(found), len(set(found))) == (9, 1)
+
+    def write() -> None:
+        report_write._write_file(out, 9 * next(text))
 
     write()
     at_every_change(write, tmp_path, whole)
@@ -203,7 +217,7 @@ def test_an_earlier_report_that_cannot_be_put_back_is_not_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "report"
-    report_write._write(out, {"index.html": "old"})
+    report_write._write_folder(out, {"index.html": "old"})
     replace_it, calls = Path.replace, []
 
     def once(self: Path, target: Path) -> Path:
@@ -214,7 +228,7 @@ def test_an_earlier_report_that_cannot_be_put_back_is_not_removed(
 
     monkeypatch.setattr(Path, "replace", once)
     with pytest.raises(ConfigError, match="cannot be written: No space left"):
-        report_write._write(out, {"index.html": "new"})
+        report_write._write_folder(out, {"index.html": "new"})
     (kept,) = tmp_path.iterdir()
     assert (kept / "index.html").read_text() == "old"
 

@@ -54,6 +54,17 @@ def test_summary_and_states_can_be_read_back(tmp_path: Path) -> None:
     assert not list(folder.path.rglob("*.partial"))
 
 
+def test_a_run_that_is_replaced_leaves_none_of_its_records(tmp_path: Path) -> None:
+    folder = create(tmp_path / "run")
+    first = {own.name for own in folder.path.iterdir()}
+    for name in ("topology", "shards", "task", "confusion", "summary"):
+        folder.write_json(name, {})
+    for name in ("metrics", "diagnostics", "classes", "incidents"):
+        folder.append({}, name)
+    again = create(tmp_path / "run", overwrite=True)
+    assert {own.name for own in again.path.iterdir()} == first
+
+
 def test_a_control_has_a_folder_of_its_own_that_can_be_run_alone(tmp_path: Path) -> None:
     control = create(tmp_path / "run").control("wa")
     assert control.path == tmp_path / "run" / "controls" / "wa"
