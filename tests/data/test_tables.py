@@ -217,6 +217,31 @@ def test_several_targets_are_the_outputs_of_a_regression_or_the_labels_of_multil
     assert "names 2 columns (p, q): classes are in one" in refused(source, "p", "q")
 
 
+def test_columns_of_other_types_are_numbers_or_refused(tmp_path: Path) -> None:
+    from decimal import Decimal
+
+    from pyarrow import parquet
+
+    columns: dict[str, Any] = {
+        "money": [Decimal("1.25"), Decimal("2.50")],
+        "flag": [True, False],
+        "empty": pyarrow.nulls(2),
+        "small": pyarrow.array([1, None], pyarrow.int8()),
+        "sick": ["yes", "no"],
+    }
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+    data = load(f"parquet:{path}", fill=7.0)
+    assert data.train_x.tolist() == [[1.25, 1, 7, 1], [2.5, 0, 7, 7]]
+    assert "column 'empty' is empty in row 1 and 1 more" in refused(f"parquet:{path}")
+    parquet.write_table(pyarrow.table({**columns, "empty": [[1.0], [2.0]]}), path)
+    assert "column 'empty' is list<element: double>: inputs are" in refused(f"parquet:{path}")
+    nested = write(
+        tmp_path, '{"a": {"b": 1}, "sick": "x"}\n{"a": {"b": 2}, "sick": "y"}', "t.jsonl"
+    )
+    assert "column 'a' is struct<b: int64>: inputs are" in refused(nested)
+
+
 def test_a_text_is_no_target_of_a_regression(tmp_path: Path) -> None:
     source = write(tmp_path, 'a,price\n1,"12,5"\n2,"13,5"\n')
     assert "column 'price' is string, such as '12,5'" in refused(source, "price", task="regression")

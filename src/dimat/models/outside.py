@@ -81,7 +81,10 @@ def hf_model(name: str, wanted: Wanted) -> nn.Module:
     )
     try:
         known = transformers.CONFIG_MAPPING
-        config = known[name]() if name in known else transformers.AutoConfig.from_pretrained(name)
+        if name in known:
+            config = known[name]()
+        else:
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         for setting, value in _settings(wanted).items():
             if setting == "num_labels" or hasattr(config, setting):
                 setattr(config, setting, value)
