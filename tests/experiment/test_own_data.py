@@ -24,7 +24,7 @@ from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.parse import config_of, config_to_yaml, load_config, settings_parser
 from dimat.experiment.config.validate import validate
 from dimat.experiment.digests import data_digest, run_digest, shard_facts
-from dimat.experiment.evaluation.evaluate import line_of
+from dimat.experiment.evaluation.evaluate import evaluated
 from dimat.experiment.handshake import _OF_OWN_DATA, handshake
 from dimat.experiment.running.pretrain import one_epoch
 from dimat.experiment.setup import Setup, make_setup
@@ -167,7 +167,7 @@ def line(setup: Setup) -> dict[str, Any]:
     agent = setup.new_agent(setup.owner or 0, pretraining=True)
     for _ in range(2):
         one_epoch(agent)
-    return line_of(setup, agent, 0, "trained", {})
+    return evaluated(setup, agent, 0, "trained", {})[0]
 
 
 def hits(agent: LocalTrainer, x: torch.Tensor, y: torch.Tensor) -> float:
@@ -197,7 +197,7 @@ def test_a_common_test_set_is_beside_a_sites_own(places: list[str], i: int) -> N
     agent = setup.new_agent(i, pretraining=True)
     for _ in range(2):
         one_epoch(agent)
-    found = line_of(setup, agent, 0, "trained", {})
+    found, _ = evaluated(setup, agent, 0, "trained", {})
     assert found["test_accuracy"] == pytest.approx(hits(agent, *setup.test))
     alone = make_setup(of_site(i, places[i]), agent=i)
     assert found["own_accuracy"] == pytest.approx(hits(agent, *alone.test))

@@ -53,7 +53,7 @@ class Measure:
             measured: Costs of the phase at each agent, added to its line.
         """
         trees = {
-            agent.index: list(tested(self.setup, agent, number, phase, own))
+            agent.index: list(evaluated(self.setup, agent, number, phase, own))
             for agent, own in zip(agents, measured, strict=True)
         }
         found = self.collectives.gather(trees)
@@ -126,7 +126,7 @@ def merge_costs(result: RoundResult) -> dict[str, float | None]:
     }
 
 
-def tested(
+def evaluated(
     setup: Setup, agent: LocalTrainer, number: int, phase: str, measured: Mapping[str, float | None]
 ) -> tuple[dict[str, object], Tree | None]:
     """The line of metrics of one agent, which is evaluated for it, and the record of its classes.

@@ -23,7 +23,7 @@ from dimat.exchange.network.site import AgentSite
 from dimat.exchange.tree import pack, unpack
 from dimat.experiment.callbacks import Callback
 from dimat.experiment.digests import data_digest
-from dimat.experiment.evaluation.evaluate import merge_costs, tested
+from dimat.experiment.evaluation.evaluate import evaluated, merge_costs
 from dimat.experiment.handshake import handshake
 from dimat.experiment.progress import Progress
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
@@ -275,7 +275,7 @@ class SingleAgentRun:
         config = self.setup.config
         if number % config.eval_every and number != config.rounds:
             return
-        own, classes = tested(self.setup, agent, number, phase, measured)
+        own, classes = evaluated(self.setup, agent, number, phase, measured)
         line = self.folder.append(
             {
                 **own,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dimat.errors import writing
 from dimat.exchange.tree import pack
-from dimat.experiment.evaluation.evaluate import tested
+from dimat.experiment.evaluation.evaluate import evaluated
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder, flush
 from dimat.experiment.running.vectorized import train_at_once, trains_at_once
 from dimat.experiment.setup import Setup
@@ -133,7 +133,7 @@ def _evaluation(
     images = len(y) + len(agent.shard.validation()[1])
     few = _affordable(images, forward, part_s)
     if few == images:
-        whole = each(device, lambda: tested(setup, agent, 0, "trained", {}), part_s)
+        whole = each(device, lambda: evaluated(setup, agent, 0, "trained", {}), part_s)
         return whole / images, whole
     one = each(device, lambda: agent.evaluate(*_first(few, x, y)), part_s) / min(few, len(y))
     return one, one * images
