@@ -45,6 +45,9 @@ from dimat.state import brief
 __all__ = ["LocalLoss", "Logits", "local_loss", "loss_of_counts", "not_true_distillation"]
 
 Logits = Literal["plain", "own-classes", "adjusted"]
+# Of not-true distillation where shards differ: it holds the logits of an MLP over thirty merges as
+# well as 1 does, which takes a CNN with BatchNorm four points by class (docs/split_data.md).
+NOT_TRUE_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)

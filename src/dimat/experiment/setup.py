@@ -39,7 +39,7 @@ from dimat.experiment.sources import (
     source_options,
     thinned,
 )
-from dimat.losses import LocalLoss, loss_of_counts
+from dimat.losses import NOT_TRUE_WEIGHT, LocalLoss, loss_of_counts
 from dimat.models import build_for_input, check_outputs
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.tasks import TASKS, Metric, Task
@@ -255,7 +255,9 @@ class Setup:
         weight = self.config.loss.distill
         if pretraining or weight == 0 or not self.task.has_classes:
             return 0.0
-        return float(self._skewed[pretraining]) if weight is None else weight
+        if weight is None:
+            return NOT_TRUE_WEIGHT if self._skewed[pretraining] else 0.0
+        return weight
 
     @cached_property
     def _skewed(self) -> Mapping[bool, bool]:

@@ -160,8 +160,8 @@ class LossConfig:
             (absent classes are left out), adjusted (the logarithm of the shares is added), or auto
             (adjusted where the agents' shards differ in their classes, else plain).
         distill: Weight of not-true distillation: what the network that a round's training began
-            with says of all classes but the true one is kept; 0: none. null: 1 where the agents'
-            shards differ in their classes, else 0.
+            with says of all classes but the true one is kept; 0: none. null: 0.1 where the
+            agents' shards differ in their classes, else 0.
         label_smoothing: Share of every label that is spread over all classes, or over the agent's
             own with own-classes and adjusted.
     """
