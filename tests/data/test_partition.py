@@ -118,7 +118,7 @@ def test_exactly_one_full_batch_each_is_enough() -> None:
     y = labels(4, 60)
     dealt = partition("iid", y, 3, seed=0, alpha=1.0, batch_size=20)
     assert [len(part) for part in dealt.rounds] == [20, 20, 20]
-    with pytest.raises(DataError, match="gives agent 0 20 training images"):
+    with pytest.raises(DataError, match="gives agent 0 20 training samples"):
         partition("iid", y, 3, seed=0, alpha=1.0, batch_size=21)
 
 

@@ -195,7 +195,7 @@ def test_each_agent_may_have_data_of_its_own(tmp_path: Path) -> None:
             dimat.resume(tmp_path / "run", progress=False, data=other, model=build)
     with pytest.raises(ConfigError, match="'agents' is 2, and 'data' is a list of 3"):
         dimat.run(data=data, model=build, **{**own, "agents": 2})
-    with pytest.raises(DataError, match="agent 2 3 training images: it needs a full batch"):
+    with pytest.raises(DataError, match="agent 2 3 training samples: it needs a full batch"):
         dimat.run(data=[*data[:2], (X[:4], Y[:4])], model=build, **own)
     with pytest.raises(DataError, match=r"data\[0\] has samples .*, and data\[2\] "):
         dimat.run(data=[*data[:2], (X[:, :3], Y)], model=build, **own)

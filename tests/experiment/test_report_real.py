@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dimat.cli import main
-from dimat.tools.format import interval, percents
+from dimat.tools.format import interval, spread_text
 from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import Compared, compare
 from dimat.tools.report.differences import differences
@@ -38,8 +38,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compared]:
         yield compare(read_sources(["c"]))
 
 
-def accuracies(compared: Compared) -> list[float | None]:
-    return [run.accuracy for run in compared.runs]
+def scores(compared: Compared) -> list[float | None]:
+    return [run.score for run in compared.runs]
 
 
 def test_a_comparison_is_read_and_its_command_makes_it_again(
@@ -49,18 +49,18 @@ def test_a_comparison_is_read_and_its_command_makes_it_again(
     assert methods == [("dimat", True)] * 2 + [("cdsgd", True)] * 2
     for run in compared.runs:
         summary = json.loads(Path(run.folder, "summary.json").read_text())
-        assert run.accuracy == summary["test_accuracy_mean"]
+        assert run.score == summary["test_accuracy_mean"]
         assert run.graph is not None
         assert run.shards is not None
         assert len(run.diagnostics) == 2
     assert "Not recorded" not in page(compared)
     [source] = compared.sources
     assert main(shlex.split(source.command)[1:]) == 0
-    assert accuracies(compare(read_sources(["again"]))) == accuracies(compared)
+    assert scores(compare(read_sources(["again"]))) == scores(compared)
     [run] = read_sources(["c/cells/seed=0"])
     assert main([*shlex.split(run.command)[1:], "--out", "run"]) == 0
-    first = [x.accuracy for x in compared.runs if x.seed == 0]
-    assert accuracies(compare(read_sources(["run"]))) == first
+    first = [x.score for x in compared.runs if x.seed == 0]
+    assert scores(compare(read_sources(["run"]))) == first
     assert len(compare(read_sources(["c", "run"])).runs) == 4  # the same, and so counted once
 
 
@@ -68,13 +68,14 @@ def test_differences_and_accuracies_are_those_that_the_comparison_printed(
     compared: Compared,
 ) -> None:
     printed = " ".join(Path("c/comparison.txt").read_text().split())
-    found = differences(compared)
+    found, metric = differences(compared), compared.metric
     assert [(x.series.method, x.after) for x in found] == [
         ("dimat", "merging"),
         ("dimat", "training"),
         ("cdsgd", "training"),
     ]
     for versus in found:
-        said = f"{versus.after} {percents(versus.accuracy)} {interval(versus.difference)}"
+        score, difference = spread_text(versus.score, metric), interval(versus.difference, metric)
+        said = f"{versus.after} {score} {difference}"
         assert said in printed
-    assert interval(found[-1].difference) in page(compared)
+    assert interval(found[-1].difference, metric) in page(compared)

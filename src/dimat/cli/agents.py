@@ -84,7 +84,7 @@ def _cells(answer: Answer) -> list[str]:
     both = isinstance(heard, list) and isinstance(neighbors, dict)
     return [
         round_ if rounds == NOTHING else f"{round_}/{rounds}",
-        _text(found.get("accuracy"), ".1f", 100),
+        _score(found),
         shown(standing, 8) if isinstance(standing, str) else NOTHING,
         f"{len(heard)}/{len(neighbors)}" if both else NOTHING,  # type: ignore[arg-type]
         _time(found.get("since")),
@@ -106,6 +106,13 @@ def _text(value: Any, form: str, times: float = 1) -> str:
     """A number that a peer said, if it is one."""
     known = isinstance(value, (int, float)) and abs(value) < 1e9
     return format(times * value, form) if known else NOTHING
+
+
+def _score(found: Mapping[str, Any]) -> str:
+    """Accuracy in percent, or the main metric of another task, by its name."""
+    if isinstance(found.get("metric"), str):
+        return f"{shown(found['metric'], 12)} {_text(found.get('score'), '.3g')}"
+    return _text(found.get("accuracy"), ".1f", 100)
 
 
 def _time(value: Any) -> str:

@@ -78,8 +78,8 @@ def _groups() -> list[str]:
     for setting in setting_types():
         group, dot, name = setting.rpartition(".")
         groups.setdefault(group + dot, []).append(name)
-    column = max(map(len, groups)) + 2
-    return [
+    column, alone = max(map(len, groups)) + 2, groups.pop("")
+    return _wrapped(", ".join(alone), "  ", "  ") + [
         line
         for group, names in groups.items()
         for line in _wrapped(", ".join(names), f"  {group:{column}}", " " * (column + 2))

@@ -71,8 +71,8 @@ def own_images(labels: Tensor, agent: int, *, batch_size: int) -> Partition:
     """
     if len(labels) < batch_size:
         raise DataError(
-            f"agent {agent} has {len(labels)} training images of its own: it needs a full batch of "
-            f"{batch_size}; use a smaller batch_size, or more images"
+            f"agent {agent} has {len(labels)} training samples of its own: it needs a full batch "
+            f"of {batch_size}; use a smaller batch_size, or more samples"
         )
     every = [np.arange(len(labels), dtype=np.int64)]
     return Partition(every, every)
@@ -142,7 +142,7 @@ def check_batches(parts: Sequence[Indices], name: str, batch_size: int) -> None:
     for agent, part in enumerate(parts):
         if len(part) < batch_size:
             raise DataError(
-                f"split '{name}' gives agent {agent} {len(part)} training images: it needs a full "
+                f"split '{name}' gives agent {agent} {len(part)} training samples: it needs a full "
                 f"batch of {batch_size}; use fewer agents (now {len(parts)}), a smaller batch_size"
                 + (", or a larger data.alpha" if name == "dirichlet" else "")
             )

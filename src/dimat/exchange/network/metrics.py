@@ -16,6 +16,7 @@ _GAUGES = {
     "round": ("round", "The last round that is done."),
     "rounds": ("rounds", "The last round of the run."),
     "accuracy": ("accuracy", "Test accuracy when last measured, from 0 to 1."),
+    "score": ("score", "Main test metric when last measured, of tasks other than classification."),
     "disagreement": ("disagreement", "Distance from the aligned neighbors before the last merge."),
     "match_seconds": ("match_s", "Seconds that the last merge spent matching."),
     "merge_seconds": ("merge_s", "Seconds that the last merge spent combining."),
