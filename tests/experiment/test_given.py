@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import dimat
 from dimat.cli import main
 from dimat.data import Dataset as OurDataset
-from dimat.data import load_dataset
+from dimat.data import SourceOptions, load_dataset
 from dimat.errors import ConfigError, DataError
 from dimat.experiment.config.parse import load_config
 from dimat.experiment.given.data import dataset_of
@@ -57,7 +57,7 @@ def net(in_features: int, num_outputs: int) -> nn.Module:
 
 
 def given(data: Any, task: str = "regression") -> OurDataset:
-    return dataset_of(data, TASKS[task], 0)[0]
+    return dataset_of(data, SourceOptions(task=TASKS[task]))[0]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,10 @@ def test_data_without_a_test_part_give_a_fifth_of_each_class() -> None:
     assert len(torch.unique(both, dim=0)) == 100
     again = given((X[:100], labels), "classification")
     assert torch.equal(found.test_x, again.test_x)
+    with pytest.raises(DataError, match="data: train_y has 4 labels from 1 to 4, and no 0"):
+        given((X[:100], labels + 1), "classification")
+    half = SourceOptions(task=TASKS["classification"], test_share=0.5)
+    assert len(dataset_of((X[:100], labels), half)[0].test_y) == 50
 
 
 def test_bytes_are_images_and_floats_are_what_models_get() -> None:

@@ -71,9 +71,33 @@ def load_dataset(
     asks = "options" in inspect.signature(function).parameters
     options = replace(options, task=task)
     data = function(path, tell, options=options) if asks else function(path, tell)
+    return usable(data, source, options, classes=classes, needs=needs)
+
+
+def usable(
+    data: Dataset,
+    source: str,
+    options: SourceOptions,
+    *,
+    classes: Sequence[str] = (),
+    needs: Sequence[Part] = ("train", "test"),
+) -> Dataset:
+    """A data set that a run can use: with a test part, and the targets of the task, checked.
+
+    Args:
+        data: The data set as it was read.
+        source: Its source, for messages.
+        options: Of them the task, and the share of a test part that it does not have.
+        classes: As :func:`load_dataset` takes them.
+        needs: Likewise.
+
+    Raises:
+        DataError: If the inputs or targets cannot be used, with the rule.
+    """
+    task = options.task
     data = data.for_task(task, source)
     if not data.divided:
-        data = _divided(data, task, options.test_share, source)
+        data = divided(data, task, options.test_share, source)
     if task.has_classes and not data.classes and "labels" not in data.refused:
         labels = why_not(lambda: _check_labels(data, source))
         data = replace(data, refused={**data.refused, "labels": labels})
@@ -81,11 +105,17 @@ def load_dataset(
     return data.with_classes(classes, source) if classes else data
 
 
-def _divided(data: Dataset, task: Task, share: float, source: str) -> Dataset:
+def divided(data: Dataset, task: Task, share: float, source: str) -> Dataset:
     """A data set without parts, of which a share becomes the test part, stratified by class.
 
     Which samples it is depends on their number and classes alone, so that a model is tested on
     none that any run has trained on.
+
+    Args:
+        data: The data set, all of it in the training part.
+        task: The task.
+        share: Share of the samples, in [0, 1].
+        source: Its source, for messages.
     """
     labels = data.train_y.numpy() if task.has_classes else np.zeros(len(data.train_y), np.int64)
     held = held_out(labels, share, 1, 0) if share < 1 else np.ones(len(labels), np.bool_)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dimat.data import Dataset, Partition
+from dimat.data import Dataset, Partition, SourceOptions
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import DataConfig, RunConfig
 from dimat.experiment.config.places import GIVEN
@@ -66,7 +66,8 @@ def given_of(config: RunConfig, objects: Mapping[str, Any]) -> tuple[RunConfig, 
     if "data" in objects:
         if config.task not in TASKS:
             raise ConfigError(f"setting 'task' is '{config.task}': known: {', '.join(TASKS)}")
-        data, parts = dataset_of(objects["data"], TASKS[config.task], config.seed)
+        options = SourceOptions(task=TASKS[config.task], test_share=config.data.test_share)
+        data, parts = dataset_of(objects["data"], options, config.data.classes)
         given = replace(given, dataset=data, parts=parts)
         told = replace(config.data, source=source_of(data))
         if parts is not None:

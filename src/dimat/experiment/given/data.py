@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dimat.data import Dataset, Partition
+from dimat.data import Dataset, Partition, SourceOptions
 from dimat.data.dataset import as_arrays, as_images
-from dimat.data.partition import held_out
+from dimat.data.sources import divided, usable
 from dimat.errors import DataError, first_line, quoted
-from dimat.tasks import Task
 
 _INPUTS = ("x", "input", "inputs", "image", "images", "pixel_values", "input_ids", "features")
 _TARGETS = ("y", "target", "targets", "label", "labels")
 _ROWS = 256  # samples of a batch while a data set is read
-_TEST_SHARE = 0.2  # of data without test samples
 _FORMS = (
     "arrays (x, y), a data set of samples (x, y) or {'x': …, 'y': …}, a DataLoader of batches, a "
     "pair of those (train, test), a list of those with one for each agent, or a dimat.data.Dataset"
@@ -37,61 +35,47 @@ class _Samples:
     y: NDArray[np.generic]
 
 
-def dataset_of(given: Any, task: Task, seed: int) -> tuple[Dataset, Partition | None]:
+def dataset_of(
+    given: Any, options: SourceOptions, classes: Sequence[str] = ()
+) -> tuple[Dataset, Partition | None]:
     """The data set of objects, and who has which training samples; None if they are to be dealt.
 
     Images are uint8, (n, height, width, channels), and are normalized as those of a source. All
     other inputs are what models get: floats (of images, too), or whole numbers, ids of tokens.
-    Data without test samples give a fifth of their own, drawn by the seed, by class where there are
-    classes.
+    Data without test samples give a share of their own, by class where there are classes.
 
     Args:
         given: As the message of the error says.
-        task: The task.
-        seed: Seed of what is held out to test on.
+        options: Of them the task, and the share of the samples to test on.
+        classes: Names of all classes; empty: those that are there.
 
     Raises:
         DataError: If it is something else, or samples do not stack.
     """
-    if isinstance(given, Dataset):
-        return given.for_task(task, "data"), None
-    each = given if isinstance(given, list) else [given]
-    if not each:
-        raise DataError("'data' is an empty list: must have the data of each agent")
-    names = [f"data[{i}]" if isinstance(given, list) else "data" for i in range(len(each))]
-    parts = [_one(own, task, seed, name) for own, name in zip(each, names, strict=True)]
-    whole = _joined(parts, names).for_task(task, "data")
     if not isinstance(given, list):
-        return whole, None
+        return usable(_one(given, "data"), "data", options, classes=classes), None
+    if not given:
+        raise DataError("'data' is an empty list: must have the data of each agent")
+    task, names = options.task, [f"data[{i}]" for i in range(len(given))]
+    parts = []
+    for own, name in zip(given, names, strict=True):
+        data = _one(own, name).for_task(task, name)
+        parts.append(data if data.divided else divided(data, task, options.test_share, name))
     ends = np.cumsum([0, *(len(own.train_y) for own in parts)])
     shards = [np.arange(a, b, dtype=np.int64) for a, b in pairwise(ends.tolist())]
+    whole = usable(_joined(parts, names), "data", options, classes=classes)
     return whole, Partition(shards, shards)
 
 
-def _one(given: Any, task: Task, seed: int, name: str) -> Dataset:
-    """The data set of one agent, or of all."""
+def _one(given: Any, name: str) -> Dataset:
+    """The data set of one agent, or of all, with its targets as they are given."""
     if isinstance(given, Dataset):
-        data = given.for_task(task, name)
-        return data if len(data.test_y) else _with_test(data, task, seed)
+        return given if len(given.test_y) else replace(given, divided=False)
     if isinstance(given, tuple) and len(given) == 2 and not all(map(_is_array, given)):
-        train, test = _samples(given[0], f"{name}[0]"), _samples(given[1], f"{name}[1]")
-        return _dataset(train, test, name).for_task(task, name)
+        return _dataset(_samples(given[0], f"{name}[0]"), _samples(given[1], f"{name}[1]"), name)
     train = _samples(given, name)
     none = _Samples(train.x[:0], train.y[:0])
-    return _with_test(_dataset(train, none, name).for_task(task, name), task, seed)
-
-
-def _with_test(data: Dataset, task: Task, seed: int) -> Dataset:
-    """The data set with a fifth of its samples as test samples."""
-    labels = data.train_y if task.has_classes else torch.zeros(len(data.train_y))
-    held = torch.from_numpy(held_out(labels.numpy().astype(np.int64), _TEST_SHARE, 1, seed))
-    return replace(
-        data,
-        train_x=data.train_x[~held],
-        train_y=data.train_y[~held],
-        test_x=data.train_x[held],
-        test_y=data.train_y[held],
-    )
+    return replace(_dataset(train, none, name), divided=False)
 
 
 def _dataset(train: _Samples, test: _Samples, name: str) -> Dataset:
@@ -124,6 +108,7 @@ def _joined(parts: Sequence[Dataset], names: Sequence[str]) -> Dataset:
         return first
     return replace(
         first,
+        divided=True,
         train_x=torch.cat([own.train_x for own in parts]),
         train_y=torch.cat([own.train_y for own in parts]),
         test_x=torch.cat([own.test_x for own in parts]),
