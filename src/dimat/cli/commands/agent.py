@@ -68,7 +68,7 @@ def _first() -> dict[str, str]:
         "metrics": "where Prometheus reads how it is",
         "events": "file of what happens; - for stdout",
     }
-    left_out = ("controls", "local_epochs", "optimizer.lr", "seed")
+    left_out = ("controls", "pretrain_epochs", "local_epochs", "optimizer.lr", "seed")
     settings = {name: told for name, told in FIRST.items() if name not in left_out}
     return own | settings | {"out": "its folder is in it; runs/apart"}
 
