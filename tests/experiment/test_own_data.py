@@ -384,7 +384,7 @@ def cut(folder: Path, count: int) -> str:
         (
             lambda f: cut(f, 15),
             {},
-            "agent 1 has 15 training images of its own: .* batch of 16; use",
+            "agent 1 has 15 training samples of its own: .* batch of 16; use",
         ),
         (lambda f: cut(f, 16), {}, "agent 1 has nothing to be tested on: npz:.* no test images"),
         (lambda f: cut(f, 90), {"validation": 0.0}, "nothing to be tested on"),

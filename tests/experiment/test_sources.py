@@ -151,7 +151,7 @@ def test_a_site_may_have_one_class_and_few_categories_only(tmp_path: Path) -> No
             [(*own[:2], "perhaps") for own in rows(20)],
             "has class 'perhaps', which",
         ),
-        (COLUMNS, rows(6), "agent 1 has 5 training images of its own: it needs a full batch of 8"),
+        (COLUMNS, rows(6), "agent 1 has 5 training samples of its own: it needs a full batch of 8"),
         (COLUMNS, [], "site-1.csv: has a header (age, color, sick), and no row"),
     ],
 )
