@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests import sites
+from tests.exchange.threads import peers_file
 
 import dimat
 from dimat.data import Dataset, load_dataset
@@ -369,8 +370,9 @@ def test_settings_that_own_data_cannot_have_are_refused_before_anything_is_writt
     tmp_path: Path, name: str, value: Any, message: str
 ) -> None:
     config = replace(with_setting(SMALL, name, value), out=str(tmp_path / "out"))
+    site = AgentSite(peers_file(tmp_path, SMALL.agents), insecure=True)
     with pytest.raises(DimatError, match=message):
-        run_agent(config, 0, AgentSite(Path("nowhere.yaml")))
+        run_agent(config, 0, site)
     assert not (tmp_path / "out").exists()
 
 
