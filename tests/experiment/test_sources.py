@@ -107,7 +107,7 @@ def test_every_agent_has_the_rows_of_its_own_file(tmp_path: Path) -> None:
                 torch.testing.assert_close(a, b, rtol=0, atol=0)
         assert together.round_steps(agent) == alone.round_steps(agent)
         assert len(alone.test[1]) == (6, 8, 10)[agent]
-        assert alone.config.merging.combine == together.config.merging.combine
+        assert alone.config.merging.combine == together.config.merging.combine == "gram"
     assert len(together.test[1]) == 24
     dimat.run(replace(config, out=str(tmp_path / "run")), progress=False)
 

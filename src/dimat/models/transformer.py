@@ -60,13 +60,15 @@ class Transformer(nn.Module):
         return outputs
 
     def _mask(self, ids: Tensor, seen: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the scores, (batch or 1, 1, length or 1, length)."""
-        mask = None if seen is None else seen[:, None, None, :]
-        if self.places:
+        """What is added to the scores, (length, length) or (batch, 1, 1, length)."""
+        if self.places:  # padding stands behind all that has a target, and is not seen from there
             length = ids.shape[1]
-            before = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
-            mask = before[None, None] if mask is None else mask & before
-        return None if mask is None else _UNSEEN * (~mask).to(dtype)
+            mask = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        elif seen is not None:
+            mask = seen[:, None, None, :]
+        else:
+            return None
+        return _UNSEEN * (~mask).to(dtype)
 
 
 def _mean(x: Tensor, seen: Tensor) -> Tensor:
