@@ -112,7 +112,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: dimat.run({"matching": 3, "matching.images": 3}), "'matching' is 3"),
     (lambda: dimat.run(rounds="3"), "'rounds' is '3': must be a whole number"),
     (lambda: dimat.run(data="cifar10"), "'data.source' is 'cifar10', which is unknown"),
-    (lambda: dimat.run(model=torch.nn.Linear(2, 2)), "'model' is of type Linear: must be text"),
+    (lambda: dimat.RunConfig(model=torch.nn.Linear(2, 2)), "'model' is of type Linear"),  # type: ignore[arg-type]
     (lambda: dimat.run(TINY, 3), "'progress' is 3: must be True, False, or an observer"),  # type: ignore[arg-type]
     (lambda: dimat.run(TINY, callbacks=3), "'callbacks' has no 'started'; it is 3"),  # type: ignore[arg-type]
     (lambda: dimat.run(TINY, symmetry="h"), "'symmetry' is 'h': must be what"),  # type: ignore[arg-type]

@@ -15,9 +15,9 @@ import torch
 import dimat
 from dimat import RunConfig
 from dimat.errors import ConfigError, DataError, StructureError
-from dimat.experiment.config.access import typed
+from dimat.experiment.config.access import typed, with_setting
 from dimat.experiment.config.config import DataConfig
-from dimat.experiment.config.parse import config_to_yaml, load_config
+from dimat.experiment.config.parse import config_from, config_to_yaml, load_config
 from dimat.experiment.digests import run_digest
 from dimat.experiment.handshake import handshake
 from dimat.experiment.setup import make_setup
@@ -110,6 +110,25 @@ def test_every_agent_has_the_rows_of_its_own_file(tmp_path: Path) -> None:
         assert alone.config.merging.combine == together.config.merging.combine == "gram"
     assert len(together.test[1]) == 24
     dimat.run(replace(config, out=str(tmp_path / "run")), progress=False)
+
+
+def test_a_source_of_each_agents_own_is_not_dealt_out_unless_it_is_said() -> None:
+    source = "csv:site-{agent}.csv"
+    by_default = RunConfig(data=DataConfig(source=source))
+    assert by_default.data.split == "own"
+    for given in (None, {}, RunConfig(), by_default):
+        assert config_from(given, {"data": {"source": source}}).data.split == "own"
+        assert config_from(given, {"data": source}).data.split == "own"
+        assert config_from(given, {"data.source": source}).data.split == "own"
+        own = config_from(given, {"task": "regression", "data": {"source": source}})
+        assert own.data.split == "own"
+        assert config_from(own, {"data": {"source": "csv:t.csv"}}).data.split == "iid"
+        said = {"source": source, "split": "iid-then-by-class"}
+        assert config_from(given, {"data": said}).data.split == "iid-then-by-class"
+    assert with_setting(RunConfig(), "data.source", source).data.split == "own"
+    assert with_setting(by_default, "data.source", "digits").data.split == "iid-then-by-class"
+    iid = RunConfig(data=DataConfig(split="iid"))
+    assert with_setting(iid, "data.source", source).data.split == "iid"
 
 
 def test_a_site_may_have_one_class_and_few_categories_only(tmp_path: Path) -> None:

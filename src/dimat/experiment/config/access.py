@@ -13,7 +13,7 @@ from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.messages import is_group, not_a_group, setting_types, unknown_setting
 from dimat.experiment.config.parse import bare_parser
 from dimat.experiment.config.spelling import bracketed, is_list
-from dimat.experiment.config.task import default_split
+from dimat.experiment.config.task import has_default_split
 
 _SAFE = "._:+-"
 _LONGEST = 180  # file systems take names of 255 bytes
@@ -52,8 +52,9 @@ def with_setting(config: RunConfig, name: str, value: object) -> RunConfig:
     changed: dict[str, Any] = {last: value}
     if group:
         changed = {group: dataclasses.replace(getattr(config, group), **changed)}
-    if name == "task" and config.data.split == default_split(config.task):
-        changed["data"] = dataclasses.replace(config.data, split="auto")
+    if name in ("task", "data.source") and has_default_split(config, config.data.split):
+        data = changed.get("data", config.data)
+        changed["data"] = dataclasses.replace(data, split="auto")
     return dataclasses.replace(config, **changed)
 
 

@@ -68,8 +68,8 @@ class DataConfig:
         split: iid, by-class (class c to agent c mod N; of more agents than classes, those of one
             class share it), dirichlet, iid-then-by-class (pre-train on an IID half, continue by
             class on the other), own (of dimat agent, or with {agent} in the source: the source is
-            this agent's own, and others have theirs), or auto (iid-then-by-class of classification,
-            iid of other tasks).
+            this agent's own, and others have theirs), or auto (own with {agent} in the source,
+            iid-then-by-class of classification, iid of other tasks).
         alpha: Concentration of the dirichlet split; smaller is more skewed.
         validation: Share of every shard held out for validation.
         augment: Random flip and crop of training images; off where mirrored images mean another

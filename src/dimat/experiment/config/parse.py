@@ -27,7 +27,7 @@ from dimat.experiment.config.messages import (
 from dimat.experiment.config.presets import PRESETS, with_presets
 from dimat.experiment.config.rules import with_range, without_rules
 from dimat.experiment.config.spelling import bracketed, spelled_tree, spelled_words
-from dimat.experiment.config.task import default_split
+from dimat.experiment.config.task import has_default_split
 from dimat.imports import import_modules
 from dimat.plain_yaml import load_yaml
 from dimat.registry import added_names
@@ -257,6 +257,8 @@ def _changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
     for dotted in (name for name in changes if "." in name):
         group, _, part = dotted.partition(".")
         tree[group] = {**_parts(group, tree.get(group, {})), part: changes[dotted]}
+    parts = tree.get("data")
+    split_given = isinstance(parts, Mapping) and "split" in parts
     for name, value in tree.items():
         if name not in setting_types() and name not in _GROUPS:
             raise unknown_setting(name, setting_types())
@@ -264,8 +266,8 @@ def _changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
             check_parts(name, _GROUPS[name], value)
             tree[name] = dataclasses.replace(getattr(config, name), **value)
     data = tree.get("data", config.data)
-    if "task" in tree and isinstance(data, DataConfig) and data.split == default_split(config.task):
-        tree["data"] = dataclasses.replace(data, split="auto")  # the default of the new task
+    if isinstance(data, DataConfig) and has_default_split(config, data.split) and not split_given:
+        tree["data"] = dataclasses.replace(data, split="auto")  # that of the new task and source
     return dataclasses.replace(config, **tree)  # type: ignore[arg-type]
 
 

@@ -6,14 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 from dimat.errors import ConfigError, quoted
+from dimat.experiment.config.places import AGENT
 from dimat.experiment.config.rules import broken_rule
 
 _DEFAULT = "classification"
 
 
-def default_split(task: str) -> str:
-    """What ``data.split`` auto is."""
-    return "iid-then-by-class" if task == _DEFAULT else "iid"
+def default_split(config: Any) -> str:
+    """What ``data.split`` auto is: with a source of each agent's own nothing is dealt out."""
+    if AGENT in config.data.source:
+        return "own"
+    return "iid-then-by-class" if config.task == _DEFAULT else "iid"
+
+
+def has_default_split(config: Any, split: str) -> bool:
+    """Whether a split is what ``data.split`` auto is, which follows task and source."""
+    return split == default_split(config)
 
 
 def name_task(config: Any) -> None:
@@ -27,7 +35,7 @@ def name_task(config: Any) -> None:
     if not isinstance(config.task, str):
         object.__setattr__(config, "task", _name_of(config.task))
     if config.data.split == "auto":
-        data = replace(config.data, split=default_split(config.task))
+        data = replace(config.data, split=default_split(config))
         object.__setattr__(config, "data", data)
 
 
