@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
 import re
 import shlex
 import sys
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests import fork_server
+from tests.exchange.threads import loopback
 
 FOLDER = fork_server.ROOT / "examples"
 TEXT = (FOLDER / "README.md").read_text("utf-8")
@@ -16,11 +20,17 @@ COMMANDS = re.findall(r"`((?:python|torchrun) [^`\n]+)`", TEXT)
 PERCENT = r"(\d+\.\d) %"
 
 
-def printed(name: str, folder: Path) -> str:
+def needs(*packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+
+
+def printed(name: str, folder: Path, home: Path = FOLDER) -> str:
     """What an example prints, run as its page says, in an empty folder."""
-    [command] = [x for x in COMMANDS if name in x]
+    [command] = [x for x in COMMANDS if f"/{name}" in x]
     assert f"\n{command}\n" in (FOLDER / name).read_text("utf-8"), "its docstring says the same"
-    program, *rest = shlex.split(command.replace("examples/", f"{FOLDER}/"))
+    program, *rest = shlex.split(command.replace("examples/", f"{home}/"))
     start = {
         "python": ["python"],
         # processes without the seconds of their imports
@@ -62,6 +72,85 @@ def test_a_method_of_ones_own_is_compared_with_others(tmp_path: Path) -> None:
     assert min(half, wa) > local
 
 
+def test_hospitals_know_more_of_each_others_patients_once_they_merged(tmp_path: Path) -> None:
+    needs("pyarrow")
+    out = printed("hospital_tables.py", tmp_path)
+    assert [int(share) for share in re.findall(r"(\d+) in 100", out)] == [53, 77, 24]
+    found = accuracies(out)
+    alone, merged = found[::2], found[1::2]
+    assert len(alone) == 3
+    assert min(merged) > sum(alone) / 3 + 2
+    assert max(merged) - min(merged) < 3
+
+
+def test_agents_of_one_shape_each_segment_all_shapes_once_they_merged(tmp_path: Path) -> None:
+    before, alone, merged = accuracies(printed("segmentation.py", tmp_path))
+    assert max(before, alone) < 50  # one shape of three, and what is beside it
+    assert merged > alone + 20
+
+
+@pytest.mark.slow
+def test_a_transformer_knows_the_words_of_all_topics_once_it_is_merged(tmp_path: Path) -> None:
+    needs("transformers", "pyarrow")
+    dimat, wa, local = accuracies(printed("text_classification.py", tmp_path))
+    assert dimat > max(wa, local) + 15
+
+
+@pytest.mark.slow
+def test_folders_of_hugging_face_merge_into_folders_like_them(tmp_path: Path) -> None:
+    needs("transformers")
+    out = printed("merge_hf_checkpoints.py", tmp_path)
+    plain, matched, *parents = accuracies(out)
+    assert len(parents) == 2
+    assert matched > plain + 10
+    assert matched > min(parents) - 3
+    assert out.count("in 4 files") == 2
+
+
+@pytest.mark.slow
+def test_agents_in_lightning_merge_with_each_other(tmp_path: Path) -> None:
+    needs("lightning")
+    name, empty = "lightning_agents.py", tmp_path / "empty"
+    empty.mkdir()
+    text = (FOLDER / name).read_text("utf-8")  # each test has an address of its own
+    (tmp_path / name).write_text(text.replace("127.0.0.1", loopback()))
+    out = printed(name, empty, tmp_path)
+    said = re.findall(r"agent (\d): (\d+) merges, (\d+) states heard", out)
+    assert sorted(said) == [("0", "4", "4"), ("1", "4", "4")]
+    assert min(accuracies(out)) > 85
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:
+    book = json.loads((FOLDER / "own_data.ipynb").read_text("utf-8"))
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    texts = ["".join(cell["source"]) for cell in cells]
+    code = "\n".join(in_python(text) for text in texts)
+    assert code.count("tempfile.mkdtemp()") == 1
+    empty, temporary = tmp_path / "empty", tmp_path / "temporary"
+    empty.mkdir()
+    temporary.mkdir()
+    code = code.replace("tempfile.mkdtemp()", repr(str(temporary)))
+    done = fork_server.run(["python", "-c", code], cwd=empty, env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    assert not any(empty.iterdir())
+    assert "</html>" in (temporary / "page.html").read_text("utf-8")
+    assert (temporary / "merged" / "model.safetensors").exists()
+    [means] = re.findall(r"mean +(\d+\.\d) +(\d+\.\d) +(\d+\.\d)", done.stdout)
+    _, merged, alone = map(float, means)
+    assert alone < 70 < 90 < merged
+    average, gram = accuracies(done.stdout)[-2:]
+    assert gram > average + 5
+
+
+def in_python(cell: str) -> str:
+    """A cell of a notebook; a line with a command is what it is for Python."""
+    if not cell.startswith("!"):
+        return cell
+    [line] = cell.splitlines()
+    return f"from dimat.cli import main\nassert not main(f{line.removeprefix('!dimat ')!r}.split())"
+
+
 @pytest.mark.slow
 def test_the_torchrun_line_of_the_page_runs(tmp_path: Path) -> None:
     [line] = re.findall(r"```sh\n(.*)\n```", TEXT)
@@ -76,7 +165,7 @@ def test_every_example_is_on_the_page_and_short() -> None:
     assert len(files) == len(COMMANDS) >= 3
     for file in files:
         assert f"]({file.name})" in TEXT
-        assert len(file.read_text("utf-8").splitlines()) < 60, file
+        assert len(file.read_text("utf-8").splitlines()) < 75, file
 
 
 def test_the_loop_of_the_readme_is_that_of_the_example() -> None:
