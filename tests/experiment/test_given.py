@@ -244,6 +244,19 @@ def test_a_data_set_of_ours_is_taken_as_it_is(tmp_path: Path) -> None:
     assert result.config.data.split == "by-class"
 
 
+class Table:
+    """Columns by name, as a DataFrame of pandas has them."""
+
+    def __init__(self, **columns: list[float]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns["a"])
+
+    def __getitem__(self, name: str) -> list[float]:
+        return self.columns[name]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -253,6 +266,7 @@ def test_a_data_set_of_ours_is_taken_as_it_is(tmp_path: Path) -> None:
         (Unlabeled([torch.zeros(3), torch.zeros(4)]), "do not stack"),
         (Unlabeled([]), "has no samples"),
         (iter([1]), "must be arrays"),
+        (Table(a=[0.5], b=[1.0]), r"a Table of which .*KeyError.*a table is arrays, as"),
         ((X, Y[:5]), "train_x has 120 inputs, train_y 5 targets"),
         (((X, Y), (X[:, :2], Y)), r"training inputs are \(4,\).*test inputs \(2,\)"),
         ((X, np.full(120, np.nan)), "values that are not finite"),

@@ -163,6 +163,12 @@ def _collated(given: Any, name: str) -> Iterable[Any]:
             return
         except (RuntimeError, TypeError, ValueError) as error:
             raise _of_many_shapes(name, error) from error
+        except KeyError as error:  # a table, or a dict by name, has no sample 0
+            raise DataError(
+                f"'{name}' is a {type(given).__name__} of which samples cannot be had by their "
+                f"number (KeyError: {first_line(error)}): must be {_FORMS}; a table is arrays, as "
+                "(table[inputs].to_numpy(), table[target].to_numpy())"
+            ) from error
         yield batch
 
 
