@@ -55,6 +55,12 @@ _HOMES = {
     "statistics": "dimat.checkpoints",
 }
 
+# Packages that pages name: ``import dimat`` is enough for ``dimat.losses.local_loss``.
+_PACKAGES = (
+    *("data", "identity", "integrations", "losses", "matching", "merging", "methods"),
+    *("symmetry", "tasks", "testing", "topology"),
+)
+
 __all__ = [
     "COMBINERS",
     "LOGS",
@@ -87,6 +93,13 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Public names are imported when first used, so that ``dimat --help`` answers at once."""
+    if name in _PACKAGES:
+        return import_module(f"dimat.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'dimat' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Public names, those that are not imported yet too."""
+    return [*__all__, *_PACKAGES]

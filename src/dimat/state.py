@@ -56,8 +56,17 @@ def _is_extra(key: str, value: object) -> bool:
 
 
 def put_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state; what the module has beside it stays."""
-    module.load_state_dict({**extras_of(module.state_dict()), **state})
+    """Load a state; what the module has beside it stays.
+
+    Raises:
+        StructureError: If the state is of another model.
+    """
+    try:
+        module.load_state_dict({**extras_of(module.state_dict()), **state})
+    except RuntimeError as error:  # a heading, and a line for each thing that does not fit
+        lines = [line.strip() for line in str(error).splitlines()]
+        why = next(iter(lines[1:]), lines[0]).rstrip(".")
+        raise StructureError(f"a state of another model: {why}; give the model it is of") from error
 
 
 def is_number(value: Tensor) -> bool:

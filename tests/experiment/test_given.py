@@ -17,7 +17,7 @@ import dimat
 from dimat.cli import main
 from dimat.data import Dataset as OurDataset
 from dimat.data import SourceOptions, load_dataset
-from dimat.errors import ConfigError, DataError
+from dimat.errors import ConfigError, DataError, DimatError, Stopped
 from dimat.experiment.config.parse import load_config
 from dimat.experiment.given.data import dataset_of
 from dimat.tasks import TASKS
@@ -295,3 +295,43 @@ def test_what_a_config_cannot_hold_is_refused_when_it_is_made() -> None:
         dimat.run(model=3, **SMALL)
     with pytest.raises(ConfigError, match="'data' is digits: must be the object of the run"):
         dimat.resume(".", data="digits")
+
+
+def test_own_data_are_dealt_out_evenly_unless_another_split_is_named(tmp_path: Path) -> None:
+    """The split of the demo, by class after a half, is for digits."""
+    x, y = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32), np.arange(60) % 3
+    small = {"agents": 2, "rounds": 1, "pretrain_epochs": 1, "batch_size": 4, "controls": ()}
+    for named, split in ({}, "iid"), ({"data.split": "by-class"}, "by-class"):
+        out = str(tmp_path / split)
+        found = dimat.run(data=(x, y), out=out, progress=False, **small, **named)  # type: ignore[arg-type]
+        assert load_config(found.folder / "config.yaml").data.split == split
+
+
+def test_data_of_each_agent_are_not_dealt_out() -> None:
+    x, y = np.zeros((40, 4), np.float32), np.arange(40) % 2
+    with pytest.raises(ConfigError, match=r"'data.split' is 'by-class', and 'data' is a list"):
+        dimat.run(data=[(x, y), (x, y)], **{"data.split": "by-class"})  # type: ignore[arg-type]
+
+
+def test_names_of_classes_are_refused_with_the_way_to_count_them() -> None:
+    x, y = np.zeros((40, 4), np.float32), np.array(["no", "yes"] * 20)
+    with pytest.raises(DataError, match=r"targets are <U3: must be numbers; of classes by name"):
+        dimat.run(data=(x, y))
+
+
+def test_a_run_does_not_go_on_with_another_model(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32), np.arange(60) % 3
+    small = {"agents": 2, "rounds": 3, "pretrain_epochs": 1, "batch_size": 4, "controls": ()}
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        dimat.run(
+            data=(x, y),
+            model=nn.Linear(4, 3),
+            out=str(out),
+            progress=False,
+            max_wall_s=1e-9,
+            **small,
+        )  # type: ignore[arg-type]
+    other = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    with pytest.raises(DimatError, match="a state of another model: "):
+        dimat.resume(out, progress=False, data=(x, y), model=other)

@@ -128,6 +128,10 @@ def drawn_skew(parts: Sequence[Indices], labels: Tensor) -> float:
     return float(spread.sum(1).mean() / 2)
 
 
+# Ways out of a part without a batch, beside fewer agents and smaller batches.
+_OTHER_WAYS = {"iid": "", "given": "", "own": "", "dirichlet": ", or a larger data.alpha"}
+
+
 def check_batches(parts: Sequence[Indices], name: str, batch_size: int) -> None:
     """Refuse parts that have less than a batch.
 
@@ -144,7 +148,7 @@ def check_batches(parts: Sequence[Indices], name: str, batch_size: int) -> None:
             raise DataError(
                 f"split '{name}' gives agent {agent} {len(part)} training samples: it needs a full "
                 f"batch of {batch_size}; use fewer agents (now {len(parts)}), a smaller batch_size"
-                + (", or a larger data.alpha" if name == "dirichlet" else "")
+                + _OTHER_WAYS.get(name, ", or data.split iid, which deals out equal shares")
             )
 
 

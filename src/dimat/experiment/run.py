@@ -57,7 +57,8 @@ def run(
             every agent begins with a copy.
         data: The setting ``data``; or samples as objects, for all agents or a list with those of
             each: arrays (x, y), a map-style data set of PyTorch or Hugging Face, a ``DataLoader``,
-            or a pair of those, (train, test); ``docs/tasks.md`` has examples.
+            or a pair of those, (train, test); ``docs/tasks.md`` has examples. They are dealt out
+            evenly unless ``**{"data.split": ...}`` says otherwise.
         settings: Settings by name, which override ``config``: ``dimat.run(rounds=3,
             topology="full")``; a dict overrides the named parts of a group.
 
@@ -91,7 +92,23 @@ def _with_objects(
     data = objects.get("data")
     if isinstance(data, list) and "agents" not in plain:
         plain["agents"] = len(data)
+    if data is not None:
+        split = _said_split(config, plain)
+        if isinstance(data, list) and split is not None:
+            raise ConfigError(
+                f"setting 'data.split' is {split!r}, and 'data' is a list with the data of each "
+                "agent, of which nothing is dealt out: leave data.split away, or give one data set"
+            )
+        if split is None and not isinstance(config, (RunConfig, str, os.PathLike)):
+            plain["data.split"] = "iid"  # that of the demo is for digits
     return given_of(config_from(config, plain), objects)
+
+
+def _said_split(config: object, plain: Mapping[str, object]) -> object:
+    """What settings by name say of ``data.split``; None if they say nothing."""
+    given = {**(config if isinstance(config, Mapping) else {}), **plain}
+    group = given.get("data")
+    return given.get("data.split", group.get("split") if isinstance(group, Mapping) else None)
 
 
 def resume(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dimat.errors import DataError, first_line
 from dimat.files import check_bytes, open_regular
 
 _DELIMITERS = ",;\t"
 _NUMBER_BYTES = 8  # a cell takes, at least
+_HEAD_BYTES = 2**20  # the first line is in them, if it is a header
 _MOST_BYTES = 2**31 - 1  # of one block, which PyArrow decides the types of columns by
 
 
@@ -26,15 +26,15 @@ def read_csv(path: str, where: str) -> Any:
         DataError: If it cannot be read, is no such table, or a row has more or fewer fields.
     """
 
-    def read(file: BinaryIO, size: int) -> Any:
+    def read(file: Any, size: int) -> Any:
         from pyarrow import csv
 
-        head = file.readline().decode("utf-8", "replace")
+        head = file.read(min(size, _HEAD_BYTES)).partition(b"\n")[0].decode("utf-8", "replace")
         file.seek(0)
         delimiter = max(_DELIMITERS, key=head.count)  # the comma where there is none
         table = csv.read_csv(
             file,
-            csv.ReadOptions(block_size=min(size + 1, _MOST_BYTES)),
+            csv.ReadOptions(use_threads=False, block_size=min(size + 1, _MOST_BYTES)),
             csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         )
         binary = [name for name, kind in _columns(table) if kind == "binary"]
@@ -59,10 +59,11 @@ def read_jsonl(path: str, where: str) -> Any:
         DataError: If it cannot be read, or a line is no object.
     """
 
-    def read(file: BinaryIO, size: int) -> Any:
+    def read(file: Any, size: int) -> Any:
         from pyarrow import json
 
-        return json.read_json(file, json.ReadOptions(block_size=min(size + 1, _MOST_BYTES)))
+        options = json.ReadOptions(use_threads=False, block_size=min(size + 1, _MOST_BYTES))
+        return json.read_json(file, options)
 
     return _read(path, where, "a file of JSON objects, one a line", read)
 
@@ -78,7 +79,7 @@ def read_parquet(path: str, where: str) -> Any:
         DataError: If it cannot be read, or grows too much when it is.
     """
 
-    def read(file: BinaryIO, size: int) -> Any:
+    def read(file: Any, size: int) -> Any:
         from pyarrow import parquet
 
         archive = parquet.ParquetFile(file)
@@ -86,12 +87,12 @@ def read_parquet(path: str, where: str) -> Any:
         packed = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
         cells = meta.num_rows * meta.num_columns * _NUMBER_BYTES
         check_bytes(where, max(packed, cells), size, DataError)
-        return archive.read()
+        return archive.read(use_threads=False)
 
     return _read(path, where, "a Parquet file", read)
 
 
-def _read(path: str, where: str, what: str, read: Callable[[BinaryIO, int], Any]) -> Any:
+def _read(path: str, where: str, what: str, read: Callable[[Any, int], Any]) -> Any:
     """A table by a function of an open file and its size; errors in our words."""
     try:
         import pyarrow
@@ -99,7 +100,9 @@ def _read(path: str, where: str, what: str, read: Callable[[BinaryIO, int], Any]
         raise DataError(f'{where}: needs pip install "dimat[tables]" ({error})') from error
     try:
         with open_regular(Path(path)) as file:
-            table = read(file, os.fstat(file.fileno()).st_size)
+            # As bytes: threads of PyArrow that hold a file of Python's when it ends abort it.
+            content = file.read()
+            table = read(pyarrow.BufferReader(content), len(content))
             table.validate(full=True)  # such as text that is not UTF-8
             return table
     except DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,9 +92,12 @@ def _tokenizer(name: str, where: str) -> Any:
     except ImportError as error:
         way = 'needs pip install "dimat[transformers]"'
         raise DataError(f"{where}: data.text {way} ({error})") from error
+    if not Path(name).is_dir() and (Path(name).is_absolute() or name.startswith(".")):
+        raise DataError(f"{where}: data.tokenizer '{name}': there is no such folder")
     try:
         return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # of files, of the network, of the library: nobody lists them
         raise DataError(
-            f"{where}: data.tokenizer '{name}' cannot be loaded: {first_line(error)}"
+            f"{where}: data.tokenizer '{name}' is no folder here with a tokenizer.json, and is not "
+            f"loaded from the Hugging Face Hub: {first_line(error)}"
         ) from error

@@ -51,6 +51,9 @@ def unknown_setting(name: str, known: Iterable[str]) -> ConfigError:
     words = {s: s for s in known} | {s.rpartition(".")[2]: s for s in reversed(siblings)}
     close = difflib.get_close_matches(last if siblings else name, words, n=1)
     hint = f"did you mean '{words[close[0]]}'?" if close else "see --help"
+    if close and "." in words[close[0]] and name == words[close[0]].replace(".", "_"):
+        part, _, own = words[close[0]].partition(".")
+        hint += f" As a keyword: {part}={{'{own}': ...}} or **{{'{part}.{own}': ...}}"
     return ConfigError(f"unknown setting '{name}': {hint}")
 
 

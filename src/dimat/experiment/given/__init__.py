@@ -120,5 +120,6 @@ def check_there(config: RunConfig, given: Given) -> None:
     if given.parts is not None and len(given.parts.rounds) != config.agents:
         raise ConfigError(
             f"setting 'agents' is {config.agents}, and 'data' is a list of "
-            f"{len(given.parts.rounds)}: must have the data of each agent"
+            f"{len(given.parts.rounds)}: must have the data of each agent; leave 'agents' away, or "
+            f"say {len(given.parts.rounds)}"
         )

@@ -88,8 +88,13 @@ def _dataset(train: _Samples, test: _Samples, name: str) -> Dataset:
             f"{name}: training inputs are {tuple(x.shape[1:])} {x.dtype}, test inputs "
             f"{tuple(other.shape[1:])} {other.dtype}: they must be alike"
         )
-    y = (torch.from_numpy(np.ascontiguousarray(own.y)) for own in (train, test))
-    first, second = y
+    for own in (train, test):
+        if own.y.dtype.kind not in "biufc":
+            raise DataError(
+                f"{name}: targets are {own.y.dtype}: must be numbers; of classes by name, "
+                "np.unique(y, return_inverse=True)[1] counts them, over train and test at once"
+            )
+    first, second = (torch.from_numpy(np.ascontiguousarray(own.y)) for own in (train, test))
     return Dataset("data", x, first, other, second, images=images)
 
 
@@ -163,11 +168,11 @@ def _collated(given: Any, name: str) -> Iterable[Any]:
             return
         except (RuntimeError, TypeError, ValueError) as error:
             raise _of_many_shapes(name, error) from error
-        except KeyError as error:  # a table, or a dict by name, has no sample 0
+        except LookupError as error:  # a table, or a dict by name, has no sample 0
             raise DataError(
                 f"'{name}' is a {type(given).__name__} of which samples cannot be had by their "
-                f"number (KeyError: {first_line(error)}): must be {_FORMS}; a table is arrays, as "
-                "(table[inputs].to_numpy(), table[target].to_numpy())"
+                f"number ({type(error).__name__}: {first_line(error)}): must be {_FORMS}; a table is "
+                "arrays, as (table[inputs].to_numpy(), table[target].to_numpy())"
             ) from error
         yield batch
 

@@ -25,7 +25,11 @@ def shards(compared: Compared) -> Panel | None:
     Args:
         compared: Content of the report.
     """
-    found = distinct(compared, lambda run: run.shards)
+    found = [
+        (label, one)
+        for label, one in distinct(compared, lambda run: run.shards)
+        if len(one.classes) > 1  # a task without classes counts samples alone
+    ]
     if not found:
         return None
     two = any(_phases(one)[1:] for _, one in found)
