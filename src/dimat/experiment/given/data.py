@@ -171,8 +171,8 @@ def _collated(given: Any, name: str) -> Iterable[Any]:
         except LookupError as error:  # a table, or a dict by name, has no sample 0
             raise DataError(
                 f"'{name}' is a {type(given).__name__} of which samples cannot be had by their "
-                f"number ({type(error).__name__}: {first_line(error)}): must be {_FORMS}; a table is "
-                "arrays, as (table[inputs].to_numpy(), table[target].to_numpy())"
+                f"number ({type(error).__name__}: {first_line(error)}): must be {_FORMS}; a table "
+                "is arrays, as (table[inputs].to_numpy(), table[target].to_numpy())"
             ) from error
         yield batch
 
