@@ -21,7 +21,7 @@ from dimat.data import SOURCES, SPLITS
 from dimat.errors import ConfigError, TopologyError, look_up
 from dimat.exchange import Talk
 from dimat.experiment.config.validate import validate
-from dimat.matching import MATCHERS, Activations, Identity
+from dimat.matching import MATCHERS, Activations, IdentityMatcher
 from dimat.merging import COMBINERS
 from dimat.methods import METHODS, Method, RoundContext, RoundResult
 from dimat.registry import Registry, a_function, added_names, an_object
@@ -143,7 +143,7 @@ def test_of_one_definition_that_is_run_twice_the_second_is_kept() -> None:
 
 def test_a_class_stands_for_its_object_where_objects_are_kept() -> None:
     prepare = an_object("match")
-    assert isinstance(prepare("own", Identity), Identity)
+    assert isinstance(prepare("own", IdentityMatcher), IdentityMatcher)
     with pytest.raises(ConfigError, match="'own' is the class int, which has no 'match'"):
         prepare("own", int)
     with pytest.raises(ConfigError, match="'own' is 3: must be a function"):
@@ -203,8 +203,8 @@ def test_what_is_added_is_a_setting_at_once(
 
 
 def test_a_matcher_that_is_added_matches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MATCHERS, "own", Identity)
-    assert isinstance(look_up("method", "own", MATCHERS), Identity)
+    monkeypatch.setitem(MATCHERS, "own", IdentityMatcher)
+    assert isinstance(look_up("method", "own", MATCHERS), IdentityMatcher)
 
 
 def merges(self: Method, me: RoundContext) -> Talk[RoundResult]:

@@ -16,7 +16,7 @@ from tests.tiers import tiers
 from dimat.data import SOURCES, load_dataset
 from dimat.errors import ConfigError
 from dimat.exchange import Step, Talk
-from dimat.matching import MATCHERS, Identity, Matching, Problem, Weights
+from dimat.matching import MATCHERS, IdentityMatcher, Matching, Problem, Weights
 from dimat.merging import COMBINERS, Average, Gram, mix
 from dimat.methods import METHODS, Averaging, Method, RoundContext, RoundResult, StepContext
 from dimat.methods.messages import swap, swap_states
@@ -256,7 +256,7 @@ class Shuffling:
     needs_batches = False
 
     def match(self, problem: Problem) -> list[Matching]:
-        first, *others = Identity().match(problem)
+        first, *others = IdentityMatcher().match(problem)
         random = torch.Generator().manual_seed(0)
         return [replace(first, permutation=problem.analysis.symmetry.random(random)), *others]
 
@@ -265,8 +265,8 @@ def test_a_matcher_that_breaks_a_law_is_told_which() -> None:
     with pytest.raises(AssertionError, match="that of the first is the identity"):
         check_matcher(Shuffling)
     with pytest.raises(AssertionError, match="in another unit order is brought back exactly"):
-        check_matcher(Identity)
-    check_matcher(Identity, finds=False)
+        check_matcher(IdentityMatcher)
+    check_matcher(IdentityMatcher, finds=False)
     check_matcher(Weights)
 
 

@@ -16,15 +16,15 @@ from dimat.experiment.config.parse import Parser, add_settings
 from dimat.experiment.config.places import check_path
 from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.spelling import spelled
-from dimat.tools.merge.settings import CheckpointConfig
+from dimat.tools.merge.settings import ParentsConfig
 
 _NAME = "[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?"  # as certificates can bear
 
 
 def add_checkpoint_options(parser: Parser) -> None:
     """Add the options that ``dimat align``, ``merge`` and ``statistics`` have in common."""
-    names = {own.name for own in fields(CheckpointConfig)} - {"parents", "overwrite"}
-    add_settings(parser, CheckpointConfig, names)
+    names = {own.name for own in fields(ParentsConfig)} - {"parents", "overwrite"}
+    add_settings(parser, ParentsConfig, names)
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
 

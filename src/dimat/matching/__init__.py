@@ -6,7 +6,7 @@ from dimat.matching.activations import Activations
 from dimat.matching.assignment import add_scores, assign, permute_scores, solve_assignment
 from dimat.matching.consistent import Consistent
 from dimat.matching.fit import Matching, matching_of
-from dimat.matching.identity import Identity
+from dimat.matching.identity import IdentityMatcher
 from dimat.matching.protocol import Matcher, Problem
 from dimat.matching.ties import match_units
 from dimat.matching.weights import Weights
@@ -21,7 +21,7 @@ MATCHERS: Registry[Matcher] = Registry(
         "consistent": Consistent(),
         "covariance": Activations("covariance"),
         "cosine": Activations("cosine"),
-        "identity": Identity(),
+        "identity": IdentityMatcher(),
         "weights": Weights(),
     },
     an_object("match"),
@@ -31,7 +31,7 @@ __all__ = [
     "MATCHERS",
     "Activations",
     "Consistent",
-    "Identity",
+    "IdentityMatcher",
     "Matcher",
     "Matching",
     "Problem",

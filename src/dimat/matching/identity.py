@@ -9,7 +9,7 @@ from dimat.matching.protocol import Problem
 
 
 @dataclass(frozen=True)
-class Identity:
+class IdentityMatcher:
     """The matcher that permutes nothing.
 
     *Assumes* that all states keep their units in one order: one shared init, or aligned already.

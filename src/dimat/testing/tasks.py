@@ -20,7 +20,7 @@ _close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)  # losses are
 
 
 @dataclass(frozen=True)
-class Example:
+class TaskExample:
     """Some samples of a task.
 
     Args:
@@ -55,7 +55,7 @@ def check_task(task: Any, targets: Any, perfect: Tensor) -> None:
     """
     own: Task = TASKS[task] if isinstance(task, str) else TASKS.prepared("mine", task)
     given = np.asarray(targets)
-    keeps(LAWS, own, Example(own.targets(given, "targets"), perfect, given))
+    keeps(LAWS, own, TaskExample(own.targets(given, "targets"), perfect, given))
 
 
 def values(task: Task, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
@@ -63,7 +63,7 @@ def values(task: Task, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
     return task.measure(task.totals(outputs, targets))
 
 
-def metrics_have_names(task: Task, example: Example) -> None:
+def metrics_have_names(task: Task, example: TaskExample) -> None:
     """The first metric is the main one; each has a name of its own, and a value beside the loss."""
     names = [metric.name for metric in task.metrics]
     assert names, "there is none"
@@ -73,7 +73,7 @@ def metrics_have_names(task: Task, example: Example) -> None:
     assert set(found) == {*names, "loss"}, f"it measures {sorted(found)}"
 
 
-def targets_stay(task: Task, example: Example) -> None:
+def targets_stay(task: Task, example: TaskExample) -> None:
     """Targets have the samples first, and are their own targets; what is given is not changed."""
     before = example.given.copy()
     again = task.targets(example.targets.numpy(), "targets")
@@ -86,7 +86,7 @@ def targets_stay(task: Task, example: Example) -> None:
         assert example.targets.dtype == torch.int64, "a class is an int64"
 
 
-def outputs_have_their_shape(task: Task, example: Example) -> None:
+def outputs_have_their_shape(task: Task, example: TaskExample) -> None:
     """Outputs have the shape that the task says, of a batch as of all."""
     width = task.num_outputs(example.targets)
     for count in (len(example.targets), 2):
@@ -94,7 +94,7 @@ def outputs_have_their_shape(task: Task, example: Example) -> None:
         assert said == tuple(example.perfect[:count].shape), f"it says {said}"
 
 
-def totals_add(task: Task, example: Example) -> None:
+def totals_add(task: Task, example: TaskExample) -> None:
     """Totals of batches add up to those of all, on one axis in float64; 0 of no samples."""
     outputs, y = example.wrong(), example.targets
     whole = task.totals(outputs, y)
@@ -107,7 +107,7 @@ def totals_add(task: Task, example: Example) -> None:
     assert not task.totals(outputs[:0], y[:0]).any()
 
 
-def order_does_not_matter(task: Task, example: Example) -> None:
+def order_does_not_matter(task: Task, example: TaskExample) -> None:
     """The order of the samples does not matter."""
     outputs, y = example.wrong(), example.targets
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
@@ -115,7 +115,7 @@ def order_does_not_matter(task: Task, example: Example) -> None:
     _close(found, other)
 
 
-def perfect_is_best(task: Task, example: Example) -> None:
+def perfect_is_best(task: Task, example: TaskExample) -> None:
     """Perfect outputs have the best value of every metric, and the least loss."""
     best = values(task, example.perfect, example.targets)
     for seed in range(3):
@@ -129,7 +129,7 @@ def perfect_is_best(task: Task, example: Example) -> None:
     assert best[main] != other[main], f"{main} is the same of perfect outputs and others"
 
 
-def the_loss_is_that_of_training(task: Task, example: Example) -> None:
+def the_loss_is_that_of_training(task: Task, example: TaskExample) -> None:
     """The measured loss is that of training: a scalar whose gradient leads to a smaller one."""
     outputs = example.wrong().requires_grad_()
     loss = task.loss(outputs, example.targets)
@@ -142,13 +142,13 @@ def the_loss_is_that_of_training(task: Task, example: Example) -> None:
     assert float(after) < float(loss.detach())
 
 
-def nothing_is_nan(task: Task, example: Example) -> None:
+def nothing_is_nan(task: Task, example: TaskExample) -> None:
     """Of no samples every number is NaN."""
     found = values(task, example.perfect[:0], example.targets[:0])
     assert all(math.isnan(value) for value in found.values()), f"it measures {dict(found)}"
 
 
-def one_is_an_ensemble(task: Task, example: Example) -> None:
+def one_is_an_ensemble(task: Task, example: TaskExample) -> None:
     """An ensemble of one model, or of its copies, is that model, and the order does not matter."""
     first, second = example.wrong(), example.wrong(1)
     alone = values(task, first, example.targets)
@@ -162,7 +162,7 @@ def one_is_an_ensemble(task: Task, example: Example) -> None:
     _close(one, other)
 
 
-LAWS: tuple[Callable[[Task, Example], None], ...] = (
+LAWS: tuple[Callable[[Task, TaskExample], None], ...] = (
     metrics_have_names,
     targets_stay,
     outputs_have_their_shape,

@@ -36,7 +36,7 @@ _INPUTS, _UNITS = 6, 16
 
 
 @dataclass(frozen=True)
-class Finding:
+class Checkup:
     """One thing that was looked at.
 
     Args:
@@ -52,7 +52,7 @@ class Finding:
     ok: bool | None = None
 
 
-def look_at_everything() -> Iterator[Finding]:
+def look_at_everything() -> Iterator[Checkup]:
     """All findings, each as soon as it is there; nothing raises."""
     yield from _versions()
     yield from _machine()
@@ -65,25 +65,25 @@ def look_at_everything() -> Iterator[Finding]:
         yield _tested("self-test", name, test)
 
 
-def _versions() -> Iterator[Finding]:
-    yield Finding("versions", "python", platform.python_version())
-    yield Finding("versions", "dimat", version("dimat"))
+def _versions() -> Iterator[Checkup]:
+    yield Checkup("versions", "python", platform.python_version())
+    yield Checkup("versions", "dimat", version("dimat"))
     for name, extra in _requirements():
         if extra is None:
             there = _version(name)
-            yield Finding("versions", name, there or "missing", there is not None)
+            yield Checkup("versions", name, there or "missing", there is not None)
 
 
-def _machine() -> Iterator[Finding]:
+def _machine() -> Iterator[Checkup]:
     def is_writable() -> str:
         with tempfile.NamedTemporaryFile(dir=Path.cwd(), prefix=".dimat-doctor-"):
             return f"writable, {human_bytes(shutil.disk_usage(Path.cwd()).free)} free"
 
-    yield Finding("machine", "system", f"{platform.system()} {platform.machine()}")
+    yield Checkup("machine", "system", f"{platform.system()} {platform.machine()}")
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = f"{allowed} of {os.cpu_count()}"
-    yield Finding("machine", "cores", f"{cores}, {torch.get_num_threads()} threads of PyTorch")
-    yield Finding("machine", "memory", human_bytes(memory_bytes()))
+    yield Checkup("machine", "cores", f"{cores}, {torch.get_num_threads()} threads of PyTorch")
+    yield Checkup("machine", "memory", human_bytes(memory_bytes()))
     yield _tested("machine", "devices", _devices)
     yield _tested("machine", "current folder", is_writable)
 
@@ -98,7 +98,7 @@ def _devices() -> str:
     return ", ".join(x if x == "cpu" else f"{x} ({torch.cuda.get_device_name(x)})" for x in found)
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[Checkup]:
     needed: dict[str, list[str]] = {}
     for name, extra in _requirements():
         if extra is not None and extra not in _OURS and name != "dimat":
@@ -107,7 +107,7 @@ def _extras() -> Iterator[Finding]:
         missing = [name for name in names if _version(name) is None]
         here = ", ".join(f"{name} {_version(name)}" for name in names)
         way = f'without {", ".join(missing)}: pip install "dimat[{extra}]"'
-        yield Finding("extras", extra, way if missing else here)
+        yield Checkup("extras", extra, way if missing else here)
 
 
 def _requirements() -> Iterator[tuple[str, str | None]]:
@@ -126,15 +126,15 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _tested(group: str, name: str, test: Callable[[], str]) -> Finding:
+def _tested(group: str, name: str, test: Callable[[], str]) -> Checkup:
     """What a test returns, or why it failed."""
     start = time.perf_counter()
     try:
         found = test()
     except Exception as error:  # whatever is wrong with a machine, the rest is looked at
-        return Finding(group, name, f"{type(error).__name__}: {first_line(error)}", False)
+        return Checkup(group, name, f"{type(error).__name__}: {first_line(error)}", False)
     spent = f" ({time.perf_counter() - start:.1f} s)" if group == "self-test" else ""
-    return Finding(group, name, found + spent, True)
+    return Checkup(group, name, found + spent, True)
 
 
 def _require(true: bool, otherwise: str) -> None:

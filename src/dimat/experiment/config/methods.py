@@ -8,10 +8,10 @@ from typing import Any, get_type_hints
 
 from dimat.errors import ConfigError, did_you_mean, in_words, look_up
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.gauge import gauge_of
 from dimat.experiment.config.messages import setting_types, unknown_setting
 from dimat.experiment.config.method_options import NOT_OF_TYPE, of_type, split_option
 from dimat.experiment.config.rules import rule_of
+from dimat.experiment.config.validate import gauge_of
 from dimat.methods import METHODS, Method
 from dimat.methods.robust import ROBUST_SETTING, is_robust
 

@@ -28,7 +28,7 @@ _DIED = "its process ended without a word: killed, or out of memory"
 
 
 @dataclass(frozen=True)
-class Task:
+class CellJob:
     """A cell that is to be run.
 
     Args:
@@ -57,7 +57,7 @@ class Outcome:
     details: str = ""
 
 
-def run_tasks(tasks: Sequence[Task], jobs: int, progress: CellsProgress) -> Generator[Outcome]:
+def run_tasks(tasks: Sequence[CellJob], jobs: int, progress: CellsProgress) -> Generator[Outcome]:
     """Run all tasks; a task that fails stops no other.
 
     Args:
@@ -71,7 +71,7 @@ def run_tasks(tasks: Sequence[Task], jobs: int, progress: CellsProgress) -> Gene
     return _in_turn(tasks, progress) if jobs == 1 else _at_once(tasks, jobs, progress)
 
 
-def perform(task: Task, progress: Progress | None = None) -> Outcome:
+def perform(task: CellJob, progress: Progress | None = None) -> Outcome:
     """Run a cell, or resume it.
 
     Args:
@@ -93,18 +93,18 @@ def perform(task: Task, progress: Progress | None = None) -> Outcome:
     return Outcome(task.name)
 
 
-def _in_turn(tasks: Sequence[Task], progress: CellsProgress) -> Generator[Outcome]:
+def _in_turn(tasks: Sequence[CellJob], progress: CellsProgress) -> Generator[Outcome]:
     for task in tasks:
         progress.started(task.name)
         yield perform(task, CellProgress(progress, task.name))
 
 
-def _at_once(tasks: Sequence[Task], jobs: int, progress: CellsProgress) -> Generator[Outcome]:
+def _at_once(tasks: Sequence[CellJob], jobs: int, progress: CellsProgress) -> Generator[Outcome]:
     """Run tasks in workers, each with an executor of its own, so that one that dies fails alone."""
     waiting = deque(tasks)
     others = set(multiprocessing.active_children())
     free = [_worker() for _ in range(min(jobs, len(tasks)))]
-    running: dict[Future[Outcome], tuple[Task, Executor]] = {}
+    running: dict[Future[Outcome], tuple[CellJob, Executor]] = {}
     try:
         while waiting or running:
             while waiting and free:

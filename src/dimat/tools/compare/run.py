@@ -12,7 +12,7 @@ from dimat.errors import ConfigError, if_interrupted
 from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import validate
 from dimat.tools.compare.folder import ComparisonFolder, open_folder
-from dimat.tools.compare.pool import Task, run_tasks
+from dimat.tools.compare.pool import CellJob, run_tasks
 from dimat.tools.compare.progress import CellsProgress, SilentCells
 from dimat.tools.compare.rows import to_csv
 from dimat.tools.compare.spec import Cell, Spec, expand
@@ -157,9 +157,9 @@ class _ComparisonRun:
             shutil.rmtree(self.folder.pretrained, ignore_errors=True)
         return failures
 
-    def _task(self, cell: Cell) -> Task:
+    def _task(self, cell: Cell) -> CellJob:
         out = str(self.folder.cell(cell))
-        return Task(cell.name, replace(cell.config, out=out), self.folder.pretrained)
+        return CellJob(cell.name, replace(cell.config, out=out), self.folder.pretrained)
 
     def _read(self, cell: Cell) -> None:
         folder = self.folder.cell(cell)

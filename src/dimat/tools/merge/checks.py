@@ -14,8 +14,8 @@ from dimat.experiment.config.validate import check_device_is_here, check_fields,
 from dimat.imports import import_modules
 from dimat.tools.merge.settings import (
     AlignConfig,
-    CheckpointConfig,
     MergeConfig,
+    ParentsConfig,
     StatisticsConfig,
 )
 
@@ -26,7 +26,7 @@ _PARENTS = {  # least and largest number of checkpoints, and the rule
 }
 
 
-def check(config: CheckpointConfig) -> None:
+def check(config: ParentsConfig) -> None:
     """Refuse settings that a merge, an alignment or a measurement cannot use.
 
     Args:
@@ -49,7 +49,7 @@ def check(config: CheckpointConfig) -> None:
     check_device_is_here(config.device)
 
 
-def _check_layout(config: CheckpointConfig) -> None:
+def _check_layout(config: ParentsConfig) -> None:
     """Refuse a folder to write where no folder tells its layout."""
     rule = "a file that ends in .safetensors"
     if isinstance(config, StatisticsConfig) and Path(config.out).suffix != ".safetensors":
@@ -63,7 +63,7 @@ def _check_layout(config: CheckpointConfig) -> None:
             )
 
 
-def _check_data(config: CheckpointConfig) -> None:
+def _check_data(config: ParentsConfig) -> None:
     """Refuse to do without data where not all that they are for is known otherwise."""
     if config.data is not None:
         return
@@ -81,7 +81,7 @@ def _check_data(config: CheckpointConfig) -> None:
         )
 
 
-def _check_names(config: CheckpointConfig) -> None:
+def _check_names(config: ParentsConfig) -> None:
     from dimat.checkpoints import fair_weights, with_statistics
     from dimat.data import SOURCES
     from dimat.matching import MATCHERS
@@ -108,7 +108,7 @@ def _check_names(config: CheckpointConfig) -> None:
         with_statistics(config.combine)
 
 
-def _check_files(config: CheckpointConfig) -> None:
+def _check_files(config: ParentsConfig) -> None:
     taken = {Path(path).resolve() for path in config.inputs}
     folder = any(layout is not None for _, layout in config.written)
     for setting, path in config.outputs:

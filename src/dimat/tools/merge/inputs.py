@@ -17,7 +17,7 @@ from dimat.merging import COMBINERS
 from dimat.models import build_for_input, check_output
 from dimat.state import State
 from dimat.tools.merge.images import Images, Normalization
-from dimat.tools.merge.settings import AlignConfig, CheckpointConfig, MergeConfig
+from dimat.tools.merge.settings import AlignConfig, MergeConfig, ParentsConfig
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Inputs:
     statistics: Mapping[str, Statistics]
     notes: tuple[str, ...]
 
-    def parents(self, config: CheckpointConfig) -> Parents:
+    def parents(self, config: ParentsConfig) -> Parents:
         """The parents with their model and calibration images.
 
         Args:
@@ -78,7 +78,7 @@ class Inputs:
         return {**like, **moved}
 
 
-def read_inputs(config: CheckpointConfig) -> Inputs:
+def read_inputs(config: ParentsConfig) -> Inputs:
     """Read the parents, the images and the statistics, and build the model.
 
     Args:
@@ -124,7 +124,7 @@ def _read_parent(parent: str, key: str | None, notes: list[str]) -> State:
     return read_checkpoint(Path(parent), key, lambda text: notes.append(f"{parent}: {text}"))
 
 
-def _built(config: CheckpointConfig, size: tuple[int, int, int], classes: int) -> nn.Module:
+def _built(config: ParentsConfig, size: tuple[int, int, int], classes: int) -> nn.Module:
     """The model for images of (channels, height, width)."""
     return build_for_input(
         config.model,
@@ -154,7 +154,7 @@ def _image_size(statistics: Mapping[str, Statistics]) -> tuple[int, int, int]:
 
 
 def _read_data(
-    config: CheckpointConfig, source: str
+    config: ParentsConfig, source: str
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None, int]:
     """Training images, test images with labels (None if not needed), and number of classes."""
     if not config.labeled and config.classes is not None:

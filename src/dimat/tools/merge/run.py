@@ -29,7 +29,7 @@ from dimat.tools.merge.evaluate import WORTH_A_NOTE_S, Evaluator
 from dimat.tools.merge.fits import parent_fits
 from dimat.tools.merge.inputs import Inputs, read_inputs
 from dimat.tools.merge.result import AlignResult, MergeComparison, MergeResult
-from dimat.tools.merge.settings import AlignConfig, CheckpointConfig, MergeConfig, StatisticsConfig
+from dimat.tools.merge.settings import AlignConfig, MergeConfig, ParentsConfig, StatisticsConfig
 
 
 @dataclass
@@ -155,7 +155,7 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
     )
 
 
-def _read(config: CheckpointConfig, stages: _Stages) -> tuple[Inputs, Parents]:
+def _read(config: ParentsConfig, stages: _Stages) -> tuple[Inputs, Parents]:
     with stages.stage("reading"):
         inputs = read_inputs(config)
         parents = inputs.parents(config)

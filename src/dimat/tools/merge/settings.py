@@ -18,7 +18,7 @@ WrittenPath = Annotated[str, partial(check_path, spare=_SPARE)]
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class ParentsConfig:
     """The settings of all that reads checkpoints.
 
     Args:
@@ -87,8 +87,8 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
-class StatisticsConfig(CheckpointConfig):
-    """The settings of a measurement of statistics, beyond those of :class:`CheckpointConfig`.
+class StatisticsConfig(ParentsConfig):
+    """The settings of a measurement of statistics, beyond those of :class:`ParentsConfig`.
 
     Args:
         combine: The combiner that the statistics are for: gram, fisher, or one of your own that
@@ -102,8 +102,8 @@ class StatisticsConfig(CheckpointConfig):
 
 
 @dataclass(frozen=True)
-class AlignConfig(CheckpointConfig):
-    """The settings of an alignment of two checkpoints, beyond those of :class:`CheckpointConfig`.
+class AlignConfig(ParentsConfig):
+    """The settings of an alignment of two checkpoints, beyond those of :class:`ParentsConfig`.
 
     Args:
         method: How units are matched: activations, covariance, cosine, consistent, weights,

@@ -17,7 +17,7 @@ _WIDTH, _HEIGHT = 300, 120  # of a curve, in the units of its SVG
 
 
 @dataclass(frozen=True)
-class Curve:
+class LossCurve:
     """A curve between two parents, as an SVG draws it.
 
     Args:
@@ -101,21 +101,21 @@ def _networks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _curves(path: Mapping[str, Any]) -> list[Curve]:
+def _curves(path: Mapping[str, Any]) -> list[LossCurve]:
     return [
         _curve("Test accuracy (%)", path["alpha"], [100 * x for x in path["accuracy"]], "{:.1f}"),
         _curve("Loss", path["alpha"], path["loss"], "{:.3f}"),
     ]
 
 
-def _curve(title: str, alphas: Sequence[float], values: Sequence[float], form: str) -> Curve:
+def _curve(title: str, alphas: Sequence[float], values: Sequence[float], form: str) -> LossCurve:
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     points = [
         (_WIDTH * alpha, _HEIGHT * (1 - (value - low) / span))
         for alpha, value in zip(alphas, values, strict=True)
     ]
-    return Curve(title, tuple(points), tuple(form.format(value) for value in values))
+    return LossCurve(title, tuple(points), tuple(form.format(value) for value in values))
 
 
 def _groups(fits: Sequence[Mapping[str, Any]]) -> int:
