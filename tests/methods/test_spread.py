@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import MatchingConfig
-from dimat.experiment.config.validate import gauge_of
+from dimat.experiment.config.methods import gauge_of
 from dimat.matching.assignment import assign
 from dimat.matching.fit import fit
 from dimat.merging import mix

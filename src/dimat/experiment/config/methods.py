@@ -4,16 +4,38 @@ from __future__ import annotations
 
 from dataclasses import Field, fields
 from functools import reduce
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from dimat.errors import ConfigError, did_you_mean, in_words, look_up
-from dimat.experiment.config.config import RunConfig
+from dimat.experiment.config.config import MatchingConfig, RunConfig
 from dimat.experiment.config.messages import setting_types, unknown_setting
 from dimat.experiment.config.method_options import NOT_OF_TYPE, of_type, split_option
-from dimat.experiment.config.rules import rule_of
-from dimat.experiment.config.validate import gauge_of
+from dimat.experiment.config.rules import broken_rule, rule_of
 from dimat.methods import METHODS, Method
 from dimat.methods.robust import ROBUST_SETTING, is_robust
+
+
+def gauge_of(
+    matching: MatchingConfig, *, apart: bool = False, once: bool = False
+) -> Literal["tree", "spread", "pairwise"]:
+    """The gauge of agents that may be ``apart``, or that merge ``once``: no rounds to spread in.
+
+    Raises:
+        ConfigError: If other settings need one that all agents come into at once.
+    """
+    gauge = matching.gauge
+    defaults = (("statistics", "local"), ("every", 0))
+    if gauge == "auto":
+        at_once = once or any(getattr(matching, name) != default for name, default in defaults)
+        gauge = "spread" if apart or not at_once else "tree"
+        if apart and once:
+            gauge = "pairwise"
+    for name, default in defaults:
+        value = getattr(matching, name)
+        if gauge == "spread" and value != default:
+            rule = f"{default} where agents may miss each other (matching.gauge spread)"
+            raise broken_rule(f"matching.{name}", value, rule)
+    return gauge
 
 
 def make_method(config: RunConfig, name: str | None = None, *, apart: bool = False) -> Method:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import reduce
-from typing import Any, Literal
+from typing import Any
 
 from dimat.errors import ConfigError, check_known
 from dimat.experiment.callbacks import LOGS
-from dimat.experiment.config.config import OPTIMIZERS, MatchingConfig, RunConfig
+from dimat.experiment.config.config import OPTIMIZERS, RunConfig
 from dimat.experiment.config.messages import annotated_types
 from dimat.experiment.config.places import AGENT, GIVEN
 from dimat.experiment.config.rules import broken_rule, check
@@ -40,7 +40,6 @@ def validate(config: RunConfig, *, apart: bool = False) -> None:
     _check_stop(config)
     _check_stack(config)
     _check_accumulation(config)
-    gauge_of(config.matching)
     _check_names(config)
     _check_data(config, apart=apart)
     _check_methods(config)
@@ -55,29 +54,6 @@ def check_fields(config: Any) -> None:
     """
     for name, kind in annotated_types(config.__class__).items():
         check(name, reduce(getattr, name.split("."), config), kind)
-
-
-def gauge_of(
-    matching: MatchingConfig, *, apart: bool = False, once: bool = False
-) -> Literal["tree", "spread", "pairwise"]:
-    """The gauge of agents that may be ``apart``, or that merge ``once``: no rounds to spread in.
-
-    Raises:
-        ConfigError: If other settings need one that all agents come into at once.
-    """
-    gauge = matching.gauge
-    defaults = (("statistics", "local"), ("every", 0))
-    if gauge == "auto":
-        at_once = once or any(getattr(matching, name) != default for name, default in defaults)
-        gauge = "spread" if apart or not at_once else "tree"
-        if apart and once:
-            gauge = "pairwise"
-    for name, default in defaults:
-        value = getattr(matching, name)
-        if gauge == "spread" and value != default:
-            rule = f"{default} where agents may miss each other (matching.gauge spread)"
-            raise broken_rule(f"matching.{name}", value, rule)
-    return gauge
 
 
 def check_id(config: RunConfig, agent: int) -> None:
