@@ -12,7 +12,7 @@ from dimat import RunConfig
 from dimat.cli import _COMMANDS, main
 from dimat.cli.options import SettingsLater
 from dimat.errors import ConfigError
-from dimat.experiment.callbacks.callback import LOGS
+from dimat.experiment.callbacks import LOGS
 from dimat.experiment.config.access import typed, with_setting
 from dimat.experiment.config.config import TopologyConfig
 from dimat.experiment.config.messages import setting_types

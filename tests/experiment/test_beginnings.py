@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.exchange.threads import peers_file
 from tests.experiment.file_faults import Killed, disk
 
 import dimat
@@ -37,6 +38,15 @@ TINY = RunConfig(
     data=DataConfig(train_images=200, split="iid"),
 )
 TEXT = config_to_yaml(TINY)
+
+
+def here(out: Path) -> AgentSite:
+    """Agents of one machine, whose addresses are in a file beside a run folder."""
+    folder = out.with_name(f"{out.name}-site")
+    folder.mkdir()
+    return AgentSite(peers_file(folder, TINY.agents), insecure=True)
+
+
 BEGUN = {"config.yaml", "environment.json", "states", "checkpoints"}
 
 
@@ -173,7 +183,7 @@ def test_an_agent_begins_where_it_was_killed(
     out = left_by_version_1(tmp_path / "agent-001")
     monkeypatch.setattr(apart.SingleAgentRun, "run", lambda self, *_, **more: self.folder.path)
     config = replace(TINY, out=str(tmp_path), overwrite=overwrite)
-    assert apart.run_agent(config, 1, AgentSite(Path("nowhere.yaml"))) == out  # type: ignore[comparison-overlap]
+    assert apart.run_agent(config, 1, here(tmp_path)) == out  # type: ignore[comparison-overlap]
     assert (out / "config.yaml").read_text() == TEXT
 
 
@@ -212,9 +222,7 @@ def test_a_living_agent_keeps_its_folder_and_is_named(tmp_path: Path) -> None:
     with alone(out / "checkpoints", otherwise="busy"):
         before = everything(out)
         with pytest.raises(RecordError, match=rf"another process runs the agent.*{os.getpid()}"):
-            apart.run_agent(
-                replace(TINY, out=str(tmp_path), overwrite=True), 0, AgentSite(Path("nowhere.yaml"))
-            )
+            apart.run_agent(replace(TINY, out=str(tmp_path), overwrite=True), 0, here(tmp_path))
         assert everything(out) == before
 
 

@@ -35,6 +35,7 @@ _FILTERS = (
     interval,
     spread_text,
     words.listed,
+    words.percent,
     words.score,
 )
 

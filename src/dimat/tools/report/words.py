@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dimat.tasks import Metric
+from dimat.tools.format import NOTHING
 from dimat.tools.report.totals import Total
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction in percent, as text; a dash if not known.
+
+    Args:
+        fraction: The fraction, or None.
+
+    >>> percent(0.756), percent(None)
+    ('75.6', '–')
+    """
+    return NOTHING if fraction is None else f"{100 * fraction:.1f}"
 
 
 def score(total: Total, metric: Metric) -> str:
