@@ -34,7 +34,7 @@ from torch import Tensor
 from dimat.errors import ModelError, StructureError
 from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace, flatten_inputs
-from dimat.merging.layerwise.layerwise_run import average
+from dimat.merging.layerwise.layerwise_run import entrywise
 from dimat.merging.mix import mix
 from dimat.state import State, check_finite, widened
 from dimat.symmetry import Analysis, Permutation
@@ -135,11 +135,9 @@ class Fisher:
         wide = [widened(state) for state in states]
         merged = mix(wide, weights)
         for key in _keys(analysis.trace, merged):
-            mean = merged[key].double()
             says = [own[_PREFIX + key].double() + self.floor for own in statistics]
-            parts = [(x[key] - mean) * say for x, say in zip(wide, says, strict=True)]
-            change = average(parts, weights) / average(says, weights)
-            merged[key] = (mean + change).to(merged[key].dtype)
+            found = entrywise(merged[key], [x[key] for x in wide], says, weights)
+            merged[key] = found.to(merged[key].dtype)
         for key, first in analysis.trace.aliases.items():
             if key in merged:
                 merged[key] = merged[first].clone()

@@ -40,7 +40,7 @@ from dimat.errors import StructureError
 from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace
 from dimat.merging.layerwise.layer import Layer, layer_of
-from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, average
+from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, average, entrywise
 from dimat.merging.layerwise.second_moments import (
     are_moments,
     are_shares,
@@ -176,12 +176,11 @@ class Gram:
             grams = [unpack(own[_PREFIX + str(site.weight)].double()) for own in statistics]
             self._fit(site, layer, merged, (wide, weights, grams))
         for lookup in lookups(analysis.trace):
-            key, mean = lookup.weight, merged[lookup.weight].double()
-            says = [own[_PREFIX + key].double()[:, None] for own in statistics]
-            says = [say + self.ridge / len(mean) for say in says]
-            parts = [(x[key] - mean) * say for x, say in zip(wide, says, strict=True)]
-            change = average(parts, weights) / average(says, weights)
-            merged[key] = (mean + change).to(merged[key].dtype)
+            key = lookup.weight
+            least = self.ridge / len(merged[key])
+            says = [own[_PREFIX + key].double()[:, None] + least for own in statistics]
+            found = entrywise(merged[key], [x[key] for x in wide], says, weights)
+            merged[key] = found.to(merged[key].dtype)
         return {key: value.to(states[0][key].dtype) for key, value in merged.items()}
 
     def combine(

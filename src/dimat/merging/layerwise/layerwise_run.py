@@ -133,3 +133,19 @@ def average(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     for value, weight in zip(values[1:], weights[1:], strict=True):
         total = total.add(value, alpha=weight)
     return total
+
+
+def entrywise(
+    mean: Tensor, entries: Sequence[Tensor], says: Sequence[Tensor], weights: Sequence[float]
+) -> Tensor:
+    """The average in which each entry counts as much as its parent says of it, in float64.
+
+    Args:
+        mean: The average by the weights alone, of which equal entries keep every bit.
+        entries: The parents' entries.
+        says: How much each parent says of its entries, > 0, broadcast to them.
+        weights: Weights of the parents.
+    """
+    mean = mean.double()
+    parts = [(own - mean) * say for own, say in zip(entries, says, strict=True)]
+    return mean + average(parts, weights) / average(says, weights)
