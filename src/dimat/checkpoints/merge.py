@@ -98,6 +98,7 @@ def merge(
     except_: Patterns = (),
     heads: Heads = "merge",
     at: str | None = None,
+    continuous: bool = False,
 ) -> Merge:
     r"""Align several trained states of one model to the first, and combine them into one.
 
@@ -143,6 +144,9 @@ def merge(
         at: Name of a submodule, such as ``"encoder"``, for a model that cannot be exported as a
             whole: its units are matched, on what the first parent calls it with; all around it is
             combined as it is, and so fits only if the parents have it in one unit order.
+        continuous: Whether parents are aligned by matrices too, where nothing nonlinear stands
+            between two weights (heads of attention, normed residual streams, LoRA): see
+            :func:`dimat.find_continuous_symmetry`. The result has the gains of the first's norms.
 
     Returns:
         The merged state, in the dtypes of the first, and the matchings of the parents.
@@ -183,7 +187,14 @@ def merge(
         kept = kept_of(parents, only, except_, heads, sent)
         check_norms(parents.model, kept, combiner)
         parents = parents.without_heads(kept) if heads == "keep" else parents
-        found = _merge(parents, matcher, combiner, recalibration, weights, sent, kept, heads)
+        if continuous and (sent or heads == "keep"):
+            raise ConfigError(
+                "'continuous' is True, and matrices move neither 'statistics' that were sent nor "
+                "heads of other shapes: leave one of both out"
+            )
+        found = _merge(
+            parents, matcher, combiner, recalibration, weights, sent, kept, heads, continuous
+        )
         return replace(
             found,
             settings={
@@ -197,6 +208,7 @@ def merge(
                 "kept": sorted(kept),
                 "heads": heads,
                 "at": at,
+                "continuous": continuous,
                 "version": version("dimat"),
             },
         )
@@ -241,11 +253,16 @@ def _merge(
     sent: Mapping[str, Statistics],
     kept: frozenset[str],
     heads: Heads,
+    continuous: bool,
 ) -> Merge:
     values = fitting_values(parents, combiner, sent)
     matchings = parents.match(matcher, weights)
     aligned = parents.align(matchings)
     moved = moved_values(parents, combiner, values, matchings)
+    notes = parents.notes
+    if continuous:
+        aligned, note = parents.rotate(aligned)
+        notes = (*notes, note)
     own = parents.own(matchings, aligned)
     merged, parts = parents.combine_part(combiner, own, weights, kept, moved)
     again = recalibration != "expected" and recalibrates(recalibration, combiner, parents.at)
@@ -263,7 +280,7 @@ def _merge(
         tuple(matchings),
         rounded(own),
         parents.analysis.symmetry,
-        parents.notes,
+        notes,
         rounded(each),
     )
 

@@ -29,10 +29,13 @@ from dimat.checkpoints.unwrapped import fitted, unwrapped
 from dimat.compat import BatchNorm
 from dimat.errors import ConfigError, DataError, StructureError, check_kind, quoted
 from dimat.graph.inside import Seen, alike, exposed, look_inside, submodule
+from dimat.graph.trace import flatten_inputs
 from dimat.matching import MATCHERS, Matcher, Matching, Problem
+from dimat.matching.procrustes import procrustes, rotated_note
 from dimat.merging import Combiner, StatisticsCombiner, calibrated_norms, predicted_statistics
 from dimat.state import State, brief, extras_of, put_into, state_of, tensors_of
 from dimat.symmetry import Analysis, Symmetry, analyze_within
+from dimat.symmetry.continuous import continuous_symmetry
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,31 @@ class Parents:
         """
         apply = self.analysis.symmetry.apply
         return [apply(m.permutation, s) for m, s in zip(matchings, self.states, strict=True)]
+
+    def rotate(self, aligned: Sequence[State]) -> tuple[list[State], str]:
+        """Parents in one unit order after the matrices that bring each nearest to the first.
+
+        Args:
+            aligned: The parents with their units permuted.
+
+        Returns:
+            The parents, and a sentence on what was done.
+
+        Raises:
+            ConfigError: If there are no batches, or not the whole model has its graph.
+            StructureError: If a norm's gain is zero somewhere.
+        """
+        if self.symmetry is not None or self.at is not None or self.differing:
+            raise ConfigError(
+                "'continuous' needs the graph of a whole model that all parents have: give no "
+                "'symmetry', no 'at' and no 'heads'"
+            )
+        first, *others = aligned
+        example = flatten_inputs(self.example.args, self.example.kwargs)
+        with self._blamed():
+            symmetry = continuous_symmetry(self.analysis, first, example)
+        found = [procrustes(symmetry, first, other) for other in others]
+        return [first, *(own.state for own in found)], rotated_note(symmetry, found)
 
     def without_heads(self, names: Iterable[str]) -> Parents:
         """The parents with what of some entries are heads blank, so that no match depends on it.

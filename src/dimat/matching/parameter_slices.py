@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dimat.matching.unit_axes import UnitAxes, outer_groups, unit_axes
 from dimat.state import as_real
 from dimat.symmetry import Analysis
+from dimat.symmetry.unit_axes import UnitAxes, outer_groups, unit_axes
 
 
 @dataclass(frozen=True, eq=False)

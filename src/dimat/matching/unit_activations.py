@@ -19,9 +19,9 @@ from torch import Tensor, fx
 
 from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace, operator_name
-from dimat.matching.unit_axes import UnitAxes, outer_groups, unit_axes
 from dimat.symmetry import Analysis
 from dimat.symmetry.labels.units import Ints
+from dimat.symmetry.unit_axes import UnitAxes, outer_groups, unit_axes
 
 CONTRACTING = frozenset(
     {"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.mv",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dimat.symmetry import Symmetry
 from dimat.symmetry.labels.units import Ints, Label, Labels, Special
+from dimat.symmetry.symmetry import Symmetry
 from dimat.symmetry.unit_places import standing_for, unit_places
 
 

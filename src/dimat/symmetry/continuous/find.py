@@ -1,0 +1,190 @@
+"""Search for the continuous symmetries of a model: which matrices act on units, kind by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dimat.graph.interpreter import Recorder
+from dimat.graph.trace import as_args, flatten_inputs, operator_name
+from dimat.state import check_module, tensors_of
+from dimat.symmetry.continuous.group import ContinuousGroup, ContinuousSymmetry, Kind, Member
+from dimat.symmetry.continuous.operators import ALLOWED, LINEAR, NORMS
+from dimat.symmetry.continuous.streams import Streams
+from dimat.symmetry.continuous.through import Stream, roles_through
+from dimat.symmetry.find import Analysis, analyze
+from dimat.symmetry.permutation import Group
+from dimat.symmetry.proof.execute import steps
+from dimat.symmetry.proof.redraw import LEAST_DRAWS, draw, on_freest_inputs
+
+
+def find_continuous_symmetry(
+    model: nn.Module, args: tuple[Any, ...] | Tensor, kwargs: Mapping[str, Any] | None = None
+) -> ContinuousSymmetry:
+    r"""The matrices that act on the units of ``model`` and leave its function unchanged.
+
+    Where nothing nonlinear stands between two weights, more than permutations do: any invertible
+    matrix between the factors of a LoRA adapter, or between queries and keys, or values and outputs
+    of a head; orthogonal ones on a normed residual stream; positive scales around ReLU. Each group
+    is found among the model's permutation groups by the operators that its units meet, and proved
+    by execution: every such operator is run, in float64 and on redrawn values, on operands that
+    random matrices multiplied.
+
+    The symmetry is that of eval mode. Positions under rotary embeddings, where only planes rotate,
+    are not found.
+
+    Args:
+        model: Any module that ``torch.export`` can capture; not changed.
+        args: Example inputs, as the model is called, or the only one; a small batch is enough.
+        kwargs: Example keyword inputs.
+
+    Raises:
+        ConfigError: If the model is no module, or the inputs are none.
+        ModelError: If the inputs do not fit, or the model cannot be captured.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(2, 3))
+        >>> find_continuous_symmetry(net, torch.zeros(4, 3)).groups[0].kind
+        'linear'
+
+    References:
+        Ainsworth et al., "Git Re-Basin", ICLR 2023 (permutations); Zhang et al., "Beyond the
+        Permutation Symmetry of Transformers", ICML 2025; "Generalized Linear Mode Connectivity for
+        Transformers", arXiv 2506.22712 (all of them together).
+    """
+    check_module(model)
+    args = as_args(args)
+    analysis = analyze(model, args, kwargs)
+    return continuous_symmetry(
+        analysis, tensors_of(model.state_dict()), flatten_inputs(args, kwargs)
+    )
+
+
+# Found symmetries by the digests of graph and permutations: agents of a run have one architecture.
+_CACHE: dict[tuple[str, str], ContinuousSymmetry] = {}
+
+
+def continuous_symmetry(
+    analysis: Analysis, state: Mapping[str, Tensor], inputs: Sequence[Any]
+) -> ContinuousSymmetry:
+    """The continuous symmetry of an analyzed model; remembered by its architecture.
+
+    Args:
+        analysis: Analysis of the model.
+        state: A state of it.
+        inputs: Example inputs, flattened.
+
+    Raises:
+        ModelError: If the model cannot be run on redrawn inputs.
+    """
+    key = analysis.trace.digest(), analysis.symmetry.digest
+    if key not in _CACHE:
+        _CACHE[key] = on_freest_inputs(
+            "the model", lambda level: _find(analysis, state, inputs, level)
+        )
+    return _CACHE[key]
+
+
+@dataclass
+class _Draws:
+    """Runs of a model on redrawn values, with some entries at one."""
+
+    analysis: Analysis
+    state: Mapping[str, Tensor]
+    inputs: Sequence[Any]
+    level: str
+    made: dict[frozenset[str], list[Recorder]] = field(default_factory=dict)
+
+    def __call__(self, ones: Collection[str] = ()) -> list[Recorder]:
+        key = frozenset(ones)
+        if key not in self.made:
+            self.made[key] = [self._run(number, key) for number in range(LEAST_DRAWS)]
+        return self.made[key]
+
+    def _run(self, number: int, ones: frozenset[str]) -> Recorder:
+        state, inputs = draw(number, self.state, self.inputs, self.level)
+        state.update({key: torch.ones_like(state[key]) for key in ones})
+        *_, (_, _, last) = steps(self.analysis.trace, state, inputs, keep=True)
+        return last
+
+
+def _find(
+    analysis: Analysis, state: Mapping[str, Tensor], inputs: Sequence[Any], level: str
+) -> ContinuousSymmetry:
+    draws, streams = _Draws(analysis, state, inputs, level), Streams(analysis)
+    groups: list[ContinuousGroup] = []
+    gains: list[ContinuousGroup] = []
+    folded: dict[str, tuple[str, ...]] = {}
+    for group in analysis.symmetry.groups:
+        found = _group(analysis, draws, streams, group, ("linear",))
+        if found is None:
+            own = list(_gains(analysis, draws, streams, group))
+            held = frozenset(gain.name for gain in own)
+            kinds: tuple[Kind, ...] = ("orthogonal", "orthogonal with mean")
+            found = _group(analysis, draws, streams, group, kinds, held)
+            if found is not None and own:
+                gains += own
+                folded[group.name] = tuple(gain.name for gain in own)
+        if found is None:
+            found = _group(analysis, draws, streams, group, ("scaling",))
+        if found is not None:
+            groups.append(found)
+    return ContinuousSymmetry(analysis.symmetry, tuple(groups), tuple(gains), folded)
+
+
+def _group(
+    analysis: Analysis,
+    draws: _Draws,
+    streams: Streams,
+    group: Group,
+    kinds: Sequence[Kind],
+    ones: frozenset[str] = frozenset(),
+) -> ContinuousGroup | None:
+    """The first kind of matrices that go through all that carries a group."""
+    stream = streams.whole(group, ones)
+    if stream is None:
+        return None
+    for kind in kinds:
+        roles = _roles(analysis, draws, stream, kind, ALLOWED[kind], ones)
+        if roles:
+            return ContinuousGroup(group.name, group.name, kind, group.size, group.cells, roles)
+    return None
+
+
+def _gains(
+    analysis: Analysis, draws: _Draws, streams: Streams, group: Group
+) -> list[ContinuousGroup]:
+    """The gains on a group's units that can be folded into what reads them."""
+    found = []
+    for key, stream in streams.gains(group):
+        roles = _roles(analysis, draws, stream, "scaling", allowed=LINEAR | NORMS)
+        if roles:
+            sign = roles.get((key, (0,), -1), 1)
+            own = {member: sign * role for member, role in roles.items()}
+            found.append(ContinuousGroup(key, group.name, "scaling", group.size, group.cells, own))
+    return found
+
+
+def _roles(
+    analysis: Analysis,
+    draws: _Draws,
+    stream: Stream,
+    kind: Kind,
+    allowed: frozenset[str],
+    ones: frozenset[str] = frozenset(),
+) -> dict[Member, int]:
+    """The roles of the state entries in a stream; empty if matrices do not go through it."""
+    trace = analysis.trace
+    if not stream.nodes or any(operator_name(n.target) not in allowed for n in stream.nodes):
+        return {}
+    slots = roles_through(trace, draws(ones), stream, kind) or {}
+    states = {slot: role for slot, role in slots.items() if slot[0].startswith("state ")}
+    roles = {(name.removeprefix("state "), axes, p): r for (name, axes, p), r in states.items()}
+    for alias, first in trace.aliases.items():
+        roles |= {(alias, axes, p): r for (key, axes, p), r in roles.items() if key == first}
+    return roles

@@ -1,0 +1,314 @@
+"""Continuous symmetries of a model: groups of matrices on units, their elements, their action."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dimat.errors import StructureError
+from dimat.state import State, brief, counted
+from dimat.symmetry.symmetry import Symmetry
+from dimat.symmetry.unit_axes import UnitAxes, unit_axes
+
+# The matrices M of a group: any invertible one; orthogonal ones; orthogonal ones that keep the
+# vector of ones (LayerNorm subtracts the mean); diagonal ones with positive entries.
+Kind = Literal["linear", "orthogonal", "orthogonal with mean", "scaling"]
+KINDS: tuple[Kind, ...] = ("linear", "orthogonal", "orthogonal with mean", "scaling")
+
+# A state entry, the axes on which units of a group lie together, and which of their places there:
+# queries and keys of one projection are two places of each unit. -1: all places.
+Member = tuple[str, tuple[int, ...], int]
+_FEW_PLACES = 3  # so few are told apart; more are the pixels of a flattened image
+
+
+@dataclass(frozen=True)
+class ContinuousGroup:
+    r"""Units between which nothing nonlinear stands, so that matrices act on them.
+
+    Along the units of a member the entries become :math:`M x` where the member *writes* the units
+    (role 1), and :math:`M^{-\top} x` where it *reads* them (role -1), such as
+    :math:`(B M^{-1})(M A) = B A`.
+
+    Args:
+        name: Name of the permutation group of these units; of a gain, the key of its entry.
+        units: Name of the permutation group of these units.
+        kind: The kind of matrices.
+        size: Number n of units that a matrix mixes.
+        cells: Number of such sets, each with a matrix of its own (heads).
+        roles: For each member 1 or -1.
+    """
+
+    name: str
+    units: str
+    kind: Kind
+    size: int
+    cells: int
+    roles: Mapping[Member, int]
+
+    __repr__ = brief
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """An element of a continuous symmetry.
+
+    Args:
+        matrices: For every group a float64 array (cells, n, n).
+        digest: Digest of the symmetry that it is an element of.
+    """
+
+    matrices: Mapping[str, Tensor]
+    digest: str
+
+    def __repr__(self) -> str:
+        """The number of matrices."""
+        count = sum(len(own) for own in self.matrices.values())
+        return f"Transformation({counted(len(self.matrices), 'group')}, {count} matrices)"
+
+
+@dataclass(frozen=True)
+class ContinuousSymmetry:
+    r"""Matrices on a model's units that leave its function in eval mode unchanged.
+
+    An orthogonal group of a normed stream acts after the norms' gains are *folded*:
+    :math:`W(\gamma \odot y + \beta)` is :math:`W\gamma\,(y + \beta / \gamma)`. An element folds
+    them, acts, and unfolds them, so that gains keep their values.
+
+    Sound, not complete: what could not be proved is left out. Random masks of dropout are not
+    moved along by a matrix: the symmetry is that of eval mode.
+
+    Args:
+        permutations: The permutation symmetry of the model, which knows where units lie.
+        groups: The groups, each proved by execution.
+        gains: For each gain of a norm that is folded, the diagonal matrices on the norm's result.
+        folded: For each group the names of the gains that are folded before it acts.
+    """
+
+    permutations: Symmetry
+    groups: tuple[ContinuousGroup, ...]
+    gains: tuple[ContinuousGroup, ...]
+    folded: Mapping[str, tuple[str, ...]]
+
+    def __repr__(self) -> str:
+        """The number of groups of each kind."""
+        kinds = {kind: sum(g.kind == kind for g in self.groups) for kind in KINDS}
+        said = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+        return f"ContinuousSymmetry({said or 'no groups'})"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the whole content: equal digests mean the same symmetry."""
+        content = [
+            [
+                g.name,
+                g.units,
+                g.kind,
+                sorted([k, list(a), p, r] for (k, a, p), r in g.roles.items()),
+            ]
+            for g in (*self.groups, *self.gains)
+        ]
+        folded = {name: list(own) for name, own in self.folded.items()}
+        text = json.dumps([content, folded, self.permutations.digest], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def only(self, *kinds: Kind) -> ContinuousSymmetry:
+        """The symmetry with the groups of some kinds alone."""
+        groups = tuple(g for g in self.groups if g.kind in kinds)
+        folded = {g.name: self.folded[g.name] for g in groups if g.name in self.folded}
+        used = {name for own in folded.values() for name in own}
+        gains = tuple(g for g in self.gains if g.name in used)
+        return ContinuousSymmetry(self.permutations, groups, gains, folded)
+
+    # --- elements -------------------------------------------------------------------------------
+
+    def identity(self) -> Transformation:
+        """The element that changes nothing."""
+        return Transformation({g.name: _eyes(g) for g in self.groups}, self.digest)
+
+    def random(self, generator: torch.Generator) -> Transformation:
+        """A random element: uniform among orthogonal matrices, well conditioned among others."""
+        drawn = {g.name: random_matrices(g.kind, g.cells, g.size, generator) for g in self.groups}
+        return Transformation(drawn, self.digest)
+
+    def compose(self, p: Transformation, q: Transformation) -> Transformation:
+        """The element "first ``q``, then ``p``"."""
+        self._check(p)
+        self._check(q)
+        return Transformation({n: own @ q.matrices[n] for n, own in p.matrices.items()}, p.digest)
+
+    def inverse(self, p: Transformation) -> Transformation:
+        """The element that undoes ``p``."""
+        self._check(p)
+        inverses = {name: torch.linalg.inv(own) for name, own in p.matrices.items()}
+        return Transformation(inverses, p.digest)
+
+    # --- action ---------------------------------------------------------------------------------
+
+    def apply(self, p: Transformation, state: Mapping[str, Tensor]) -> State:
+        """A new state, in whose units ``p`` acted; the model computes the same function with it.
+
+        Args:
+            p: An element of this symmetry.
+            state: A state of the model.
+
+        Raises:
+            StructureError: If ``p`` is of another symmetry, or a gain is zero somewhere.
+        """
+        self._check(p)
+        gains = self.gains_of(state)
+        acted = self.act(p, self.with_gains(state, None))
+        return {k: x.to(state[k].dtype) for k, x in self.with_gains(acted, gains).items()}
+
+    def act(self, p: Transformation, folded: Mapping[str, Tensor]) -> State:
+        """The action on a state whose gains are folded, in float64 where entries are moved."""
+        acted = dict(folded)
+        for group in self.groups:
+            self._multiply(acted, group, p.matrices[group.name])
+        return acted
+
+    def gains_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The values of the gains that are folded."""
+        return {gain.name: state[gain.name].double() for gain in self.gains}
+
+    def with_gains(self, state: Mapping[str, Tensor], gains: Mapping[str, Tensor] | None) -> State:
+        """The same function with other gains, in float64 where entries are changed.
+
+        Args:
+            state: A state of the model.
+            gains: The gains that it shall have; None: ones.
+
+        Raises:
+            StructureError: If a gain is zero somewhere, before or after.
+        """
+        changed = dict(state)
+        for gain in self.gains:
+            ours = changed[gain.name].double()
+            wanted = torch.ones_like(ours) if gains is None else gains[gain.name].double()
+            if not bool((ours.abs() > 0).all() & (wanted.abs() > 0).all()):
+                raise StructureError(f"'{gain.name}' is zero somewhere: it cannot be folded")
+            ratio = self._ordered(gain, wanted / ours)
+            self._multiply(changed, gain, torch.diag_embed(ratio))
+            changed[gain.name] = wanted
+        return changed
+
+    def _ordered(self, gain: ContinuousGroup, values: Tensor) -> Tensor:
+        """(cells, n) values of a gain's entry in the order of the units."""
+        (own,) = self.axes_of(gain, (gain.name, (0,), -1))
+        return values[torch.from_numpy(own.index[:, 0]).to(values.device)].reshape(
+            gain.cells, gain.size
+        )
+
+    def _multiply(self, state: State, group: ContinuousGroup, matrices: Tensor) -> None:
+        """Replace the members of a group by what matrices make of them."""
+        dual = torch.linalg.inv(matrices).mT
+        for member, role in group.roles.items():
+            for own in self.axes_of(group, member):
+                by = matrices if role > 0 else dual
+                state[member[0]] = multiplied(widened_64(state[member[0]]), own, by)
+
+    def axes_of(self, group: ContinuousGroup, member: Member) -> list[UnitAxes]:
+        """The positions of a group's units on the axes of a member."""
+        key, axes, place = member
+        found = by_places(self._axes_of[key], group.units)
+        return [own for at, own in found if own.axes == axes and at == place]
+
+    @cached_property
+    def _axes_of(self) -> dict[str, list[UnitAxes]]:
+        """The positions of all groups on the state entries that are members."""
+        keys = {member[0] for g in (*self.groups, *self.gains) for member in g.roles}
+        return {key: unit_axes(self.permutations, self.permutations.axes[key]) for key in keys}
+
+    def _check(self, p: Transformation) -> None:
+        if p.digest != self.digest:
+            raise StructureError(
+                f"a transformation of another symmetry: its digest is {p.digest[:12]}…, this "
+                f"symmetry has {self.digest[:12]}…"
+            )
+
+
+def by_places(axes: Iterable[UnitAxes], group: str) -> list[tuple[int, UnitAxes]]:
+    """The positions of a group's units on a tensor, by place where there are few; else place -1.
+
+    Args:
+        axes: The positions of all groups on the tensor.
+        group: Name of the permutation group.
+    """
+    found: list[tuple[int, UnitAxes]] = []
+    for own in axes:
+        places = own.index.shape[1]
+        if own.group == group and 1 < places <= _FEW_PLACES:
+            found += [(p, replace(own, index=own.index[:, [p]])) for p in range(places)]
+        elif own.group == group:
+            found.append((-1, own))
+    return found
+
+
+def widened_64(value: Tensor) -> Tensor:
+    """A real tensor in float64."""
+    return value.detach().double()
+
+
+def multiplied(value: Tensor, own: UnitAxes, matrices: Tensor) -> Tensor:
+    """A tensor whose entries along the units of a group are multiplied by matrices.
+
+    Args:
+        value: Any tensor in float64; not changed.
+        own: The positions of the units on it.
+        matrices: (cells, n, n) in float64.
+    """
+    cells, n, _ = matrices.shape
+    order = own.axes
+    last = tuple(range(-len(order), 0))
+    moved = value.movedim(order, last)
+    flat = moved.flatten(-len(order)).clone()
+    index = torch.from_numpy(own.index.copy()).to(value.device)  # (cells * n, places)
+    seen = flat[..., index.reshape(-1)].reshape(*flat.shape[:-1], cells, n, index.shape[1])
+    made = torch.einsum("cij,...cjp->...cip", matrices.to(value.device), seen)
+    flat[..., index.reshape(-1)] = made.reshape(*flat.shape[:-1], -1)
+    made_of: Tensor = flat.reshape(moved.shape).movedim(last, order)
+    return made_of
+
+
+def random_matrices(kind: Kind, cells: int, n: int, generator: torch.Generator) -> Tensor:
+    """(cells, n, n) random matrices of a kind in float64, of condition at most some ten."""
+
+    def orthogonal(size: int) -> Tensor:
+        drawn = torch.randn(cells, size, size, generator=generator, dtype=torch.float64)
+        q, r = torch.linalg.qr(drawn)
+        signed: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
+        return signed
+
+    def scales() -> Tensor:
+        return 3.0 ** (2 * torch.rand(cells, n, generator=generator, dtype=torch.float64) - 1)
+
+    if kind == "scaling":
+        return torch.diag_embed(scales())
+    if kind == "linear":
+        return orthogonal(n) @ torch.diag_embed(scales()) @ orthogonal(n)
+    return orthogonal(n) if kind == "orthogonal" else lifted(orthogonal(n - 1), n)
+
+
+def lifted(matrices: Tensor, n: int) -> Tensor:
+    """(cells, n, n) matrices that keep the ones, and act as the given ones on what is beside."""
+    basis = mean_free_basis(n)
+    along: Tensor = torch.full((n, n), 1 / n, dtype=torch.float64)
+    return along + basis @ matrices @ basis.T
+
+
+def mean_free_basis(n: int) -> Tensor:
+    """(n, n - 1) orthonormal columns, each of mean 0, in float64."""
+    full = torch.eye(n, dtype=torch.float64)
+    full[:, 0] = 1.0
+    basis: Tensor = torch.linalg.qr(full)[0][:, 1:]
+    return basis
+
+
+def _eyes(group: ContinuousGroup) -> Tensor:
+    return torch.eye(group.size, dtype=torch.float64).repeat(group.cells, 1, 1)
