@@ -98,6 +98,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any, list[str]]] = {
     "max over places": (lambda: between(lambda h: h.amax(1)), TOKENS, ["scaling"]),
     "gelu": (lambda: between(functional.gelu), VECTORS, []),
     "a gate by itself": (lambda: between(lambda h: h * h), VECTORS, []),
+    "parts that are sorted": (lambda: between(lambda h: h.sort(-1)[0]), VECTORS, []),
     "linear in sight": (lambda: between(lambda h: h.clamp(-1e6, 1e6)), VECTORS, []),
     "rms norm": (
         lambda: Residual(lambda: nn.RMSNorm(8), torch.tanh), VECTORS, ["orthogonal"]

@@ -19,10 +19,10 @@ from torch.func import functional_call
 from dimat.graph.trace import flatten_inputs
 from dimat.matching import MATCHERS, Matching, Problem
 from dimat.matching.assignment import unit_order
-from dimat.symmetry.unit_axes import outer_groups
 from dimat.symmetry import Analysis, Symmetry, analyze
 from dimat.symmetry.proof.check import without_dropout
 from dimat.symmetry.proof.redraw import redraw
+from dimat.symmetry.unit_axes import outer_groups
 
 CASES = (*BUILT_IN, *LAYERS, *ATTENTIONS, *OTHERS, *MODELS)
 

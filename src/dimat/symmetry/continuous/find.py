@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dimat.graph.interpreter import Recorder
-from dimat.graph.trace import as_args, flatten_inputs, operator_name
+from dimat.graph.trace import as_args, flatten_inputs
 from dimat.state import check_module, tensors_of
 from dimat.symmetry.continuous.group import ContinuousGroup, ContinuousSymmetry, Kind, Member
 from dimat.symmetry.continuous.operators import ALLOWED, LINEAR, NORMS
 from dimat.symmetry.continuous.streams import Streams
-from dimat.symmetry.continuous.through import Stream, roles_through
+from dimat.symmetry.continuous.through import Stream, passes, roles_through
 from dimat.symmetry.find import Analysis, analyze
 from dimat.symmetry.permutation import Group
 from dimat.symmetry.proof.execute import steps
@@ -180,7 +180,7 @@ def _roles(
 ) -> dict[Member, int]:
     """The roles of the state entries in a stream; empty if matrices do not go through it."""
     trace = analysis.trace
-    if not stream.nodes or any(operator_name(n.target) not in allowed for n in stream.nodes):
+    if not stream.nodes or not all(passes(n, allowed) for n in stream.nodes):
         return {}
     slots = roles_through(trace, draws(ones), stream, kind) or {}
     states = {slot: role for slot, role in slots.items() if slot[0].startswith("state ")}

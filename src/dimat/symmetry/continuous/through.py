@@ -187,6 +187,11 @@ def operands(node: fx.Node) -> list[fx.Node]:
     return list(_first(node).all_input_nodes)
 
 
+def passes(node: fx.Node, allowed: frozenset[str]) -> bool:
+    """Whether the operators of a node, and of what it absorbs, are among the allowed ones."""
+    return all(operator_name(n.target) in allowed for n in (node, _first(node)))
+
+
 def absorbed(node: fx.Node) -> bool:
     """Whether a node is proved together with those that read it.
 
