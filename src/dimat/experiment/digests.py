@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
+from dimat.data import content
 from dimat.experiment.config.config import DataConfig, ExchangeConfig, RunConfig
 from dimat.experiment.config.method_options import LATER
 from dimat.experiment.config.parse import config_to_yaml
@@ -86,7 +87,7 @@ def data_digest(setup: Setup) -> str:
     """The digest of all training images here, their labels and the partition among the agents."""
     digest = hashlib.sha256()
     for part in (setup.dataset.train_x, setup.dataset.train_y):
-        digest.update(part.contiguous().numpy().tobytes())
+        digest.update(content(part))
     for indices in (*setup.parts.pretrain, *setup.parts.rounds):
         digest.update(len(indices).to_bytes(8, "big") + indices.tobytes())
     return digest.hexdigest()
@@ -105,7 +106,7 @@ def pretrain_digest(setup: Setup) -> str:
         own["task"] = setup.config.task
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
     for part in (setup.dataset.train_x, setup.dataset.train_y):
-        digest.update(part.contiguous().numpy().tobytes())
+        digest.update(content(part))
     for indices in setup.parts.pretrain:
         digest.update(indices.tobytes())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dimat.compat import note_steps
-from dimat.data import Shard, generator
+from dimat.data import Rows, Shard, generator, in_batches
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Traffic
 from dimat.losses import LocalLoss, not_true_distillation
@@ -309,9 +309,8 @@ class LocalTrainer:
             last = self.shard.num_batches(self.batch_size) - 1
             skip = self.steps % (last + 1)
             random = generator(self.seed, self.index, TRAIN, self.epochs, device=self.device)
-            for k, batch in enumerate(self.shard.epoch(self.batch_size, random, self.augment)):
-                if k < skip:
-                    continue
+            epoch = self.shard.epoch(self.batch_size, random, self.augment, skip)
+            for k, batch in enumerate(epoch, skip):
                 self.steps += 1
                 self.epochs += k == last
                 yield batch
@@ -405,8 +404,8 @@ class LocalTrainer:
 
     def evaluate(
         self,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Rows,
+        targets: Rows,
         batch_size: int = 1000,
         *,
         observe: Callable[[Tensor, Tensor], None] | None = None,
@@ -416,14 +415,13 @@ class LocalTrainer:
         Args:
             inputs: Inputs as the model gets them.
             targets: Their targets.
-            batch_size: Samples of a forward pass, >= 1.
+            batch_size: Samples of a forward pass, >= 1; fewer of large ones that have to be read.
             observe: Receives the outputs and targets of every pass.
         """
         self.model.eval()
-        parts = [torch.split(own, batch_size) for own in (inputs, targets)]
         each = []
         with torch.no_grad(), self.autocast():
-            for x, y in zip(*parts, strict=True):
+            for x, y in in_batches(inputs, targets, batch_size):
                 outputs = self.model(x).float()
                 each.append(self.task.totals(outputs, y))
                 if observe is not None:

@@ -92,6 +92,9 @@ class DataConfig:
         text: The column of a table whose texts are the inputs; null: numbers and categories are.
         tokenizer: Name on the Hugging Face Hub, or folder, of the tokenizer of those texts.
         max_length: Tokens of a text that are kept; shorter ones are filled up.
+        storage: Where the samples of data sets and loaders stay that dimat.run(data=…) is given:
+            memory; source (every batch is read by index, so they may be larger than memory); or
+            auto (memory, if all together take a GiB at most).
     """
 
     source: kinds.Source = "digits"
@@ -111,6 +114,7 @@ class DataConfig:
     text: str | None = None
     tokenizer: str | None = None
     max_length: kinds.PositiveCount = 128
+    storage: Literal["auto", "memory", "source"] = "auto"
 
     def __post_init__(self) -> None:
         tidy(self)

@@ -30,6 +30,7 @@ LATER: Mapping[str, object] = {
     "data.text": None,
     "data.tokenizer": None,
     "data.max_length": 128,
+    "data.storage": "auto",
 }
 NOT_OF_TYPE: Final = object()
 _WORDS = {True: "true", False: "false", None: "null"}
