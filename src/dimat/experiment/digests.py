@@ -9,7 +9,12 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from dimat.data import content
-from dimat.experiment.config.config import DataConfig, ExchangeConfig, RunConfig
+from dimat.experiment.config.config import (
+    DataConfig,
+    ExchangeConfig,
+    OptimizerConfig,
+    RunConfig,
+)
 from dimat.experiment.config.method_options import LATER
 from dimat.experiment.config.parse import config_to_yaml
 from dimat.experiment.setup import Setup
@@ -99,9 +104,10 @@ def pretrain_digest(setup: Setup) -> str:
     settings = asdict(setup.config)
     own = {name: settings[name] for name in (*_PRETRAIN, *(() if constant else _LENGTH))}
     own["optimizer"].pop("on_merge")
-    for name, value in asdict(DataConfig()).items():
-        if f"data.{name}" in LATER and own["data"][name] == value:
-            own["data"].pop(name)
+    for group, defaults in (("data", DataConfig()), ("optimizer", OptimizerConfig())):
+        for name, value in asdict(defaults).items():
+            if f"{group}.{name}" in LATER and own[group][name] == value:
+                own[group].pop(name)
     if setup.config.task != "classification":
         own["task"] = setup.config.task
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())

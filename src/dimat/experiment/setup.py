@@ -241,6 +241,7 @@ class Setup:
             precision=config.precision,
             clip_norm=config.optimizer.clip_norm,
             accumulate=config.optimizer.accumulate,
+            ema=config.optimizer.ema,
             local_loss=self._local_loss(shard, pretraining=pretraining),
             distill=self.distill(pretraining=pretraining),
             task=self.task,

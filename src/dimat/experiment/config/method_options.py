@@ -31,6 +31,7 @@ LATER: Mapping[str, object] = {
     "data.tokenizer": None,
     "data.max_length": 128,
     "data.storage": "auto",
+    "optimizer.ema": None,
 }
 NOT_OF_TYPE: Final = object()
 _WORDS = {True: "true", False: "false", None: "null"}
