@@ -239,7 +239,10 @@ def test_a_mapped_file_is_read_by_index(tmp_path: Path) -> None:
     """220 MiB of zeros that take no room on disk, with content in a few places."""
     x = np.memmap(tmp_path / "x", np.float32, "w+", shape=(880, *SAMPLE))
     x[::3] = 1.0
-    y = (np.arange(880) % 3 == 0).astype(np.int64)
+    np.save(tmp_path / "y.npy", (np.arange(880) % 3 == 0).astype(np.int64))
+    x.flush()
+    x = np.memmap(tmp_path / "x", np.float32, "r", shape=x.shape)
+    y = np.load(tmp_path / "y.npy", mmap_mode="r")
     data = data_of((x, y))
     assert isinstance(data.train_x, StoredTensor)
     assert data.test_x[:3].read().shape == (3, *SAMPLE)

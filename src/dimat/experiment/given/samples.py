@@ -170,5 +170,6 @@ def array_of(value: Any) -> NDArray[np.generic]:
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    found: NDArray[np.generic] = np.asarray(value)
+    mapped = isinstance(value, np.memmap)  # a copy, as the file may be read-only, or change
+    found: NDArray[np.generic] = np.array(value) if mapped else np.asarray(value)
     return found

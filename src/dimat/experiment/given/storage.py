@@ -120,7 +120,7 @@ def _targets(own: ByIndex, at_once: int, tell: Tell) -> NDArray[np.generic]:
     """The targets of all samples: of the data set itself, or else of one pass over it."""
     known = own.targets()
     if known is not None:
-        return known
+        return np.array(known)  # of the caller's it may be mapped from a file, or change
     tell(0, own.length)
     found = []
     for _, y in passed(own, at_once):
