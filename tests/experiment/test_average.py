@@ -20,6 +20,8 @@ from dimat.experiment.config.validate import validate
 from dimat.experiment.running.vectorized import train_at_once
 from dimat.experiment.setup import make_setup
 from dimat.methods import RoundResult
+from dimat.tools.estimate.memory import memory_of_run
+from dimat.tools.estimate.model_cost import model_facts
 from dimat.training.average import WeightAverage
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
@@ -199,3 +201,13 @@ def test_a_decay_is_between_0_and_1(decay: float) -> None:
     config = replace(CONFIG, optimizer=OptimizerConfig(ema=decay))
     with pytest.raises(ConfigError, match=r"'optimizer.ema' is .*: must be in \(0, 1\), or null"):
         validate(config)
+
+
+def test_the_memory_of_an_average_is_foreseen() -> None:
+    found = []
+    for decay in (None, 0.9):
+        own = replace(CONFIG, optimizer=replace(CONFIG.optimizer, ema=decay))
+        setup = make_setup(own)
+        facts = model_facts(setup)
+        found.append(memory_of_run(setup, facts, ["wm"]).per_agent)
+    assert found[1] - found[0] == facts.state_bytes
