@@ -54,6 +54,7 @@ CONFIG = RunConfig(
         warmup_steps=20,
         clip_norm=1.0,
         accumulate=2,
+        ema=0.9,
     ),
     consensus=ConsensusConfig(order="adapt"),
 )

@@ -16,6 +16,7 @@ from dimat.data.partition import (
 from dimat.data.seeding import generator
 from dimat.data.shard import Shard, normalize, sample_batches
 from dimat.data.sources import SOURCES, Dataset, load_dataset, load_images
+from dimat.data.stored import Rows, StoredTensor, content, in_batches, joined, tensor_of
 
 __all__ = [
     "OWN",
@@ -23,12 +24,17 @@ __all__ = [
     "SPLITS",
     "Dataset",
     "Partition",
+    "Rows",
     "Shard",
     "SourceOptions",
+    "StoredTensor",
     "are_skewed",
+    "content",
     "flip_and_crop",
     "generator",
     "hold_out",
+    "in_batches",
+    "joined",
     "label_skew",
     "load_dataset",
     "load_images",
@@ -37,4 +43,5 @@ __all__ = [
     "partition",
     "sample_batches",
     "subset",
+    "tensor_of",
 ]

@@ -1,4 +1,4 @@
-"""A data set in memory, and the rules for the inputs of every source."""
+"""A data set, and the rules for the inputs of every source."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dimat.data.stored import Rows, StoredTensor, tensor_of
 from dimat.errors import DataError
 from dimat.state import brief
 from dimat.tasks import Task
@@ -29,7 +30,10 @@ def quiet(new: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Inputs and targets, all in memory: images and labels, or what another task has.
+    """Inputs and targets: images and labels, or what another task has.
+
+    They are in memory, but for data of a caller that are larger
+    (:class:`dimat.data.stored.StoredTensor`).
 
     Args:
         name: Name of the source.
@@ -52,10 +56,10 @@ class Dataset:
     """
 
     name: str
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
+    train_x: Rows
+    train_y: Rows
+    test_x: Rows
+    test_y: Rows
     classes: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     images: bool = True
@@ -93,7 +97,7 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         """Number of classes: of those that have names, or else in the training labels."""
-        return len(self.classes) or int(self.train_y.max()) + 1
+        return len(self.classes) or int(tensor_of(self.train_y).max()) + 1
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -123,7 +127,7 @@ class Dataset:
         if self.images or self.train_x.is_floating_point():
             return 0
         both = (self.train_x, self.test_x)
-        return self.vocabulary or max(int(own.max()) + 1 for own in both if own.numel())
+        return self.vocabulary or max(_highest(own) + 1 for own in both if len(own))
 
     def example(self, samples: int) -> Tensor:
         """Inputs of zeros, in the shape and the type that a model gets.
@@ -140,7 +144,7 @@ class Dataset:
         Args:
             task: The task.
         """
-        return len(self.classes) or task.num_outputs(self.train_y)
+        return len(self.classes) or _num_outputs(task, self.train_y)
 
     def for_task(self, task: Task, where: str) -> Dataset:
         """The data set with its targets as a task takes them.
@@ -156,7 +160,7 @@ class Dataset:
         for part in ("train", "test"):
             x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
             if len(x) or len(y):
-                y = task.targets(y.numpy(), f"{where}: {part}_y")
+                y = _targets(task, y, f"{where}: {part}_y")
             if len(x) != len(y):
                 what = ("images", "labels") if self.images else ("inputs", "targets")
                 raise DataError(
@@ -185,7 +189,7 @@ class Dataset:
                 f"{where}: a training target has shape {shapes[0]}, and a test target {shapes[1]}: "
                 "they must be alike"
             )
-        known, needed = self.num_outputs(task), task.num_outputs(other.test_y)
+        known, needed = self.num_outputs(task), _num_outputs(task, other.test_y)
         if needed > known:
             raise DataError(
                 f"{where}: test targets go up to {needed - 1}, and training targets only to "
@@ -248,7 +252,7 @@ class Dataset:
         place = {name: i for i, name in enumerate(classes)}
         names = self.classes or tuple(classes)
         for part, labels in (("train", self.train_y), ("test", self.test_y)):
-            for label in torch.unique(labels).tolist():
+            for label in torch.unique(tensor_of(labels)).tolist():
                 if label >= len(names) or names[label] not in place:
                     own = f"class '{names[label]}'" if self.classes else f"label {label}"
                     known = [*classes[:5], "…"] if len(classes) > 5 else classes
@@ -260,11 +264,34 @@ class Dataset:
         labels = torch.tensor([place.get(name, -1) for name in names])
         return replace(
             self,
-            train_y=labels[self.train_y],
-            test_y=labels[self.test_y],
+            train_y=labels[tensor_of(self.train_y)],
+            test_y=labels[tensor_of(self.test_y)],
             classes=tuple(classes),
             refused={},
         )
+
+
+def _highest(own: Rows) -> int:
+    """The highest entry of all samples."""
+    return own.most(_maximum) if isinstance(own, StoredTensor) else _maximum(own)
+
+
+def _maximum(own: Tensor) -> int:
+    return int(own.max())
+
+
+def _targets(task: Task, own: Rows, where: str) -> Rows:
+    """The targets of a task; of samples that are read by index, checked whenever they are read."""
+    if isinstance(own, StoredTensor):
+        return own.then(lambda read: task.targets(read.numpy(), where))
+    return task.targets(own.numpy(), where)
+
+
+def _num_outputs(task: Task, own: Rows) -> int:
+    """The width of outputs, for which all targets are looked at."""
+    if isinstance(own, StoredTensor):
+        return own.most(task.num_outputs)
+    return task.num_outputs(own)
 
 
 def as_images(array: NDArray[np.generic], where: str) -> Tensor:

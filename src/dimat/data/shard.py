@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from dimat.data.augment import flip_and_crop
+from dimat.data.seeding import generator
+from dimat.data.stored import Rows, StoredTensor, in_batches, read_rows, tensor_of
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -44,6 +46,9 @@ def sample_batches(
 class Shard:
     """The samples of one agent, a part of them held out for validation.
 
+    Those that are not in memory are read whenever a batch has them; random transforms of theirs
+    draw from the generator of the batch, and from none but fixed numbers where no training is.
+
     Args:
         inputs: Images (n, height, width, channels), uint8 or float in [0, 1]; or other arrays,
             samples first.
@@ -55,8 +60,8 @@ class Shard:
 
     def __init__(
         self,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Rows,
+        targets: Rows,
         *,
         held: Tensor | None = None,
         device: str = "cpu",
@@ -70,8 +75,8 @@ class Shard:
 
     @staticmethod
     def whole(
-        inputs: Tensor, targets: Tensor, device: str = "cpu", *, images: bool = True
-    ) -> tuple[Tensor, Tensor]:
+        inputs: Rows, targets: Rows, device: str = "cpu", *, images: bool = True
+    ) -> tuple[Rows, Rows]:
         """All inputs as models get them, and their targets, as a test set.
 
         Args:
@@ -81,7 +86,7 @@ class Shard:
             images: As in the shard.
         """
         x, y = _place(inputs, targets, device, images=images)
-        return normalize(x) if images else x, y
+        return _normalized(x) if images else x, y
 
     def _seen(self, inputs: Tensor) -> Tensor:
         """Inputs as models get them."""
@@ -97,14 +102,14 @@ class Shard:
         Args:
             num_classes: Number of classes of all agents.
         """
-        return torch.bincount(self._train[1], minlength=num_classes)
+        return torch.bincount(tensor_of(self._train[1]), minlength=num_classes)
 
     def num_batches(self, batch_size: int) -> int:
         """Number of full batches in an epoch."""
         return len(self) // batch_size
 
     def epoch(
-        self, batch_size: int, random: torch.Generator, augment: bool = False
+        self, batch_size: int, random: torch.Generator, augment: bool = False, skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The full batches of one epoch in random order; the images left over are left out.
 
@@ -112,17 +117,24 @@ class Shard:
             batch_size: 1 <= batch_size <= number of training images.
             random: Generator on the shard's device, which alone determines order and augmentation.
             augment: Whether images are flipped and cropped at random.
+            skip: First batches that are left out, whose random numbers are drawn nevertheless.
 
         Yields:
             Inputs as models get them, float32 (batch, channels, height, width) of images, and their
             targets.
         """
         images, labels = self._train
-        order = torch.randperm(len(labels), generator=random, device=labels.device)
-        for k in range(self.num_batches(batch_size)):
+        order = torch.randperm(len(labels), generator=random, device=random.device)
+        if augment and skip:
+            pixel = torch.zeros(batch_size, 1, 1, 1, device=random.device)
+            for _ in range(skip):
+                flip_and_crop(pixel, random)
+        for k in range(skip, self.num_batches(batch_size)):
             picked = order[k * batch_size : (k + 1) * batch_size]
-            batch = images[picked]
-            yield self._seen(flip_and_crop(batch, random) if augment else batch), labels[picked]
+            seed = _batch_seed(images, random, k)
+            batch = read_rows(images, picked, seed)
+            seen = self._seen(flip_and_crop(batch, random) if augment else batch)
+            yield seen, read_rows(labels, picked, seed)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All training images once, in their order and not augmented, and their labels.
@@ -133,8 +145,8 @@ class Shard:
         Yields:
             float32 (batch, channels, height, width) and (batch,) int64.
         """
-        parts = (torch.split(own, batch_size) for own in self._train)
-        yield from ((self._seen(images), labels) for images, labels in zip(*parts, strict=True))
+        for images, labels in in_batches(*self._train, batch_size):
+            yield self._seen(images), labels
 
     def calibration(
         self, num_images: int, batch_size: int, random: torch.Generator
@@ -148,16 +160,38 @@ class Shard:
         """
         images, _ = self._train
         parts = sample_batches(len(images), num_images, batch_size, random)
-        return [self._seen(images[part]) for part in parts]
+        return [
+            self._seen(read_rows(images, part, _batch_seed(images, random, k)))
+            for k, part in enumerate(parts)
+        ]
 
-    def validation(self) -> tuple[Tensor, Tensor]:
+    def validation(self) -> tuple[Rows, Rows]:
         """The samples that are held out: inputs as models get them, and targets."""
         images, labels = self._validation
-        return self._seen(images), labels
+        return _normalized(images) if self._images else images, labels
 
 
-def _place(inputs: Tensor, targets: Tensor, device: str, *, images: bool) -> tuple[Tensor, Tensor]:
-    if not images:
-        return inputs.to(device), targets.to(device)
-    moved = inputs.permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
-    return moved, targets.to(device)
+def _batch_seed(own: Rows, random: torch.Generator, number: int) -> int:
+    """Seed of the random transforms of a batch, from nothing but its generator and its number."""
+    if not isinstance(own, StoredTensor):
+        return 0
+    return generator(random.initial_seed(), number).initial_seed()
+
+
+def _normalized(images: Rows) -> Rows:
+    """Images as models get them, whenever they are read."""
+    return images.then(normalize) if isinstance(images, StoredTensor) else normalize(images)
+
+
+def _place(inputs: Rows, targets: Rows, device: str, *, images: bool) -> tuple[Rows, Rows]:
+    """Samples on a device, whenever they are read; images with channels first."""
+
+    def move(x: Tensor) -> Tensor:
+        if not images:
+            return x.to(device)
+        return x.permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
+
+    x = inputs.then(move) if isinstance(inputs, StoredTensor) else move(inputs)
+    if isinstance(targets, StoredTensor):
+        return x, targets.then(lambda y: y.to(device))
+    return x, targets.to(device)

@@ -16,6 +16,7 @@ from dimat.data.huggingface import huggingface
 from dimat.data.npz import npz, npz_images
 from dimat.data.options import DEFAULTS, SourceOptions
 from dimat.data.partition import held_out
+from dimat.data.stored import tensor_of
 from dimat.data.tables import csv, jsonl, parquet
 from dimat.errors import look_up
 from dimat.registry import Registry, a_function
@@ -117,7 +118,9 @@ def divided(data: Dataset, task: Task, share: float, source: str) -> Dataset:
         share: Share of the samples, in [0, 1].
         source: Its source, for messages.
     """
-    labels = data.train_y.numpy() if task.has_classes else np.zeros(len(data.train_y), np.int64)
+    labels = np.zeros(len(data.train_y), np.int64)
+    if task.has_classes:
+        labels = tensor_of(data.train_y).numpy()
     held = held_out(labels, share, 1, 0) if share < 1 else np.ones(len(labels), np.bool_)
     missing = f"{source}: {len(labels)} samples have no part of data.test_share {share:g}"
     refused = {"train": missing, "test": f"{missing}: give a larger share, or data.test_source"}
@@ -131,10 +134,11 @@ def divided(data: Dataset, task: Task, share: float, source: str) -> Dataset:
 
 def _check_labels(data: Dataset, source: str) -> None:
     """Refuse labels that have no names, and leave out a class or go beyond those of training."""
-    if len(data.train_y):
-        if len(data.test_y):
-            check_known(data.test_y, data.train_y, f"{source}: test_y", "train_y")
-        check_counted(data.train_y, f"{source}: train_y")
+    train, test = tensor_of(data.train_y), tensor_of(data.test_y)
+    if len(train):
+        if len(test):
+            check_known(test, train, f"{source}: test_y", "train_y")
+        check_counted(train, f"{source}: train_y")
 
 
 def load_images(source: str) -> Tensor:
@@ -148,4 +152,4 @@ def load_images(source: str) -> Tensor:
         DataError: If the images cannot be used.
     """
     name, _, path = source.partition(":")
-    return npz_images(path) if name == "npz" else load_dataset(source).train_x
+    return npz_images(path) if name == "npz" else tensor_of(load_dataset(source).train_x)

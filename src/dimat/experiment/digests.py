@@ -8,7 +8,13 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from dimat.experiment.config.config import DataConfig, ExchangeConfig, RunConfig
+from dimat.data import content
+from dimat.experiment.config.config import (
+    DataConfig,
+    ExchangeConfig,
+    OptimizerConfig,
+    RunConfig,
+)
 from dimat.experiment.config.method_options import LATER
 from dimat.experiment.config.parse import config_to_yaml
 from dimat.experiment.setup import Setup
@@ -86,7 +92,7 @@ def data_digest(setup: Setup) -> str:
     """The digest of all training images here, their labels and the partition among the agents."""
     digest = hashlib.sha256()
     for part in (setup.dataset.train_x, setup.dataset.train_y):
-        digest.update(part.contiguous().numpy().tobytes())
+        digest.update(content(part))
     for indices in (*setup.parts.pretrain, *setup.parts.rounds):
         digest.update(len(indices).to_bytes(8, "big") + indices.tobytes())
     return digest.hexdigest()
@@ -98,14 +104,15 @@ def pretrain_digest(setup: Setup) -> str:
     settings = asdict(setup.config)
     own = {name: settings[name] for name in (*_PRETRAIN, *(() if constant else _LENGTH))}
     own["optimizer"].pop("on_merge")
-    for name, value in asdict(DataConfig()).items():
-        if f"data.{name}" in LATER and own["data"][name] == value:
-            own["data"].pop(name)
+    for group, defaults in (("data", DataConfig()), ("optimizer", OptimizerConfig())):
+        for name, value in asdict(defaults).items():
+            if f"{group}.{name}" in LATER and own[group][name] == value:
+                own[group].pop(name)
     if setup.config.task != "classification":
         own["task"] = setup.config.task
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
     for part in (setup.dataset.train_x, setup.dataset.train_y):
-        digest.update(part.contiguous().numpy().tobytes())
+        digest.update(content(part))
     for indices in setup.parts.pretrain:
         digest.update(indices.tobytes())
     return digest.hexdigest()

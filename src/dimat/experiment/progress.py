@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from dimat.data.dataset import Tell
+
 
 class Progress(Protocol):
     """A receiver of the progress of a run, which has no influence on the run."""
@@ -61,6 +63,21 @@ class Silent:
 
     def close(self) -> None:
         """Show nothing."""
+
+
+def reading(progress: Progress) -> Tell:
+    """A function that reports to the progress how many samples are read.
+
+    Args:
+        progress: Receives it.
+    """
+
+    def tell(new: int, total: int) -> None:
+        if new == 0:
+            progress.stage("reading images", total)
+        progress.advance(new)
+
+    return tell
 
 
 class LiveProgress:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dimat.data.dataset import Tell
 from dimat.errors import ConfigError, check_kind, shown
 from dimat.exchange.world import SINGLE_PROCESS, World
 from dimat.experiment.callbacks.callback import Callback
@@ -15,7 +17,7 @@ from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import config_from, load_config
 from dimat.experiment.config.validate import validate
 from dimat.experiment.given import Given, check_same, given_of, is_object
-from dimat.experiment.progress import LiveProgress, Progress, Silent
+from dimat.experiment.progress import LiveProgress, Progress, Silent, reading
 from dimat.experiment.record.results import RunResult
 from dimat.experiment.record.run_folder import check_out, is_false_start, is_run_folder
 from dimat.experiment.running.runner import Runner
@@ -58,7 +60,8 @@ def run(
         data: The setting ``data``; or samples as objects, for all agents or a list with those of
             each: arrays (x, y), a map-style data set of PyTorch or Hugging Face, a ``DataLoader``,
             or a pair of those, (train, test); ``docs/tasks.md`` has examples. They are dealt out
-            evenly unless ``**{"data.split": ...}`` says otherwise.
+            evenly unless ``**{"data.split": ...}`` says otherwise, and read by index, batch by
+            batch, if they take more than a GiB (``data.storage``).
         settings: Settings by name, which override ``config``: ``dimat.run(rounds=3,
             topology="full")``; a dict overrides the named parts of a group.
 
@@ -70,10 +73,11 @@ def run(
         TrainingError: If a loss is not finite; the run folder is kept.
         Stopped: If ``config.max_wall_s`` seconds have passed and there is more to do.
     """
-    config, given = _with_objects(config, {**settings, "model": model, "data": data})
+    receiver = _progress_of(progress)
+    with _shown(receiver, world) as tell:
+        config, given = _with_objects(config, {**settings, "model": model, "data": data}, tell)
     validate(config)
     callbacks = _checked(callbacks, symmetry)
-    receiver = _progress_of(progress)
     if config.out is not None and world.rank == 0:
         check_out(Path(config.out), overwrite=config.overwrite)
     return Runner(config, receiver, callbacks, world, symmetry=symmetry, given=given).run(
@@ -84,6 +88,7 @@ def run(
 def _with_objects(
     config: RunConfig | Mapping[str, object] | str | os.PathLike[str] | None,
     settings: Mapping[str, object],
+    tell: Tell,
 ) -> tuple[RunConfig, Given]:
     """The settings of a run, and what of them is an object."""
     told = {k: v for k, v in settings.items() if k not in ("model", "data") or v is not None}
@@ -101,7 +106,17 @@ def _with_objects(
             )
         if split is None and not isinstance(config, (RunConfig, str, os.PathLike)):
             plain["data.split"] = "iid"  # that of the demo is for digits
-    return given_of(config_from(config, plain), objects)
+    return given_of(config_from(config, plain), objects, tell)
+
+
+@contextmanager
+def _shown(progress: Progress, world: World) -> Iterator[Tell]:
+    """A listener to the reading of data, which shows it in agent 0's process."""
+    try:
+        yield reading(progress if world.rank == 0 else Silent())
+    except BaseException:
+        progress.close()
+        raise
 
 
 def _said_split(config: object, plain: Mapping[str, object]) -> object:
@@ -147,10 +162,11 @@ def resume(
         if not is_object(name, value):
             raise ConfigError(f"'{name}' is {shown(value)}: must be the object of the run, or None")
     config = begun(Path(folder), max_wall_s)
-    again, given = given_of(config, there)
+    receiver = _progress_of(progress)
+    with _shown(receiver, world) as tell:
+        again, given = given_of(config, there, tell)
     check_same(config, again)
     callbacks = _checked(callbacks, symmetry)
-    receiver = _progress_of(progress)
     return Runner(config, receiver, callbacks, world, symmetry=symmetry, given=given).run(
         fresh=False
     )

@@ -16,12 +16,14 @@ from dimat.data import (
     OWN,
     Dataset,
     Partition,
+    Rows,
     Shard,
     are_skewed,
     hold_out,
     load_dataset,
     own_images,
     partition,
+    tensor_of,
 )
 from dimat.data.dataset import Part, Tell
 from dimat.data.partition import check_batches
@@ -31,7 +33,7 @@ from dimat.experiment.config.places import AGENT
 from dimat.experiment.config.validate import ONLY_APART
 from dimat.experiment.given import NOTHING, Given, check_there
 from dimat.experiment.given.model import Build
-from dimat.experiment.progress import Progress, Silent
+from dimat.experiment.progress import Progress, Silent, reading
 from dimat.experiment.sources import (
     class_labels,
     load_each,
@@ -92,7 +94,12 @@ class Setup:
     @property
     def _has_places(self) -> bool:
         """Whether every place of an input has an output: a token, or a pixel."""
-        return len(self.task.output_shape(self.dataset.train_y[:1], self.num_outputs)) > 2
+        return len(self.task.output_shape(self.two_targets, self.num_outputs)) > 2
+
+    @cached_property
+    def two_targets(self) -> Tensor:
+        """Targets of a batch of two, for the shape of outputs: those of the first sample twice."""
+        return tensor_of(self.dataset.train_y[:1]).repeat_interleave(2, 0)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -118,7 +125,7 @@ class Setup:
         return analyze(model, (example,), constants=dict(model.named_buffers()))
 
     @cached_property
-    def test(self) -> tuple[Tensor, Tensor]:
+    def test(self) -> tuple[Rows, Rows]:
         """Test inputs on the device, as models get them, and their targets.
 
         Of an agent with its own data, and no other test set, these are :attr:`own_test`.
@@ -128,12 +135,12 @@ class Setup:
         data = self.tested or self.dataset
         return self._whole(data.test_x, data.test_y)
 
-    def _whole(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _whole(self, inputs: Rows, targets: Rows) -> tuple[Rows, Rows]:
         images, device = self.dataset.images, self.config.device
         return Shard.whole(inputs, targets, device, images=images)
 
     @cached_property
-    def own_test(self) -> tuple[Tensor, Tensor]:
+    def own_test(self) -> tuple[Rows, Rows]:
         """The test images of an agent with its own data; its validation images if it has none."""
         data = self.dataset
         if len(data.test_y):
@@ -234,6 +241,7 @@ class Setup:
             precision=config.precision,
             clip_norm=config.optimizer.clip_norm,
             accumulate=config.optimizer.accumulate,
+            ema=config.optimizer.ema,
             local_loss=self._local_loss(shard, pretraining=pretraining),
             distill=self.distill(pretraining=pretraining),
             task=self.task,
@@ -406,7 +414,7 @@ def make_setup(
         DataError, ModelError, TopologyError: If data, model or graph cannot be used.
     """
     owner = agent if config.data.split == OWN else None
-    tell, task = _reading(progress or Silent()), TASKS[config.task]
+    tell, task = reading(progress or Silent()), TASKS[config.task]
     check_there(config, given)
     dataset, parts = given.dataset if dataset is None else dataset, given.parts
     others = config.data.test_source is not None or owner is not None
@@ -451,7 +459,7 @@ def make_setup(
             "and none is held out; add some, or give data.test_source, or a data.validation that "
             "leaves a full batch to train on"
         )
-    expected = task.output_shape(dataset.train_y[:1].repeat_interleave(2, 0), setup.num_outputs)
+    expected = task.output_shape(setup.two_targets, setup.num_outputs)
     rule = "its output width must be the number of classes"
     if not task.has_classes:
         rule = f"as task '{config.task}' has them"
@@ -533,17 +541,6 @@ def build_network(
         dropout=config.dropout,
         shard_sizes=shard_sizes,
     )
-
-
-def _reading(progress: Progress) -> Tell:
-    """A function that reports to the progress how many images are read."""
-
-    def tell(new: int, total: int) -> None:
-        if new == 0:
-            progress.stage("reading images", total)
-        progress.advance(new)
-
-    return tell
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:

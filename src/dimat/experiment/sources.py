@@ -10,7 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dimat.data import Dataset, Partition, SourceOptions, load_dataset, own_images, subset
+from dimat.data import (
+    Dataset,
+    Partition,
+    SourceOptions,
+    joined,
+    load_dataset,
+    own_images,
+    subset,
+    tensor_of,
+)
 from dimat.data.dataset import Part, Tell
 from dimat.errors import DataError
 from dimat.experiment.config.config import RunConfig
@@ -73,7 +82,7 @@ def thinned(dataset: Dataset, config: RunConfig, task: Task) -> Dataset:
 def class_labels(dataset: Dataset, task: Task) -> Tensor:
     """The class of every training sample, by which they are dealt out; 0 where there are none."""
     if task.has_classes:
-        return dataset.train_y
+        return tensor_of(dataset.train_y)
     return torch.zeros(len(dataset.train_y), dtype=torch.int64)
 
 
@@ -93,19 +102,19 @@ def load_each(config: RunConfig, tell: Tell) -> tuple[Dataset, Partition]:
     start = 0
     for agent, own in enumerate(each):
         check_alike(each[0], own, agent)
-        (mine,) = own_images(own.train_y, agent, batch_size=config.batch_size).rounds
+        (mine,) = own_images(tensor_of(own.train_y), agent, batch_size=config.batch_size).rounds
         parts.append(mine + start)
         start += len(mine)
-    joined = replace(
+    whole = replace(
         each[0],
-        train_x=torch.cat([own.train_x for own in each]),
-        train_y=torch.cat([own.train_y for own in each]),
-        test_x=torch.cat([own.test_x for own in each]),
-        test_y=torch.cat([own.test_y for own in each]),
+        train_x=joined([own.train_x for own in each]),
+        train_y=joined([own.train_y for own in each]),
+        test_x=joined([own.test_x for own in each]),
+        test_y=joined([own.test_y for own in each]),
     )
     if config.data.test_source is None:
-        joined.check_usable(config.data.source, ("test",), counted=False)
-    return joined, Partition(parts, parts)
+        whole.check_usable(config.data.source, ("test",), counted=False)
+    return whole, Partition(parts, parts)
 
 
 def check_alike(first: Dataset, own: Dataset, agent: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dimat.data import SOURCES, Dataset
+from dimat.data import SOURCES, Dataset, tensor_of
 from dimat.data.dataset import as_arrays, as_images
 from dimat.errors import DataError
 from dimat.tasks import TASKS, Task
@@ -59,11 +59,12 @@ def inputs_and_targets_are_in_their_ranges(
     parts = (("train", data.train_x, data.train_y), ("test", data.test_x, data.test_y))
     try:
         for name, x, _ in parts:
-            (as_images if data.images else as_arrays)(x.numpy(), f"{name}_x")
+            (as_images if data.images else as_arrays)(tensor_of(x).numpy(), f"{name}_x")
         whole = data.for_task(task, data.name)
         if task.has_classes:
-            check_counted(whole.train_y, "train_y")
-            check_known(whole.test_y, whole.train_y, "test_y", "train_y")
+            train, test = tensor_of(whole.train_y), tensor_of(whole.test_y)
+            check_counted(train, "train_y")
+            check_known(test, train, "test_y", "train_y")
     except DataError as error:
         raise AssertionError(str(error)) from error
     kinds = (torch.uint8 if data.images else torch.int64, torch.float32)

@@ -13,6 +13,7 @@ from dimat.errors import StructureError
 from dimat.exchange.tree import Tree
 from dimat.methods.gauge import GaugeId
 from dimat.state import State, clone
+from dimat.training.average import WeightAverage
 from dimat.training.trainer import LocalTrainer
 
 
@@ -28,6 +29,7 @@ class Snapshot:
         gauge: Id of the unit order that the state is in; the agent's own order if None.
         kept: States that the method keeps from round to round, by name.
         hidden: Buffers of the model that are in no state (not persistent), by name.
+        average: The moving average of the weights, as a tree; empty if there is none.
     """
 
     state: State
@@ -37,6 +39,7 @@ class Snapshot:
     gauge: GaugeId | None = None
     kept: Mapping[str, State] = field(default_factory=dict)
     hidden: State = field(default_factory=dict)
+    average: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, agent: LocalTrainer) -> Snapshot:
@@ -57,6 +60,7 @@ class Snapshot:
             agent.gauge,
             {name: clone(own) for name, own in agent.kept.items()},
             clone(_hidden(agent.model)),
+            copy.deepcopy(agent.average.tree()) if agent.average else {},
         )
 
     def restore(self, agent: LocalTrainer, *, new_shard: bool = False) -> None:
@@ -73,6 +77,12 @@ class Snapshot:
         for name, value in _hidden(agent.model).items():
             value.copy_(self.hidden[name])
         count = self.counters
+        agent.average = None
+        if self.average:
+            there = {
+                key: own.clone().to(agent.device) for key, own in self.average["state"].items()
+            }
+            agent.average = WeightAverage(there, int(self.average["steps"]))
         agent.steps = 0 if new_shard else int(count["steps"])
         agent.epochs = int(count["epochs"])
         agent.gauge = self.gauge
@@ -94,6 +104,7 @@ class Snapshot:
             "gauge": self.gauge and self.gauge.parts,
             "kept": self.kept,
             "hidden": self.hidden,
+            **({"average": self.average} if self.average else {}),
         }
 
     @classmethod

@@ -7,7 +7,7 @@ import math
 import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dimat.compat import note_steps
-from dimat.data import Shard, generator
+from dimat.data import Rows, Shard, generator, in_batches
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Traffic
 from dimat.losses import LocalLoss, not_true_distillation
@@ -28,6 +28,7 @@ from dimat.state import State, check_finite, clone, put_into, state_of, tensors_
 from dimat.symmetry import Analysis
 from dimat.tasks import CLASSIFICATION, Task
 from dimat.topology import Network, Topology
+from dimat.training.average import WeightAverage
 
 # Purposes of random streams: a number each, so that no two streams are the same.
 TRAIN, MATCH, RECALIBRATE, NOISE = 1, 2, 3, 4
@@ -80,6 +81,7 @@ class LocalTrainer:
         clip_norm: Norm that the gradient of a step is scaled down to, over all parameters, > 0;
             None: never.
         accumulate: Pieces in which a batch is run, one after another, >= 1.
+        ema: Decay of the moving average of the weights, in (0, 1); None: there is none.
         local_loss: The loss of a training step; evaluation is by that of the task.
         distill: Weight of not-true distillation from the network that the training of a round
             begins with (:meth:`begin_training`), >= 0.
@@ -94,6 +96,8 @@ class LocalTrainer:
         parameters: The model's parameters by name; tied ones occur once.
         teacher: The state that the training of this round began with, but for running statistics,
             which go on; None before the first round, and where nothing is distilled.
+        average: The moving average of the weights since the last merge; None before the first step
+            after it, and where there is none.
     """
 
     index: int
@@ -109,6 +113,7 @@ class LocalTrainer:
     precision: str = "float32"
     clip_norm: float | None = None
     accumulate: int = 1
+    ema: float | None = None
     local_loss: LocalLoss = field(default_factory=LocalLoss)
     distill: float = 0.0
     task: Task = CLASSIFICATION
@@ -119,6 +124,7 @@ class LocalTrainer:
     traffic: Traffic = field(default_factory=Traffic)
     parameters: dict[str, nn.Parameter] = field(init=False, repr=False)
     teacher: State | None = field(default=None, init=False, repr=False)
+    average: WeightAverage | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Looked up once: a walk over all modules costs as much as a small model's step.
@@ -144,6 +150,38 @@ class LocalTrainer:
     def load(self, state: State) -> None:
         """Load a state into the model, in place."""
         put_into(self.model, state)
+
+    def evaluated_state(self) -> State:
+        """A copy of the state that is evaluated and saved: the average, or the agent's own."""
+        return self.state() if self.average is None else clone(self.average.state)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model has the average of its weights, if there is one, and then its own again."""
+        if self.average is None:
+            yield
+            return
+        kept = self.state()
+        self.load(self.average.state)
+        try:
+            yield
+        finally:
+            self.load(kept)
+
+    def note_step(self, state: Mapping[str, Tensor] | None = None) -> None:
+        """Take the state after a training step into the average, if there is to be one.
+
+        Args:
+            state: The state; None: that of the model.
+        """
+        if self.ema is None:
+            return
+        own = tensors_of(self.model.state_dict())
+        there = own if state is None else {key: state.get(key, own[key]) for key in own}
+        if self.average is None:
+            self.average = WeightAverage.begun(there)
+        else:
+            self.average.add(there, self.ema)
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context of forward passes: autocast to bfloat16, or none for float32."""
@@ -309,9 +347,8 @@ class LocalTrainer:
             last = self.shard.num_batches(self.batch_size) - 1
             skip = self.steps % (last + 1)
             random = generator(self.seed, self.index, TRAIN, self.epochs, device=self.device)
-            for k, batch in enumerate(self.shard.epoch(self.batch_size, random, self.augment)):
-                if k < skip:
-                    continue
+            epoch = self.shard.epoch(self.batch_size, random, self.augment, skip)
+            for k, batch in enumerate(epoch, skip):
                 self.steps += 1
                 self.epochs += k == last
                 yield batch
@@ -367,6 +404,7 @@ class LocalTrainer:
         self.gauge = result.gauge or self.gauge
         self.kept = {name: dict(own) for name, own in result.kept.items()}
         self._carry_optimizer(result)
+        self._carry_average(result)
         self.traffic.busy_s += time.perf_counter() - start
         if result.mixed and not result.calibrated:
             self.recalibrate(me.round)
@@ -381,6 +419,14 @@ class LocalTrainer:
         elif result.permutation is not None:
             symmetry, p = self.merging.analysis().symmetry, result.permutation
             permute_optimizer(self.optimizer, self.model, lambda e: symmetry.apply(p, e))
+
+    def _carry_average(self, result: RoundResult) -> None:
+        """End the average of weights at a merge; where units only move, it moves with them."""
+        if result.mixed:
+            self.average = None
+        elif self.average is not None and result.permutation is not None:
+            symmetry, p = self.merging.analysis().symmetry, result.permutation
+            self.average.move(lambda state: symmetry.apply(p, state))
 
     def recalibrate(self, number: int) -> float:
         """Recompute BatchNorm statistics of the merged model on the agent's own images, if set.
@@ -399,14 +445,18 @@ class LocalTrainer:
             images = self.calibration(RECALIBRATE, number, self.merging.recalibration_images)
             with self.autocast():  # the arithmetic of its evaluation
                 recalibrate(self.model, images)
+                if self.average is not None:
+                    with self.averaged():
+                        recalibrate(self.model, images)
+                        self.average.state = self.state()
         spent = time.perf_counter() - start
         self.traffic.busy_s += spent
         return spent
 
     def evaluate(
         self,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Rows,
+        targets: Rows,
         batch_size: int = 1000,
         *,
         observe: Callable[[Tensor, Tensor], None] | None = None,
@@ -416,14 +466,13 @@ class LocalTrainer:
         Args:
             inputs: Inputs as the model gets them.
             targets: Their targets.
-            batch_size: Samples of a forward pass, >= 1.
+            batch_size: Samples of a forward pass, >= 1; fewer of large ones that have to be read.
             observe: Receives the outputs and targets of every pass.
         """
         self.model.eval()
-        parts = [torch.split(own, batch_size) for own in (inputs, targets)]
         each = []
         with torch.no_grad(), self.autocast():
-            for x, y in zip(*parts, strict=True):
+            for x, y in in_batches(inputs, targets, batch_size):
                 outputs = self.model(x).float()
                 each.append(self.task.totals(outputs, y))
                 if observe is not None:

@@ -74,6 +74,9 @@ class DataConfig:
         validation: Share of every shard held out for validation.
         augment: Random flip and crop of training images; off where mirrored images mean another
             class (digits).
+        storage: Where the samples of data sets and loaders stay that dimat.run(data=…) is given:
+            memory; source (every batch is read by index, so they may be larger than memory); or
+            auto (memory, if all together take a GiB at most).
         train_images: Use only this many training images (a stratified subset); all if null.
         classes: Names of all classes, in the order of the labels; none: those of the source. Needed
             with split own, where no agent need have images of all. Labels that have no names at the
@@ -100,6 +103,7 @@ class DataConfig:
     alpha: kinds.Positive = 0.5
     validation: kinds.UpToHalf = 0.1
     augment: bool = False
+    storage: Literal["auto", "memory", "source"] = "auto"
     train_images: kinds.PositiveCount | None = None
     classes: tuple[str, ...] = ()
     test_source: kinds.Source | None = None
@@ -135,6 +139,9 @@ class OptimizerConfig:
         on_merge: An agent's optimizer state in a merge that begins a round: keep it, mix it
             (average it with the neighbors', aligned as their units are; with Adam that is three
             times the bytes; dimat, wa, wm and final-merge do), or reset it.
+        ema: Decay of an exponential moving average of the weights over the steps since the last
+            merge, which is evaluated and saved in their place; null: there is none. Training and
+            merges are of the weights themselves.
     """
 
     name: str = "adam"
@@ -146,6 +153,7 @@ class OptimizerConfig:
     clip_norm: kinds.Positive | None = None
     accumulate: kinds.PositiveCount = 1
     on_merge: Literal["keep", "mix", "reset"] = "keep"
+    ema: kinds.Decay | None = None
 
     def __post_init__(self) -> None:
         tidy(self)

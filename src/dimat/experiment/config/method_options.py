@@ -30,6 +30,8 @@ LATER: Mapping[str, object] = {
     "data.text": None,
     "data.tokenizer": None,
     "data.max_length": 128,
+    "data.storage": "auto",
+    "optimizer.ema": None,
 }
 NOT_OF_TYPE: Final = object()
 _WORDS = {True: "true", False: "false", None: "null"}

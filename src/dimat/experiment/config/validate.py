@@ -131,6 +131,9 @@ def _check_data(config: RunConfig, *, apart: bool) -> None:
 
     data = config.data
     check_task(config)
+    if data.storage == "source" and data.source.partition(":")[0] != GIVEN:
+        rule = "auto or memory: only data sets that dimat.run(data=…) is given are read by index"
+        raise broken_rule("data.storage", data.storage, rule)
     _check_list("data.classes", data.classes, data.classes)
     each = AGENT in data.source
     if each and data.split != OWN:

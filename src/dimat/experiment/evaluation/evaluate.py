@@ -143,12 +143,13 @@ def evaluated(
         None if there is nothing to count.
     """
     main, counts = setup.metric.name, Confusion.of(setup)
-    found = agent.evaluate(*setup.test, observe=counts.add if counts else None)
-    validated = agent.evaluate(*agent.shard.validation())
     batches = agent.shard.num_batches(agent.batch_size)
     own = {}
-    if setup.owner is not None and setup.tested is not None:
-        own[f"own_{main}"] = agent.evaluate(*setup.own_test)[main]
+    with agent.averaged():
+        found = agent.evaluate(*setup.test, observe=counts.add if counts else None)
+        validated = agent.evaluate(*agent.shard.validation())
+        if setup.owner is not None and setup.tested is not None:
+            own[f"own_{main}"] = agent.evaluate(*setup.own_test)[main]
     line: dict[str, object] = {
         "round": number,
         "agent": agent.index,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from torch import Tensor
-
+from dimat.data import Rows
 from dimat.exchange import Step, Talk
 from dimat.exchange.collectives import OBSERVER, gather
 from dimat.exchange.tree import as_message, tree_of
@@ -16,7 +15,7 @@ from dimat.state import State
 from dimat.topology import Topology
 from dimat.training.trainer import RECALIBRATE, LocalTrainer
 
-Images = tuple[Tensor, Tensor]
+Images = tuple[Rows, Rows]
 
 
 def loss_barrier(

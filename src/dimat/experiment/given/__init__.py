@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dimat.data import Dataset, Partition, SourceOptions
+from dimat.data import Dataset, Partition, SourceOptions, content
+from dimat.data.dataset import Tell, quiet
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import DataConfig, RunConfig
 from dimat.experiment.config.places import GIVEN
@@ -48,12 +49,15 @@ def is_object(name: str, value: object) -> bool:
     )
 
 
-def given_of(config: RunConfig, objects: Mapping[str, Any]) -> tuple[RunConfig, Given]:
+def given_of(
+    config: RunConfig, objects: Mapping[str, Any], tell: Tell = quiet
+) -> tuple[RunConfig, Given]:
     """The settings of a run with objects, and the objects as a run takes them.
 
     Args:
         config: The other settings.
         objects: Those of ``model`` and ``data``.
+        tell: Listener to passes over samples that are read.
 
     Raises:
         ConfigError, DataError: If an object cannot be used.
@@ -67,7 +71,10 @@ def given_of(config: RunConfig, objects: Mapping[str, Any]) -> tuple[RunConfig, 
         if config.task not in TASKS:
             raise ConfigError(f"setting 'task' is '{config.task}': known: {', '.join(TASKS)}")
         options = SourceOptions(task=TASKS[config.task], test_share=config.data.test_share)
-        data, parts = dataset_of(objects["data"], options, config.data.classes)
+        own = config.data
+        data, parts = dataset_of(
+            objects["data"], options, own.classes, storage=own.storage, tell=tell
+        )
         given = replace(given, dataset=data, parts=parts)
         told = replace(config.data, source=source_of(data))
         if parts is not None:
@@ -77,10 +84,14 @@ def given_of(config: RunConfig, objects: Mapping[str, Any]) -> tuple[RunConfig, 
 
 
 def source_of(data: Dataset) -> str:
-    """The setting that stands for data: the shape of the training inputs, and a digest of all."""
+    """The setting that stands for data: the shape of the training inputs, and a digest of all.
+
+    Of samples that are read by index the digest covers their number, shape and type, all targets
+    that are in memory, and the content of 64 of each part.
+    """
     digest = hashlib.sha256()
     for own in (data.train_x, data.train_y, data.test_x, data.test_y):
-        digest.update(own.contiguous().numpy().tobytes())
+        digest.update(content(own))
     shape = "x".join(map(str, data.train_x.shape))
     return f"{GIVEN}:{shape}-{digest.hexdigest()[:12]}"
 

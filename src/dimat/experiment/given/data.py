@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -10,33 +10,47 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader
 
-from dimat.data import Dataset, Partition, SourceOptions
-from dimat.data.dataset import as_arrays, as_images
+from dimat.data import Dataset, Partition, Rows, SourceOptions, joined
+from dimat.data.dataset import Tell, as_arrays, as_images, quiet
 from dimat.data.sources import divided, usable
-from dimat.errors import DataError, first_line, quoted
-
-_INPUTS = ("x", "input", "inputs", "image", "images", "pixel_values", "input_ids", "features")
-_TARGETS = ("y", "target", "targets", "label", "labels")
-_ROWS = 256  # samples of a batch while a data set is read
-_FORMS = (
-    "arrays (x, y), a data set of samples (x, y) or {'x': …, 'y': …}, a DataLoader of batches, a "
-    "pair of those (train, test), a list of those with one for each agent, or a dimat.data.Dataset"
-)
+from dimat.errors import DataError
+from dimat.experiment.given.samples import Samples, is_array, samples_of
+from dimat.experiment.given.storage import MOST_BYTES, Storage, leaf_by_index, stays_stored, stored
 
 
 @dataclass(frozen=True)
-class _Samples:
-    """Inputs and targets of one part."""
+class _Reading:
+    """How data are read.
 
-    x: NDArray[np.generic]
-    y: NDArray[np.generic]
+    Args:
+        options: Of them the task, and the share of the samples to test on.
+        storage: Where samples stay that can be had by their number: memory or source; auto, if
+            they are to be read, as those cannot.
+        tell: Listener to passes over all samples.
+    """
+
+    options: SourceOptions
+    storage: Storage
+    tell: Tell
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Samples of a part as tensors, with targets as they are given."""
+
+    x: Rows
+    y: Rows
+    images: bool
 
 
 def dataset_of(
-    given: Any, options: SourceOptions, classes: Sequence[str] = ()
+    given: Any,
+    options: SourceOptions,
+    classes: Sequence[str] = (),
+    *,
+    storage: Storage = "auto",
+    tell: Tell = quiet,
 ) -> tuple[Dataset, Partition | None]:
     """The data set of objects, and who has which training samples; None if they are to be dealt.
 
@@ -48,18 +62,24 @@ def dataset_of(
         given: As the message of the error says.
         options: Of them the task, and the share of the samples to test on.
         classes: Names of all classes; empty: those that are there.
+        storage: Where samples stay: memory; source, from where they are read by index whenever they
+            are needed; or auto, memory if all together take a GiB at most.
+        tell: Listener to passes over all samples.
 
     Raises:
-        DataError: If it is something else, or samples do not stack.
+        DataError: If it is something else, samples do not stack, or cannot be read as they must.
     """
+    how = _Reading(options, storage, tell)
+    if stays_stored(given, storage):
+        how = replace(how, storage="source")
     if not isinstance(given, list):
-        return usable(_one(given, "data"), "data", options, classes=classes), None
+        return usable(_one(given, "data", how), "data", options, classes=classes), None
     if not given:
         raise DataError("'data' is an empty list: must have the data of each agent")
     task, names = options.task, [f"data[{i}]" for i in range(len(given))]
     parts = []
     for own, name in zip(given, names, strict=True):
-        data = _one(own, name).for_task(task, name)
+        data = _one(own, name, how).for_task(task, name)
         parts.append(data if data.divided else divided(data, task, options.test_share, name))
     ends = np.cumsum([0, *(len(own.train_y) for own in parts)])
     shards = [np.arange(a, b, dtype=np.int64) for a, b in pairwise(ends.tolist())]
@@ -67,35 +87,66 @@ def dataset_of(
     return whole, Partition(shards, shards)
 
 
-def _one(given: Any, name: str) -> Dataset:
+def _one(given: Any, name: str, how: _Reading) -> Dataset:
     """The data set of one agent, or of all, with its targets as they are given."""
     if isinstance(given, Dataset):
         return given if len(given.test_y) else replace(given, divided=False)
-    if isinstance(given, tuple) and len(given) == 2 and not all(map(_is_array, given)):
-        return _dataset(_samples(given[0], f"{name}[0]"), _samples(given[1], f"{name}[1]"), name)
-    train = _samples(given, name)
-    none = _Samples(train.x[:0], train.y[:0])
+    if isinstance(given, tuple) and len(given) == 2 and not all(map(is_array, given)):
+        train = _part(given[0], f"{name}[0]", f"{name}: x", how)
+        test = _part(given[1], f"{name}[1]", f"{name}: x of test", how, like=train)
+        return _dataset(train, test, name)
+    train = _part(given, name, f"{name}: x", how)
+    none = _Part(train.x[:0], train.y[:0], train.images)
     return replace(_dataset(train, none, name), divided=False)
 
 
-def _dataset(train: _Samples, test: _Samples, name: str) -> Dataset:
-    images = train.x.dtype == np.uint8 and train.x.ndim in (3, 4)
-    made = as_images if images else as_arrays
-    x = made(train.x, f"{name}: x")
-    other = made(test.x, f"{name}: x of test") if len(test.x) else x[:0]
+def _part(given: Any, name: str, where: str, how: _Reading, *, like: _Part | None = None) -> _Part:
+    """Samples of a part, in memory or to be read by index.
+
+    Args:
+        given: The samples.
+        name: Their name, for messages.
+        where: That of their inputs.
+        how: How they are read.
+        like: The training part, if there is one already.
+    """
+    own = leaf_by_index(given, name) if how.storage == "source" else None
+    if own is not None:
+        x, y = own.first()
+        _check_targets(Samples(x, y), name)
+        made = as_images if _are_images(x) else as_arrays
+        return _Part(*stored(own, made, where, how.options.task, how.tell), _are_images(x))
+    read = samples_of(given, name, MOST_BYTES if how.storage != "memory" else None)
+    images = _are_images(read.x) if like is None else like.images
+    if like is not None and not len(read.x):
+        inputs = like.x[:0]
+    else:
+        inputs = (as_images if images else as_arrays)(read.x, where)
+    _check_targets(read, name)
+    return _Part(inputs, torch.from_numpy(np.ascontiguousarray(read.y)), images)
+
+
+def _are_images(x: NDArray[np.generic]) -> bool:
+    return x.dtype == np.uint8 and x.ndim in (3, 4)
+
+
+def _check_targets(own: Samples, name: str) -> None:
+    """Refuse targets that are no numbers."""
+    if own.y.dtype.kind not in "biufc":
+        raise DataError(
+            f"{name}: targets are {own.y.dtype}: must be numbers; of classes by name, "
+            "np.unique(y, return_inverse=True)[1] counts them, over train and test at once"
+        )
+
+
+def _dataset(train: _Part, test: _Part, name: str) -> Dataset:
+    x, other = train.x, test.x
     if x.shape[1:] != other.shape[1:] or x.dtype != other.dtype:
         raise DataError(
             f"{name}: training inputs are {tuple(x.shape[1:])} {x.dtype}, test inputs "
             f"{tuple(other.shape[1:])} {other.dtype}: they must be alike"
         )
-    for own in (train, test):
-        if own.y.dtype.kind not in "biufc":
-            raise DataError(
-                f"{name}: targets are {own.y.dtype}: must be numbers; of classes by name, "
-                "np.unique(y, return_inverse=True)[1] counts them, over train and test at once"
-            )
-    first, second = (torch.from_numpy(np.ascontiguousarray(own.y)) for own in (train, test))
-    return Dataset("data", x, first, other, second, images=images)
+    return Dataset("data", x, train.y, other, test.y, images=train.images)
 
 
 def _joined(parts: Sequence[Dataset], names: Sequence[str]) -> Dataset:
@@ -114,105 +165,8 @@ def _joined(parts: Sequence[Dataset], names: Sequence[str]) -> Dataset:
     return replace(
         first,
         divided=True,
-        train_x=torch.cat([own.train_x for own in parts]),
-        train_y=torch.cat([own.train_y for own in parts]),
-        test_x=torch.cat([own.test_x for own in parts]),
-        test_y=torch.cat([own.test_y for own in parts]),
+        train_x=joined([own.train_x for own in parts]),
+        train_y=joined([own.train_y for own in parts]),
+        test_x=joined([own.test_x for own in parts]),
+        test_y=joined([own.test_y for own in parts]),
     )
-
-
-# --- samples --------------------------------------------------------------------------------------
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, (np.ndarray, Tensor))
-
-
-def _samples(given: Any, name: str) -> _Samples:
-    """Inputs and targets of arrays, or of what gives samples or batches of them."""
-    if _is_array(given):
-        x = _array(given)
-        return _Samples(x, x)  # texts are their own targets
-    if isinstance(given, tuple) and len(given) == 2 and all(map(_is_array, given)):
-        return _Samples(*map(_array, given))
-    batches = [_pair(batch, name) for batch in _batches(given, name)]
-    if not batches:
-        raise DataError(f"'{name}' has no samples")
-    try:
-        x, y = (np.concatenate([_array(own[k]) for own in batches]) for k in (0, 1))
-    except ValueError as error:
-        raise _of_many_shapes(name, error) from error
-    return _Samples(x, y)
-
-
-def _batches(given: Any, name: str) -> Iterable[Any]:
-    """Batches of what gives samples, collated as PyTorch does, or as a DataLoader is told to."""
-    if isinstance(given, DataLoader):
-        return given
-    if hasattr(given, "with_format") and hasattr(given, "column_names"):  # Hugging Face
-        given = given.with_format("torch")
-    if isinstance(given, (str, Mapping)) or not (
-        hasattr(given, "__getitem__") and hasattr(given, "__len__")
-    ):
-        raise DataError(f"'{name}' is {quoted(given)}: must be {_FORMS}")
-    return _collated(given, name)
-
-
-def _collated(given: Any, name: str) -> Iterable[Any]:
-    loader: DataLoader[Any] = DataLoader(given, batch_size=_ROWS, generator=torch.Generator())
-    batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise _of_many_shapes(name, error) from error
-        except LookupError as error:  # a table, or a dict by name, has no sample 0
-            raise DataError(
-                f"'{name}' is a {type(given).__name__} of which samples cannot be had by their "
-                f"number ({type(error).__name__}: {first_line(error)}): must be {_FORMS}; a table "
-                "is arrays, as (table[inputs].to_numpy(), table[target].to_numpy())"
-            ) from error
-        yield batch
-
-
-def _of_many_shapes(name: str, error: Exception) -> DataError:
-    return DataError(
-        f"the samples of '{name}' do not stack: {first_line(error)}; have them be tensors of one "
-        "shape (a transform does that), or give a DataLoader with a collate_fn that makes them so"
-    )
-
-
-def _pair(batch: Any, name: str) -> tuple[Any, Any]:
-    """Inputs and targets of a batch."""
-    if _is_array(batch):
-        return batch, batch
-    if isinstance(batch, Mapping):
-        x, y = (_named(batch, keys, name) for keys in (_INPUTS, _TARGETS))
-        return x, x if y is None else y
-    if isinstance(batch, (list, tuple)) and len(batch) == 2:
-        return batch[0], batch[1]
-    if isinstance(batch, (list, tuple)) and len(batch) == 1:
-        return batch[0], batch[0]
-    raise DataError(f"a sample of '{name}' is {quoted(batch)}: must be (x, y), or a dict with both")
-
-
-def _named(batch: Mapping[Any, Any], keys: Sequence[str], name: str) -> Any:
-    found = [key for key in keys if key in batch]
-    if len(found) > 1 or (not found and keys is _INPUTS):
-        problem = f"both {found[0]} and {found[1]}" if found else f"none of {', '.join(keys)}"
-        raise DataError(
-            f"a sample of '{name}' has {problem} (it has {', '.join(map(str, batch))}): must have "
-            "one of them"
-        )
-    return batch[found[0]] if found else None
-
-
-def _array(value: Any) -> NDArray[np.generic]:
-    """A NumPy array of a tensor, an array, or a list of numbers."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    found: NDArray[np.generic] = np.asarray(value)
-    return found

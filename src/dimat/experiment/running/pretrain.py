@@ -209,4 +209,5 @@ def one_epoch(agent: LocalTrainer) -> None:
     start = time.perf_counter()
     for _ in range(agent.shard.num_batches(agent.batch_size)):
         agent.update(agent.gradient())
+        agent.note_step()
     agent.traffic.busy_s += time.perf_counter() - start

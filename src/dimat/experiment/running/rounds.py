@@ -81,7 +81,7 @@ class Rounds:
             met = self.method.exchanges == "rounds" and self._merge(number, measured=measured)
             self._train(number, measured=measured)
             if number == rounds and not met:
-                self.states = [agent.state() for agent in self.agents]
+                self.states = [agent.evaluated_state() for agent in self.agents]
             if self.writer:
                 self.writer.news(number)
             self._keep_or_stop(number)
@@ -117,7 +117,7 @@ class Rounds:
         if met:
             self.measure.agents(number, "merged", self.agents, [merge_costs(x) for x in results])
         if met and number == self.setup.config.rounds:
-            self.states = [agent.state() for agent in self.agents]
+            self.states = [agent.evaluated_state() for agent in self.agents]
         return met
 
     def _train(self, number: int, *, measured: bool) -> None:
@@ -156,6 +156,7 @@ class Rounds:
             if self.together:  # other methods need no graph, and drawing a varying one takes time
                 agent.topology = self.setup.topology.at(agent.steps)
             yield from self.method.step(agent)
+            agent.note_step()
         self.progress.advance()
 
     def _exchange(self, talks: Sequence[Talk[Value]]) -> list[Value]:
@@ -188,7 +189,7 @@ class Rounds:
             costs.append(_training_costs(own.train_loss, own.snapshot.counters["busy_s"]))
         self.measure.agents(0, "trained", self.agents, costs)
         if self.setup.config.rounds == 0:
-            self.states = [agent.state() for agent in self.agents]
+            self.states = [agent.evaluated_state() for agent in self.agents]
         return 0
 
     def _go_on(self) -> int | None:

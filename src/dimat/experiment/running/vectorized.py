@@ -122,6 +122,7 @@ def train_at_once(agents: Sequence[LocalTrainer], steps: int, optimizer: Optimiz
     if len(agents) == 1:
         for _ in range(steps):
             agents[0].update(agents[0].gradient())
+            agents[0].note_step()
         return
     stack = _Stack(agents, optimizer)
     losses = [stack.step() for _ in range(steps)]
@@ -186,7 +187,16 @@ class _Stack:
         self.optimizer.zero_grad(set_to_none=True)
         for agent in self.agents:
             agent.schedule_at(agent.schedule.last_epoch + 1)
+        self._note_step()
         return losses
+
+    def _note_step(self) -> None:
+        """Take the state of each agent into the average of its weights, if there is to be one."""
+        if self.first.ema is None:
+            return
+        stacked = {**self.parameters, **self.buffers}
+        for k, agent in enumerate(self.agents):
+            agent.note_step({name: own[k] for name, own in stacked.items()})
 
     def _backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Compute the gradients of all agents; returns the loss of each, (agents,)."""

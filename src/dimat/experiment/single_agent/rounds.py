@@ -218,10 +218,10 @@ class SingleAgentRun:
         self._tell(agent, **merge_costs(result))
         if met:
             self._write(agent, number, "merged", merge_costs(result))
-            self.state = agent.state()
+            self.state = agent.evaluated_state()
         self._train(agent, number)
         if not met:
-            self.state = agent.state()
+            self.state = agent.evaluated_state()
         self.done = number
         self._tell(agent)
         if self.done == config.rounds:  # before the checkpoint of the last round
@@ -247,6 +247,7 @@ class SingleAgentRun:
         for _ in range(self.setup.round_steps(self.index)):
             agent.topology = self.setup.topology.at(agent.steps)
             agent.update(agent.gradient())
+            agent.note_step()
         spent = time.perf_counter() - start
         agent.traffic.busy_s += spent
         try:
@@ -323,7 +324,7 @@ class SingleAgentRun:
         for j in missing:
             self.progress.note(f"agent {j} is not there yet; it is not waited for any longer")
         if not config.rounds:
-            self.folder.write_state(self.index, agent.state())
+            self.folder.write_state(self.index, agent.evaluated_state())
         return agent
 
     def last_checkpoint(self, refused: Callable[[str], None]) -> Checkpoint | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dimat.data import Rows
 from dimat.errors import writing
 from dimat.exchange.tree import pack
 from dimat.experiment.evaluation.evaluate import evaluated
@@ -139,7 +140,7 @@ def _evaluation(
     return one, one * images
 
 
-def _first(count: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _first(count: int, x: Rows, y: Rows) -> tuple[Rows, Rows]:
     return x[:count], y[:count]
 
 

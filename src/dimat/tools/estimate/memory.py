@@ -61,6 +61,8 @@ def memory_of_run(setup: Setup, facts: ModelFacts, names: Collection[str]) -> Me
     distilled = bool(setup.distill(pretraining=False)) * facts.state_bytes
     if distilled:
         agent["distilled"] = float(distilled)  # the network that a round's training began with
+    if config.optimizer.ema is not None:
+        agent["averaged"] = float(facts.state_bytes)
     narrow = 0.5 if config.precision == "bfloat16" else 1.0
     methods = [METHODS[name] for name in names]
     at_once = min(config.vectorize, config.agents)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dimat.compat import storage_of
+from dimat.data import tensor_of
 from dimat.experiment.setup import Setup
 from dimat.state import State, num_bytes, tensors_of
 from dimat.tasks import Task
@@ -63,7 +64,7 @@ def model_facts(setup: Setup) -> ModelFacts:
     data = setup.dataset
     model = copy.deepcopy(setup.new_model(0)).to("meta")
     inputs = data.example(_BATCH).to("meta")
-    targets = data.train_y[:1].repeat_interleave(_BATCH, 0).to("meta")
+    targets = tensor_of(data.train_y[:1]).repeat_interleave(_BATCH, 0).to("meta")
     forward = _forward(model, inputs)
     training, kept = _training(model, inputs, targets, setup.task)
     wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}

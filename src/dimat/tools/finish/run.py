@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dimat.data import Rows
 from dimat.errors import ConfigError, RecordError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import load_config
@@ -178,7 +179,7 @@ def pooled_moments(
     return found
 
 
-def _accuracy(agent: LocalTrainer, state: State, x: torch.Tensor, y: torch.Tensor) -> float:
+def _accuracy(agent: LocalTrainer, state: State, x: Rows, y: Rows) -> float:
     agent.load(state)
     return agent.evaluate(x, y)["accuracy"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dimat.checkpoints import Parents, Statistics, read_statistics
 from dimat.checkpoints.formats.files import read_checkpoint
 from dimat.checkpoints.unwrapped import fitted
-from dimat.data import load_dataset, load_images
+from dimat.data import load_dataset, load_images, tensor_of
 from dimat.errors import DataError
 from dimat.merging import COMBINERS
 from dimat.models import build_for_input, check_output
@@ -171,4 +171,5 @@ def _read_data(
             f"{source}: the labels go up to {dataset.num_classes - 1}, but there are "
             f"{classes} classes: give another --classes"
         )
-    return dataset.train_x, (dataset.test_x, dataset.test_y) if config.labeled else None, classes
+    train_x, *test = map(tensor_of, (dataset.train_x, dataset.test_x, dataset.test_y))
+    return train_x, (test[0], test[1]) if config.labeled else None, classes
