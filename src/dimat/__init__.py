@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dimat.merging import COMBINERS
     from dimat.methods import METHODS
     from dimat.symmetry import Permutation, Symmetry, check_symmetry, find_symmetry
+    from dimat.symmetry.continuous import ContinuousSymmetry, find_continuous_symmetry
     from dimat.tasks import TASKS
     from dimat.topology import TOPOLOGIES, Topology, build_topology
 
@@ -36,6 +37,7 @@ _HOMES = {
     "TASKS": "dimat.tasks",
     "TOPOLOGIES": "dimat.topology",
     "Agent": "dimat.agent.agent",
+    "ContinuousSymmetry": "dimat.symmetry.continuous",
     "DimatError": "dimat.errors",
     "Merge": "dimat.checkpoints",
     "Permutation": "dimat.symmetry",
@@ -46,6 +48,7 @@ _HOMES = {
     "Topology": "dimat.topology",
     "build_topology": "dimat.topology",
     "check_symmetry": "dimat.symmetry",
+    "find_continuous_symmetry": "dimat.symmetry.continuous",
     "find_symmetry": "dimat.symmetry",
     "load": "dimat.checkpoints",
     "match": "dimat.checkpoints",
@@ -71,6 +74,7 @@ __all__ = [
     "TASKS",
     "TOPOLOGIES",
     "Agent",
+    "ContinuousSymmetry",
     "DimatError",
     "Merge",
     "Permutation",
@@ -81,6 +85,7 @@ __all__ = [
     "Topology",
     "build_topology",
     "check_symmetry",
+    "find_continuous_symmetry",
     "find_symmetry",
     "load",
     "match",

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dimat.symmetry import Group as UnitGroup
 from dimat.symmetry import Symmetry
+from dimat.symmetry.continuous import ContinuousSymmetry
 from dimat.tools.format import human_bytes
 from dimat.topology import Matrix, Network, Topology
 
@@ -181,3 +182,27 @@ def _pinned(symmetry: Symmetry) -> RenderableType:
     for pin in symmetry.pinned:
         table.add_row(pin.operator, pin.where, pin.why)
     return table
+
+
+def describe_matrices(symmetry: ContinuousSymmetry) -> RenderableType:
+    """Table of the continuous groups of a model: the matrices, and what they act on.
+
+    Args:
+        symmetry: The continuous symmetry.
+    """
+    if not symmetry.groups:
+        return Text("No matrices act on its units: permutations are all of its symmetry.")
+    table = Table(box=box.SIMPLE_HEAD, title="matrices, in eval mode", title_justify="left")
+    table.add_column("units of", overflow="fold")
+    table.add_column("matrices")
+    table.add_column("size", justify="right")
+    table.add_column("after folding", overflow="fold")
+    for group in symmetry.groups:
+        gains = symmetry.folded.get(group.name, ())
+        size = f"{group.cells} × {group.size}" if group.cells > 1 else str(group.size)
+        table.add_row(group.name, group.kind, size, _first_of(gains))
+    return table
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else ""

@@ -450,6 +450,7 @@ def make_setup(
     if config.merging.combine == "auto":
         skewed = config.data.split == OWN or are_skewed(parts.rounds, labels)
         skewed &= config.exchange.robust == "none"  # fits trust what they are told
+        skewed &= not config.matching.continuous  # statistics do not follow matrices
         combine = "gram" if skewed else "average"
         config = replace(config, merging=replace(config.merging, combine=combine))
     setup = Setup(config, dataset, parts, topology, owner=owner, tested=tested, build=given.build)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dimat.errors import StructureError
+from dimat.graph.trace import flatten_inputs
 from dimat.state import State
+from dimat.symmetry import Analysis
+from dimat.symmetry.continuous.find import continuous_symmetry
 from dimat.symmetry.continuous.group import (
     KINDS,
     ContinuousGroup,
@@ -88,6 +93,34 @@ def procrustes(
     aligned = symmetry.with_gains(moving, gains)
     rounded = {key: x.to(theirs[key].dtype) for key, x in aligned.items()}
     return Aligned(rounded, total, (before, reached))
+
+
+def turned_to(
+    analysis: Analysis,
+    ours: State,
+    theirs: Mapping[int, State],
+    batches: Sequence[Any],
+) -> dict[int, State]:
+    """States of neighbors after the matrices that bring each nearest to ours.
+
+    A state with a gain of zero is left as it is: its norm cannot be folded.
+
+    Args:
+        analysis: Analysis of the model.
+        ours: The state that is held.
+        theirs: States in its unit order, by agent.
+        batches: Inputs, each a tensor or a tuple of the model's arguments, for the proof.
+    """
+    first = batches[0]
+    inputs = flatten_inputs(first if isinstance(first, tuple) else (first,))
+    symmetry = continuous_symmetry(analysis, ours, inputs)
+    found = {}
+    for j, state in theirs.items():
+        try:
+            found[j] = procrustes(symmetry, ours, state).state
+        except StructureError:
+            found[j] = dict(state)
+    return found
 
 
 def rotated_note(symmetry: ContinuousSymmetry, found: Sequence[Aligned]) -> str:

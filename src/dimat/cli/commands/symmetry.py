@@ -7,6 +7,7 @@ import math
 from jsonargparse import Namespace
 from rich.console import Console
 
+from dimat.errors import ConfigError
 from dimat.experiment.config import kinds
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import Parser, add_settings
@@ -30,6 +31,8 @@ def parser() -> Parser:
     add("--input", type=tuple[int, ...], default=(2, 3, 32, 32), help="shape, batch first")
     part = "a submodule, such as encoder, that alone is looked into; null: all of the model"
     add("--at", type=str | None, default=None, metavar="NAME", help=part)
+    matrices = "look for what matrices may act on, too: heads, normed streams, adapters"
+    add("--continuous", action="store_true", help=matrices)
     add("--json", action="store_true", help="print all of it as JSON, for programs")
     return own
 
@@ -39,15 +42,19 @@ def execute(options: Namespace) -> None:
     shape = tuple(options.input)
     if len(shape) < 2 or min(shape) < 1:
         raise broken_rule("input", shape, "batch and at least one more size, each >= 1")
+    if options.continuous and (options.at is not None or options.json):
+        clash = "at" if options.at is not None else "json"
+        raise ConfigError(f"'continuous' is of whole models, in print: leave '{clash}' out")
     check("classes", options.classes, kinds.Classes)
     check("input", shape, tuple[kinds.Pixels, ...])
     validate(RunConfig(model=options.model, width=options.width))
     import torch
 
-    from dimat.cli.describe import describe_symmetry
+    from dimat.cli.describe import describe_matrices, describe_symmetry
     from dimat.models import build_for_input
     from dimat.state import memory_bytes
     from dimat.symmetry import find_symmetry
+    from dimat.symmetry.continuous import find_continuous_symmetry
 
     settings = {"width": options.width, "shortcut": options.shortcut, "norm": options.norm}
     if (needed := 4 * math.prod(shape)) > memory_bytes():
@@ -55,7 +62,12 @@ def execute(options: Namespace) -> None:
     model = build_for_input(options.model, shape, options.classes, **settings)
     with Console(stderr=True).status(f"tracing and proving {options.model}"):
         symmetry = find_symmetry(model, (torch.zeros(shape),), at=options.at)
+        matrices = (
+            find_continuous_symmetry(model, (torch.zeros(shape),)) if options.continuous else None
+        )
     if options.json:
         print(symmetry.to_json())
         return
     Console().print(describe_symmetry(options.model, symmetry))
+    if matrices is not None:
+        Console().print(describe_matrices(matrices))

@@ -200,6 +200,8 @@ class MatchingConfig:
         null_margin: With spread and tree, the share by which matching must bring together what the
             agents' outputs make of like units on local images; else units stay as they are, as of
             agents that have nothing in common. null: any matching is kept.
+        continuous: Whether each neighbor is aligned by matrices too, where nothing nonlinear stands
+            between two weights: in heads of attention, on normed residual streams, in adapters.
     """
 
     images: kinds.PositiveCount = 1000
@@ -208,6 +210,7 @@ class MatchingConfig:
     sweeps: kinds.Count = 3
     every: kinds.Count = 0
     null_margin: kinds.Fraction | None = 0.5
+    continuous: bool = False
 
     def __post_init__(self) -> None:
         tidy(self)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from dimat.errors import ConfigError
 from dimat.exchange import Talk
+from dimat.matching.procrustes import turned_to
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
 from dimat.methods.combining import combine_heard, has_statistics, swap_combiner_statistics
 from dimat.methods.messages import distance_from, swap_memories, swap_states
@@ -57,6 +58,8 @@ class Dimat(RepeatedMixing):
         null_margin: The share by which matching must bring together what agents' outputs make of
             like units, in [0, 1); else units stay as they are. With spread and tree; None: any
             matching is kept.
+        continuous: Whether neighbors are aligned by matrices too (heads, normed streams, adapters),
+            each to this agent: agents keep their own frames, which averages bring together.
         combine: Name of a combiner, for what is aligned.
         statistics_budget: Numbers of statistics for each number of the weights, at most, where the
             combiner's statistics travel.
@@ -78,6 +81,7 @@ class Dimat(RepeatedMixing):
     sweeps: int = setting("matching.sweeps", 3)
     every: int = setting("matching.every", 0)
     null_margin: float | None = setting("matching.null_margin", 0.5)
+    continuous: bool = setting("matching.continuous", False)
     combine: str = setting("merging.combine", "average")
     statistics_budget: float = setting("merging.statistics_budget", 5.0)
     mix_memory: bool = setting("optimizer.on_merge", False, equals="mix")
@@ -93,6 +97,23 @@ class Dimat(RepeatedMixing):
                     f"setting 'mixing.{name}' is {steps}, and 'matching.gauge' is 'pairwise', with "
                     "which agents come into no order that all share: must be 1, or use gauge "
                     "spread or tree"
+                )
+        if self.continuous:
+            self._check_continuous()
+
+    def _check_continuous(self) -> None:
+        """Refuse what needs all agents in one frame, which matrices do not give them."""
+        clashes = {
+            "mixing.steps": self.mixing_steps > 1,
+            "mixing.final_steps": (self.final_steps or 1) > 1,
+            "optimizer.on_merge": self.mix_memory,
+            "merging.combine": has_statistics(self.combine),
+        }
+        for name, clash in clashes.items():
+            if clash:
+                raise ConfigError(
+                    f"setting 'matching.continuous' is true, with which every agent has a frame of "
+                    f"its own, and '{name}' needs one that all share: leave one of both out"
                 )
 
     @property
@@ -139,6 +160,9 @@ class Dimat(RepeatedMixing):
         theirs, order = yield from self._exchange_and_match(me, matched)
         own = _permuted(me, me.state, order.permutations.get(me.agent))
         aligned = {j: _permuted(me, x, order.permutations.get(j)) for j, x in theirs.items()}
+        if self.continuous:
+            with matched:
+                aligned = turned_to(me.analysis(), own, aligned, me.batches())
         statistics = yield from swap_combiner_statistics(
             me,
             self.combine,
