@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dimat.data import Dataset as OurDataset
 from dimat.data import SourceOptions, load_dataset
 from dimat.errors import ConfigError, DataError, DimatError, Stopped
 from dimat.experiment.config.parse import load_config
+from dimat.experiment.given import way_to_resume
 from dimat.experiment.given.data import dataset_of
 from dimat.tasks import TASKS
 
@@ -147,15 +149,14 @@ def test_a_run_of_objects_is_recorded_and_goes_on(tmp_path: Path) -> None:
 
     own = {**SMALL, "model": build, "data": data}
     whole = dimat.run(out=str(tmp_path / "whole"), **own)
-    with pytest.raises(dimat.DimatError):
+    on = rf"dimat.resume\('{tmp_path}/run', model=…, data=…\)"
+    with pytest.raises(Stopped, match=f"; {on} goes on"):
         dimat.run(out=str(tmp_path / "run"), max_wall_s=1e-3, **own)
     config = load_config(tmp_path / "run" / "config.yaml")
     assert (config.model, config.data.split) == ("given:build", "iid")
     assert re.fullmatch("given:96x4-[0-9a-f]{12}", config.data.source)
     for lacking in ({}, {"model": build}, {"data": data}):
-        with pytest.raises(
-            ConfigError, match=r"begun from Python.*dimat.resume\(folder, (mod|dat)"
-        ):
+        with pytest.raises(ConfigError, match=f"begun from Python.*, in Python {on}$"):
             dimat.resume(tmp_path / "run", progress=False, **lacking)
     other = ((X[:96], Y[:96] + 1), data[1])
     with pytest.raises(
@@ -170,10 +171,15 @@ def test_a_command_that_goes_on_without_the_objects_says_how(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ((X[:96], Y[:96]), (X[96:], Y[96:]))
-    with pytest.raises(dimat.DimatError):
-        dimat.run(out=str(tmp_path / "run"), max_wall_s=1e-3, data=data, **SMALL)
-    assert main(["resume", str(tmp_path / "run")]) == 2
-    assert "dimat.resume(folder, data=…)" in capsys.readouterr().err
+    out, on = tmp_path / "run", f"dimat.resume('{tmp_path}/run', data=…)"
+    with pytest.raises(Stopped, match=re.escape(f"{on} goes on")):
+        dimat.run(out=str(out), max_wall_s=1e-3, data=data, **SMALL)
+    assert main(["resume", str(out)]) == 2
+    assert on in capsys.readouterr().err
+    config = load_config(out / "config.yaml")
+    assert way_to_resume(out, config, ("symmetry",)) == on.replace("data=…", "data=…, symmetry=…")
+    plain = replace(config, data=replace(config.data, source="digits"))
+    assert way_to_resume(out, plain) == f"'dimat resume {out}'"
 
 
 def test_each_agent_may_have_data_of_its_own(tmp_path: Path) -> None:

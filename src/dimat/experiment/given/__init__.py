@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from dimat.data import Dataset, Partition, SourceOptions
@@ -15,7 +17,15 @@ from dimat.experiment.given.data import dataset_of
 from dimat.experiment.given.model import Build, builder_of, name_of
 from dimat.tasks import TASKS
 
-__all__ = ["NOTHING", "Given", "check_same", "check_there", "given_of", "is_object"]
+__all__ = [
+    "NOTHING",
+    "Given",
+    "check_same",
+    "check_there",
+    "given_of",
+    "is_object",
+    "way_to_resume",
+]
 
 
 @dataclass(frozen=True)
@@ -102,16 +112,13 @@ def check_there(config: RunConfig, given: Given) -> None:
     Raises:
         ConfigError: With how to give them.
     """
-    lacks = []
-    if config.model.startswith(f"{GIVEN}:") and given.build is None:
-        lacks.append("model")
-    if config.data.source.startswith(f"{GIVEN}:") and given.dataset is None:
-        lacks.append("data")
-    if lacks:
-        there = f"dimat.resume(folder, {', '.join(f'{name}=…' for name in lacks)})"
+    there = {"model": given.build is not None, "data": given.dataset is not None}
+    objects = _objects(config)
+    if not all(there[name] for name in objects):
+        folder = Path(config.out or "folder")
         raise ConfigError(
-            f"the run was begun from Python with objects for {' and '.join(lacks)}, which a run "
-            f"folder does not hold: give the same ones, {there}"
+            f"the run was begun from Python with objects for {' and '.join(objects)}, which a run "
+            f"folder does not hold: give the same ones, in Python {_call(folder, objects)}"
         )
     split = config.data.split == GIVEN
     if split != (given.parts is not None):
@@ -123,3 +130,25 @@ def check_there(config: RunConfig, given: Given) -> None:
             f"{len(given.parts.rounds)}: must have the data of each agent; leave 'agents' away, or "
             f"say {len(given.parts.rounds)}"
         )
+
+
+def way_to_resume(folder: Path, config: RunConfig, others: Sequence[str] = ()) -> str:
+    """What resumes a run: the command, or a call in Python where it was begun with objects.
+
+    Args:
+        folder: The run folder.
+        config: The settings of the run.
+        others: Further arguments of ``dimat.resume`` that the run was begun with.
+    """
+    objects = [*_objects(config), *others]
+    return _call(folder, objects) if objects else f"'dimat resume {shlex.quote(str(folder))}'"
+
+
+def _call(folder: Path, objects: Sequence[str]) -> str:
+    return f"dimat.resume({str(folder)!r}, {', '.join(f'{name}=…' for name in objects)})"
+
+
+def _objects(config: RunConfig) -> list[str]:
+    """The settings in whose place a run was begun with objects."""
+    said = {"model": config.model, "data": config.data.source}
+    return [name for name, value in said.items() if value.startswith(f"{GIVEN}:")]
