@@ -163,8 +163,13 @@ def test_a_run_of_objects_is_recorded_and_goes_on(tmp_path: Path) -> None:
         ConfigError, match=r"'data' is given:96x4-\w+, and the run was begun with given:96x4-"
     ):
         dimat.resume(tmp_path / "run", progress=False, model=build, data=other)
-    on = dimat.resume(tmp_path / "run", progress=False, model=build, data=data)
-    assert on.main.agents == whole.main.agents
+    for _ in range(2):  # goes on, then reads what is done
+        on = dimat.resume(tmp_path / "run", progress=False, model=build, data=data)
+        assert on.main.agents == whole.main.agents
+    with pytest.raises(ConfigError, match="'data' is given:96x4-"):
+        dimat.resume(tmp_path / "run", progress=False, model=build, data=other)
+    with pytest.raises(DimatError, match="a state of another model: "):
+        dimat.resume(tmp_path / "run", progress=False, model=nn.Linear(4, 1), data=data)
 
 
 def test_a_command_that_goes_on_without_the_objects_says_how(
@@ -341,3 +346,10 @@ def test_a_run_does_not_go_on_with_another_model(tmp_path: Path) -> None:
     other = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
     with pytest.raises(DimatError, match="a state of another model: "):
         dimat.resume(out, progress=False, data=(x, y), model=other)
+
+
+def test_a_model_that_settings_name_is_not_given_as_an_object(tmp_path: Path) -> None:
+    data, out = ((X[:96], Y[:96]), (X[96:], Y[96:])), tmp_path / "run"
+    dimat.run(out=str(out), data=data, **SMALL)
+    with pytest.raises(ConfigError, match=r"'model' is tests.*:net, and .* with mlp, .*: leave"):
+        dimat.resume(out, progress=False, data=data, model=net)

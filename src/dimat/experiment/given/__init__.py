@@ -96,14 +96,21 @@ def source_of(data: Dataset) -> str:
 
 
 def check_same(config: RunConfig, again: RunConfig) -> None:
-    """Refuse other data than a run was begun with.
+    """Refuse other data than a run was begun with, and a model where its settings name one.
+
+    Two models as objects are told apart later, by their states.
 
     Raises:
-        ConfigError: With the shapes and the digests of both.
+        ConfigError: With the shapes and the digests of both data, or the names of both models.
     """
     before, now = config.data.source, again.data.source
     if before != now:
         raise ConfigError(f"'data' is {now}, and the run was begun with {before}: give the same")
+    if again.model != config.model and not config.model.startswith(f"{GIVEN}:"):
+        raise ConfigError(
+            f"'model' is {again.model}, and the run was begun with {config.model}, which is found "
+            "by its name: leave 'model' away"
+        )
 
 
 def check_there(config: RunConfig, given: Given) -> None:

@@ -32,7 +32,7 @@ from datetime import datetime
 from functools import reduce
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimat.errors import ConfigError, RecordError, WriteError, writing
 from dimat.experiment.config.config import RunConfig
@@ -42,7 +42,7 @@ from dimat.experiment.record.environment import environment
 from dimat.experiment.record.lines import LINES, LineFiles, to_json
 from dimat.experiment.record.locks import HOLDER, LOCK, alone
 from dimat.files import read_regular
-from dimat.state import save_state
+from dimat.state import load_state, put_into, save_state
 
 OVERWRITE = "--overwrite true (in Python overwrite=True)"  # the setting, in error messages
 _SIGNS = ("config.yaml", "environment.json")  # files that every run folder has once it is begun
@@ -231,6 +231,19 @@ class RunFolder(LineFiles):
         path = self.path / "states" / f"agent-{agent:03d}.safetensors"
         with writing(path):
             save_state(state, path)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse another model than that of the states, if there are any.
+
+        Args:
+            model: The model; its entries become those of agent 0.
+
+        Raises:
+            StructureError: If the states are of another model, or cannot be read.
+        """
+        path = self.path / "states" / "agent-000.safetensors"
+        if path.is_file():
+            put_into(model, load_state(path))
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.path / f"{name}.partial"

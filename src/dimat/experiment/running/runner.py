@@ -224,6 +224,8 @@ class Runner:
             if folder is None or summary is None:
                 return None
             check_finished(folder.path, summary)
+            if own.build is not None:  # else it is of the settings, which are those of the folder
+                folder.check_model(own.new_model(0))
             return MethodResult(
                 name, results_of(folder.lines(), self.config.rounds, own.metric), summary
             )
