@@ -70,8 +70,13 @@ def given(data: Any, task: str = "regression") -> OurDataset:
         (TensorDataset(*map(torch.from_numpy, (X[:96], Y[:96]))), Rows(X[96:], Y[96:])),
         (Rows(X[:96], Y[:96], named=True), DataLoader(Rows(X[96:], Y[96:]), batch_size=7)),
         (list(zip(X[:96], Y[:96], strict=True)), Rows(X[96:].astype(np.float64), Y[96:])),
+        ({"x": X[:96], "y": Y[:96]}, {"inputs": X[96:].tolist(), "targets": Y[96:].tolist()}),
+        {"test": (X[96:], Y[96:]), "train": {"y": Y[:96], "x": X[:96]}},
     ],
-    ids=["arrays", "tensors", "data sets", "dicts and a loader", "a list of samples"],
+    ids=[
+        *("arrays", "tensors", "data sets", "dicts and a loader", "a list of samples"),
+        *("dicts", "a dict of parts"),
+    ],
 )
 def test_samples_come_in_many_forms_and_are_the_same(data: Any) -> None:
     found = given(data)
@@ -238,6 +243,23 @@ def test_a_module_is_where_every_agent_begins() -> None:
     assert first == pytest.approx([expected] * 3, rel=1e-5)
 
 
+def test_dicts_of_arrays_are_data_of_all_agents_or_of_each(tmp_path: Path) -> None:
+    """And dicts of settings stay settings."""
+    tuples = dimat.run(data=(X, Y), out=str(tmp_path / "tuples"), **SMALL)
+    dicts = dimat.run(data={"x": X, "y": Y}, out=str(tmp_path / "dicts"), **SMALL)
+    assert dicts.config.data == tuples.config.data
+    assert dicts.main.agents == tuples.main.agents
+    each = [{"x": X[k::3], "y": Y[k::3]} for k in range(3)]
+    assert dimat.run(data=each, out=str(tmp_path / "each"), **SMALL).config.data.split == "given"
+    parts = {"train": (X, Y), "test": (X, Y)}
+    assert dataset_of(parts, SourceOptions(task=TASKS["regression"]))[0].divided
+    with pytest.raises(ConfigError, match="unknown setting 'data.sorce': did you mean 'source'"):
+        dimat.run(data={"sorce": "digits"})
+    for wrong in ({"x": X, "y": Y}, {"train": (X, Y)}):
+        with pytest.raises(ConfigError, match=r"samples are given to dimat.run\(data=…\)"):
+            dimat.run({"data": wrong})
+
+
 def test_a_function_that_a_name_leads_to_is_its_name(tmp_path: Path) -> None:
     from tests.tasks.models import Next
 
@@ -273,7 +295,12 @@ class Table:
     [
         (3, "'data' is 3: must be arrays"),
         ([], "empty list"),
-        ([{"a": X[0], "b": Y[0]}] * 9, "data.0.' is .*: must be arrays"),
+        ([{"a": X, "b": Y}] * 9, r"'data\[0\]' has none of x, .*it has a, b"),
+        ({"a": X, "y": Y}, "'data' has none of x, .*it has a, y"),
+        ({"x": X, "inputs": X, "y": Y}, "'data' has both x and inputs"),
+        ((X, np.asarray(0.5)), "targets are one number: must be one for each input"),
+        ({"x": [[1.0], [1.0, 2.0]], "y": [1, 2]}, "the samples of 'data' do not stack"),
+        ({"train": (X, Y), "valid": (X, Y)}, "has the parts train, valid: must have train and te"),
         (Unlabeled([torch.zeros(3), torch.zeros(4)]), "do not stack"),
         (Unlabeled([]), "has no samples"),
         (iter([1]), "must be arrays"),

@@ -13,7 +13,7 @@ from dimat.data import Dataset, Partition, SourceOptions
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import DataConfig, RunConfig
 from dimat.experiment.config.places import GIVEN
-from dimat.experiment.given.data import dataset_of
+from dimat.experiment.given.data import dataset_of, has_samples
 from dimat.experiment.given.model import Build, builder_of, name_of
 from dimat.tasks import TASKS
 
@@ -50,12 +50,11 @@ def is_object(name: str, value: object) -> bool:
     """Whether the value of a setting is an object in its place."""
     if name == "model":
         return value is not None and not isinstance(value, str)
-    plain = (str, Mapping, DataConfig)
-    return (
-        name == "data"
-        and value is not None
-        and not (isinstance(value, plain) or hasattr(value, "__fspath__"))
-    )
+    if name != "data" or value is None:
+        return False
+    if isinstance(value, Mapping):
+        return has_samples(value)
+    return not (isinstance(value, (str, DataConfig)) or hasattr(value, "__fspath__"))
 
 
 def given_of(config: RunConfig, objects: Mapping[str, Any]) -> tuple[RunConfig, Given]:

@@ -21,9 +21,11 @@ from dimat.errors import DataError, first_line, quoted
 _INPUTS = ("x", "input", "inputs", "image", "images", "pixel_values", "input_ids", "features")
 _TARGETS = ("y", "target", "targets", "label", "labels")
 _ROWS = 256  # samples of a batch while a data set is read
+_PARTS = ("train", "test")
 _FORMS = (
-    "arrays (x, y), a data set of samples (x, y) or {'x': …, 'y': …}, a DataLoader of batches, a "
-    "pair of those (train, test), a list of those with one for each agent, or a dimat.data.Dataset"
+    "arrays (x, y) or {'x': …, 'y': …}, a data set of such samples, a DataLoader of batches, a "
+    "pair of those (train, test) or {'train': …, 'test': …}, a list of those with one for each "
+    "agent, or a dimat.data.Dataset"
 )
 
 
@@ -33,6 +35,15 @@ class _Samples:
 
     x: NDArray[np.generic]
     y: NDArray[np.generic]
+
+
+def has_samples(given: Mapping[Any, Any]) -> bool:
+    """Whether a dict holds samples, not settings.
+
+    >>> has_samples({"x": [[0.5]], "y": [1]}), has_samples({"source": "digits"})
+    (True, False)
+    """
+    return any(key in (*_INPUTS, *_PARTS) for key in given) or any(map(_is_array, given.values()))
 
 
 def dataset_of(
@@ -71,11 +82,23 @@ def _one(given: Any, name: str) -> Dataset:
     """The data set of one agent, or of all, with its targets as they are given."""
     if isinstance(given, Dataset):
         return given if len(given.test_y) else replace(given, divided=False)
+    if isinstance(given, Mapping) and _PARTS[0] in given:
+        given = _pair_of_parts(given, name)
     if isinstance(given, tuple) and len(given) == 2 and not all(map(_is_array, given)):
         return _dataset(_samples(given[0], f"{name}[0]"), _samples(given[1], f"{name}[1]"), name)
     train = _samples(given, name)
     none = _Samples(train.x[:0], train.y[:0])
     return replace(_dataset(train, none, name), divided=False)
+
+
+def _pair_of_parts(given: Mapping[Any, Any], name: str) -> Any:
+    """The samples of ``train``, or a pair of those and the ones of ``test``."""
+    if {*given} not in ({*_PARTS}, {_PARTS[0]}):
+        raise DataError(
+            f"'{name}' has the parts {', '.join(map(str, given))}: must have train and test, or "
+            "train alone, which then gives data.test_share of its samples to test on"
+        )
+    return tuple(given[part] for part in _PARTS) if len(given) == 2 else given[_PARTS[0]]
 
 
 def _dataset(train: _Samples, test: _Samples, name: str) -> Dataset:
@@ -134,8 +157,14 @@ def _samples(given: Any, name: str) -> _Samples:
         x = _array(given)
         return _Samples(x, x)  # texts are their own targets
     if isinstance(given, tuple) and len(given) == 2 and all(map(_is_array, given)):
-        return _Samples(*map(_array, given))
-    batches = [_pair(batch, name) for batch in _batches(given, name)]
+        x, y = map(_array, given)
+        if not y.ndim:
+            raise DataError(f"{name}: targets are one number: must be one for each input")
+        return _Samples(x, y)
+    if isinstance(given, Mapping):
+        batches = [_pair(given, f"'{name}'")]
+    else:
+        batches = [_pair(batch, f"a sample of '{name}'") for batch in _batches(given, name)]
     if not batches:
         raise DataError(f"'{name}' has no samples")
     try:
@@ -151,9 +180,7 @@ def _batches(given: Any, name: str) -> Iterable[Any]:
         return given
     if hasattr(given, "with_format") and hasattr(given, "column_names"):  # Hugging Face
         given = given.with_format("torch")
-    if isinstance(given, (str, Mapping)) or not (
-        hasattr(given, "__getitem__") and hasattr(given, "__len__")
-    ):
+    if isinstance(given, str) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
         raise DataError(f"'{name}' is {quoted(given)}: must be {_FORMS}")
     return _collated(given, name)
 
@@ -184,27 +211,26 @@ def _of_many_shapes(name: str, error: Exception) -> DataError:
     )
 
 
-def _pair(batch: Any, name: str) -> tuple[Any, Any]:
-    """Inputs and targets of a batch."""
+def _pair(batch: Any, who: str) -> tuple[Any, Any]:
+    """Inputs and targets of a batch, of which messages speak as ``who``."""
     if _is_array(batch):
         return batch, batch
     if isinstance(batch, Mapping):
-        x, y = (_named(batch, keys, name) for keys in (_INPUTS, _TARGETS))
+        x, y = (_named(batch, keys, who) for keys in (_INPUTS, _TARGETS))
         return x, x if y is None else y
     if isinstance(batch, (list, tuple)) and len(batch) == 2:
         return batch[0], batch[1]
     if isinstance(batch, (list, tuple)) and len(batch) == 1:
         return batch[0], batch[0]
-    raise DataError(f"a sample of '{name}' is {quoted(batch)}: must be (x, y), or a dict with both")
+    raise DataError(f"{who} is {quoted(batch)}: must be (x, y), or a dict with both")
 
 
-def _named(batch: Mapping[Any, Any], keys: Sequence[str], name: str) -> Any:
+def _named(batch: Mapping[Any, Any], keys: Sequence[str], who: str) -> Any:
     found = [key for key in keys if key in batch]
     if len(found) > 1 or (not found and keys is _INPUTS):
         problem = f"both {found[0]} and {found[1]}" if found else f"none of {', '.join(keys)}"
         raise DataError(
-            f"a sample of '{name}' has {problem} (it has {', '.join(map(str, batch))}): must have "
-            "one of them"
+            f"{who} has {problem} (it has {', '.join(map(str, batch))}): must have one of them"
         )
     return batch[found[0]] if found else None
 
