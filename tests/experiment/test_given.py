@@ -27,6 +27,8 @@ from dimat.tasks import TASKS
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(120, 4)).astype(np.float32)
 Y = (X[:, 0] - X[:, 1]).astype(np.float32)
+HOLED = X.copy()
+HOLED[7, 2], HOLED[9, 0] = np.inf, np.nan
 SMALL: dict[str, Any] = {
     "agents": 3,
     "rounds": 2,
@@ -307,7 +309,11 @@ class Table:
         (Table(a=[0.5], b=[1.0]), r"a Table of which .*KeyError.*a table is arrays, as"),
         ((X, Y[:5]), "train_x has 120 inputs, train_y 5 targets"),
         (((X, Y), (X[:, :2], Y)), r"training inputs are \(4,\).*test inputs \(2,\)"),
-        ((X, np.full(120, np.nan)), "values that are not finite"),
+        ((X, np.full(120, np.nan)), r"train_y has nan in row 0 \(counted from 0\).*in 120 places"),
+        ((HOLED, Y), r"data: x has inf in row 7, column 2 \(.*, and values .* in 2 places: fill"),
+        ([(X, Y), (HOLED, Y)], r"data\[1\]: x has inf in row 7, column 2 "),
+        (Rows(HOLED, Y), "data: x has inf in row 7, column 2 "),
+        ((np.stack([HOLED] * 2, 1), Y), r"data: x has inf at \[7, 0, 2\]"),
     ],
 )
 def test_data_that_cannot_be_used_are_refused(data: Any, message: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimat.errors import DataError
+from dimat.tasks.finite import as_floats
 from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import ratio
 
@@ -40,17 +41,14 @@ class Regression:
         Raises:
             DataError: If they are no finite numbers (n,) or (n, outputs), or there is none.
         """
-        if given.ndim not in (1, 2) or not np.issubdtype(given.dtype, np.number):
+        if given.ndim not in (1, 2) or given.dtype.kind not in "iuf":
             raise DataError(
                 f"{where} is {given.dtype} of shape {given.shape}: targets of regression are "
                 "numbers (n,), or (n, outputs)"
             )
         if not given.size:
             raise DataError(f"{where} is empty")
-        with np.errstate(over="ignore"):  # what is too large for float32 is told below
-            own = np.ascontiguousarray(given.real, dtype=np.float32)
-        if np.iscomplexobj(given) or not np.isfinite(own).all():
-            raise DataError(f"{where} has values that are not finite numbers of float32")
+        own = as_floats(given, where)
         return torch.from_numpy(own).reshape(len(own), -1)
 
     def num_outputs(self, targets: Tensor) -> int:
