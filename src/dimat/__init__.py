@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dimat.methods import METHODS
     from dimat.symmetry import Permutation, Symmetry, check_symmetry, find_symmetry
     from dimat.tasks import TASKS
+    from dimat.tools.report.write import report
     from dimat.topology import TOPOLOGIES, Topology, build_topology
 
 _HOMES = {
@@ -50,6 +51,7 @@ _HOMES = {
     "load": "dimat.checkpoints",
     "match": "dimat.checkpoints",
     "merge": "dimat.checkpoints",
+    "report": "dimat.tools.report.write",
     "resume": "dimat.experiment.run",
     "run": "dimat.experiment.run",
     "statistics": "dimat.checkpoints",
@@ -85,6 +87,7 @@ __all__ = [
     "load",
     "match",
     "merge",
+    "report",
     "resume",
     "run",
     "statistics",
