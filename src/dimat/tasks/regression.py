@@ -25,9 +25,17 @@ class Regression:
 
     in the mean over outputs; for targets of one value 1 if they are met, else 0, as scikit-learn
     has it. ``mse`` is the mean squared error, ``mae`` the mean absolute error, over samples and
-    outputs. Targets are not scaled: those far from the size of 1 are better scaled in the data.
+    outputs. Targets far from the size of 1 are learned better in standard units, less ``mean`` and
+    divided by ``scale``: models give those, and the loss is theirs, while the metrics are in the
+    units of the targets.
+
+    Args:
+        mean: What is taken off all targets.
+        scale: What they are divided by then, > 0.
     """
 
+    mean: float = 0.0
+    scale: float = 1.0
     metrics = (
         Metric("r2"),
         Metric("mse", higher_is_better=False),
@@ -60,18 +68,18 @@ class Regression:
         return len(targets), num_outputs
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared error."""
-        return functional.mse_loss(outputs, targets)
+        """Mean squared error in standard units."""
+        return functional.mse_loss(outputs, (targets - self.mean) / self.scale)
 
     def totals(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """By output: samples, sums of targets, of their squares, of squared and absolute errors."""
         y = targets.double()
-        error = outputs.double() - y
+        error = outputs.double() * self.scale + self.mean - y
         sums = (y.sum(0), y.square().sum(0), error.square().sum(0), error.abs().sum(0))
         return torch.stack([torch.full_like(sums[0], len(y)), *sums]).flatten()
 
     def measure(self, totals: Tensor) -> Mapping[str, float]:
-        """R², and mean errors."""
+        """R², and mean errors; the loss is in standard units."""
         samples, y, y_squared, squared, absolute = totals.reshape(5, -1)
         n = float(samples.sum())
         spread = (y_squared - y.square() / samples.clamp_min(1)).clamp_min(0)
@@ -80,7 +88,7 @@ class Regression:
         each = torch.where(flat, (squared == 0).double(), 1 - squared / spread)
         mse = ratio(float(squared.sum()), n)
         return {
-            "loss": mse,
+            "loss": mse / self.scale**2,
             "r2": float(each.mean()) if n else float("nan"),
             "mse": mse,
             "mae": ratio(float(absolute.sum()), n),
