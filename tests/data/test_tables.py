@@ -143,6 +143,7 @@ def test_quoted_fields_may_have_commas_quotes_and_lines(tmp_path: Path) -> None:
         (f"a,sick\nNA,1\n{DECIMALS}", "column 'a' has numbers, but '12O' in row 252: mend it"),
         (f"a,sick\n{DECIMALS}?,1\n", "but '12O' in row 251 (1 more such texts): mend it"),
         ("a,sick\n" + "0,no\n" * 9 + "O,yes\n", "column 'a' has numbers, but 'O' in row 10"),
+        ("a,sick\n1,no\n2,no\n3,no\n" + "x,yes\n" * 5, "has numbers, but 'x' in row 4: mend it"),
         (f"a;sick\n{COMMAS}", "too many for categories (at most 100): they are numbers, which are"),
         ("a,sick\n1,no\n1,2,yes\n", "(CSV parse error: row 2: Expected 2 columns, got 3"),
         ("a,sick\n1,1.0\n2,1.5\n", "column 'sick' has fractions, as 1.5 in row 2: classes"),

@@ -194,6 +194,13 @@ def test_a_command_that_goes_on_without_the_objects_says_how(
     assert way_to_resume(out, plain) == f"'dimat resume {out}'"
 
 
+def test_a_symmetry_given_by_hand_is_named_with_what_goes_on(tmp_path: Path) -> None:
+    symmetry = dimat.find_symmetry(net(4, 1), (torch.from_numpy(X[:2]),))
+    own = {**SMALL, "method": "wm", "model": net, "out": str(tmp_path / "run"), "max_wall_s": 1e-9}
+    with pytest.raises(Stopped, match=r"; dimat.resume\('.*/run', data=…, symmetry=…\) goes on"):
+        dimat.run(data=((X, Y), (X, Y)), symmetry=symmetry, **own)
+
+
 def test_each_agent_may_have_data_of_its_own(tmp_path: Path) -> None:
     sizes = (30, 50, 16)
     ends = np.cumsum((0, *sizes))
