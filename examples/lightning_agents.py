@@ -3,6 +3,7 @@
 python examples/lightning_agents.py
 """
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,8 +16,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dimat.integrations.lightning import MergeCallback
-
-PEERS = '0: {address: "127.0.0.1:7411"}\n1: {address: "127.0.0.1:7412"}\n'
 
 
 class Classifier(pl.LightningModule):
@@ -66,7 +65,10 @@ if __name__ == "__main__":
         train(int(sys.argv[1]), sys.argv[2])
     else:  # as each would be started on its own machine
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "peers.yaml").write_text(PEERS)
-            command = [sys.executable, __file__]
-            agents = [subprocess.Popen([*command, str(i), folder]) for i in range(2)]
+            servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]  # at free ports
+            with Path(folder, "peers.yaml").open("w") as file:
+                for i, server in enumerate(servers):
+                    file.write(f'{i}: {{address: "127.0.0.1:{server.getsockname()[1]}"}}\n')
+                    server.close()
+            agents = [subprocess.Popen([sys.executable, __file__, str(i), folder]) for i in (0, 1)]
             sys.exit(max(agent.wait() for agent in agents))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -94,4 +96,47 @@ def test_it_says_how_much_there_is_and_how_well_it_fits(large: dict[str, Any]) -
     fit = Matching(still, {"0": np.array([1.0, 0.5]), "2": np.array([0.75])}, {"0": np.zeros(2)})
     assert repr(fit) == f"Matching({still!r}, similarity 0.75, margin 0)"
     assert repr(Matching(still)) == f"Matching({still!r})"
-    assert "main=MethodResult(method='dimat', agents=<64 AgentResult>" in repr(large["run"])
+    assert "MethodResult(method='dimat', agents=<64 AgentResult>" in repr(large["run"].main)
+
+
+def run_of(agents: int, task: str = "classification") -> RunResult:
+    """The results of a method that merges and of a control that does not."""
+    own = tuple(AgentResult(k, 0.25 + 0.5 * (k % 2), 0.5) for k in range(agents))
+    alone = tuple(AgentResult(k, 0.25, None) for k in range(agents))
+    both = MethodResult("dimat", own, {}), MethodResult("local", alone, {})
+    config = RunConfig(agents=agents, rounds=1, task=task)
+    return RunResult(config, Path("runs/<a>"), both[0], both[1:])
+
+
+def test_results_of_a_run_are_means_in_a_line_and_a_table_in_print_and_notebook() -> None:
+    found = run_of(2)
+    assert repr(found) == (
+        "RunResult(dimat trained 50.0, dimat merged 50.0, local trained 25.0: mean test accuracy "
+        "in %; folder 'runs/<a>')"
+    )
+    title, *rows, folder = str(found).splitlines()
+    assert title.startswith("Test accuracy in % after 1 round · 2 agents, ring, ")
+    assert [row.split() for row in rows] == [
+        ["dimat", "dimat", "local"],
+        ["agent", "trained", "merged", "trained"],
+        ["0", "25.0", "50.0", "25.0"],
+        ["1", "75.0", "50.0", "25.0"],
+        ["mean", "50.0", "50.0", "25.0"],
+    ]
+    assert len({len(row) for row in rows}) == 1
+    assert folder == "run folder: runs/<a>"
+    html = found._repr_html_()
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", html)
+    assert cells[4:8] == ["0", "25.0", "50.0", "25.0"]
+    assert cells[-4:] == ["mean", "50.0", "50.0", "25.0"]
+    assert html.endswith("<p>run folder: <code>runs/&lt;a&gt;</code></p>")
+    ElementTree.fromstring(f"<all>{html.replace('<br>', ' ')}</all>")
+    assert "regression" not in str(run_of(2, "regression"))
+    assert "mean test r2" in repr(run_of(2, "regression"))
+
+
+def test_of_many_agents_the_table_has_the_first_and_the_mean_of_all() -> None:
+    rows = str(run_of(1001)).splitlines()
+    assert len(rows) < 30
+    assert rows[-3].split() == ["…"] * 4
+    assert rows[-2].split() == ["mean", "50.0", "50.0", "25.0"]

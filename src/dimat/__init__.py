@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dimat.symmetry import Permutation, Symmetry, check_symmetry, find_symmetry
     from dimat.symmetry.continuous import ContinuousSymmetry, find_continuous_symmetry
     from dimat.tasks import TASKS
+    from dimat.tools.report.write import report
     from dimat.topology import TOPOLOGIES, Topology, build_topology
 
 _HOMES = {
@@ -53,6 +54,7 @@ _HOMES = {
     "load": "dimat.checkpoints",
     "match": "dimat.checkpoints",
     "merge": "dimat.checkpoints",
+    "report": "dimat.tools.report.write",
     "resume": "dimat.experiment.run",
     "run": "dimat.experiment.run",
     "statistics": "dimat.checkpoints",
@@ -90,6 +92,7 @@ __all__ = [
     "load",
     "match",
     "merge",
+    "report",
     "resume",
     "run",
     "statistics",

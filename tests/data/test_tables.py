@@ -26,6 +26,11 @@ PATIENTS = """age,color,weight,sick
 """
 
 
+# Hundreds of different decimals, of which one has a letter for a digit.
+DECIMALS = "".join(f"{'12O' if i == 250 else i / 8},{i % 2}\n" for i in range(300))
+COMMAS = "".join(f"{i / 8};{i % 2}\n".replace(".", ",") for i in range(300))
+
+
 def write(folder: Path, content: str | bytes = PATIENTS, name: str = "t.csv") -> str:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -130,7 +135,18 @@ def test_quoted_fields_may_have_commas_quotes_and_lines(tmp_path: Path) -> None:
         ("a,Sick\n1,yes\n2,no\n", "has no column 'sick', which data.target names"),
         ("a,sick\n\xe9,yes\n2,no\n".encode("latin1"), "column 'a' is not UTF-8"),
         (PATIENTS.encode("utf-16"), "not a CSV file"),
-        ("a,sick\n" + "".join(f"n{i},{i % 2}\n" for i in range(101)), "101 different texts, too"),
+        (
+            "a,sick\n" + "".join(f"n{i},{i % 2}\n" for i in range(101)),
+            ", as 'n0' in row 1, and 101 different ones, too many",
+        ),
+        (f"a,sick\n{DECIMALS}", "column 'a' has numbers, but '12O' in row 251: mend it"),
+        (f"a,sick\nNA,1\n{DECIMALS}", "column 'a' has numbers, but '12O' in row 252: mend it"),
+        (f"a,sick\n{DECIMALS}?,1\n", "but '12O' in row 251 (1 more such texts): mend it"),
+        ("a,sick\n" + "0,no\n" * 9 + "O,yes\n", "column 'a' has numbers, but 'O' in row 10"),
+        ("a,sick\n1,no\n2,no\n3,no\n" + "x,yes\n" * 5, "has numbers, but 'x' in row 4: mend it"),
+        (f"a;sick\n{COMMAS}", "too many for categories (at most 100): they are numbers, which are"),
+        ("a,sick\n1,no\n1,2,yes\n", "(CSV parse error: row 2: Expected 2 columns, got 3"),
+        ("a,sick\n1,1.0\n2,1.5\n", "column 'sick' has fractions, as 1.5 in row 2: classes"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_column_row_and_way_out(
@@ -243,8 +259,32 @@ def test_columns_of_other_types_are_numbers_or_refused(tmp_path: Path) -> None:
 
 
 def test_a_text_is_no_target_of_a_regression(tmp_path: Path) -> None:
-    source = write(tmp_path, 'a,price\n1,"12,5"\n2,"13,5"\n')
-    assert "column 'price' is string, such as '12,5'" in refused(source, "price", task="regression")
+    for cells, said in (
+        (["12,5", "13,5"], "column 'price' is text, as '12,5' in row 1: targets"),
+        (["12.5", "", "NA", "12O"], "column 'price' is text, as '12O' in row 4: targets"),
+        (["12.5", "inf"], "column 'price' has inf in row 2: numbers must be finite"),
+        (["12.5", "1e300"], "column 'price' has 1e+300 in row 2: numbers must be finite"),
+        (["12.5", "NaN"], "column 'price' is empty in row 2: a target must be there"),
+    ):
+        rows = "".join(f'{i},"{cell}"\n' for i, cell in enumerate(cells))
+        source = write(tmp_path, f"a,price\n{rows}")
+        assert said in refused(source, "price", task="regression")
+
+
+def test_a_column_of_two_kinds_in_lines_of_json_is_named_with_its_row(tmp_path: Path) -> None:
+    rows = '{"a": 1.5, "sick": "x"}\n\n{"a": "12O", "sick": "y"}\n'
+    message = "column 'a' is number at first, and string in row 2, \"12O\": mend it"
+    assert message in refused(write(tmp_path, rows, "t.jsonl"))
+    rows = '{"a": {"b": 1}, "sick": "x"}\n{"a": {"b": true}, "sick": "y"}'
+    assert "column 'a/b' is number at first, and boolean in row 2: mend it" in refused(
+        write(tmp_path, rows, "t.jsonl")
+    )
+    assert "Invalid value. in row 2)" in refused(write(tmp_path, '{"a": 1}\n{"a": x}\n', "t.jsonl"))
+
+
+def test_texts_that_say_a_number_is_missing_are_missing_beside_texts_alone(tmp_path: Path) -> None:
+    data = load(write(tmp_path, "blood,sick\nA,yes\nNA,no\nNA,no\nB,no\n"))
+    assert data.columns == ("blood=A|B|NA",)
 
 
 @pytest.mark.parametrize(

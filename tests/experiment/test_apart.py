@@ -17,7 +17,7 @@ from dimat.experiment.config.config import (
     TopologyConfig,
 )
 from dimat.experiment.single_agent.run import AgentSite, run_agent
-from dimat.tools.report.write import write_report
+from dimat.tools.report.write import report
 
 SMALL = RunConfig(agents=4, rounds=2, pretrain_epochs=0, local_steps=1, controls=(), threads=1)
 
@@ -86,5 +86,5 @@ def test_what_protected_the_connections_is_on_record_however_often_it_changed(
     assert [json.loads(line)["round"] for line in recorded] == [0, 1]
     assert [*json.loads((folder / "confusion.json").read_text())] == ["round", "trained"]
 
-    write_report([str(folder)], tmp_path / "report")
+    report([str(folder)], tmp_path / "report")
     assert found in (tmp_path / "report" / "index.html").read_text()

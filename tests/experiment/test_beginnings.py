@@ -59,7 +59,9 @@ def _anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def begin(path: Path, config: RunConfig = TINY) -> None:
     """As the same command does, given again and again."""
     fresh = config.overwrite or not is_run_folder(path)
-    with RunFolder.held(path, config, fresh=fresh, by="runs", resumed="'resume {}'") as folder:
+    with RunFolder.held(
+        path, config, fresh=fresh, by="runs", resumed="'resume {}'".format
+    ) as folder:
         assert names(folder.path) >= BEGUN
 
 
@@ -190,7 +192,7 @@ def test_an_agent_begins_where_it_was_killed(
 def test_a_living_run_keeps_its_folder_and_is_named(tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = replace(TINY, out=str(out), overwrite=True)
-    with RunFolder.held(out, config, fresh=True, by="runs", resumed="{}") as folder:
+    with RunFolder.held(out, config, fresh=True, by="runs", resumed=str) as folder:
         folder.append({"round": 0})
         before = everything(out)
         who = rf"another process runs or resumes .*process {os.getpid()} on {platform.node()}"
@@ -204,7 +206,7 @@ def test_a_living_run_keeps_its_folder_and_is_named(tmp_path: Path) -> None:
 
 def test_a_control_of_a_living_run_is_not_resumed_or_replaced(tmp_path: Path) -> None:
     config = replace(TINY, overwrite=True)
-    with RunFolder.held(tmp_path / "run", config, fresh=True, by="runs", resumed="{}") as folder:
+    with RunFolder.held(tmp_path / "run", config, fresh=True, by="runs", resumed=str) as folder:
         out = folder.control("local").path
         before = everything(tmp_path)
         for again in (
@@ -232,7 +234,7 @@ def test_runs_without_a_folder_that_begin_at_once_get_one_each(
     monkeypatch.chdir(tmp_path)
     moment = datetime(2026, 1, 2)
     monkeypatch.setattr(record, "datetime", SimpleNamespace(now=lambda: moment))
-    hold = {"fresh": True, "by": "runs", "resumed": "{}"}
+    hold = {"fresh": True, "by": "runs", "resumed": str}
     with (
         RunFolder.held(None, TINY, **hold) as first,  # type: ignore[arg-type]
         RunFolder.held(None, TINY, **hold) as second,  # type: ignore[arg-type]

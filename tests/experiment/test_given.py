@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from dimat.data import Dataset as OurDataset
 from dimat.data import SourceOptions, load_dataset
 from dimat.errors import ConfigError, DataError, DimatError, Stopped
 from dimat.experiment.config.parse import load_config
+from dimat.experiment.given import way_to_resume
 from dimat.experiment.given.data import dataset_of
 from dimat.tasks import TASKS
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(120, 4)).astype(np.float32)
 Y = (X[:, 0] - X[:, 1]).astype(np.float32)
+HOLED = X.copy()
+HOLED[7, 2], HOLED[9, 0] = np.inf, np.nan
 SMALL: dict[str, Any] = {
     "agents": 3,
     "rounds": 2,
@@ -68,8 +72,13 @@ def given(data: Any, task: str = "regression") -> OurDataset:
         (TensorDataset(*map(torch.from_numpy, (X[:96], Y[:96]))), Rows(X[96:], Y[96:])),
         (Rows(X[:96], Y[:96], named=True), DataLoader(Rows(X[96:], Y[96:]), batch_size=7)),
         (list(zip(X[:96], Y[:96], strict=True)), Rows(X[96:].astype(np.float64), Y[96:])),
+        ({"x": X[:96], "y": Y[:96]}, {"inputs": X[96:].tolist(), "targets": Y[96:].tolist()}),
+        {"test": (X[96:], Y[96:]), "train": {"y": Y[:96], "x": X[:96]}},
     ],
-    ids=["arrays", "tensors", "data sets", "dicts and a loader", "a list of samples"],
+    ids=[
+        *("arrays", "tensors", "data sets", "dicts and a loader", "a list of samples"),
+        *("dicts", "a dict of parts"),
+    ],
 )
 def test_samples_come_in_many_forms_and_are_the_same(data: Any) -> None:
     found = given(data)
@@ -147,33 +156,49 @@ def test_a_run_of_objects_is_recorded_and_goes_on(tmp_path: Path) -> None:
 
     own = {**SMALL, "model": build, "data": data}
     whole = dimat.run(out=str(tmp_path / "whole"), **own)
-    with pytest.raises(dimat.DimatError):
+    on = rf"dimat.resume\('{tmp_path}/run', model=…, data=…\)"
+    with pytest.raises(Stopped, match=f"; {on} goes on"):
         dimat.run(out=str(tmp_path / "run"), max_wall_s=1e-3, **own)
     config = load_config(tmp_path / "run" / "config.yaml")
     assert (config.model, config.data.split) == ("given:build", "iid")
     assert re.fullmatch("given:96x4-[0-9a-f]{12}", config.data.source)
     for lacking in ({}, {"model": build}, {"data": data}):
-        with pytest.raises(
-            ConfigError, match=r"begun from Python.*dimat.resume\(folder, (mod|dat)"
-        ):
+        with pytest.raises(ConfigError, match=f"begun from Python.*, in Python {on}$"):
             dimat.resume(tmp_path / "run", progress=False, **lacking)
     other = ((X[:96], Y[:96] + 1), data[1])
     with pytest.raises(
         ConfigError, match=r"'data' is given:96x4-\w+, and the run was begun with given:96x4-"
     ):
         dimat.resume(tmp_path / "run", progress=False, model=build, data=other)
-    on = dimat.resume(tmp_path / "run", progress=False, model=build, data=data)
-    assert on.main.agents == whole.main.agents
+    for _ in range(2):  # goes on, then reads what is done
+        on = dimat.resume(tmp_path / "run", progress=False, model=build, data=data)
+        assert on.main.agents == whole.main.agents
+    with pytest.raises(ConfigError, match="'data' is given:96x4-"):
+        dimat.resume(tmp_path / "run", progress=False, model=build, data=other)
+    with pytest.raises(DimatError, match="a state of another model: "):
+        dimat.resume(tmp_path / "run", progress=False, model=nn.Linear(4, 1), data=data)
 
 
 def test_a_command_that_goes_on_without_the_objects_says_how(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ((X[:96], Y[:96]), (X[96:], Y[96:]))
-    with pytest.raises(dimat.DimatError):
-        dimat.run(out=str(tmp_path / "run"), max_wall_s=1e-3, data=data, **SMALL)
-    assert main(["resume", str(tmp_path / "run")]) == 2
-    assert "dimat.resume(folder, data=…)" in capsys.readouterr().err
+    out, on = tmp_path / "run", f"dimat.resume('{tmp_path}/run', data=…)"
+    with pytest.raises(Stopped, match=re.escape(f"{on} goes on")):
+        dimat.run(out=str(out), max_wall_s=1e-3, data=data, **SMALL)
+    assert main(["resume", str(out)]) == 2
+    assert on in capsys.readouterr().err
+    config = load_config(out / "config.yaml")
+    assert way_to_resume(out, config, ("symmetry",)) == on.replace("data=…", "data=…, symmetry=…")
+    plain = replace(config, data=replace(config.data, source="digits"))
+    assert way_to_resume(out, plain) == f"'dimat resume {out}'"
+
+
+def test_a_symmetry_given_by_hand_is_named_with_what_goes_on(tmp_path: Path) -> None:
+    symmetry = dimat.find_symmetry(net(4, 1), (torch.from_numpy(X[:2]),))
+    own = {**SMALL, "method": "wm", "model": net, "out": str(tmp_path / "run"), "max_wall_s": 1e-9}
+    with pytest.raises(Stopped, match=r"; dimat.resume\('.*/run', data=…, symmetry=…\) goes on"):
+        dimat.run(data=((X, Y), (X, Y)), symmetry=symmetry, **own)
 
 
 def test_each_agent_may_have_data_of_its_own(tmp_path: Path) -> None:
@@ -227,6 +252,23 @@ def test_a_module_is_where_every_agent_begins() -> None:
     assert first == pytest.approx([expected] * 3, rel=1e-5)
 
 
+def test_dicts_of_arrays_are_data_of_all_agents_or_of_each(tmp_path: Path) -> None:
+    """And dicts of settings stay settings."""
+    tuples = dimat.run(data=(X, Y), out=str(tmp_path / "tuples"), **SMALL)
+    dicts = dimat.run(data={"x": X, "y": Y}, out=str(tmp_path / "dicts"), **SMALL)
+    assert dicts.config.data == tuples.config.data
+    assert dicts.main.agents == tuples.main.agents
+    each = [{"x": X[k::3], "y": Y[k::3]} for k in range(3)]
+    assert dimat.run(data=each, out=str(tmp_path / "each"), **SMALL).config.data.split == "given"
+    parts = {"train": (X, Y), "test": (X, Y)}
+    assert dataset_of(parts, SourceOptions(task=TASKS["regression"]))[0].divided
+    with pytest.raises(ConfigError, match="unknown setting 'data.sorce': did you mean 'source'"):
+        dimat.run(data={"sorce": "digits"})
+    for wrong in ({"x": X, "y": Y}, {"train": (X, Y)}):
+        with pytest.raises(ConfigError, match=r"samples are given to dimat.run\(data=…\)"):
+            dimat.run({"data": wrong})
+
+
 def test_a_function_that_a_name_leads_to_is_its_name(tmp_path: Path) -> None:
     from tests.tasks.models import Next
 
@@ -262,14 +304,23 @@ class Table:
     [
         (3, "'data' is 3: must be arrays"),
         ([], "empty list"),
-        ([{"a": X[0], "b": Y[0]}] * 9, "data.0.' is .*: must be arrays"),
+        ([{"a": X, "b": Y}] * 9, r"'data\[0\]' has none of x, .*it has a, b"),
+        ({"a": X, "y": Y}, "'data' has none of x, .*it has a, y"),
+        ({"x": X, "inputs": X, "y": Y}, "'data' has both x and inputs"),
+        ((X, np.asarray(0.5)), "targets are one number: must be one for each input"),
+        ({"x": [[1.0], [1.0, 2.0]], "y": [1, 2]}, "the samples of 'data' do not stack"),
+        ({"train": (X, Y), "valid": (X, Y)}, "has the parts train, valid: must have train and te"),
         (Unlabeled([torch.zeros(3), torch.zeros(4)]), "do not stack"),
         (Unlabeled([]), "has no samples"),
         (iter([1]), "must be arrays"),
         (Table(a=[0.5], b=[1.0]), r"a Table of which .*KeyError.*a table is arrays, as"),
         ((X, Y[:5]), "train_x has 120 inputs, train_y 5 targets"),
         (((X, Y), (X[:, :2], Y)), r"training inputs are \(4,\).*test inputs \(2,\)"),
-        ((X, np.full(120, np.nan)), "values that are not finite"),
+        ((X, np.full(120, np.nan)), r"train_y has nan in row 0 \(counted from 0\).*in 120 places"),
+        ((HOLED, Y), r"data: x has inf in row 7, column 2 \(.*, and values .* in 2 places: fill"),
+        ([(X, Y), (HOLED, Y)], r"data\[1\]: x has inf in row 7, column 2 "),
+        (Rows(HOLED, Y), "data: x has inf in row 7, column 2 "),
+        ((np.stack([HOLED] * 2, 1), Y), r"data: x has inf at \[7, 0, 2\]"),
     ],
 )
 def test_data_that_cannot_be_used_are_refused(data: Any, message: str) -> None:
@@ -335,3 +386,10 @@ def test_a_run_does_not_go_on_with_another_model(tmp_path: Path) -> None:
     other = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
     with pytest.raises(DimatError, match="a state of another model: "):
         dimat.resume(out, progress=False, data=(x, y), model=other)
+
+
+def test_a_model_that_settings_name_is_not_given_as_an_object(tmp_path: Path) -> None:
+    data, out = ((X[:96], Y[:96]), (X[96:], Y[96:])), tmp_path / "run"
+    dimat.run(out=str(out), data=data, **SMALL)
+    with pytest.raises(ConfigError, match=r"'model' is tests.*:net, and .* with mlp, .*: leave"):
+        dimat.resume(out, progress=False, data=data, model=net)

@@ -14,7 +14,7 @@ import pytest
 from tests.experiment.report_folders import make_comparison, make_run, one_peer
 from tests.experiment.test_report_page import hostile
 
-from dimat.tools.report.write import write_report
+from dimat.tools.report.write import report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = [
@@ -100,7 +100,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[Seen, 
         ("hostile", [str(hostile(base / "h"))], "report hostile"),
     ]:
         (base / name).mkdir()
-        index = write_report(inputs, base / out)
+        index = report(inputs, base / out)
         found[name] = look(index, base / name)
     return found
 

@@ -17,13 +17,15 @@ import yaml
 from tests.experiment import report_folders as folders
 from tests.experiment.report_folders import make_comparison, make_run
 
+import dimat
 from dimat.cli import main
 from dimat.errors import ConfigError, RecordError
+from dimat.experiment.record.results import MethodResult
 from dimat.tools.records.sources import read_sources
 from dimat.tools.report import write
 from dimat.tools.report.compared import compare
 from dimat.tools.report.page import page
-from dimat.tools.report.write import write_report
+from dimat.tools.report.write import report
 
 FILES = {"index.html", "data.csv", "plotly.min.js", "report.css", "report.js"}
 EVIL = '"><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
@@ -195,7 +197,7 @@ def test_no_name_of_a_file_becomes_markup_in_a_figure(tmp_path: Path) -> None:
 
 
 def test_everything_is_loaded_from_the_folder(tmp_path: Path) -> None:
-    index = write_report([str(make_run(tmp_path / "a"))], tmp_path / "out")
+    index = report([str(make_run(tmp_path / "a"))], tmp_path / "out")
     found = Tags(index.read_text())
     links = [x[name] for _, x in found.tags for name in ("src", "href") if name in x]
     local = {str(link) for link in links if not str(link).startswith("#")}
@@ -208,8 +210,8 @@ def test_everything_is_loaded_from_the_folder(tmp_path: Path) -> None:
 
 def test_a_page_of_one_file_has_all_that_the_folder_has(tmp_path: Path) -> None:
     run = str(hostile(tmp_path / "a"))
-    index = write_report([run], tmp_path / "folder")
-    alone = write_report([run], tmp_path / "alone.html")
+    index = report([run], tmp_path / "folder")
+    alone = report([run], tmp_path / "alone.html")
     found = Tags(alone.read_text())
     links = [str(x[name]) for _, x in found.tags for name in ("src", "href") if name in x]
     [data] = [link for link in links if not link.startswith("#")]
@@ -243,7 +245,7 @@ def test_every_plot_has_words_for_those_who_cannot_see_it(tmp_path: Path) -> Non
 
 def test_the_same_input_gives_the_same_report(tmp_path: Path) -> None:
     folder = str(make_comparison(tmp_path / "c"))
-    first, second = (write_report([folder], tmp_path / x) for x in ("1", "2"))
+    first, second = (report([folder], tmp_path / x) for x in ("1", "2"))
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -258,6 +260,27 @@ def test_the_command_writes_a_report_and_says_where(
     assert "exists: use another, or --overwrite" in capsys.readouterr().err
     assert main(["report", str(folder), "--out", str(out), "--overwrite"]) == 0
     assert [x.name for x in out.parent.iterdir()] == ["report"]
+
+
+def test_from_python_runs_are_folders_results_or_a_list_of_both(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    none = MethodResult("wa", (), {})
+    result = dimat.RunResult(dimat.RunConfig(), run, none, ())
+    assert main(["report", str(run), "--out", str(tmp_path / "command.html")]) == 0
+    expected = (tmp_path / "command.html").read_bytes()
+    for k, given in enumerate((str(run), run, result, [run], (result,))):
+        page = dimat.report(given, out=str(tmp_path / f"{k}.html"))
+        assert page == tmp_path / f"{k}.html"
+        assert page.read_bytes() == expected
+    with pytest.raises(ConfigError, match=r"--overwrite \(in Python overwrite=True\)"):
+        dimat.report(run, tmp_path / "0.html")
+    with pytest.raises(ConfigError, match="'runs' is an empty list: must be the path of a run"):
+        dimat.report([], tmp_path / "x.html")
+    for wrong in (3, [run, None]):
+        with pytest.raises(ConfigError, match="'runs' is (3|None): must be the path of a run"):
+            dimat.report(wrong, tmp_path / "x.html")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'out' is 3: must be the path of a folder"):
+        dimat.report(run, 3)  # type: ignore[arg-type]
 
 
 def test_a_path_that_ends_in_html_is_one_file(
@@ -281,9 +304,9 @@ def test_only_the_page_of_a_report_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder.html").mkdir()
     for name in ("mine.html", "folder.html"):
         with pytest.raises(ConfigError, match="is not the page of a report and is not replaced"):
-            write_report([run], tmp_path / name, overwrite=True)
+            report([run], tmp_path / name, overwrite=True)
     with pytest.raises(ConfigError, match="page.html cannot be written"):
-        write_report([run], mine / "page.html")
+        report([run], mine / "page.html")
     assert mine.read_text() == "<html>my thesis</html>"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder.html", "mine.html"]
 
@@ -304,18 +327,18 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     (out / "index.html").write_text("<html>my thesis</html>")
     for overwrite, message in ((False, "exists: use another"), (True, "is not a report")):
         with pytest.raises(ConfigError, match=message):
-            write_report([str(run)], out, overwrite=overwrite)
+            report([str(run)], out, overwrite=overwrite)
     with pytest.raises(ConfigError, match="is not a report"):
-        write_report([str(run)], run, overwrite=True)
+        report([str(run)], run, overwrite=True)
     assert (out / "index.html").read_text() == "<html>my thesis</html>"
 
 
 def test_a_report_with_something_else_in_it_is_not_replaced(tmp_path: Path) -> None:
     run = str(make_run(tmp_path / "a"))
-    index = write_report([run], tmp_path / "out")
+    index = report([run], tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds 'notes.txt', which is not of a report"):
-        write_report([run], tmp_path / "out", overwrite=True)
+        report([run], tmp_path / "out", overwrite=True)
     assert index.is_file()
 
 
@@ -323,9 +346,9 @@ def test_a_file_is_no_folder_to_write(tmp_path: Path) -> None:
     run = str(make_run(tmp_path / "a"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is not a report"):
-        write_report([run], tmp_path / "file", overwrite=True)
+        report([run], tmp_path / "file", overwrite=True)
     with pytest.raises(ConfigError, match="cannot be written"):
-        write_report([run], tmp_path / "file" / "out")
+        report([run], tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize("name", ["out", "out.html"])
@@ -333,10 +356,10 @@ def test_a_report_that_fails_leaves_the_earlier_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     run = make_run(tmp_path / "a")
-    index = write_report([str(run)], tmp_path / name)
+    index = report([str(run)], tmp_path / name)
     before = index.read_bytes()
     with pytest.raises(RecordError):
-        write_report([str(run), "nowhere"], tmp_path / name, overwrite=True)
+        report([str(run), "nowhere"], tmp_path / name, overwrite=True)
 
     def full(self: Path, *_: object, **__: object) -> NoReturn:
         raise OSError(28, "No space left on device")
@@ -350,7 +373,7 @@ def test_a_report_that_fails_leaves_the_earlier_one(
         with monkeypatch.context() as patched:
             patched.setattr(write.Path, step, broken)
             with pytest.raises(ConfigError, match="cannot be written: No space left"):
-                write_report([str(run)], tmp_path / name, overwrite=True)
+                report([str(run)], tmp_path / name, overwrite=True)
         assert index.read_bytes() == before
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a", name]
 

@@ -1,4 +1,4 @@
-"""``dimat`` with matrices: agents that compute one function in other frames agree after one merge."""
+"""``dimat`` with matrices: neighbors that compute one function in other frames are turned to it."""
 
 from __future__ import annotations
 

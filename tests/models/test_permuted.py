@@ -124,13 +124,6 @@ def test_a_permuted_copy_of_a_model_of_transformers_does(
     check_merge(built(folder(tmp_path, kind), x(), outputs, **settings), x())
 
 
-@pytest.mark.slow
-def test_a_permuted_copy_of_a_model_of_timm_does() -> None:
-    pytest.importorskip("timm")
-    x = pictures(16, 16)()
-    check_merge(built("timm:resnet10t", x, 3), x)
-
-
 def test_padding_changes_nothing_of_what_a_text_gives() -> None:
     short = texts()[:, :4]
     filled = torch.cat([short, torch.zeros(8, 3, dtype=torch.int64)], 1)

@@ -15,9 +15,12 @@ from rich.console import Console
 import dimat
 from dimat.errors import ConfigError, DataError, ModelError
 from dimat.experiment.config.parse import config_from
+from dimat.experiment.handshake import handshake
 from dimat.experiment.record.summary import summarize
 from dimat.experiment.setup import make_setup
+from dimat.experiment.sources import target_notes
 from dimat.experiment.tables import results_table
+from dimat.state import load_state
 from dimat.tasks import TASKS, Regression
 
 SMALL = dimat.RunConfig(
@@ -109,6 +112,108 @@ def test_a_run_of_another_task_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         dimat.run(config, max_wall_s=1e-3, progress=False)
     on = dimat.resume(tmp_path / "run", progress=False)
     assert on.main.agents == whole.main.agents
+
+
+class Notes:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def stage(self, name: str, total: int) -> None: ...
+
+    def advance(self, number: int = 1) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def close(self) -> None: ...
+
+
+def test_targets_of_any_size_are_learned_alike_once_it_is_said(tmp_path: Path) -> None:
+    """By agents one after another, side by side, and after a stop: scales are powers of two."""
+    data = arrays("regression")
+    for part in ("train_y", "test_y"):
+        data[part] = np.round(data[part] * 256) / 256
+    near = {name: own.astype(np.float32) for name, own in data.items()}
+    far = {name: 1024 * own + 4096 if name.endswith("y") else own for name, own in near.items()}
+    small: dict[str, Any] = {"task": "regression", "progress": False, "optimizer": {"lr": 1e-2}}
+    both = []
+    for name, own, scale in (
+        ("near", near, {}),
+        ("far", far, {"data.target_mean": 4096.0, "data.target_scale": 1024.0}),
+    ):
+        pairs = ((own["train_x"], own["train_y"]), (own["test_x"], own["test_y"]))
+        out = str(tmp_path / name)
+        both.append(dimat.run(SMALL, data=pairs, out=out, **small, **scale))
+        again = dimat.run(SMALL, data=pairs, out=f"{out}-3", vectorize=3, **small, **scale)
+        for one, other in zip(both[-1].main.agents, again.main.agents, strict=True):
+            assert one.trained == pytest.approx(other.trained, abs=1e-4)
+    states = [load_state(own.folder / "states" / "agent-000.safetensors") for own in both]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    one, other = (lines(own.folder)[-1] for own in both)
+    assert one["train_loss"] == other["train_loss"]
+    for name, times in (("loss", 1), ("r2", 1), ("mae", 1024), ("mse", 1024**2)):
+        assert other[f"test_{name}"] == pytest.approx(times * one[f"test_{name}"], rel=1e-5), name
+
+
+def test_targets_far_from_one_are_said_with_the_settings_that_bring_them_near() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 90, 1))
+    far = 300 + 80 * y
+    mean, sd = f"{far.mean():.3g}", f"{far.std():.3g}"
+    said = f"targets have mean {mean} and standard deviation {sd}: they are learned better with "
+    settings = f"--data.target_mean {mean} --data.target_scale {sd}"
+    for scale, notes in (
+        ({}, [f"{said}{settings}"]),
+        ({"data.target_mean": float(mean), "data.target_scale": float(sd)}, []),
+    ):
+        told = Notes()
+        own: dict[str, Any] = {"task": "regression", "data.split": "iid", "rounds": 1, **scale}
+        dimat.run(SMALL, told, data=((x, far), (x, far)), **own)
+        assert [note for note in told.notes if "targets" in note] == notes
+
+
+@pytest.mark.parametrize(
+    ("targets", "notes"),
+    [
+        (np.arange(90) % 10, ["whole numbers 0 to 9: regression takes them for amounts, --task"]),
+        (1 + np.arange(90) % 3, ["whole numbers 1 to 3: "]),
+        (np.arange(90) % 10 * 2, []),  # with gaps
+        (np.arange(90) % 10 - 3, []),
+        (np.arange(90) % 10 / 2, []),
+        (np.arange(90) % 21, []),  # too many
+        (np.stack([np.arange(90) % 10] * 2, 1), []),
+        (np.full(90, 7.0), []),
+        (np.full(90, 0.0), []),
+        (np.arange(90) * 1.0, ["mean 44.5 and standard deviation 26: "]),
+        (np.arange(90) * 1e-3, ["mean 0.0445 and standard deviation 0.026: "]),
+        (np.arange(90) / 30 + 50, ["mean 51.5 and standard deviation 0.866: "]),
+    ],
+)
+def test_what_is_said_of_targets(targets: Any, notes: list[str]) -> None:
+    task = Regression()
+    found = target_notes(task, task.targets(targets, "y"), own=False)
+    assert len(found) == len(notes)
+    assert all(note in own for note, own in zip(notes, found, strict=True)), found
+    classes = TASKS["classification"]
+    assert target_notes(classes, torch.arange(9), own=False) == []
+
+
+def test_the_scale_of_targets_is_one_of_all_agents_and_of_regression_alone(tmp_path: Path) -> None:
+    config = settings("regression", tmp_path)
+    terms = []
+    for scale in (1.0, 2.0):
+        own = replace(config.data, split="own", target_scale=scale)  # type: ignore[arg-type]
+        setup = make_setup(replace(config, data=own), agent=1)
+        terms.append(handshake(setup, matches=False))
+    assert {name for name in terms[0] if terms[0][name] != terms[1][name]} == {"data.target_scale"}
+    [note] = target_notes(setup.task, 99 + setup.dataset.train_y, own=True)
+    assert note.endswith(", the same at all agents")
+    for name, value in (("target_mean", 3.0), ("target_scale", 2.0)):
+        with pytest.raises(ConfigError, match=f"'data.{name}' is {value:.1f}: must be . with task"):
+            dimat.run({f"data.{name}": value})
+    with pytest.raises(ConfigError, match="'data.target_scale' is 0.0: must be > 0"):
+        dimat.run({"data.target_scale": 0.0, "task": "regression"})
 
 
 def test_agents_of_tables_train_side_by_side_as_one_after_another(tmp_path: Path) -> None:

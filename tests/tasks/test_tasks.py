@@ -182,3 +182,17 @@ def test_a_task_that_breaks_a_law_is_told_which(task: Any, said: str) -> None:
     with pytest.raises(AssertionError, match=f"broken: .*{said}"):
         check_task(task, *samples("regression"))
     check_task(Regression, *samples("regression"))
+    y, perfect = samples("regression")
+    check_task(Regression(3.0, 20.0), y, (perfect - 3) / 20)
+
+
+def test_a_regression_is_learned_in_standard_units_and_measured_in_those_of_its_targets() -> None:
+    y, perfect = samples("regression")
+    said = perfect + torch.randn(perfect.shape, generator=torch.Generator().manual_seed(0))
+    far, plain = Regression(500.0, 100.0), Regression()
+    targets, ours = (own.targets(of, "y") for own, of in ((plain, y), (far, 100 * y + 500)))
+    torch.testing.assert_close(far.loss(said, ours), plain.loss(said, targets))
+    found = far.measure(far.totals(said, ours))
+    expected = plain.measure(plain.totals(said, targets))
+    for name, times in (("loss", 1), ("r2", 1), ("mae", 100), ("mse", 100**2)):
+        assert found[name] == pytest.approx(times * expected[name], rel=1e-5), name

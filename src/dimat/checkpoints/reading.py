@@ -14,6 +14,7 @@ from dimat.checkpoints.mixing import mixed
 from dimat.errors import DataError, ModelError, StructureError, check_whole, quoted
 from dimat.files import check_bytes
 from dimat.state import is_number
+from dimat.tasks.finite import place_of
 
 IMAGES = 2000  # samples looked at; accuracy against their number is in docs/matching.md
 
@@ -108,7 +109,10 @@ def _call(batch: Any, index: int) -> ModelCall:
 def _check_values(call: ModelCall, index: int) -> None:
     for value in call.tensors:
         if is_number(value) and not bool(torch.isfinite(value).all()):
-            raise DataError(f"batch {index} holds values that are not finite")
+            wrong = ~torch.isfinite(value).cpu().numpy()
+            raise DataError(
+                f"batch {index} holds values that are not finite, the first {place_of(wrong)}"
+            )
 
 
 def _like(first: ModelCall, call: ModelCall, index: int) -> ModelCall:

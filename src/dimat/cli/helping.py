@@ -47,9 +47,8 @@ def short_help(command: str, parser: Parser, first: Mapping[str, str]) -> str:
             parser.format_usage().rstrip(),
             *("", *_wrapped(parser.description or "")),
             *("", "used first, with their defaults:", *lines),
-            *("", f"all settings, by group; '{command} --help all' explains each:", *_groups()),
-            "",
-            *_wrapped("A YAML file has the same names, a group with its parts below it."),
+            *("", f"all settings, as YAML groups them; '{command} --help all' explains each:"),
+            *_groups(),
         )
     )
 

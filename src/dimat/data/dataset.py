@@ -16,6 +16,7 @@ from dimat.data.stored import Rows, StoredTensor, tensor_of
 from dimat.errors import DataError
 from dimat.state import brief
 from dimat.tasks import Task
+from dimat.tasks.finite import as_floats, check_finite
 
 _MOST_CHANNELS = 4  # with a longer last axis and a second one this short, channels come second
 # A listener to progress: called with (0, total) before the first image is decoded, and then with
@@ -321,8 +322,7 @@ def as_images(array: NDArray[np.generic], where: str) -> Tensor:
             f"{where} is {array.dtype}: images are uint8, or float in [0, 1]"
             f"{way if np.issubdtype(array.dtype, np.integer) else ''}"
         )
-    if not np.isfinite(array).all():
-        raise DataError(f"{where} has values that are not finite")
+    check_finite(array, array, where)
     lowest, highest = float(array.min()), float(array.max())
     if lowest < 0 or highest > 1:
         raise DataError(
@@ -356,11 +356,7 @@ def as_arrays(array: NDArray[np.generic], where: str) -> Tensor:
         return torch.from_numpy(array.astype(np.int64))
     if not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"{where} is {array.dtype}: inputs are floats, or whole numbers (ids)")
-    with np.errstate(over="ignore"):  # what is too large for float32 is told below
-        found = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(found).all():
-        raise DataError(f"{where} has values that are not finite as float32")
-    return torch.from_numpy(found)
+    return torch.from_numpy(as_floats(array, where))
 
 
 def why_not(check: Callable[[], None]) -> str:

@@ -58,10 +58,11 @@ def run(
             of ``num_outputs``, ``input_shape`` and the like that it asks for; or a module, of which
             every agent begins with a copy.
         data: The setting ``data``; or samples as objects, for all agents or a list with those of
-            each: arrays (x, y), a map-style data set of PyTorch or Hugging Face, a ``DataLoader``,
-            or a pair of those, (train, test); ``docs/tasks.md`` has examples. They are dealt out
-            evenly unless ``**{"data.split": ...}`` says otherwise, and read by index, batch by
-            batch, if they take more than a GiB (``data.storage``).
+            each: arrays (x, y) or {"x": …, "y": …}, a map-style data set of PyTorch or Hugging
+            Face, a ``DataLoader``, or a pair of those, (train, test) or {"train": …, "test": …};
+            ``docs/tasks.md`` has examples. They are dealt out evenly unless
+            ``**{"data.split": ...}`` says otherwise, and read by index, batch by batch, if they
+            take more than a GiB (``data.storage``).
         settings: Settings by name, which override ``config``: ``dimat.run(rounds=3,
             topology="full")``; a dict overrides the named parts of a group.
 

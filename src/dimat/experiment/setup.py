@@ -39,6 +39,8 @@ from dimat.experiment.sources import (
     load_each,
     load_source,
     source_options,
+    target_notes,
+    task_of,
     thinned,
 )
 from dimat.losses import NOT_TRUE_WEIGHT, LocalLoss, loss_of_counts
@@ -79,7 +81,7 @@ class Setup:
     @cached_property
     def task(self) -> Task:
         """The task that the agents learn."""
-        return TASKS[self.config.task]
+        return task_of(self.config)
 
     @property
     def metric(self) -> Metric:
@@ -414,7 +416,8 @@ def make_setup(
         DataError, ModelError, TopologyError: If data, model or graph cannot be used.
     """
     owner = agent if config.data.split == OWN else None
-    tell, task = reading(progress or Silent()), TASKS[config.task]
+    progress = progress or Silent()
+    tell, task = reading(progress), task_of(config)
     check_there(config, given)
     dataset, parts = given.dataset if dataset is None else dataset, given.parts
     others = config.data.test_source is not None or owner is not None
@@ -465,6 +468,8 @@ def make_setup(
     if not task.has_classes:
         rule = f"as task '{config.task}' has them"
     check_outputs(config.model, setup.new_model(0), dataset.example(2), expected, rule)
+    for note in target_notes(task, dataset.train_y, own=owner is not None):
+        progress.note(note)
     return setup
 
 

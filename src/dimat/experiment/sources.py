@@ -13,6 +13,7 @@ from torch import Tensor
 from dimat.data import (
     Dataset,
     Partition,
+    Rows,
     SourceOptions,
     joined,
     load_dataset,
@@ -24,7 +25,10 @@ from dimat.data.dataset import Part, Tell
 from dimat.errors import DataError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.places import AGENT
-from dimat.tasks import TASKS, Task
+from dimat.tasks import TASKS, Regression, Task
+
+_FEW = 20  # different whole numbers that may be classes
+_FAR = 10.0  # times the size of 1: far from standard units
 
 
 def source_options(config: RunConfig) -> SourceOptions:
@@ -41,6 +45,49 @@ def source_options(config: RunConfig) -> SourceOptions:
         max_length=data.max_length,
         test_share=data.test_share if data.test_source is None else 0.0,
     )
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task of a run, with what settings say of the targets' scale."""
+    task = TASKS[config.task]
+    if isinstance(task, Regression):
+        return replace(task, mean=config.data.target_mean, scale=config.data.target_scale)
+    return task
+
+
+def target_notes(task: Task, targets: Rows, *, own: bool) -> list[str]:
+    """What a user should know of the targets of a regression; empty of another task.
+
+    Args:
+        task: The task, with its scale.
+        targets: All training targets, (n, outputs).
+        own: Whether they are those of one agent, and others have theirs.
+    """
+    if not isinstance(task, Regression) or not isinstance(targets, Tensor):
+        return []  # those that stay in their source are not read for a note
+    found = []
+    each = torch.unique(targets)
+    if targets.shape[1] == 1 and _may_be_classes(each):
+        found.append(
+            f"targets are the whole numbers {each[0]:g} to {each[-1]:g}: regression takes them for "
+            "amounts, --task classification for classes"
+        )
+    y = targets.double()
+    mean, sd = float(y.mean()), float(y.std(correction=0))
+    shift, size = abs(mean - task.mean) / task.scale, sd / task.scale
+    if sd and (max(shift, size) > _FAR or size < 1 / _FAR):
+        alike = ", the same at all agents" if own else ""
+        found.append(
+            f"targets have mean {mean:.3g} and standard deviation {sd:.3g}: they are learned "
+            f"better with --data.target_mean {mean:.3g} --data.target_scale {sd:.3g}{alike}"
+        )
+    return found
+
+
+def _may_be_classes(each: Tensor) -> bool:
+    """Whether the different values are a few whole numbers, counted from 0 or 1 without a gap."""
+    counted = torch.arange(len(each)) + each[0]
+    return 1 < len(each) <= _FEW and each[0] in (0, 1) and torch.equal(each, counted)
 
 
 def load_source(

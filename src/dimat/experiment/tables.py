@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
-from dimat.experiment.record.results import MethodResult, RunResult
+from dimat.experiment.record.results import RunResult
+from dimat.experiment.record.shown import columns_of, metric_of, rows_of, title_of
 from dimat.state import counted
-from dimat.tasks import TASKS, Metric
+from dimat.tasks import Metric
 
 if TYPE_CHECKING:
     from dimat.experiment.record.results import SingleAgentResult
-
-_MAX_AGENTS = 20
 
 
 def percent(fraction: float | None) -> str:
@@ -37,22 +34,24 @@ def results_table(result: RunResult) -> Table:
     Args:
         result: The results of a run.
     """
-    config = result.config
-    metric = TASKS[config.task].metrics[0]
+    metric = metric_of(result)
     table = Table(
-        title=f"Test {metric.title} after {counted(config.rounds, 'round')} · "
-        f"{config.agents} agents, {config.topology.name}, {config.data.split}",
+        title=title_of(result),
         caption=_caption(result, metric),
         title_style="bold",
         box=box.SIMPLE_HEAD,
         min_width=74,
     )
     table.add_column("\nagent", justify="right")
-    columns = [c for method in (result.main, *result.controls) for c in _columns(method)]
-    for method, phase, _ in columns:
-        style = "bold" if (method, phase) == (result.main.method, "merged") else ""
-        table.add_column(f"{method}\n{phase}", justify="right", style=style)
-    _add_rows(table, [values for _, _, values in columns], metric)
+    columns = columns_of(result)
+    for own in columns:
+        style = "bold" if (own.method, own.phase) == (result.main.method, "merged") else ""
+        table.add_column(f"{own.method}\n{own.phase}", justify="right", style=style)
+    *agents, mean = rows_of(columns, metric)
+    for row in agents:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*mean)
     return table
 
 
@@ -96,30 +95,3 @@ def single_agent_table(result: SingleAgentResult) -> Table:
             *(str(own.get(what, 0)) for what in happened),
         )
     return table
-
-
-def _columns(result: MethodResult) -> list[tuple[str, str, list[float | None]]]:
-    """Method, phase and accuracies of each column of one method; without merges there is one."""
-    phases: dict[str, list[float | None]] = {
-        "trained": [agent.trained for agent in result.agents],
-        "merged": [agent.merged for agent in result.agents],
-    }
-    kept = {phase: values for phase, values in phases.items() if _mean(values) is not None}
-    return [(result.method, phase, values) for phase, values in kept.items()]
-
-
-def _add_rows(table: Table, columns: Sequence[Sequence[float | None]], metric: Metric) -> None:
-    """Add a row for each agent, and one of means; method centralized has one agent."""
-    agents = max(len(values) for values in columns)
-    for agent in range(min(agents, _MAX_AGENTS)):
-        own = [values[agent] if agent < len(values) else None for values in columns]
-        table.add_row(str(agent), *map(metric.show, own))
-    if agents > _MAX_AGENTS:
-        table.add_row(*["…"] * (len(columns) + 1))
-    table.add_section()
-    table.add_row("mean", *(metric.show(_mean(values)) for values in columns))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return statistics.fmean(present) if present else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,9 +58,20 @@ def timm_model(name: str, wanted: Wanted) -> nn.Module:
         except TypeError:  # those that take images of any size have no such argument
             model = timm.create_model(name, **settings)
     except _ANY as error:
-        way = "timm.list_models() names those that there are"
+        way = f"{_alike(name, timm.list_models())}timm.list_models() names those that there are"
         raise _not_built(f"timm:{name}", error, way) from error
     return model  # type: ignore[no-any-return]
+
+
+def _alike(name: str, known: Sequence[str]) -> str:
+    """A hint for a name that is not known, from the closest ones; empty for one that is.
+
+    >>> _alike("resnet81", ["resnet18", "vgg11"]), _alike("vgg11.tag", ["resnet18", "vgg11"])
+    ("did you mean 'resnet18'? ", '')
+    """
+    own = name.partition(".")[0]  # behind the dot: of which pretrained weights, which are not taken
+    close = [] if own in known else difflib.get_close_matches(own, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}? " if close else ""
 
 
 def hf_model(name: str, wanted: Wanted) -> nn.Module:

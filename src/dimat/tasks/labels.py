@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dimat.errors import DataError
+from dimat.tasks.finite import first, place_of
 
 _HIGHEST = 2**31 - 1
 
@@ -42,9 +43,17 @@ def as_classes(array: NDArray[np.generic], where: str) -> Tensor:
     if not array.size:
         raise DataError(f"{where} is empty")
     if int(array.min()) < 0:
-        raise DataError(f"{where} has label {int(array.min())}: labels start at 0")
+        below = np.less(array, 0)
+        raise DataError(
+            f"{where} has label {array[first(below)]}: labels start at 0; the first below is "
+            f"{place_of(below)}"
+        )
     if int(array.max()) > _HIGHEST:
-        raise DataError(f"{where} has label {int(array.max())}: labels are at most {_HIGHEST:,}")
+        above = np.greater(array, _HIGHEST)
+        raise DataError(
+            f"{where} has label {array[first(above)]}: labels are at most {_HIGHEST:,}; the first "
+            f"above is {place_of(above)}"
+        )
     return torch.from_numpy(array.astype(np.int64))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimat.errors import DataError
+from dimat.tasks.finite import first, place_of
 from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import ratio
 
@@ -46,9 +47,12 @@ class Multilabel:
             )
         if not given.size:
             raise DataError(f"{where} is empty")
-        others = given[(given != 0) & (given != 1)]
-        if others.size:
-            raise DataError(f"{where} has {others[0]}: a label is there, 1, or not, 0")
+        others = (given != 0) & (given != 1)
+        if others.any():
+            raise DataError(
+                f"{where} has {given[first(others)]}: a label is there, 1, or not, 0; the first "
+                f"such is {place_of(others)}"
+            )
         return torch.from_numpy(np.ascontiguousarray(given, dtype=np.float32))
 
     def num_outputs(self, targets: Tensor) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimat.errors import DataError
+from dimat.tasks.finite import as_floats
 from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import ratio
 
@@ -24,9 +25,17 @@ class Regression:
 
     in the mean over outputs; for targets of one value 1 if they are met, else 0, as scikit-learn
     has it. ``mse`` is the mean squared error, ``mae`` the mean absolute error, over samples and
-    outputs. Targets are not scaled: those far from the size of 1 are better scaled in the data.
+    outputs. Targets far from the size of 1 are learned better in standard units, less ``mean`` and
+    divided by ``scale``: models give those, and the loss is theirs, while the metrics are in the
+    units of the targets.
+
+    Args:
+        mean: What is taken off all targets.
+        scale: What they are divided by then, > 0.
     """
 
+    mean: float = 0.0
+    scale: float = 1.0
     metrics = (
         Metric("r2"),
         Metric("mse", higher_is_better=False),
@@ -40,17 +49,14 @@ class Regression:
         Raises:
             DataError: If they are no finite numbers (n,) or (n, outputs), or there is none.
         """
-        if given.ndim not in (1, 2) or not np.issubdtype(given.dtype, np.number):
+        if given.ndim not in (1, 2) or given.dtype.kind not in "iuf":
             raise DataError(
                 f"{where} is {given.dtype} of shape {given.shape}: targets of regression are "
                 "numbers (n,), or (n, outputs)"
             )
         if not given.size:
             raise DataError(f"{where} is empty")
-        with np.errstate(over="ignore"):  # what is too large for float32 is told below
-            own = np.ascontiguousarray(given.real, dtype=np.float32)
-        if np.iscomplexobj(given) or not np.isfinite(own).all():
-            raise DataError(f"{where} has values that are not finite numbers of float32")
+        own = as_floats(given, where)
         return torch.from_numpy(own).reshape(len(own), -1)
 
     def num_outputs(self, targets: Tensor) -> int:
@@ -62,18 +68,18 @@ class Regression:
         return len(targets), num_outputs
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared error."""
-        return functional.mse_loss(outputs, targets)
+        """Mean squared error in standard units."""
+        return functional.mse_loss(outputs, (targets - self.mean) / self.scale)
 
     def totals(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """By output: samples, sums of targets, of their squares, of squared and absolute errors."""
         y = targets.double()
-        error = outputs.double() - y
+        error = outputs.double() * self.scale + self.mean - y
         sums = (y.sum(0), y.square().sum(0), error.square().sum(0), error.abs().sum(0))
         return torch.stack([torch.full_like(sums[0], len(y)), *sums]).flatten()
 
     def measure(self, totals: Tensor) -> Mapping[str, float]:
-        """R², and mean errors."""
+        """R², and mean errors; the loss is in standard units."""
         samples, y, y_squared, squared, absolute = totals.reshape(5, -1)
         n = float(samples.sum())
         spread = (y_squared - y.square() / samples.clamp_min(1)).clamp_min(0)
@@ -82,7 +88,7 @@ class Regression:
         each = torch.where(flat, (squared == 0).double(), 1 - squared / spread)
         mse = ratio(float(squared.sum()), n)
         return {
-            "loss": mse,
+            "loss": mse / self.scale**2,
             "r2": float(each.mean()) if n else float("nan"),
             "mse": mse,
             "mae": ratio(float(absolute.sum()), n),

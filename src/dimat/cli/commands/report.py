@@ -27,10 +27,10 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Write the report, and print the path of its page."""
-    out = check_path("out", options.out, spare=16)
+    check_path("out", options.out, spare=16)
     for folder in options.folders:
         check_path("folders", folder)
-    from dimat.tools.report.write import write_report
+    from dimat.tools.report.write import report
 
-    index = write_report(options.folders, out, overwrite=options.overwrite)
+    index = report(options.folders, options.out, overwrite=options.overwrite)
     print(f"report: {index}")

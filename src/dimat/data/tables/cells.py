@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -71,6 +72,47 @@ def plain(column: Any) -> Any:
     return column.cast(column.type.value_type) if types.is_dictionary(column.type) else column
 
 
+def is_number(text: str) -> bool:
+    """Whether a cell of text is a number, and not one of the texts that say it is missing.
+
+    >>> is_number("1.5"), is_number("12O"), is_number("nan")
+    (True, False, False)
+    """
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return not is_missing(text)
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell of text says that a number is missing, as ``NA`` does."""
+    from pyarrow import csv
+
+    return text in csv.ConvertOptions().null_values
+
+
+def refuse_infinite(where: str, name: str, found: NDArray[np.float64]) -> None:
+    """Refuse a column of which a number is not finite as float32; NaN is missing, and passes.
+
+    Args:
+        where: The table, for the message.
+        name: Of the column.
+        found: Its numbers.
+
+    Raises:
+        DataError: With the first row.
+    """
+    with np.errstate(over="ignore"):
+        wrong = np.isinf(found.astype(np.float32))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"{where}: column '{name}' has {found[row]:g} in row {row + 1}: numbers must be finite "
+            "as float32"
+        )
+
+
 def refuse_missing(where: str, name: str, missing: NDArray[np.bool_], way: str) -> None:
     """Refuse a column of which a cell is missing.
 
@@ -88,6 +130,11 @@ def refuse_missing(where: str, name: str, missing: NDArray[np.bool_], way: str) 
         rest = int(missing.sum()) - 1
         more = f" and {rest} more" if rest else ""
         raise DataError(f"{where}: column '{name}' is empty in row {row}{more}: {way}")
+
+
+def place_of(where: str, part: str, tables: Mapping[str, Any]) -> str:
+    """The table of a part, for messages: of several with the name of the part."""
+    return f"{where}: {part}" if len(tables) > 1 else where
 
 
 def listed(names: list[str]) -> str:

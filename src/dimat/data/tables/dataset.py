@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dimat.data.dataset import Dataset
 from dimat.data.options import SourceOptions
-from dimat.data.tables.cells import listed
+from dimat.data.tables.cells import listed, place_of
 from dimat.data.tables.inputs import input_columns, inputs
 from dimat.data.tables.targets import class_targets, number_targets
 from dimat.data.tables.text import as_texts
@@ -75,13 +75,9 @@ def _inputs(
 ) -> Mapping[str, Tensor]:
     """The inputs of each part."""
     return {
-        part: torch.from_numpy(inputs(table, columns, fill, _place(where, part, tables)))
+        part: torch.from_numpy(inputs(table, columns, fill, place_of(where, part, tables)))
         for part, table in tables.items()
     }
-
-
-def _place(where: str, part: str, tables: Mapping[str, Any]) -> str:
-    return f"{where}: {part}" if len(tables) > 1 else where
 
 
 def _check_names(tables: Mapping[str, Any], where: str) -> None:

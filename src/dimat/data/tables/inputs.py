@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dimat.data.tables.cells import listed, meaning, numbers, refuse_missing, texts
+from dimat.data.tables.cells import (
+    is_missing,
+    is_number,
+    listed,
+    meaning,
+    numbers,
+    place_of,
+    refuse_infinite,
+    refuse_missing,
+    texts,
+)
 from dimat.errors import DataError
 
 _MOST_CATEGORIES = 100
@@ -53,7 +64,7 @@ def input_columns(
         if kinds == {"numbers"} and name not in given:
             found.append(name)
         else:
-            categories = given.get(name) or _found(own, name, where)
+            categories = given.get(name) or _found(tables, name, where)
             found.append(f"{name}={'|'.join(categories)}")
     return tuple(found)
 
@@ -68,30 +79,30 @@ def _parsed(entry: str, where: str) -> tuple[str, tuple[str, ...]]:
     return name, categories
 
 
-def _found(columns: Sequence[Any], name: str, where: str) -> tuple[str, ...]:
+def _found(tables: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
     """The different texts of a column, sorted."""
-    import pyarrow
-    from pyarrow import compute
-
+    columns = {
+        place_of(where, part, tables): _as_texts(own.column(name)) for part, own in tables.items()
+    }
+    counts = _counts(columns.values())
+    found = sorted(counts)
+    wrong = [text for text in found if not (is_number(text) or is_missing(text))]
     out = f"leave it out with data.leave_out {name}"
-    several = [compute.unique(_as_texts(own)).drop_null().to_pylist() for own in columns]
-    found = sorted({text for own in several for text in own})
-    if len(found) > _MOST_CATEGORIES:
+    if wrong and _most_are_numbers(counts, wrong):
+        more = len(wrong) - 1
         raise DataError(
-            f"{where}: column '{name}' has {len(found):,} different texts, too many for categories "
-            f"(at most {_MOST_CATEGORIES}): {out}, or list them in data.categories; what is to be "
-            "read as text is data.text"
+            f"{_first(columns, name, wrong, 'has numbers, but')}"
+            f"{f' ({more} more such texts)' if more else ''}: mend it, {out}, or list its "
+            "categories in data.categories"
         )
-    wrong = [text for text in found if not _is_number(text)]
-    if wrong and 2 * len(wrong) < len(found):  # most are numbers
-        for own in columns:
-            place = compute.index_in(_as_texts(own), value_set=pyarrow.array(wrong)).is_valid()
-            if compute.any(place).as_py():
-                row = place.to_numpy().argmax()
-                raise DataError(
-                    f"{where}: column '{name}' has numbers, but '{own[int(row)]}' in row "
-                    f"{row + 1}: mend it, {out}, or list its categories in data.categories"
-                )
+    if len(found) > _MOST_CATEGORIES:
+        way = f"{out}, or list them in data.categories; what is to be read as text is data.text"
+        if all(is_number(text.replace(",", ".")) or is_missing(text) for text in found):
+            way = "they are numbers, which are written without quotes and with a decimal point"
+        raise DataError(
+            f"{_first(columns, name, wrong or found, 'has texts, as')}, and {len(found):,} "
+            f"different ones, too many for categories (at most {_MOST_CATEGORIES}): {way}"
+        )
     if any("|" in text for text in found):
         text = next(text for text in found if "|" in text)
         raise DataError(
@@ -101,6 +112,37 @@ def _found(columns: Sequence[Any], name: str, where: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _counts(columns: Iterable[Any]) -> Counter[str]:
+    """How often each text is in some columns of texts."""
+    from pyarrow import compute
+
+    found: Counter[str] = Counter()
+    for own in columns:
+        for each in compute.value_counts(own.drop_null()).to_pylist():
+            found[each["values"]] += each["counts"]
+    return found
+
+
+def _most_are_numbers(counts: Mapping[str, int], wrong: Sequence[str]) -> bool:
+    """Whether numbers are more than other texts, by how many there are or by their cells."""
+    right = [text for text in counts if is_number(text)]
+    cells = [sum(counts[text] for text in own) for own in (right, wrong)]
+    return len(right) > len(wrong) or cells[0] > cells[1]
+
+
+def _first(columns: Mapping[str, Any], name: str, those: Sequence[str], what: str) -> str:
+    """A message that begins with the first cell that has one of some texts, of one at least."""
+    import pyarrow
+    from pyarrow import compute
+
+    for where, own in columns.items():
+        there = compute.is_in(own, value_set=pyarrow.array(those, own.type)).to_numpy()
+        if there.any():
+            row = int(there.argmax())
+            return f"{where}: column '{name}' {what} '{own[row]}' in row {row + 1}"
+    raise AssertionError("no cell has any of the texts")
+
+
 def _as_texts(column: Any) -> Any:
     """The cells of a column as texts, whatever they are."""
     import pyarrow
@@ -108,14 +150,6 @@ def _as_texts(column: Any) -> Any:
     if meaning(column) == "texts":
         return texts(column)
     return column.cast(pyarrow.large_string())
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def inputs(table: Any, columns: Sequence[str], fill: float | None, where: str) -> Array:
@@ -153,15 +187,8 @@ def _numbers(found: NDArray[np.float64], name: str, fill: float | None, where: s
         refuse_missing(where, name, np.isnan(found), _FILL)
     else:
         found = np.where(np.isnan(found), fill, found)
-    with np.errstate(over="ignore"):
-        as_float: Array = found.astype(np.float32)
-    if not np.isfinite(as_float).all():
-        row = int(np.flatnonzero(~np.isfinite(as_float))[0])
-        raise DataError(
-            f"{where}: column '{name}' has {found[row]:g} in row {row + 1}: numbers must be finite "
-            "as float32"
-        )
-    return as_float[:, None]
+    refuse_infinite(where, name, found)
+    return found.astype(np.float32)[:, None]
 
 
 def _places(cells: Any, name: str, categories: Sequence[str], where: str) -> NDArray[np.int64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,12 +62,40 @@ def read_jsonl(path: str, where: str) -> Any:
     """
 
     def read(file: Any, size: int) -> Any:
-        from pyarrow import json
+        from pyarrow import json as arrow_json
 
-        options = json.ReadOptions(use_threads=False, block_size=min(size + 1, _MOST_BYTES))
-        return json.read_json(file, options)
+        options = arrow_json.ReadOptions(use_threads=False, block_size=min(size + 1, _MOST_BYTES))
+        try:
+            return arrow_json.read_json(file, options)
+        except ValueError as error:
+            file.seek(0)
+            _check_kinds(str(error), file, where)
+            raise
 
     return _read(path, where, "a file of JSON objects, one a line", read)
+
+
+def _check_kinds(error: str, file: Any, where: str) -> None:
+    """Refuse a column that is of two kinds, if that is what PyArrow says, which counts from 0."""
+    found = re.search(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row (\d+)", error)
+    if found is None:
+        return
+    name, before, now, row = found[1], found[2], found[3], int(found[4])
+    lines = [line for line in file.read().splitlines() if line.strip()]
+    try:
+        cell = f", {json.dumps(json.loads(lines[row])[name], ensure_ascii=False)}"
+    except (ValueError, LookupError, TypeError):  # of an object in an object, say
+        cell = ""
+    raise DataError(
+        f"{where}: column '{name}' is {before} at first, and {now} in row {row + 1}{cell}: mend "
+        "it; what is missing is null"
+    )
+
+
+def _in_rows(error: BaseException) -> str:
+    """A message of PyArrow, whose rows are counted from 1, without the header."""
+    text = re.sub(r"Row #(\d+)", lambda own: f"row {int(own[1]) - 1}", first_line(error), count=1)
+    return re.sub(r"in row (\d+)$", lambda own: f"in row {int(own[1]) + 1}", text)
 
 
 def read_parquet(path: str, where: str) -> Any:
@@ -113,7 +143,7 @@ def _read(path: str, where: str, what: str, read: Callable[[Any, int], Any]) -> 
         raise DataError(f"{where}: cannot be read ({error.strerror})") from error
     except (pyarrow.ArrowException, ValueError, LookupError, OverflowError, TypeError) as error:
         # all that it raises for a Parquet file with one byte changed
-        raise DataError(f"{where}: not {what} ({first_line(error)})") from error
+        raise DataError(f"{where}: not {what} ({_in_rows(error)})") from error
 
 
 def _columns(table: Any) -> list[tuple[str, str]]:

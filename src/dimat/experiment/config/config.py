@@ -87,6 +87,9 @@ class DataConfig:
             (tables, folders of classes alone): stratified, and the same with every seed.
         target: Columns of a table that are to be learned: of classification one, whose values are
             the classes; of other tasks numbers.
+        target_mean: Number that is taken off the targets of regression in training, the same at
+            all agents; metrics are in the targets' own units.
+        target_scale: Number that targets are divided by then, best their standard deviation.
         leave_out: Columns of a table that are no inputs either.
         categories: Columns of a table that have categories, with all of them in their order, as
             color=red|blue; columns of text that are not named have those that occur.
@@ -109,6 +112,8 @@ class DataConfig:
     test_source: kinds.Source | None = None
     test_share: kinds.Fraction = 0.2
     target: tuple[str, ...] = ()
+    target_mean: kinds.Finite = 0.0
+    target_scale: kinds.Scale = 1.0
     leave_out: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     fill: kinds.Finite | None = None

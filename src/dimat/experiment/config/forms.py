@@ -110,7 +110,9 @@ def check_parts(name: str, kind: type, given: Mapping[Any, object]) -> None:
     for part in given:
         if part not in known:
             hint = did_you_mean(str(part), known)
-            raise ConfigError(f"unknown setting '{name}.{part}': {hint}")
+            samples = name == "data" and not isinstance(given[part], str | int | float)
+            way = "; samples are given to dimat.run(data=…)" if samples else ""
+            raise ConfigError(f"unknown setting '{name}.{part}': {hint}{way}")
 
 
 def _rule(name: str, kind: type) -> str:

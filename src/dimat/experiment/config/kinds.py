@@ -24,6 +24,7 @@ Pixels = Annotated[int, Range(ge=1), Range(le=10**5)]  # along a side
 
 Finite = Annotated[float, Range(gt=-inf, lt=inf), _FLOAT32]
 Positive = Annotated[float, Range(gt=0, lt=inf), MOST]
+Scale = Annotated[float, Range(gt=0, lt=inf), _FLOAT32]
 Ratio = Annotated[float, Range(ge=1), MOST]
 Fraction = Annotated[float, Range(ge=0, lt=1)]
 Decay = Annotated[float, Range(gt=0, lt=1)]

@@ -24,6 +24,8 @@ LATER: Mapping[str, object] = {
     "data.kind": "auto",
     "data.test_share": 0.2,
     "data.target": [],
+    "data.target_mean": 0.0,
+    "data.target_scale": 1.0,
     "data.leave_out": [],
     "data.categories": [],
     "data.fill": None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from dimat.data import Dataset, Partition, SourceOptions, content
@@ -12,11 +14,19 @@ from dimat.data.dataset import Tell, quiet
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import DataConfig, RunConfig
 from dimat.experiment.config.places import GIVEN
-from dimat.experiment.given.data import dataset_of
+from dimat.experiment.given.data import dataset_of, has_samples
 from dimat.experiment.given.model import Build, builder_of, name_of
 from dimat.tasks import TASKS
 
-__all__ = ["NOTHING", "Given", "check_same", "check_there", "given_of", "is_object"]
+__all__ = [
+    "NOTHING",
+    "Given",
+    "check_same",
+    "check_there",
+    "given_of",
+    "is_object",
+    "way_to_resume",
+]
 
 
 @dataclass(frozen=True)
@@ -41,12 +51,11 @@ def is_object(name: str, value: object) -> bool:
     """Whether the value of a setting is an object in its place."""
     if name == "model":
         return value is not None and not isinstance(value, str)
-    plain = (str, Mapping, DataConfig)
-    return (
-        name == "data"
-        and value is not None
-        and not (isinstance(value, plain) or hasattr(value, "__fspath__"))
-    )
+    if name != "data" or value is None:
+        return False
+    if isinstance(value, Mapping):
+        return has_samples(value)
+    return not (isinstance(value, (str, DataConfig)) or hasattr(value, "__fspath__"))
 
 
 def given_of(
@@ -97,14 +106,21 @@ def source_of(data: Dataset) -> str:
 
 
 def check_same(config: RunConfig, again: RunConfig) -> None:
-    """Refuse other data than a run was begun with.
+    """Refuse other data than a run was begun with, and a model where its settings name one.
+
+    Two models as objects are told apart later, by their states.
 
     Raises:
-        ConfigError: With the shapes and the digests of both.
+        ConfigError: With the shapes and the digests of both data, or the names of both models.
     """
     before, now = config.data.source, again.data.source
     if before != now:
         raise ConfigError(f"'data' is {now}, and the run was begun with {before}: give the same")
+    if again.model != config.model and not config.model.startswith(f"{GIVEN}:"):
+        raise ConfigError(
+            f"'model' is {again.model}, and the run was begun with {config.model}, which is found "
+            "by its name: leave 'model' away"
+        )
 
 
 def check_there(config: RunConfig, given: Given) -> None:
@@ -113,16 +129,13 @@ def check_there(config: RunConfig, given: Given) -> None:
     Raises:
         ConfigError: With how to give them.
     """
-    lacks = []
-    if config.model.startswith(f"{GIVEN}:") and given.build is None:
-        lacks.append("model")
-    if config.data.source.startswith(f"{GIVEN}:") and given.dataset is None:
-        lacks.append("data")
-    if lacks:
-        there = f"dimat.resume(folder, {', '.join(f'{name}=…' for name in lacks)})"
+    there = {"model": given.build is not None, "data": given.dataset is not None}
+    objects = _objects(config)
+    if not all(there[name] for name in objects):
+        folder = Path(config.out or "folder")
         raise ConfigError(
-            f"the run was begun from Python with objects for {' and '.join(lacks)}, which a run "
-            f"folder does not hold: give the same ones, {there}"
+            f"the run was begun from Python with objects for {' and '.join(objects)}, which a run "
+            f"folder does not hold: give the same ones, in Python {_call(folder, objects)}"
         )
     split = config.data.split == GIVEN
     if split != (given.parts is not None):
@@ -134,3 +147,25 @@ def check_there(config: RunConfig, given: Given) -> None:
             f"{len(given.parts.rounds)}: must have the data of each agent; leave 'agents' away, or "
             f"say {len(given.parts.rounds)}"
         )
+
+
+def way_to_resume(folder: Path, config: RunConfig, others: Sequence[str] = ()) -> str:
+    """What resumes a run: the command, or a call in Python where it was begun with objects.
+
+    Args:
+        folder: The run folder.
+        config: The settings of the run.
+        others: Further arguments of ``dimat.resume`` that the run was begun with.
+    """
+    objects = [*_objects(config), *others]
+    return _call(folder, objects) if objects else f"'dimat resume {shlex.quote(str(folder))}'"
+
+
+def _call(folder: Path, objects: Sequence[str]) -> str:
+    return f"dimat.resume({str(folder)!r}, {', '.join(f'{name}=…' for name in objects)})"
+
+
+def _objects(config: RunConfig) -> list[str]:
+    """The settings in whose place a run was begun with objects."""
+    said = {"model": config.model, "data": config.data.source}
+    return [name for name, value in said.items() if value.startswith(f"{GIVEN}:")]

@@ -66,7 +66,7 @@ class ByIndex:
             batch = self.collate(found)
         except (RuntimeError, TypeError, ValueError) as error:
             raise of_many_shapes(self.name, error) from error
-        x, y = map(array_of, pair_of(batch, self.name))
+        x, y = map(array_of, pair_of(batch, f"a sample of '{self.name}'"))
         if len(x) != len(numbers) or len(y) != len(numbers):
             raise DataError(
                 f"{len(numbers)} samples of '{self.name}' are collated to {len(x)} inputs and "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,14 @@ from dimat.data import Dataset, Partition, Rows, SourceOptions, joined
 from dimat.data.dataset import Tell, as_arrays, as_images, quiet
 from dimat.data.sources import divided, usable
 from dimat.errors import DataError
-from dimat.experiment.given.samples import Samples, is_array, samples_of
+from dimat.experiment.given.samples import (
+    INPUTS,
+    PARTS,
+    Samples,
+    is_array,
+    named_arrays,
+    samples_of,
+)
 from dimat.experiment.given.storage import MOST_BYTES, Storage, leaf_by_index, stays_stored, stored
 
 
@@ -42,6 +49,15 @@ class _Part:
     x: Rows
     y: Rows
     images: bool
+
+
+def has_samples(given: Mapping[Any, Any]) -> bool:
+    """Whether a dict holds samples, not settings.
+
+    >>> has_samples({"x": [[0.5]], "y": [1]}), has_samples({"source": "digits"})
+    (True, False)
+    """
+    return any(key in (*INPUTS, *PARTS) for key in given) or any(map(is_array, given.values()))
 
 
 def dataset_of(
@@ -91,6 +107,8 @@ def _one(given: Any, name: str, how: _Reading) -> Dataset:
     """The data set of one agent, or of all, with its targets as they are given."""
     if isinstance(given, Dataset):
         return given if len(given.test_y) else replace(given, divided=False)
+    if isinstance(given, Mapping) and PARTS[0] in given:
+        given = _pair_of_parts(given, name)
     if isinstance(given, tuple) and len(given) == 2 and not all(map(is_array, given)):
         train = _part(given[0], f"{name}[0]", f"{name}: x", how)
         test = _part(given[1], f"{name}[1]", f"{name}: x of test", how, like=train)
@@ -98,6 +116,16 @@ def _one(given: Any, name: str, how: _Reading) -> Dataset:
     train = _part(given, name, f"{name}: x", how)
     none = _Part(train.x[:0], train.y[:0], train.images)
     return replace(_dataset(train, none, name), divided=False)
+
+
+def _pair_of_parts(given: Mapping[Any, Any], name: str) -> Any:
+    """The samples of ``train``, or a pair of those and the ones of ``test``."""
+    if {*given} not in ({*PARTS}, {PARTS[0]}):
+        raise DataError(
+            f"'{name}' has the parts {', '.join(map(str, given))}: must have train and test, or "
+            "train alone, which then gives data.test_share of its samples to test on"
+        )
+    return tuple(given[part] for part in PARTS) if len(given) == 2 else given[PARTS[0]]
 
 
 def _part(given: Any, name: str, where: str, how: _Reading, *, like: _Part | None = None) -> _Part:
@@ -110,6 +138,8 @@ def _part(given: Any, name: str, where: str, how: _Reading, *, like: _Part | Non
         how: How they are read.
         like: The training part, if there is one already.
     """
+    if isinstance(given, Mapping):
+        given = named_arrays(given, name)
     own = leaf_by_index(given, name) if how.storage == "source" else None
     if own is not None:
         x, y = own.first()

@@ -17,9 +17,11 @@ from dimat.errors import DataError, first_line, quoted
 INPUTS = ("x", "input", "inputs", "image", "images", "pixel_values", "input_ids", "features")
 TARGETS = ("y", "target", "targets", "label", "labels")
 _ROWS = 256  # samples of a batch while a data set is read
+PARTS = ("train", "test")
 _FORMS = (
-    "arrays (x, y), a data set of samples (x, y) or {'x': …, 'y': …}, a DataLoader of batches, a "
-    "pair of those (train, test), a list of those with one for each agent, or a dimat.data.Dataset"
+    "arrays (x, y) or {'x': …, 'y': …}, a data set of such samples, a DataLoader of batches, a "
+    "pair of those (train, test) or {'train': …, 'test': …}, a list of those with one for each "
+    "agent, or a dimat.data.Dataset"
 )
 
 
@@ -51,10 +53,13 @@ def samples_of(given: Any, name: str, most_bytes: int | None = None) -> Samples:
         x = array_of(given)
         return Samples(x, x)  # texts are their own targets
     if isinstance(given, tuple) and len(given) == 2 and all(map(is_array, given)):
-        return Samples(*map(array_of, given))
+        x, y = map(array_of, given)
+        if not y.ndim:
+            raise DataError(f"{name}: targets are one number: must be one for each input")
+        return Samples(x, y)
     batches, size = [], 0
     for batch in _batches(given, name):
-        x, y = map(array_of, pair_of(batch, name))
+        x, y = map(array_of, pair_of(batch, f"a sample of '{name}'"))
         batches.append((x, y))
         size += x.nbytes + y.nbytes
         if most_bytes is not None and size > most_bytes:
@@ -70,6 +75,12 @@ def samples_of(given: Any, name: str, most_bytes: int | None = None) -> Samples:
     except ValueError as error:
         raise of_many_shapes(name, error) from error
     return Samples(x, y)
+
+
+def named_arrays(given: Mapping[Any, Any], name: str) -> tuple[NDArray[np.generic], ...]:
+    """The arrays (x, y) of a dict with both, or with lists of numbers in their place."""
+    x, y = (x if isinstance(x, np.memmap) else array_of(x) for x in pair_of(given, f"'{name}'"))
+    return x, y
 
 
 def _batches(given: Any, name: str) -> Iterable[Any]:
@@ -132,12 +143,12 @@ def of_many_shapes(name: str, error: Exception) -> DataError:
     )
 
 
-def pair_of(batch: Any, name: str) -> tuple[Any, Any]:
+def pair_of(batch: Any, who: str) -> tuple[Any, Any]:
     """Inputs and targets of a batch.
 
     Args:
         batch: The batch, as it is collated.
-        name: Of the data set, for the message.
+        who: What it is, for the message.
 
     Raises:
         DataError: If it does not have them.
@@ -145,22 +156,21 @@ def pair_of(batch: Any, name: str) -> tuple[Any, Any]:
     if is_array(batch):
         return batch, batch
     if isinstance(batch, Mapping):
-        x, y = (_named(batch, keys, name) for keys in (INPUTS, TARGETS))
+        x, y = (_named(batch, keys, who) for keys in (INPUTS, TARGETS))
         return x, x if y is None else y
     if isinstance(batch, (list, tuple)) and len(batch) == 2:
         return batch[0], batch[1]
     if isinstance(batch, (list, tuple)) and len(batch) == 1:
         return batch[0], batch[0]
-    raise DataError(f"a sample of '{name}' is {quoted(batch)}: must be (x, y), or a dict with both")
+    raise DataError(f"{who} is {quoted(batch)}: must be (x, y), or a dict with both")
 
 
-def _named(batch: Mapping[Any, Any], keys: Sequence[str], name: str) -> Any:
+def _named(batch: Mapping[Any, Any], keys: Sequence[str], who: str) -> Any:
     found = [key for key in keys if key in batch]
     if len(found) > 1 or (not found and keys is INPUTS):
         problem = f"both {found[0]} and {found[1]}" if found else f"none of {', '.join(keys)}"
         raise DataError(
-            f"a sample of '{name}' has {problem} (it has {', '.join(map(str, batch))}): must have "
-            "one of them"
+            f"{who} has {problem} (it has {', '.join(map(str, batch))}): must have one of them"
         )
     return batch[found[0]] if found else None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from dimat.exchange.tree import Tree
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.record.lines import Line
+from dimat.experiment.record.shown import as_html, as_text, in_a_line
 from dimat.experiment.record.summary import select
 from dimat.state import brief
 from dimat.tasks import CLASSIFICATION, Metric
@@ -78,6 +79,10 @@ class RunResult:
         folder: The run folder.
         main: The result of ``config.method``.
         controls: The results of ``config.controls``, in their order.
+
+    A shell shows it as a line, ``print`` and a notebook as a table: the main test metric of the
+    task, by agent and in the mean, after the last local training and right after the last merge.
+    :func:`dimat.report` makes a page of plots of it.
     """
 
     config: RunConfig
@@ -85,7 +90,12 @@ class RunResult:
     main: MethodResult
     controls: tuple[MethodResult, ...]
 
-    __repr__ = brief
+    __repr__ = in_a_line
+    __str__ = as_text
+
+    def _repr_html_(self) -> str:
+        """The table of a notebook."""
+        return as_html(self)
 
 
 @dataclass(frozen=True)

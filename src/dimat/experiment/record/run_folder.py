@@ -25,15 +25,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import reduce
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimat.errors import ConfigError, RecordError, WriteError, writing
 from dimat.experiment.config.config import RunConfig
@@ -43,7 +42,7 @@ from dimat.experiment.record.environment import environment
 from dimat.experiment.record.lines import LINES, LineFiles, to_json
 from dimat.experiment.record.locks import HOLDER, LOCK, alone
 from dimat.files import read_regular
-from dimat.state import save_state
+from dimat.state import load_state, put_into, save_state
 
 OVERWRITE = "--overwrite true (in Python overwrite=True)"  # the setting, in error messages
 _SIGNS = ("config.yaml", "environment.json")  # files that every run folder has once it is begun
@@ -90,7 +89,13 @@ class RunFolder(LineFiles):
     @classmethod
     @contextmanager
     def held(
-        cls, path: Path | None, config: RunConfig, *, fresh: bool, by: str, resumed: str
+        cls,
+        path: Path | None,
+        config: RunConfig,
+        *,
+        fresh: bool,
+        by: str,
+        resumed: Callable[[Path], str],
     ) -> Iterator[RunFolder]:
         """The folder of a new or resumed run, locked against other processes.
 
@@ -99,12 +104,12 @@ class RunFolder(LineFiles):
             config: The settings, as for :meth:`create`.
             fresh: Whether the run must be new; else one that was begun there is resumed.
             by: What a process that holds the folder is doing, for the message.
-            resumed: The command that resumes the run, ``{}`` being the folder, for the message.
+            resumed: What resumes the run in a folder, for the message.
 
         Raises:
             ConfigError: As :meth:`create` and :meth:`open`.
             RecordError: If another process holds the folder; names it. Nothing is changed then.
-            WriteError: If the folder cannot be written; names the command that resumes.
+            WriteError: If the folder cannot be written; says what resumes it.
         """
         if path is None:
             path = _new_path(config.method)
@@ -115,7 +120,7 @@ class RunFolder(LineFiles):
             with alone(_home(path) / "checkpoints", otherwise=f"another process {by}"):
                 yield (cls.create if fresh else cls.open)(path, config, config.method)
         except WriteError as error:
-            again = resumed.format(path) if is_run_folder(path) else "the same command"
+            again = resumed(path) if is_run_folder(path) else "the same command"
             raise WriteError(f"{error}; once it can be, {again} goes on") from error
 
     @classmethod
@@ -227,6 +232,19 @@ class RunFolder(LineFiles):
         with writing(path):
             save_state(state, path)
 
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse another model than that of the states, if there are any.
+
+        Args:
+            model: The model; its entries become those of agent 0.
+
+        Raises:
+            StructureError: If the states are of another model, or cannot be read.
+        """
+        path = self.path / "states" / "agent-000.safetensors"
+        if path.is_file():
+            put_into(model, load_state(path))
+
     def _write(self, name: str, text: str) -> None:
         temporary = self.path / f"{name}.partial"
         with writing(self.path / name):
@@ -307,19 +325,19 @@ def _is_config(path: Path) -> bool:
         return False
 
 
-def way_on(folder: Path | None, command: str = "") -> str:
+def way_on(folder: Path | None, again: Callable[[Path], str]) -> str:
     """A message on how to resume a run that was interrupted.
 
     Args:
         folder: The run folder; None if it was not chosen yet.
-        command: The command that resumes the run; ``dimat resume FOLDER`` if empty.
+        again: What resumes the run in a folder.
     """
     if folder is None or not is_run_folder(folder):
         return "no run was begun yet: the same command begins it"
-    command = command or f"'dimat resume {shlex.quote(str(folder))}'"
     if any((folder / "checkpoints").rglob("meta.json")):
-        return f"what was recorded is kept in {folder}: {command} goes on from its last checkpoint"
-    return f"there is no checkpoint yet in {folder}: {command} begins the run again"
+        end = "goes on from its last checkpoint"
+        return f"what was recorded is kept in {folder}: {again(folder)} {end}"
+    return f"there is no checkpoint yet in {folder}: {again(folder)} begins the run again"
 
 
 def check_same_settings(path: Path, expected: RunConfig) -> None:

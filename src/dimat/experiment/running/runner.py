@@ -14,7 +14,7 @@ from dimat.experiment.callbacks import Callback, logs
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.digests import pretrain_digest
-from dimat.experiment.given import NOTHING, Given
+from dimat.experiment.given import NOTHING, Given, way_to_resume
 from dimat.experiment.handshake import handshake
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.record.checkpoint import CheckpointFolder
@@ -83,7 +83,7 @@ class Runner:
         if not fresh and config.out is not None:
             self._path = Path(config.out)
         with (
-            if_interrupted(lambda: way_on(self._path)),
+            if_interrupted(lambda: way_on(self._path, self._again)),
             closing(self._progress),
             borrowed(config.threads, config.device),
             logs(config.log if self.world.rank == 0 else ()) as own,
@@ -126,6 +126,11 @@ class Runner:
             "diagnostics.barrier_images": str(config.diagnostics.barrier_images),
         }
 
+    def _again(self, folder: Path) -> str:
+        """What resumes the run in a folder, with the objects that it was begun with."""
+        by_hand = () if self.symmetry is None else ("symmetry",)
+        return way_to_resume(folder, self.config, by_hand)
+
     @contextmanager
     def _home(self, *, fresh: bool) -> Iterator[RunFolder | None]:
         """The run folder, locked against other runs; None but in agent 0's process."""
@@ -135,9 +140,9 @@ class Runner:
         config = self.config
         out = None if config.out is None else Path(config.out)
         self._path = out
-        by, resumed = "runs or resumes the run", "'dimat resume {}'"
+        by = "runs or resumes the run"
         with RunFolder.held(
-            out, config, fresh=fresh or out is None, by=by, resumed=resumed
+            out, config, fresh=fresh or out is None, by=by, resumed=self._again
         ) as folder:
             self._path = folder.path
             if out is None:  # so that a user who stops the run can resume it
@@ -166,7 +171,7 @@ class Runner:
 
     def _stop_message(self, home: RunFolder | None, reached: str | None) -> str | None:
         """The message with which the run stops, from agent 0's process; None if it goes on."""
-        end = home and reached and self._time_limit.end(reached, home.path)
+        end = home and reached and self._time_limit.end(reached, self._again(home.path))
         heard = self._collectives_of(self.config.agents).tell(end)
         return None if heard is None else str(heard)
 
@@ -219,6 +224,8 @@ class Runner:
             if folder is None or summary is None:
                 return None
             check_finished(folder.path, summary)
+            if own.build is not None:  # else it is of the settings, which are those of the folder
+                folder.check_model(own.new_model(0))
             return MethodResult(
                 name, results_of(folder.lines(), self.config.rounds, own.metric), summary
             )

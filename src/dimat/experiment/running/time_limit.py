@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 def now() -> float:
@@ -38,16 +36,16 @@ class TimeLimit:
         """Whether the time is spent."""
         return self.seconds is not None and now() - self.began >= self.seconds
 
-    def end(self, reached: str, folder: Path) -> str:
+    def end(self, reached: str, again: str) -> str:
         """The message of a run that stops at the limit.
 
         Args:
             reached: Progress of the run in words.
-            folder: The run folder.
+            again: What resumes it.
         """
         return (
             f"stopped after {now() - self.began:.1f} s (max_wall_s {self.seconds:g}), done: "
-            f"{reached}; 'dimat resume {shlex.quote(str(folder))}' goes on"
+            f"{reached}; {again} goes on"
         )
 
 

@@ -156,10 +156,10 @@ def _run(
     path = _path(config, agent)
     config = dataclasses.replace(config, controls=())
     fresh = config.overwrite or not is_run_folder(path)
-    by, resumed = "runs the agent", "the same command"
+    by = "runs the agent"
     with (
         logs(config.log) as callbacks,
-        RunFolder.held(path, config, fresh=fresh, by=by, resumed=resumed) as folder,
+        RunFolder.held(path, config, fresh=fresh, by=by, resumed=_again) as folder,
     ):
         if not (path / "shards.json").exists():  # of data that changed later it says nothing
             folder.write_json("shards", shard_facts(setup))
@@ -182,8 +182,12 @@ def _method(config: RunConfig) -> Method:
 
 
 def _way_on(config: RunConfig, agent: int) -> str:
-    again = "the same command, without overwrite," if config.overwrite else "the same command"
-    return way_on(_path(config, agent), again)
+    without = ", without overwrite," if config.overwrite else ""
+    return way_on(_path(config, agent), lambda folder: _again(folder) + without)
+
+
+def _again(_folder: Path) -> str:
+    return "the same command"
 
 
 def _path(config: RunConfig, agent: int) -> Path:

@@ -10,25 +10,35 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from markupsafe import Markup
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, check_kind
+from dimat.experiment.config.places import check_path
 from dimat.tools.records.sources import read_sources
 from dimat.tools.report.compared import compare
 from dimat.tools.report.numbers import numbers
 from dimat.tools.report.page import MARKER, page
 
+if TYPE_CHECKING:
+    from dimat.experiment.record.results import RunResult
+
+Run: TypeAlias = "str | os.PathLike[str] | RunResult"
+OVERWRITE = "--overwrite (in Python overwrite=True)"  # in messages
 _ASSETS = ("report.css", "report.js")
 _CONTENTS = {"index.html", "data.csv", "plotly.min.js", *_ASSETS}
 _SIGN = f'<meta name="generator" content="{MARKER}">'
 
 
-def write_report(paths: Sequence[str], out: Path, *, overwrite: bool = False) -> Path:
-    """Read runs and comparisons, and write a report on them.
+def report(
+    runs: Run | Sequence[Run], out: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """Write a page of plots and tables on runs and comparisons; the same as ``dimat report``.
 
     Args:
-        paths: Folders of runs and comparisons, at least one.
+        runs: A folder of a run or a comparison, or what :func:`dimat.run` returned; or several, in
+            the order to show them.
         out: The folder to write, missing or empty; or a missing file that ends in ``.html``, which
             then needs no other.
         overwrite: Whether an earlier report in ``out`` is replaced, if nothing else is in there.
@@ -38,8 +48,12 @@ def write_report(paths: Sequence[str], out: Path, *, overwrite: bool = False) ->
 
     Raises:
         RecordError: If an input cannot be read; nothing is written then.
-        ConfigError: If ``out`` exists and must not be replaced, or cannot be written.
+        ConfigError: If ``out`` exists and must not be replaced, or cannot be written, or one of
+            ``runs`` is something else.
     """
+    paths = _folders(runs)
+    check_kind("out", out, (str, os.PathLike), "the path of a folder or of an .html file")
+    out = check_path("out", os.fspath(out), spare=16)
     alone = out.suffix.lower() == ".html"
     if alone:
         _check_file(out, overwrite=overwrite)
@@ -58,6 +72,19 @@ def write_report(paths: Sequence[str], out: Path, *, overwrite: bool = False) ->
     return out / "index.html"
 
 
+def _folders(runs: object) -> list[str]:
+    """The folders of runs, which may be given as results, and one alone without a list."""
+    paths: list[Any] = [
+        getattr(own, "folder", own) for own in (runs if isinstance(runs, list | tuple) else [runs])
+    ]
+    rule = "the path of a run or a comparison, or what dimat.run returned, or a list of those"
+    if not paths:
+        raise ConfigError(f"'runs' is an empty list: must be {rule}")
+    for path in paths:
+        check_kind("runs", path, (str, os.PathLike), rule)
+    return [str(check_path("runs", os.fspath(path))) for path in paths]
+
+
 def _inlined(texts: Mapping[str, str]) -> dict[str, str]:
     """The files beside a page as it holds them itself: data, and plotly packed, as base64."""
     packed = gzip.compress(texts["plotly.min.js"].encode(), mtime=0)  # 2.0 MB instead of 4.8
@@ -73,7 +100,7 @@ def _check_file(out: Path, *, overwrite: bool) -> None:
     if not out.exists():
         return
     if not overwrite:
-        raise ConfigError(f"setting 'out': {out} exists: use another, or --overwrite")
+        raise ConfigError(f"setting 'out': {out} exists: use another, or {OVERWRITE}")
     if not _is_report(out):
         raise ConfigError(
             f"setting 'out': {out} is not the page of a report and is not replaced: use another"
@@ -85,7 +112,7 @@ def _check_folder(out: Path, *, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
-        raise ConfigError(f"setting 'out': {out} exists: use another, or --overwrite")
+        raise ConfigError(f"setting 'out': {out} exists: use another, or {OVERWRITE}")
     if not _is_report(out / "index.html"):
         raise ConfigError(
             f"setting 'out': {out} is not a report (no index.html of one is in it) and is not "
