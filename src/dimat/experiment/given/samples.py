@@ -79,7 +79,11 @@ def samples_of(given: Any, name: str, most_bytes: int | None = None) -> Samples:
 
 def named_arrays(given: Mapping[Any, Any], name: str) -> tuple[NDArray[np.generic], ...]:
     """The arrays (x, y) of a dict with both, or with lists of numbers in their place."""
-    x, y = (x if isinstance(x, np.memmap) else array_of(x) for x in pair_of(given, f"'{name}'"))
+    pair = pair_of(given, f"'{name}'")
+    try:
+        x, y = (own if isinstance(own, np.memmap) else array_of(own) for own in pair)
+    except ValueError as error:
+        raise of_many_shapes(name, error) from error
     return x, y
 
 
