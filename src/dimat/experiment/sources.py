@@ -15,7 +15,7 @@ from dimat.data.dataset import Part, Tell
 from dimat.errors import DataError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.places import AGENT
-from dimat.tasks import TASKS, Task
+from dimat.tasks import TASKS, LabelTask, Task
 
 
 def source_options(config: RunConfig) -> SourceOptions:
@@ -75,6 +75,18 @@ def class_labels(dataset: Dataset, task: Task) -> Tensor:
     if task.has_classes:
         return dataset.train_y
     return torch.zeros(len(dataset.train_y), dtype=torch.int64)
+
+
+def label_distribution(dataset: Dataset, task: Task) -> Tensor:
+    """Labels of the training samples, by which agents' data may differ.
+
+    Returns:
+        (n,) the class of each; (n, labels) the shares of each where a sample has several, as of
+        pixels; (n,) of 0 where the task knows no labels.
+    """
+    if not task.has_classes and isinstance(task, LabelTask):
+        return task.label_shares(dataset.train_y, dataset.num_outputs(task))
+    return class_labels(dataset, task)
 
 
 def load_each(config: RunConfig, tell: Tell) -> tuple[Dataset, Partition]:

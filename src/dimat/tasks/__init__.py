@@ -6,7 +6,7 @@ from dimat.registry import Registry, an_object
 from dimat.tasks.classification import Classification
 from dimat.tasks.language_modeling import LanguageModeling
 from dimat.tasks.multilabel import Multilabel
-from dimat.tasks.protocol import Metric, Task
+from dimat.tasks.protocol import LabelTask, LikelihoodTask, Metric, Task
 from dimat.tasks.regression import Regression
 from dimat.tasks.segmentation import Segmentation
 
@@ -33,7 +33,9 @@ __all__ = [
     "CLASSIFICATION",
     "TASKS",
     "Classification",
+    "LabelTask",
     "LanguageModeling",
+    "LikelihoodTask",
     "Metric",
     "Multilabel",
     "Regression",

@@ -55,14 +55,17 @@ def _name_of(given: Any) -> str:
 
 
 def check_task(config: Any) -> None:
-    """Refuse settings that need classes, of a task whose targets are none.
+    """Refuse settings that need classes, of a task whose targets are none, or a likelihood.
 
     Raises:
         ConfigError: With what the task can do.
     """
     from dimat.data.partition import BY_CLASS
+    from dimat.merging import combiner_for
     from dimat.tasks import TASKS
 
+    if config.merging.combine != "auto":
+        combiner_for(config.merging.combine, TASKS[config.task])
     if TASKS[config.task].has_classes:
         return
     without = f"with task '{config.task}', whose targets are no classes"
