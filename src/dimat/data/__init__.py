@@ -15,7 +15,7 @@ from dimat.data.partition import (
 )
 from dimat.data.seeding import generator
 from dimat.data.shard import Shard, normalize, sample_batches
-from dimat.data.sources import SOURCES, Dataset, load_dataset, load_images
+from dimat.data.sources import SOURCES, Dataset, load_dataset, load_inputs
 
 __all__ = [
     "OWN",
@@ -31,7 +31,7 @@ __all__ = [
     "hold_out",
     "label_skew",
     "load_dataset",
-    "load_images",
+    "load_inputs",
     "normalize",
     "own_images",
     "partition",

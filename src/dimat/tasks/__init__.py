@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dimat.registry import Registry, an_object
+from dimat.tasks.by_name import Tasks
 from dimat.tasks.classification import Classification
 from dimat.tasks.language_modeling import LanguageModeling
 from dimat.tasks.multilabel import Multilabel
@@ -13,7 +14,7 @@ from dimat.tasks.segmentation import Segmentation
 CLASSIFICATION = Classification()
 
 # The tasks, by name: a task is a value.
-TASKS: Registry[Task] = Registry(
+TASKS: Registry[Task] = Tasks(
     "task",
     "dimat.tasks",
     {

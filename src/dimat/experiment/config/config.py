@@ -389,7 +389,8 @@ class RunConfig:
         out: Run folder; a new one under runs/, named after the time, if null.
         overwrite: Replace an existing run folder.
         task: What agents learn: classification, regression, multilabel, segmentation or
-            language-modeling: loss, metrics, and what targets are.
+            language-modeling: loss, metrics, and what targets are; or package.module:factory of
+            your own.
         model: mlp, cnn, resnet20|32|44|56, resnet50, vgg11|13|16; unet (an output for each pixel);
             transformer (of tokens); timm:NAME or hf:NAME (an architecture of those packages, with
             random weights); or package.module:factory of your own (called with those of
