@@ -22,9 +22,9 @@ from dimat.files import file_digest
 from dimat.models import build_model
 from dimat.state import State, save_state, state_of
 from dimat.tools.merge import write as report
-from dimat.tools.merge.images import Normalization
 from dimat.tools.merge.result import Path as Between
 from dimat.tools.merge.result import Score
+from dimat.tools.merge.samples import Normalization
 
 TINY = [
     "--model",
@@ -78,9 +78,9 @@ def merge(*options: str, out: str = "m.safetensors") -> int:
 
 
 def sample(seed: int = 0) -> list[Tensor]:
-    from dimat.tools.merge.images import Images
+    from dimat.tools.merge.samples import Samples
 
-    return Images(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(500, seed)
+    return Samples(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(500, seed)
 
 
 # --- results ----------------------------------------------------------------
@@ -335,9 +335,11 @@ def test_nothing_half_written_is_left(
 
 def test_the_barrier_is_the_rise_above_the_line_between_the_ends() -> None:
     losses = (1.0, 2.0, 4.0, 3.0)
-    path = Between((0.0, 0.25, 0.5, 1.0), tuple(Score(0.0, loss) for loss in losses))
+    path = Between((0.0, 0.25, 0.5, 1.0), tuple(Score({"accuracy": 0.0}, loss) for loss in losses))
     assert path.barrier == pytest.approx(2.0)
-    line = Between((0.0, 0.5, 1.0), tuple(Score(0.0, loss) for loss in (1.0, 1.0, 3.0)))
+    line = Between(
+        (0.0, 0.5, 1.0), tuple(Score({"accuracy": 0.0}, loss) for loss in (1.0, 1.0, 3.0))
+    )
     assert line.barrier == 0.0
 
 

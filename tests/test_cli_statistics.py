@@ -17,7 +17,7 @@ from dimat.data import load_dataset
 from dimat.files import file_digest
 from dimat.models import build_model
 from dimat.state import State, save_state, state_of
-from dimat.tools.merge.images import Images, Normalization
+from dimat.tools.merge.samples import Normalization, Samples
 
 HALVES = {"a": slice(0, 400), "b": slice(400, 700)}  # of digits: the owners' images
 
@@ -69,7 +69,7 @@ def measured() -> list[str]:
 
 def images(name: str, count: int = 2000) -> list[Tensor]:
     own = load_dataset("digits").train_x[HALVES[name]]
-    return Images(own, Normalization(), 250, "cpu").sample(count, 0)
+    return Samples(own, Normalization(), 250, "cpu").sample(count, 0)
 
 
 MERGE = f"merge a.safetensors b.safetensors {TINY} --combine gram --out m.safetensors"
@@ -114,7 +114,7 @@ def test_with_data_of_its_own_a_merge_by_files_is_tested_and_units_are_compared_
     files = measured()
     capsys.readouterr()
     assert main([*MERGE.split(), "--data", "digits", *SENT.split()]) == 0
-    own = Images(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(2000, 0)
+    own = Samples(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(2000, 0)
     expected = dimat.merge(tiny(), states.values(), own, combine="gram", statistics=files)
     torch.testing.assert_close(load_file("m.safetensors"), expected.state, rtol=0, atol=0)
     out = capsys.readouterr().out
@@ -179,15 +179,15 @@ def test_a_bad_command_is_refused_in_one_line(
     assert message in refused(capsys, command)
 
 
-def test_statistics_that_are_of_no_images_are_for_a_merge_from_python(
+def test_statistics_that_are_of_tokens_are_for_a_merge_from_python(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model = nn.Linear(4, 10)
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 10))
     for name in "ab":
-        told = dimat.statistics(model, model, [torch.randn(20, 4)])
+        told = dimat.statistics(model, model, [torch.randint(5, (20, 2))])
         told.save(f"of-{name}.safetensors")
     said = refused(capsys, BY_FILES)
-    assert "were measured on inputs of shapes [(2, 4)], which are no images" in said
+    assert "were measured on inputs of shapes [], which are no batch of images or other" in said
 
 
 def test_a_disk_that_is_full_is_said_in_one_line(

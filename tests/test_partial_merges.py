@@ -21,7 +21,7 @@ from dimat.data import load_dataset
 from dimat.errors import ConfigError, StructureError
 from dimat.state import State, put_into, save_state, state_of
 from dimat.tools.merge import write
-from dimat.tools.merge.images import Images, Normalization
+from dimat.tools.merge.samples import Normalization, Samples
 
 
 class Net(nn.Module):
@@ -288,7 +288,7 @@ def _in_a_folder_with_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_the_command_merges_a_part_as_the_library_does(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--except", "fc.*", "stem.*", "--no-evaluate", "--threads", "1"]
     assert main([*COMMAND.split(), *options, "--out", "m.safetensors"]) == 0
-    images = Images(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(90, 0)
+    images = Samples(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(90, 0)
     expected = dimat.merge(
         Net(), ["a.safetensors", "b.safetensors"], images, except_=["fc.*", "stem.*"]
     )
@@ -305,7 +305,7 @@ def test_the_command_writes_one_network_a_head(capsys: pytest.CaptureFixture[str
     assert main([*command, *options]) == 2
     assert "'heads' is 'keep': must be merge, unless --no-evaluate" in capsys.readouterr().err
     assert main([*command, *options, "--no-evaluate"]) == 0
-    images = Images(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(90, 0)
+    images = Samples(load_dataset("digits").train_x, Normalization(), 250, "cpu").sample(90, 0)
     found = dimat.merge(Net(), ["a.safetensors", "c.safetensors"], images, heads="keep")
     for number, expected in enumerate(found.heads):
         written = load_file(f"m-{number}.safetensors")

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dimat.data import SPLITS, Partition, partition, subset
+from dimat.data import SPLITS, Partition, are_skewed, label_skew, partition, subset
+from dimat.data.partition import drawn_skew
 from dimat.errors import DataError
 
 CLASSES = 7
@@ -132,3 +133,22 @@ def test_a_subset_has_its_size_no_image_twice_and_every_class_in_proportion(
     assert len(set(picked.tolist())) == len(picked) == num
     share = np.bincount(y[picked], minlength=CLASSES) - np.bincount(y) * (num / 300)
     assert (np.abs(share) <= 1 + 1e-9).all()
+
+
+def test_shares_of_one_class_a_sample_are_labels() -> None:
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 4, 60))
+    shares = torch.nn.functional.one_hot(labels).double()
+    parts = [np.arange(10), np.arange(10, 60)]
+    for skew in (label_skew, drawn_skew):
+        assert skew(parts, shares) == pytest.approx(skew(parts, labels))
+
+
+def test_the_skew_of_random_parts_of_samples_with_several_classes_is_that_foreseen() -> None:
+    random = np.random.default_rng(0)
+    shares = torch.from_numpy(random.dirichlet([1.0, 2.0, 0.5], 4000))
+    parts = np.split(random.permutation(4000), 40)
+    assert label_skew(parts, shares) == pytest.approx(drawn_skew(parts, shares), rel=0.15)
+    assert not are_skewed(parts, shares)
+    by_first = np.split(np.argsort(shares[:, 0].numpy()), 2)
+    assert are_skewed(by_first, shares)
+    assert not are_skewed(by_first, torch.zeros(4000, 3).double())  # nobody has any label

@@ -19,10 +19,11 @@ from torch.func import functional_call
 
 import dimat
 from dimat.checkpoints import recalibrates
-from dimat.errors import ModelError, StructureError
-from dimat.merging import COMBINERS, Fisher, mix
+from dimat.errors import ConfigError, ModelError, StructureError
+from dimat.merging import COMBINERS, Fisher, combiner_for, mix
 from dimat.methods import Dimat
 from dimat.state import State, state_of
+from dimat.tasks import TASKS, Regression, Segmentation
 
 
 def softmax_line() -> nn.Module:
@@ -154,7 +155,8 @@ def test_images_that_share_a_pass_give_it_in_the_mean(classes: int) -> None:
 
 def test_numbers_have_the_squared_jacobian() -> None:
     model, x = softmax_line(), images(30)
-    found = Fisher("numbers").statistics(analyze(model, (x[:2],)), state_of(model), x.split(1))
+    own = Fisher(Regression())
+    found = own.statistics(analyze(model, (x[:2],)), state_of(model), x.split(1))
     squares = x.square().mean(0)
     mean = (3 * squares.sum() + 3) / 15
     torch.testing.assert_close(found["fisher/weight"], (squares / mean).expand(3, 4))
@@ -221,18 +223,139 @@ class Two(nn.Linear):
 
 
 @pytest.mark.parametrize(
-    ("model", "shape"),
-    [(nn.Conv2d(2, 3, 1), (4, 2, 3, 3)), (nn.Linear(4, 1), (6, 4)), (Two(4, 3), (6, 4))],
+    ("model", "shape", "message"),
+    [
+        (
+            nn.Conv2d(2, 3, 1),
+            (4, 2, 3, 3),
+            r"as Classification: outputs have shape \(\d, 3, 3, 3\)",
+        ),
+        (nn.Linear(4, 1), (6, 4), r"shape \(\d, 1\), and .*name the task .*merging.Fisher\(TASK\)"),
+        (Two(4, 3), (6, 4), "needs one output, and this model's outputs are .*: use another"),
+    ],
     ids=["an image", "one number", "two outputs"],
 )
 def test_outputs_that_are_no_logits_are_refused_with_the_way_out(
-    model: nn.Module, shape: tuple[int, ...]
+    model: nn.Module, shape: tuple[int, ...], message: str
 ) -> None:
     model, x = model.double().eval(), torch.randn(*shape).double()
     analysis, state = analyze(model, (x,)), state_of(model)
-    with pytest.raises(ModelError, match=r"needs one output, class logits .*Fisher\('numbers'\)"):
+    with pytest.raises(ModelError, match=message):
         Fisher().statistics(analysis, state, [x])
-    Fisher("numbers").check(Fisher("numbers").statistics(analysis, state, [x]), "statistics")
+
+
+# --- of every task --------------------------------------------------------------------------------
+
+
+class Pixels(nn.Conv2d):
+    """Logits of three classes for each pixel."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3, 1)
+
+
+class Next(nn.Module):
+    """Logits of the next of five tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 4), nn.Linear(4, 5)
+        self.embed.weight.requires_grad_(False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.head(self.embed(ids))
+        return found
+
+
+def spread_of(name: str, logits: Any) -> Any:
+    """By NumPy: the variance of each target that is drawn from a prediction."""
+    if name == "regression":
+        return np.ones_like(logits)
+    if name == "multilabel":
+        p = 1 / (1 + np.exp(-logits))
+    else:
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    return p * (1 - p)
+
+
+CASES: Mapping[str, Any] = {
+    "regression": (lambda: nn.Linear(4, 2), (40, 4)),
+    "multilabel": (lambda: nn.Linear(4, 3), (40, 4)),
+    "segmentation": (Pixels, (40, 4, 1, 1)),
+    "language-modeling": (Next, (40, 2)),
+}
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_a_linear_head_of_every_task_has_the_closed_form(task: str) -> None:
+    torch.manual_seed(0)
+    make, shape = CASES[task]
+    model = make().double().eval()
+    ids = task == "language-modeling"
+    x = torch.randint(5, shape) if ids else torch.randn(shape).double()
+    state = state_of(model)
+    found = Fisher(TASKS[task]).statistics(analyze(model, (x[:2],)), state, x.split(1))  # type: ignore[arg-type]
+    weight, bias = ("head.weight", "head.bias") if ids else ("weight", "bias")
+    inputs = (
+        state["embed.weight"][x[:, 0]] if ids else x.flatten(1)
+    ).numpy()  # the last has no next
+    logits = inputs @ state[weight].flatten(1).numpy().T + state[bias].numpy()
+    spread = spread_of(task, logits)
+    expected, own = spread.T @ np.square(inputs), spread.sum(0)
+    got, alone = (
+        found[f"fisher/{key}"].flatten(1 if key == weight else 0) for key in (weight, bias)
+    )
+    np.testing.assert_allclose(got / alone[0], expected / own[0], rtol=1e-9)
+    np.testing.assert_allclose(alone / alone[0], own / own[0], rtol=1e-9)
+
+
+def test_pixels_that_share_a_pass_give_it_in_the_mean() -> None:
+    torch.manual_seed(0)
+    model, x = Pixels().double().eval(), torch.randn(400, 4, 3, 3).double()
+    state = state_of(model)
+    own = Fisher(Segmentation())
+    found = own.statistics(analyze(model, (x[:2],)), state, x.split(40))
+    inputs = x.movedim(1, -1).flatten(0, -2).numpy()
+    logits = inputs @ state["weight"].flatten(1).numpy().T + state["bias"].numpy()
+    spread = spread_of("segmentation", logits)
+    weight, bias = spread.T @ np.square(inputs), spread.sum(0)
+    mean = (weight.sum() + bias.sum()) / (weight.size + bias.size)
+    error = np.abs(found["fisher/weight"].flatten(1).numpy() - weight / mean).mean()
+    assert 0 < error < 0.15
+
+
+def test_the_two_outputs_of_a_regression_are_no_logits() -> None:
+    """As logits that are far apart they would be certain, and no parameter would count."""
+    model, x = nn.Linear(4, 2).double().eval(), images(30)
+    state = {**state_of(model), "bias": torch.tensor([0.0, 60.0]).double()}
+    squares = x.square().mean(0)
+    own = combiner_for("fisher", Regression())
+    assert isinstance(own, Fisher)
+    found = own.statistics(analyze(model, (x[:2],)), state, x.split(1))
+    torch.testing.assert_close(found["fisher/weight"], found["fisher/bias"][:, None] * squares)
+
+
+class Bare:
+    """A task that says nothing of how likely targets are."""
+
+    metrics, has_classes = Regression.metrics, False
+    targets = num_outputs = output_shape = loss = totals = measure = pooled = Regression.loss
+
+
+def test_a_task_without_a_likelihood_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Bare has no 'predictions' and 'information_root'"):
+        combiner_for("fisher", Bare())  # type: ignore[arg-type]
+    assert combiner_for("gram", Bare()) is COMBINERS["gram"]  # type: ignore[arg-type]
+
+
+def test_statistics_of_another_task_do_not_fit(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    states, x = states_of(model, 2), [images(60).float()]
+    owns = [dimat.statistics(model, own, x, combine=Fisher(Regression())) for own in states]
+    assert owns[0].combiner == "Fisher of Regression"
+    with pytest.raises(StructureError, match="are for 'Fisher of Regression', and the merge is by"):
+        dimat.merge(model, states, x, combine="fisher", statistics=owns)
+    dimat.merge(model, states, x, combine=Fisher(Regression()), statistics=owns)
 
 
 def test_where_it_is_not_finite_the_parameter_is_named() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from tests.tasks.models import pixelwise
 
 import dimat
 from dimat.errors import ConfigError, DataError, ModelError
 from dimat.experiment.config.parse import config_from
+from dimat.experiment.given import given_of
 from dimat.experiment.handshake import handshake
 from dimat.experiment.record.summary import summarize
 from dimat.experiment.setup import make_setup
@@ -253,8 +255,56 @@ def test_a_task_that_is_changed_has_its_own_default_split(given: Any) -> None:
     assert config_from(given, {"data": {"split": "dirichlet"}}).data.split == "dirichlet"
 
 
+def sites(*, alike: bool) -> list[tuple[Any, Any]]:
+    """Images of two agents, whose pixels are of the same classes, or of others."""
+    random = np.random.default_rng(0)
+    found = []
+    for low in (0.0, 0.0) if alike else (0.0, 0.4):
+        x = (low + 0.6 * random.random((40, 1, 6, 6))).astype(np.float32)
+        found.append((x, (x[:, 0] > 0.5).astype(int)))
+    return found
+
+
+@pytest.mark.parametrize(("alike", "combine"), [(True, "average"), (False, "gram")])
+def test_agents_whose_pixels_are_of_other_classes_merge_by_grams(alike: bool, combine: str) -> None:
+    config = replace(SMALL, agents=2, task="segmentation")
+    config, given = given_of(config, {"model": pixelwise, "data": sites(alike=alike)})
+    assert make_setup(config, given=given).config.merging.combine == combine
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_runs_of_every_task_merge_by_fisher_information(task: str, tmp_path: Path) -> None:
+    def merged(by: str) -> dict[str, Any]:
+        own = {"out": str(tmp_path / by), "merging": {"combine": by}, "controls": ()}
+        config = settings(task, tmp_path)
+        dimat.run(config, **own, rounds=1, pretrain_epochs=1, progress=False)  # type: ignore[arg-type]
+        return lines(tmp_path / by)[-2]
+
+    assert merged("fisher")["test_loss"] != merged("average")["test_loss"]
+
+
 class Own(Regression):
     """It has no name."""
+
+
+@dataclass(frozen=True)
+class Bare:
+    """Regression that says nothing of how likely targets are."""
+
+    task = Regression()
+    metrics, has_classes = task.metrics, False
+    targets, num_outputs, output_shape = task.targets, task.num_outputs, task.output_shape
+    loss, totals, measure, pooled = task.loss, task.totals, task.measure, task.pooled
+
+
+def test_a_task_without_a_likelihood_cannot_be_merged_by_fisher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS._things, "bare", Bare())
+    config = settings("regression", tmp_path)
+    with pytest.raises(ConfigError, match="Bare has no 'predictions'"):
+        dimat.run(config, task="bare", merging={"combine": "fisher"}, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,15 @@ import torch
 from sklearn import metrics as oracle
 from torch import Tensor
 
-from dimat.errors import DataError
-from dimat.tasks import TASKS, Classification, Metric, Regression, Segmentation
+from dimat.errors import DataError, ModelError
+from dimat.tasks import (
+    TASKS,
+    Classification,
+    LikelihoodTask,
+    Metric,
+    Regression,
+    Segmentation,
+)
 from dimat.testing import check_task
 
 RANDOM = np.random.default_rng(0)
@@ -116,6 +124,79 @@ def test_an_ensemble_of_classifiers_has_the_mean_of_their_probabilities() -> Non
     torch.testing.assert_close(TASKS["multilabel"].pooled(logits).sigmoid(), yes)
 
 
+# --- likelihoods and labels -----------------------------------------------------------------------
+
+
+def by_enumeration(name: str, z: Any) -> Any:
+    """By NumPy: the mean of score scoreᵀ of one prediction, over all targets that it may have."""
+    if name == "regression":
+        return np.eye(len(z))  # of y - z, with variance 1
+    if name == "multilabel":
+        p = 1 / (1 + np.exp(-z))
+        targets = np.array(list(itertools.product((0, 1), repeat=len(z))))
+        weights = np.prod(np.where(targets == 1, p, 1 - p), 1)
+    else:
+        p = np.exp(z) / np.exp(z).sum()
+        targets, weights = np.eye(len(z)), p
+    scores = targets - p
+    return (weights[:, None, None] * scores[:, :, None] * scores[:, None, :]).sum(0)
+
+
+def roots(task: LikelihoodTask, rows: Tensor) -> Tensor:
+    """(rows, size, size): S of each prediction, column by column."""
+    columns = torch.eye(rows.shape[1], dtype=torch.float64)
+    return torch.stack([task.information_root(rows, own.expand(rows.shape)) for own in columns], 2)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_information_is_that_of_targets_drawn_from_the_predictions(name: str) -> None:
+    _, perfect = samples(name)
+    task = TASKS[name]
+    assert isinstance(task, LikelihoodTask)
+    outputs = torch.randn(perfect.shape, generator=torch.Generator().manual_seed(3)).double()
+    rows = task.predictions(outputs)[:7]
+    found = roots(task, rows)
+    for row, root in zip(rows, found, strict=True):
+        expected = by_enumeration(name, row.numpy())
+        np.testing.assert_allclose((root @ root.T).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_predictions_hold_every_output_that_the_loss_looks_at(name: str) -> None:
+    given, perfect = samples(name)
+    task = TASKS[name]
+    assert isinstance(task, LikelihoodTask)
+    outputs = torch.randn(perfect.shape, generator=torch.Generator().manual_seed(3))
+    outputs.requires_grad_()
+    (looked,) = torch.autograd.grad(task.loss(outputs, task.targets(given, "y")), outputs)
+    (held,) = torch.autograd.grad(task.predictions(outputs).sum(), outputs)
+    assert torch.equal(looked != 0, held != 0)
+
+
+def test_label_shares_are_those_of_the_pixels_that_have_a_class() -> None:
+    pixels = np.array([[[0, 0], [2, 255]], [[1, 1], [1, 1]], [[255, 255], [255, 255]]])
+    found = Segmentation().label_shares(torch.from_numpy(pixels), 3)
+    np.testing.assert_allclose(found, [[2 / 3, 0, 1 / 3], [0, 1, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("classification", (4, 3, 2, 2)),
+        ("classification", (4, 1)),
+        ("regression", (4,)),
+        ("multilabel", (4, 3, 2)),
+        ("segmentation", (4, 3)),
+        ("language-modeling", (4, 3)),
+    ],
+)
+def test_outputs_that_are_none_of_the_task_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    task = TASKS[name]
+    assert isinstance(task, LikelihoodTask)
+    with pytest.raises(ModelError, match=r"outputs have shape \(4.*, and the task has"):
+        task.predictions(torch.zeros(shape))
+
+
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
@@ -169,6 +250,22 @@ class Other(Regression):
         return (outputs - targets).abs().mean()
 
 
+@dataclass(frozen=True)
+class Entangled(Regression):
+    """A prediction's information depends on those of other samples."""
+
+    def information_root(self, predictions: Tensor, directions: Tensor) -> Tensor:
+        return directions * predictions.std()
+
+
+@dataclass(frozen=True)
+class Counting(Regression):
+    """It counts its labels, where shares are asked for."""
+
+    def label_shares(self, targets: Tensor, num_outputs: int) -> Tensor:
+        return (targets > 0).double() * 2
+
+
 @pytest.mark.parametrize(
     ("task", "said"),
     [
@@ -176,6 +273,8 @@ class Other(Regression):
         (Mean, "Totals of batches add up"),
         (Doubling, "ensemble of one model"),
         (Other, "measured loss is that of training"),
+        (Entangled, "prediction's root of the information"),
+        (Counting, "shares are its own, and sum to 1"),
     ],
 )
 def test_a_task_that_breaks_a_law_is_told_which(task: Any, said: str) -> None:

@@ -86,3 +86,30 @@ def test_the_task_of_a_comparison_does_not_vary(
     grid = "--grid.task [regression,multilabel]"
     assert main(f"compare {base} --methods wa --seeds 0 --out {tmp_path / 'x'} {grid}".split()) == 2
     assert "tasks have metrics of their own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "merge"),
+    [
+        ("regression", "mlp", "fisher"),
+        ("multilabel", "mlp", "auto"),
+        ("segmentation", "tests.tasks.models:pixelwise", "auto"),
+        ("segmentation", "tests.tasks.models:pixelwise", "fisher"),
+    ],
+)
+def test_images_that_are_not_at_hand_have_targets_of_the_task(
+    task: str, model: str, merge: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"estimate --assume 300,100,8,8,1,4 --task {task} --model {model} --width 0.1"
+    words += f" --agents 3 --rounds 1 --controls none --no-calibrate --merging.combine {merge}"
+    assert main(words.split()) == 0
+    assert "FLOP" in capsys.readouterr().out
+
+
+def test_texts_cannot_be_assumed(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "estimate --assume 300,100,8,8,1,4 --task language-modeling --no-calibrate"
+    assert main(words.split()) == 2
+    assert (
+        "'assume' is '300,100,8,8,1,4': must be left out with this task"
+        in (capsys.readouterr().err.splitlines()[-1])
+    )

@@ -15,7 +15,7 @@ from dimat.data.partition import (
 )
 from dimat.data.seeding import generator
 from dimat.data.shard import Shard, normalize, sample_batches
-from dimat.data.sources import SOURCES, Dataset, load_dataset, load_images
+from dimat.data.sources import SOURCES, Dataset, load_dataset, load_inputs
 from dimat.data.stored import Rows, StoredTensor, content, in_batches, joined, tensor_of
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
     "joined",
     "label_skew",
     "load_dataset",
-    "load_images",
+    "load_inputs",
     "normalize",
     "own_images",
     "partition",

@@ -37,8 +37,7 @@ def npz(path: str, tell: Tell = quiet, options: SourceOptions = DEFAULTS) -> Dat
     """
     arrays, lacks = _read_npz(Path(path), [(f"{part}_x", f"{part}_y") for part in _PARTS])
     there = [part for part in _PARTS if f"{part}_x" in arrays]
-    axes = arrays[f"{there[0]}_x"].ndim
-    images = axes in (3, 4) if options.kind == "auto" else options.kind == "images"
+    images = _are_images(arrays[f"{there[0]}_x"], options)
     x = {part: _inputs(arrays, f"{part}_x", path, images=images) for part in there}
     kinds = [(tuple(own.shape[1:]), own.dtype) for own in x.values()]
     if kinds[0] != kinds[-1]:
@@ -81,17 +80,28 @@ def _targets(array: NDArray[np.generic], where: str) -> Tensor:
         raise DataError(f"{where} is {array.dtype}: targets are numbers") from error
 
 
-def npz_images(path: str) -> Tensor:
-    """The training images in a NumPy archive, which need have no labels beside them.
+def npz_inputs(path: str, options: SourceOptions = DEFAULTS) -> Dataset:
+    """The training inputs in a NumPy archive, which need have no targets beside them.
 
     Args:
         path: The archive.
+        options: Of them ``kind``.
+
+    Returns:
+        A data set whose targets mean nothing, without a test part.
 
     Raises:
-        DataError: If the archive cannot be read, or its images cannot be used.
+        DataError: If the archive cannot be read, or its inputs cannot be used.
     """
     arrays, _ = _read_npz(Path(path), [("train_x",)])
-    return as_images(arrays["train_x"], f"{path}: train_x")
+    images = _are_images(arrays["train_x"], options)
+    x = _inputs(arrays, "train_x", path, images=images)
+    y = torch.zeros(len(x), dtype=torch.int64) if x.is_floating_point() or images else x
+    return Dataset.of_parts("npz", {"train": (x, y)}, images=images)
+
+
+def _are_images(array: NDArray[np.generic], options: SourceOptions) -> bool:
+    return array.ndim in (3, 4) if options.kind == "auto" else options.kind == "images"
 
 
 _PARTS = ("train", "test")

@@ -15,6 +15,7 @@ from dimat.state import brief
 
 Indices = NDArray[np.int64]
 OWN = "own"  # the split that deals nothing out: every agent has a source of its own
+_NONE = 1e-300  # for a division by the number of labels, where there are none
 _MUCH_SKEW = 0.1  # dirichlet parts with alpha 10 have about that, with alpha 1 three times it
 
 
@@ -83,7 +84,8 @@ def are_skewed(parts: Sequence[Indices], labels: Tensor) -> bool:
 
     Args:
         parts: The images of each agent.
-        labels: (n,) labels of all training images.
+        labels: (n,) labels of all training images; or (n, classes) the share of every class in each
+            of them, where a sample has several (0 of all: it has none).
     """
     return label_skew(parts, labels) > drawn_skew(parts, labels) + _MUCH_SKEW
 
@@ -96,17 +98,16 @@ def label_skew(parts: Sequence[Indices], labels: Tensor) -> float:
 
     Args:
         parts: The images of each agent.
-        labels: (n,) labels of all training images.
+        labels: As :func:`are_skewed` takes them.
 
     >>> import torch
     >>> halves = [np.arange(4), np.arange(4, 8)]
     >>> label_skew(halves, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
     0.5
     """
-    classes = int(labels.max()) + 1
-    counts = np.array([np.bincount(labels[own].numpy(), minlength=classes) for own in parts])
-    shares = counts / counts.sum(1, keepdims=True)
-    return float(np.abs(shares - counts.sum(0) / counts.sum()).sum(1).mean() / 2)
+    counts = np.array([_class_counts(labels, own) for own in parts])
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), _NONE)
+    return float(np.abs(shares - counts.sum(0) / max(counts.sum(), _NONE)).sum(1).mean() / 2)
 
 
 def drawn_skew(parts: Sequence[Indices], labels: Tensor) -> float:
@@ -115,17 +116,28 @@ def drawn_skew(parts: Sequence[Indices], labels: Tensor) -> float:
     .. math:: \frac1N \sum_i \frac12 \sum_c \sqrt{\frac{2 p_c (1 - p_c)}{\pi n_i}}
 
     for shares :math:`p_c` of the classes and sizes :math:`n_i`: the mean distance of a normal
-    variable from its mean, so too large where a class has few images.
+    variable from its mean, so too large where a class has few images. Where samples have several
+    classes, :math:`p_c (1 - p_c)` is the variance of the share of class c over samples.
 
     Args:
         parts: The images of each agent.
-        labels: (n,) labels of all training images.
+        labels: As :func:`are_skewed` takes them.
     """
-    counts = np.bincount(np.concatenate([labels[own].numpy() for own in parts]))
-    shares = counts / counts.sum()
+    every = np.concatenate(parts)
+    counts = _class_counts(labels, every)
+    shares = counts / max(counts.sum(), _NONE)
+    variance = shares * (1 - shares) if labels.dim() == 1 else labels[every].numpy().var(0)
     sizes = np.array([len(own) for own in parts])
-    spread = np.sqrt(2 * shares * (1 - shares) / (np.pi * sizes[:, None]))
+    spread = np.sqrt(2 * variance / (np.pi * sizes[:, None]))
     return float(spread.sum(1).mean() / 2)
+
+
+def _class_counts(labels: Tensor, part: Indices) -> NDArray[np.generic]:
+    """Samples of every class in a part, or the sums of the classes' shares in them."""
+    own = labels[part]
+    if labels.dim() > 1:
+        return own.sum(0).numpy()
+    return np.bincount(own.numpy(), minlength=int(labels.max()) + 1)
 
 
 # Ways out of a part without a batch, beside fewer agents and smaller batches.

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
 
 from dimat.data.dataset import Dataset, Part, Tell, quiet, why_not
 from dimat.data.digits import digits
 from dimat.data.folder import folder
 from dimat.data.huggingface import huggingface
-from dimat.data.npz import npz, npz_images
+from dimat.data.npz import npz, npz_inputs
 from dimat.data.options import DEFAULTS, SourceOptions
 from dimat.data.partition import held_out
 from dimat.data.stored import tensor_of
@@ -23,7 +22,7 @@ from dimat.registry import Registry, a_function
 from dimat.tasks import CLASSIFICATION, Task
 from dimat.tasks.labels import check_counted, check_known
 
-__all__ = ["SOURCES", "Dataset", "load_dataset", "load_images"]
+__all__ = ["SOURCES", "Dataset", "load_dataset", "load_inputs"]
 
 SOURCES: Registry[Callable[..., Dataset]] = Registry(
     "data.source",
@@ -141,15 +140,18 @@ def _check_labels(data: Dataset, source: str) -> None:
         check_counted(train, f"{source}: train_y")
 
 
-def load_images(source: str) -> Tensor:
-    """The training images of a source, (n, height, width, channels); labels may be missing.
+def load_inputs(source: str, options: SourceOptions = DEFAULTS) -> Dataset:
+    """The data set of a source of which only training inputs are wanted; an archive needs no more.
 
     Args:
         source: As :func:`load_dataset` takes it.
+        options: As :func:`load_dataset` takes them, with the task.
 
     Raises:
         ConfigError: If no such source is known.
-        DataError: If the images cannot be used.
+        DataError: If the inputs cannot be used.
     """
     name, _, path = source.partition(":")
-    return npz_images(path) if name == "npz" else tensor_of(load_dataset(source).train_x)
+    if name == "npz":
+        return npz_inputs(path, options)
+    return load_dataset(source, task=options.task, options=options)

@@ -36,6 +36,7 @@ from dimat.experiment.given.model import Build
 from dimat.experiment.progress import Progress, Silent, reading
 from dimat.experiment.sources import (
     class_labels,
+    label_distribution,
     load_each,
     load_source,
     source_options,
@@ -451,7 +452,9 @@ def make_setup(
     shard_sizes = None if owner is not None else [len(part) for part in parts.rounds]
     topology = build_network(config.topology, config.agents, shard_sizes)
     if config.merging.combine == "auto":
-        skewed = config.data.split == OWN or are_skewed(parts.rounds, labels)
+        skewed = config.data.split == OWN or are_skewed(
+            parts.rounds, label_distribution(dataset, task)
+        )
         skewed &= config.exchange.robust == "none"  # fits trust what they are told
         skewed &= not config.matching.continuous  # statistics do not follow matrices
         combine = "gram" if skewed else "average"

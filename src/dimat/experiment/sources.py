@@ -15,6 +15,7 @@ from dimat.data import (
     Partition,
     Rows,
     SourceOptions,
+    in_batches,
     joined,
     load_dataset,
     own_images,
@@ -25,9 +26,10 @@ from dimat.data.dataset import Part, Tell
 from dimat.errors import DataError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.places import AGENT
-from dimat.tasks import TASKS, Regression, Task
+from dimat.tasks import TASKS, LabelTask, Regression, Task
 
 _FEW = 20  # different whole numbers that may be classes
+_AT_ONCE = 4096  # targets of which labels are counted together
 _FAR = 10.0  # times the size of 1: far from standard units
 
 
@@ -131,6 +133,20 @@ def class_labels(dataset: Dataset, task: Task) -> Tensor:
     if task.has_classes:
         return tensor_of(dataset.train_y)
     return torch.zeros(len(dataset.train_y), dtype=torch.int64)
+
+
+def label_distribution(dataset: Dataset, task: Task) -> Tensor:
+    """Labels of the training samples, by which agents' data may differ.
+
+    Returns:
+        (n,) the class of each; (n, labels) the shares of each where a sample has several, as of
+        pixels; (n,) of 0 where the task knows no labels.
+    """
+    if not task.has_classes and isinstance(task, LabelTask):
+        y, width = dataset.train_y, dataset.num_outputs(task)
+        each = [task.label_shares(own, width) for own, _ in in_batches(y, y, _AT_ONCE)]
+        return torch.cat(each)  # of those that stay in their source, too
+    return class_labels(dataset, task)
 
 
 def load_each(config: RunConfig, tell: Tell) -> tuple[Dataset, Partition]:

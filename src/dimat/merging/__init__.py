@@ -10,10 +10,17 @@ from dimat.merging.layerwise.regression import Regression
 from dimat.merging.layerwise.repair import Repair
 from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
-from dimat.merging.protocol import Average, Combiner, StatisticsCombiner, calibrates
+from dimat.merging.protocol import (
+    Average,
+    Combiner,
+    StatisticsCombiner,
+    TaskCombiner,
+    calibrates,
+)
 from dimat.merging.recalibrate import calibrated_norms, recalibrate
 from dimat.merging.robust import robust_mix
 from dimat.registry import Registry, an_object
+from dimat.tasks import Task
 
 # The ways to combine aligned states, by name.
 COMBINERS: Registry[Combiner] = Registry(
@@ -29,6 +36,21 @@ COMBINERS: Registry[Combiner] = Registry(
     an_object("combine", "needs_batches"),
 )
 
+
+def combiner_for(name: str, task: Task) -> Combiner:
+    """The combiner of a name, as it is for networks that have learned a task.
+
+    Args:
+        name: One of :data:`COMBINERS`.
+        task: The task.
+
+    Raises:
+        ConfigError: If the combiner knows no way with the task.
+    """
+    own = COMBINERS[name]
+    return own.for_task(task) if isinstance(own, TaskCombiner) else own
+
+
 __all__ = [
     "COMBINERS",
     "Average",
@@ -38,8 +60,10 @@ __all__ = [
     "Regression",
     "Repair",
     "StatisticsCombiner",
+    "TaskCombiner",
     "calibrated_norms",
     "calibrates",
+    "combiner_for",
     "mix",
     "permute_optimizer",
     "predicted_statistics",

@@ -11,6 +11,7 @@ from torch import Tensor
 from dimat.merging.mix import mix
 from dimat.state import State
 from dimat.symmetry import Analysis, Permutation
+from dimat.tasks import Task
 
 
 class Combiner(Protocol):
@@ -35,6 +36,22 @@ class Combiner(Protocol):
             states: ``n >= 1`` states in one unit order; the first is the agent's own.
             weights: One weight per state, >= 0, summing to 1.
             batches: Inputs, each a tensor or a tuple of the model's arguments.
+        """
+        ...
+
+
+@runtime_checkable
+class TaskCombiner(Combiner, Protocol):
+    """A combiner that looks at outputs, which mean something else in every task."""
+
+    def for_task(self, task: Task) -> Combiner:
+        """The combiner of networks that have learned a task.
+
+        Args:
+            task: The task.
+
+        Raises:
+            ConfigError: If it knows no way with the task.
         """
         ...
 

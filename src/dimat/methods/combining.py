@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dimat.exchange import Talk
-from dimat.merging import COMBINERS, StatisticsCombiner, calibrates, mix
+from dimat.merging import COMBINERS, StatisticsCombiner, calibrates, combiner_for, mix
 from dimat.methods.messages import swap_statistics
 from dimat.methods.protocol import RoundContext
 from dimat.methods.robust import Robust, mix_heard
@@ -42,7 +42,7 @@ def swap_combiner_statistics(
         budget: Numbers of statistics for each number of the weights, at most.
         max_norm_ratio: As of :func:`dimat.methods.messages.swap_statistics`.
     """
-    combiner = COMBINERS[combine]
+    combiner = combiner_for(combine, me.task)
     if not isinstance(combiner, StatisticsCombiner) or not me.neighbors:
         return []
     analysis = me.analysis()
@@ -75,7 +75,7 @@ def combine_heard(
     if combine == "average" or robust != "none" or not aligned:
         return mix_heard(me, own, aligned, robust), False
     states, weights = [own, *aligned.values()], me.weights_of(aligned)
-    combiner = COMBINERS[combine]
+    combiner = combiner_for(combine, me.task)
     if isinstance(combiner, StatisticsCombiner):
         if not statistics:
             return mix(states, weights), False

@@ -14,6 +14,7 @@ from dimat.merging.optimizer import Memory
 from dimat.methods.gauge import GaugeId
 from dimat.state import State, brief
 from dimat.symmetry import Analysis, Permutation
+from dimat.tasks import CLASSIFICATION, Task
 from dimat.topology import Topology
 
 Need = Literal["rows", "columns", "two-way", "symmetric", "two-neighbors"]
@@ -38,6 +39,7 @@ class RoundContext:
         kept: States that its method kept at the last merge, by name; empty at first.
         life: Random number of this start of the agent's process, which keeps the ids of unit orders
             of two starts apart; 0 where all agents live and end together.
+        task: The task that its model learns.
     """
 
     agent: int
@@ -53,6 +55,7 @@ class RoundContext:
     images: int = 1
     kept: Mapping[str, State] = field(default_factory=dict)
     life: int = 0
+    task: Task = CLASSIFICATION
 
     __repr__ = brief
 

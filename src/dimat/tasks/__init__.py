@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dimat.registry import Registry, an_object
+from dimat.tasks.by_name import Tasks
 from dimat.tasks.classification import Classification
 from dimat.tasks.language_modeling import LanguageModeling
 from dimat.tasks.multilabel import Multilabel
-from dimat.tasks.protocol import Metric, Task
+from dimat.tasks.protocol import LabelTask, LikelihoodTask, Metric, Task
 from dimat.tasks.regression import Regression
 from dimat.tasks.segmentation import Segmentation
 
 CLASSIFICATION = Classification()
 
 # The tasks, by name: a task is a value.
-TASKS: Registry[Task] = Registry(
+TASKS: Registry[Task] = Tasks(
     "task",
     "dimat.tasks",
     {
@@ -33,7 +34,9 @@ __all__ = [
     "CLASSIFICATION",
     "TASKS",
     "Classification",
+    "LabelTask",
     "LanguageModeling",
+    "LikelihoodTask",
     "Metric",
     "Multilabel",
     "Regression",

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from dimat.errors import ModelError
 from dimat.tasks.labels import as_labels
+from dimat.tasks.likelihoods import check_axes, softmax_root
 from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import mean_probabilities, ratio
 
@@ -56,3 +58,19 @@ class Classification:
     def pooled(self, outputs: Sequence[Tensor]) -> Tensor:
         """The logarithms of the mean probabilities."""
         return mean_probabilities(outputs)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """(n, classes) logits; of models that say a class at each of several places, all those.
+
+        Raises:
+            ModelError: If they are no logits of classes along the last of two or three axes.
+        """
+        has = "has class logits, two or more along the last of two or three axes"
+        check_axes(outputs, (2, 3), has)
+        if outputs.shape[-1] < 2:
+            raise ModelError(f"outputs have shape {tuple(outputs.shape)}, and the task {has}")
+        return outputs.flatten(0, -2)
+
+    def information_root(self, predictions: Tensor, directions: Tensor) -> Tensor:
+        """That of a class drawn from the softmax."""
+        return softmax_root(predictions, directions)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from dimat.errors import DataError
 from dimat.tasks.labels import as_classes
+from dimat.tasks.likelihoods import check_axes, softmax_root
 from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import mean_probabilities, ratio
 
@@ -85,6 +86,15 @@ class LanguageModeling:
     def pooled(self, outputs: Sequence[Tensor]) -> Tensor:
         """The logarithms of the mean probabilities."""
         return mean_probabilities(outputs, -1)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """(n x (length - 1), tokens) logits, of each place that has a next one."""
+        check_axes(outputs, (3,), "has (n, length, tokens)")
+        return outputs[:, :-1].flatten(0, -2)
+
+    def information_root(self, predictions: Tensor, directions: Tensor) -> Tensor:
+        """That of tokens drawn from the softmax at each place."""
+        return softmax_root(predictions, directions)
 
 
 _NONE = -100

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dimat.errors import DataError
 from dimat.tasks.finite import first, place_of
+from dimat.tasks.likelihoods import bernoulli_root, check_axes
 from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import ratio
 
@@ -92,3 +93,12 @@ class Multilabel:
         yes = torch.logsumexp(functional.logsigmoid(each), 0)
         no = torch.logsumexp(functional.logsigmoid(-each), 0)
         return yes - no
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """(n, labels) logits."""
+        check_axes(outputs, (2,), "has (n, labels)")
+        return outputs
+
+    def information_root(self, predictions: Tensor, directions: Tensor) -> Tensor:
+        """That of labels that are drawn independently of each other."""
+        return bernoulli_root(predictions, directions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,5 +151,59 @@ class Task(Protocol):
 
         Args:
             outputs: The outputs of each model for the same batch, one model at least.
+        """
+        ...
+
+
+@runtime_checkable
+class LikelihoodTask(Task, Protocol):
+    r"""A task whose outputs are parameters of a probability distribution of the targets.
+
+    Their Fisher information needs no targets: of a prediction z, whose targets y it says to have
+    the probabilities p(y | z), it is
+
+    .. math:: I(z) = \mathbb E_{y \sim p(y | z)} \nabla_z \log p(y | z)\,
+        \nabla_z \log p(y | z)^\top = S(z) S(z)^\top
+
+    ``merging.combine fisher`` weighs parameters by it.
+    """
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """The outputs as independent predictions, a row each; differentiable.
+
+        Args:
+            outputs: Outputs of a batch.
+
+        Returns:
+            (rows, size): a row for each sample, place or pixel that a target is predicted of.
+
+        Raises:
+            ModelError: If these are no outputs of the task.
+        """
+        ...
+
+    def information_root(self, predictions: Tensor, directions: Tensor) -> Tensor:
+        r"""The products :math:`S(z)\,u`, row by row, linear in u.
+
+        Args:
+            predictions: (rows, size), in float64.
+            directions: (rows, size) u.
+        """
+        ...
+
+
+@runtime_checkable
+class LabelTask(Task, Protocol):
+    """A task in whose targets labels occur, each at some places or none: of pixels, for example."""
+
+    def label_shares(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """The share of every label in every sample's target, by which agents' data may differ.
+
+        Args:
+            targets: Targets of some samples.
+            num_outputs: Width of the output.
+
+        Returns:
+            (samples, labels) float64, >= 0: rows sum to 1, or are 0 where a target has no label.
         """
         ...

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dimat.errors import DataError
 from dimat.tasks.finite import as_floats
+from dimat.tasks.likelihoods import check_axes
 from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import ratio
 
@@ -97,3 +98,12 @@ class Regression:
     def pooled(self, outputs: Sequence[Tensor]) -> Tensor:
         """The mean."""
         return torch.stack(list(outputs)).mean(0)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """(n, outputs); all numbers of a sample, where outputs have further axes."""
+        check_axes(outputs, (2, 3, 4, 5), "has (n, outputs)")
+        return outputs.flatten(1)
+
+    def information_root(self, predictions: Tensor, directions: Tensor) -> Tensor:
+        """That of numbers with independent normal errors of variance 1: the identity."""
+        return directions

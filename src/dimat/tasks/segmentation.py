@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dimat.errors import DataError
 from dimat.tasks.labels import as_classes
+from dimat.tasks.likelihoods import check_axes, softmax_root
 from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import mean_probabilities, ratio
 
@@ -89,3 +90,20 @@ class Segmentation:
     def pooled(self, outputs: Sequence[Tensor]) -> Tensor:
         """The logarithms of the mean probabilities."""
         return mean_probabilities(outputs)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """(n x height x width, classes) logits, of each pixel."""
+        check_axes(outputs, (4,), "has (n, classes, height, width)")
+        return outputs.movedim(1, -1).flatten(0, -2)
+
+    def information_root(self, predictions: Tensor, directions: Tensor) -> Tensor:
+        """That of classes drawn from the softmax at each pixel."""
+        return softmax_root(predictions, directions)
+
+    def label_shares(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """The share of each class in the pixels of an image that have one."""
+        there = targets != self.void
+        image = torch.arange(len(targets)).reshape(-1, 1, 1) * num_outputs
+        pixels = torch.bincount((targets + image)[there], minlength=len(targets) * num_outputs)
+        counts = pixels.reshape(len(targets), num_outputs).double()
+        return counts / counts.sum(1, keepdim=True).clamp_min(1)

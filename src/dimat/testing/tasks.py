@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dimat.tasks import TASKS, Task
+from dimat.tasks import TASKS, LabelTask, LikelihoodTask, Task
 from dimat.testing.laws import keeps
 
 _close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)  # losses are sums in float32
@@ -162,6 +162,39 @@ def one_is_an_ensemble(task: Task, example: TaskExample) -> None:
     _close(one, other)
 
 
+def information_is_of_each_prediction(task: Task, example: TaskExample) -> None:
+    """Where a task has a likelihood, a prediction's root of the information is linear, its own."""
+    if not isinstance(task, LikelihoodTask):
+        return
+    outputs = example.wrong().requires_grad_()
+    rows = task.predictions(outputs)
+    assert rows.dim() == 2, f"predictions have shape {tuple(rows.shape)}"
+    assert rows.requires_grad, "predictions are cut off from the outputs"
+    rows = rows.detach().double()
+    random = torch.Generator().manual_seed(1)
+    u, v = (torch.randn(rows.shape, generator=random, dtype=torch.float64) for _ in range(2))
+    root = partial(task.information_root, rows)
+    _close(root(2 * u - v), 2 * root(u) - root(v))
+    _close(task.information_root(rows[:2], u[:2]), root(u)[:2])
+    samples = task.predictions(outputs.detach()[:2]).double()
+    _close(samples, rows[: len(samples)])
+
+
+def label_shares_are_shares(task: Task, example: TaskExample) -> None:
+    """Where a task knows labels, a sample's shares are its own, and sum to 1 if it has any."""
+    if not isinstance(task, LabelTask):
+        return
+    width = task.num_outputs(example.targets)
+    shares = task.label_shares(example.targets, width)
+    assert shares.dtype == torch.float64
+    assert shares.dim() == 2, f"they have shape {tuple(shares.shape)}"
+    assert len(shares) == len(example.targets), f"there are {len(shares)} rows"
+    assert bool((shares >= 0).all()), "one is negative"
+    sums = shares.sum(1)
+    _close(sums, torch.where(sums > 0, 1.0, 0.0).double())
+    _close(task.label_shares(example.targets[:2], width), shares[:2])
+
+
 LAWS: tuple[Callable[[Task, TaskExample], None], ...] = (
     metrics_have_names,
     targets_stay,
@@ -172,4 +205,6 @@ LAWS: tuple[Callable[[Task, TaskExample], None], ...] = (
     the_loss_is_that_of_training,
     nothing_is_nan,
     one_is_an_ensemble,
+    information_is_of_each_prediction,
+    label_shares_are_shares,
 )

@@ -395,6 +395,7 @@ class LocalTrainer:
             rounds=own.rounds,
             images=len(self.shard),
             kept=self.kept,
+            task=self.task,
         )
 
     def take_over(self, me: RoundContext, result: RoundResult) -> float:

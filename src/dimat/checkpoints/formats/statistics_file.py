@@ -91,12 +91,12 @@ class Statistics:
 
 
 def kind_of(combiner: Combiner) -> str:
-    """Name of a combiner's class, by which statistics say whom they are for.
+    """The name by which statistics say whom they are for: a combiner's ``kind``, or its class.
 
     Args:
         combiner: The combiner.
     """
-    return type(combiner).__name__
+    return str(getattr(combiner, "kind", type(combiner).__name__))
 
 
 def model_digest(trace: Trace, state: Mapping[str, Tensor]) -> str:

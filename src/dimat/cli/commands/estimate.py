@@ -95,10 +95,11 @@ def _config(options: Namespace) -> tuple[RunConfig, int]:
 def _setup(config: RunConfig, assume: str | None) -> Setup:
     from dimat.errors import DataError
     from dimat.experiment.setup import make_setup
+    from dimat.tasks import TASKS
     from dimat.tools.estimate.assume import assumed
 
     if assume is not None:
-        return make_setup(config, dataset=assumed(assume))
+        return make_setup(config, dataset=assumed(assume, TASKS[config.task]))
     try:
         return make_setup(config)
     except DataError as error:

@@ -48,5 +48,6 @@ def execute(options: Namespace) -> None:
     found = measure_checkpoint(config, LiveProgress())
     found.save(config.out)
     size = human_bytes(Path(config.out).stat().st_size)
-    told = f"statistics: {config.out} ({size}, of {found.samples} images)"
+    unit = "images" if any(len(shape) == 4 for shape in found.inputs) else "samples"
+    told = f"statistics: {config.out} ({size}, of {found.samples} {unit})"
     Console().print(told, markup=False, highlight=False, soft_wrap=True)

@@ -229,8 +229,8 @@ class MergingConfig:
         combine: average (the paper's), repair, regression, gram (least squares over what every
             agent's layers answer on its own images; second moments travel beside the weights),
             fisher (every parameter counts as much as its agent's outputs depend on it), or auto
-            (gram where the agents' shards differ in their classes, else average; average with
-            exchange.robust).
+            (gram where the agents' shards differ in their classes, of pixels too, else average;
+            average with exchange.robust).
         statistics_budget: With gram, numbers of second moments for each number of the weights, at
             most; where all would be more, means, mean squares and leading directions travel.
     """
@@ -405,7 +405,8 @@ class RunConfig:
         out: Run folder; a new one under runs/, named after the time, if null.
         overwrite: Replace an existing run folder.
         task: What agents learn: classification, regression, multilabel, segmentation or
-            language-modeling: loss, metrics, and what targets are.
+            language-modeling: loss, metrics, and what targets are; or package.module:factory of
+            your own.
         model: mlp, cnn, resnet20|32|44|56, resnet50, vgg11|13|16; unet (an output for each pixel);
             transformer (of tokens); timm:NAME or hf:NAME (an architecture of those packages, with
             random weights); or package.module:factory of your own (called with those of

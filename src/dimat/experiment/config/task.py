@@ -55,12 +55,15 @@ def _name_of(given: Any) -> str:
 
 
 def check_task(config: Any) -> None:
-    """Refuse settings that need classes, of a task whose targets are none, and the other way round.
+    """Refuse settings that need classes, or a likelihood, of a task whose targets have none.
+
+    Settings of regression are refused of others.
 
     Raises:
         ConfigError: With what the task can do.
     """
     from dimat.data.partition import BY_CLASS
+    from dimat.merging import combiner_for
     from dimat.tasks import TASKS, Regression
 
     for name, default in (("target_mean", 0.0), ("target_scale", 1.0)):
@@ -68,6 +71,9 @@ def check_task(config: Any) -> None:
         if value != default and not isinstance(TASKS[config.task], Regression):
             rule = f"{default:g} with task '{config.task}': it is for targets of regression"
             raise broken_rule(f"data.{name}", value, rule)
+
+    if config.merging.combine != "auto":
+        combiner_for(config.merging.combine, TASKS[config.task])
     if TASKS[config.task].has_classes:
         return
     without = f"with task '{config.task}', whose targets are no classes"

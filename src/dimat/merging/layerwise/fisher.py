@@ -2,20 +2,21 @@ r"""Merging by ``fisher``: every parameter counts as much as its agent's outputs
 
 The diagonal of the Fisher information of agent j, on its own images x and under its own network,
 
-.. math:: F_j = \mathbb E_x \sum_c p_c(x) \,
-    \Bigl(\frac{\partial \log p_c(x)}{\partial \theta_j}\Bigr)^2,
+.. math:: F_j = \mathbb E_x \mathbb E_{y \sim p(y | x)} \,
+    \Bigl(\frac{\partial \log p(y | x)}{\partial \theta_j}\Bigr)^2,
     \qquad \theta = \frac{\sum_j \pi_j (F_j + \varepsilon)\, \theta_j}
                          {\sum_j \pi_j (F_j + \varepsilon)}
 
-needs no labels: classes c are weighted by the network's own predictions p. It is a number for each
+needs no targets: those are drawn from the network's own predictions p, of a class by the softmax,
+of a number with an error of variance 1; the task says which. It is a number for each
 parameter, divided by the mean of all: an agent that is surer than another has no less say, and none
 can claim more than its share. Where all are alike that is the average.
 
 Squared gradients of single images would take a backward pass for every image and class. Here a few
-images share one, with random signs: products of two images' gradients are then zero in the mean,
-and the estimate is unbiased (image by image it is exact). With S the square root of the covariance
-of the one-hot class, diag p - p pᵀ = S Sᵀ, a pass is for one column of S: for all of them where
-classes are few, else for random sums.
+images share one, with random signs: products of two predictions' gradients are then zero in the
+mean, and the estimate is unbiased (prediction by prediction it is exact). With S a root of the
+Fisher information of a prediction (of a class, diag p - p pᵀ = S Sᵀ), a pass is for one column of
+S: for all of them where outputs are few, else for random sums.
 
 References:
     Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022 (which draws
@@ -25,24 +26,25 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dimat.errors import ModelError, StructureError
+from dimat.errors import ConfigError, ModelError, StructureError
 from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace, flatten_inputs
 from dimat.merging.layerwise.layerwise_run import entrywise
 from dimat.merging.mix import mix
 from dimat.state import State, check_finite, widened
 from dimat.symmetry import Analysis, Permutation
+from dimat.tasks import CLASSIFICATION, LikelihoodTask, Task
 
 _PREFIX = "fisher/"  # of a key, before that of the parameter
 _PIECES = 100  # parts of all images, about, of which each has backward passes of its own
 _LEAST_SAMPLES = 2  # of a part: a graph that takes batches of any size need not take one of one
-_MOST_DIRECTIONS = 16  # backward passes of a part; of more classes random sums are taken
+_MOST_DIRECTIONS = 16  # backward passes of a part; of more outputs random sums are taken
 _SLACK = 1e-3  # of the mean, for rounding
 
 
@@ -58,15 +60,35 @@ class Fisher:
     counts is a direction in which many parameters act together: that ``gram`` sees.
 
     Args:
-        output: classes (the output is class logits, along its last axis) or numbers (of unit
-            variance, so that the Fisher information is the squared Jacobian).
+        task: What the outputs are: of classification class logits, along the last axis; of
+            regression numbers of unit variance, so that the information is the squared Jacobian.
         floor: ε, relative to the mean Fisher information, > 0.
     """
 
-    output: Literal["classes", "numbers"] = "classes"
+    task: LikelihoodTask = CLASSIFICATION
     floor: float = 1e-6
     needs_batches: bool = True
     calibrates: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The name by which statistics say whom they are for: those of two tasks do not mix."""
+        name = type(self).__name__
+        return name if self.task == CLASSIFICATION else f"{name} of {type(self.task).__name__}"
+
+    def for_task(self, task: Task) -> Fisher:
+        """The same of networks that have learned another task.
+
+        Raises:
+            ConfigError: If the task does not say how likely targets are.
+        """
+        if not isinstance(task, LikelihoodTask):
+            raise ConfigError(
+                "merging by fisher needs the likelihood of the task, and "
+                f"{type(task).__name__} has no 'predictions' and 'information_root' "
+                "(dimat.tasks.LikelihoodTask): use another combiner, or give the task these"
+            )
+        return replace(self, task=task)
 
     def statistics(
         self,
@@ -155,21 +177,25 @@ class Fisher:
         return self.fit(analysis, states, weights, owns)
 
     def _output(self, trace: Trace, run: PartialInterpreter) -> Tensor:
-        """(rows, classes) logits, or (1, numbers): the model's output on a part of the inputs."""
+        """(rows, size): the model's predictions on a part of the inputs."""
         nodes = {node.name: node for node in trace.graph.nodes}
         run.advance(next(reversed(nodes.values())), inclusive=False)
         values = [run.value(nodes[name]) for name in trace.outputs if name in nodes]
         real = [x for x in values if isinstance(x, Tensor) and x.is_floating_point()]
-        if self.output == "numbers" and real:
-            return torch.cat([x.reshape(len(x), -1) for x in real], 1)
-        if len(real) == 1 and real[0].dim() in (2, 3) and real[0].shape[-1] > 1:
-            return real[0].flatten(0, -2)
-        shapes = ", ".join(str(tuple(x.shape)) for x in real) or "none of real numbers"
-        raise ModelError(
-            f"merging by fisher needs one output, class logits along the last of two or three axes "
-            f"of a batch, and this model's outputs are {shapes}: use another combiner, or for "
-            "outputs that are no logits dimat.merging.Fisher('numbers')"
-        )
+        if len(real) != 1:
+            shapes = ", ".join(str(tuple(x.shape)) for x in real) or "none of real numbers"
+            raise ModelError(
+                "merging by fisher needs one output, and this model's outputs are "
+                f"{shapes}: use another combiner"
+            )
+        try:
+            return self.task.predictions(real[0])
+        except ModelError as error:
+            raise ModelError(
+                f"merging by fisher, as {type(self.task).__name__}: {error}; name the task that "
+                "the model has learned ('task'; from Python combine=dimat.merging.Fisher(TASK), "
+                "of dimat.TASKS), or use another combiner"
+            ) from error
 
     def _directions(self, output: Tensor, random: torch.Generator) -> Iterator[Tensor]:
         """Gradients at the output, whose squared gradients at the parameters are summed up."""
@@ -178,11 +204,7 @@ class Fisher:
         if draw < size:
             columns = _signs((draw, size), random) / draw**0.5
         for column in columns.to(output.device):
-            v = column.expand(output.shape).to(torch.float64)
-            if self.output == "classes":
-                p = output.double().softmax(-1)
-                v = p.sqrt() * v
-                v = v - p * v.sum(-1, keepdim=True)
+            v = self.task.information_root(output.double(), column.expand(output.shape))
             signs = _signs((len(output), 1), random).to(output.device)
             yield (signs * v).to(output.dtype)
 

@@ -70,6 +70,7 @@ class StandIn:
             memory=nested_memory(memory_entries(own.name, self._gradient)) if mixed else {},
             rounds=config.rounds,
             kept=self.kept,
+            task=self.setup.task,
         )
 
     def take_over(self, me: RoundContext, result: RoundResult) -> float:

@@ -85,9 +85,11 @@ def _check_names(config: ParentsConfig) -> None:
     from dimat.checkpoints import fair_weights, with_statistics
     from dimat.data import SOURCES
     from dimat.matching import MATCHERS
-    from dimat.merging import COMBINERS
+    from dimat.merging import COMBINERS, combiner_for
+    from dimat.tasks import TASKS
 
     check_model(config.model)
+    task = look_up("task", config.task, TASKS)
     if config.data is not None:
         look_up("data", config.data.partition(":")[0], SOURCES)
     if isinstance(config, AlignConfig):
@@ -98,6 +100,7 @@ def _check_names(config: ParentsConfig) -> None:
             raise broken_rule("method", config.method, rule)
     if isinstance(config, MergeConfig):
         look_up("combine", config.combine, COMBINERS)
+        combiner_for(config.combine, task)
         fair_weights(config.weights or None, len(config.parents))
         if config.heads == "keep" and config.labeled and config.data is not None:
             rule = "merge, unless --no-evaluate: heads of their own answer questions of their own"
@@ -106,6 +109,7 @@ def _check_names(config: ParentsConfig) -> None:
         isinstance(config, MergeConfig) and config.statistics
     ):
         with_statistics(config.combine)
+        combiner_for(config.combine, task)
 
 
 def _check_files(config: ParentsConfig) -> None:

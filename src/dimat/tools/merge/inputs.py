@@ -1,22 +1,25 @@
-"""The inputs of a merge: checkpoints, images, statistics and a model, read and checked."""
+"""The inputs of a merge: checkpoints, samples, statistics and a model, read and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from dimat.checkpoints import Parents, Statistics, read_statistics
 from dimat.checkpoints.formats.files import read_checkpoint
 from dimat.checkpoints.unwrapped import fitted
-from dimat.data import load_dataset, load_images, tensor_of
+from dimat.data import Dataset, Rows, SourceOptions, load_dataset, load_inputs
 from dimat.errors import DataError
-from dimat.merging import COMBINERS
-from dimat.models import build_for_input, check_output
+from dimat.experiment.config.rules import broken_rule
+from dimat.merging import combiner_for
+from dimat.models import build_for_input, check_outputs
 from dimat.state import State
-from dimat.tools.merge.images import Images, Normalization
+from dimat.tasks import TASKS
+from dimat.tools.merge.samples import Normalization, Samples, as_they_are
 from dimat.tools.merge.settings import AlignConfig, MergeConfig, ParentsConfig
 
 
@@ -27,21 +30,21 @@ class Inputs:
     Args:
         states: The states of the parents, by file.
         model: A model of the parents' architecture.
-        train: Training images, for matching and recalibration; None if there are no data.
-        test: Test images and their labels; None if nothing is tested.
+        train: Training samples, for matching and recalibration; None if there are no data.
+        test: Test samples and their targets; None if nothing is tested.
         statistics: Statistics of all parents by a name for messages; empty if none are given.
         notes: What the reading of the checkpoints had to decide, a sentence each.
     """
 
     states: Mapping[str, State]
     model: nn.Module
-    train: Images | None
-    test: tuple[Images, Tensor] | None
+    train: Samples | None
+    test: tuple[Samples, Tensor] | None
     statistics: Mapping[str, Statistics]
     notes: tuple[str, ...]
 
     def parents(self, config: ParentsConfig) -> Parents:
-        """The parents with their model and calibration images.
+        """The parents with their model and calibration samples.
 
         Args:
             config: Settings of the merge.
@@ -79,44 +82,33 @@ class Inputs:
 
 
 def read_inputs(config: ParentsConfig) -> Inputs:
-    """Read the parents, the images and the statistics, and build the model.
+    """Read the parents, the samples and the statistics, and build the model.
 
     Args:
         config: Settings of the merge.
 
     Raises:
-        ConfigError: If ``normalize`` does not fit the images, or the number of classes is unknown.
+        ConfigError: If ``normalize`` does not fit the inputs, or the number of classes is unknown.
         DataError, ModelError, StructureError: If a file or the model cannot be used.
     """
     notes: list[str] = []
     states = {parent: _read_parent(parent, config.key, notes) for parent in config.parents}
     statistics: Mapping[str, Statistics] = {}
     if isinstance(config, MergeConfig) and config.statistics:
-        combiner = COMBINERS[config.combine]
+        combiner = combiner_for(config.combine, TASKS[config.task])
         statistics = read_statistics(config.statistics, combiner, len(config.parents))
     if config.data is None:
         assert config.classes is not None
-        size = _image_size(statistics)
-        model = _built(config, size, config.classes)
+        model = _built(config, _input_shape(statistics), config.classes)
         return Inputs(states, model, None, None, statistics, tuple(notes))
-    pixels, test, classes = _read_data(config, config.data)
-    _, height, width, channels = pixels.shape
-    model = _built(config, (channels, height, width), classes)
-    if test is not None:
-        check_output(
-            config.model,
-            model,
-            in_channels=channels,
-            num_classes=classes,
-            image_size=(height, width),
-        )
-    normalize = Normalization.parse(config.normalize, channels)
+    data, prepare = _read_data(config, config.data)
+    model = _model_for(config, data)
 
-    def images(own: Tensor) -> Images:
-        return Images(own, normalize, config.batch_size, config.device)
+    def samples(own: Rows) -> Samples:
+        return Samples(tensor_of(own), prepare, config.batch_size, config.device)
 
-    own_test = None if test is None else (images(test[0]), test[1])
-    return Inputs(states, model, images(pixels), own_test, statistics, tuple(notes))
+    test = (samples(data.test_x), tensor_of(data.test_y)) if config.labeled else None
+    return Inputs(states, model, samples(data.train_x), test, statistics, tuple(notes))
 
 
 def _read_parent(parent: str, key: str | None, notes: list[str]) -> State:
@@ -124,15 +116,34 @@ def _read_parent(parent: str, key: str | None, notes: list[str]) -> State:
     return read_checkpoint(Path(parent), key, lambda text: notes.append(f"{parent}: {text}"))
 
 
-def _built(config: ParentsConfig, size: tuple[int, int, int], classes: int) -> nn.Module:
-    """The model for images of (channels, height, width)."""
+def _model_for(config: ParentsConfig, data: Dataset) -> nn.Module:
+    """The model for a data set; its outputs are checked where there are targets to compare with."""
+    task = TASKS[config.task]
+    outputs = config.classes or data.num_outputs(task)
+    expected = task.output_shape(tensor_of(data.train_y[:1]).repeat_interleave(2, 0), outputs)
+    own = {"num_tokens": data.num_tokens, "padding": data.padding}
+    model = _built(config, data.input_shape, outputs, places=len(expected) > 2, **own)
+    if config.labeled:
+        rule = "its output width must be the number of classes"
+        if not task.has_classes:
+            rule = f"as task '{config.task}' has them"
+        example = data.example(2).to(config.device)
+        check_outputs(config.model, model, example, expected, rule)
+    return model
+
+
+def _built(
+    config: ParentsConfig, shape: tuple[int, ...], outputs: int, **of_texts: Any
+) -> nn.Module:
+    """The model for inputs of a shape, that of one sample as the model gets it."""
     return build_for_input(
         config.model,
-        (2, *size),
-        classes,
+        (2, *shape),
+        outputs,
         width=config.width,
         shortcut=config.shortcut,
         norm=config.norm,
+        **of_texts,
     ).to(config.device)
 
 
@@ -141,35 +152,61 @@ def _shapes(statistics: Mapping[str, Statistics]) -> tuple[tuple[int, ...], ...]
     return next((own.inputs for own in statistics.values()), ())
 
 
-def _image_size(statistics: Mapping[str, Statistics]) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that statistics were measured on."""
+def _input_shape(statistics: Mapping[str, Statistics]) -> tuple[int, ...]:
+    """Shape of a sample of those that statistics were measured on."""
     shapes = _shapes(statistics)
-    if len(shapes) != 1 or len(shapes[0]) != 4:
+    if len(shapes) != 1 or len(shapes[0]) < 2:
         raise DataError(
             f"{next(iter(statistics))} were measured on inputs of shapes {list(shapes)}, which are "
-            "no images: merge from Python, by dimat.merge"
+            "no batch of images or other numbers: merge from Python, by dimat.merge"
         )
-    _, channels, height, width = shapes[0]
-    return channels, height, width
+    return shapes[0][1:]
 
 
-def _read_data(
-    config: ParentsConfig, source: str
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None, int]:
-    """Training images, test images with labels (None if not needed), and number of classes."""
+def _read_data(config: ParentsConfig, source: str) -> tuple[Dataset, Callable[[Tensor], Tensor]]:
+    """The data set, whose targets mean nothing where none are needed, and what models get of it."""
+    task, options = TASKS[config.task], _options(config)
     if not config.labeled and config.classes is not None:
-        return load_images(source), None, config.classes
-    try:
-        dataset = load_dataset(source)
-    except DataError as error:
-        if config.labeled:
-            raise
-        raise DataError(f"{error}; where there are no labels, give --classes") from error
-    classes = config.classes or dataset.num_classes
-    if dataset.num_classes > classes:
-        raise DataError(
-            f"{source}: the labels go up to {dataset.num_classes - 1}, but there are "
-            f"{classes} classes: give another --classes"
-        )
-    train_x, *test = map(tensor_of, (dataset.train_x, dataset.test_x, dataset.test_y))
-    return train_x, (test[0], test[1]) if config.labeled else None, classes
+        data = load_inputs(source, options)
+    else:
+        try:
+            data = load_dataset(source, task=task, options=options)
+        except DataError as error:
+            if config.labeled:
+                raise
+            raise DataError(f"{error}; where there are no labels, give --classes") from error
+        _check_width(config, data)
+    if not data.images and config.normalize is not None:
+        rule = "left out where inputs are no images, which networks get as they are"
+        raise broken_rule("normalize", config.normalize, rule)
+    if not data.images:
+        return data, as_they_are
+    return data, Normalization.parse(config.normalize, data.in_channels)
+
+
+def _check_width(config: ParentsConfig, data: Dataset) -> None:
+    """Refuse fewer outputs than the targets need."""
+    task, given = TASKS[config.task], config.classes
+    needed = data.num_outputs(task)
+    if given is None or needed <= given:
+        return
+    what = f"the targets need {needed} outputs, but 'classes' is {given}"
+    if task.has_classes:
+        what = f"the labels go up to {needed - 1}, but there are {given} classes"
+    raise DataError(f"{config.data}: {what}: give another --classes")
+
+
+def _options(config: ParentsConfig) -> SourceOptions:
+    """What sources may ask for."""
+    return SourceOptions(
+        kind=config.kind,
+        task=TASKS[config.task],
+        target=config.target,
+        leave_out=config.leave_out,
+        categories=config.categories,
+        fill=config.fill,
+        text=config.text or "",
+        tokenizer=config.tokenizer or "",
+        max_length=config.max_length,
+        test_share=config.test_share,
+    )

@@ -6,20 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dimat.state import State, brief
+from dimat.tasks import Metric
 from dimat.tools.merge.settings import AlignConfig, MergeConfig
 
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a network on the test images.
+    """The score of a network on the test samples.
 
     Args:
-        accuracy: A fraction in [0, 1].
-        loss: Mean cross-entropy in nats.
+        metrics: The metrics of the task by name, the main one first.
+        loss: The mean loss; of classes the cross-entropy in nats.
     """
 
-    accuracy: float
+    metrics: Mapping[str, float]
     loss: float
+
+    @property
+    def main(self) -> float:
+        """The metric that networks are compared by."""
+        return next(iter(self.metrics.values()))
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,26 @@ class Path:
 
 @dataclass(frozen=True)
 class MergeComparison:
-    """The scores of all networks of a merge on one set of test images.
+    """The scores of all networks of a merge on one set of test samples.
 
     Args:
-        images: Number of test images.
+        metrics: What they are judged by, the main metric first.
+        tested: Number of test samples.
+        images: Whether those are images.
         rows: Scores of parents, plain average, merged network and ensemble.
         path: Scores between the parents, if there are two; else None.
     """
 
-    images: int
+    metrics: tuple[Metric, ...]
+    tested: int
+    images: bool
     rows: tuple[ComparisonRow, ...]
     path: Path | None
+
+    @property
+    def unit(self) -> str:
+        """The word for what they are tested on."""
+        return "images" if self.images else "samples"
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from dimat.checkpoints.partial import check_norms
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.running.process import borrowed
 from dimat.matching import MATCHERS, Matching
-from dimat.merging import COMBINERS
+from dimat.merging import combiner_for
 from dimat.state import State
+from dimat.tasks import TASKS
 from dimat.tools.merge.checks import check
 from dimat.tools.merge.evaluate import WORTH_A_NOTE_S, Evaluator
 from dimat.tools.merge.fits import parent_fits
@@ -95,7 +96,8 @@ def measure_checkpoint(config: StatisticsConfig, progress: Progress | None = Non
     with stages.until_closed(), borrowed(config.threads, config.device):
         _, parents = _read(config, stages)
         with stages.stage(f"measuring ({config.combine})"):
-            return measured(parents, with_statistics(config.combine), config.budget)
+            combiner = combiner_for(config.combine, TASKS[config.task])
+            return measured(parents, with_statistics(combiner), config.budget)
 
 
 def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> MergeResult:
@@ -113,7 +115,7 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
     weights = fair_weights(config.weights or None, len(config.parents))
     with stages.until_closed(), borrowed(config.threads, config.device):
         inputs, parents = _read(config, stages)
-        combiner = COMBINERS[config.combine]
+        combiner = combiner_for(config.combine, TASKS[config.task])
         kept = kept_of(parents, config.only, config.except_, config.heads, inputs.statistics)
         check_norms(parents.model, kept, combiner)
         if config.heads == "keep":
@@ -132,9 +134,10 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
                 fresh = chosen is not None and config.recalibration != "expected"
                 each = parents.with_heads(found[0], own, kept, again=fresh)
                 found = [parents.rounded(state, number) for number, state in enumerate(each)]
-        evaluator = _evaluator(inputs, parents, stages.progress)
         comparison: MergeComparison | None = None
-        if evaluator is not None:
+        if inputs.test is not None:
+            task = TASKS[config.task]
+            evaluator = Evaluator(parents, *inputs.test, task, stages.progress)
             with stages.stage("testing"):
                 comparison = evaluator.compare(aligned, weights, {"merged": (plain, again)})
     symmetry = parents.analysis.symmetry
@@ -197,7 +200,3 @@ def _kept(config: MergeConfig, kept: Collection[str], count: int) -> list[str]:
     first = f"'{min(kept)}'" + (f" and {len(kept) - 1} more" if len(kept) > 1 else "")
     whose = "each parent's own" if config.heads == "keep" else "parent 0's"
     return [f"not merged, but {whose}: {first} of {count} entries"]
-
-
-def _evaluator(inputs: Inputs, parents: Parents, progress: Progress) -> Evaluator | None:
-    return None if inputs.test is None else Evaluator(parents, *inputs.test, progress)

@@ -25,29 +25,53 @@ class ParentsConfig:
         parents: Checkpoint files, or folders in the layout of Hugging Face.
         out: The .safetensors file to write, or a folder in the layout of a parent that is one.
         model: A built-in model's name, or package.module:factory.
-        data: digits, npz:PATH, folder:PATH or hf:NAME; its training images are looked at, without
-            labels.
+        data: digits, npz:PATH, folder:PATH, csv:PATH, jsonl:PATH, parquet:PATH or hf:NAME; its
+            training samples are looked at, without targets.
+        task: What the checkpoints have learned: classification, regression, multilabel,
+            segmentation, language-modeling, or package.module:factory of your own.
+        kind: Whether inputs are images, or arrays that models get as they are; auto: as the source
+            finds them.
+        target: Columns of a table that are the targets.
+        leave_out: Columns of a table that are no inputs either.
+        categories: Columns of a table that have categories, with all of them in their order, as in
+            training: color=red|blue.
+        fill: The number in place of missing ones in a table; null: what is missing is refused.
+        text: The column of a table whose texts are the inputs.
+        tokenizer: Name on the Hugging Face Hub, or folder, of the tokenizer of those texts.
+        max_length: Tokens of a text that are kept.
+        test_share: Share of the samples to test on, of sources that do not say which: those that
+            dimat run tests on.
         width: Multiplier of a built-in model's channels.
         shortcut: Kind of shortcuts in ResNets.
         norm: Kind of normalization in ResNets.
         key: The entry of every checkpoint that is the state, or a prefix of the names in it;
             state_dict, model_state_dict, model, or the only one that holds tensors, if null.
-        classes: Width of the output; that of the labels if null.
+        classes: Width of the output; that of the labels, or other targets, if null.
         normalize: MEAN/STD of images in [0, 1], numbers or one a channel:
             .49,.48,.45/.25,.24,.26; 0.5/0.25 if null.
-        images: Training images used, at most.
-        batch_size: Images of a forward pass.
+        images: Training samples used, at most.
+        batch_size: Samples of a forward pass.
         device: cpu, cuda, or cuda:N.
         threads: Threads PyTorch may use on the CPU.
-        seed: Seed of the choice of images.
+        seed: Seed of the choice of samples.
         overwrite: Whether files that exist are replaced.
-        imports: Modules that register matchers, combiners and sources of your own.
+        imports: Modules that register matchers, combiners, sources and tasks of your own.
     """
 
     parents: tuple[kinds.FilePath, ...]
     out: WrittenPath
     model: str
     data: kinds.Source | None = None
+    task: str = "classification"
+    kind: Literal["auto", "images", "arrays"] = "auto"
+    target: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    fill: kinds.Finite | None = None
+    text: str | None = None
+    tokenizer: str | None = None
+    max_length: kinds.PositiveCount = 128
+    test_share: kinds.Fraction = 0.2
     width: kinds.Width = 1.0
     shortcut: kinds.Shortcut = "conv3"
     norm: kinds.Norm = "batch"

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dimat.experiment.tables import percent
+from dimat.tasks import Metric
 from dimat.tools.merge.result import (
     AlignResult,
     ComparisonRow,
@@ -33,8 +34,9 @@ def merge_tables(result: MergeResult) -> RenderableType:
     found: list[RenderableType] = []
     if result.comparison is not None:
         found.append(_networks(result, result.comparison))
-        if result.comparison.path is not None:
-            found.append(_path(result.comparison.path, again=_again(result.comparison)))
+        compared = result.comparison
+        if compared.path is not None:
+            found.append(_path(compared.path, compared.metrics[0], again=_again(compared)))
     return _stacked(*found, _units(result.fits), *_notes(result))
 
 
@@ -59,16 +61,19 @@ def _stacked(*tables: RenderableType) -> Group:
 def _networks(result: MergeResult, comparison: MergeComparison) -> Table:
     again = _again(comparison)
     how = f"{result.config.method}, {result.config.combine}"
-    table = _table(f"Test accuracy in % and loss on {comparison.images} images")
+    metric = comparison.metrics[0]
+    less = "" if metric.higher_is_better else " (less is better)"
+    title = f"Test {metric.title}{less} and loss on {comparison.tested} {comparison.unit}"
+    table = _table(title)
     table.add_column("\nnetwork" if again else "network", overflow="fold")
     for head in ("\n", "recalibrated\n") if again else ("",):
-        table.add_column(f"{head}accuracy", justify="right")
+        table.add_column(f"{head}{_words(metric)}", justify="right")
         table.add_column("\nloss" if again else "loss", justify="right")
     for row in comparison.rows:
         merged = row.name == "merged"
         name = f"{row.name} ({how})" if merged else _named(row, result.config.parents)
         scores = [row.plain, row.recalibrated] if again else [row.plain]
-        table.add_row(escape(name), *_cells(scores), style="bold" if merged else "")
+        table.add_row(escape(name), *_cells(scores, metric), style="bold" if merged else "")
     chosen = "merged, recalibrated" if result.recalibrated else "merged"
     table.caption = f"written: {chosen}; the ensemble is what merging can hope for"
     return table
@@ -87,19 +92,23 @@ def _named(row: ComparisonRow, parents: Sequence[str]) -> str:
     return f"{row.name}: {parents[int(number)].rpartition('/')[2]}"
 
 
-def _cells(scores: Sequence[Score | None]) -> list[str]:
+def _cells(scores: Sequence[Score | None], metric: Metric) -> list[str]:
     cells = []
     for score in scores:
-        cells += ["–", "–"] if score is None else [percent(score.accuracy), _number(score.loss)]
+        cells += ["–", "–"] if score is None else [metric.show(score.main), _number(score.loss)]
     return cells
 
 
-def _path(path: Path, *, again: bool) -> Table:
+def _words(metric: Metric) -> str:
+    return metric.name.replace("_", " ")
+
+
+def _path(path: Path, metric: Metric, *, again: bool) -> Table:
     table = _table("From parent 0 (α = 0) to parent 1, aligned (α = 1)")
     table.add_column("α")
     for alpha in path.alphas:
         table.add_column(f"{alpha:g}", justify="right")
-    table.add_row("accuracy", *(percent(score.accuracy) for score in path.scores))
+    table.add_row(_words(metric), *(metric.show(score.main) for score in path.scores))
     table.add_row("loss", *(_number(score.loss) for score in path.scores))
     how = "; BatchNorm recalibrated at every α" if again else ""
     table.caption = f"loss barrier: {path.barrier:.3f}{how}"

@@ -17,6 +17,8 @@ from dimat.state import State, num_bytes, save_state
 from dimat.tools.merge.result import AlignResult, MergeComparison, MergeResult, Score
 from dimat.tools.merge.settings import AlignConfig
 
+_ONE_FILE = ("npz", "csv", "jsonl", "parquet")  # sources that are one file, whose digest is told
+
 
 def write_aligned(result: AlignResult) -> None:
     """Write the aligned state.
@@ -45,7 +47,7 @@ def write_merge(result: MergeResult, page: str | None = None) -> None:
 
 
 def report_of(result: MergeResult) -> dict[str, object]:
-    """The report of a merge as JSON, for programs; accuracies are fractions in [0, 1].
+    """The report of a merge as JSON, for programs; metrics in percent are fractions in [0, 1].
 
     Args:
         result: The result of a merge.
@@ -77,12 +79,13 @@ def report_of(result: MergeResult) -> dict[str, object]:
 def _comparison(comparison: MergeComparison) -> dict[str, object]:
     path = comparison.path
     return {
-        "images": comparison.images,
+        comparison.unit: comparison.tested,
+        "metrics": [dataclasses.asdict(own) for own in comparison.metrics],
         "networks": [
             {
                 "name": row.name,
-                **dataclasses.asdict(row.plain),
-                "recalibrated": row.recalibrated and dataclasses.asdict(row.recalibrated),
+                **_score(row.plain),
+                "recalibrated": row.recalibrated and _score(row.recalibrated),
             }
             for row in comparison.rows
         ],
@@ -91,19 +94,23 @@ def _comparison(comparison: MergeComparison) -> dict[str, object]:
     }
 
 
+def _score(score: Score) -> dict[str, float]:
+    return {**score.metrics, "loss": score.loss}
+
+
 def _numbers(state: State) -> int:
     return sum(value.numel() for value in state.values())
 
 
 def _columns(scores: Iterable[Score]) -> dict[str, list[float]]:
-    found = list(scores)
-    return {"accuracy": [s.accuracy for s in found], "loss": [s.loss for s in found]}
+    rows = [_score(score) for score in scores]
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _read(config: AlignConfig) -> list[str]:
     source, _, path = (config.data or "").partition(":")
     files = [f"{own}" for given in config.inputs for own in _files(Path(given))]
-    return [*files, *([path] if source == "npz" else [])]
+    return [*files, *([path] if source in _ONE_FILE else [])]
 
 
 def _files(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dimat.tasks import Metric
 from dimat.tools.format import NOTHING
 from dimat.tools.report.page import templates
 
@@ -51,13 +53,18 @@ def merge_page(report: Mapping[str, Any]) -> str:
     own = templates()
     own.filters |= {"decimal": decimal, "base": _base, "bar": _bar}
     evaluation = report["evaluation"]
+    metric = Metric(**evaluation["metrics"][0]) if evaluation else Metric("none")
     return own.get_template("merge.html").render(
         style=Markup(style.read_text(encoding="utf-8")),  # ours, and not of a user
         report=report,
         settings=report["settings"],
-        networks=_networks(report) if evaluation else [],
+        networks=_networks(report, metric) if evaluation else [],
+        metric=metric,
+        metric_name=_words(metric),
+        kind="images" if "images" in (evaluation or ()) else "samples",
+        unit=" (%)" if metric.percent else "",
         again=bool(evaluation) and any(x["recalibrated"] for x in evaluation["networks"]),
-        curves=_curves(evaluation["path"]) if evaluation and evaluation["path"] else [],
+        curves=_curves(evaluation["path"], metric) if evaluation and evaluation["path"] else [],
         groups=_groups(report["matching"]["parents"]),
         doubted={
             fit["parent"]: names
@@ -90,29 +97,59 @@ def _bar(share: float | None) -> str:
     return f"{100 * min(max(share or 0.0, 0.0), 1.0):.1f}"
 
 
-def _networks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _words(metric: Metric) -> str:
+    return metric.name.replace("_", " ").capitalize()
+
+
+def _networks(report: Mapping[str, Any], metric: Metric) -> list[dict[str, Any]]:
     """The rows of the table of networks, parents with their files."""
     found, parents = [], report["settings"]["parents"]
-    for row in report["evaluation"]["networks"]:
+    rows = report["evaluation"]["networks"]
+    bests = [(row["recalibrated"] or row)[metric.name] for row in rows]
+    for row, best in zip(rows, bests, strict=True):
         kind, _, number = row["name"].partition(" ")
-        file = _base(parents[int(number)]) if kind == "parent" else ""
-        best = row["recalibrated"] or {"accuracy": row["accuracy"], "loss": row["loss"]}
-        found.append({**row, "file": file, "best": best, "is_merged": row["name"] == "merged"})
+        again = row["recalibrated"]
+        own = {
+            "name": row["name"],
+            "file": _base(parents[int(number)]) if kind == "parent" else "",
+            "is_merged": row["name"] == "merged",
+            "score": metric.show(row[metric.name]),
+            "loss": row["loss"],
+            "again": NOTHING if again is None else metric.show(again[metric.name]),
+            "again_loss": None if again is None else again["loss"],
+            "bar": best if metric.percent else _place(best, bests, metric),
+        }
+        found.append(own)
     return found
 
 
-def _curves(path: Mapping[str, Any]) -> list[LossCurve]:
+def _place(value: float, values: Sequence[float], metric: Metric) -> float:
+    """The place of a value between the worst of all, 0, and the best, 1.
+
+    >>> _place(2.0, [1.0, 2.0, 5.0], Metric("mse", higher_is_better=False))
+    0.75
+    """
+    best, worst = metric.best(values), metric.worst(values)
+    place = (value - worst) / (best - worst) if best != worst else 1.0
+    return place if math.isfinite(place) else 0.0
+
+
+def _curves(path: Mapping[str, Any], metric: Metric) -> list[LossCurve]:
+    unit, scale = (" (%)", 100) if metric.percent else ("", 1)
+    values = [scale * x for x in path[metric.name]]
+    form = "{:.1f}" if metric.percent else "{:.3g}"
     return [
-        _curve("Test accuracy (%)", path["alpha"], [100 * x for x in path["accuracy"]], "{:.1f}"),
+        _curve(f"Test {_words(metric).lower()}{unit}", path["alpha"], values, form),
         _curve("Loss", path["alpha"], path["loss"], "{:.3f}"),
     ]
 
 
 def _curve(title: str, alphas: Sequence[float], values: Sequence[float], form: str) -> LossCurve:
-    low, high = min(values), max(values)
+    there = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(there), max(there)
     span = (high - low) or 1.0
     points = [
-        (_WIDTH * alpha, _HEIGHT * (1 - (value - low) / span))
+        (_WIDTH * alpha, _HEIGHT * (1 - (min(value, high) - low) / span))
         for alpha, value in zip(alphas, values, strict=True)
     ]
     return LossCurve(title, tuple(points), tuple(form.format(value) for value in values))

@@ -1,9 +1,9 @@
-"""Images as input of networks: normalized as in their training, in batches, on the device."""
+"""Samples as input of networks: images normalized as in their training; batches on the device."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from dimat.data import generator, sample_batches
 from dimat.experiment.config.rules import broken_rule
 
-_CHOICE = 4  # purpose of the random stream that chooses images
+_CHOICE = 4  # purpose of the random stream that chooses samples
 
 
 @dataclass(frozen=True)
@@ -64,36 +64,52 @@ class Normalization:
         return ((images.float() / scale - mean) / std).permute(0, 3, 1, 2)
 
 
+def as_they_are(inputs: Tensor) -> Tensor:
+    """Inputs that are no images: networks get them as they are."""
+    return inputs
+
+
 @dataclass(frozen=True)
-class Images:
-    """Images in memory, given out in normalized batches.
+class Samples:
+    """Inputs in memory, given out in batches as networks get them.
 
     Args:
-        pixels: (n, height, width, channels) uint8, or float in [0, 1].
-        normalize: Normalization of the batches.
-        batch_size: Images of a batch, >= 1.
+        inputs: Images (n, height, width, channels), uint8 or float in [0, 1]; or other arrays,
+            samples first.
+        prepare: What networks get of a batch: the normalization of images, or it as it is.
+        batch_size: Samples of a batch, >= 1.
         device: Device of the batches.
     """
 
-    pixels: Tensor
-    normalize: Normalization
+    inputs: Tensor
+    prepare: Callable[[Tensor], Tensor]
     batch_size: int
     device: str
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.inputs)
+
+    @property
+    def images(self) -> bool:
+        """Whether the inputs are images."""
+        return isinstance(self.prepare, Normalization)
+
+    @property
+    def num_batches(self) -> int:
+        """Number of the batches of all samples."""
+        return -(-len(self) // self.batch_size)
 
     def batches(self) -> Iterator[Tensor]:
-        """Normalized batches of all images, in order."""
-        for part in torch.split(self.pixels, self.batch_size):
-            yield self.normalize(part.to(self.device))
+        """Batches of all samples, in order."""
+        for part in torch.split(self.inputs, self.batch_size):
+            yield self.prepare(part.to(self.device))
 
     def sample(self, count: int, seed: int) -> list[Tensor]:
-        """Normalized batches of randomly chosen images, about equally large.
+        """Batches of randomly chosen samples, about equally large.
 
         Args:
-            count: Images to choose, at most.
+            count: Samples to choose, at most.
             seed: Seed of the choice, >= 0.
         """
         parts = sample_batches(len(self), count, self.batch_size, generator(seed, _CHOICE))
-        return [self.normalize(self.pixels[part].to(self.device)) for part in parts]
+        return [self.prepare(self.inputs[part].to(self.device)) for part in parts]
