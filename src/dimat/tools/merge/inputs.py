@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dimat.checkpoints import Parents, Statistics, read_statistics
 from dimat.checkpoints.formats.files import read_checkpoint
 from dimat.checkpoints.unwrapped import fitted
-from dimat.data import Dataset, Rows, SourceOptions, load_dataset, load_inputs
+from dimat.data import Dataset, Rows, SourceOptions, load_dataset, load_inputs, tensor_of
 from dimat.errors import DataError
 from dimat.experiment.config.rules import broken_rule
 from dimat.merging import combiner_for
