@@ -187,11 +187,7 @@ def merge(
         kept = kept_of(parents, only, except_, heads, sent)
         check_norms(parents.model, kept, combiner)
         parents = parents.without_heads(kept) if heads == "keep" else parents
-        if continuous and (sent or heads == "keep"):
-            raise ConfigError(
-                "'continuous' is True, and matrices move neither 'statistics' that were sent nor "
-                "heads of other shapes: leave one of both out"
-            )
+        check_continuous(continuous, sent, heads)
         found = _merge(
             parents, matcher, combiner, recalibration, weights, sent, kept, heads, continuous
         )
@@ -326,6 +322,24 @@ def kept_of(
             "leave it out, so that it is found for each"
         )
     return kept
+
+
+def check_continuous(continuous: bool, statistics: Mapping[str, Statistics], heads: Heads) -> None:
+    """Refuse to align by matrices what they do not move.
+
+    Args:
+        continuous: As :func:`merge` takes it.
+        statistics: Statistics that were given.
+        heads: As :func:`merge` takes it.
+
+    Raises:
+        ConfigError: If there is such a thing.
+    """
+    if continuous and (statistics or heads == "keep"):
+        raise ConfigError(
+            "'continuous' is True, and matrices move neither 'statistics' that were sent nor heads "
+            "of other shapes: leave one of both out"
+        )
 
 
 def recalibrates(recalibration: str, combiner: Combiner, at: str | None = None) -> bool:

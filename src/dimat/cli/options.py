@@ -106,3 +106,14 @@ def _value(name: str, word: str, rest: Iterator[str]) -> str:
     if value.startswith("--"):
         raise ConfigError(f"setting '{name}' has no value: write --{name} VALUE")
     return value
+
+
+def add_continuous(parser: Parser, what: str) -> None:
+    """The option for alignment by matrices.
+
+    Args:
+        parser: Gets the option.
+        what: What is done, the beginning of the help.
+    """
+    where = "heads of attention, normed residual streams, adapters"
+    parser.add_argument("--continuous", action="store_true", help=f"{what}: {where}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jsonargparse import Namespace
 from rich.console import Console
 
-from dimat.cli.options import add_checkpoint_options
+from dimat.cli.options import add_checkpoint_options, add_continuous
 from dimat.experiment.config.parse import Parser, add_settings
 from dimat.tools.merge.checks import check
 from dimat.tools.merge.settings import AlignConfig
@@ -28,6 +28,7 @@ def parser() -> Parser:
     )
     add_checkpoint_options(own)
     add_settings(own, AlignConfig, {"method", "at"})
+    add_continuous(own, "let matrices align units too, where they may")
     return own
 
 

@@ -7,6 +7,7 @@ import math
 from jsonargparse import Namespace
 from rich.console import Console
 
+from dimat.cli.options import add_continuous
 from dimat.errors import ConfigError
 from dimat.experiment.config import kinds
 from dimat.experiment.config.config import RunConfig
@@ -31,8 +32,7 @@ def parser() -> Parser:
     add("--input", type=tuple[int, ...], default=(2, 3, 32, 32), help="shape, batch first")
     part = "a submodule, such as encoder, that alone is looked into; null: all of the model"
     add("--at", type=str | None, default=None, metavar="NAME", help=part)
-    matrices = "look for what matrices may act on, too: heads, normed streams, adapters"
-    add("--continuous", action="store_true", help=matrices)
+    add_continuous(own, "look for what matrices may act on, too")
     add("--json", action="store_true", help="print all of it as JSON, for programs")
     return own
 

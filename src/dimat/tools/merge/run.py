@@ -17,7 +17,7 @@ from dimat.checkpoints import (
     recalibrates,
     with_statistics,
 )
-from dimat.checkpoints.merge import kept_of
+from dimat.checkpoints.merge import check_continuous, kept_of
 from dimat.checkpoints.partial import check_norms
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.running.process import borrowed
@@ -73,10 +73,11 @@ def align_checkpoints(config: AlignConfig, progress: Progress | None = None) -> 
     with stages.until_closed(), borrowed(config.threads, config.device):
         inputs, parents = _read(config, stages)
         matchings = _matched(config, parents, (0.5, 0.5), stages)
-        aligned = parents.rounded(parents.align(matchings)[1], 1)
+        states, turned = _aligned(config, parents, matchings, stages)
+        aligned = parents.rounded(states[1], 1)
     symmetry = parents.analysis.symmetry
     fits = parent_fits(symmetry, matchings)
-    notes = (*inputs.notes, *parents.notes)
+    notes = (*inputs.notes, *parents.notes, *turned)
     written = inputs.in_layout(aligned, config.written[0][1])
     return AlignResult(config, (written,), symmetry.digest, fits, notes)
 
@@ -117,12 +118,13 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
         inputs, parents = _read(config, stages)
         combiner = combiner_for(config.combine, TASKS[config.task])
         kept = kept_of(parents, config.only, config.except_, config.heads, inputs.statistics)
+        check_continuous(config.continuous, inputs.statistics, config.heads)
         check_norms(parents.model, kept, combiner)
         if config.heads == "keep":
             parents = parents.without_heads(kept)
         values = fitting_values(parents, combiner, inputs.statistics)
         matchings = _matched(config, parents, weights, stages)
-        aligned = parents.align(matchings)
+        aligned, turned = _aligned(config, parents, matchings, stages)
         with stages.stage(f"combining ({config.combine})"):
             moved = moved_values(parents, combiner, values, matchings)
             own = parents.own(matchings, aligned)
@@ -151,7 +153,7 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
         comparison,
         chosen is not None,
         stages.seconds,
-        (*inputs.notes, *parents.notes, *_kept(config, kept, len(merged))),
+        (*inputs.notes, *parents.notes, *turned, *_kept(config, kept, len(merged))),
         tuple(sorted(kept)),
         symmetry.coverage,
         tuple(f"{own.why} ({own.operator} at {own.where})" for own in symmetry.pinned),
@@ -172,6 +174,18 @@ def _matched(
 ) -> list[Matching]:
     with stages.stage(f"matching ({config.method})"):
         return parents.match(MATCHERS[config.method], weights)
+
+
+def _aligned(
+    config: AlignConfig, parents: Parents, matchings: Sequence[Matching], stages: _Stages
+) -> tuple[list[State], list[str]]:
+    """The aligned parents, and notes on what matrices did to them."""
+    aligned = parents.align(matchings)
+    if not config.continuous:
+        return aligned, []
+    with stages.stage("aligning by matrices"):
+        turned, note = parents.rotate(aligned)
+    return turned, [note]
 
 
 def _recalibrated(

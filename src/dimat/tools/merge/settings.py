@@ -134,10 +134,13 @@ class AlignConfig(ParentsConfig):
             identity, or a matcher of your own.
         at: Name of a submodule, such as encoder, that alone has its units matched, for a model that
             cannot be exported as a whole; null: the whole model.
+        continuous: Whether matrices align the units too, where nothing nonlinear stands between
+            two weights: in heads of attention, on normed residual streams, in adapters.
     """
 
     method: str = "activations"
     at: str | None = None
+    continuous: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,8 @@ class MergeConfig(AlignConfig):
                 continue
             if own.name == "evaluate":
                 words += ["--no-evaluate"]
+            elif own.name == "continuous":
+                words += ["--continuous"]
             elif own.name in LISTED:
                 words += [f"--{name}", *value]
             else:
