@@ -20,6 +20,7 @@ from dimat.graph.trace import flatten_inputs
 from dimat.matching import MATCHERS, Matching, Problem
 from dimat.matching.assignment import unit_order
 from dimat.symmetry import Analysis, Symmetry, analyze
+from dimat.symmetry.continuous import find_continuous_symmetry
 from dimat.symmetry.proof.check import without_dropout
 from dimat.symmetry.proof.redraw import redraw
 from dimat.symmetry.unit_axes import outer_groups
@@ -107,6 +108,22 @@ def test_a_random_element_leaves_the_function_unchanged(
         ):
             scale = before.abs().max().clamp_min(1e-12).item()
             torch.testing.assert_close(after / scale, before / scale, rtol=0, atol=1e-8)
+
+
+def test_random_matrices_leave_the_function_in_eval_mode_unchanged(
+    case: Case, model: nn.Module, random: torch.Generator
+) -> None:
+    model.float()
+    symmetry = find_continuous_symmetry(model, case.inputs(), case.kwargs())
+    state = redraw(model.state_dict(), random)
+    inputs, kwargs = drawn((case.inputs(), case.kwargs()), random)
+    moved = symmetry.apply(symmetry.random(random), state)
+    model.eval()
+    for before, after in zip(
+        outputs(model, state, inputs, kwargs), outputs(model, moved, inputs, kwargs), strict=True
+    ):
+        scale = before.abs().max().clamp_min(1e-12).item() if before.numel() else 1.0
+        torch.testing.assert_close(after / scale, before / scale, rtol=0, atol=1e-8)
 
 
 def test_the_groups_are_those_worked_out_by_hand(case: Case, symmetry: Symmetry) -> None:

@@ -130,7 +130,9 @@ def rotated_note(symmetry: ContinuousSymmetry, found: Sequence[Aligned]) -> str:
     kinds = [f"{len(symmetry.only(kind).groups)} {kind}" for kind in KINDS]
     said = ", ".join(kind for kind in kinds if not kind.startswith("0 "))
     cosines = "; ".join(f"{own.cosine[0]:.2f} → {own.cosine[1]:.2f}" for own in found)
-    return f"aligned by matrices too ({said} groups); cosine of the weights to the first: {cosines}"
+    return (
+        f"aligned by matrices too (groups: {said}); cosine of the weights to the first: {cosines}"
+    )
 
 
 def _best(
