@@ -40,12 +40,13 @@ class DigitViT(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patches, self.positions = nn.Conv2d(1, 32, 2, 2), nn.Parameter(torch.randn(1, 16, 32))
+        self.patches = nn.Conv2d(1, 32, 2, 2)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 16, 32))
         self.layers = nn.Sequential(Layer(32, 4), Layer(32, 4))
         self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2) + 0.02 * self.positions
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
         logits: Tensor = self.head(self.norm(self.layers(x)).mean(1))
         return logits
 

@@ -222,6 +222,38 @@ def test_a_gain_that_more_than_one_layer_shares_is_not_folded() -> None:
     assert not find_continuous_symmetry(Shared(), VECTORS).groups
 
 
+def test_gains_of_places_are_not_folded() -> None:
+    """A norm over flattened maps has a gain for each place of a channel."""
+
+    class Maps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.head = (
+                nn.Conv2d(1, 4, 2, 2),
+                nn.LayerNorm(16),
+                nn.Linear(16, 3),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.head(self.norm(self.stem(x).flatten(1)))
+            return result
+
+    assert not find_continuous_symmetry(Maps(), torch.zeros(2, 1, 4, 4)).groups
+
+
+def test_units_of_complex_numbers_are_left_alone() -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.randn(6, 5, dtype=torch.complex64))
+            self.b = nn.Parameter(torch.randn(5, 4, dtype=torch.complex64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.to(torch.complex64) @ self.a @ self.b).abs()
+
+    assert not find_continuous_symmetry(Waves(), VECTORS).groups
+
+
 def test_a_gain_of_zero_cannot_be_folded() -> None:
     model = Residual(lambda: nn.RMSNorm(8), torch.tanh)
     symmetry = find_continuous_symmetry(model, VECTORS)

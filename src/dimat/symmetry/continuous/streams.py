@@ -53,8 +53,12 @@ class Streams:
     def gains(self, group: Group) -> Iterator[tuple[str, Stream]]:
         """The state keys of gains on a group's units, and the streams of what they multiply."""
         for name, node in self._places.items():
-            if group.name not in self._carried.get(name, ()) or node.meta["val"].dim() != 1:
-                continue
+            here = self._slots(name, group)
+            if [place for place, _ in here] != [-1] or here[0][1].index.shape != (
+                node.meta["val"].numel(),
+                1,
+            ):
+                continue  # one number for each unit, and no other
             path = _path(node)
             end = path[-1] if path else None
             if end is None or not _is_gain(end, [node, *path][-2]):
@@ -67,14 +71,14 @@ class Streams:
         """The stream of what a gain multiplies, to the contractions that it ends at."""
         norm = path[-1]
         nodes, flowing, ends = {*path[1:]}, [norm], set[str]()
-        inside = {*path, *_beside(norm, path)}
+        inside = {*path, *_beside(norm)}
         while flowing:
             for user in flowing.pop().users:
                 name = operator_name(user.target)
                 if user.op != "call_function" or name not in PASSING | CONTRACTING | {"aten.add"}:
                     return None
                 nodes.add(user)
-                more = _beside(user, inside)
+                more = _beside(user)
                 if name not in PASSING and not more:
                     return None
                 nodes |= {n for n in more if n.op == "call_function"}
@@ -143,7 +147,7 @@ def _is_gain(node: fx.Node, last: fx.Node) -> bool:
     return position is not None and len(node.args) > position and node.args[position] is last
 
 
-def _beside(node: fx.Node, inside: object) -> set[fx.Node]:
+def _beside(node: fx.Node) -> set[fx.Node]:
     """The state entries, and what leads from them, among the further operands of a node.
 
     Only those that nothing else reads: they may be changed along.

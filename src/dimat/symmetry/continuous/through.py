@@ -126,7 +126,7 @@ class _Try:
     def facts(self) -> list[Fact] | None:
         """The relative roles that are the same in all that fit; None if none do."""
         slots = (*self.inner, *self.outer)
-        if not self.inner or len(slots) > _MOST_SLOTS:
+        if not self.inner or len(slots) > _MOST_SLOTS or not self._real():
             return None
         if not self.outer and self._selects():
             return []  # a part of the operand in which there are none of the units
@@ -140,6 +140,11 @@ class _Try:
             *((name, name, 1) for name in names),
             *((names[i], names[j], sign) for (i, j), sign in ties.items()),
         ]
+
+    def _real(self) -> bool:
+        """Whether matrices can multiply what is multiplied: real numbers."""
+        values = (self.value, *(self.recorder.env[n] for n, _ in self.inner))
+        return all(isinstance(x, Tensor) and x.is_floating_point() for x in values)
 
     def _selects(self) -> bool:
         name = operator_name(self.node.target)
