@@ -49,6 +49,8 @@ def handshake(setup: Setup, *, matches: bool) -> Mapping[str, str]:
         found["images"] = input_shape(setup.dataset)
         found["columns"] = _text(setup.dataset.columns)
         found["tokens"] = str(setup.dataset.num_tokens)
+    if setup.frozen_digest is not None:
+        found["frozen entries (the base)"] = f"of digest {setup.frozen_digest[:16]}"
     if matches:
         found["symmetry"] = setup.analysis.symmetry.digest[:16]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dimat.merging.adapters import AdapterCombiner, AlignedAdapters, ProductAdapters
 from dimat.merging.layerwise.fisher import Fisher
 from dimat.merging.layerwise.gram import Gram
 from dimat.merging.layerwise.predicted_statistics import predicted_statistics
@@ -10,7 +11,13 @@ from dimat.merging.layerwise.regression import Regression
 from dimat.merging.layerwise.repair import Repair
 from dimat.merging.mix import mix
 from dimat.merging.optimizer import permute_optimizer, reset_optimizer
-from dimat.merging.protocol import Average, Combiner, StatisticsCombiner, calibrates
+from dimat.merging.protocol import (
+    Average,
+    Combiner,
+    StateCombiner,
+    StatisticsCombiner,
+    calibrates,
+)
 from dimat.merging.recalibrate import calibrated_norms, recalibrate
 from dimat.merging.robust import robust_mix
 from dimat.registry import Registry, an_object
@@ -25,18 +32,24 @@ COMBINERS: Registry[Combiner] = Registry(
         "regression": Regression(),
         "gram": Gram(),
         "fisher": Fisher(),
+        "lora-aligned": AlignedAdapters(),
+        "lora-product": ProductAdapters(),
     },
     an_object("combine", "needs_batches"),
 )
 
 __all__ = [
     "COMBINERS",
+    "AdapterCombiner",
+    "AlignedAdapters",
     "Average",
     "Combiner",
     "Fisher",
     "Gram",
+    "ProductAdapters",
     "Regression",
     "Repair",
+    "StateCombiner",
     "StatisticsCombiner",
     "calibrated_norms",
     "calibrates",

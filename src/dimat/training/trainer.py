@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,7 +24,7 @@ from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of
 from dimat.methods import RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
-from dimat.state import State, check_finite, clone, put_into, state_of, tensors_of
+from dimat.state import State, check_finite, clone, put_into, state_of
 from dimat.symmetry import Analysis
 from dimat.tasks import CLASSIFICATION, Task
 from dimat.topology import Network, Topology
@@ -48,6 +48,7 @@ class MergeSettings:
             reset.
         recalibration_images: Images of the agent's shard that BatchNorm statistics are recomputed
             on, at most; 0 leaves the statistics as they are.
+        exchanged: State keys of what agents exchange; None: all.
     """
 
     method: str
@@ -57,6 +58,7 @@ class MergeSettings:
     matching_images: int = 1000
     on_merge: Literal["keep", "mix", "reset"] = "keep"
     recalibration_images: int = 0
+    exchanged: Collection[str] | None = None
 
 
 @dataclass
@@ -142,8 +144,8 @@ class LocalTrainer:
         return state_of(self.model)
 
     def load(self, state: State) -> None:
-        """Load a state into the model, in place."""
-        put_into(self.model, state)
+        """Load a state into the model, in place; or, if agents exchange a part, that part of it."""
+        put_into(self.model, state, part=self.merging.exchanged is not None)
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context of forward passes: autocast to bfloat16, or none for float32."""
@@ -339,8 +341,9 @@ class LocalTrainer:
             TrainingError: If the state is not finite.
         """
         own = self.merging
+        state = state_of(self.model, own.exchanged)
         try:
-            check_finite(tensors_of(self.model.state_dict()), f"agent {self.index}")
+            check_finite(state, f"agent {self.index}")
         except StructureError as error:
             raise TrainingError(
                 f"{own.method}, round {number}, before the merge: {error}; training diverges"
@@ -348,9 +351,9 @@ class LocalTrainer:
         return RoundContext(
             agent=self.index,
             round=number,
-            state=self.state(),
+            state=state,
             topology=own.topology.at(number - 1),
-            parameters=parameter_names(self.model),
+            parameters=[name for name in parameter_names(self.model) if name in state],
             analysis=own.analysis,
             batches=lambda: self.calibration(MATCH, number, own.matching_images),
             gauge=self.gauge,

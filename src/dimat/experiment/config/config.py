@@ -352,6 +352,10 @@ class ExchangeConfig:
             average), clip (no neighbor is farther away than another one) or trimmed (the mean of
             each number without the extremes). For dimat, wa, wm and final-merge, with
             merging.combine average; every agent needs two neighbors.
+        what: all entries of the model, or trainable: parameters that require a gradient, and
+            buffers that training writes. The rest is then never sent: it must be alike at all
+            agents, which is checked by digest before anything is trained. For methods that exchange
+            once a round.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -359,6 +363,7 @@ class ExchangeConfig:
     patience_s: kinds.Seconds = 600.0
     max_norm_ratio: kinds.Ratio | None = 10.0
     robust: Literal["none", "clip", "trimmed"] = "none"
+    what: Literal["all", "trainable"] = "all"
 
     def __post_init__(self) -> None:
         tidy(self)

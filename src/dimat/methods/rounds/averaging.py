@@ -8,7 +8,12 @@ from dimat.errors import check_known
 from dimat.exchange import Talk
 from dimat.merging import COMBINERS
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
-from dimat.methods.combining import combine_heard, has_statistics, swap_combiner_statistics
+from dimat.methods.combining import (
+    combine_heard,
+    has_statistics,
+    needs_layers,
+    swap_combiner_statistics,
+)
 from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.mixing import RepeatedMixing
 from dimat.methods.protocol import Need, RoundContext, RoundReport, RoundResult, setting
@@ -83,8 +88,8 @@ class Averaging(RepeatedMixing):
 
     @property
     def needs_graph(self) -> bool:
-        """Combiners other than the average look at layers."""
-        return self.combine != "average"
+        """Whether the combiner looks at layers."""
+        return needs_layers(self.combine)
 
     @property
     def largest_message(self) -> float:
