@@ -112,6 +112,12 @@ def test_who_has_all_the_weight_keeps_its_factors(way: str) -> None:
     assert_close(WAYS[way](adapters, [1.0, 0.0, 0.0]), adapters[0])
 
 
+def test_copies_of_a_lower_rank_than_they_have_room_for_keep_their_factors() -> None:
+    own = drawn(0)
+    low = Factors(own.a, own.b * torch.tensor([1.0, 1.0, 0.0, 0.0]).double())
+    assert_close(product([low] * 3, WEIGHTS), low)
+
+
 def test_rotated_copies_are_aligned_to_their_product() -> None:
     own = drawn(0)
     copies = [own, *(turned(own, turn) for turn in rotations(2))]
@@ -136,11 +142,12 @@ def test_float32_noise_stays_float32_noise() -> None:
 def test_alignment_is_never_farther_off_than_its_bound_without() -> None:
     """Where A is common and B are small, as early in training, averages are nearly exact."""
     first, *others = several()
-    alike = [first, *(Factors(first.a + 0.01 * x.a, 0.02 * x.b) for x in others)]
-    plain, turned_ = (
-        product_error(way(alike, WEIGHTS), alike, WEIGHTS)[0] for way in (naive, aligned)
-    )
-    assert turned_ <= 1.01 * plain
+    small = Factors(first.a, 0.02 * first.b)
+    alike = [small, *(Factors(first.a + 0.01 * x.a, 0.02 * x.b) for x in others)]
+    rotated = [small, *(turned(x, f) for x, f in zip(alike[1:], rotations(2), strict=True))]
+    plain = product_error(naive(alike, WEIGHTS), alike, WEIGHTS)[0]
+    for adapters in (alike, rotated):
+        assert product_error(aligned(adapters, WEIGHTS), adapters, WEIGHTS)[0] <= 1.1 * plain
 
 
 @pytest.mark.parametrize("way", ["naive", "aligned", "product"])

@@ -92,6 +92,13 @@ def test_batch_norm_that_stays_in_eval_mode_is_frozen(training: bool) -> None:
     assert model.training == training
 
 
+def test_batch_norm_in_eval_mode_in_a_model_in_training_mode_is_frozen() -> None:
+    model = net(0).train()
+    model.norm.eval()
+    assert not any(key.startswith("norm") for key in trained_keys(model, (X,)))
+    assert not model.norm.training
+
+
 def test_a_model_of_which_nothing_is_trained_is_refused() -> None:
     with pytest.raises(ConfigError, match="no parameter of the model requires a gradient"):
         trained_keys(net(0).requires_grad_(False), (X,))

@@ -58,9 +58,10 @@ def aligned(adapters: Sequence[Factors], weights: Sequence[float]) -> Factors:
     .. math::
         R_j = \arg\min_{R^\top R = I} \lVert B_1 - B_j R \rVert \cdot \lVert A_1 - R^\top A_j \rVert
 
-    A bound on the covariance that averages of factors miss. For factors s and 1/s of the two
-    distances it is the orthogonal Procrustes problem of :math:`s B_j^\top B_1 + A_j A_1^\top / s`;
-    s is the ratio of the distances, iterated. Rotated copies of one adapter combine to its product.
+    The product of the distances bounds the covariance that averages of factors miss: where either
+    factor is alike they are exact. Candidates for R are solutions of the orthogonal Procrustes
+    problem, by the cross moments :math:`A_j A_1^\top`, :math:`B_j^\top B_1` and the sum of both.
+    Rotated copies of one adapter combine to its product.
 
     Rotations are enough as training moves the factors but hardly their scales. With frames of all
     GL(r), from balanced SVDs, agents whose product is still near zero lose their A: averages are
