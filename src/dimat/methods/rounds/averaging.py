@@ -47,7 +47,8 @@ class Averaging(RepeatedMixing):
         mixing_steps: Exchanges of states in a round, k >= 1.
         chebyshev: Whether averages after the first are accelerated.
         final_steps: Exchanges of states in the last round; as in the others if None.
-        combine: Name of a combiner; statistics travel for ``gram`` and ``fisher``.
+        combine: Name of a combiner; statistics travel for ``gram`` and ``fisher``; ``lora-aligned``
+            and ``lora-product`` are for low-rank adapters.
         statistics_budget: Numbers of statistics for each number of the weights, at most, where the
             combiner's statistics travel.
         robust: How states are mixed where neighbors may lie: none (weighted average), clip or
