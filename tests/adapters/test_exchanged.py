@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 import dimat
-from dimat.errors import ConfigError, ModelError
+from dimat.errors import ConfigError, ModelError, Stopped
 from dimat.exchange import Traffic
 from dimat.exchange.in_process import run_all
 from dimat.exchange.network.link import Status
@@ -172,6 +172,38 @@ def test_a_run_sends_what_is_trained_and_keeps_the_base(tmp_path: Path) -> None:
         written = dimat.state.load_state(tmp_path / "a" / "states" / f"agent-{i:03d}.safetensors")
         assert {k: written[k] for k in base}.keys() == base.keys()
         assert_close({k: written[k] for k in base}, base, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", ["wm", "final-merge", "fedavg", "diloco", "noloco"])
+def test_every_method_of_rounds_exchanges_parts(tmp_path: Path, method: str) -> None:
+    result = dimat.run(
+        replace(CONFIG, method=method, model="tests.adapters.nets:factory", out=str(tmp_path / "a"))
+    )
+    setup = setup_of(CONFIG)
+    base = num_bytes(frozen_entries(setup.new_model(0), setup.exchanged))
+    assert result.main.summary["sent_bytes"] > 0  # type: ignore[operator]
+    for agent in range(3):
+        state = dimat.state.load_state(tmp_path / "a" / "states" / f"agent-{agent:03d}.safetensors")
+        assert num_bytes({k: v for k, v in state.items() if k not in TRAINED}) == base
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    config = replace(CONFIG, method="wa", model="tests.adapters.nets:factory", rounds=3)
+    dimat.run(replace(config, out=str(tmp_path / "a")))
+    with pytest.raises(Stopped):
+        dimat.run(replace(config, out=str(tmp_path / "b"), max_wall_s=1e-6))
+    while True:
+        try:
+            dimat.resume(tmp_path / "b")
+            break
+        except Stopped:
+            pass
+    for i in range(3):
+        whole, parts = (
+            dimat.state.load_state(tmp_path / run / "states" / f"agent-{i:03d}.safetensors")
+            for run in "ab"
+        )
+        assert_close(parts, whole, rtol=0, atol=0)
 
 
 def test_bases_that_differ_are_refused_before_anything_is_trained() -> None:

@@ -209,8 +209,8 @@ class Agent:
             self._calls = read_calls(calibration, images, _device(model))
         self._exchanged = _exchanged(model, self._calls) if exchange == "trainable" else None
         keys = tensors_of(model.state_dict()) if self._exchanged is None else self._exchanged
-        name = method if isinstance(method, str) else type(method).__name__
-        check_combiner(name, self._method, keys, part=self._exchanged is not None)
+        called = method if isinstance(method, str) else type(method).__name__
+        check_combiner(called, self._method, keys, part=self._exchanged is not None)
         self._followers = Followers(
             model, optimizer, self._calls, recalibration, lambda: self._analysis.symmetry
         )
