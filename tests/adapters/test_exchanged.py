@@ -223,7 +223,8 @@ def test_the_base_is_compared_by_digest_in_the_handshake() -> None:
     name = "frozen entries (the base)"
     assert ours[name] != theirs[name]
     whole = setup_of(replace(CONFIG, exchange=ExchangeConfig()))
-    assert name not in handshake(whole, matches=False)
+    assert not {name, "exchange.what"} & handshake(whole, matches=False).keys()
+    assert ours["exchange.what"] == "trainable"
 
 
 def test_methods_that_exchange_while_they_train_and_fits_of_layers_are_refused() -> None:

@@ -173,6 +173,23 @@ def test_folders_that_exist_are_not_replaced(tmp_path: Path) -> None:
         merge_adapters(AdaptersConfig(paths, str(tmp_path / "out")))
 
 
+def test_a_folder_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [folder(tmp_path / f"{k}", k) for k in range(2)]
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dimat.checkpoints.formats.adapter_folders.save_state", full)
+        code, _, said = command(capsys, "--adapters", *paths, "--out", tmp_path / "out")
+    assert (code, "No space left on device" in said) == (2, True)
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["0", "1"]
+    assert command(capsys, "--adapters", *paths, "--out", tmp_path / "out")[0] == 0
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["0", "1", "out"]
+
+
 def test_the_help_of_adapters_is_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["merge", "--adapters", "--help"])
