@@ -29,14 +29,16 @@ def analyze(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
     constants: Mapping[str, Tensor] | None = None,
+    frozen: Mapping[str, Tensor] | None = None,
 ) -> Analysis:
     """:func:`dimat.symmetry.analyze`, of a model that is known by heart only the first time."""
+    given = (args, dict(kwargs or {}), dict(constants or {}), dict(frozen or {}))
     try:
-        key = (_model(model), _value((args, dict(kwargs or {}), dict(constants or {}))))
+        key = (_model(model), _value(given))
     except _UnknownError:
-        return analyze_anew(model, args, kwargs, constants)
+        return analyze_anew(model, *given)
     if key not in _KNOWN:
-        _KNOWN[key] = analyze_anew(model, args, kwargs, constants)
+        _KNOWN[key] = analyze_anew(model, *given)
     return _KNOWN[key]
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "tree_leaves",
     "tree_map",
     "tree_unflatten",
+    "writes_of",
     "writes_operands",
 ]
 
@@ -125,6 +126,11 @@ def note_steps(schedule: LRScheduler, place: int, rates: list[float | Tensor]) -
     """
     schedule._last_lr = rates
     schedule._step_count = place + 1
+
+
+def writes_of(value: Tensor) -> int:
+    """The number of times that a tensor was written in place, which autograd counts."""
+    return value._version
 
 
 def storage_of(value: Tensor) -> int:

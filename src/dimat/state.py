@@ -36,9 +36,15 @@ def check_module(model: object) -> None:
         raise ConfigError(f"'model' is {quoted(model)}: must be a torch.nn.Module")
 
 
-def state_of(module: nn.Module) -> State:
-    """A copy of the module's parameters and persistent buffers, detached."""
-    return {key: x.detach().clone() for key, x in tensors_of(module.state_dict()).items()}
+def state_of(module: nn.Module, keys: Collection[str] | None = None) -> State:
+    """A copy of the module's parameters and persistent buffers, detached.
+
+    Args:
+        module: Not changed.
+        keys: The entries to copy; None: all.
+    """
+    entries = tensors_of(module.state_dict())
+    return {k: x.detach().clone() for k, x in entries.items() if keys is None or k in keys}
 
 
 def tensors_of(entries: Mapping[str, Any]) -> State:
@@ -55,14 +61,20 @@ def _is_extra(key: str, value: object) -> bool:
     return not isinstance(value, Tensor) or key.rpartition(".")[2] == "_extra_state"
 
 
-def put_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def put_into(module: nn.Module, state: Mapping[str, Tensor], *, part: bool = False) -> None:
     """Load a state; what the module has beside it stays.
+
+    Args:
+        module: Changed in place.
+        state: All entries of a state of it.
+        part: Whether ``state`` may be some entries only; the others then stay, too.
 
     Raises:
         StructureError: If the state is of another model.
     """
+    own = module.state_dict()
     try:
-        module.load_state_dict({**extras_of(module.state_dict()), **state})
+        module.load_state_dict({**(own if part else extras_of(own)), **state})
     except RuntimeError as error:  # a heading, and a line for each thing that does not fit
         lines = [line.strip() for line in str(error).splitlines()]
         why = next(iter(lines[1:]), lines[0]).rstrip(".")

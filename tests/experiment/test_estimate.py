@@ -63,6 +63,7 @@ SMALL = RunConfig(
 )
 MIXED = OptimizerConfig("adam", on_merge="mix")
 VARYING = TopologyConfig("ring", dropout=0.3)
+ADAPTED = {"model": "tests.adapters.nets:factory", "exchange": ExchangeConfig(what="trainable")}
 TREE, PAIRWISE = MatchingConfig(gauge="tree"), MatchingConfig(gauge="pairwise")
 CASES: dict[str, RunConfig] = {
     **{name: replace(SMALL, method=name) for name in METHODS},
@@ -73,6 +74,8 @@ CASES: dict[str, RunConfig] = {
     "pooled pairwise": replace(SMALL, matching=replace(PAIRWISE, statistics="pooled")),
     "edges lost": replace(SMALL, topology=VARYING),
     "bfloat16": replace(SMALL, exchange=ExchangeConfig("bfloat16"), method="sgp"),
+    "trained alone": replace(SMALL, **ADAPTED, method="wa"),
+    "trained alone, matched": replace(SMALL, **ADAPTED),
     "memory mixed": replace(SMALL, optimizer=MIXED),
     "memory mixed, none at first": replace(SMALL, optimizer=MIXED, pretrain_epochs=0, method="wa"),
     "gram": replace(SMALL, merging=MergingConfig("gram"), model="cnn", width=0.3),

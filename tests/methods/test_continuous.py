@@ -29,6 +29,22 @@ def test_neighbors_are_turned_to_this_agent(name: str) -> None:
         torch.testing.assert_close(state, own, rtol=1e-3, atol=1e-3)
 
 
+def test_of_a_part_of_the_state_only_what_is_in_it_is_turned() -> None:
+    """Agents that exchange adapters turn the factors, whatever the frozen base is."""
+    build, inputs, _ = MODELS["low rank"]
+    torch.manual_seed(0)
+    model = build()
+    model.base.requires_grad_(False)  # type: ignore[union-attr, operator]
+    frozen = {k: v for k, v in model.state_dict().items() if k.startswith("base")}
+    analysis = analyze(model, (inputs,), frozen=frozen)
+    state = redraw(model.state_dict(), torch.Generator().manual_seed(1))
+    own = {k: v for k, v in state.items() if k not in frozen}
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    theirs = {"a.weight": turn @ own["a.weight"], "b.weight": own["b.weight"] @ turn.T}
+    found = turned_to(analysis, own, {1: theirs}, [inputs])
+    torch.testing.assert_close(found[1], own, rtol=1e-4, atol=1e-4)
+
+
 def test_a_neighbor_with_a_gain_of_zero_is_left_as_it_is() -> None:
     build, inputs, _ = MODELS["layer norm"]
     model = build()

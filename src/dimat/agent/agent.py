@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dimat.agent.membership import Membership, check_lasting, most_bytes
 from dimat.checkpoints import unwrapped
+from dimat.checkpoints.batches import Calls
 from dimat.checkpoints.reading import read_calls
 from dimat.errors import (
     ConfigError,
@@ -49,12 +50,14 @@ from dimat.methods import (
     Method,
     RoundContext,
     RoundResult,
+    check_combiner,
     check_needs,
 )
 from dimat.methods.gauge import GaugeId
 from dimat.state import State, brief, check_finite, num_bytes, state_of, tensors_of
 from dimat.symmetry import Analysis, Permutation, Symmetry
 from dimat.topology import Network, build_topology, near
+from dimat.training.exchanged import check_moves, frozen_digest, frozen_entries, trained_keys
 from dimat.training.following import Followers
 from dimat.training.round import merge_round
 
@@ -139,6 +142,9 @@ class Agent:
         symmetry: The model's symmetry, given by hand (``Symmetry.from_axes``) for a model that
             cannot be exported; it is proved on the batches. The method must then not need the
             model's graph: wm, wa.
+        exchange: all entries of the model, or trainable: parameters that require a gradient when
+            the agent is made, and buffers that a training pass writes. The rest is never sent, and
+            must be alike at all agents, which the handshake checks by digest.
         precision: Floating point format of the messages: float32 or bfloat16.
         max_norm_ratio: Largest factor, >= 1, between the norm of a neighbor's parameters and that
             of the agent's own, either way; beyond it the neighbor's state is refused. None: any. A
@@ -173,6 +179,7 @@ class Agent:
         images: int = 1000,
         recalibration: Literal["auto", "batchnorm", "none"] = "auto",
         symmetry: Symmetry | None = None,
+        exchange: Literal["all", "trainable"] = "all",
         precision: Literal["float32", "bfloat16"] = "float32",
         max_norm_ratio: float | None = MAX_NORM_RATIO,
         timeout_s: float = 30.0,
@@ -182,6 +189,7 @@ class Agent:
         _check(model, every, precision, timeout_s, patience_s)
         _check_kinds(optimizer, topology, symmetry)
         check_known("recalibration", recalibration, ("auto", "batchnorm", "none"))
+        check_known("exchange", exchange, ("all", "trainable"))
         if max_norm_ratio is not None and not 1 <= max_norm_ratio < float("inf"):
             raise ConfigError(f"'max_norm_ratio' is {max_norm_ratio}: must be >= 1, or None")
         where = _place(id, agents, peers)
@@ -199,10 +207,14 @@ class Agent:
             )
         with torch.random.fork_rng():  # a data loader draws a seed: restore the caller's generators
             self._calls = read_calls(calibration, images, _device(model))
+        self._exchanged = _exchanged(model, self._calls) if exchange == "trainable" else None
+        keys = tensors_of(model.state_dict()) if self._exchanged is None else self._exchanged
+        called = method if isinstance(method, str) else type(method).__name__
+        check_combiner(called, self._method, keys, part=self._exchanged is not None)
         self._followers = Followers(
             model, optimizer, self._calls, recalibration, lambda: self._analysis.symmetry
         )
-        limit = most_bytes(num_bytes(state_of(model)), self._method)
+        limit = most_bytes(num_bytes(state_of(model, self._exchanged)), self._method)
         rules = Rules(self._handshake(), timeout_s, limit)
         self.neighbors = near(self.topology, self.id)
         site = AgentSite(
@@ -433,7 +445,7 @@ class Agent:
         Raises:
             StructureError: If the state is not finite.
         """
-        state = state_of(self.model)
+        state = state_of(self.model, self._exchanged)
         check_finite(state, f"agent {self.id}, round {number}, before the merge")
         me = RoundContext(
             agent=self.id,
@@ -471,10 +483,12 @@ class Agent:
 
     @cached_property
     def _analysis(self) -> Analysis:
+        frozen = frozen_entries(self.model, self._exchanged)
         with in_words("finding the model's symmetry"), self._calls.blamed(self.model):
             if self._by_hand is not None:
+                check_moves(self._by_hand, frozen)
                 return self._calls.by_hand(self._by_hand, self.model)
-            return self._calls.analyze(self.model)
+            return self._calls.analyze(self.model, frozen=frozen)
 
     def _handshake(self) -> dict[str, str]:
         """Settings, and digests of graph, model and symmetry, that all agents must have alike."""
@@ -488,6 +502,10 @@ class Agent:
             "mixing matrix": _matrix(self.topology),
             "model": _shapes(self.model),
         }
+        if self._exchanged is not None:
+            own["exchange"] = "trainable"
+            digest = frozen_digest(self.model, self._exchanged)
+            own["frozen entries (the base)"] = f"of digest {digest[:16]}"
         if self._method.matches:
             own["symmetry"] = self._analysis.symmetry.digest[:16]
         return own
@@ -640,6 +658,14 @@ def _hook(optimizer: torch.optim.Optimizer | None, step: Callable[[], object]) -
         step()
 
     return optimizer.register_step_post_hook(after)
+
+
+def _exchanged(model: nn.Module, calls: Calls) -> frozenset[str]:
+    """State keys of what training changes, by a pass over the first batch."""
+    if not calls.calls:
+        raise ConfigError("'exchange' is 'trainable', and there is no batch: give 'calibration'")
+    with calls.blamed(model):
+        return trained_keys(model, calls.calls[0].args, calls.calls[0].kwargs)
 
 
 def _device(model: nn.Module) -> torch.device:

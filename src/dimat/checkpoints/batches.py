@@ -106,19 +106,25 @@ class Calls:
         """Number of samples of all batches."""
         return sum(call.samples for call in self.calls)
 
-    def analyze(self, model: nn.Module, constants: Mapping[str, Tensor] | None = None) -> Analysis:
+    def analyze(
+        self,
+        model: nn.Module,
+        constants: Mapping[str, Tensor] | None = None,
+        frozen: Mapping[str, Tensor] | None = None,
+    ) -> Analysis:
         """The analysis of a model: its graph and its symmetry.
 
         Args:
             model: Not changed.
             constants: Entries that all states have in common; the model's own buffers if None.
+            frozen: Entries that states lack, as nobody trains them; None: none.
 
         Raises:
             ModelError: If the model fails on the first batch, or cannot be captured.
         """
         example = self.example(model)
         shared = dict(model.named_buffers()) if constants is None else constants
-        return analyze(model, example.args, example.kwargs, shared)
+        return analyze(model, example.args, example.kwargs, shared, frozen)
 
     def by_hand(self, symmetry: Symmetry, model: nn.Module) -> Analysis:
         """The analysis with a symmetry given by hand, proved on the batches if there are any.

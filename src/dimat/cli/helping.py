@@ -77,7 +77,7 @@ def _groups() -> list[str]:
     for setting in setting_types():
         group, dot, name = setting.rpartition(".")
         groups.setdefault(group + dot, []).append(name)
-    column, alone = max(map(len, groups)) + 2, groups.pop("")
+    column, alone = max(map(len, groups)) + 1, groups.pop("")
     return _wrapped(", ".join(alone), "  ", "  ") + [
         line
         for group, names in groups.items()

@@ -74,7 +74,10 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
     """The digest of all that a run's results depend on: settings, without its folder, and data."""
     links = config.exchange  # timeouts and addresses change no result
     exchange = ExchangeConfig(
-        links.precision, max_norm_ratio=links.max_norm_ratio, robust=links.robust
+        links.precision,
+        max_norm_ratio=links.max_norm_ratio,
+        robust=links.robust,
+        what=links.what,
     )
     recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
     settings = config_to_yaml(recipe)

@@ -18,6 +18,8 @@ _OWN = (
     *("checkpoint.every", "checkpoint.keep", "diagnostics.barrier_images"),
     *("data.source", "data.test_source"),
 )
+# A later setting is not said at its default: checkpoints of agents of older versions lack it.
+_UNSAID = {"exchange.what": "all"}
 # The same of agents with data of their own: which images each has, and how it trains on them.
 _OF_OWN_DATA = (
     *("data.train_images", "data.validation", "data.augment", "data.test_share"),
@@ -37,9 +39,10 @@ def handshake(setup: Setup, *, matches: bool) -> Mapping[str, str]:
     """
     own = _OWN if setup.owner is None else (*_OWN, *_OF_OWN_DATA)
     found = {
-        name: _text(reduce(getattr, name.split("."), setup.config))
+        name: text
         for name in setting_types()
         if name not in own
+        and (text := _text(reduce(getattr, name.split("."), setup.config))) != _UNSAID.get(name)
     }
     graph = json.dumps(topology_facts(setup.topology), sort_keys=True)
     found["graph"] = hashlib.sha256(graph.encode()).hexdigest()[:16]
@@ -49,6 +52,8 @@ def handshake(setup: Setup, *, matches: bool) -> Mapping[str, str]:
         found["images"] = input_shape(setup.dataset)
         found["columns"] = _text(setup.dataset.columns)
         found["tokens"] = str(setup.dataset.num_tokens)
+    if setup.frozen_digest is not None:
+        found["frozen entries (the base)"] = f"of digest {setup.frozen_digest[:16]}"
     if matches:
         found["symmetry"] = setup.analysis.symmetry.digest[:16]
     return found

@@ -27,9 +27,10 @@ from dimat.data import (
 )
 from dimat.data.dataset import Part, Tell
 from dimat.data.partition import check_batches
-from dimat.errors import ConfigError, DataError
+from dimat.errors import ConfigError, DataError, ModelError
 from dimat.experiment.config.config import OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.config.places import AGENT
+from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import ONLY_APART
 from dimat.experiment.given import NOTHING, Given, check_there
 from dimat.experiment.given.model import Build
@@ -45,10 +46,13 @@ from dimat.experiment.sources import (
     thinned,
 )
 from dimat.losses import NOT_TRUE_WEIGHT, LocalLoss, loss_of_counts
+from dimat.methods import Method, check_combiner
 from dimat.models import build_for_input, check_outputs
+from dimat.state import tensors_of
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.tasks import TASKS, Metric, Task
 from dimat.topology import GraphOptions, Network, build_topology
+from dimat.training.exchanged import check_moves, frozen_digest, frozen_entries, trained_keys
 from dimat.training.trainer import LocalTrainer, MergeSettings
 
 
@@ -122,10 +126,57 @@ class Setup:
     def analysis(self) -> Analysis:
         """The symmetry of the model, found once; or the one given by hand, proved by execution."""
         model = self.new_model(0)
-        example = self.dataset.example(2)
+        example, frozen = self.dataset.example(2), frozen_entries(model, self.exchanged)
         if self.symmetry is not None:
+            check_moves(self.symmetry, frozen)
             return given_analysis(self.symmetry, model, (example,))
-        return analyze(model, (example,), constants=dict(model.named_buffers()))
+        return analyze(model, (example,), constants=dict(model.named_buffers()), frozen=frozen)
+
+    @cached_property
+    def exchanged(self) -> frozenset[str] | None:
+        """State keys of what agents exchange; None: all."""
+        if self.config.exchange.what == "all":
+            return None
+        return trained_keys(self.new_model(0), (self.dataset.example(2),))
+
+    @cached_property
+    def frozen_digest(self) -> str | None:
+        """Digest of what agents do not exchange, and must have alike; None if they exchange all."""
+        if self.exchanged is None:
+            return None
+        return frozen_digest(self.new_model(0), self.exchanged)
+
+    def check_exchange(self, name: str, method: Method) -> None:
+        """Refuse a method that cannot combine the entries that agents exchange.
+
+        Args:
+            name: Registry name of the method.
+            method: The method.
+
+        Raises:
+            ConfigError: If so.
+        """
+        part = self.exchanged is not None
+        if part and method.exchanges == "steps":
+            rule = f"all with method '{name}', which exchanges while it trains: or use dimat or wa"
+            raise broken_rule("exchange.what", "trainable", rule)
+        if part or method.combiner != "average":  # which takes all there is
+            keys = self.exchanged or tensors_of(self.new_model(0).state_dict()).keys()
+            check_combiner(name, method, keys, part=part)
+
+    def _check_frozen(self, agent: int, model: nn.Module) -> None:
+        """Refuse an agent whose model has other frozen entries than that of agent 0.
+
+        Raises:
+            ModelError: If so.
+        """
+        if self.exchanged is None or frozen_digest(model, self.exchanged) == self.frozen_digest:
+            return
+        raise ModelError(
+            f"agents 0 and {agent} have different frozen entries (their bases differ), and "
+            "'exchange.what' is 'trainable', which never sends them: make the base alike, by a "
+            "factory that loads it or by --init shared, or use --exchange.what all"
+        )
 
     @cached_property
     def test(self) -> tuple[Rows, Rows]:
@@ -225,7 +276,9 @@ class Setup:
             method: Registry name of the method that it merges by; that of the settings if None.
         """
         config = self.config
-        model = self.new_model(agent).to(config.device)
+        model = self.new_model(agent)
+        self._check_frozen(agent, model)
+        model = model.to(config.device)
         if any(p.dim() == 4 for p in model.parameters()):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = make_optimizer(config.optimizer, list(model.parameters()))
@@ -295,6 +348,7 @@ class Setup:
             matching_images=config.matching.images,
             on_merge=config.optimizer.on_merge,
             recalibration_images=own.images if {"all", method} & set(own.methods) else 0,
+            exchanged=self.exchanged,
         )
 
     def _schedule(
@@ -457,6 +511,7 @@ def make_setup(
         )
         skewed &= config.exchange.robust == "none"  # fits trust what they are told
         skewed &= not config.matching.continuous  # statistics do not follow matrices
+        skewed &= config.exchange.what == "all"  # and they fit layers that may be frozen
         combine = "gram" if skewed else "average"
         config = replace(config, merging=replace(config.merging, combine=combine))
     setup = Setup(config, dataset, parts, topology, owner=owner, tested=tested, build=given.build)

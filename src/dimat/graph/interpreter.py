@@ -26,7 +26,7 @@ class PartialInterpreter:
     Args:
         trace: The graph.
         state: Entries by key; read when an operator that needs them runs, so they may be changed
-            before it does.
+            before it does. Those that it lacks are the graph's frozen ones.
         inputs: A tensor, or a tuple of the model's arguments.
         gradients: Whether operators are recorded, for gradients with respect to the state.
     """
@@ -43,8 +43,8 @@ class PartialInterpreter:
         self._gradients = gradients
         self.done = 0
         self._nodes, self._position, self._last = _order(trace.graph)
-        self._keys, self._draws = trace.states, trace.draws
-        device = next((value.device for value in state.values()), torch.device("cpu"))
+        self._keys, self._draws, self._frozen = trace.states, trace.draws, trace.frozen
+        self._device = device = next((x.device for x in state.values()), torch.device("cpu"))
         self._given = {name: value.to(device) for name, value in trace.constants.items()}
         call = flatten_inputs(inputs if isinstance(inputs, tuple) else (inputs,))
         self._given.update(zip(trace.inputs, call, strict=True))
@@ -75,7 +75,11 @@ class PartialInterpreter:
         if node.op != "placeholder":
             return self._values[node]
         key = self._keys.get(node.name)
-        return self._given[node.name] if key is None else self.state[key]
+        if key is None:
+            return self._given[node.name]
+        if key in self._frozen and key not in self.state:
+            return self._frozen[key].to(self._device)
+        return self.state[key]
 
     def call(self, node: fx.Node, without: Sequence[fx.Node] = ()) -> Any:
         """The result of an operator on the present values of its operands.

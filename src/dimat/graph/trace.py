@@ -42,6 +42,7 @@ class Trace:
         parameters: State keys that are parameters, not buffers.
         draws: For each node of independent random numbers a key. In a proof draws are entries of
             the state: to move independent draws changes no distribution.
+        frozen: Entries by state key that states may lack, as they are alike for all.
     """
 
     module: fx.GraphModule
@@ -54,6 +55,7 @@ class Trace:
     training: bool
     parameters: frozenset[str] = frozenset()
     draws: Mapping[str, str] = field(default_factory=dict)
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)
 
     __repr__ = brief
 

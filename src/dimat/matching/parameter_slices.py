@@ -60,7 +60,7 @@ class ParameterSlice:
 
 
 def parameter_keys(analysis: Analysis) -> list[str]:
-    """State keys of the parameters, tied ones once.
+    """State keys of the parameters, tied ones once, and without frozen ones.
 
     A trace that was made by hand may name no parameter: then these are the keys of all entries.
 
@@ -71,7 +71,9 @@ def parameter_keys(analysis: Analysis) -> list[str]:
     return [
         key
         for key in axes
-        if key not in trace.aliases and (not trace.parameters or key in trace.parameters)
+        if key not in trace.aliases
+        and key not in trace.frozen
+        and (not trace.parameters or key in trace.parameters)
     ]
 
 

@@ -113,7 +113,8 @@ def turned_to(
     """
     first = batches[0]
     inputs = flatten_inputs(first if isinstance(first, tuple) else (first,))
-    symmetry = continuous_symmetry(analysis, ours, inputs)
+    whole = {**analysis.trace.frozen, **ours}  # ours may be a part: what agents exchange
+    symmetry = continuous_symmetry(analysis, whole, inputs).within(ours)
     found = {}
     for j, state in theirs.items():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dimat.merging.adapters import AdapterCombiner, AlignedAdapters, ProductAdapters
 from dimat.merging.layerwise.fisher import Fisher
 from dimat.merging.layerwise.gram import Gram
 from dimat.merging.layerwise.predicted_statistics import predicted_statistics
@@ -13,6 +14,7 @@ from dimat.merging.optimizer import permute_optimizer, reset_optimizer
 from dimat.merging.protocol import (
     Average,
     Combiner,
+    StateCombiner,
     StatisticsCombiner,
     TaskCombiner,
     calibrates,
@@ -32,6 +34,8 @@ COMBINERS: Registry[Combiner] = Registry(
         "regression": Regression(),
         "gram": Gram(),
         "fisher": Fisher(),
+        "lora-aligned": AlignedAdapters(),
+        "lora-product": ProductAdapters(),
     },
     an_object("combine", "needs_batches"),
 )
@@ -53,12 +57,16 @@ def combiner_for(name: str, task: Task) -> Combiner:
 
 __all__ = [
     "COMBINERS",
+    "AdapterCombiner",
+    "AlignedAdapters",
     "Average",
     "Combiner",
     "Fisher",
     "Gram",
+    "ProductAdapters",
     "Regression",
     "Repair",
+    "StateCombiner",
     "StatisticsCombiner",
     "TaskCombiner",
     "calibrated_norms",

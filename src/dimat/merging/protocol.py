@@ -56,6 +56,22 @@ class TaskCombiner(Combiner, Protocol):
         ...
 
 
+@runtime_checkable
+class StateCombiner(Combiner, Protocol):
+    """A combiner that looks at states alone: it needs no graph of the model, and takes parts."""
+
+    def combine_states(
+        self, states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
+    ) -> State:
+        """The combined state, as of :meth:`Combiner.combine`.
+
+        Args:
+            states: ``n >= 1`` states in one unit order; the first is the agent's own.
+            weights: One weight per state, >= 0, summing to 1.
+        """
+        ...
+
+
 def calibrates(combiner: Combiner) -> bool:
     """Whether running statistics in a combiner's result are those of the merged model already.
 
@@ -84,6 +100,12 @@ class Average:
         states: Sequence[Mapping[str, Tensor]],
         weights: Sequence[float],
         batches: Sequence[Any],
+    ) -> State:
+        """The weighted average of the states."""
+        return mix(states, weights)
+
+    def combine_states(
+        self, states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
     ) -> State:
         """The weighted average of the states."""
         return mix(states, weights)

@@ -6,6 +6,7 @@ from dataclasses import MISSING, fields
 
 from dimat.errors import ConfigError, quoted
 from dimat.methods.admit import MAX_NORM_RATIO
+from dimat.methods.combining import check_combiner
 from dimat.methods.protocol import (
     Method,
     RoundContext,
@@ -124,6 +125,7 @@ __all__ = [
     "StochasticGradientPush",
     "Swarm",
     "WeightMatching",
+    "check_combiner",
     "check_needs",
     "setting",
 ]

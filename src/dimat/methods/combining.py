@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from dimat.errors import ConfigError
 from dimat.exchange import Talk
-from dimat.merging import COMBINERS, StatisticsCombiner, calibrates, combiner_for, mix
+from dimat.merging import (
+    COMBINERS,
+    AdapterCombiner,
+    StateCombiner,
+    StatisticsCombiner,
+    calibrates,
+    combiner_for,
+    mix,
+)
 from dimat.methods.messages import swap_statistics
-from dimat.methods.protocol import RoundContext
+from dimat.methods.protocol import Method, RoundContext
 from dimat.methods.robust import Robust, mix_heard
 from dimat.methods.timer import Timer
 from dimat.state import State
@@ -17,6 +26,35 @@ from dimat.symmetry import Permutation
 def has_statistics(combine: str) -> bool:
     """Whether statistics travel for the combiner of that name."""
     return isinstance(COMBINERS[combine], StatisticsCombiner)
+
+
+def needs_layers(combine: str) -> bool:
+    """Whether the combiner of that name looks at the layers of the model, so needs its graph."""
+    return not isinstance(COMBINERS[combine], StateCombiner)
+
+
+def check_combiner(name: str, method: Method, keys: Collection[str], *, part: bool) -> None:
+    """Refuse a combiner that does not suit the entries that agents exchange.
+
+    Args:
+        name: Of the method, for the message.
+        method: The method.
+        keys: State keys of these entries.
+        part: Whether they are a part of the model.
+
+    Raises:
+        ConfigError: If it fits layers, of which some may be frozen, or is for adapters only.
+    """
+    combine = method.combiner
+    if part and combine in COMBINERS and needs_layers(combine):
+        can = [own for own in COMBINERS if not needs_layers(own)]
+        raise ConfigError(
+            f"method '{name}' combines by '{combine}', which fits whole layers, and only trained "
+            f"entries are exchanged, the rest being frozen: use {', '.join(can)}, or exchange all"
+        )
+    combiner = COMBINERS.get(combine)
+    if isinstance(combiner, AdapterCombiner):
+        combiner.check_keys(keys, combine)
 
 
 def swap_combiner_statistics(
@@ -69,13 +107,15 @@ def combine_heard(
 ) -> tuple[State, bool]:
     """The merged state, and whether its running statistics need no recalibration.
 
-    States are averaged where there is nobody to combine with, or statistics are missing. The plain
-    average asks for no graph of the model.
+    States are averaged where there is nobody to combine with, or statistics are missing. Combiners
+    of states alone ask for no graph of the model.
     """
     if combine == "average" or robust != "none" or not aligned:
         return mix_heard(me, own, aligned, robust), False
     states, weights = [own, *aligned.values()], me.weights_of(aligned)
     combiner = combiner_for(combine, me.task)
+    if isinstance(combiner, StateCombiner):
+        return combiner.combine_states(states, weights), False
     if isinstance(combiner, StatisticsCombiner):
         if not statistics:
             return mix(states, weights), False

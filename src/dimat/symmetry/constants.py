@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,18 +14,22 @@ from dimat.state import as_real, is_number
 from dimat.symmetry.labels.units import ANY, FIXED, Label, Labels, Units, along
 
 
-def unwritten(traces: Sequence[Trace], entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unwritten(
+    traces: Sequence[Trace], entries: Mapping[str, Tensor], frozen: Collection[str] = ()
+) -> dict[str, Tensor]:
     """The entries that are buffers of real or complex numbers which no forward pass writes.
 
     Args:
         traces: The graphs of one model.
         entries: Values by state key.
+        frozen: Keys of entries that nobody changes, parameters among them: they count, too.
 
     Returns:
         Those of them that some graph reads, on the CPU.
     """
     read = {key for t in traces for key in t.states.values()}
     written = {key for t in traces for _, key in t.mutated} | traces[0].parameters
+    written -= set(frozen)
     return {
         key: value.detach().cpu()
         for key, value in entries.items()

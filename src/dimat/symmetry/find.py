@@ -98,6 +98,7 @@ def analyze(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
     constants: Mapping[str, Tensor] | None = None,
+    frozen: Mapping[str, Tensor] | None = None,
 ) -> Analysis:
     """The symmetry of a model, with the graph and the labels that matching needs.
 
@@ -109,19 +110,20 @@ def analyze(
         kwargs: Example keyword inputs.
         constants: Entries that all states have in common. Buffers among them that no forward pass
             writes must keep their values, so units move only among those of equal entries.
+        frozen: Entries that states lack, as nobody trains them: parameters and buffers of all
+            agents alike. They keep their values likewise, and the graph reads them.
 
     Raises:
         ModelError: If the inputs do not fit, or the model cannot be captured.
     """
+    frozen = frozen or {}
     traces = [trace(model, args, kwargs, training=mode) for mode in (False, True)]
-    kept = unwritten(traces, constants or {})
+    kept = unwritten(traces, {**(constants or {}), **frozen}, frozen.keys())
     key = (*(t.digest() for t in traces), digest_of(kept))
-    if key in _CACHE:
-        return replace(_CACHE[key], trace=traces[0])
-    found = _prove(model, traces, args, kwargs, kept)
+    found = _CACHE.get(key) or _prove(model, traces, args, kwargs, kept)
     if not any(pin.why.startswith(UNPROVED) for pin in found.distrusted):
         _CACHE[key] = found  # other inputs may show more of what is unproved
-    return found
+    return replace(found, trace=replace(traces[0], frozen=frozen))
 
 
 def analyze_within(

@@ -92,7 +92,7 @@ class Followers:
         changes = self._changes(result)
         with ExitStack() as undo:
             undo.callback(_restorer(self.model, before))
-            put_into(self.model, result.state)
+            put_into(self.model, result.state, part=True)  # others are not exchanged
             if self._recalibrates(result):
                 self.calls.recalibrate(self.model)
             for change in changes:

@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
@@ -49,6 +49,7 @@ class MergeSettings:
             reset.
         recalibration_images: Images of the agent's shard that BatchNorm statistics are recomputed
             on, at most; 0 leaves the statistics as they are.
+        exchanged: State keys of what agents exchange; None: all.
     """
 
     method: str
@@ -58,6 +59,7 @@ class MergeSettings:
     matching_images: int = 1000
     on_merge: Literal["keep", "mix", "reset"] = "keep"
     recalibration_images: int = 0
+    exchanged: Collection[str] | None = None
 
 
 @dataclass
@@ -148,8 +150,8 @@ class LocalTrainer:
         return state_of(self.model)
 
     def load(self, state: State) -> None:
-        """Load a state into the model, in place."""
-        put_into(self.model, state)
+        """Load a state into the model, in place; or, if agents exchange a part, that part of it."""
+        put_into(self.model, state, part=self.merging.exchanged is not None)
 
     def evaluated_state(self) -> State:
         """A copy of the state that is evaluated and saved: the average, or the agent's own."""
@@ -376,8 +378,9 @@ class LocalTrainer:
             TrainingError: If the state is not finite.
         """
         own = self.merging
+        state = state_of(self.model, own.exchanged)
         try:
-            check_finite(tensors_of(self.model.state_dict()), f"agent {self.index}")
+            check_finite(state, f"agent {self.index}")
         except StructureError as error:
             raise TrainingError(
                 f"{own.method}, round {number}, before the merge: {error}; training diverges"
@@ -385,9 +388,9 @@ class LocalTrainer:
         return RoundContext(
             agent=self.index,
             round=number,
-            state=self.state(),
+            state=state,
             topology=own.topology.at(number - 1),
-            parameters=parameter_names(self.model),
+            parameters=[name for name in parameter_names(self.model) if name in state],
             analysis=own.analysis,
             batches=lambda: self.calibration(MATCH, number, own.matching_images),
             gauge=self.gauge,

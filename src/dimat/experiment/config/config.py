@@ -228,9 +228,11 @@ class MergingConfig:
     Args:
         combine: average (the paper's), repair, regression, gram (least squares over what every
             agent's layers answer on its own images; second moments travel beside the weights),
-            fisher (every parameter counts as much as its agent's outputs depend on it), or auto
-            (gram where the agents' shards differ in their classes, of pixels too, else average;
-            average with exchange.robust).
+            fisher (every parameter counts as much as its agent's outputs depend on it),
+            lora-aligned (factors of low-rank adapters averaged after a rotation onto the own ones),
+            lora-product (the average of their products, factored again), or auto (gram where the
+            agents' shards differ in their classes, of pixels too, else average; average with
+            exchange.robust, exchange.what trainable, or matching.continuous).
         statistics_budget: With gram, numbers of second moments for each number of the weights, at
             most; where all would be more, means, mean squares and leading directions travel.
     """
@@ -368,6 +370,10 @@ class ExchangeConfig:
             average), clip (no neighbor is farther away than another one) or trimmed (the mean of
             each number without the extremes). For dimat, wa, wm and final-merge, with
             merging.combine average; every agent needs two neighbors.
+        what: all entries of the model, or trainable: parameters that require a gradient, and
+            buffers that training writes. The rest is then never sent: it must be alike at all
+            agents, which is checked by digest before anything is trained. For methods that exchange
+            once a round.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -375,6 +381,7 @@ class ExchangeConfig:
     patience_s: kinds.Seconds = 600.0
     max_norm_ratio: kinds.Ratio | None = 10.0
     robust: Literal["none", "clip", "trimmed"] = "none"
+    what: Literal["all", "trainable"] = "all"
 
     def __post_init__(self) -> None:
         tidy(self)

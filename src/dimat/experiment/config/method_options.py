@@ -21,6 +21,7 @@ LATER: Mapping[str, object] = {
     "method_options": [],
     "imports": [],
     "task": "classification",
+    "exchange.what": "all",
     "data.kind": "auto",
     "data.test_share": 0.2,
     "data.target": [],

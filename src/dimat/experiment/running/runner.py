@@ -196,6 +196,7 @@ class Runner:
         names = (self.config.method, *self.config.controls)
         methods = {name: make_method(self.config, name) for name in names}
         for name, method in methods.items():
+            setup.check_exchange(name, method)
             for time in range(min(setup.topology.period or _TIMES, _TIMES)):
                 check_needs(name, method, setup.topology.at(time))
         blind = [name for name, method in methods.items() if method.needs_graph]

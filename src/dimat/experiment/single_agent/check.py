@@ -59,7 +59,7 @@ def take_stock(setup: Setup, method: Method, agent: int, site: AgentSite) -> lis
     if any(own.grade == "mend" for own in found):
         return [*found, Finding("the rest", "not looked at yet", "note")]
     terms = handshake(setup, matches=method.matches)
-    size = num_bytes(state_of(setup.new_model(agent)))
+    size = num_bytes(state_of(setup.new_model(agent), setup.exchanged))
     rules = Rules(terms, config.exchange.timeout_s, most_bytes(size, method), check=True)
     report = StatusReport()
     report.tell(check=True)

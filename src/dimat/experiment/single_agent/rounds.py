@@ -156,7 +156,7 @@ class SingleAgentRun:
             self.event = self.log.event = event
         config = self.setup.config
         own = config.exchange
-        size = num_bytes(state_of(self.setup.new_model(self.index)))
+        size = num_bytes(state_of(self.setup.new_model(self.index), self.setup.exchanged))
         rules = Rules(self.handshake, own.timeout_s, limit_bytes=most_bytes(size, self.method))
         others = near(self.setup.topology, self.index)
         self.neighborhood = site.neighborhood(

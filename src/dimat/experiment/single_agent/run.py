@@ -136,6 +136,7 @@ def _prepare(config: RunConfig, agent: int, progress: Progress) -> tuple[Setup, 
     setup = make_setup(config, progress, agent=agent)
     method = _method(setup.config)  # with what the data decide
     check_lasting(setup.topology)
+    setup.check_exchange(config.method, method)
     check_needs(config.method, method, setup.topology.at(0))
     if method.needs_analysis:
         _ = setup.analysis  # raises for a model that cannot be exported, before anything is written

@@ -24,8 +24,8 @@ def readouts(analysis: Analysis, state: Mapping[str, Tensor]) -> list[Site]:
     moved = {member for group in analysis.symmetry.groups for member in group.members}
     found = []
     for site in sites(analysis.trace, sums=False):
-        if site.norm is not None or site.weight is None:
-            continue
+        if site.norm is not None or site.weight is None or site.weight not in state:
+            continue  # what a state lacks is frozen, and alike for all
         outputs = int(layer_of(site.op, state[site.weight]).transposed)  # 0 or 1: the axis
         if (site.weight, 1 - outputs) in moved and (site.weight, outputs) not in moved:
             found.append(site)
@@ -59,7 +59,8 @@ def readout_distance(
     found = readouts(analysis, state)
     if not found:
         return None
-    own, wide = widened(state), [widened(other) for other in others]
+    rest = analysis.trace.frozen
+    own, *wide = (widened({**rest, **x}) for x in (state, *others))
     total = 0.0
     for x in batches:
         run = PartialInterpreter(analysis.trace, own, x)

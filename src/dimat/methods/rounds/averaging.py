@@ -8,7 +8,12 @@ from dimat.errors import check_known
 from dimat.exchange import Talk
 from dimat.merging import COMBINERS
 from dimat.methods.admit import MAX_NORM_RATIO, require_all
-from dimat.methods.combining import combine_heard, has_statistics, swap_combiner_statistics
+from dimat.methods.combining import (
+    combine_heard,
+    has_statistics,
+    needs_layers,
+    swap_combiner_statistics,
+)
 from dimat.methods.messages import distance_from, swap_memories, swap_states
 from dimat.methods.mixing import RepeatedMixing
 from dimat.methods.protocol import Need, RoundContext, RoundReport, RoundResult, setting
@@ -42,7 +47,8 @@ class Averaging(RepeatedMixing):
         mixing_steps: Exchanges of states in a round, k >= 1.
         chebyshev: Whether averages after the first are accelerated.
         final_steps: Exchanges of states in the last round; as in the others if None.
-        combine: Name of a combiner; statistics travel for ``gram`` and ``fisher``.
+        combine: Name of a combiner; statistics travel for ``gram`` and ``fisher``; ``lora-aligned``
+            and ``lora-product`` are for low-rank adapters.
         statistics_budget: Numbers of statistics for each number of the weights, at most, where the
             combiner's statistics travel.
         robust: How states are mixed where neighbors may lie: none (weighted average), clip or
@@ -83,8 +89,8 @@ class Averaging(RepeatedMixing):
 
     @property
     def needs_graph(self) -> bool:
-        """Combiners other than the average look at layers."""
-        return self.combine != "average"
+        """Whether the combiner looks at layers."""
+        return needs_layers(self.combine)
 
     @property
     def largest_message(self) -> float:

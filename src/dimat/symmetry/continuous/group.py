@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -120,7 +120,23 @@ class ContinuousSymmetry:
 
     def only(self, *kinds: Kind) -> ContinuousSymmetry:
         """The symmetry with the groups of some kinds alone."""
-        groups = tuple(g for g in self.groups if g.kind in kinds)
+        return self._with(g for g in self.groups if g.kind in kinds)
+
+    def within(self, keys: Collection[str]) -> ContinuousSymmetry:
+        """The symmetry with those groups alone that change none but some entries.
+
+        Args:
+            keys: State keys of the entries that may change.
+        """
+        bad = {g.name for g in self.gains if not _members(g) <= {*keys}}
+        return self._with(
+            g
+            for g in self.groups
+            if _members(g) <= {*keys} and not bad & {*self.folded.get(g.name, ())}
+        )
+
+    def _with(self, kept: Iterable[ContinuousGroup]) -> ContinuousSymmetry:
+        groups = tuple(kept)
         folded = {g.name: self.folded[g.name] for g in groups if g.name in self.folded}
         used = {name for own in folded.values() for name in own}
         gains = tuple(g for g in self.gains if g.name in used)
@@ -231,6 +247,11 @@ class ContinuousSymmetry:
                 f"a transformation of another symmetry: its digest is {p.digest[:12]}…, this "
                 f"symmetry has {self.digest[:12]}…"
             )
+
+
+def _members(group: ContinuousGroup) -> set[str]:
+    """State keys of a group's members."""
+    return {member[0] for member in group.roles}
 
 
 def by_places(axes: Iterable[UnitAxes], group: str) -> list[tuple[int, UnitAxes]]:

@@ -47,8 +47,8 @@ class StandIn:
     def __post_init__(self) -> None:
         model = self.network.new_model(0)  # of one state all: matching is soon done then
         wanted = {name for name, p in model.named_parameters() if p.requires_grad}
-        self._parameters = [name for name, _ in model.named_parameters()]
-        self._state = state_of(model)
+        self._state = state_of(model, self.network.exchanged)
+        self._parameters = [name for name, _ in model.named_parameters() if name in self._state]
         self._gradient = {k: v for k, v in self._state.items() if k in wanted}
 
     # --- in a round ---------------------------------------------------------------------------

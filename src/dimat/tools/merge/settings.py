@@ -148,8 +148,8 @@ class MergeConfig(AlignConfig):
     """The settings of a merge of two or more checkpoints, beyond those of :class:`AlignConfig`.
 
     Args:
-        combine: How aligned networks become one: average, repair, regression, gram, fisher, or a
-            combiner of your own.
+        combine: How aligned networks become one: average, repair, regression, gram, fisher,
+            lora-aligned or lora-product (of low-rank adapters), or a combiner of your own.
         statistics: For gram or fisher, files of dimat statistics, one a parent, in the same order;
             data may then be left out. If empty, all is measured on the data.
         weights: Weight of each parent, >= 0, summing to 1; equal weights if empty.

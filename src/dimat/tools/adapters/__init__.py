@@ -1,0 +1,1 @@
+"""``dimat merge --adapters``: adapters in PEFT's folders combined into one, without their base."""
