@@ -88,3 +88,9 @@ def test_the_kinds_are_printed(state: State, capsys: pytest.CaptureFixture[str])
     assert "norm.weight and 1 more" in out
     assert main([*words, "--json"]) == 2
     assert "leave 'json' out" in capsys.readouterr().err
+
+
+def test_models_of_tokens_are_printed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["symmetry", "--model", "transformer", "--width", "0.25", "--tokens", "20"]
+    assert main([*words, "--input", "2,6", "--continuous"]) == 0
+    assert "blocks.0.norm1.weight and 4 more" in " ".join(capsys.readouterr().out.split())

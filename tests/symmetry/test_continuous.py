@@ -121,6 +121,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any, list[str]]] = {
         torch.zeros(2, 6, dtype=torch.long),
         ["linear"] * 4 + ["orthogonal with mean"],
     ),
+    "transformer with padding": (
+        lambda: Transformer(20, 3, 6, 0.25, padding=0),
+        torch.tensor([[3, 4, 5, 6, 7, 0], [8, 9, 1, 2, 0, 0]]),
+        ["linear"] * 4 + ["orthogonal with mean"],
+    ),
 }  # fmt: skip
 
 

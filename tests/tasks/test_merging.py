@@ -138,6 +138,43 @@ def test_a_table_is_read_as_a_run_reads_it(capsys: pytest.CaptureFixture[str]) -
     assert "'no'" in capsys.readouterr().err
 
 
+def test_outputs_in_standard_units_are_measured_in_those_of_the_targets(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
+    y = (50_000 * x[:, :1] + 200_000).astype(np.float32)
+    np.savez("prices.npz", train_x=x[:80], train_y=y[:80], test_x=x[80:], test_y=y[80:])
+    data: Any = {
+        "source": "npz:prices.npz",
+        "split": "iid",
+        "target_mean": 2e5,
+        "target_scale": 5e4,
+    }
+    config = replace(settings("regression", Path()), agents=2, rounds=0, controls=(), data=data)
+    dimat.run(config, progress=False)
+    scale = ["--target-mean", "200000", "--target-scale", "50000"]
+    assert main([*command(config), *scale]) == 0
+    told = report()
+    first = told["evaluation"]["networks"][0]
+    assert first["r2"] == pytest.approx(lines(Path("run"))[0]["test_r2"], rel=1e-4)
+    assert "--target_mean" in told["command"].replace("-mean", "_mean")
+    assert "give the same by --target-mean" not in capsys.readouterr().out
+    assert main([*command(config), "--overwrite"]) == 0  # outputs as they are: far off, and said so
+    assert report()["evaluation"]["networks"][0]["r2"] < -1
+    assert "give the same by --target-mean" in " ".join(capsys.readouterr().out.split())
+    classes = [
+        "merge",
+        "a.safetensors",
+        "b.safetensors",
+        "--model",
+        "mlp",
+        "--out",
+        "x.safetensors",
+    ]
+    assert main([*classes, "--data", "digits", *scale]) == 2
+    assert "it is for targets of regression" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["language-modeling", "segmentation"])
 def test_align_and_statistics_know_the_task_too(name: str) -> None:
     config = trained(name)

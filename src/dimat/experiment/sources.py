@@ -26,7 +26,7 @@ from dimat.data.dataset import Part, Tell
 from dimat.errors import DataError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.places import AGENT
-from dimat.tasks import TASKS, LabelTask, Regression, Task
+from dimat.tasks import TASKS, LabelTask, Regression, Task, scaled
 
 _FEW = 20  # different whole numbers that may be classes
 _AT_ONCE = 4096  # targets of which labels are counted together
@@ -51,10 +51,7 @@ def source_options(config: RunConfig) -> SourceOptions:
 
 def task_of(config: RunConfig) -> Task:
     """The task of a run, with what settings say of the targets' scale."""
-    task = TASKS[config.task]
-    if isinstance(task, Regression):
-        return replace(task, mean=config.data.target_mean, scale=config.data.target_scale)
-    return task
+    return scaled(TASKS[config.task], config.data.target_mean, config.data.target_scale)
 
 
 def target_notes(task: Task, targets: Rows, *, own: bool) -> list[str]:

@@ -8,7 +8,7 @@ from dimat.tasks.classification import Classification
 from dimat.tasks.language_modeling import LanguageModeling
 from dimat.tasks.multilabel import Multilabel
 from dimat.tasks.protocol import LabelTask, LikelihoodTask, Metric, Task
-from dimat.tasks.regression import Regression
+from dimat.tasks.regression import Regression, scaled
 from dimat.tasks.segmentation import Segmentation
 
 CLASSIFICATION = Classification()
@@ -42,4 +42,5 @@ __all__ = [
     "Regression",
     "Segmentation",
     "Task",
+    "scaled",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional
 from dimat.errors import DataError
 from dimat.tasks.finite import as_floats
 from dimat.tasks.likelihoods import check_axes
-from dimat.tasks.protocol import Metric
+from dimat.tasks.protocol import Metric, Task
 from dimat.tasks.sums import ratio
 
 
@@ -107,3 +107,14 @@ class Regression:
     def information_root(self, predictions: Tensor, directions: Tensor) -> Tensor:
         """That of numbers with independent normal errors of variance 1: the identity."""
         return directions
+
+
+def scaled(task: Task, mean: float, scale: float) -> Task:
+    """A task whose targets are learned in units of their own, if it is regression; else itself.
+
+    Args:
+        task: The task.
+        mean: What is taken off the targets.
+        scale: What they are divided by then.
+    """
+    return replace(task, mean=mean, scale=scale) if isinstance(task, Regression) else task

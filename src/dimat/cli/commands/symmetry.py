@@ -29,7 +29,10 @@ def parser() -> Parser:
     add("--model", type=str, default="resnet20", help="built-in, or package.module:factory")
     add_settings(own, RunConfig, {"width", "shortcut", "norm"})
     add("--classes", type=int, default=10, help="number of classes")
-    add("--input", type=tuple[int, ...], default=(2, 3, 32, 32), help="shape, batch first")
+    shape = "shape, batch first; by default 2,3,32,32, and 2,16 with --tokens"
+    add("--input", type=tuple[int, ...], default=(), metavar="SHAPE", help=shape)
+    ids = "number of tokens that inputs are ids of, for models of texts; 0: inputs are numbers"
+    add("--tokens", type=int, default=0, help=ids)
     part = "a submodule, such as encoder, that alone is looked into; null: all of the model"
     add("--at", type=str | None, default=None, metavar="NAME", help=part)
     add_continuous(own, "look for what matrices may act on, too")
@@ -39,7 +42,9 @@ def parser() -> Parser:
 
 def execute(options: Namespace) -> None:
     """Find the symmetry of a model, and print it."""
-    shape = tuple(options.input)
+    tokens = options.tokens
+    check("tokens", tokens, kinds.Count)
+    shape = tuple(options.input or ((2, 16) if tokens else (2, 3, 32, 32)))
     if len(shape) < 2 or min(shape) < 1:
         raise broken_rule("input", shape, "batch and at least one more size, each >= 1")
     if options.continuous and (options.at is not None or options.json):
@@ -59,12 +64,11 @@ def execute(options: Namespace) -> None:
     settings = {"width": options.width, "shortcut": options.shortcut, "norm": options.norm}
     if (needed := 4 * math.prod(shape)) > memory_bytes():
         raise broken_rule("input", shape, f"smaller: that is {needed / 1e9:,.0f} GB")
-    model = build_for_input(options.model, shape, options.classes, **settings)
+    model = build_for_input(options.model, shape, options.classes, num_tokens=tokens, **settings)
+    example = torch.zeros(shape, dtype=torch.int64 if tokens else None)
     with Console(stderr=True).status(f"tracing and proving {options.model}"):
-        symmetry = find_symmetry(model, (torch.zeros(shape),), at=options.at)
-        matrices = (
-            find_continuous_symmetry(model, (torch.zeros(shape),)) if options.continuous else None
-        )
+        symmetry = find_symmetry(model, (example,), at=options.at)
+        matrices = find_continuous_symmetry(model, example) if options.continuous else None
     if options.json:
         print(symmetry.to_json())
         return

@@ -54,6 +54,26 @@ def _name_of(given: Any) -> str:
     )
 
 
+def check_scale(task: str, settings: Any, prefix: str = "") -> None:
+    """Refuse ``target_mean`` and ``target_scale`` of a task that has no such targets.
+
+    Args:
+        task: Name of the task.
+        settings: The settings, with both.
+        prefix: What stands before their names in messages.
+
+    Raises:
+        ConfigError: If so.
+    """
+    from dimat.tasks import TASKS, Regression
+
+    for name, default in (("target_mean", 0.0), ("target_scale", 1.0)):
+        value = getattr(settings, name)
+        if value != default and not isinstance(TASKS[task], Regression):
+            rule = f"{default:g} with task '{task}': it is for targets of regression"
+            raise broken_rule(f"{prefix}{name}", value, rule)
+
+
 def check_task(config: Any) -> None:
     """Refuse settings that need classes, or a likelihood, of a task whose targets have none.
 
@@ -64,14 +84,9 @@ def check_task(config: Any) -> None:
     """
     from dimat.data.partition import BY_CLASS
     from dimat.merging import combiner_for
-    from dimat.tasks import TASKS, Regression
+    from dimat.tasks import TASKS
 
-    for name, default in (("target_mean", 0.0), ("target_scale", 1.0)):
-        value = getattr(config.data, name)
-        if value != default and not isinstance(TASKS[config.task], Regression):
-            rule = f"{default:g} with task '{config.task}': it is for targets of regression"
-            raise broken_rule(f"data.{name}", value, rule)
-
+    check_scale(config.task, config.data, "data.")
     if config.merging.combine != "auto":
         combiner_for(config.merging.combine, TASKS[config.task])
     if TASKS[config.task].has_classes:

@@ -20,6 +20,11 @@ from dimat.symmetry.unit_places import standing_for
 _NORMS_WITH_GAIN = {"aten.layer_norm": 2, "aten.rms_norm": 2, "aten.mul": 1}
 
 
+# Products with what carries no units, and sums with entries that may be changed along.
+_FACTORS = frozenset({"aten.mul", "aten.div"})
+_KNOWN = PASSING | CONTRACTING | _FACTORS | {"aten.add"}
+
+
 class Streams:
     """The streams of a model's groups.
 
@@ -75,11 +80,11 @@ class Streams:
         while flowing:
             for user in flowing.pop().users:
                 name = operator_name(user.target)
-                if user.op != "call_function" or name not in PASSING | CONTRACTING | {"aten.add"}:
+                if user.op != "call_function" or name not in _KNOWN:
                     return None
                 nodes.add(user)
                 more = _beside(user)
-                if name not in PASSING and not more:
+                if name not in PASSING | _FACTORS and not more:
                     return None
                 nodes |= {n for n in more if n.op == "call_function"}
                 inside |= more

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dimat.errors import ConfigError, look_up
 from dimat.experiment.config.rules import broken_rule
+from dimat.experiment.config.task import check_scale
 from dimat.experiment.config.validate import check_device_is_here, check_fields, check_model
 from dimat.imports import import_modules
 from dimat.tools.merge.settings import (
@@ -90,6 +91,7 @@ def _check_names(config: ParentsConfig) -> None:
 
     check_model(config.model)
     task = look_up("task", config.task, TASKS)
+    check_scale(config.task, config)
     if config.data is not None:
         look_up("data", config.data.partition(":")[0], SOURCES)
     if isinstance(config, AlignConfig):

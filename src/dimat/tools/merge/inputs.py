@@ -18,9 +18,11 @@ from dimat.experiment.config.rules import broken_rule
 from dimat.merging import combiner_for
 from dimat.models import build_for_input, check_outputs
 from dimat.state import State
-from dimat.tasks import TASKS
+from dimat.tasks import TASKS, Regression, Task, scaled
 from dimat.tools.merge.samples import Normalization, Samples, as_they_are
 from dimat.tools.merge.settings import AlignConfig, MergeConfig, ParentsConfig
+
+_FAR = 10.0  # times the size of 1: far from standard units
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,14 @@ def read_inputs(config: ParentsConfig) -> Inputs:
     states = {parent: _read_parent(parent, config.key, notes) for parent in config.parents}
     statistics: Mapping[str, Statistics] = {}
     if isinstance(config, MergeConfig) and config.statistics:
-        combiner = combiner_for(config.combine, TASKS[config.task])
+        combiner = combiner_for(config.combine, task_of(config))
         statistics = read_statistics(config.statistics, combiner, len(config.parents))
     if config.data is None:
         assert config.classes is not None
         model = _built(config, _input_shape(statistics), config.classes)
         return Inputs(states, model, None, None, statistics, tuple(notes))
     data, prepare = _read_data(config, config.data)
+    notes += _scale_notes(config, data)
     model = _model_for(config, data)
 
     def samples(own: Rows) -> Samples:
@@ -118,7 +121,7 @@ def _read_parent(parent: str, key: str | None, notes: list[str]) -> State:
 
 def _model_for(config: ParentsConfig, data: Dataset) -> nn.Module:
     """The model for a data set; its outputs are checked where there are targets to compare with."""
-    task = TASKS[config.task]
+    task = task_of(config)
     outputs = config.classes or data.num_outputs(task)
     expected = task.output_shape(tensor_of(data.train_y[:1]).repeat_interleave(2, 0), outputs)
     own = {"num_tokens": data.num_tokens, "padding": data.padding}
@@ -165,7 +168,7 @@ def _input_shape(statistics: Mapping[str, Statistics]) -> tuple[int, ...]:
 
 def _read_data(config: ParentsConfig, source: str) -> tuple[Dataset, Callable[[Tensor], Tensor]]:
     """The data set, whose targets mean nothing where none are needed, and what models get of it."""
-    task, options = TASKS[config.task], _options(config)
+    task, options = task_of(config), _options(config)
     if not config.labeled and config.classes is not None:
         data = load_inputs(source, options)
     else:
@@ -186,7 +189,7 @@ def _read_data(config: ParentsConfig, source: str) -> tuple[Dataset, Callable[[T
 
 def _check_width(config: ParentsConfig, data: Dataset) -> None:
     """Refuse fewer outputs than the targets need."""
-    task, given = TASKS[config.task], config.classes
+    task, given = task_of(config), config.classes
     needed = data.num_outputs(task)
     if given is None or needed <= given:
         return
@@ -196,11 +199,32 @@ def _check_width(config: ParentsConfig, data: Dataset) -> None:
     raise DataError(f"{config.data}: {what}: give another --classes")
 
 
+def _scale_notes(config: ParentsConfig, data: Dataset) -> list[str]:
+    """A note on targets that networks hardly give as they are, where no scale is set."""
+    task = task_of(config)
+    if not config.labeled or not isinstance(task, Regression) or task != Regression():
+        return []
+    y = tensor_of(data.train_y).double()
+    mean, sd = float(y.mean()), float(y.std(correction=0))
+    if max(abs(mean), sd) <= _FAR:
+        return []
+    return [
+        f"targets have mean {mean:.3g} and standard deviation {sd:.3g}: if the checkpoints were "
+        "trained with data.target_mean and data.target_scale, give the same by --target-mean and "
+        "--target-scale"
+    ]
+
+
+def task_of(config: ParentsConfig) -> Task:
+    """The task of the checkpoints, with what settings say of the targets' scale."""
+    return scaled(TASKS[config.task], config.target_mean, config.target_scale)
+
+
 def _options(config: ParentsConfig) -> SourceOptions:
     """What sources may ask for."""
     return SourceOptions(
         kind=config.kind,
-        task=TASKS[config.task],
+        task=task_of(config),
         target=config.target,
         leave_out=config.leave_out,
         categories=config.categories,

@@ -24,11 +24,10 @@ from dimat.experiment.running.process import borrowed
 from dimat.matching import MATCHERS, Matching
 from dimat.merging import combiner_for
 from dimat.state import State
-from dimat.tasks import TASKS
 from dimat.tools.merge.checks import check
 from dimat.tools.merge.evaluate import WORTH_A_NOTE_S, Evaluator
 from dimat.tools.merge.fits import parent_fits
-from dimat.tools.merge.inputs import Inputs, read_inputs
+from dimat.tools.merge.inputs import Inputs, read_inputs, task_of
 from dimat.tools.merge.result import AlignResult, MergeComparison, MergeResult
 from dimat.tools.merge.settings import AlignConfig, MergeConfig, ParentsConfig, StatisticsConfig
 
@@ -97,7 +96,7 @@ def measure_checkpoint(config: StatisticsConfig, progress: Progress | None = Non
     with stages.until_closed(), borrowed(config.threads, config.device):
         _, parents = _read(config, stages)
         with stages.stage(f"measuring ({config.combine})"):
-            combiner = combiner_for(config.combine, TASKS[config.task])
+            combiner = combiner_for(config.combine, task_of(config))
             return measured(parents, with_statistics(combiner), config.budget)
 
 
@@ -116,7 +115,7 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
     weights = fair_weights(config.weights or None, len(config.parents))
     with stages.until_closed(), borrowed(config.threads, config.device):
         inputs, parents = _read(config, stages)
-        combiner = combiner_for(config.combine, TASKS[config.task])
+        combiner = combiner_for(config.combine, task_of(config))
         kept = kept_of(parents, config.only, config.except_, config.heads, inputs.statistics)
         check_continuous(config.continuous, inputs.statistics, config.heads)
         check_norms(parents.model, kept, combiner)
@@ -138,7 +137,7 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
                 found = [parents.rounded(state, number) for number, state in enumerate(each)]
         comparison: MergeComparison | None = None
         if inputs.test is not None:
-            task = TASKS[config.task]
+            task = task_of(config)
             evaluator = Evaluator(parents, *inputs.test, task, stages.progress)
             with stages.stage("testing"):
                 comparison = evaluator.compare(aligned, weights, {"merged": (plain, again)})

@@ -32,6 +32,9 @@ class ParentsConfig:
         kind: Whether inputs are images, or arrays that models get as they are; auto: as the source
             finds them.
         target: Columns of a table that are the targets.
+        target_mean: As data.target_mean of the runs that trained the checkpoints: their outputs are
+            in standard units.
+        target_scale: As data.target_scale of those runs.
         leave_out: Columns of a table that are no inputs either.
         categories: Columns of a table that have categories, with all of them in their order, as in
             training: color=red|blue.
@@ -65,6 +68,8 @@ class ParentsConfig:
     task: str = "classification"
     kind: Literal["auto", "images", "arrays"] = "auto"
     target: tuple[str, ...] = ()
+    target_mean: kinds.Finite = 0.0
+    target_scale: kinds.Scale = 1.0
     leave_out: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     fill: kinds.Finite | None = None
