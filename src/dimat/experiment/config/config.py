@@ -229,10 +229,10 @@ class MergingConfig:
         combine: average (the paper's), repair, regression, gram (least squares over what every
             agent's layers answer on its own images; second moments travel beside the weights),
             fisher (every parameter counts as much as its agent's outputs depend on it),
-            lora-aligned (factors of low-rank adapters averaged after a rotation onto the own ones),
+            lora-aligned (low-rank factors averaged after a rotation onto the own ones),
             lora-product (the average of their products, factored again), or auto (gram where the
-            agents' shards differ in their classes, of pixels too, else average; average with
-            exchange.robust, exchange.what trainable, or matching.continuous).
+            agents' shards differ in their classes, else average; average with exchange.robust,
+            exchange.what trainable, or matching.continuous).
         statistics_budget: With gram, numbers of second moments for each number of the weights, at
             most; where all would be more, means, mean squares and leading directions travel.
     """
