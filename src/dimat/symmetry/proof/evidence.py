@@ -236,16 +236,25 @@ def numbered(labels: Labels, solution: Solution) -> Labels:
 def _scale(value: Tensor) -> float:
     """The largest finite magnitude, leaving out what is beyond any sum with the others."""
     size = value.abs()
-    if size.numel():
-        # Where more than half of the sizes come so close to the largest, the median does too.
-        largest = float(size.max())
-        near = int((size >= largest / (_MASK * (1 - 1e-9))).sum())
-        if 1e-200 < largest < math.inf and 2 * near > size.numel():
-            return largest
+    largest = _near_largest(size)
+    if largest is not None:
+        return largest
     size = size[size.isfinite() & (size > 0)]
     if not size.numel():
         return 1e-30
     return float(size[size <= _MASK * size.median()].max())
+
+
+def _near_largest(size: Tensor) -> float | None:
+    """The largest magnitude, if the median is seen, without sorting, to be no mask's distance off.
+
+    It is where more than half of the magnitudes are so near.
+    """
+    largest = float(size.max()) if size.numel() else 0.0
+    if not 1e-200 < largest < math.inf:
+        return None
+    near = int((size >= largest / (_MASK * (1 - 1e-9))).sum())
+    return largest if 2 * near > size.numel() else None
 
 
 def close_to(expected: Tensor, found: Tensor, tolerance: float = TOLERANCE) -> bool:
