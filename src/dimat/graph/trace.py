@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -83,6 +84,11 @@ class Trace:
         """The graph, whose nodes are in the order in which they run."""
         return self.module.graph
 
+    @property
+    def writes(self) -> bool:
+        """Whether some operator writes one of its operands, so that a value changes later on."""
+        return any(_written(node) for node in self.graph.nodes)
+
     def arguments(self, state: Mapping[str, Tensor], flat_args: Sequence[Any]) -> dict[str, Any]:
         """The value of every placeholder by name.
 
@@ -110,19 +116,36 @@ class Trace:
     def digest(self) -> str:
         """SHA-256 of operators, shapes, names and constants: equal for one architecture."""
         text = hashlib.sha256()
+        for part in self._content():
+            text.update(part)
+        text.update(f"{self.mutated}{sorted(self.aliases.items())}{self.training}".encode())
+        return text.hexdigest()
+
+    def same_values(self, other: Trace) -> bool:
+        """Whether every node has, on equal states and inputs, the value of the other's of its name.
+
+        Args:
+            other: Another graph of the same model. Of graphs that draw random numbers, or that hold
+                values or graphs in attributes, it is said of none.
+        """
+        if self.inputs != other.inputs or self.draws or other.draws:
+            return False
+        if any(n.op not in _IN_DIGEST for t in (self, other) for n in t.graph.nodes):
+            return False
+        return all(a == b for a, b in zip_longest(self._content(), other._content()))
+
+    def _content(self) -> Iterator[bytes]:
+        """Operators, shapes, names and constants as bytes."""
         for node in self.graph.nodes:
             value = node.meta.get("val")
             shape = tuple(str(n) for n in value.shape) if isinstance(value, Tensor) else ()
-            text.update(
-                f"{node.op}|{node.name}|{node.target}|{node.args}|{dict(node.kwargs)}|{shape}\n".encode()
-            )
+            call = f"{node.op}|{node.name}|{node.target}|{node.args}|{dict(node.kwargs)}"
+            yield f"{call}|{shape}\n".encode()
         for name, key in self.states.items():
-            text.update(f"{name}={key}\n".encode())
+            yield f"{name}={key}\n".encode()
         for name, tensor in self.constants.items():
             data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            text.update(name.encode() + data.tobytes())
-        text.update(f"{self.mutated}{sorted(self.aliases.items())}{self.training}".encode())
-        return text.hexdigest()
+            yield name.encode() + data.tobytes()
 
 
 def flatten_inputs(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
@@ -302,6 +325,8 @@ RANKED = frozenset(
     {"aten.sort", "aten.topk", "aten.kthvalue", "aten.median", "aten.nanmedian", "aten.mode",
      "aten.max", "aten.min"}
 )  # fmt: skip
+# Kinds of nodes of which the text says all: what "get_attr" reads is no part of it.
+_IN_DIGEST = frozenset({"placeholder", "call_function", "output"})
 STATE_WRITES = frozenset(
     kind for kind in OutputKind if kind.name in ("BUFFER_MUTATION", "PARAMETER_MUTATION")
 )

@@ -131,7 +131,9 @@ def _derive(rows: Ints, body: Ints, names: dict[tuple[int, int], int]) -> Ints:
     _, index, counts = np.unique(row_keys(joined[:, :3]), return_index=True, return_counts=True)
     single = joined[index[counts == 1]]
     new = single[~np.isin(row_keys(single[:, 2:]), row_keys(rows[:, 1:]))]
-    facts = [
-        (names.setdefault((int(r), int(s)), -1 - len(names)), int(a), int(b)) for r, s, a, b in new
-    ]
-    return np.asarray(facts, np.int64).reshape(-1, 3)
+    _, first, index = np.unique(row_keys(new[:, :2]), return_index=True, return_inverse=True)
+    relation = np.empty(len(first), np.int64)
+    for k in np.argsort(first):  # numbered in the order in which they come
+        r, s = new[first[k], :2]
+        relation[k] = names.setdefault((int(r), int(s)), -1 - len(names))
+    return np.column_stack([relation[index], new[:, 2:]])

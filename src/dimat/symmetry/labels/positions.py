@@ -14,6 +14,7 @@ from dimat.symmetry.labels.units import Ints, Label, Labels, Special
 # For every axis the index to read from, in the frame of the tensor; None where nothing moves.
 Sources = tuple[Ints | None, ...]
 Memo = dict[bytes, Ints | None]
+_BLOCK_BYTES = 2**20
 
 
 def sources(labels: Labels, moves: Ints, memo: Memo | None = None) -> Sources:
@@ -28,6 +29,9 @@ def sources(labels: Labels, moves: Ints, memo: Memo | None = None) -> Sources:
     Raises:
         StructureError: If an axis does not map to itself.
     """
+    memo = {} if memo is None else memo
+    if not any(_depends(labels, i) for i in range(len(labels))):
+        return tuple(_remembered(label, i, {}, moves, memo) for i, label in enumerate(labels))
     found: dict[int, Ints | None] = {}
     while len(found) < len(labels):
         ready = [
@@ -36,14 +40,14 @@ def sources(labels: Labels, moves: Ints, memo: Memo | None = None) -> Sources:
         if not ready:
             raise StructureError("axes of a tensor depend on each other in a circle")
         for i in ready:
-            found[i] = _remembered(labels[i], i, found, moves, {} if memo is None else memo)
+            found[i] = _remembered(labels[i], i, found, moves, memo)
     return tuple(found[i] for i in range(len(labels)))
 
 
 def _depends(labels: Labels, axis: int) -> set[int]:
     """The other axes along which the units of one axis differ."""
     label = labels[axis]
-    if isinstance(label, Special):
+    if isinstance(label, Special) or label.size == label.shape[axis]:
         return set()
     return {i for i, n in enumerate(label.shape) if n > 1 and i != axis}
 
@@ -111,9 +115,7 @@ def take(value: Tensor, source: Sources) -> Tensor:
     if not moved:
         return value.clone()
     if all(s.size == s.shape[i] for i, s in moved):
-        for i, s in moved:
-            value = value.index_select(i, torch.from_numpy(s.ravel()).to(value.device))
-        return value
+        return _along_axes(value, [(i, torch.from_numpy(s.ravel())) for i, s in moved])
     index = []
     for i, n in enumerate(value.shape):
         shape = [n if k == i else 1 for k in range(value.dim())]
@@ -121,6 +123,29 @@ def take(value: Tensor, source: Sources) -> Tensor:
         moving = torch.arange(n).reshape(shape) if own is None else torch.from_numpy(own)
         index.append(moving.to(value.device))
     return value[tuple(index)]
+
+
+def _along_axes(value: Tensor, moved: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """A copy of a tensor whose axes are moved one after the other.
+
+    Large ones in blocks of rows: what lies between the axes then stays in the processor's cache.
+    """
+    moved = [(i, index.to(value.device)) for i, index in moved]
+    (first, rows), *rest = moved
+    large = value.element_size() * value.numel() > 2 * _BLOCK_BYTES
+    blocked = first == 0 and len(rest) == 1 and large and value.device.type == "cpu"
+    if not blocked or value.requires_grad or not value.is_contiguous():
+        for i, index in moved:
+            value = value.index_select(i, index)
+        return value
+    axis, columns = rest[0]
+    moved_value = torch.empty_like(value)
+    size = max(1, _BLOCK_BYTES * len(value) // (value.element_size() * value.numel()))
+    between = value.new_empty((size, *value.shape[1:]))
+    for block, out in zip(torch.split(rows, size), torch.split(moved_value, size), strict=True):
+        own = torch.index_select(value, 0, block, out=between[: len(block)])
+        torch.index_select(own, axis, columns, out=out)
+    return moved_value
 
 
 def moving_share(labels: Labels, shape: Sequence[int], movable: Ints) -> float:

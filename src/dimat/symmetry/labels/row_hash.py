@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,16 @@ def row_keys(rows: Ints) -> Hashes:
 
 
 def distinct(rows: Ints) -> Ints:
-    """The rows without repeats, sorted; several times faster than ``np.unique(axis=0)``."""
+    """The rows without repeats, sorted; many times faster than ``np.unique(axis=0)``."""
+    if not rows.size:
+        return rows[:1]
+    low: Ints = rows.min(axis=0)
+    sizes = [int(n) for n in rows.max(axis=0) - low + 1]
+    if math.prod(sizes) < 2**63:  # a row is one number, whose order is that of the rows
+        keys = np.sort(np.ravel_multi_index(tuple((rows - low).T), sizes))
+        keys = keys[np.r_[True, keys[1:] != keys[:-1]]]
+        found: Ints = np.stack(np.unravel_index(keys, sizes), axis=1).astype(np.int64)
+        return found + low
     rows = rows[np.unique(row_keys(rows), return_index=True)[1]]
     return rows[np.lexsort(rows.T[::-1])]
 

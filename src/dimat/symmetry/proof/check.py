@@ -197,7 +197,7 @@ class _Trial:
     def _swaps(self) -> Iterator[Permutation]:
         """Elements that swap two units in some cells, such that any two cells are told apart.
 
-        See :func:`dimat.symmetry.proof.verify.swaps`.
+        See :func:`dimat.symmetry.proof.elements.swaps`.
         """
         still = self.symmetry.identity()
         number = sum(len(own) for own in still.slots.values())

@@ -6,6 +6,7 @@ ReLU) or the same along an axis that is said to move, or where an operand has no
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from dimat.symmetry.rules.registry import is_zero
 # this leaves room for long sums and for cancellation; a wrong label is off by about 1.
 TOLERANCE = 1e-8
 UNPROVED = "unproved"  # the reasons of unproved nodes begin with it
+_FIRST = 8  # indices of each axis in which a difference is looked for first
 _MASK = 1e8  # values so much larger than the median are masks, and no measure of the others
 # Operands of which only the shape or the dtype is read, by operator. They cannot influence the
 # value; a node on which any other operand has no influence is unproved.
@@ -67,12 +69,12 @@ class Evidence:
     Args:
         varies: Numbers of the results whose values differ between two draws.
         axes: (result, axis) along which values differ.
-        reacts: Operands on which the node's value was seen to depend.
+        reacts: Names of the operands on which the node's value was seen to depend.
     """
 
     varies: set[int] = field(default_factory=set)
     axes: set[tuple[int, int]] = field(default_factory=set)
-    reacts: set[fx.Node] = field(default_factory=set)
+    reacts: set[str] = field(default_factory=set)
 
     def copy(self) -> Evidence:
         """A copy that can be added to."""
@@ -95,16 +97,19 @@ def add_draw(
         own.axes |= {
             (k, i) for i in range(x.dim()) if (k, i) not in own.axes and _differs_along(x, i)
         }
-    own.varies |= set(differing(value, first[node.name]))
+    if value is first[node.name]:  # the first draw itself
+        return
+    if len(own.varies) < len(tensors_in(value)):
+        own.varies |= set(differing(value, first[node.name]))
     read = [n for n in node.all_input_nodes if isinstance(first[n.name], Tensor)]
     if len(read) == 1 and own.varies:
-        own.reacts |= set(read)
-    for source in set(read) - own.reacts:
+        own.reacts.add(read[0].name)
+    for source in [n for n in read if n.name not in own.reacts]:
         other = first[source.name]
-        if differing(recorder.env[source], other):
-            own.reacts |= (
-                {source} if differing(value, rerun(recorder, node, {source: other})) else set()
-            )
+        if differing(recorder.env[source], other) and differing(
+            value, rerun(recorder, node, {source: other})
+        ):
+            own.reacts.add(source.name)
 
 
 def computes(node: fx.Node) -> bool:
@@ -128,11 +133,31 @@ def _apart(x: Tensor, y: Tensor) -> bool:
         return False
     if not (x.is_floating_point() or x.is_complex()):
         return bool((x != y).any())
+    if _first_apart(x, y):
+        return True
     if bool((x.isinf() != y.isinf()).any()):  # a mask
         return True
     finite = x.isfinite() & y.isfinite()
     a, b = x.where(finite, 0.0), y.where(finite, 0.0)
     return bool(((a - b).abs() > TOLERANCE * _scale(a)).any())
+
+
+def _first_apart(x: Tensor, y: Tensor) -> bool:
+    """Whether a difference is seen in the first values, measured by the largest of all.
+
+    No value is larger than that, so what differs here does in :func:`_apart`; most values do, and
+    need not be looked through.
+    """
+    if x.is_complex() or y.is_complex():
+        return False
+    low, high = (float(v) for v in x.aminmax())
+    largest = max(-low, high, 1e-30)
+    if not math.isfinite(largest):
+        return False
+    y = y.expand_as(x)
+    for axis, n in enumerate(x.shape):
+        x, y = (v.narrow(axis, 0, min(n, _FIRST)) for v in (x, y))
+    return bool(((x - y).abs() > TOLERANCE * largest).any())
 
 
 def is_constant(node: fx.Node) -> bool:
@@ -165,7 +190,7 @@ def lacking(
         alike = any((k, axis) not in own.axes for axis in results[k])
         if alike and operator_name(node.target) not in REARRANGING:
             return f"{UNPROVED}: its values are the same all along an axis that may move"
-    if any(n not in own.reacts for n in operands):
+    if any(n.name not in own.reacts for n in operands):
         return f"{UNPROVED}: what moves has no influence on its values"
     return None
 
@@ -211,10 +236,25 @@ def numbered(labels: Labels, solution: Solution) -> Labels:
 def _scale(value: Tensor) -> float:
     """The largest finite magnitude, leaving out what is beyond any sum with the others."""
     size = value.abs()
+    largest = _near_largest(size)
+    if largest is not None:
+        return largest
     size = size[size.isfinite() & (size > 0)]
     if not size.numel():
         return 1e-30
     return float(size[size <= _MASK * size.median()].max())
+
+
+def _near_largest(size: Tensor) -> float | None:
+    """The largest magnitude, if the median is seen, without sorting, to be no mask's distance off.
+
+    It is where more than half of the magnitudes are so near.
+    """
+    largest = float(size.max()) if size.numel() else 0.0
+    if not 1e-200 < largest < math.inf:
+        return None
+    near = int((size >= largest / (_MASK * (1 - 1e-9))).sum())
+    return largest if 2 * near > size.numel() else None
 
 
 def close_to(expected: Tensor, found: Tensor, tolerance: float = TOLERANCE) -> bool:

@@ -23,6 +23,7 @@ ZEROS = frozenset(
     {"aten.zeros", "aten.zeros_like", "aten.new_zeros", "aten.full", "aten.full_like"}
 )
 _NO_ZERO = 0.7
+Step = tuple[fx.Node, Any, Recorder]  # a node, its value, and the run of the graph so far
 
 
 @dataclass(frozen=True)
@@ -33,22 +34,25 @@ class Example:
         state: The redrawn state.
         inputs: The redrawn user inputs, flattened.
         values: The value of every node, by name.
+        steps: The steps of the run, whose recorder holds all values.
     """
 
     state: Mapping[str, Tensor]
     inputs: Sequence[Any]
     values: Mapping[str, Any]
+    steps: Sequence[Step]
 
 
-def run(t: Trace, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> dict[str, Any]:
-    """The value of every node by name, in float64.
+def run(t: Trace, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> Example:
+    """A run of a graph in float64, in which the value of every node is kept.
 
     Args:
         t: The graph.
         state: Redrawn entries.
         inputs: Redrawn inputs, flattened.
     """
-    return {node.name: value for node, value, _ in steps(t, state, inputs, keep=True)}
+    done = list(steps(t, state, inputs, keep=True))
+    return Example(state, inputs, {node.name: value for node, value, _ in done}, done)
 
 
 def steps(
@@ -58,7 +62,7 @@ def steps(
     *,
     keep: bool = False,
     zeros: bool = True,
-) -> Iterator[tuple[fx.Node, Any, Recorder]]:
+) -> Iterator[Step]:
     """Every node with its value and the recorder that ran it, in the order of the graph.
 
     A random operator is seeded by its position, so that it draws the same when it is run again.

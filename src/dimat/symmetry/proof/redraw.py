@@ -123,7 +123,11 @@ def _near(value: Tensor, generator: torch.Generator, scale: float) -> Tensor:
     if not is_number(value):
         return value
     noise = _normal(value, generator)
-    finite = value[value.isfinite() & (value != 0)]
+    ordinary = value.isfinite() & (value != 0)
+    if value.numel() and not value.is_complex() and bool(ordinary.all()):
+        factor = torch.rand(value.shape, generator=generator, dtype=torch.float64)
+        return (2.0 ** factor.mul_(2.0).sub_(1.0)).mul_(value).mul_(scale)
+    finite = value[ordinary]
     if not finite.numel():
         return torch.where(value == 0, _generic(value, generator, scale), value.to(noise.dtype))
     factor = 2.0 ** (2.0 * torch.rand(value.shape, generator=generator, dtype=torch.float64) - 1.0)

@@ -18,10 +18,9 @@ from dimat.graph.interpreter import Recorder, from_draw
 from dimat.graph.trace import Trace, operator_name
 from dimat.symmetry.constants import redrawn_alike
 from dimat.symmetry.labels.operator_call import Result, as_tuple, tensors_in
-from dimat.symmetry.labels.positions import sources, take
 from dimat.symmetry.labels.solve import Solution
-from dimat.symmetry.labels.structure import cycles
-from dimat.symmetry.labels.units import Ints, Labels, Special
+from dimat.symmetry.labels.units import Ints, Labels
+from dimat.symmetry.proof.elements import Element, random_moves, swaps
 from dimat.symmetry.proof.evidence import (
     Evidence,
     add_draw,
@@ -31,7 +30,7 @@ from dimat.symmetry.proof.evidence import (
     lacking,
     numbered,
 )
-from dimat.symmetry.proof.execute import ZEROS, Example, rerun, run, steps
+from dimat.symmetry.proof.execute import ZEROS, Step, rerun, run, steps
 from dimat.symmetry.proof.redraw import DRAWS, LEAST_DRAWS, draw
 
 
@@ -75,9 +74,13 @@ class Proof:
     ) -> None:
         self.traces, self._given, self._level = traces, (state, inputs), level
         self._constants = constants
+        # Graphs that compute the same, as eval and training mode often do, are run once.
+        self._first = [next(i for i, b in enumerate(traces) if _same(a, b)) for a in traces]
+        self._drawn: tuple[int, Mapping[str, Tensor], Sequence[Any]] | None = None
         drawn, fed = self._draw(0)
-        self.examples = [Example(drawn, fed, run(t, drawn, fed)) for t in traces]
-        self._evidence: list[dict[fx.Node, Evidence]] = [{} for _ in traces]
+        runs = {i: run(traces[i], drawn, fed) for i in sorted(set(self._first))}
+        self.examples = [runs[i] for i in self._first]
+        self._evidence: list[dict[str, Evidence]] = [{} for _ in traces]
         self._looked_at = 0
         self._unusable: set[int] = set()
 
@@ -97,26 +100,36 @@ class Proof:
         random = np.random.default_rng(1)
         unproved = self._unproved(labels, s, random_moves(s, random))
         for number in range(self._looked_at):
-            elements = [random_moves(s, random)]
+            elements = [Element(random_moves(s, random))]
             if number == LEAST_DRAWS - 1:  # on generic values
-                elements += swaps(s, random)
+                elements += [Element(moves) for moves in swaps(s, random)]
             if number in self._unusable:
                 continue
-            state, inputs = self._draw(number)
-            zeros = number < LEAST_DRAWS
-            for t, nodes in zip(self.traces, labels, strict=True):
-                run_of = steps(t, state, inputs, zeros=zeros)
-                found = _compare(t, run_of, nodes, states, s, elements)
+            for k in sorted(set(self._first)):
+                alike = [own for i, own in zip(self._first, labels, strict=True) if i == k]
+                found = _compare(self.traces[k], self._steps(number, k), alike, states, s, elements)
                 if found is not None:
                     return found
         return unproved
 
     def _draw(self, number: int) -> tuple[Mapping[str, Tensor], Sequence[Any]]:
         """The redrawn state and inputs of one draw, constants redrawn alike."""
+        if self._drawn is not None and self._drawn[0] == number:
+            return self._drawn[1:]
+        self._drawn = None  # two states in memory are enough: the first draw's and another's
         state, inputs = draw(number, *self._given, self._level)
         given = {key: self._given[0][key].detach().cpu() for key in self._constants}
         alike = {key: redrawn_alike(value, state[key]) for key, value in given.items()}
-        return {**state, **alike}, inputs
+        self._drawn = number, {**state, **alike}, inputs
+        return self._drawn[1:]
+
+    def _steps(self, number: int, k: int) -> Iterable[Step]:
+        """The run of graph ``k``, the first of those that compute the same, on one draw."""
+        example, t = self.examples[k], self.traces[k]
+        if number == 0 and not t.writes:
+            return example.steps
+        state, inputs = (example.state, example.inputs) if number == 0 else self._draw(number)
+        return steps(t, state, inputs, zeros=number < LEAST_DRAWS)
 
     def _unproved(
         self, labels: Sequence[Mapping[str, Result]], s: Solution, moves: Ints
@@ -142,120 +155,90 @@ class Proof:
         """
         number = self._looked_at
         try:
-            found = [self._shown(number, k) for k in range(len(self.traces))]
+            shown = {k: self._shown(number, k) for k in sorted(set(self._first))}
         except (RuntimeError, IndexError, ValueError):
             if number < LEAST_DRAWS:
                 raise
             self._unusable.add(number)
         else:
-            self._evidence = found
+            self._evidence = [shown[k] for k in self._first]
         self._looked_at += 1
 
-    def _shown(self, number: int, k: int) -> dict[fx.Node, Evidence]:
-        """The evidence of graph ``k``, that of one more draw included."""
-        found = {node: own.copy() for node, own in self._evidence[k].items()}
-        zeros = number < LEAST_DRAWS
-        for node, value, recorder in steps(self.traces[k], *self._draw(number), zeros=zeros):
+    def _shown(self, number: int, k: int) -> dict[str, Evidence]:
+        """The evidence of graph ``k`` by node, that of one more draw included."""
+        found = {name: own.copy() for name, own in self._evidence[k].items()}
+        for node, value, recorder in self._steps(number, k):
             if computes(node) and tensors_in(value):
-                own = found.setdefault(node, Evidence())
+                own = found.setdefault(node.name, Evidence())
                 add_draw(own, node, value, self.examples[k].values, recorder)
         return found
+
+
+def _same(a: Trace, b: Trace) -> bool:
+    """Whether two graphs have the same values on every draw."""
+    return a is b or a.same_values(b)
 
 
 def _first_unproved(
     t: Trace,
     labels: Mapping[str, Result],
-    evidence: Mapping[fx.Node, Evidence],
+    evidence: Mapping[str, Evidence],
     s: Solution,
     moves: Ints,
 ) -> ProofFault | None:
     for node in t.graph.nodes:
         if not computes(node) or is_constant(node) or node.name in t.draws:
             continue
-        why = lacking(node, labels, evidence.get(node, Evidence()), s, moves)
+        why = lacking(node, labels, evidence.get(node.name, Evidence()), s, moves)
         if why is not None:
             return ProofFault(node.name, operator_name(node.target), why)
     return None
 
 
-def random_moves(solution: Solution, generator: np.random.Generator) -> Ints:
-    """A random element of the whole group that moves every unit that can move.
-
-    Args:
-        solution: The group.
-        generator: Draws one cycle for every cell.
-    """
-    families = enumerate(solution.structure.families)
-    return solution.structure.moves(
-        {k: cycles(f.cells.shape, generator) for k, f in families if f.size > 1}
-    )
-
-
-def swaps(s: Solution, generator: np.random.Generator) -> list[Ints]:
-    """Elements that swap two units in some of the cells, such that any two cells are told apart.
-
-    Cells are numbered, and element b swaps in those whose number has bit b. If all cells moved at
-    once, a tie that a rule forgot between two groups of two would not show, nor what only an odd
-    permutation changes (a determinant).
-
-    Args:
-        s: The group.
-        generator: Draws the two units of each cell.
-    """
-    families = [(k, f) for k, f in enumerate(s.structure.families) if f.size > 1]
-    starts = np.cumsum([1, *(len(f.cells) for _, f in families)])
-    found = []
-    for bit in range(int(starts[-1] - 1).bit_length()):
-        slots = {}
-        for start, (k, f) in zip(starts, families, strict=False):
-            own = np.broadcast_to(np.arange(f.size), f.cells.shape).copy()
-            for c in range(len(own)):
-                if (int(start) + c) >> bit & 1:  # cells are numbered from 1
-                    i, j = generator.choice(f.size, 2, replace=False)
-                    own[c, [i, j]] = own[c, [j, i]]
-            slots[k] = own
-        found.append(s.structure.moves(slots))
-    return found
-
-
 def _compare(
     t: Trace,
-    steps_: Iterable[tuple[fx.Node, Any, Recorder]],
-    labels: Mapping[str, Result],
+    steps_: Iterable[Step],
+    labels: Sequence[Mapping[str, Result]],
     states: Mapping[str, Labels],
     s: Solution,
-    elements: Sequence[Ints],
+    elements: Sequence[Element],
 ) -> ProofFault | None:
     """The first node that does not move as labeled when its operands move as labeled.
 
-    Every operator is run anew by itself, on the permuted values of the plain run: so a wrong rule
-    is blamed where it is wrong, not further down, and rounding does not add up over the graph.
+    The graph may be labeled in several ways, of which each is compared; those that move the values
+    of a node alike are one. Every operator is run anew by itself, on the permuted values of the
+    plain run: so a wrong rule is blamed where it is wrong, not further down, and rounding does not
+    add up over the graph.
     """
     for node, value, recorder in steps_:
         if not computes(node) or not tensors_in(value):
             continue
         if operator_name(node.target) in ZEROS:  # further draws have another constant there
             continue
-        own = [numbered(x, s) for x in as_tuple(labels[node.name])]
-        read = {
-            n: numbered(as_tuple(labels[n.name])[0], s)
-            for n in node.all_input_nodes
-            if isinstance(recorder.env[n], Tensor)
-        }
+        ways = []
+        for way in labels:
+            own = [numbered(x, s) for x in as_tuple(way[node.name])]
+            read = {
+                n: numbered(as_tuple(way[n.name])[0], s)
+                for n in node.all_input_nodes
+                if isinstance(recorder.env[n], Tensor)
+            }
+            ways.append((own, read))
         drawn = numbered(states[t.draws[node.name]], s) if node.name in t.draws else None
-        for moves in elements:
-            if any(_moves(x, moves) for x in (*own, *read.values())) and not _agrees(
-                node, value, recorder, own, read, drawn, moves
-            ):
-                return ProofFault(
-                    node.name, operator_name(node.target), "its rule failed verification"
-                )
+        for element in elements:
+            done: list[Sequence[Labels]] = []
+            for own, read in ways:
+                every = [*own, *read.values()]
+                if not any(map(element.moves_any, every)):
+                    continue
+                if any(element.moves_alike(every, other) for other in done):
+                    continue
+                if not _agrees(node, value, recorder, own, read, drawn, element):
+                    return ProofFault(
+                        node.name, operator_name(node.target), "its rule failed verification"
+                    )
+                done.append(every)
     return None
-
-
-def _moves(labels: Labels, moves: Ints) -> bool:
-    """Whether some unit of the labels moves."""
-    return any(not isinstance(x, Special) and bool((moves[x] != x).any()) for x in labels)
 
 
 def _agrees(
@@ -265,18 +248,18 @@ def _agrees(
     own: Sequence[Labels],
     read: Mapping[fx.Node, Labels],
     drawn: Labels | None,
-    moves: Ints,
+    element: Element,
 ) -> bool:
     """Whether a node's value moves as labeled when its operands and its random draw do."""
     try:
         # What is taken lies in memory in another way, and some views need it in order.
-        moved = {n: take(recorder.env[n], sources(x, moves)).contiguous() for n, x in read.items()}
+        moved = {n: element.take(recorder.env[n], x).contiguous() for n, x in read.items()}
         if drawn is None:
             found = tensors_in(rerun(recorder, node, moved))
         else:
-            draw_ = take(recorder.given[node.name], sources(drawn, moves))
+            draw_ = element.take(recorder.given[node.name], drawn)
             found = [from_draw(node, draw_, moved)]
         pairs = zip(tensors_in(value), found, own, strict=False)
-        return bool(found) and all(close_to(take(x, sources(a, moves)), y) for x, y, a in pairs)
+        return bool(found) and all(close_to(element.take(x, a), y) for x, y, a in pairs)
     except (StructureError, RuntimeError, IndexError, ValueError):  # labels of another shape
         return False
