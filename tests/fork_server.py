@@ -327,7 +327,7 @@ def _warm() -> None:
         assert dimat.experiment.setup.make_setup(config).analysis
     in_place = torch.nn.ReLU(inplace=True)  # its graph is made functional
     assert dimat.find_symmetry(in_place, torch.zeros(2, 3)).groups == ()
-    assert dimat.cli._parser()
+    assert all(map(dimat.cli._parser, dimat.cli._COMMANDS))
     tqdm = sys.modules.get("tqdm")  # PyTorch's exporter shows progress
     if tqdm and tqdm.tqdm.monitor:
         tqdm.tqdm.monitor.exit()

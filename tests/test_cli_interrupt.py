@@ -131,7 +131,7 @@ def test_a_comparison_goes_on_by_the_same_command(
 def test_what_keeps_nothing_says_no_more(
     capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
 ) -> None:
-    patch.setattr("dimat.experiment.setup.build_network", lambda *own, **more: raise_())
+    patch.setattr("dimat.experiment.network.build_network", lambda *own, **more: raise_())
     assert said(capsys, "topology", "ring") == "dimat: interrupted\n"
 
 

@@ -40,7 +40,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimat.errors import ConfigError
-from dimat.state import brief
+from dimat.text import brief
 
 __all__ = ["LocalLoss", "Logits", "local_loss", "loss_of_counts", "not_true_distillation"]
 

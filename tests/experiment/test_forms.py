@@ -18,8 +18,8 @@ import dimat
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import DataConfig, OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.config.parse import config_from, config_to_yaml
+from dimat.experiment.network import build_network
 from dimat.experiment.progress import LiveProgress
-from dimat.experiment.setup import build_network
 from dimat.topology import GraphOptions, build_topology
 
 TINY = replace(SMALL, agents=2, rounds=1, pretrain_epochs=0, local_steps=1, method="wa")

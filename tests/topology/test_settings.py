@@ -13,7 +13,7 @@ from dimat.cli import main
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import RunConfig, TopologyConfig
 from dimat.experiment.config.validate import validate
-from dimat.experiment.setup import build_network
+from dimat.experiment.network import build_network
 from dimat.topology import MIXING, TOPOLOGIES, Dropout, GraphOptions, build_topology
 
 

@@ -54,8 +54,9 @@ from dimat.methods import (
     check_needs,
 )
 from dimat.methods.gauge import GaugeId
-from dimat.state import State, brief, check_finite, num_bytes, state_of, tensors_of
+from dimat.state import State, check_finite, num_bytes, state_of, tensors_of
 from dimat.symmetry import Analysis, Permutation, Symmetry
+from dimat.text import brief
 from dimat.topology import Network, build_topology, near
 from dimat.training.exchanged import check_moves, frozen_digest, frozen_entries, trained_keys
 from dimat.training.following import Followers

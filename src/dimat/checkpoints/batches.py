@@ -15,9 +15,9 @@ from dimat.errors import DataError, ModelError
 from dimat.graph.capture import in_mode
 from dimat.graph.trace import Trace, flatten_inputs
 from dimat.merging import calibrated_norms, recalibrate
-from dimat.state import brief
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.symmetry.given import NoGraph
+from dimat.text import brief
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,10 @@ from dimat.graph.trace import flatten_inputs
 from dimat.matching import MATCHERS, Matcher, Matching, Problem
 from dimat.matching.procrustes import procrustes, rotated_note
 from dimat.merging import Combiner, StatisticsCombiner, calibrated_norms, predicted_statistics
-from dimat.state import State, brief, extras_of, put_into, state_of, tensors_of
+from dimat.state import State, extras_of, put_into, state_of, tensors_of
 from dimat.symmetry import Analysis, Symmetry, analyze_within
 from dimat.symmetry.continuous import continuous_symmetry
+from dimat.text import brief
 
 
 @dataclass(frozen=True)

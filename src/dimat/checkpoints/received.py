@@ -18,7 +18,8 @@ from dimat.errors import ConfigError, StructureError, quoted
 from dimat.graph.trace import flatten_inputs
 from dimat.matching import Matching
 from dimat.merging import Combiner, StatisticsCombiner
-from dimat.state import State, check_same_structure, counted
+from dimat.state import State, check_same_structure
+from dimat.text import counted
 
 StatisticsLike = Statistics | str | os.PathLike[str]
 

@@ -103,7 +103,8 @@ def _run(words: list[str]) -> int:
             raise ConfigError(f"no command: one of {', '.join(_COMMANDS)}; see 'dimat --help'")
         if words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
             raise ConfigError(f"no command before '{words[0]}': such as 'dimat run {words[0]} …'")
-        arguments = _parser().parse_args(run.as_resume(words))
+        words = list(run.as_resume(words))
+        arguments = _parser(words[0]).parse_args(words)
         settle()
         _COMMANDS[arguments.command].execute(arguments[arguments.command])
     except Stopped as stopped:
@@ -119,8 +120,13 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-def build_parser() -> Parser:
-    """The parser of all commands, made anew."""
+def build_parser(only: str | None = None) -> Parser:
+    """The parser of all commands, made anew.
+
+    Args:
+        only: The command whose options it has, as those of all take longer to make than to import;
+            of all commands if None, and of none if there is no such command.
+    """
     parser = Parser(
         prog="dimat",
         usage="dimat [--version] COMMAND ...\n       dimat help [COMMAND]",
@@ -130,10 +136,14 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     commands = parser.add_subcommands(dest="command")
-    parsers = {name: command.parser() for name, command in _COMMANDS.items()}
+    parsers = {
+        name: command.parser() if only in (None, name) else Parser()
+        for name, command in _COMMANDS.items()
+    }
     for name, command in _COMMANDS.items():
         commands.add_subcommand(name, parsers[name], help=command.SUMMARY)
-    certificates.add_actions(parsers["certificates"])  # once it is a subcommand, not before
+    if only in (None, "certificates"):
+        certificates.add_actions(parsers["certificates"])  # once it is a subcommand, not before
     return parser
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dimat.symmetry import Group as UnitGroup
-from dimat.symmetry import Symmetry
-from dimat.symmetry.continuous import ContinuousSymmetry
 from dimat.tools.format import human_bytes
-from dimat.topology import Matrix, Network, Topology
+
+if TYPE_CHECKING:
+    from dimat.symmetry import Group as UnitGroup
+    from dimat.symmetry import Symmetry
+    from dimat.symmetry.continuous import ContinuousSymmetry
+    from dimat.topology import Matrix, Network, Topology
 
 _MAX_AGENTS = 16
 _MAX_TIMES = 3

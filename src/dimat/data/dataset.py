@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dimat.data.stored import Rows, StoredTensor, tensor_of
 from dimat.errors import DataError
-from dimat.state import brief
 from dimat.tasks import Task
 from dimat.tasks.finite import as_floats, check_finite
+from dimat.text import brief
 
 _MOST_CHANNELS = 4  # with a longer last axis and a second one this short, channels come second
 # A listener to progress: called with (0, total) before the first image is decoded, and then with

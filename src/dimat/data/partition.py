@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dimat.errors import DataError, look_up
 from dimat.registry import Registry, a_function
-from dimat.state import brief
+from dimat.text import brief
 
 Indices = NDArray[np.int64]
 OWN = "own"  # the split that deals nothing out: every agent has a source of its own

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dimat.errors import DataError
-from dimat.state import brief
+from dimat.text import brief
 
 if TYPE_CHECKING:
     from dimat.data.dataset import Tell

@@ -34,6 +34,7 @@ from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import ONLY_APART
 from dimat.experiment.given import NOTHING, Given, check_there
 from dimat.experiment.given.model import Build
+from dimat.experiment.network import build_network
 from dimat.experiment.progress import Progress, Silent, reading
 from dimat.experiment.sources import (
     class_labels,
@@ -51,7 +52,7 @@ from dimat.models import build_for_input, check_outputs
 from dimat.state import tensors_of
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.tasks import TASKS, Metric, Task
-from dimat.topology import GraphOptions, Network, build_topology
+from dimat.topology import Network, build_topology
 from dimat.training.exchanged import check_moves, frozen_digest, frozen_entries, trained_keys
 from dimat.training.trainer import LocalTrainer, MergeSettings
 
@@ -582,29 +583,6 @@ def _common_test(config: RunConfig, dataset: Dataset, tell: Tell) -> Dataset | N
 def input_shape(dataset: Dataset) -> str:
     """Height, width and channels of a data set's images, or the axes of other inputs, in words."""
     return " x ".join(map(str, dataset.train_x.shape[1:]))
-
-
-def build_network(
-    config: TopologyConfig, agents: int, shard_sizes: Sequence[int] | None = None
-) -> Network:
-    """The topology that the settings describe; see :func:`build_topology`.
-
-    Args:
-        config: Settings of the topology.
-        agents: Number of agents, >= 1.
-        shard_sizes: Training images of each agent, for mixing by shard size.
-    """
-    options = GraphOptions(
-        config.path, config.directed, config.degree, config.probability, config.seed
-    )
-    return build_topology(
-        config.name,
-        agents,
-        mixing=config.mixing,
-        options=options,
-        dropout=config.dropout,
-        shard_sizes=shard_sizes,
-    )
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from dimat.experiment.record.results import RunResult
 from dimat.experiment.record.shown import columns_of, metric_of, rows_of, title_of
-from dimat.state import counted
 from dimat.tasks import Metric
+from dimat.text import counted
 
 if TYPE_CHECKING:
     from dimat.experiment.record.results import SingleAgentResult

@@ -24,7 +24,8 @@ from dimat.compat import OpOverload, arguments_of, size_hint, tree_leaves
 from dimat.errors import ConfigError, ModelError, shown
 from dimat.graph.capture import capture
 from dimat.graph.inside import way_out
-from dimat.state import brief, tensors_of
+from dimat.state import tensors_of
+from dimat.text import brief
 
 
 @dataclass(frozen=True)

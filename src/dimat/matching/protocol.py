@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from dimat.matching.fit import Matching
-from dimat.state import brief
 from dimat.symmetry import Analysis
+from dimat.text import brief
 
 
 @dataclass(frozen=True)

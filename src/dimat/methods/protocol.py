@@ -12,9 +12,10 @@ from torch import Tensor
 from dimat.exchange import Step, Talk
 from dimat.merging.optimizer import Memory
 from dimat.methods.gauge import GaugeId
-from dimat.state import State, brief
+from dimat.state import State
 from dimat.symmetry import Analysis, Permutation
 from dimat.tasks import CLASSIFICATION, Task
+from dimat.text import brief
 from dimat.topology import Topology
 
 Need = Literal["rows", "columns", "two-way", "symmetric", "two-neighbors"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dimat.errors import ModelError
 from dimat.graph.inside import Call, exposed, look_inside, submodule
 from dimat.graph.trace import Trace, as_args, flatten_inputs, trace
-from dimat.state import brief, check_module, tensors_of
+from dimat.state import check_module, tensors_of
 from dimat.symmetry.constants import digest_of, unwritten
 from dimat.symmetry.label import label_graphs
 from dimat.symmetry.labels.solve import solve
@@ -22,6 +22,7 @@ from dimat.symmetry.proof.verify import Proof
 from dimat.symmetry.reduce import reduce_solution
 from dimat.symmetry.symmetry import Symmetry
 from dimat.symmetry.within import check_within, inner_keys, lifted_symmetry, lifted_trace
+from dimat.text import brief
 
 # Proofs by the digests of graphs and constants: the agents of a run, and the calls of a notebook,
 # have one architecture.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dimat.state import brief, counted
 from dimat.symmetry.labels.units import Ints
+from dimat.text import brief, counted
 
 
 @dataclass(frozen=True)

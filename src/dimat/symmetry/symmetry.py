@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from dimat.errors import StructureError, check_kind, nearest_key
-from dimat.state import State, counted, tensors_of
+from dimat.state import State, tensors_of
 from dimat.symmetry.labels.positions import Memo, Sources, moving_share, sources, take
 from dimat.symmetry.labels.structure import Structure, UnitFamily, structure_of
 from dimat.symmetry.labels.units import FIXED, Ints, Label, Labels, Pin, Special, along
 from dimat.symmetry.permutation import Group, Permutation
+from dimat.text import counted
 
 
 @dataclass(frozen=True)

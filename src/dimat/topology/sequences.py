@@ -8,7 +8,7 @@ from functools import cached_property
 
 import networkx as nx
 
-from dimat.state import brief
+from dimat.text import brief
 from dimat.topology.directed import hearing
 from dimat.topology.graphs import powers_of_two
 from dimat.topology.spectral import shrinkage

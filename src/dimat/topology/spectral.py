@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
-from scipy.linalg import helmert
 
 from dimat.topology.mixing import Matrix
 
@@ -39,6 +38,8 @@ def on_differences(pi: Matrix) -> Matrix:
         (n-1, n-1); it has the eigenvalues of ``pi`` but the one that is 1, and the singular values
         but one where ``pi`` is doubly stochastic. That of a product is the product.
     """
+    from scipy.linalg import helmert  # slow to import, and only for networks that vary
+
     basis = helmert(len(pi))
     return np.asarray(basis @ pi @ basis.T, np.float64)
 

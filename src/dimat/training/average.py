@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dimat.exchange.tree import Tree
-from dimat.state import State, brief, clone, is_number
+from dimat.state import State, clone, is_number
+from dimat.text import brief
 
 
 @dataclass

@@ -16,7 +16,8 @@ from torch import Tensor
 from dimat.errors import StructureError, shown
 from dimat.files import open_regular
 from dimat.merging.adapters import FactorKeys, find_factors
-from dimat.state import State, brief, load_state, save_state
+from dimat.state import State, load_state, save_state
+from dimat.text import brief
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MOST_CONFIG = 1 << 20  # bytes; one of PEFT has 1 kB

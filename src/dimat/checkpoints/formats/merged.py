@@ -25,8 +25,9 @@ from dimat.checkpoints.formats.folders import WHOLE
 from dimat.errors import ConfigError, StructureError, check_kind, quoted, shown, writing
 from dimat.files import read_regular
 from dimat.matching import Matching
-from dimat.state import State, brief, extras_of, load_state, save_state
+from dimat.state import State, extras_of, load_state, save_state
 from dimat.symmetry import Permutation, Symmetry
+from dimat.text import brief
 
 _FORMAT = "dimat-merge-1"
 _FACTS, _MATCHINGS = "merge.json", "matchings.safetensors"

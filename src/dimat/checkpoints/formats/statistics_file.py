@@ -18,8 +18,9 @@ from torch import Tensor
 from dimat.errors import StructureError, shown, writing
 from dimat.graph.trace import Trace
 from dimat.merging import Combiner
-from dimat.state import State, brief, load_metadata, load_state, save_state
+from dimat.state import State, load_metadata, load_state, save_state
 from dimat.symmetry.constants import digest_of
+from dimat.text import brief
 
 _ENTRY = "dimat.statistics"  # of the file's metadata
 _MOST_AXES = 8

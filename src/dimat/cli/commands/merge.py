@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from dimat.cli.options import add_checkpoint_options, add_continuous
 from dimat.experiment.config.parse import Parser, add_settings
@@ -104,6 +103,8 @@ def execute(options: Namespace) -> None:
     settings["evaluate"] = not settings.pop("no_evaluate")
     config = MergeConfig(**settings)
     check(config)
+    from rich.console import Console
+
     from dimat.experiment.progress import LiveProgress
     from dimat.tools.merge.run import merge_checkpoints
     from dimat.tools.merge.tables import merge_tables
@@ -123,6 +124,8 @@ def _merge_adapters(options: Mapping[str, Any]) -> None:
     """Merge adapters, write the folder, and print the table."""
     config = AdaptersConfig(**{**options, "adapters": tuple(options["adapters"])})
     check_adapters(config)
+    from rich.console import Console
+
     from dimat.experiment.progress import LiveProgress
     from dimat.tools.adapters.run import merge_adapters
     from dimat.tools.adapters.table import adapters_table

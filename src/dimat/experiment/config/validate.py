@@ -46,6 +46,21 @@ def validate(config: RunConfig, *, apart: bool = False) -> None:
     check_device_is_here(config.device)
 
 
+def validate_topology(config: RunConfig) -> None:
+    """Refuse a config whose graph cannot be made; PyTorch is not imported for it.
+
+    Args:
+        config: Every setting; names of other things than the graph are not looked up.
+
+    Raises:
+        ConfigError: As :func:`validate`.
+    """
+    check_fields(config)
+    _check_path(config)
+    import_modules(config.imports)
+    _check_graph(config)
+
+
 def check_fields(config: Any) -> None:
     """Refuse settings, a dataclass, of which one is not as its type says.
 
@@ -98,13 +113,17 @@ def _check_path(config: RunConfig) -> None:
         raise broken_rule("topology.directed", True, rule)
 
 
+def _check_graph(config: RunConfig) -> None:
+    from dimat.topology import TOPOLOGIES
+
+    check_known("topology.name", config.topology.name, TOPOLOGIES)
+
+
 def _check_names(config: RunConfig) -> None:
     import_modules(config.imports)
     check_known("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _check_list("log", config.log, LOGS)
-    from dimat.topology import TOPOLOGIES
-
-    check_known("topology.name", config.topology.name, TOPOLOGIES)
+    _check_graph(config)
     from dimat.data import OWN, SOURCES, SPLITS
     from dimat.merging import COMBINERS
     from dimat.methods import METHODS

@@ -11,8 +11,8 @@ from dimat.experiment.config.config import RunConfig
 from dimat.experiment.record.lines import Line
 from dimat.experiment.record.shown import as_html, as_text, in_a_line
 from dimat.experiment.record.summary import select
-from dimat.state import brief
 from dimat.tasks import CLASSIFICATION, Metric
+from dimat.text import brief
 
 
 @dataclass(frozen=True)

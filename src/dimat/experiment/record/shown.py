@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from dimat.state import counted
 from dimat.tasks import TASKS, Metric
+from dimat.text import counted
 
 if TYPE_CHECKING:
     from dimat.experiment.record.results import MethodResult, RunResult

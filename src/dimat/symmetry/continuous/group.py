@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from dimat.errors import StructureError
-from dimat.state import State, brief, counted
+from dimat.state import State
 from dimat.symmetry.symmetry import Symmetry
 from dimat.symmetry.unit_axes import UnitAxes, unit_axes
+from dimat.text import brief, counted
 
 # The matrices M of a group: any invertible one; orthogonal ones; orthogonal ones that keep the
 # vector of ones (LayerNorm subtracts the mean); diagonal ones with positive entries.

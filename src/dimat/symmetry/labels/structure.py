@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dimat.errors import StructureError
-from dimat.state import brief
 from dimat.symmetry.labels.row_hash import row_keys
 from dimat.symmetry.labels.units import Ints
+from dimat.text import brief
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from dimat.errors import StructureError, shown
 from dimat.experiment.progress import Progress, Silent
 from dimat.merging import mix
 from dimat.merging.adapters import WAYS, FactorKeys, Factors, Way, product, product_error
-from dimat.state import State, brief, num_bytes
+from dimat.state import State, num_bytes
+from dimat.text import brief
 from dimat.tools.adapters.settings import AdaptersConfig, check
 
 _ALIKE = ("base_model_name_or_path", "task_type", "target_modules")

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from dimat.state import counted
+from dimat.text import counted
 from dimat.tools.estimate.forecast import Cost, Forecast
 
 _BYTES = ("B", "kB", "MB", "GB", "TB", "PB")
