@@ -32,7 +32,7 @@ def parser() -> Parser:
         help="checkpoints: .safetensors, .pth, .ckpt and the like, or Hugging Face folders",
     )
     add_checkpoint_options(own)
-    names = {"method", "at", "combine", "weights", "heads", "recalibration", "report"}
+    names = {"method", "at", "combine", "weights", "heads", "recalibration", "widths", "report"}
     add_settings(own, MergeConfig, names)
     sent = (
         "for gram, files of 'dimat statistics', one a parent, in order; data may then be left out"

@@ -126,7 +126,8 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
         with stages.stage(f"combining ({config.combine})"):
             moved = moved_values(parents, combiner, values, matchings)
             own = parents.own(matchings, aligned)
-            merged, parts = parents.combine_part(combiner, own, weights, kept, moved)
+            full = parents.filled(matchings, own, weights)
+            merged, parts = parents.combine_part(combiner, full, weights, kept, moved)
             plain, again = _recalibrated(config, parents, merged, parts, weights)
             chosen = again if recalibrates(config.recalibration, combiner, config.at) else None
             found = [plain if chosen is None else chosen]

@@ -1,0 +1,97 @@
+"""Merging of networks of different width: digits, built-in models, each trained on its own half.
+
+.venv/bin/python -m benchmarks.widths
+
+A wide parent is trained on one half of the training images, a narrow one (half the channels) and
+another wide one on the other half, 40 epochs of Adam 1e-3 each from its own init. Matching,
+combiners and BatchNorm see all training images without labels. Test accuracy in %, mean ± standard
+deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+import dimat
+from dimat.data import load_dataset
+from dimat.models import build_model
+
+SEEDS = (0, 1, 2)
+COMBINERS = ("average", "repair", "regression", "gram")
+DATA = load_dataset("digits")
+
+
+def images(part: Any) -> Tensor:
+    return torch.as_tensor(part).permute(0, 3, 1, 2).float() / 255 * 4 - 2
+
+
+TRAIN_X, TEST_X = images(DATA.train_x), images(DATA.test_x)
+TRAIN_Y, TEST_Y = torch.as_tensor(DATA.train_y), torch.as_tensor(DATA.test_y)
+
+
+def network(kind: str, width: float) -> nn.Module:
+    return build_model(kind, in_channels=1, num_classes=10, image_size=(8, 8), width=width)
+
+
+def trained(kind: str, width: float, seed: int, half: int) -> nn.Module:
+    torch.manual_seed(10 * seed + half)
+    model = network(kind, width).train()
+    mine = torch.randperm(len(TRAIN_X), generator=torch.Generator().manual_seed(seed))[half::2]
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(40):
+        for part in mine[torch.randperm(len(mine))].split(64):
+            loss = functional.cross_entropy(model(TRAIN_X[part]), TRAIN_Y[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval()
+
+
+def logits(model: nn.Module, state: Mapping[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return functional_call(model.eval(), dict(state), (TEST_X,))  # type: ignore[no-any-return]
+
+
+def accuracy(*several: Tensor) -> float:
+    right = torch.stack(several).mean(0).argmax(1) == TEST_Y
+    return 100 * float(right.float().mean())
+
+
+def measure(kind: str, wide: float, seed: int) -> dict[str, float]:
+    model = network(kind, wide)
+    first, other = (trained(kind, wide, seed, half).state_dict() for half in (0, 1))
+    small = trained(kind, wide / 2, seed, 1)
+    outputs = [logits(model, first), logits(small, small.state_dict()), logits(model, other)]
+    found = {
+        "wide parent": accuracy(outputs[0]),
+        "narrow parent": accuracy(outputs[1]),
+        "other wide parent": accuracy(outputs[2]),
+        "ensemble wide + narrow": accuracy(*outputs[:2]),
+        "ensemble wide + wide": accuracy(outputs[0], outputs[2]),
+    }
+    batches = list(TRAIN_X.split(200))
+    for combine in COMBINERS:
+        for name, theirs in (("narrow", small), ("wide", other)):
+            merged = dimat.merge(model, [first, theirs], batches, combine=combine, widths="pad")
+            found[f"wide + {name}, {combine}"] = accuracy(logits(model, merged.state))
+    return found
+
+
+def main() -> None:
+    for kind, wide in (("mlp", 1.0), ("mlp", 0.25), ("cnn", 1.0), ("cnn", 0.5)):
+        rows = [measure(kind, wide, seed) for seed in SEEDS]
+        print(f"\n{kind}, width {wide:g} and {wide / 2:g}, n = {len(SEEDS)}")
+        for name in rows[0]:
+            values = [row[name] for row in rows]
+            print(f"  {name:28} {statistics.mean(values):5.1f} ± {statistics.stdev(values):.1f}")
+
+
+if __name__ == "__main__":
+    main()
