@@ -24,6 +24,7 @@ from dimat.data import load_dataset
 from dimat.models import build_model
 
 SEEDS = (0, 1, 2)
+KINDS = (("mlp", 0.25), ("cnn", 0.5), ("mlp", 1.0))
 COMBINERS = ("average", "repair", "regression", "gram")
 DATA = load_dataset("digits")
 
@@ -85,12 +86,15 @@ def measure(kind: str, wide: float, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    for kind, wide in (("mlp", 1.0), ("mlp", 0.25), ("cnn", 1.0), ("cnn", 0.5)):
+    for kind, wide in KINDS:
         rows = [measure(kind, wide, seed) for seed in SEEDS]
         print(f"\n{kind}, width {wide:g} and {wide / 2:g}, n = {len(SEEDS)}")
         for name in rows[0]:
             values = [row[name] for row in rows]
-            print(f"  {name:28} {statistics.mean(values):5.1f} ± {statistics.stdev(values):.1f}")
+            print(
+                f"  {name:28} {statistics.mean(values):5.1f} ± {statistics.stdev(values):.1f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
