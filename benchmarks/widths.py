@@ -1,6 +1,7 @@
 """Merging of networks of different width: digits, built-in models, each trained on its own half.
 
 .venv/bin/python -m benchmarks.widths
+.venv/bin/python -m benchmarks.widths rules    # other rules for units that one parent alone has
 
 A wide parent is trained on one half of the training images, a narrow one (half the channels) and
 another wide one on the other half, 40 epochs of Adam 1e-3 each from its own init. Matching,
@@ -11,8 +12,10 @@ deviation over seeds.
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +23,13 @@ from torch.func import functional_call
 from torch.nn import functional
 
 import dimat
+from dimat.checkpoints.widths import Padding, filled
 from dimat.data import load_dataset
 from dimat.models import build_model
+from dimat.state import State
 
 SEEDS = (0, 1, 2)
-KINDS = (("mlp", 0.25), ("cnn", 0.5), ("mlp", 1.0))
+KINDS = (("mlp", 0.25), ("cnn", 0.5))
 COMBINERS = ("average", "repair", "regression", "gram")
 DATA = load_dataset("digits")
 
@@ -85,9 +90,38 @@ def measure(kind: str, wide: float, seed: int) -> dict[str, float]:
     return found
 
 
+def zeros(states: list[State], *_: Any) -> list[State]:
+    """Silent units are averaged as they are."""
+    return states
+
+
+def entries(states: list[State], paddings: Any, weights: Any) -> list[State]:
+    """Every entry is averaged over the parents that have it, also of what reads silent units."""
+    free = [p and Padding(p.common, {k: ~x for k, x in p.common.items()}) for p in paddings]
+    return filled(states, free, weights)
+
+
+RULES = {"of zeros": zeros, "of entries": entries, "of what is read": filled}
+
+
+def measure_rules(kind: str, wide: float, seed: int) -> dict[str, float]:
+    model = network(kind, wide)
+    states = [trained(kind, own, seed, half) for half, own in enumerate((wide, wide / 2))]
+    found = {}
+    for combine in COMBINERS:
+        for name, rule in RULES.items():
+            with patch("dimat.checkpoints.parents.filled", rule):
+                merged = dimat.merge(
+                    model, states, TRAIN_X.split(200), combine=combine, widths="pad"
+                )
+            found[f"{combine}, {name}"] = accuracy(logits(model, merged.state))
+    return found
+
+
 def main() -> None:
+    own = measure_rules if sys.argv[1:] == ["rules"] else measure
     for kind, wide in KINDS:
-        rows = [measure(kind, wide, seed) for seed in SEEDS]
+        rows = [own(kind, wide, seed) for seed in SEEDS]
         print(f"\n{kind}, width {wide:g} and {wide / 2:g}, n = {len(SEEDS)}")
         for name in rows[0]:
             values = [row[name] for row in rows]

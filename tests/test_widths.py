@@ -253,12 +253,34 @@ def test_the_order_of_parents_changes_no_function(combine: str) -> None:
     wide, narrow = MLP(36, 3, 0.06), MLP(36, 3, 0.04)
     ours, theirs, x = drawn(wide, 0), drawn(narrow, 1), images()
     found = []
-    for parents in ([ours, theirs], [theirs, ours]):
+    for number, parents in enumerate(([ours, theirs], [theirs, ours])):
         merged = dimat.merge(wide, parents, [x], combine=combine, method="weights", widths="pad")
         assert all(value.isfinite().all() for value in merged.state.values())
+        assert merged.notes == (
+            f"state {1 - number}: padded with silent units to the model's width",
+        )
         found.append(outputs(wide, merged.state, x))
     if combine == "average":
         torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+class Summed(nn.Module):
+    """Units that are summed without weights: zeros add nothing, other numbers do."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(36, n), nn.Linear(1, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.c(self.a(x.flatten(1)).relu().sum(1, keepdim=True))
+
+
+def test_silent_units_that_may_not_be_filled_stay_zero_and_a_note_says_so() -> None:
+    wide, narrow, x = Summed(5), Summed(3), images()
+    ours, theirs = drawn(wide, 0), drawn(narrow, 1)
+    merged = dimat.merge(wide, [ours, theirs], [x], method="identity", widths="pad")
+    assert "averaged as zeros" in merged.notes[0]
+    torch.testing.assert_close(merged.state["a.weight"][3:], 0.5 * ours["a.weight"][3:])
 
 
 def test_other_widths_are_refused_unless_asked_for_and_the_way_out_is_named() -> None:
@@ -266,6 +288,8 @@ def test_other_widths_are_refused_unless_asked_for_and_the_way_out_is_named() ->
     parents = [state_of(wide), state_of(narrow)]
     with pytest.raises(StructureError, match=r"padded by widths='pad' \(--widths pad\)"):
         dimat.merge(wide, parents, [x])
+    with pytest.raises(StructureError, match="the model is that of the widest parent"):
+        dimat.merge(narrow, parents, [x], widths="pad")
     with pytest.raises(ConfigError, match="'widths' is 'wide'"):
         dimat.merge(wide, parents, [x], widths="wide")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="'widths' is 'pad', and 'heads' is given"):

@@ -135,12 +135,15 @@ class Parents:
             networks = [own if isinstance(own, nn.Module) else None for own in states]
             pairs = pad_states(twin, forward, originals, networks, names, calls)
             originals, paddings = (tuple(own) for own in zip(*pairs, strict=True))
+            notes += [f"{n}: {p.note}" for n, p in zip(names, paddings, strict=True) if p]
         differing = differing_entries(originals)
         models = tuple(resized(twin, own, differing) for own in originals if differing and heads)
         twin = models[0] if models else twin
         each = models or (twin,) * len(names)
         hint = "; heads may differ by heads='keep' (--heads keep)" if differing else ""
-        if widths == "same" and any(is_narrower(twin, own) for own in originals):
+        if widths == "pad" and differing:
+            hint = "; with widths='pad' (--widths pad) the model is that of the widest parent"
+        elif any(is_narrower(twin, own) for own in originals):
             hint = (
                 f"{hint}; a network that is narrower in all its layers is padded by widths='pad' "
                 "(--widths pad)"

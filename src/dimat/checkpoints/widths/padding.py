@@ -42,6 +42,16 @@ class Padding:
 
     __repr__ = brief
 
+    @property
+    def note(self) -> str:
+        """What was done, for a user."""
+        if any(bool(own.any()) for own in self.free.values()):
+            return "padded with silent units to the model's width"
+        return (
+            "padded with silent units to the model's width; they are averaged as zeros, as filling "
+            "them was not proved to leave the outputs as they are"
+        )
+
     def pad(self, state: Mapping[str, Tensor], noise: Mapping[str, Tensor] | None = None) -> State:
         """The wider state: zeros in silent units, and ones as the variance of their BatchNorm.
 

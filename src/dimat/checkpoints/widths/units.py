@@ -113,7 +113,7 @@ def _misfit(symmetry: Symmetry, key: str, axis: int, size: int, who: str) -> str
     wide = symmetry.shapes[key][axis]
     reasons = symmetry.reasons.get(key, ())
     why = reasons[axis] if axis < len(reasons) and reasons[axis] else ""
-    why = f"cannot have units added ({why})" if why else "is of units that other axes have more of"
+    why = f"cannot have units added ({why})" if why else "is shorter by no whole units of its group"
     return (
         f"{who} cannot be padded: '{key}' axis {axis} has size {size} there and {wide} in the "
         f"model, and that axis {why}"
