@@ -29,7 +29,7 @@ from dimat.models import build_model
 from dimat.state import State
 
 SEEDS = (0, 1, 2)
-KINDS = (("mlp", 0.25), ("cnn", 0.5))
+KINDS = (("mlp", 0.25), ("cnn", 0.5), ("mlp", 1.0))
 COMBINERS = ("average", "repair", "regression", "gram")
 DATA = load_dataset("digits")
 
@@ -119,8 +119,9 @@ def measure_rules(kind: str, wide: float, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    own = measure_rules if sys.argv[1:] == ["rules"] else measure
-    for kind, wide in KINDS:
+    rules = sys.argv[1:] == ["rules"]
+    own = measure_rules if rules else measure
+    for kind, wide in KINDS[:2] if rules else KINDS:
         rows = [own(kind, wide, seed) for seed in SEEDS]
         print(f"\n{kind}, width {wide:g} and {wide / 2:g}, n = {len(SEEDS)}")
         for name in rows[0]:
