@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dimat.agent.agent import Agent
-    from dimat.checkpoints import Merge, Statistics, load, match, merge, statistics
+    from dimat.checkpoints import Merge, Statistics, load, match, merge, statistics, widen
     from dimat.data import SOURCES, SPLITS
     from dimat.errors import DimatError
     from dimat.experiment.callbacks import LOGS
@@ -58,6 +58,7 @@ _HOMES = {
     "resume": "dimat.experiment.run",
     "run": "dimat.experiment.run",
     "statistics": "dimat.checkpoints",
+    "widen": "dimat.checkpoints",
 }
 
 # Packages that pages name: ``import dimat`` is enough for ``dimat.losses.local_loss``.
@@ -96,6 +97,7 @@ __all__ = [
     "resume",
     "run",
     "statistics",
+    "widen",
 ]
 
 

@@ -16,6 +16,7 @@ from dimat.checkpoints.parents import Parents
 from dimat.checkpoints.reading import IMAGES
 from dimat.checkpoints.received import fitting_values, moved_values, read_statistics
 from dimat.checkpoints.unwrapped import unwrapped
+from dimat.checkpoints.widths import widen
 
 __all__ = [
     "BUDGET",
@@ -37,5 +38,6 @@ __all__ = [
     "recalibrates",
     "statistics",
     "unwrapped",
+    "widen",
     "with_statistics",
 ]

@@ -24,6 +24,7 @@ from dimat.checkpoints.received import (
     moved_values,
     read_statistics,
 )
+from dimat.checkpoints.widths import WIDTHS, Widths
 from dimat.errors import ConfigError, StructureError, check_known, chosen, in_words, quoted
 from dimat.matching import MATCHERS, Matcher, Matching
 from dimat.merging import COMBINERS, Combiner, calibrates
@@ -47,6 +48,7 @@ def match(
     symmetry: Symmetry | None = None,
     key: str | None = None,
     at: str | None = None,
+    widths: Widths = "same",
 ) -> Matching:
     """The permutation that puts the units of ``theirs`` in the order of ``ours``.
 
@@ -61,11 +63,13 @@ def match(
         symmetry: As in :func:`merge`.
         key: As in :func:`merge`.
         at: As in :func:`merge`.
+        widths: As in :func:`merge`. The permutation is one of the padded states.
 
     Raises:
         ConfigError, DataError, ModelError, StructureError: As in :func:`merge`.
     """
     matcher = _matcher(method)
+    check_known("widths", widths, WIDTHS)
     with in_words("matching"):
         parents = Parents.of(
             model,
@@ -76,6 +80,7 @@ def match(
             symmetry=symmetry,
             key=key,
             at=at,
+            widths=widths,
         )
         return parents.match(matcher, (0.5, 0.5))[1]
 
@@ -99,6 +104,7 @@ def merge(
     heads: Heads = "merge",
     at: str | None = None,
     continuous: bool = False,
+    widths: Widths = "same",
 ) -> Merge:
     r"""Align several trained states of one model to the first, and combine them into one.
 
@@ -147,6 +153,9 @@ def merge(
         continuous: Whether parents are aligned by matrices too, where nothing nonlinear stands
             between two weights (heads of attention, normed residual streams, LoRA): see
             :func:`dimat.find_continuous_symmetry`. The result has the gains of the first's norms.
+        widths: same: all parents have the shapes of the model; pad: some may be narrower. They get
+            silent units, as by :func:`dimat.widen`, and what a unit reads is averaged over those
+            parents only that have the unit; the model is that of the widest.
 
     Returns:
         The merged state, in the dtypes of the first, and the matchings of the parents.
@@ -168,6 +177,7 @@ def merge(
     combiner = _combiner(combine, statistics)
     check_known("recalibration", recalibration, RECALIBRATIONS)
     check_known("heads", heads, HEADS)
+    check_known("widths", widths, WIDTHS)
     with in_words("merging"):
         listed = _listed(states)
         weights = fair_weights(weights, len(listed))
@@ -183,11 +193,12 @@ def merge(
             key=key,
             heads=heads == "keep",
             at=at,
+            widths=widths,
         )
         kept = kept_of(parents, only, except_, heads, sent)
         check_norms(parents.model, kept, combiner)
         parents = parents.without_heads(kept) if heads == "keep" else parents
-        check_continuous(continuous, sent, heads)
+        check_continuous(continuous, sent, heads, padded=any(parents.paddings))
         found = _merge(
             parents, matcher, combiner, recalibration, weights, sent, kept, heads, continuous
         )
@@ -205,6 +216,7 @@ def merge(
                 "heads": heads,
                 "at": at,
                 "continuous": continuous,
+                "widths": widths,
                 "version": version("dimat"),
             },
         )
@@ -260,7 +272,8 @@ def _merge(
         aligned, note = parents.rotate(aligned)
         notes = (*notes, note)
     own = parents.own(matchings, aligned)
-    merged, parts = parents.combine_part(combiner, own, weights, kept, moved)
+    full = parents.filled(matchings, own, weights)
+    merged, parts = parents.combine_part(combiner, full, weights, kept, moved)
     again = recalibration != "expected" and recalibrates(recalibration, combiner, parents.at)
     if recalibration == "expected":
         merged = parents.expect(merged, parts, weights)
@@ -311,6 +324,10 @@ def kept_of(
         raise ConfigError(
             f"'statistics' are of whole networks, and 'at' is '{parents.at}': give batches instead"
         )
+    if any(parents.paddings) and statistics:
+        raise ConfigError(
+            "'statistics' are of networks of one width, and 'widths' is 'pad': give batches instead"
+        )
     if parents.differing and statistics:
         raise ConfigError(
             "'statistics' are of whole networks, and the heads of these differ in their shape: "
@@ -324,21 +341,24 @@ def kept_of(
     return kept
 
 
-def check_continuous(continuous: bool, statistics: Mapping[str, Statistics], heads: Heads) -> None:
+def check_continuous(
+    continuous: bool, statistics: Mapping[str, Statistics], heads: Heads, *, padded: bool
+) -> None:
     """Refuse to align by matrices what they do not move.
 
     Args:
         continuous: As :func:`merge` takes it.
         statistics: Statistics that were given.
         heads: As :func:`merge` takes it.
+        padded: Whether a parent was widened.
 
     Raises:
         ConfigError: If there is such a thing.
     """
-    if continuous and (statistics or heads == "keep"):
+    if continuous and (statistics or heads == "keep" or padded):
         raise ConfigError(
             "'continuous' is True, and matrices move neither 'statistics' that were sent nor heads "
-            "of other shapes: leave one of both out"
+            "of other shapes nor units that were added: leave one of both out"
         )
 
 

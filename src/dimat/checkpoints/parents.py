@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from dimat.checkpoints.partial import (
 from dimat.checkpoints.reading import made_up, read_calls
 from dimat.checkpoints.states import as_in, completed, validate_state, working_copy
 from dimat.checkpoints.unwrapped import fitted, unwrapped
+from dimat.checkpoints.widths import Padding, Widths, filled, is_narrower, pad_states
 from dimat.compat import BatchNorm
 from dimat.errors import ConfigError, DataError, StructureError, check_kind, quoted
 from dimat.graph.inside import Seen, alike, exposed, look_inside, submodule
@@ -58,6 +59,8 @@ class Parents:
         models: For every parent a working copy with its own head, if heads differ.
         whole: The parents with their own heads, if heads differ.
         at: Name of the submodule that alone has its units permuted; None: the whole model has.
+        paddings: The padding of every parent that was narrower than the model, None for others;
+            empty if none was.
     """
 
     model: nn.Module
@@ -72,6 +75,7 @@ class Parents:
     models: tuple[nn.Module, ...] = ()
     whole: tuple[State, ...] = ()
     at: str | None = None
+    paddings: tuple[Padding | None, ...] = ()
 
     __repr__ = brief
 
@@ -89,6 +93,7 @@ class Parents:
         key: str | None = None,
         heads: bool = False,
         at: str | None = None,
+        widths: Widths = "same",
     ) -> Parents:
         """The parents made of the arguments of :func:`dimat.merge`, all of which are checked.
 
@@ -104,12 +109,15 @@ class Parents:
             key: As :func:`dimat.merge` takes it.
             heads: Whether heads may have shapes of their own.
             at: As :func:`dimat.merge` takes it.
+            widths: As :func:`dimat.merge` takes it.
 
         Raises:
             ConfigError, DataError, ModelError, StructureError: As :func:`dimat.merge`.
         """
         model = unwrapped(model)
         _check_kinds(forward, symmetry, key)
+        if widths == "pad":
+            _check_alone(symmetry=symmetry, statistics=shapes, heads=heads, at=at)
         if at is not None:
             _check_at(model, at, symmetry)
         twin = working_copy(model)
@@ -119,21 +127,35 @@ class Parents:
             _entries(model, own, who, key, notes) for own, who in zip(states, names, strict=True)
         ]
         originals = tuple(completed(model, s, who) for s, who in zip(entries, names, strict=True))
+        device = next(
+            (x.device for x in tensors_of(twin.state_dict()).values()), torch.device("cpu")
+        )
+        calls, paddings = None, tuple[Padding | None, ...]()
+        if widths == "pad" and any(is_narrower(twin, own) for own in originals):
+            calls = read_calls(batches, images, device)
+            networks = [own if isinstance(own, nn.Module) else None for own in states]
+            pairs = pad_states(twin, forward, originals, networks, names, calls)
+            originals, paddings = (tuple(own) for own in zip(*pairs, strict=True))
+            notes += [f"{n}: {p.note}" for n, p in zip(names, paddings, strict=True) if p]
         differing = differing_entries(originals)
         models = tuple(resized(twin, own, differing) for own in originals if differing and heads)
         twin = models[0] if models else twin
         each = models or (twin,) * len(names)
         hint = "; heads may differ by heads='keep' (--heads keep)" if differing else ""
+        if widths == "pad" and differing:
+            hint = "; with widths='pad' (--widths pad) the model is that of the widest parent"
+        elif any(is_narrower(twin, own) for own in originals):
+            hint = (
+                f"{hint}; a network that is narrower in all its layers is padded by widths='pad' "
+                "(--widths pad)"
+            )
         with _hinted(hint):
             wide = whole = tuple(map(validate_state, each, originals, names))
         if differing:
             wide = tuple(blank(state, whole[0], differing) for state in whole)
-        device = next(
-            (x.device for x in tensors_of(twin.state_dict()).values()), torch.device("cpu")
-        )
         extras = tuple(extras_of(own) for own in entries)
         needed = symmetry is None and not shapes
-        calls = read_calls(batches, images, device, needed=needed)
+        calls = calls or read_calls(batches, images, device, needed=needed)
         if shapes and not calls.calls:
             example = made_up(shapes, next(_float_types(twin), torch.float32))
             calls = replace(calls, made_up=example.map(lambda x: x.to(device)))
@@ -150,6 +172,7 @@ class Parents:
             models,
             whole if differing else (),
             at,
+            paddings,
         )
 
     @cached_property
@@ -241,6 +264,25 @@ class Parents:
         """
         apply = self.analysis.symmetry.apply
         return [apply(m.permutation, s) for m, s in zip(matchings, self.states, strict=True)]
+
+    def filled(
+        self, matchings: Sequence[Matching], own: Sequence[State], weights: Sequence[float]
+    ) -> list[State]:
+        """Aligned parents whose silent units read what the same units of wider parents read.
+
+        Args:
+            matchings: One matching per parent.
+            own: The aligned parents.
+            weights: Weight of each parent in the merge.
+        """
+        if not any(self.paddings):
+            return list(own)
+        symmetry = self.analysis.symmetry
+        moved = [
+            padding and padding.map(partial(symmetry.apply, m.permutation))
+            for m, padding in zip(matchings, self.paddings, strict=True)
+        ]
+        return filled(own, moved, weights)
 
     def rotate(self, aligned: Sequence[State]) -> tuple[list[State], str]:
         """Parents in one unit order after the matrices that bring each nearest to the first.
@@ -456,6 +498,16 @@ def _named(number: int, given: StateLike) -> str:
     """Name of a parent for messages: its number, and the path if it is a file."""
     path = f" ({os.fspath(given)})" if isinstance(given, (str, os.PathLike)) else ""
     return f"state {number}{path}"
+
+
+def _check_alone(**others: object) -> None:
+    """Refuse what parents of other widths cannot be merged with."""
+    for setting, given in others.items():
+        if given:
+            raise ConfigError(
+                f"'widths' is 'pad', and '{setting}' is given: parents of other widths are padded "
+                "by the symmetry of the whole model, on batches; leave one of both out"
+            )
 
 
 def _check_at(model: nn.Module, at: str, symmetry: object) -> None:

@@ -40,7 +40,7 @@ def parser() -> Parser:
         help="checkpoints: .safetensors, .pth, .ckpt and the like, or Hugging Face folders",
     )
     add_checkpoint_options(own)
-    names = {"method", "at", "combine", "weights", "heads", "recalibration", "report"}
+    names = {"method", "at", "combine", "weights", "heads", "recalibration", "widths", "report"}
     add_settings(own, MergeConfig, names)
     add_continuous(own, "let matrices align units too, where they may")
     sent = (

@@ -64,6 +64,7 @@ class Inputs:
             shapes=_shapes(self.statistics),
             heads=isinstance(config, MergeConfig) and config.heads == "keep",
             at=config.at if isinstance(config, AlignConfig) else None,
+            widths=config.widths if isinstance(config, MergeConfig) else "same",
         )
 
     def in_layout(self, state: State, layout: str | None) -> State:

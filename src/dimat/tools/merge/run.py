@@ -117,7 +117,9 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
         inputs, parents = _read(config, stages)
         combiner = combiner_for(config.combine, task_of(config))
         kept = kept_of(parents, config.only, config.except_, config.heads, inputs.statistics)
-        check_continuous(config.continuous, inputs.statistics, config.heads)
+        check_continuous(
+            config.continuous, inputs.statistics, config.heads, padded=any(parents.paddings)
+        )
         check_norms(parents.model, kept, combiner)
         if config.heads == "keep":
             parents = parents.without_heads(kept)
@@ -127,7 +129,8 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
         with stages.stage(f"combining ({config.combine})"):
             moved = moved_values(parents, combiner, values, matchings)
             own = parents.own(matchings, aligned)
-            merged, parts = parents.combine_part(combiner, own, weights, kept, moved)
+            full = parents.filled(matchings, own, weights)
+            merged, parts = parents.combine_part(combiner, full, weights, kept, moved)
             plain, again = _recalibrated(config, parents, merged, parts, weights)
             chosen = again if recalibrates(config.recalibration, combiner, config.at) else None
             found = [plain if chosen is None else chosen]

@@ -164,6 +164,8 @@ class MergeConfig(AlignConfig):
         heads: merge; or keep: parents may have heads of other shapes, and each keeps its own, and
             all that is not merged, on the merged trunk: OUT-0, OUT-1, … are written, one a parent.
         recalibration: BatchNorm statistics afterwards; auto: unless the combiner fits them.
+        widths: same; or pad: parents may be narrower than the model, and get silent units; what a
+            unit reads is averaged over the parents that have it.
         report: The JSON file to write, --out as .json if null; or a page, if it ends in .html,
             beside the JSON file.
         evaluate: Whether parents and merged networks are tested, if there are data; if not, no
@@ -177,6 +179,7 @@ class MergeConfig(AlignConfig):
     except_: tuple[str, ...] = ()
     heads: Literal["merge", "keep"] = "merge"
     recalibration: Literal["auto", "batchnorm", "expected", "none"] = "auto"
+    widths: Literal["same", "pad"] = "same"
     report: WrittenPath | None = None
     evaluate: bool = True
 
