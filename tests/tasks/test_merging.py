@@ -22,7 +22,7 @@ from dimat.errors import ConfigError
 from dimat.experiment.setup import make_setup
 from dimat.tasks import TASKS, Metric
 from dimat.tools.merge import tally as tallies
-from dimat.tools.merge.tally import Tally
+from dimat.tools.merge.tally import MetricTally
 from dimat.tools.report.merged import merge_page
 
 OTHERS = [name for name in TASKS if name != "classification"]
@@ -287,7 +287,7 @@ def test_scores_of_many_outputs_are_those_of_few(
     scores = []
     for held in (tallies._HELD, 20):
         monkeypatch.setattr(tallies, "_HELD", held)
-        own = Tally(task)
+        own = MetricTally(task)
         for pair in zip(said.split(7), setup.test[1].split(7), strict=True):
             own.add(*pair)
         scores.append(own.score())

@@ -18,7 +18,7 @@ from dimat.errors import DataError
 from dimat.experiment.given.samples import (
     INPUTS,
     PARTS,
-    Samples,
+    SampleArrays,
     is_array,
     named_arrays,
     samples_of,
@@ -44,7 +44,7 @@ class _Reading:
 
 @dataclass(frozen=True)
 class _Part:
-    """Samples of a part as tensors, with targets as they are given."""
+    """SampleArrays of a part as tensors, with targets as they are given."""
 
     x: Rows
     y: Rows
@@ -129,7 +129,7 @@ def _pair_of_parts(given: Mapping[Any, Any], name: str) -> Any:
 
 
 def _part(given: Any, name: str, where: str, how: _Reading, *, like: _Part | None = None) -> _Part:
-    """Samples of a part, in memory or to be read by index.
+    """SampleArrays of a part, in memory or to be read by index.
 
     Args:
         given: The samples.
@@ -143,7 +143,7 @@ def _part(given: Any, name: str, where: str, how: _Reading, *, like: _Part | Non
     own = leaf_by_index(given, name) if how.storage == "source" else None
     if own is not None:
         x, y = own.first()
-        _check_targets(Samples(x, y), name)
+        _check_targets(SampleArrays(x, y), name)
         made = as_images if _are_images(x) else as_arrays
         return _Part(*stored(own, made, where, how.options.task, how.tell), _are_images(x))
     read = samples_of(given, name, MOST_BYTES if how.storage != "memory" else None)
@@ -160,7 +160,7 @@ def _are_images(x: NDArray[np.generic]) -> bool:
     return x.dtype == np.uint8 and x.ndim in (3, 4)
 
 
-def _check_targets(own: Samples, name: str) -> None:
+def _check_targets(own: SampleArrays, name: str) -> None:
     """Refuse targets that are no numbers."""
     if own.y.dtype.kind not in "biufc":
         raise DataError(

@@ -1,4 +1,4 @@
-"""Samples of a caller's data set, read once: inputs and targets of batches, as arrays."""
+"""SampleArrays of a caller's data set, read once: inputs and targets of batches, as arrays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FORMS = (
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleArrays:
     """Inputs and targets of one part."""
 
     x: NDArray[np.generic]
@@ -38,7 +38,7 @@ def is_array(value: object) -> bool:
     return isinstance(value, (np.ndarray, Tensor))
 
 
-def samples_of(given: Any, name: str, most_bytes: int | None = None) -> Samples:
+def samples_of(given: Any, name: str, most_bytes: int | None = None) -> SampleArrays:
     """Inputs and targets of arrays, or of what gives samples or batches of them.
 
     Args:
@@ -51,12 +51,12 @@ def samples_of(given: Any, name: str, most_bytes: int | None = None) -> Samples:
     """
     if is_array(given):
         x = array_of(given)
-        return Samples(x, x)  # texts are their own targets
+        return SampleArrays(x, x)  # texts are their own targets
     if isinstance(given, tuple) and len(given) == 2 and all(map(is_array, given)):
         x, y = map(array_of, given)
         if not y.ndim:
             raise DataError(f"{name}: targets are one number: must be one for each input")
-        return Samples(x, y)
+        return SampleArrays(x, y)
     batches, size = [], 0
     for batch in _batches(given, name):
         x, y = map(array_of, pair_of(batch, f"a sample of '{name}'"))
@@ -74,7 +74,7 @@ def samples_of(given: Any, name: str, most_bytes: int | None = None) -> Samples:
         x, y = (np.concatenate([own[k] for own in batches]) for k in (0, 1))
     except ValueError as error:
         raise of_many_shapes(name, error) from error
-    return Samples(x, y)
+    return SampleArrays(x, y)
 
 
 def named_arrays(given: Mapping[Any, Any], name: str) -> tuple[NDArray[np.generic], ...]:

@@ -14,8 +14,8 @@ from dimat.graph.trace import as_args, flatten_inputs
 from dimat.state import check_module, tensors_of
 from dimat.symmetry.continuous.group import ContinuousGroup, ContinuousSymmetry, Kind, Member
 from dimat.symmetry.continuous.operators import ALLOWED, LINEAR, NORMS
-from dimat.symmetry.continuous.streams import Streams
-from dimat.symmetry.continuous.through import Stream, passes, roles_through
+from dimat.symmetry.continuous.streams import UnitStreams
+from dimat.symmetry.continuous.through import UnitStream, passes, roles_through
 from dimat.symmetry.find import Analysis, analyze
 from dimat.symmetry.permutation import Group
 from dimat.symmetry.proof.execute import steps
@@ -116,7 +116,7 @@ class _Draws:
 def _find(
     analysis: Analysis, state: Mapping[str, Tensor], inputs: Sequence[Any], level: str
 ) -> ContinuousSymmetry:
-    draws, streams = _Draws(analysis, state, inputs, level), Streams(analysis)
+    draws, streams = _Draws(analysis, state, inputs, level), UnitStreams(analysis)
     groups: list[ContinuousGroup] = []
     gains: list[ContinuousGroup] = []
     folded: dict[str, tuple[str, ...]] = {}
@@ -140,7 +140,7 @@ def _find(
 def _group(
     analysis: Analysis,
     draws: _Draws,
-    streams: Streams,
+    streams: UnitStreams,
     group: Group,
     kinds: Sequence[Kind],
     ones: frozenset[str] = frozenset(),
@@ -157,7 +157,7 @@ def _group(
 
 
 def _gains(
-    analysis: Analysis, draws: _Draws, streams: Streams, group: Group
+    analysis: Analysis, draws: _Draws, streams: UnitStreams, group: Group
 ) -> list[ContinuousGroup]:
     """The gains on a group's units that can be folded into what reads them."""
     found = []
@@ -173,7 +173,7 @@ def _gains(
 def _roles(
     analysis: Analysis,
     draws: _Draws,
-    stream: Stream,
+    stream: UnitStream,
     kind: Kind,
     allowed: frozenset[str],
     ones: frozenset[str] = frozenset(),

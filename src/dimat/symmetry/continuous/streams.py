@@ -9,7 +9,7 @@ from torch import fx
 from dimat.graph.trace import operator_name
 from dimat.symmetry.continuous.group import by_places
 from dimat.symmetry.continuous.operators import CONTRACTING, PASSING
-from dimat.symmetry.continuous.through import Stream, absorbed, operands
+from dimat.symmetry.continuous.through import UnitStream, absorbed, operands
 from dimat.symmetry.find import Analysis
 from dimat.symmetry.labels.units import Labels, Special
 from dimat.symmetry.permutation import Group
@@ -25,7 +25,7 @@ _FACTORS = frozenset({"aten.mul", "aten.div"})
 _KNOWN = PASSING | CONTRACTING | _FACTORS | {"aten.add"}
 
 
-class Streams:
+class UnitStreams:
     """The streams of a model's groups.
 
     Args:
@@ -41,7 +41,7 @@ class Streams:
             node.name: node for node in self.trace.graph.nodes if node.name in self.trace.states
         }
 
-    def whole(self, group: Group, held: frozenset[str] = frozenset()) -> Stream | None:
+    def whole(self, group: Group, held: frozenset[str] = frozenset()) -> UnitStream | None:
         """All that carries the units of a group; None where they cannot be told apart somewhere.
 
         Args:
@@ -53,9 +53,9 @@ class Streams:
         slots = {name: self._slots(name, group) for name in carrying}
         if any(not own for own in slots.values()):
             return None
-        return Stream(group, slots, self._readers(carrying))
+        return UnitStream(group, slots, self._readers(carrying))
 
-    def gains(self, group: Group) -> Iterator[tuple[str, Stream]]:
+    def gains(self, group: Group) -> Iterator[tuple[str, UnitStream]]:
         """The state keys of gains on a group's units, and the streams of what they multiply."""
         for name, node in self._places.items():
             here = self._slots(name, group)
@@ -72,7 +72,7 @@ class Streams:
             if stream is not None:
                 yield self.trace.states[name], stream
 
-    def _from(self, group: Group, path: Sequence[fx.Node]) -> Stream | None:
+    def _from(self, group: Group, path: Sequence[fx.Node]) -> UnitStream | None:
         """The stream of what a gain multiplies, to the contractions that it ends at."""
         norm = path[-1]
         nodes, flowing, ends = {*path[1:]}, [norm], set[str]()
@@ -98,7 +98,7 @@ class Streams:
         order = [n for n in self.trace.graph.nodes if n in nodes]
         if any(len(own) != 1 for own in slots.values()):
             return None
-        return Stream(group, slots, order, frozenset(ends))
+        return UnitStream(group, slots, order, frozenset(ends))
 
     def _slots(self, name: str, group: Group) -> list[tuple[int, UnitAxes]]:
         if group.name not in self._carried.get(name, ()):

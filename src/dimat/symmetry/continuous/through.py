@@ -26,7 +26,7 @@ Slot = tuple[str, tuple[int, ...], int]
 
 
 @dataclass(frozen=True)
-class Stream:
+class UnitStream:
     """The part of a graph through which the units of one group flow.
 
     Args:
@@ -70,7 +70,7 @@ class Roles:
 
 
 def roles_through(
-    trace: Trace, draws: Sequence[Recorder], stream: Stream, kind: Kind
+    trace: Trace, draws: Sequence[Recorder], stream: UnitStream, kind: Kind
 ) -> dict[Slot, int] | None:
     """The roles with which random matrices of a kind go through a stream; None if they do not.
 
@@ -107,7 +107,7 @@ class _Try:
         self,
         trace: Trace,
         recorder: Recorder,
-        stream: Stream,
+        stream: UnitStream,
         node: fx.Node,
         kind: Kind,
         random: torch.Generator,

@@ -16,7 +16,7 @@ from dimat.state import State, put_into
 from dimat.tasks import Task
 from dimat.tools.merge.result import ComparisonRow, MergeComparison, Path, Score
 from dimat.tools.merge.samples import Samples
-from dimat.tools.merge.tally import Tally
+from dimat.tools.merge.tally import MetricTally
 
 WORTH_A_NOTE_S = 2.0  # longer steps get a note, for users who see no progress bar
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -87,7 +87,7 @@ class Evaluator:
             name: Name of the network, for a note if the test took long.
             state: State of the network.
         """
-        start, tally = time.perf_counter(), Tally(self.task)
+        start, tally = time.perf_counter(), MetricTally(self.task)
         for inputs, targets in self._batches():
             tally.add(self._outputs(state, inputs), targets)
         found = tally.score()
@@ -103,7 +103,7 @@ class Evaluator:
             states: The states of the parents.
             weights: Weight of each parent.
         """
-        start, tallies = time.perf_counter(), [Tally(self.task) for _ in (*states, weights)]
+        start, tallies = time.perf_counter(), [MetricTally(self.task) for _ in (*states, weights)]
         for inputs, targets in self._batches():
             outputs = [self._outputs(state, inputs) for state in states]
             for tally, own in zip(tallies, [*outputs, self._pooled(outputs, weights)], strict=True):

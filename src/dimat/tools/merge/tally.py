@@ -11,7 +11,7 @@ from dimat.tools.merge.result import Score
 _HELD = 16_000_000  # numbers of outputs that are held, of 4 bytes
 
 
-class Tally:
+class MetricTally:
     """Outputs of a network, batch by batch, and what a task measures of them all.
 
     Outputs are held while they are few, so that no score depends on the size of a batch; of many
