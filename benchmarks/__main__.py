@@ -48,6 +48,7 @@ CIFAR10 = os.environ.get("DIMAT_CIFAR10", "/tmp/cifar10.npz")
 PARENTS = os.environ.get("DIMAT_PARENTS", "../shared/data/parents")
 TABLES = ("methods", "many", "ridge", "images", "budget", "other", "margins")
 BENCHMARKS = (
+    Benchmark("first", "what a newcomer waits for", (), ("--clone",)),
     Benchmark("training", "images/s against a plain PyTorch loop", SMALL),
     Benchmark("vectorize", "agents trained at once against one after another", SMALL),
     Benchmark("threads", "one thread or two, on quiet and on busy cores", SMALL),

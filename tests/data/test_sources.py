@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from dimat.data import load_dataset
+from dimat.data.digits import _digits
 from dimat.errors import DataError
 
 
@@ -127,3 +129,19 @@ def test_the_digits_are_the_same_at_every_call_and_test_images_are_no_training_i
     train = {x.numpy().tobytes() for x in first.train_x}
     test = {x.numpy().tobytes() for x in first.test_x}
     assert not train & test
+
+
+def test_the_digits_are_those_that_scikit_learn_loads() -> None:
+    raw = load_digits()
+    images, labels = _digits()
+    np.testing.assert_array_equal(images[..., 0], np.round(raw.images * (255 / 16)))
+    np.testing.assert_array_equal(labels, raw.target)
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
+
+
+def test_without_scikit_learn_the_digits_are_refused_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dimat.data.digits.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="comes with scikit-learn, so install that, or give data"):
+        _digits.__wrapped__()

@@ -142,7 +142,8 @@ def build_parser(only: str | None = None) -> Parser:
     }
     for name, command in _COMMANDS.items():
         commands.add_subcommand(name, parsers[name], help=command.SUMMARY)
-    certificates.add_actions(parsers["certificates"])  # once it is a subcommand, not before
+    if only in (None, "certificates"):
+        certificates.add_actions(parsers["certificates"])  # once it is a subcommand, not before
     return parser
 
 

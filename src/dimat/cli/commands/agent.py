@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from dimat.cli.helping import FIRST, short_help
 from dimat.cli.options import add_protection, check_protection
@@ -20,6 +19,8 @@ from dimat.experiment.config.places import check_path, endpoint
 from dimat.experiment.config.validate import check_id, validate
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dimat.exchange.network.site import AgentSite
     from dimat.experiment.single_agent.check import Finding
 
@@ -81,6 +82,8 @@ def execute(settings: Namespace) -> None:
     _check(own)
     check_id(config, own["id"])
     validate(config, apart=True)
+    from rich.console import Console
+
     from dimat.cli.stop import stoppable
     from dimat.experiment.progress import LiveProgress
     from dimat.experiment.single_agent.run import check_agent, run_agent

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from dimat.cli.options import add_checkpoint_options
 from dimat.experiment.config.parse import Parser, add_settings
@@ -35,6 +34,8 @@ def execute(options: Namespace) -> None:
     """Align two checkpoints, write the state, and print the table and the file."""
     config = AlignConfig(**{**vars(options), "parents": tuple(options.parents)})
     check(config)
+    from rich.console import Console
+
     from dimat.experiment.progress import LiveProgress
     from dimat.tools.merge.run import align_checkpoints
     from dimat.tools.merge.tables import align_table

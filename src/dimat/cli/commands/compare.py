@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from dimat.cli.options import SettingsLater
 from dimat.errors import TrainingError
@@ -53,6 +52,8 @@ def execute(options: Namespace) -> None:
     overrides = Overrides(options.methods, options.seeds, **options.given)
     spec = read_spec(path, overrides)
     out = check_path("out", options.out or spec.base.out or str(read_out(path)))
+    from rich.console import Console
+
     from dimat.tools.compare.progress import LiveCells
     from dimat.tools.compare.run import compare
     from dimat.tools.compare.table import as_text, comparison_tables

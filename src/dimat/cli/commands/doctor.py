@@ -6,10 +6,6 @@ import json
 from dataclasses import asdict
 
 from jsonargparse import Namespace
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dimat.errors import DimatError
 from dimat.experiment.config.parse import Parser
@@ -37,6 +33,11 @@ def execute(options: Namespace) -> None:
     Raises:
         DimatError: If something is not as it must be.
     """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     from dimat.tools.doctor import look_at_everything
 
     with Console(stderr=True).status("looking"):

@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from dimat.cli.options import SettingsLater
 from dimat.errors import ConfigError
@@ -56,6 +55,8 @@ def execute(options: Namespace) -> None:
     if options.no_calibrate:
         config = dataclasses.replace(config, device="cpu")  # no device is timed
     validate(config)
+    from rich.console import Console
+
     from dimat.experiment.progress import LiveProgress
     from dimat.tools.estimate.forecast import forecast
     from dimat.tools.estimate.show import as_json, estimate_tables

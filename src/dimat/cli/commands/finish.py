@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from dimat.errors import ConfigError, writing
 from dimat.experiment.config.parse import Parser
 from dimat.experiment.config.places import check_path
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from dimat.tools.finish import Finished
 
 SUMMARY = "make one network of a run, with a closed-form head"
@@ -41,6 +40,8 @@ def execute(options: Namespace) -> None:
     out = None if options.out is None else Path(check_path("out", options.out))
     if out is not None and out.exists() and not options.overwrite:
         raise ConfigError(f"setting 'out': {out} exists: use another, or --overwrite")
+    from rich.console import Console
+
     from dimat.experiment.progress import LiveProgress
     from dimat.state import save_state
     from dimat.tools.finish import finish
@@ -60,6 +61,9 @@ def execute(options: Namespace) -> None:
 
 
 def _table(found: list[Finished]) -> Table:
+    from rich import box
+    from rich.table import Table
+
     from dimat.experiment.tables import percent
     from dimat.tools.format import human_bytes
 

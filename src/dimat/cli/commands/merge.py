@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from dimat.cli.options import add_checkpoint_options
 from dimat.experiment.config.parse import Parser, add_settings
@@ -55,6 +54,8 @@ def execute(options: Namespace) -> None:
     settings["evaluate"] = not settings.pop("no_evaluate")
     config = MergeConfig(**settings)
     check(config)
+    from rich.console import Console
+
     from dimat.experiment.progress import LiveProgress
     from dimat.tools.merge.run import merge_checkpoints
     from dimat.tools.merge.tables import merge_tables

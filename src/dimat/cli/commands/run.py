@@ -7,10 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from dimat.cli.helping import FIRST, short_help
-from dimat.cli.launch import restarted, world_of
+from dimat.cli.launch import importing, restarted, world_of
 from dimat.errors import ConfigError
 from dimat.experiment.config.parse import Parser, config_of, settings_parser
 from dimat.experiment.config.validate import validate
@@ -63,9 +62,10 @@ def execute(settings: Namespace) -> None:
     A run that ``torchrun`` started again resumes from its last checkpoint, if ``out`` is given.
     """
     config = config_of(settings)
-    validate(config)
-    from dimat.experiment.progress import LiveProgress
-    from dimat.experiment.run import run, run_or_resume
+    with importing():
+        validate(config)
+        from dimat.experiment.progress import LiveProgress
+        from dimat.experiment.run import run, run_or_resume
 
     resumes = restarted() and config.out is not None
     progress = LiveProgress()
@@ -80,6 +80,8 @@ def execute(settings: Namespace) -> None:
 
 def show(result: RunResult) -> None:
     """Print the results of a run and its folder."""
+    from rich.console import Console
+
     from dimat.experiment.tables import results_table
 
     console = Console()

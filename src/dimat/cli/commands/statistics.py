@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from dimat.cli.options import add_checkpoint_options
 from dimat.experiment.config.parse import Parser, add_settings
@@ -41,6 +40,8 @@ def execute(options: Namespace) -> None:
     settings = vars(options)
     config = StatisticsConfig(parents=(settings.pop("state"),), **settings)
     check(config)
+    from rich.console import Console
+
     from dimat.experiment.progress import LiveProgress
     from dimat.tools.format import human_bytes
     from dimat.tools.merge.run import measure_checkpoint

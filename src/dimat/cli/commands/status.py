@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from dimat.cli.options import add_protection, check_protection
 from dimat.errors import ExchangeError
@@ -46,6 +45,8 @@ def execute(options: Namespace) -> None:
     check_protection(options.as_dict())
     if not 0 < options.timeout <= 3600:
         raise broken_rule("timeout", options.timeout, "> 0 and <= 3600")
+    from rich.console import Console
+
     from dimat.cli.agents import status_table
     from dimat.exchange.network.peers import PeersFile
     from dimat.exchange.network.security import require_protection

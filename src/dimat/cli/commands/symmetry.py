@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from dimat.errors import ConfigError
 from dimat.experiment.config import kinds
@@ -49,6 +48,7 @@ def execute(options: Namespace) -> None:
     check("input", shape, tuple[kinds.Pixels, ...])
     validate(RunConfig(model=options.model, width=options.width))
     import torch
+    from rich.console import Console
 
     from dimat.cli.describe import describe_matrices, describe_symmetry
     from dimat.models import build_for_input

@@ -1,0 +1,65 @@
+"""What a command imports: no more than it needs, so that it answers soon."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dimat.cli.commands.topology import DEFAULT_BYTES, parser
+from dimat.models import build_model
+from dimat.state import num_bytes, state_of
+
+SLOW = "torch scipy sklearn pandas plotly datasets grpc jinja2 cryptography prometheus_client"
+SMALL_RUN = (
+    "run --agents 2 --rounds 1 --pretrain_epochs 0 --local_steps 1 --width 0.25 --controls [] "
+    "--threads 1 --out"
+)
+
+
+def leave_out(command: str, modules: str, after: str = "") -> None:
+    """Run a command in a process of its own, and look at the modules that it has imported."""
+    code = (
+        "import sys, dimat.cli\n"
+        "try: dimat.cli.main(sys.argv[1:])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        f"found = {{*{modules.split()!r}}} & {{*sys.modules}}\n"
+        "assert not found, found\n" + after
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "run --help", "certificates --help"])
+def test_help_imports_nothing_that_only_its_command_needs(command: str) -> None:
+    leave_out(command, f"{SLOW} numpy networkx rich")
+
+
+@pytest.mark.parametrize("graph", ["ring", "full --agents 50", "directed-ring"])
+def test_a_graph_is_printed_with_its_costs_and_without_pytorch(graph: str) -> None:
+    leave_out(f"topology {graph}", SLOW)
+
+
+def test_a_run_on_digits_imports_no_reports_agents_apart_or_scikit_learn(tmp_path: Path) -> None:
+    needed = {"torch", "scipy"}
+    others = " ".join(name for name in SLOW.split() if name not in needed)
+    collected = "import gc; assert gc.isenabled() and gc.get_freeze_count() > 100_000\n"
+    leave_out(f"{SMALL_RUN} {tmp_path / 'demo'}", others, collected)
+
+
+def test_the_bytes_that_are_known_of_the_default_model_are_those_of_its_state() -> None:
+    options = parser().parse_args(["ring"])
+    channels, *size = options.image
+    model = build_model(
+        options.model,
+        in_channels=channels,
+        num_classes=options.classes,
+        image_size=(size[0], size[1]),
+        width=options.width,
+    )
+    assert num_bytes(state_of(model)) == DEFAULT_BYTES
