@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from dimat.state import num_bytes, state_of
 SLOW = "torch scipy sklearn pandas plotly datasets grpc jinja2 cryptography prometheus_client"
 SMALL_RUN = (
     "run --agents 2 --rounds 1 --pretrain_epochs 0 --local_steps 1 --width 0.25 --controls [] "
-    "--threads 1 --out demo"
+    "--threads 1 --out"
 )
 
 
@@ -44,11 +45,11 @@ def test_a_graph_is_printed_with_its_costs_and_without_pytorch(graph: str) -> No
     leave_out(f"topology {graph}", SLOW)
 
 
-def test_a_run_on_digits_imports_no_reports_agents_apart_or_scikit_learn() -> None:
+def test_a_run_on_digits_imports_no_reports_agents_apart_or_scikit_learn(tmp_path: Path) -> None:
     needed = {"torch", "scipy"}
     others = " ".join(name for name in SLOW.split() if name not in needed)
     collected = "import gc; assert gc.isenabled() and gc.get_freeze_count() > 100_000\n"
-    leave_out(SMALL_RUN, others, collected)
+    leave_out(f"{SMALL_RUN} {tmp_path / 'demo'}", others, collected)
 
 
 def test_the_bytes_that_are_known_of_the_default_model_are_those_of_its_state() -> None:

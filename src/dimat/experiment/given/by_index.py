@@ -1,4 +1,4 @@
-"""SampleArrays of a caller's data set by their number: how they are read, and their targets alone."""
+"""Samples of a caller's data set by their number: how they are read, and their targets alone."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _of_loader(loader: DataLoader[Any], name: str) -> ByIndex | None:
 
 
 class Arrays:
-    """SampleArrays of arrays, such as those that are mapped from files.
+    """Samples of arrays, such as those that are mapped from files.
 
     Args:
         x: Inputs, samples first.
@@ -200,7 +200,7 @@ def passed(own: ByIndex, at_once: int) -> Iterator[Pair]:
 
     Args:
         own: The data set.
-        at_once: SampleArrays of a batch.
+        at_once: Samples of a batch.
     """
     for start in range(0, own.length, at_once):
         with seeded(0):

@@ -44,7 +44,7 @@ class _Reading:
 
 @dataclass(frozen=True)
 class _Part:
-    """SampleArrays of a part as tensors, with targets as they are given."""
+    """Samples of a part as tensors, with targets as they are given."""
 
     x: Rows
     y: Rows
@@ -129,7 +129,7 @@ def _pair_of_parts(given: Mapping[Any, Any], name: str) -> Any:
 
 
 def _part(given: Any, name: str, where: str, how: _Reading, *, like: _Part | None = None) -> _Part:
-    """SampleArrays of a part, in memory or to be read by index.
+    """Samples of a part, in memory or to be read by index.
 
     Args:
         given: The samples.

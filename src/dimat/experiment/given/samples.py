@@ -1,4 +1,4 @@
-"""SampleArrays of a caller's data set, read once: inputs and targets of batches, as arrays."""
+"""Samples of a caller's data set, read once: inputs and targets of batches, as arrays."""
 
 from __future__ import annotations
 

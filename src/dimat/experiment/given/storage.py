@@ -26,7 +26,7 @@ _WAYS_OUT = (
 
 
 def leaf_by_index(given: Any, name: str) -> ByIndex | None:
-    """SampleArrays by index, of a data set, a loader, or arrays that are mapped from a file.
+    """Samples by index, of a data set, a loader, or arrays that are mapped from a file.
 
     Args:
         given: What a caller gives, of one part.
