@@ -257,6 +257,14 @@ GOOD = "merge a.safetensors b.pth --model cnn --width 0.25 --data digits --out m
         (f"{GOOD} --images 0", "setting 'images' is 0: must be >= 1"),
         (f"{GOOD} --batch-size 0", "setting 'batch_size' is 0: must be >= 1"),
         (f"{GOOD} --batchsize 5", "unknown setting 'batchsize': did you mean 'batch_size'?"),
+        (
+            f"{GOOD} --data.target x",
+            "unknown setting 'data.target', as 'data' has no parts here: a",
+        ),
+        (
+            GOOD.replace("digits", "csv:{agent}.csv"),
+            "must be the data of one agent, with no {agent}",
+        ),
         (f"{GOOD} --threads 0", "setting 'threads' is 0: must be >= 1"),
         (f"{GOOD} --seed -1", "setting 'seed' is -1: must be >= 0"),
         (f"{GOOD} --device tpu", "setting 'device' is 'tpu': must be cpu, cuda or cuda:N"),

@@ -88,6 +88,11 @@ def _unexpected(_: _Types, word: str) -> ConfigError:
     return ConfigError(f"unexpected '{word}': a setting is written {way}")
 
 
+def _no_part(types: _Types, name: str, part: str) -> ConfigError:
+    hint = f": a setting of its own is '{part}'" if part in types else ""
+    return ConfigError(f"unknown setting '{name}.{part}', as '{name}' has no parts here{hint}")
+
+
 def _no_value(types: _Types, name: str) -> ConfigError:
     rule = f": must be {rule_of(types[name])}" if name in types else ""
     return ConfigError(f"setting '{name}' has no value{rule}")
@@ -122,6 +127,7 @@ _COMPLAINTS: tuple[tuple[str, Callable[..., ConfigError]], ...] = (
         r"^Parser key \"(.+?)\":\s+Unable to load config '(.*?)'",
         lambda _, name, value: not_a_group(name, value),
     ),
+    (r"^Parser key \"(.+?)\":.*?value: NestedArg\(key='(.+?)'", _no_part),
     (
         r'^Parser key "(.+?)":.*?(?:Got|Given) value: (.*)',
         lambda types, name, value: wrong_type(name, value, types.get(name)),

@@ -82,7 +82,8 @@ def finish(folder: str | Path, progress: Progress | None = None) -> list[Finishe
     if not TASKS[config.task].has_classes:
         raise ConfigError(
             f"'{folder}' is a run of task '{config.task}': its head is fitted to classes, of which "
-            "the task has none; only runs of classification can be finished"
+            "the task has none; only runs of classification can be finished. What this run has "
+            f"merged is in '{folder / 'states'}', a network for each agent"
         )
     controls = [name for name in config.controls if name != config.method]
     folders = {config.method: folder, **{name: folder / "controls" / name for name in controls}}

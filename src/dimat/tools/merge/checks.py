@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from dimat.errors import ConfigError, look_up
+from dimat.experiment.config.places import AGENT
 from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.task import check_scale
 from dimat.experiment.config.validate import check_device_is_here, check_fields, check_model
@@ -66,6 +67,8 @@ def _check_layout(config: ParentsConfig) -> None:
 
 def _check_data(config: ParentsConfig) -> None:
     """Refuse to do without data where not all that they are for is known otherwise."""
+    if config.data is not None and AGENT in config.data:
+        raise broken_rule("data", config.data, f"the data of one agent, with no {AGENT} in it")
     if config.data is not None:
         return
     if not isinstance(config, MergeConfig):
