@@ -67,6 +67,7 @@ BENCHMARKS = (
     Benchmark("digits", "the numbers of docs/what_it_can.md"),
     Benchmark("owners", "the numbers of docs/merging.md on merging without shared data"),
     Benchmark("widths", "the table of docs/widths.md"),
+    Benchmark("continuous", "the tables of docs/continuous.md"),
     Benchmark("robust", "what a lying agent does, and what it costs to be safe", SMALL),
     Benchmark("lora", "ways to combine low-rank adapters: accuracy against bytes", SMALL),
     Benchmark("combine", "average against regression in rounds", needs=CIFAR10),

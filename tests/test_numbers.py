@@ -141,4 +141,5 @@ def test_a_state_that_agents_send_holds_nothing_but_tensors_and_what_is_beside_s
 
 
 def _holder(model: nn.Module) -> Any:
-    return type("Holder", (), {"model": model})()
+    merging = type("Merging", (), {"exchanged": None})()
+    return type("Holder", (), {"model": model, "merging": merging})()
