@@ -13,8 +13,11 @@ from torch.nn import functional
 import dimat.symmetry.continuous.find as search
 from dimat.errors import StructureError
 from dimat.models.transformer import Transformer
+from dimat.symmetry import analyze
 from dimat.symmetry.continuous import ContinuousSymmetry, find_continuous_symmetry
 from dimat.symmetry.continuous.operators import ALLOWED
+from dimat.symmetry.continuous.streams import UnitStreams
+from dimat.symmetry.continuous.through import _Try, value_of
 from dimat.symmetry.proof.redraw import redraw
 
 
@@ -74,6 +77,17 @@ class Attention(nn.Module):
         return result
 
 
+class Tied(nn.Module):
+    """An autoencoder without a nonlinearity, whose decoder is its encoder transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(functional.linear(x, self.weight), self.weight.t())
+
+
 def between(middle: Callable[[Tensor], Tensor]) -> nn.Module:
     """Two linear layers with a function between them."""
 
@@ -98,6 +112,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any, list[str]]] = {
     "max over places": (lambda: between(lambda h: h.amax(1)), TOKENS, ["scaling"]),
     "gelu": (lambda: between(functional.gelu), VECTORS, []),
     "a gate by itself": (lambda: between(lambda h: h * h), VECTORS, []),
+    "tied, once read and once written": (Tied, VECTORS, ["orthogonal"]),
     "parts that are sorted": (lambda: between(lambda h: h.sort(-1)[0]), VECTORS, []),
     "linear in sight": (lambda: between(lambda h: h.clamp(-1e6, 1e6)), VECTORS, []),
     "rms norm": (
@@ -202,6 +217,27 @@ def test_execution_refuses_a_nonlinear_operator_that_is_allowed_by_mistake(
     monkeypatch.setattr(search, "_CACHE", {})
     build, inputs, kinds = MODELS[name]
     assert [g.kind for g in find_continuous_symmetry(build(), inputs).groups] == kinds
+
+
+def test_an_operand_without_influence_proves_nothing() -> None:
+    build, inputs, _ = MODELS["nothing between"]
+    model = build()
+    analysis = analyze(model, (inputs,))
+    (group,) = analysis.symmetry.groups
+    stream = UnitStreams(analysis).whole(group)
+    assert stream is not None
+    recorder = search._Draws(analysis, model.state_dict(), [inputs], "any number")()[0]
+    node = stream.nodes[-1]
+
+    def facts() -> object:
+        random = torch.Generator().manual_seed(0)
+        return _Try(analysis.trace, recorder, stream, node, "linear", random).facts()
+
+    assert facts()
+    hidden = next(n for n in node.all_input_nodes if n.op == "call_function")
+    recorder.env[hidden] = torch.zeros_like(recorder.env[hidden])
+    recorder.env[node] = value_of(recorder, node, {})  # the bias alone
+    assert facts() is None
 
 
 def test_without_folding_a_gain_nothing_rotates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ class UnitStreams:
     def _from(self, group: Group, path: Sequence[fx.Node]) -> UnitStream | None:
         """The stream of what a gain multiplies, to the contractions that it ends at."""
         norm = path[-1]
-        nodes, flowing, ends = {*path[1:]}, [norm], set[str]()
+        nodes, flowing = {*path[1:]}, [norm]
         inside = {*path, *_beside(norm)}
         while flowing:
             for user in flowing.pop().users:
@@ -88,9 +88,7 @@ class UnitStreams:
                     return None
                 nodes |= {n for n in more if n.op == "call_function"}
                 inside |= more
-                if name in CONTRACTING:
-                    ends.add(user.name)
-                else:
+                if name not in CONTRACTING:  # where the stream ends, its node has no slots
                     inside.add(user)
                     flowing.append(user)
         slots = {n.name: self._slots(n.name, group) for n in inside}
@@ -98,7 +96,7 @@ class UnitStreams:
         order = [n for n in self.trace.graph.nodes if n in nodes]
         if any(len(own) != 1 for own in slots.values()):
             return None
-        return UnitStream(group, slots, order, frozenset(ends))
+        return UnitStream(group, slots, order)
 
     def _slots(self, name: str, group: Group) -> list[tuple[int, UnitAxes]]:
         if group.name not in self._carried.get(name, ()):

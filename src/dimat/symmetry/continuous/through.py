@@ -33,13 +33,11 @@ class UnitStream:
         group: The permutation group of the units.
         slots: The units of the group on each node that carries some.
         nodes: The operators that read a carrying node, in the order of the graph.
-        ends: Those of them at which the stream ends, whatever they carry.
     """
 
     group: Group
     slots: Mapping[str, Sequence[tuple[int, UnitAxes]]]
     nodes: Sequence[fx.Node]
-    ends: frozenset[str] = frozenset()
 
 
 class Roles:
@@ -120,8 +118,7 @@ class _Try:
         self.dual = torch.linalg.inv(self.matrices).mT
         self.value = recorder.env[node]
         self.inner = [(n, own) for n in operands(node) for own in stream.slots.get(n.name, ())]
-        ends = node.name in stream.ends
-        self.outer = [] if ends else [(node, own) for own in stream.slots.get(node.name, ())]
+        self.outer = [(node, own) for own in stream.slots.get(node.name, ())]
 
     def facts(self) -> list[Fact] | None:
         """The relative roles that are the same in all that fit; None if none do."""
