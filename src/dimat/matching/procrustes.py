@@ -170,7 +170,7 @@ def _moments(
     for member, role in group.roles.items():
         for own in symmetry.axes_of(group, member):
             x, y = rows(ours[member[0]], own, group), rows(theirs[member[0]], own, group)
-            found[role] = found[role].to(x.device) + x @ y.mT
+            found[role] += (x @ y.mT).cpu()  # matrices are small, and decomposed there
     return found[1], found[-1]
 
 
@@ -229,7 +229,8 @@ def _scales(
         squares = {1: torch.zeros(()), -1: torch.zeros(())}
         for member, role in group.roles.items():
             for own in symmetry.axes_of(group, member):
-                squares[role] = squares[role] + rows(state[member[0]], own, group).square().sum(-1)
+                square = rows(state[member[0]], own, group).square().sum(-1)
+                squares[role] = squares[role] + square.cpu()
         return 0.25 * (squares[1].log() - squares[-1].log())
 
     scales = (log_ratio(ours) - log_ratio(theirs)).exp()
