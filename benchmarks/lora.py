@@ -1,8 +1,8 @@
 """Low-rank adapters on a frozen base: ways to combine them, accuracy against bytes.
 
 A small vision transformer is trained on five classes of CIFAR-10; five agents on a ring, whose
-shards of the five other classes are skewed, train adapters and a head. Results are kept cell by
-cell, so that the same command goes on.
+shards of the five other classes are skewed, train adapters and a head. They begin with one A, or
+("own A") each with another. Results are kept cell by cell, so that the same command goes on.
 
 python ../shared/data/unpack.py cifar10 cifar10.npz
 .venv/bin/python -m benchmarks.lora --data cifar10.npz --max_wall_s 3600
@@ -34,6 +34,17 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "aligned": {"method": "wa", "method_options": ("combine=lora-aligned",)},
     "product": {"method": "wa", "method_options": ("combine=lora-product",)},
     "frozen-a": {"method": "wa"},
+    "naive, own A": {"method": "wa", "init": "per-agent"},
+    "aligned, own A": {
+        "method": "wa",
+        "method_options": ("combine=lora-aligned",),
+        "init": "per-agent",
+    },
+    "product, own A": {
+        "method": "wa",
+        "method_options": ("combine=lora-product",),
+        "init": "per-agent",
+    },
     "local": {"method": "local"},
     "centralized": {"method": "centralized"},
 }
@@ -138,8 +149,8 @@ def cell(out: Path, data: Path, base: Path, rank: int, way: str, seed: int, **si
     result = dimat.run(
         model=Adapters(base, rank, frozen_a=way == "frozen-a"),
         data={"source": f"npz:{data}", "split": "dirichlet", "alpha": size.pop("alpha")},
-        seed=seed, out=str(out / f"{way}-{rank}-{seed}"), overwrite=True,
-        eval_every=size["rounds"], **WAYS[way], **RUN, **size,
+        seed=seed, out=str(out / f"{way.replace(', ', '-')}-{rank}-{seed}"), overwrite=True,
+        eval_every=size["rounds"], **{**RUN, **WAYS[way], **size},
     )  # fmt: skip
     agents, summary = result.main.agents, result.main.summary
     merged = [own.merged for own in agents if own.merged is not None]

@@ -312,6 +312,17 @@ def test_an_element_of_another_symmetry_is_refused() -> None:
         other.apply(one.identity(), {})
 
 
+def test_all_keys_of_one_entry_are_moved() -> None:
+    model = LowRank()
+    model.again = model.a
+    symmetry = find_continuous_symmetry(model, VECTORS)
+    state = redraw(model.state_dict(), torch.Generator().manual_seed(1))
+    state["again.weight"] = state["a.weight"]
+    moved = symmetry.apply(symmetry.random(torch.Generator().manual_seed(2)), state)
+    assert (moved["a.weight"] - state["a.weight"]).abs().max() > 0.01
+    torch.testing.assert_close(moved["again.weight"], moved["a.weight"])
+
+
 def test_its_repr_says_the_kinds() -> None:
     build, inputs, _ = MODELS["attention"]
     assert repr(find_continuous_symmetry(build(), inputs)) == "ContinuousSymmetry(2 linear)"

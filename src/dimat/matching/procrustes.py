@@ -18,11 +18,12 @@ from dimat.symmetry.continuous.group import (
     KINDS,
     ContinuousGroup,
     ContinuousSymmetry,
+    Member,
     Transformation,
+    commuting,
     lifted,
     mean_free_basis,
 )
-from dimat.symmetry.unit_axes import UnitAxes
 
 MAX_SWEEPS = 100  # a bound, not a budget: every step gains, so the sweeps end by themselves
 GAIN = 1e-7  # of the product of both norms: less does not show in a merge
@@ -83,7 +84,7 @@ def procrustes(
     for _ in range(MAX_SWEEPS):
         for group in symmetry.groups:
             step = Transformation(
-                {**symmetry.identity().matrices, group.name: _best(symmetry, group, held, moving)},
+                {**symmetry.identity().matrices, group.name: _best(group, held, moving)},
                 symmetry.digest,
             )
             moving, total = symmetry.act(step, moving), symmetry.compose(step, total)
@@ -137,40 +138,39 @@ def rotated_note(symmetry: ContinuousSymmetry, found: Sequence[Aligned]) -> str:
 
 
 def _best(
-    symmetry: ContinuousSymmetry,
     group: ContinuousGroup,
     ours: Mapping[str, Tensor],
     theirs: Mapping[str, Tensor],
 ) -> Tensor:
     """(cells, n, n) matrices of the group that bring theirs nearest to ours."""
     if group.kind == "scaling":
-        return _scales(symmetry, group, ours, theirs)
-    writing, reading = _moments(symmetry, group, ours, theirs)
+        return _scales(group, ours, theirs)
+    writing, reading = _moments(group, ours, theirs)
     if group.kind == "orthogonal":
         return polar(writing + reading)
     if group.kind == "orthogonal with mean":
         basis = mean_free_basis(group.size)
         return lifted(polar(basis.T @ (writing + reading) @ basis), group.size)
-    own = balancing(*_moments(symmetry, group, ours, ours))
-    other = balancing(*_moments(symmetry, group, theirs, theirs))
+    own = balancing(*_moments(group, ours, ours))
+    other = balancing(*_moments(group, theirs, theirs))
     back = torch.linalg.inv(own)  # symmetric, as are all of these
-    turn = polar(own @ writing @ other + back @ reading @ torch.linalg.inv(other))
-    turned: Tensor = back @ turn @ other
+    between = own @ writing @ other + back @ reading @ torch.linalg.inv(other)
+    turned: Tensor = back @ polar(between) @ other
     return turned
 
 
 def _moments(
-    symmetry: ContinuousSymmetry,
     group: ContinuousGroup,
     ours: Mapping[str, Tensor],
     theirs: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     """(cells, n, n) inner products of our units with theirs: of what writes and of what reads."""
     found = {role: torch.zeros(group.cells, group.size, group.size).double() for role in (1, -1)}
-    for member, role in group.roles.items():
-        for own in symmetry.axes_of(group, member):
-            x, y = rows(ours[member[0]], own, group), rows(theirs[member[0]], own, group)
-            found[role] += (x @ y.mT).cpu()  # matrices are small, and decomposed there
+    for own in group.members:
+        x, y = rows(ours[own.key], own, group), rows(theirs[own.key], own, group)
+        found[own.role] += (x @ y.mT).cpu()  # matrices are small, and decomposed there
+    if group.kind == "rotary":
+        found = {role: rotary_part(x) for role, x in found.items()}
     return found[1], found[-1]
 
 
@@ -217,8 +217,14 @@ def polar(moments: Tensor) -> Tensor:
     return nearest
 
 
+def rotary_part(moments: Tensor) -> Tensor:
+    """(…, 2, 2) the part of matrices that commutes with the rotations of the plane."""
+    along = (moments[..., 0, 0] + moments[..., 1, 1]) / 2
+    across = (moments[..., 1, 0] - moments[..., 0, 1]) / 2
+    return commuting(torch.stack((along, across), -1))
+
+
 def _scales(
-    symmetry: ContinuousSymmetry,
     group: ContinuousGroup,
     ours: Mapping[str, Tensor],
     theirs: Mapping[str, Tensor],
@@ -227,17 +233,16 @@ def _scales(
 
     def log_ratio(state: Mapping[str, Tensor]) -> Tensor:
         squares = {1: torch.zeros(()), -1: torch.zeros(())}
-        for member, role in group.roles.items():
-            for own in symmetry.axes_of(group, member):
-                square = rows(state[member[0]], own, group).square().sum(-1)
-                squares[role] = squares[role] + square.cpu()
+        for own in group.members:
+            square = rows(state[own.key], own, group).square().sum(-1)
+            squares[own.role] = squares[own.role] + square.cpu()
         return 0.25 * (squares[1].log() - squares[-1].log())
 
     scales = (log_ratio(ours) - log_ratio(theirs)).exp()
     return torch.diag_embed(torch.where(scales.isfinite() & (scales > 0), scales, 1.0))
 
 
-def rows(value: Tensor, own: UnitAxes, group: ContinuousGroup) -> Tensor:
+def rows(value: Tensor, own: Member, group: ContinuousGroup) -> Tensor:
     """(cells, n, entries of a unit) of a state entry in float64."""
     moved = value.double().movedim(own.axes, tuple(range(len(own.axes))))
     flat = moved.flatten(0, len(own.axes) - 1)
@@ -249,7 +254,7 @@ def _cosine(
     symmetry: ContinuousSymmetry, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
 ) -> float:
     """Cosine of the entries that are moved."""
-    keys = sorted({member[0] for group in symmetry.groups for member in group.roles})
+    keys = sorted({own.key for group in symmetry.groups for own in group.members})
     products = [_products(ours[key].double(), theirs[key].double()) for key in keys]
     inner, one, other = (
         (sum(column) for column in zip(*products, strict=True)) if keys else (1, 1, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,14 +12,21 @@ from torch import Tensor, nn
 from dimat.graph.interpreter import Recorder
 from dimat.graph.trace import as_args, flatten_inputs
 from dimat.state import check_module, tensors_of
-from dimat.symmetry.continuous.group import ContinuousGroup, ContinuousSymmetry, Kind, Member
+from dimat.symmetry.continuous.group import (
+    ContinuousGroup,
+    ContinuousSymmetry,
+    Kind,
+    Member,
+    with_aliases,
+)
 from dimat.symmetry.continuous.operators import ALLOWED, LINEAR, NORMS
+from dimat.symmetry.continuous.rotary import rotary_groups
 from dimat.symmetry.continuous.streams import UnitStreams
-from dimat.symmetry.continuous.through import UnitStream, passes, roles_through
+from dimat.symmetry.continuous.through import UnitStream, passes, roles_through, slot_of
 from dimat.symmetry.find import Analysis, analyze
 from dimat.symmetry.permutation import Group
 from dimat.symmetry.proof.execute import steps
-from dimat.symmetry.proof.redraw import LEAST_DRAWS, draw, on_freest_inputs
+from dimat.symmetry.proof.redraw import LEAST_DRAWS, OF_WHOLE_NUMBERS, draw, on_freest_inputs
 
 
 def find_continuous_symmetry(
@@ -34,8 +41,8 @@ def find_continuous_symmetry(
     by execution: every such operator is run, in float64 and on redrawn values, on operands that
     random matrices multiplied.
 
-    The symmetry is that of eval mode. Positions under rotary embeddings, where only planes rotate,
-    are not found.
+    Between queries and keys under rotary embeddings, planes rotate and are scaled. The symmetry is
+    that of eval mode.
 
     Args:
         model: Any module that ``torch.export`` can capture; not changed.
@@ -98,13 +105,16 @@ class _Draws:
     state: Mapping[str, Tensor]
     inputs: Sequence[Any]
     level: str
-    made: dict[frozenset[str], list[Recorder]] = field(default_factory=dict)
+    made: dict[tuple[int, frozenset[str]], Recorder] = field(default_factory=dict)
 
-    def __call__(self, ones: Collection[str] = ()) -> list[Recorder]:
-        key = frozenset(ones)
-        if key not in self.made:
-            self.made[key] = [self._run(number, key) for number in range(LEAST_DRAWS)]
-        return self.made[key]
+    def __call__(
+        self, ones: Collection[str] = (), numbers: Sequence[int] = range(LEAST_DRAWS)
+    ) -> list[Recorder]:
+        held = frozenset(ones)
+        for number in numbers:
+            if (number, held) not in self.made:
+                self.made[number, held] = self._run(number, held)
+        return [self.made[number, held] for number in numbers]
 
     def _run(self, number: int, ones: frozenset[str]) -> Recorder:
         state, inputs = draw(number, self.state, self.inputs, self.level)
@@ -134,6 +144,7 @@ def _find(
             found = _group(analysis, draws, streams, group, ("scaling",))
         if found is not None:
             groups.append(found)
+    groups += rotary_groups(analysis, draws()[0], lambda: draws(numbers=OF_WHOLE_NUMBERS), groups)
     return ContinuousSymmetry(analysis.symmetry, tuple(groups), tuple(gains), folded)
 
 
@@ -150,9 +161,9 @@ def _group(
     if stream is None:
         return None
     for kind in kinds:
-        roles = _roles(analysis, draws, stream, kind, ALLOWED[kind], ones)
-        if roles:
-            return ContinuousGroup(group.name, group.name, kind, group.size, group.cells, roles)
+        members = _members(analysis, draws, stream, kind, ALLOWED[kind], ones)
+        if members:
+            return ContinuousGroup(group.name, kind, group.size, group.cells, members)
     return None
 
 
@@ -162,29 +173,32 @@ def _gains(
     """The gains on a group's units that can be folded into what reads them."""
     found = []
     for key, stream in streams.gains(group):
-        roles = _roles(analysis, draws, stream, "scaling", allowed=LINEAR | NORMS)
-        if roles:
-            sign = roles.get((key, (0,), -1), 1)
-            own = {member: sign * role for member, role in roles.items()}
-            found.append(ContinuousGroup(key, group.name, "scaling", group.size, group.cells, own))
+        members = _members(analysis, draws, stream, "scaling", LINEAR | NORMS)
+        if members:
+            sign = next((own.role for own in members if own.key == key), 1)
+            signed = tuple(replace(own, role=sign * own.role) for own in members)
+            found.append(ContinuousGroup(key, "scaling", group.size, group.cells, signed))
     return found
 
 
-def _roles(
+def _members(
     analysis: Analysis,
     draws: _Draws,
     stream: UnitStream,
     kind: Kind,
     allowed: frozenset[str],
     ones: frozenset[str] = frozenset(),
-) -> dict[Member, int]:
-    """The roles of the state entries in a stream; empty if matrices do not go through it."""
+) -> tuple[Member, ...]:
+    """The state entries in a stream, with their roles; none if matrices do not go through it."""
     trace = analysis.trace
     if not stream.nodes or not all(passes(n, allowed) for n in stream.nodes):
-        return {}
-    slots = roles_through(trace, draws(ones), stream, kind) or {}
-    states = {slot: role for slot, role in slots.items() if slot[0].startswith("state ")}
-    roles = {(name.removeprefix("state "), axes, p): r for (name, axes, p), r in states.items()}
-    for alias, first in trace.aliases.items():
-        roles |= {(alias, axes, p): r for (key, axes, p), r in roles.items() if key == first}
-    return roles
+        return ()
+    roles = roles_through(trace, draws(ones), stream, kind) or {}
+    entries = {
+        (key, place, own.axes): Member(key, own.axes, own.index, roles[slot])
+        for node in trace.graph.nodes
+        if (key := trace.states.get(node.name)) is not None
+        for place, own in stream.slots.get(node.name, ())
+        if (slot := slot_of(trace, node, (place, own))) in roles
+    }
+    return with_aliases(trace, entries.values())

@@ -13,45 +13,59 @@ import torch
 from torch import Tensor
 
 from dimat.errors import StructureError
+from dimat.graph.trace import Trace
 from dimat.state import State
+from dimat.symmetry.labels.units import Ints
 from dimat.symmetry.symmetry import Symmetry
-from dimat.symmetry.unit_axes import UnitAxes, unit_axes
 from dimat.text import brief, counted
 
 # The matrices M of a group: any invertible one; orthogonal ones; orthogonal ones that keep the
-# vector of ones (LayerNorm subtracts the mean); diagonal ones with positive entries.
-Kind = Literal["linear", "orthogonal", "orthogonal with mean", "scaling"]
-KINDS: tuple[Kind, ...] = ("linear", "orthogonal", "orthogonal with mean", "scaling")
+# vector of ones (LayerNorm subtracts the mean); rotations of a plane with a scale, which commute
+# with the rotations of rotary embeddings; diagonal ones with positive entries.
+Kind = Literal["linear", "orthogonal", "orthogonal with mean", "rotary", "scaling"]
+KINDS: tuple[Kind, ...] = ("linear", "orthogonal", "orthogonal with mean", "rotary", "scaling")
 
-# A state entry, the axes on which units of a group lie together, and which of their places there:
-# queries and keys of one projection are two places of each unit. -1: all places.
-Member = tuple[str, tuple[int, ...], int]
-_FEW_PLACES = 3  # so few are told apart; more are the pixels of a flattened image
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    r"""A state entry on which the units of a group lie.
+
+    Args:
+        key: State key of the entry.
+        axes: The axes that the units lie on together, in order.
+        index: (cells * n, places) positions along those axes, flattened, units in cell order;
+            several places where a unit has more than one entry there.
+        role: 1 if the entry writes the units, which M multiplies; -1 if it reads them, and
+            :math:`M^{-\top}` does.
+    """
+
+    key: str
+    axes: tuple[int, ...]
+    index: Ints
+    role: int
 
 
 @dataclass(frozen=True)
 class ContinuousGroup:
     r"""Units between which nothing nonlinear stands, so that matrices act on them.
 
-    Along the units of a member the entries become :math:`M x` where the member *writes* the units
-    (role 1), and :math:`M^{-\top} x` where it *reads* them (role -1), such as
-    :math:`(B M^{-1})(M A) = B A`.
+    Along the units of a member the entries become :math:`M x` where the member *writes* the units,
+    and :math:`M^{-\top} x` where it *reads* them, such as :math:`(B M^{-1})(M A) = B A`.
 
     Args:
-        name: Name of the permutation group of these units; of a gain, the key of its entry.
-        units: Name of the permutation group of these units.
+        name: Name of the permutation group of these units; of a gain, or of planes under rotary
+            embeddings, the key of the entry that writes them.
         kind: The kind of matrices.
         size: Number n of units that a matrix mixes.
         cells: Number of such sets, each with a matrix of its own (heads).
-        roles: For each member 1 or -1.
+        members: The state entries on which the units lie.
     """
 
     name: str
-    units: str
     kind: Kind
     size: int
     cells: int
-    roles: Mapping[Member, int]
+    members: tuple[Member, ...]
 
     __repr__ = brief
 
@@ -109,9 +123,8 @@ class ContinuousSymmetry:
         content = [
             [
                 g.name,
-                g.units,
                 g.kind,
-                sorted([k, list(a), p, r] for (k, a, p), r in g.roles.items()),
+                sorted([m.key, [*m.axes], m.index.tolist(), m.role] for m in g.members),
             ]
             for g in (*self.groups, *self.gains)
         ]
@@ -217,7 +230,7 @@ class ContinuousSymmetry:
 
     def _ordered(self, gain: ContinuousGroup, values: Tensor) -> Tensor:
         """(cells, n) values of a gain's entry in the order of the units."""
-        (own,) = self.axes_of(gain, (gain.name, (0,), -1))
+        (own,) = (m for m in gain.members if m.key == gain.name)
         return values[torch.from_numpy(own.index[:, 0]).to(values.device)].reshape(
             gain.cells, gain.size
         )
@@ -225,22 +238,9 @@ class ContinuousSymmetry:
     def _multiply(self, state: State, group: ContinuousGroup, matrices: Tensor) -> None:
         """Replace the members of a group by what matrices make of them."""
         dual = torch.linalg.inv(matrices).mT
-        for member, role in group.roles.items():
-            for own in self.axes_of(group, member):
-                by = matrices if role > 0 else dual
-                state[member[0]] = multiplied(widened_64(state[member[0]]), own, by)
-
-    def axes_of(self, group: ContinuousGroup, member: Member) -> list[UnitAxes]:
-        """The positions of a group's units on the axes of a member."""
-        key, axes, place = member
-        found = by_places(self._axes_of[key], group.units)
-        return [own for at, own in found if own.axes == axes and at == place]
-
-    @cached_property
-    def _axes_of(self) -> dict[str, list[UnitAxes]]:
-        """The positions of all groups on the state entries that are members."""
-        keys = {member[0] for g in (*self.groups, *self.gains) for member in g.roles}
-        return {key: unit_axes(self.permutations, self.permutations.axes[key]) for key in keys}
+        for own in group.members:
+            by = matrices if own.role > 0 else dual
+            state[own.key] = multiplied(widened_64(state[own.key]), own.axes, own.index, by)
 
     def _check(self, p: Transformation) -> None:
         if p.digest != self.digest:
@@ -252,24 +252,14 @@ class ContinuousSymmetry:
 
 def _members(group: ContinuousGroup) -> set[str]:
     """State keys of a group's members."""
-    return {member[0] for member in group.roles}
+    return {own.key for own in group.members}
 
 
-def by_places(axes: Iterable[UnitAxes], group: str) -> list[tuple[int, UnitAxes]]:
-    """The positions of a group's units on a tensor, by place where there are few; else place -1.
-
-    Args:
-        axes: The positions of all groups on the tensor.
-        group: Name of the permutation group.
-    """
-    found: list[tuple[int, UnitAxes]] = []
-    for own in axes:
-        places = own.index.shape[1]
-        if own.group == group and 1 < places <= _FEW_PLACES:
-            found += [(p, replace(own, index=own.index[:, [p]])) for p in range(places)]
-        elif own.group == group:
-            found.append((-1, own))
-    return found
+def with_aliases(trace: Trace, members: Iterable[Member]) -> tuple[Member, ...]:
+    """Members, and their like for every state key that shares the storage of one."""
+    own = tuple(members)
+    tied = (replace(m, key=k) for k, first in trace.aliases.items() for m in own if m.key == first)
+    return (*own, *tied)
 
 
 def widened_64(value: Tensor) -> Tensor:
@@ -277,20 +267,20 @@ def widened_64(value: Tensor) -> Tensor:
     return value.detach().double()
 
 
-def multiplied(value: Tensor, own: UnitAxes, matrices: Tensor) -> Tensor:
+def multiplied(value: Tensor, order: tuple[int, ...], places: Ints, matrices: Tensor) -> Tensor:
     """A tensor whose entries along the units of a group are multiplied by matrices.
 
     Args:
         value: Any tensor in float64; not changed.
-        own: The positions of the units on it.
+        order: The axes that the units lie on together.
+        places: (cells * n, places) positions of the units along those axes, flattened.
         matrices: (cells, n, n) in float64.
     """
     cells, n, _ = matrices.shape
-    order = own.axes
     last = tuple(range(-len(order), 0))
     moved = value.movedim(order, last)
     flat = moved.flatten(-len(order)).clone()
-    index = torch.from_numpy(own.index.copy()).to(value.device)  # (cells * n, places)
+    index = torch.from_numpy(places.copy()).to(value.device)
     seen = flat[..., index.reshape(-1)].reshape(*flat.shape[:-1], cells, n, index.shape[1])
     made = torch.einsum("cij,...cjp->...cip", matrices.to(value.device), seen)
     flat[..., index.reshape(-1)] = made.reshape(*flat.shape[:-1], -1)
@@ -312,9 +302,19 @@ def random_matrices(kind: Kind, cells: int, n: int, generator: torch.Generator) 
 
     if kind == "scaling":
         return torch.diag_embed(scales())
+    if kind == "rotary":
+        turns = torch.randn(cells, 2, generator=generator, dtype=torch.float64)
+        sized = 3.0 ** (2 * torch.rand(cells, 1, generator=generator, dtype=torch.float64) - 1)
+        return commuting(sized * turns / turns.norm(dim=1, keepdim=True))
     if kind == "linear":
         return orthogonal(n) @ torch.diag_embed(scales()) @ orthogonal(n)
     return orthogonal(n) if kind == "orthogonal" else lifted(orthogonal(n - 1), n)
+
+
+def commuting(numbers: Tensor) -> Tensor:
+    """(cells, 2, 2) matrices that multiply a plane by complex numbers, given as (cells, 2)."""
+    a, b = numbers.unbind(-1)
+    return torch.stack((torch.stack((a, -b), -1), torch.stack((b, a), -1)), -2)
 
 
 def lifted(matrices: Tensor, n: int) -> Tensor:

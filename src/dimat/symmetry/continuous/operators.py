@@ -27,7 +27,7 @@ PASSING = (
             *("mean", "sum", "index_select", "index", "roll", "flip", "repeat"),
             *("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d"),
             *("adaptive_avg_pool2d", "adaptive_avg_pool3d", "unbind", "split", "chunk"),
-            *("split_with_sizes", "constant_pad_nd", "pad"),
+            *("split_with_sizes", "constant_pad_nd", "pad", "repeat_interleave"),
         )
     )
     | {"getitem"}
@@ -52,9 +52,12 @@ HOMOGENEOUS = frozenset(
         *("prelu", "_prelu_kernel", "amax", "amin"),
     )
 )
+# What rotary embeddings are written with: planes are halves, neighbors or complex numbers.
+ROTARY = LINEAR | {"aten.stack", "aten.view_as_complex", "aten.view_as_real"}
 ALLOWED: dict[Kind, frozenset[str]] = {
     "linear": LINEAR,
     "orthogonal": LINEAR | NORMS,
     "orthogonal with mean": LINEAR | NORMS,
+    "rotary": ROTARY,
     "scaling": LINEAR | HOMOGENEOUS,
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from torch import fx
 
 from dimat.graph.trace import operator_name
-from dimat.symmetry.continuous.group import by_places
 from dimat.symmetry.continuous.operators import CONTRACTING, PASSING
 from dimat.symmetry.continuous.through import UnitStream, absorbed, operands
 from dimat.symmetry.find import Analysis
@@ -23,6 +23,7 @@ _NORMS_WITH_GAIN = {"aten.layer_norm": 2, "aten.rms_norm": 2, "aten.mul": 1}
 # Products with what carries no units, and sums with entries that may be changed along.
 _FACTORS = frozenset({"aten.mul", "aten.div"})
 _KNOWN = PASSING | CONTRACTING | _FACTORS | {"aten.add"}
+_FEW_PLACES = 3  # so few are told apart; more are the pixels of a flattened image
 
 
 class UnitStreams:
@@ -126,6 +127,23 @@ class UnitStreams:
                 standing = standing_for(self.symmetry.structure, label.ravel())
                 found |= {names[number] for number in standing if number in names}
         return frozenset(found)
+
+
+def by_places(axes: Iterable[UnitAxes], group: str) -> list[tuple[int, UnitAxes]]:
+    """The positions of a group's units on a tensor, by place where there are few; else place -1.
+
+    Args:
+        axes: The positions of all groups on the tensor.
+        group: Name of the permutation group.
+    """
+    found: list[tuple[int, UnitAxes]] = []
+    for own in axes:
+        places = own.index.shape[1]
+        if own.group == group and 1 < places <= _FEW_PLACES:
+            found += [(p, replace(own, index=own.index[:, [p]])) for p in range(places)]
+        elif own.group == group:
+            found.append((-1, own))
+    return found
 
 
 def _path(node: fx.Node) -> list[fx.Node]:

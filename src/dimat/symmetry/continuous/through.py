@@ -160,7 +160,7 @@ class _Try:
         group = self.stream.group
         scales = random_matrices("scaling", group.cells, group.size, self.random)
         for n, (_, own) in self.inner:
-            scaled = multiplied(self.recorder.env[n], own, scales).contiguous()
+            scaled = multiplied(self.recorder.env[n], own.axes, own.index, scales).contiguous()
             found = value_of(self.recorder, self.node, {n: scaled})
             if isinstance(found, Tensor) and _equal(self.value, found):
                 return False
@@ -181,7 +181,8 @@ class _Try:
         return value
 
     def _times(self, value: Tensor, own: UnitAxes, role: int) -> Tensor:
-        return multiplied(value, own, self.matrices if role > 0 else self.dual).contiguous()
+        matrices = self.matrices if role > 0 else self.dual
+        return multiplied(value, own.axes, own.index, matrices).contiguous()
 
 
 def operands(node: fx.Node) -> list[fx.Node]:

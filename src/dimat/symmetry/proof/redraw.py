@@ -24,6 +24,7 @@ DRAWS: tuple[tuple[Kind, float], ...] = (
 # One draw of each kind: each shows mistakes that the other hides. Two are also the fewest that can
 # show whether a value varies, and for most models they prove every node.
 LEAST_DRAWS = 2
+OF_WHOLE_NUMBERS = (3, 5)  # draws in which integers are redrawn: tokens that differ
 # The values that may be drawn for a float input: any number; in columns of whole numbers only the
 # column's own, as they may be looked up (calendar marks, categories); in every column only its own.
 LEVELS: tuple[str, ...] = ("any number", "whole numbers kept", "own values")
