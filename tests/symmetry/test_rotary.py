@@ -169,6 +169,13 @@ class Linked(nn.Module):
         return result
 
 
+def weak(model: nn.Module) -> nn.Module:
+    """Weights as transformers draws them: attention is nearly uniform."""
+    for own in model.parameters():
+        nn.init.normal_(own, std=0.02)
+    return model
+
+
 PLACES = torch.zeros(2, 5, 6)
 MODELS: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
     "halves": (lambda: Attention(halves), PLACES, 8),
@@ -183,6 +190,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
     "fused": (Fused, PLACES, 8),
     "adapted": (Adapted, PLACES, 8),
     "tokens": (Llama, torch.zeros(2, 5, dtype=torch.long), 4),
+    "weak": (lambda: weak(Llama()), torch.zeros(2, 5, dtype=torch.long), 4),
     "every dimension its own": (lambda: Attention(every_dimension_its_own), PLACES, 0),
     "normed": (lambda: Attention(normed), PLACES, 0),
     "keys through an absolute value": (lambda: QueriesOnly(halves), PLACES, 0),

@@ -71,7 +71,7 @@ def rotary_groups(
         dims = recorder.env[queries].shape[-1]
         sides = [_side(trace, recorder, source, dims) for source in (queries, keys)]
         for group in _candidates(trace, *sides):
-            if not _overlaps(group, found) and all(_is_free(trace, r, group) for r in further()):
+            if not _overlaps(group, found) and _is_free(trace, further(), group):
                 found.append(group)
                 break
     return found[len(others) :]
@@ -154,15 +154,15 @@ def _columns(
     return np.flatnonzero(gradient.flatten(0, -2).abs().sum(0).numpy())
 
 
-def _is_free(trace: Trace, recorder: Recorder, group: ContinuousGroup) -> bool:
+def _is_free(trace: Trace, runs: Sequence[Recorder], group: ContinuousGroup) -> bool:
     """Whether matrices on a group change no value but those that they reach by analytic steps.
 
-    Those on one of both sides alone must be seen: saturated attention shows nothing.
+    In some run those on either side alone must be seen: weak or saturated attention shows nothing.
     """
     matrices = random_matrices("rotary", group.cells, 2, torch.Generator().manual_seed(0))
-    return _is_hidden(trace, recorder, group.members, matrices) and not any(
-        _is_hidden(trace, recorder, [m for m in group.members if m.role == role], matrices)
-        for role in (1, -1)
+    sides = [[m for m in group.members if m.role == role] for role in (1, -1)]
+    return all(_is_hidden(trace, own, group.members, matrices) for own in runs) and any(
+        not any(_is_hidden(trace, own, side, matrices) for side in sides) for own in runs
     )
 
 
