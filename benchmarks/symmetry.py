@@ -1,6 +1,8 @@
 """How long it takes to find, prove and apply symmetries, as ratios measured side by side.
 
-    .venv/bin/python -m benchmarks.symmetry             # --apply: the last column only, in seconds
+    .venv/bin/python -m benchmarks.symmetry                # everything
+    .venv/bin/python -m benchmarks.symmetry --apply        # the column of applying only, in seconds
+    .venv/bin/python -m benchmarks.symmetry --continuous   # matrices too, against permutations
 
 Finding is compared with a plain forward pass of the same model on the same images, applying with
 cloning the state. Seconds are of processor time, on one thread, as others may use the machine too.
@@ -13,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from unittest import mock
 
 import torch
@@ -20,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from dimat import find_symmetry
+from dimat import find_continuous_symmetry, find_symmetry
 from dimat.graph.trace import trace
 from dimat.models import build_model
 from dimat.symmetry import Symmetry, find
@@ -135,6 +138,15 @@ def applied(symmetry: Symmetry, model: nn.Module) -> str:
     return f"{statistics.median(apply) / statistics.median(clone):.2f} x"
 
 
+def continuous_only() -> None:
+    """The time to find permutations and matrices, relative to permutations alone."""
+    for name, model in (("ViT-S/16", ViT(384, 6)), ("ViT-B/16", ViT())):
+        own, images = model.eval(), torch.randn(2, 3, 64, 64)
+        alone = seconds(partial(find_symmetry, own, images), 1)
+        both = seconds(partial(find_continuous_symmetry, own, images), 1)
+        print(f"{name}: {alone:.1f} s, and matrices {both:.1f} s: {both / alone:.2f} x", flush=True)
+
+
 def apply_only() -> None:
     """The ratios of applying for three networks."""
     built = (("vgg16", 1.0), ("resnet20", 2.0))
@@ -149,8 +161,9 @@ def apply_only() -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    if sys.argv[1:] == ["--apply"]:
-        apply_only()
+    parts = {"--apply": apply_only, "--continuous": continuous_only}
+    if sys.argv[1:]:
+        parts[sys.argv[1]]()
         return
     table = Table(title=f"torch {torch.__version__}, 1 thread, {platform.processor() or 'CPU'}")
     for column in ("model", "find and prove", "/ forward", "again, beyond export", "apply / clone",

@@ -243,7 +243,7 @@ def test_an_index_that_cannot_be_followed_is_refused(tmp_path: Path, name: str) 
 )
 def test_an_index_that_is_no_small_json_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / INDEX).write_bytes(text)
-    with pytest.raises(StructureError, match=r"index\.json(:| cannot be read as an index)"):
+    with pytest.raises(StructureError, match=r"index\.json(:| cannot be read as JSON)"):
         read_checkpoint(tmp_path)
 
 

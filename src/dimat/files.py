@@ -1,14 +1,19 @@
-"""Files that others wrote: regular ones only, and no more memory than they can mean."""
+"""Files of others: regular ones only, no more memory than they can mean; and folders of ours."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
+import shutil
 import stat
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from dimat.errors import ConfigError, DimatError
 
@@ -43,6 +48,49 @@ def read_regular(path: Path) -> bytes:
             reason = f"{size:,} bytes are too many, unless {VARIABLE} allows them"
             raise OSError(errno.EFBIG, reason, str(path))
         return file.read()
+
+
+def read_json(path: Path, most: int, kind: type[DimatError]) -> Any:
+    """The content of a regular file of JSON.
+
+    Args:
+        path: The file.
+        most: Bytes of it at most.
+        kind: The error.
+
+    Raises:
+        kind: If it cannot be read, is longer, or no JSON.
+    """
+    try:
+        with open_regular(path) as file:
+            text = file.read(most + 1)
+        found = json.loads(text) if len(text) <= most else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise kind(f"{path} cannot be read as JSON: {error}") from error
+    if len(text) > most:
+        raise kind(f"{path}: at most {most:,} bytes of it are read")
+    return found
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes ``out`` at the end, and is removed if that fails.
+
+    Args:
+        out: The folder to make; it must not be there, or be empty.
+
+    Raises:
+        OSError: If it cannot be written; nothing of it is left then.
+    """
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()
+    try:
+        yield partial
+        partial.replace(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def file_digest(path: Path) -> str:

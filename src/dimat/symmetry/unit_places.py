@@ -88,18 +88,13 @@ def _codes(structure: Structure, number: int) -> Ints:
     for k in range(number, -1, -1):  # owners come before members
         if k in moving:
             moving.update(structure.families[k].over)
-    codes = np.empty(structure.count, np.int64)
+    codes, changed = structure.names.copy(), set(moving)
     for k, family in enumerate(structure.families):
         if k in moving:
-            codes[family.cells] = _name(np.array([[k, -1, -1]]))[0]
-            continue
-        cells, size = family.cells.shape
-        own = codes[family.owners] if family.owners.shape[1] else np.arange(cells)[:, None]
-        head = np.full((cells, size, 1), k)
-        slot = np.broadcast_to(np.arange(size)[None, :, None], (cells, size, 1))
-        tail = np.broadcast_to(own[:, None, :], (cells, size, own.shape[1]))
-        rows = np.concatenate([head, slot, tail], axis=2).reshape(cells * size, -1)
-        codes[family.cells] = _name(rows).reshape(cells, size)
+            codes[family.cells] = row_keys(np.array([[k, -1, -1]])).view(np.int64)[0]
+        elif not changed.isdisjoint(family.over):
+            changed.add(k)
+            codes[family.cells] = structure.named(k, codes)
     return codes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from dimat.errors import StructureError, shown
-from dimat.files import open_regular
+from dimat.files import read_json, whole_folder
 from dimat.merging.adapters import FactorKeys, find_factors
 from dimat.state import State, load_state, save_state
 from dimat.text import brief
@@ -103,16 +102,10 @@ def write_adapter(config: Mapping[str, Any], state: Mapping[str, Tensor], out: P
     Raises:
         OSError: If it cannot be written; nothing of it is left then.
     """
-    partial = out.with_name(f"{out.name}.partial")
-    partial.mkdir()
-    try:
+    with whole_folder(out) as partial:
         text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
         (partial / CONFIG).write_text(text, encoding="utf-8")
         save_state(state, partial / WEIGHTS, {"format": "pt"})
-        partial.replace(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def module_name(keys: FactorKeys) -> str:
@@ -127,16 +120,7 @@ def module_name(keys: FactorKeys) -> str:
 def _config(path: Path) -> Mapping[str, Any]:
     """The configuration of a folder, as far as it is looked at checked."""
     file = path / CONFIG
-    try:
-        with open_regular(file) as source:
-            text = source.read(_MOST_CONFIG + 1)
-        if len(text) > _MOST_CONFIG:
-            raise StructureError(f"{file}: at most {_MOST_CONFIG:,} bytes of it are read")
-        found: Any = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, StructureError):
-            raise
-        raise StructureError(f"{file} cannot be read as JSON: {error}") from error
+    found = read_json(file, _MOST_CONFIG, StructureError)
     kind = found.get("peft_type") if isinstance(found, dict) else None
     if kind != "LORA":
         raise StructureError(

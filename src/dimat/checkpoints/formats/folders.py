@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from dimat.errors import StructureError, shown
-from dimat.files import open_regular
+from dimat.files import open_regular, read_json, whole_folder
 from dimat.state import State, load_state, num_bytes, save_state
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -81,9 +79,7 @@ def write_folder(state: Mapping[str, Tensor], like: Path, out: Path) -> None:
     """
     whole = (like / WHOLE).exists()
     shards = dict.fromkeys(state, WHOLE) if whole else _shards(like)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.mkdir()
-    try:
+    with whole_folder(out) as partial:
         for file in sorted(like.iterdir()):
             if file.suffix in _COPIED and file.name != INDEX and file.is_file():
                 _copy(file, partial / file.name)
@@ -93,10 +89,6 @@ def write_folder(state: Mapping[str, Tensor], like: Path, out: Path) -> None:
         if not whole:
             index = {"metadata": {"total_size": num_bytes(state)}, "weight_map": shards}
             (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        partial.replace(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _copy(file: Path, to: Path) -> None:
@@ -109,16 +101,7 @@ def _copy(file: Path, to: Path) -> None:
 def _shards(path: Path) -> dict[str, str]:
     """The file of every entry, as the index says: names of files in the folder, and no paths."""
     index = path / INDEX
-    try:
-        with open_regular(index) as file:
-            text = file.read(_MOST_INDEX + 1)
-        if len(text) > _MOST_INDEX:
-            raise StructureError(f"{index}: at most {_MOST_INDEX:,} bytes of an index are read")
-        content: Any = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, StructureError):
-            raise
-        raise StructureError(f"{index} cannot be read as an index: {error}") from error
+    content = read_json(index, _MOST_INDEX, StructureError)
     shards = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(shards, dict) or not shards:
         raise StructureError(f"{index} has no 'weight_map' of entries and their files")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from dimat.checkpoints.formats.folders import WHOLE
 from dimat.errors import ConfigError, StructureError, check_kind, quoted, shown, writing
-from dimat.files import read_regular
+from dimat.files import read_regular, whole_folder
 from dimat.matching import Matching
 from dimat.state import State, extras_of, load_state, save_state
 from dimat.symmetry import Permutation, Symmetry
@@ -93,19 +92,11 @@ class Merge:
             "symmetry": json.loads(self.symmetry.to_json()),
         }
         text = _json(facts, "settings")
-        partial = out.with_name(f"{out.name}.partial")
-        with writing(out):
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-            try:
-                partial.mkdir()
-                for name, state in states.items():
-                    save_state(_tensors(state), partial / f"{name}.safetensors", {"format": "pt"})
-                save_state(_arrays(self.matchings), partial / _MATCHINGS)
-                (partial / _FACTS).write_text(text, encoding="utf-8")
-                partial.replace(out)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
+        with writing(out), whole_folder(out) as partial:
+            for name, state in states.items():
+                save_state(_tensors(state), partial / f"{name}.safetensors", {"format": "pt"})
+            save_state(_arrays(self.matchings), partial / _MATCHINGS)
+            (partial / _FACTS).write_text(text, encoding="utf-8")
 
 
 def load(path: str | os.PathLike[str]) -> Merge:

@@ -59,7 +59,7 @@ class Dimat(RepeatedMixing):
             like units, in [0, 1); else units stay as they are. With spread and tree; None: any
             matching is kept.
         continuous: Whether neighbors are aligned by matrices too (heads, normed streams, adapters),
-            each to this agent: agents keep their own frames, which averages bring together.
+            each to this agent: agents keep frames of their own.
         combine: Name of a combiner, for what is aligned.
         statistics_budget: Numbers of statistics for each number of the weights, at most, where the
             combiner's statistics travel.

@@ -105,6 +105,7 @@ class _Draws:
     state: Mapping[str, Tensor]
     inputs: Sequence[Any]
     level: str
+    drawn: dict[int, tuple[dict[str, Tensor], list[Any]]] = field(default_factory=dict)
     made: dict[tuple[int, frozenset[str]], Recorder] = field(default_factory=dict)
 
     def __call__(
@@ -117,8 +118,10 @@ class _Draws:
         return [self.made[number, held] for number in numbers]
 
     def _run(self, number: int, ones: frozenset[str]) -> Recorder:
-        state, inputs = draw(number, self.state, self.inputs, self.level)
-        state.update({key: torch.ones_like(state[key]) for key in ones})
+        if number not in self.drawn:
+            self.drawn[number] = draw(number, self.state, self.inputs, self.level)
+        values, inputs = self.drawn[number]
+        state = {**values, **{key: torch.ones_like(values[key]) for key in ones}}
         *_, (_, _, last) = steps(self.analysis.trace, state, inputs, keep=True)
         return last
 

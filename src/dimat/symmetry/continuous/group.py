@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from dimat.symmetry.labels.units import Ints
 from dimat.symmetry.symmetry import Symmetry
 from dimat.text import brief, counted
 
+Act = Callable[[Tensor], Tensor]
 # The matrices M of a group: any invertible one; orthogonal ones; orthogonal ones that keep the
 # vector of ones (LayerNorm subtracts the mean); rotations of a plane with a scale, which commute
 # with the rotations of rotary embeddings; diagonal ones with positive entries.
@@ -277,14 +279,35 @@ def multiplied(value: Tensor, order: tuple[int, ...], places: Ints, matrices: Te
         matrices: (cells, n, n) in float64.
     """
     cells, n, _ = matrices.shape
+    own = matrices.to(value.device)
+    return mapped(
+        value, order, places, (cells, n), lambda x: torch.einsum("cij,...cjp->...cip", own, x)
+    )
+
+
+def mapped(
+    value: Tensor, order: tuple[int, ...], places: Ints, shape: tuple[int, int], act: Act
+) -> Tensor:
+    """A tensor with another value of its entries along the units of a group.
+
+    Args:
+        value: Any tensor in float64; not changed.
+        order: The axes that the units lie on together.
+        places: (cells * n, places) positions of the units along those axes, flattened.
+        shape: Number of cells, and of units n in each.
+        act: A function of (…, cells, n, places) entries, of that shape.
+    """
     last = tuple(range(-len(order), 0))
     moved = value.movedim(order, last)
-    flat = moved.flatten(-len(order)).clone()
-    index = torch.from_numpy(places.copy()).to(value.device)
-    seen = flat[..., index.reshape(-1)].reshape(*flat.shape[:-1], cells, n, index.shape[1])
-    made = torch.einsum("cij,...cjp->...cip", matrices.to(value.device), seen)
-    flat[..., index.reshape(-1)] = made.reshape(*flat.shape[:-1], -1)
-    made_of: Tensor = flat.reshape(moved.shape).movedim(last, order)
+    flat = moved.flatten(-len(order))
+    units = (*flat.shape[:-1], *shape, places.shape[1])
+    if np.array_equal(places.ravel(), np.arange(flat.shape[-1])):  # all of them, in order
+        made = act(flat.reshape(units)).reshape(flat.shape)
+    else:
+        index = torch.from_numpy(places.ravel().copy()).to(value.device)
+        made = flat.clone()
+        made[..., index] = act(flat[..., index].reshape(units)).reshape(*flat.shape[:-1], -1)
+    made_of: Tensor = made.reshape(moved.shape).movedim(last, order)
     return made_of
 
 

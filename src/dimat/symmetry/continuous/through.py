@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from dimat.graph.interpreter import Recorder
 from dimat.graph.trace import Trace, operator_name
-from dimat.symmetry.continuous.group import Kind, multiplied, random_matrices
+from dimat.symmetry.continuous.group import Act, Kind, mapped
 from dimat.symmetry.permutation import Group
 from dimat.symmetry.proof.evidence import REARRANGING, TOLERANCE
 from dimat.symmetry.proof.execute import rerun
@@ -114,8 +114,8 @@ class _Try:
         self.random = random
         self.signs = (1,) if kind.startswith("orthogonal") else (1, -1)
         group = stream.group
-        self.matrices = random_matrices(kind, group.cells, group.size, random)
-        self.dual = torch.linalg.inv(self.matrices).mT
+        self.shape = group.cells, group.size
+        self.acts = drawn_element(kind, *self.shape, random)
         self.value = recorder.env[node]
         self.inner = [(n, own) for n in operands(node) for own in stream.slots.get(n.name, ())]
         self.outer = [(node, own) for own in stream.slots.get(node.name, ())]
@@ -157,10 +157,10 @@ class _Try:
 
     def _all_matter(self) -> bool:
         """Whether the result tells when units of any one operand alone are scaled."""
-        group = self.stream.group
-        scales = random_matrices("scaling", group.cells, group.size, self.random)
+        scale, _ = drawn_element("scaling", *self.shape, self.random)
         for n, (_, own) in self.inner:
-            scaled = multiplied(self.recorder.env[n], own.axes, own.index, scales).contiguous()
+            value = self.recorder.env[n]
+            scaled = mapped(value, own.axes, own.index, self.shape, scale).contiguous()
             found = value_of(self.recorder, self.node, {n: scaled})
             if isinstance(found, Tensor) and _equal(self.value, found):
                 return False
@@ -181,8 +181,37 @@ class _Try:
         return value
 
     def _times(self, value: Tensor, own: UnitAxes, role: int) -> Tensor:
-        matrices = self.matrices if role > 0 else self.dual
-        return multiplied(value, own.axes, own.index, matrices).contiguous()
+        act = self.acts[0 if role > 0 else 1]
+        return mapped(value, own.axes, own.index, self.shape, act).contiguous()
+
+
+def drawn_element(kind: Kind, cells: int, n: int, generator: torch.Generator) -> tuple[Act, Act]:
+    r"""The action of a random element M of a kind, and that of its inverse transposed.
+
+    Of :math:`M = I + u v^\top`, which costs n multiplications where a full matrix costs n². What is
+    analytic and holds for one that is drawn holds for all such, and so for what they generate:
+    reflections all orthogonal matrices, others all invertible ones.
+
+    Args:
+        kind: The kind of matrices.
+        cells: Number of sets of units.
+        n: Number of units in each.
+        generator: Draws it.
+    """
+    drawn = torch.randn(2, cells, n, 1, generator=generator, dtype=torch.float64)
+    if kind == "scaling":
+        scales = 3.0 ** drawn[0].clamp(-1, 1)
+        return (lambda x: scales * x), (lambda x: x / scales)
+    v = drawn[0] - drawn[0].mean(1, keepdim=True) if kind == "orthogonal with mean" else drawn[0]
+    v = v / v.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    u = -2 * v
+    if kind == "linear":
+        u = drawn[1] / n**0.5
+        u = torch.where((u * v).sum(1, keepdim=True) < -0.5, -u, u)  # not near a singular one
+    size = 1 + (u * v).sum(1, keepdim=True)
+    return (lambda x: x + u * (v * x).sum(-2, keepdim=True)), (
+        lambda x: x - v / size * (u * x).sum(-2, keepdim=True)
+    )
 
 
 def operands(node: fx.Node) -> list[fx.Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -59,6 +60,30 @@ class Structure:
     def count(self) -> int:
         """Number of units."""
         return len(self.family_of)
+
+    @cached_property
+    def names(self) -> Ints:
+        """For every unit a number of its own, made of its family, its slot and its owners."""
+        names = np.empty(self.count, np.int64)
+        for number, family in enumerate(self.families):
+            names[family.cells] = self.named(number, names)
+        return names
+
+    def named(self, number: int, names: Ints) -> Ints:
+        """(cells, size) the names of a family's units, made of the names of its owners.
+
+        Args:
+            number: The family.
+            names: The name of every unit; those of the owners are read.
+        """
+        family = self.families[number]
+        cells, size = family.cells.shape
+        own = names[family.owners] if family.owners.shape[1] else np.arange(cells)[:, None]
+        head = np.full((cells, size, 1), number)
+        slot = np.broadcast_to(np.arange(size)[None, :, None], (cells, size, 1))
+        tail = np.broadcast_to(own[:, None, :], (cells, size, own.shape[1]))
+        rows = np.concatenate([head, slot, tail], axis=2).reshape(cells * size, -1)
+        return row_keys(rows.astype(np.int64)).view(np.int64).reshape(cells, size)
 
     def moves(self, slots: Mapping[int, Ints]) -> Ints:
         """The permutation of all units made by permutations inside cells.
