@@ -68,7 +68,7 @@ BENCHMARKS = (
     Benchmark("owners", "the numbers of docs/merging.md on merging without shared data"),
     Benchmark("widths", "the table of docs/widths.md"),
     Benchmark("continuous", "the tables of docs/continuous.md"),
-    Benchmark("frames", "frames of agents, and what Adam keeps when units turn", ("1",)),
+    Benchmark("frames", "frames of agents, and what Adam keeps when units turn", SMALL),
     Benchmark("robust", "what a lying agent does, and what it costs to be safe", SMALL),
     Benchmark("lora", "ways to combine low-rank adapters: accuracy against bytes", SMALL),
     Benchmark("combine", "average against regression in rounds", needs=CIFAR10),

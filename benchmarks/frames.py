@@ -1,6 +1,6 @@
 """Frames of agents: whether matrices agree around a cycle, and what Adam keeps when units turn.
 
-    python -m benchmarks.frames [SEEDS]
+    python -m benchmarks.frames            # --small: one seed, one round
 
 *cycles*: three agents of ``benchmarks.continuous``'s vision transformer, from different inits, with
 ``matching.continuous`` on a full graph. After each number of rounds the matrices M that turn each
@@ -15,10 +15,10 @@ relative to the run that was not turned.
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,10 +71,10 @@ def in_order_of(first: State, other: State) -> State:
     return permutations.apply(matching.permutation, other)
 
 
-def cycles(seeds: int) -> None:
+def cycles(seeds: int, all_rounds: Sequence[int]) -> None:
     x = vit().halves[0][0][:4]
     symmetry = dimat.find_continuous_symmetry(DigitViT(), x)
-    for rounds in ROUNDS:
+    for rounds in all_rounds:
         found: dict[str, list[float]] = {}
         for seed in range(seeds):
             with tempfile.TemporaryDirectory() as out:
@@ -201,11 +201,15 @@ def _spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--small", action="store_true", help="one seed, one round")
+    options = parser.parse_args()
+    seeds, rounds = (1, ROUNDS[:2]) if options.small else (options.seeds, ROUNDS)
     print(f"moments: loss after {AFTER} steps relative to a network that was not turned")
     moments(seeds)
-    print("cycles")
-    cycles(seeds)
+    print("frames")
+    cycles(seeds, rounds)
 
 
 if __name__ == "__main__":
