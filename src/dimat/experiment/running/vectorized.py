@@ -28,6 +28,7 @@ from dimat.merging.optimizer import memory_of
 from dimat.methods import Method
 from dimat.models.mlp import MLP
 from dimat.state import State
+from dimat.tasks import CLASSIFICATION
 from dimat.training.stacked import StackedModel, only_linear, same_elementwise
 from dimat.training.trainer import LocalTrainer, clip
 
@@ -421,7 +422,7 @@ class _ExactStack(_Stack):
     ) -> tuple[Tensor, Tensor]:
         """The loss of each agent, (agents,), for its gradient and, rounded as alone, its value."""
         own = self.first.local_loss
-        plain = own.base is functional.cross_entropy and not own.smoothing
+        plain = own.base == CLASSIFICATION.loss and not own.smoothing
         if not plain or logits.dim() != 3 or labels.dim() != 2:
             each = torch.stack(
                 [self._loss_of(k, logits, before, labels) for k in range(len(labels))]
