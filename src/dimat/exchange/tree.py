@@ -34,6 +34,20 @@ def copied(value: Tree) -> Tree:
     return value
 
 
+def plain(value: Tree) -> Tree:
+    """A tree as a message would bring it, with lists for tuples; tensors are not copied.
+
+    Args:
+        value: The tree.
+
+    >>> plain({"loss": float("inf"), 3: (1, None)})
+    {'loss': inf, 3: [1, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(own) for key, own in value.items()}
+    return [plain(own) for own in value] if isinstance(value, list | tuple) else value
+
+
 def pack(value: Tree, name: str, tensors: dict[str, Tensor]) -> Json:
     """A tree as JSON, its tensors put aside under names.
 
