@@ -24,7 +24,6 @@ from dimat.errors import ConfigError
 from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.setup import Setup, make_optimizer
 from dimat.losses import not_true_distillation, not_true_divergences
-from dimat.merging.optimizer import memory_of
 from dimat.methods import Method
 from dimat.models.mlp import MLP
 from dimat.state import State
@@ -249,9 +248,9 @@ def _same_bits(setup: Setup) -> bool:
 
 def _bits(agent: LocalTrainer) -> Iterator[Tensor]:
     """All tensors that training changes in an agent, and its mean loss."""
-    memory = memory_of(agent.optimizer, agent.model)
-    for state in (agent.evaluated_state(), agent.state(), *memory.values()):
-        yield from state.values()
+    memories = (agent.optimizer.state.get(own, {}) for own in agent.parameters.values())
+    for state in (agent.evaluated_state(), agent.state(), *memories):
+        yield from (own for own in state.values() if isinstance(own, Tensor))
     yield torch.tensor(agent.loss(), dtype=torch.float64)
 
 
@@ -393,7 +392,7 @@ class _ExactStack(_Stack):
         super().__init__(agents, optimizer)
         for group in self.optimizer.param_groups:
             group["foreach"] = True  # the same bits in fewer calls
-        self.model = StackedModel(self.first.model, self.parameters)
+        self.model = StackedModel(self.first.model.train(), self.parameters)
 
     def _updated(self, stacked: Tensor) -> list[Tensor]:
         if same_elementwise(stacked[0].numel(), torch.get_num_threads()):
@@ -401,7 +400,6 @@ class _ExactStack(_Stack):
         return list(stacked.detach().unbind(0))
 
     def _backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        self.first.model.train()
         before = None
         if self.teachers:
             with torch.no_grad():
