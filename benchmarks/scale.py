@@ -75,15 +75,18 @@ class Watch(Silent):
         self.agents, self.first = agents, 0.0
         self.start = time.perf_counter()
         self.rounds: list[float] = []
-        original = LocalTrainer.gradient
+        self.training = False
+        original = LocalTrainer.batch
 
-        def gradient(agent: LocalTrainer) -> Any:
-            self.first = self.first or time.perf_counter() - self.start
+        def batch(agent: LocalTrainer) -> Any:
+            if self.training:  # steps before are of the trial of stacks
+                self.first = self.first or time.perf_counter() - self.start
             return original(agent)
 
-        LocalTrainer.gradient = gradient  # type: ignore[method-assign]
+        LocalTrainer.batch = batch  # type: ignore[method-assign]
 
     def stage(self, description: str, total: int) -> None:
+        self.training |= description == "pre-training"
         self.done, self.rounds, self.last = 0, [], time.process_time()
 
     def advance(self, steps: int = 1) -> None:

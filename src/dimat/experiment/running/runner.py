@@ -91,9 +91,8 @@ class Runner:
             self._check_world()
             self.callbacks = [*self.callbacks, *own]
             setup = make_setup(config, self._progress, given=self.given)
-            setup = replace(setup, symmetry=self.symmetry)
+            setup = tried(replace(setup, symmetry=self.symmetry))
             self._check_methods(setup)
-            setup = tried(setup)
             self.world.agree(self._handshake(setup))
             names = [config.method, *(name for name in config.controls if name != config.method)]
             results = []
