@@ -544,6 +544,7 @@ def test_a_stack_of_linear_layers_has_the_bits_of_agents_one_by_one(
         ({"agents": 1, "topology": TopologyConfig("ring")}, False),
         ({"precision": "bfloat16"}, False),
         ({"optimizer": OptimizerConfig(accumulate=2)}, False),
+        ({"optimizer": OptimizerConfig("sgd", lr=1e30)}, False),  # the run will tell of it
         ({"model": f"{__name__}:Plain", "width": 1.0}, False),  # a class that is not known
         ({"model": f"{__name__}:Plain", "width": 1.0, "vectorize": 3}, True),
         ({"model": f"{__name__}:Dropping", "width": 1.0}, False),

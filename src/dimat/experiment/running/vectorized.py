@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, TrainingError
 from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.setup import Setup, make_optimizer
 from dimat.losses import not_true_distillation, not_true_divergences
@@ -237,9 +237,9 @@ def _same_bits(setup: Setup) -> bool:
         try:
             for group in [agents] if exact else [[own] for own in agents]:
                 train_at_once(group, _TRIED_STEPS, setup.config.optimizer, exact=exact)
-        except ConfigError:
+            found.append([list(_bits(agent)) for agent in agents])
+        except (ConfigError, TrainingError):  # what diverges says nothing; the run will tell of it
             return False
-        found.append([list(_bits(agent)) for agent in agents])
     return all(
         len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
         for ours, theirs in zip(*found, strict=True)
