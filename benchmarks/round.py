@@ -41,7 +41,7 @@ PARTS = {
     "training": [(Rounds, "_train")],
     "exchange": [(Rounds, "_merge")],
     "matching": [(method, "spread")],
-    "merging": [(method.Dimat, "_combine"), (LocalTrainer, "take_over"), (method, "distance_from")],
+    "merging": [(method, "combine_heard"), (LocalTrainer, "take_over"), (method, "distance_from")],
     "recalibration": [(LocalTrainer, "recalibrate")],
     "evaluation": [(Measure, "agents")],
     "diagnostics": [(Measure, "merge")],

@@ -2,6 +2,7 @@
 
 .venv/bin/python -m benchmarks.scale            # 10, 100, 1,000 agents; about 25 minutes
 .venv/bin/python -m benchmarks.scale --small    # the mlp only, with dimat and wa: three minutes
+.venv/bin/python -m benchmarks.scale --pace 5 100 1000 --before PATH    # see below
 
 Every case is a `dimat run` in a process of its own, of 50 of scikit-learn's digits an agent (dealt
 out several times over), one epoch of pre-training and then rounds of two steps of 16 images, on a
@@ -13,6 +14,12 @@ round     the last three, when one order has come around (dimat) and nobody matc
 start     seconds of wall clock until the first training step, imports of Python left out
 memory    of each further agent: the peak of this size less that of the size before
 
+`--pace` counts agent-rounds a second of the demo with so many agents (its mlp, 287 digits an agent,
+dealt out several times over, 20 rounds of 8 steps of 32 images, evaluated twice a round, a
+checkpoint a round; pre-trained for one epoch, which is not counted): agents that train one after
+another against those that train at once, and both against another checkout of dimat at PATH, all in
+turns. By the clock, and by processor time, which says more where the machine is shared.
+
 And what mixing alone takes for 1,000 of them: a sum of the neighbors at every agent, as every
 transport does it, against one product of a sparse matrix with all states side by side.
 """
@@ -21,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -53,7 +61,9 @@ from dimat.state import state_of
 from dimat.topology import build_topology
 from dimat.training.trainer import LocalTrainer
 
+HERE = Path(__file__).parents[1]
 IMAGES = 50
+DEMO_IMAGES, DEMO_ROUNDS = 287, 20  # of an agent of the demo, and its rounds
 SETTLED = {10: 3, 100: 8, 1000: 12}  # rounds that an order takes to everybody, by agents
 BIG = {"agents": 1000, "model": "mlp", "width": 4.0, "method": "dimat"}  # 0.3 M
 
@@ -65,15 +75,18 @@ class Watch(Silent):
         self.agents, self.first = agents, 0.0
         self.start = time.perf_counter()
         self.rounds: list[float] = []
-        original = LocalTrainer.gradient
+        self.training = False
+        original = LocalTrainer.batch
 
-        def gradient(agent: LocalTrainer) -> Any:
-            self.first = self.first or time.perf_counter() - self.start
+        def batch(agent: LocalTrainer) -> Any:
+            if self.training:  # steps before are of the trial of stacks
+                self.first = self.first or time.perf_counter() - self.start
             return original(agent)
 
-        LocalTrainer.gradient = gradient  # type: ignore[method-assign]
+        LocalTrainer.batch = batch  # type: ignore[method-assign]
 
     def stage(self, description: str, total: int) -> None:
+        self.training |= description == "pre-training"
         self.done, self.rounds, self.last = 0, [], time.process_time()
 
     def advance(self, steps: int = 1) -> None:
@@ -120,11 +133,78 @@ def case(agents: int, model: str, width: float, method: str, rounds: int) -> dic
     return {"rounds": watch.rounds, "start": watch.first, "peak": peak}
 
 
-def apart(**own: Any) -> dict[str, Any]:
+def apart(checkout: Path = HERE, how: str = "--case", **own: Any) -> dict[str, Any]:
     """The same in a process of its own; its peak of memory is at least ours, so we stay small."""
-    command = [sys.executable, "-m", "benchmarks.scale", "--case", json.dumps(own)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, __file__, how, json.dumps(own)]  # this script, of any checkout
+    there = {"PYTHONPATH": f"{checkout / 'src'}:{HERE}", "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, **there}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+class Rounds(Silent):
+    """Notes when the rounds begin."""
+
+    def stage(self, description: str, total: int) -> None:
+        self.start = time.perf_counter(), time.process_time()
+
+
+def pace(agents: int, threads: int, **own: Any) -> dict[str, float]:
+    """Seconds of the demo's rounds with so many agents, by the clock and of processor time."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = digits()
+        pick = np.arange(DEMO_IMAGES * agents) % len(whole.train_y)
+        arrays = {
+            "train_x": whole.train_x.numpy()[pick],
+            "train_y": whole.train_y.numpy()[pick],
+            "test_x": whole.test_x.numpy(),
+            "test_y": whole.test_y.numpy(),
+        }
+        np.savez(Path(folder, "digits.npz"), **arrays)
+        config = RunConfig(
+            agents=agents,
+            rounds=DEMO_ROUNDS,
+            pretrain_epochs=1,
+            controls=(),
+            threads=threads,
+            topology=TopologyConfig("ring" if agents < 10 else "random-regular"),
+            data=DataConfig(f"npz:{folder}/digits.npz", split="iid"),
+            out=str(Path(folder, "run")),
+            **own,
+        )
+        rounds = Rounds()
+        dimat.run(config, rounds)
+        clock, processor = time.perf_counter(), time.process_time()
+    return {"clock": clock - rounds.start[0], "processor": processor - rounds.start[1]}
+
+
+def paces(sizes: list[int], threads: int, before: Path | None, repeats: int) -> None:
+    """Agent-rounds a second, medians of runs in turns."""
+    kinds: dict[str, tuple[Path, dict[str, Any]]] = {
+        "one after another": (HERE, {"vectorize": 1}),
+        "at once (default)": (HERE, {}),
+    }
+    if before is not None:
+        kinds = {"before": (before, {}), **kinds}
+    print("| agents | | agent-rounds/s | of processor time | ratio | 20 rounds, s |")
+    print("|---|---|---|---|---|---|")
+    for agents in sizes:
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
+        for _ in range(repeats if agents < 1000 else 1):
+            for name, (checkout, own) in kinds.items():
+                case = {"agents": agents, "threads": threads, **own}
+                found[name].append(apart(checkout, "--pace-case", **case))
+        base = found[next(iter(kinds))]
+        for name, runs in found.items():
+            clock, processor = (
+                statistics.median(run[key] for run in runs) for key in ("clock", "processor")
+            )
+            pairs = zip(base, runs, strict=True)
+            ratio = statistics.median(a["processor"] / b["processor"] for a, b in pairs)
+            each = agents * DEMO_ROUNDS
+            cells = [agents, name, f"{each / clock:.0f}", f"{each / processor:.0f}"]
+            cells += [f"{ratio:.2f}", f"{clock:.1f}"]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 def measured(sizes: list[int], kinds: list[tuple[str, str]], repeats: int) -> None:
@@ -204,7 +284,18 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--case", type=json.loads)
     parser.add_argument("--mixing", type=float)
+    parser.add_argument("--pace", type=int, nargs="+", metavar="AGENTS")
+    parser.add_argument("--pace-case", type=json.loads)
+    parser.add_argument("--before", type=Path, help="another checkout, with --pace")
+    parser.add_argument("--threads", type=int, default=1, help="with --pace")
+    parser.add_argument("--repeats", type=int, default=3, help="with --pace")
     options = parser.parse_args()
+    if options.pace:
+        paces(options.pace, options.threads, options.before, options.repeats)
+        return
+    if options.pace_case:
+        print(json.dumps(pace(**options.pace_case)))
+        return
     if options.mixing:
         print(mixed(options.mixing))
         return

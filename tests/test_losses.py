@@ -250,7 +250,7 @@ def test_every_method_trains_by_it(
         return plain(self, z, y)
 
     monkeypatch.setattr(LocalLoss, "__call__", counted)
-    config = replace(SPLIT, method=name, optimizer=OptimizerConfig("msgd", 0.05))
+    config = replace(SPLIT, method=name, vectorize=1, optimizer=OptimizerConfig("msgd", 0.05))
     result = dimat.run(replace(config, out=str(tmp_path / "run")), progress=False)
     assert len(asked) > 10
     losses = [line["test_loss"] for line in lines(result.folder)]

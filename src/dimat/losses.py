@@ -42,7 +42,14 @@ from torch.nn import functional
 from dimat.errors import ConfigError
 from dimat.text import brief
 
-__all__ = ["LocalLoss", "Logits", "local_loss", "loss_of_counts", "not_true_distillation"]
+__all__ = [
+    "LocalLoss",
+    "Logits",
+    "local_loss",
+    "loss_of_counts",
+    "not_true_distillation",
+    "not_true_divergences",
+]
 
 Logits = Literal["plain", "own-classes", "adjusted"]
 # Of not-true distillation where shards differ: it holds the logits of an MLP over thirty merges as
@@ -102,6 +109,20 @@ def not_true_distillation(logits: Tensor, before: Tensor, labels: Tensor) -> Ten
     >>> not_true_distillation(z, torch.tensor([[-5.0, 1.0, 2.0]]), y)  # alike, but for the true one
     tensor(0.)
     """
+    return not_true_divergences(logits, before, labels).mean()
+
+
+def not_true_divergences(logits: Tensor, before: Tensor, labels: Tensor) -> Tensor:
+    """The divergence of every sample of which :func:`not_true_distillation` is the mean.
+
+    Args:
+        logits: As there.
+        before: As there.
+        labels: As there.
+
+    Returns:
+        Of the shape of ``labels``.
+    """
     true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, labels[:, None], True)
     # Finite, as 0 * inf is not: its exponential is 0.
     least = torch.finfo(torch.float32).min / 2
@@ -109,7 +130,7 @@ def not_true_distillation(logits: Tensor, before: Tensor, labels: Tensor) -> Ten
         z.float().masked_fill(true, least).log_softmax(1) for z in (logits, before.detach())
     )
     apart = functional.kl_div(new, old, reduction="none", log_target=True)
-    return apart.masked_fill(true, 0.0).sum(1).mean()
+    return apart.masked_fill(true, 0.0).sum(1)
 
 
 def local_loss(labels: Tensor, num_classes: int, logits: Logits = "adjusted") -> LocalLoss:

@@ -113,3 +113,24 @@ def test_a_test_set_keeps_its_order() -> None:
     x, y = Shard.whole(images, labels)
     assert numbers(x) == list(range(30))
     torch.testing.assert_close(y, labels)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_batches_of_few_images_are_those_of_many(
+    monkeypatch: pytest.MonkeyPatch, kind: torch.dtype
+) -> None:
+    """Few are normalized once, many by batch: the same bits in the same layout."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 5, 4, 3), generator=random).to(kind)
+    images = images if kind == torch.uint8 else images / 255
+    labels, found = torch.arange(40), []
+    for most in (2**18, 0):
+        monkeypatch.setattr("dimat.data.shard._READY_BYTES", most)
+        own = Shard(images, labels, held=labels % 7 == 0)
+        assert (own._ready is None) == (most == 0)
+        found.append(list(own.epoch(8, generator(1, 2), skip=1)))
+    assert len(found[0]) == len(found[1]) == 3
+    for (x, y), (other, others) in zip(*found, strict=True):
+        assert torch.equal(x, other)
+        assert torch.equal(y, others)
+        assert x.stride() == other.stride()

@@ -12,7 +12,7 @@ from tests.experiment.test_run import SMALL
 
 from dimat.errors import StructureError
 from dimat.exchange.collectives import Collectives
-from dimat.exchange.tree import as_message, tree_of
+from dimat.exchange.tree import as_message, copied, plain, tree_of
 from dimat.exchange.world import SINGLE_PROCESS, block
 from dimat.experiment.progress import Silent
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
@@ -45,6 +45,18 @@ def test_a_tree_comes_out_of_a_message_as_it_went_in() -> None:
     assert found["deep"][3]["x"] is tree["deep"][3]["x"]  # type: ignore[index]
     assert found["empty"].dtype == torch.bfloat16
     assert str(tree_of(as_message(float("nan")))) == "nan"
+
+
+def test_a_copy_of_a_tree_shares_no_memory_with_it() -> None:
+    own = {"x": torch.ones(2, requires_grad=True), 3: [1, ("a", {"y": torch.zeros(2)})]}
+    twin = copied(own)
+    assert plain(twin)[3][1][1]["y"] is twin[3][1][1]["y"]
+    assert (type(twin[3][1]), type(plain(twin)[3][1])) == (tuple, list)
+    assert torch.equal(twin["x"], own["x"])
+    twin["x"].add_(1)
+    twin[3][1][1]["y"].add_(1)
+    assert own["x"].tolist() == [1, 1]  # type: ignore[union-attr]
+    assert own[3][1][1]["y"].tolist() == [0, 0]  # type: ignore[index]
 
 
 def test_what_is_no_tree_is_refused_by_name() -> None:

@@ -345,9 +345,9 @@ def test_agents_that_train_at_once_are_timed_and_counted_in_a_stack(
     sizes: list[int] = []
     original = calibrate.train_at_once
 
-    def watched(agents: Sequence[LocalTrainer], *rest: Any) -> None:
+    def watched(agents: Sequence[LocalTrainer], *rest: Any, **how: Any) -> None:
         sizes.append(len(agents))
-        original(agents, *rest)
+        original(agents, *rest, **how)
 
     monkeypatch.setattr(calibrate, "train_at_once", watched)
     found = forecast(make_setup(replace(SMALL, vectorize=4)), 0.0)
@@ -355,7 +355,7 @@ def test_agents_that_train_at_once_are_timed_and_counted_in_a_stack(
     facts = found.facts
     own = facts.state_bytes + num_bytes(memory_entries("msgd", facts.gradient))
     assert found.memory.shared["agents at once"] == 4 * own
-    alone = foreseen(SMALL).memory.shared
+    alone = foreseen(replace(SMALL, vectorize=1)).memory.shared
     assert found.memory.shared["gradients"] == 4 * alone["gradients"]
     assert found.memory.shared["a training step"] == 4 * alone["a training step"]
 

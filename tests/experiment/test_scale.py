@@ -46,7 +46,8 @@ def test_every_agent_has_two_shards_however_many_there_are(
         original(self, *args, **settings)
 
     monkeypatch.setattr(Shard, "__init__", counted)
-    dimat.run(replace(UNEQUAL, agents=agents, method=method, out=str(tmp_path / "run")))
+    config = replace(UNEQUAL, agents=agents, method=method, vectorize=1)  # no trial of stacks
+    dimat.run(replace(config, out=str(tmp_path / "run")))
     assert len(made) == 2 * agents  # while pre-training, and in the rounds
 
 

@@ -26,9 +26,16 @@ from dimat.tools.compare.run import check
 from dimat.tools.compare.spec import Spec, expand
 from dimat.training.trainer import LocalTrainer
 
-SHORT = replace(CONFIG, rounds=3, controls=("sgp", "centralized"))
+# Agents take their turns, so that their steps are counted one by one.
+SHORT = replace(CONFIG, rounds=3, controls=("sgp", "centralized"), vectorize=1)
 QUICK = ["--agents=3", "--rounds=2", "--pretrain_epochs=2", "--controls=[]", "--threads=1"]
-QUICK += ["--width=0.25", "--data.train_images=300", "--method=wa", "--data.split=iid"]
+QUICK += [
+    "--vectorize=1",
+    "--width=0.25",
+    "--data.train_images=300",
+    "--method=wa",
+    "--data.split=iid",
+]
 
 
 class Clock:

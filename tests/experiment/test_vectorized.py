@@ -27,11 +27,19 @@ from dimat.experiment.config.config import (
     OptimizerConfig,
     TopologyConfig,
 )
+from dimat.experiment.digests import pretrain_digest
 from dimat.experiment.progress import Silent
 from dimat.experiment.running import pretrain, rounds
-from dimat.experiment.running.vectorized import train_all
+from dimat.experiment.running.vectorized import (
+    _bits,
+    train_all,
+    train_at_once,
+    trains_at_once,
+    tried,
+)
 from dimat.experiment.setup import Setup, make_setup
 from dimat.merging.optimizer import memory_of
+from dimat.training import stacked
 from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
@@ -481,3 +489,143 @@ def test_a_method_of_ones_own_that_steps_otherwise_takes_its_turns(
     own = small(method="local", pretrain_epochs=0)
     monkeypatch.setattr(rounds, "train_all", never)
     run(own, tmp_path / "run")
+
+
+SMALL = replace(CONFIG, model="mlp", width=0.3, vectorize=None)  # 38 units: tails in every kernel
+
+
+def exact(config: RunConfig, steps: int, size: int) -> list[list[torch.Tensor]]:
+    """All that training has made of each agent, in exact stacks of a size; 1: one by one."""
+    setup = make_setup(config)
+    agents = [setup.new_agent(i, pretraining=False) for i in range(config.agents)]
+    for agent in agents:
+        agent.begin_training()
+    for count in (steps, 1):  # the second time with the memory of the first
+        for k in range(0, len(agents), size):
+            own = agents[k : k + size]
+            train_at_once(own, count, config.optimizer, exact=size > 1)
+    return [list(_bits(agent)) for agent in agents]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["msgd", "adam"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"data": IID},
+        {"data": DataConfig(split="by-class"), "batch_size": 13},  # offsets, and distilled
+        {"data": IID, "loss": LossConfig(label_smoothing=0.1)},
+        {"data": IID, "optimizer": OptimizerConfig(clip_norm=0.1, ema=0.9, weight_decay=0.01)},
+        {"data": IID, "width": 1.0},
+    ],
+)
+def test_a_stack_of_linear_layers_has_the_bits_of_agents_one_by_one(
+    threads: int, name: Any, own: dict[str, Any]
+) -> None:
+    optimizer = replace(own.get("optimizer", OptimizerConfig()), name=name, lr=0.01)
+    config = replace(SMALL, **{**own, "optimizer": optimizer})
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert tried(make_setup(config)).exact_stack > 1
+        for ours, theirs in zip(*(exact(config, 4, size) for size in (3, 1)), strict=True):
+            assert len(ours) == len(theirs) > 6
+            assert all(map(torch.equal, ours, theirs))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("own", "stacked"),
+    [
+        ({}, True),
+        ({"model": "cnn"}, False),
+        ({"vectorize": 1}, False),
+        ({"agents": 1, "topology": TopologyConfig("ring")}, False),
+        ({"precision": "bfloat16"}, False),
+        ({"optimizer": OptimizerConfig(accumulate=2)}, False),
+        ({"optimizer": OptimizerConfig("sgd", lr=1e30)}, False),  # the run will tell of it
+        ({"model": f"{__name__}:Plain", "width": 1.0}, False),  # a class that is not known
+        ({"model": f"{__name__}:Plain", "width": 1.0, "vectorize": 3}, True),
+        ({"model": f"{__name__}:Dropping", "width": 1.0}, False),
+        ({"model": f"{__name__}:Centered", "width": 1.0, "vectorize": 3}, False),
+        ({"model": f"{__name__}:Averaging", "width": 1.0, "vectorize": 3}, False),
+        ({"model": f"{__name__}:Tied", "width": 1.0, "vectorize": 3}, True),
+    ],
+)
+def test_stacks_are_exact_where_a_trial_shows_it(own: dict[str, Any], stacked: bool) -> None:
+    assert (tried(make_setup(replace(SMALL, **own))).exact_stack > 0) == stacked
+
+
+def test_a_large_network_takes_its_turns_though_a_stack_were_exact() -> None:
+    found = tried(make_setup(replace(SMALL, width=6.0)))
+    assert (found.exact_stack, trains_at_once(found)) == (1, False)
+
+
+@pytest.mark.parametrize("split", ["iid", "by-class"])
+def test_a_run_is_the_same_one_whether_small_agents_train_in_stacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    own = small(model="mlp", data=DataConfig(split=split), agents=5)
+    turns = run(replace(own, vectorize=1), tmp_path / "turns")
+    assert run(replace(own, vectorize=3), tmp_path / "three") == turns
+    original = LocalTrainer.gradient
+
+    def trial_only(self: LocalTrainer) -> Any:
+        assert self.steps < 3  # of the trial
+        return original(self)
+
+    monkeypatch.setattr(LocalTrainer, "gradient", trial_only)
+    assert run(replace(own, vectorize=None), tmp_path / "auto") == turns
+    digests = [
+        pretrain_digest(make_setup(replace(own, vectorize=vectorize))) for vectorize in (1, None, 2)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_products_of_a_stack_have_the_bits_of_each(
+    monkeypatch: pytest.MonkeyPatch, batched: bool
+) -> None:
+    """Also where a batch of products had others, which is found out once for every shape."""
+    random = torch.Generator().manual_seed(0)
+    stacked._agrees.cache_clear()
+    if not batched:
+        off = {
+            kind: lambda *own, one=one: one(*own) * 1.5 for kind, one in stacked._BATCHED.items()
+        }
+        monkeypatch.setattr(stacked, "_BATCHED", off)
+    for shape in ((4, 7, 5, 3), (2, 32, 64, 10), (3, 16, 13, 2)):
+        agents, rows, ins, outs = shape
+        x, w, b = (
+            torch.randn(*own, generator=random)
+            for own in ((agents, rows, ins), (agents, outs, ins), (agents, outs))
+        )
+        leaves = [own.requires_grad_() for own in (x, w, b)]
+        found = stacked._Linear.apply(*leaves)  # type: ignore[no-untyped-call]
+        ours = torch.autograd.grad(found.square().sum(), leaves)
+        for k in range(agents):
+            alone = [own[k].detach().requires_grad_() for own in leaves]
+            expected = nn.functional.linear(*alone)
+            assert torch.equal(found[k], expected)
+            theirs = torch.autograd.grad(expected.square().sum(), alone)
+            assert all(map(torch.equal, (own[k] for own in ours), theirs))
+    stacked._agrees.cache_clear()
+
+
+class Plain(nn.Module):
+    def __init__(self, in_channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.last = nn.Linear(in_channels * image_size[0] * image_size[1], num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(x.flatten(1))
+        return out
+
+
+class Centered(Plain):
+    """Samples of a batch depend on each other, and so would agents."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = super().forward(x)
+        return out - out.mean(0)

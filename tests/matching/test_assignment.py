@@ -6,11 +6,15 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from dimat.matching import add_scores, solve_assignment
+from dimat.matching.assignment import assign
+from dimat.models import build_model
+from dimat.symmetry import find_symmetry
 
 
 def total(score: np.ndarray, columns: np.ndarray) -> float:
@@ -71,6 +75,22 @@ def test_a_planted_permutation_is_found_under_noise(n: int, seed: int) -> None:
 def test_a_greedy_choice_would_be_worse() -> None:
     score = np.array([[0.9, 0.8], [0.85, 0.1]])
     np.testing.assert_array_equal(solve_assignment(score), [1, 0])
+
+
+def test_large_groups_are_solved_side_by_side_to_the_same_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build_model("mlp", in_channels=1, num_classes=3, image_size=(2, 2), width=0.1)
+    symmetry = find_symmetry(model, (torch.zeros(2, 1, 2, 2),))
+    random = np.random.default_rng(0)
+    scores = {own.name: random.standard_normal((own.size, own.size)) for own in symmetry.groups}
+    assert len(scores) > 1
+    alone = assign(symmetry, scores)
+    monkeypatch.setattr("dimat.matching.assignment._LARGE", 1)
+    together = assign(symmetry, scores)
+    for name, score in scores.items():
+        assert alone.slots[name].tolist() == together.slots[name].tolist()
+        assert alone.slots[name][0].tolist() == solve_assignment(score).tolist()
 
 
 def test_solving_leaves_the_scores_as_they_are() -> None:

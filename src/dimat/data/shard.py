@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from dimat.data.augment import flip_and_crop
 from dimat.data.seeding import generator
 from dimat.data.stored import Rows, StoredTensor, in_batches, read_rows, tensor_of
+
+_READY_BYTES = 2**18  # of all of a shard: a batch of 32 digits takes 5 us in place of 20
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -88,6 +91,14 @@ class Shard:
         x, y = _place(inputs, targets, device, images=images)
         return _normalized(x) if images else x, y
 
+    @cached_property
+    def _ready(self) -> Tensor | None:
+        """The training samples as models get them, if they are few: else they are made by batch."""
+        inputs = self._train[0]
+        if not isinstance(inputs, Tensor) or 4 * inputs.numel() > _READY_BYTES:
+            return None
+        return self._seen(inputs)
+
     def _seen(self, inputs: Tensor) -> Tensor:
         """Inputs as models get them."""
         return normalize(inputs) if self._images else inputs
@@ -131,6 +142,9 @@ class Shard:
                 flip_and_crop(pixel, random)
         for k in range(skip, self.num_batches(batch_size)):
             picked = order[k * batch_size : (k + 1) * batch_size]
+            if not augment and self._ready is not None:
+                yield self._ready[picked], read_rows(labels, picked)
+                continue
             seed = _batch_seed(images, random, k)
             batch = read_rows(images, picked, seed)
             seen = self._seen(flip_and_crop(batch, random) if augment else batch)

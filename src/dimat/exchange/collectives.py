@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dimat.exchange.protocol import Message, Step, Talk, Traffic, Transport
-from dimat.exchange.tree import Tree, as_message, tree_of
+from dimat.exchange.tree import Tree, as_message, plain, tree_of
 
 OBSERVER = 0
 Result = TypeVar("Result")
@@ -79,6 +79,8 @@ class Collectives:
         Args:
             trees: One tree for each agent of this process.
         """
+        if len(trees) == self.size:  # nothing to send; lists for tuples, as messages have them
+            return [plain(trees[i]) for i in range(self.size)]
         talks = {i: gather(i, self.size, as_message(tree)) for i, tree in trees.items()}
         return [tree_of(message) for message in self.run(talks).get(OBSERVER, [])]
 

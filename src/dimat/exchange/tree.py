@@ -19,6 +19,35 @@ Tree = Any
 _TENSOR = "tensor"
 
 
+def copied(value: Tree) -> Tree:
+    """A copy of a tree that shares no memory with it; ``copy.deepcopy`` takes five times as long.
+
+    Args:
+        value: The tree.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: copied(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(own) for own in value)
+    return value
+
+
+def plain(value: Tree) -> Tree:
+    """A tree as a message would bring it, with lists for tuples; tensors are not copied.
+
+    Args:
+        value: The tree.
+
+    >>> plain({"loss": float("inf"), 3: (1, None)})
+    {'loss': inf, 3: [1, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(own) for key, own in value.items()}
+    return [plain(own) for own in value] if isinstance(value, list | tuple) else value
+
+
 def pack(value: Tree, name: str, tensors: dict[str, Tensor]) -> Json:
     """A tree as JSON, its tensors put aside under names.
 

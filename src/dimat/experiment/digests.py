@@ -80,6 +80,7 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
         what=links.what,
     )
     recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
+    recipe = replace(recipe, vectorize=config.vectorize or 1)  # null has the same results
     settings = config_to_yaml(recipe)
     for name, value in LATER.items():
         group, _, last = name.rpartition(".")
@@ -105,6 +106,7 @@ def pretrain_digest(setup: Setup) -> str:
     """The digest of all that pre-training depends on: where equal, so are the trained agents."""
     constant = setup.config.optimizer.schedule == "constant"
     settings = asdict(setup.config)
+    settings["vectorize"] = settings["vectorize"] or 1  # null has the same results
     own = {name: settings[name] for name in (*_PRETRAIN, *(() if constant else _LENGTH))}
     own["optimizer"].pop("on_merge")
     for group, defaults in (("data", DataConfig()), ("optimizer", OptimizerConfig())):

@@ -72,6 +72,9 @@ class Setup:
             on those of another agent is refused. None: the data of all agents.
         tested: The data set whose test images agents are tested on; None: ``dataset``.
         build: Builds a model, where the caller has given one; None: by the name in the settings.
+        exact_stack: Number of agents that train at once where the settings do not say, since a
+            trial has shown that they come to the bits that they would have come to one after
+            another (``running/vectorized.py``); 0: none has.
     """
 
     config: RunConfig
@@ -83,6 +86,7 @@ class Setup:
     owner: int | None = None
     tested: Dataset | None = None
     build: Build | None = None
+    exact_stack: int = 0
 
     @cached_property
     def task(self) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ Floats = NDArray[np.float64]
 # For each group the score of every (our unit, their unit), over all its cells, in cell order.
 Scores = Mapping[str, Floats]
 NEVER = -1e9  # a score that no assignment can afford
+_LARGE = 256  # units of a group that takes longer (1 ms) than starting a thread for it
 TIE = 1e-9  # a bonus for staying in place, so that ties and dead units do not move
 
 
@@ -117,15 +119,16 @@ class _Solver:
     def solve_plain(self) -> dict[int, Ints]:
         """The slots of all groups without a group inside or around them, by family.
 
-        They are solved at once, as SciPy's solver lets other threads run.
+        Large ones are solved at once, as SciPy's solver lets other threads run.
         """
         plain = {
             number: self.scores[number]
             for number, group in self.numbered
             if number in self.scores and group.cells == 1 and not self.inner[number]
         }
-        with ThreadPoolExecutor() as pool:
-            solved = pool.map(self.best, plain.values())
+        large = sum(len(score) >= _LARGE for score in plain.values()) > 1
+        with ThreadPoolExecutor() if large else nullcontext() as pool:
+            solved = list((pool.map if pool else map)(self.best, plain.values()))
         return {number: own[None, :] for number, own in zip(plain, solved, strict=True)}
 
     def _inner_cells(self, outer: int) -> dict[int, list[list[int]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -39,6 +40,10 @@ def validate_state(me: RoundContext, max_norm_ratio: float | None) -> Admit:
             that of ours; None: any.
     """
 
+    @functools.cache
+    def our_norm() -> float:
+        return norm(me.state, me.parameters)
+
     def admit(j: int, message: Message) -> None:
         who = f"state from agent {j}"
         check_same_structure(me.state, message, who)
@@ -46,7 +51,7 @@ def validate_state(me: RoundContext, max_norm_ratio: float | None) -> Admit:
         if max_norm_ratio is None:
             return
         ratio = max_norm_ratio if me.weights[0] > 0 else max_norm_ratio**2
-        ours, theirs = norm(me.state, me.parameters), norm(message, me.parameters)
+        ours, theirs = our_norm(), norm(message, me.parameters)
         if not ours / ratio <= theirs <= ours * ratio:
             raise StructureError(
                 f"{who}: its parameters have norm {theirs:.4g}, ours {ours:.4g}: "

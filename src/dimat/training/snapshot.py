@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from dimat.errors import StructureError
-from dimat.exchange.tree import Tree
+from dimat.exchange.tree import Tree, copied
 from dimat.methods.gauge import GaugeId
 from dimat.state import State, clone
 from dimat.training.average import WeightAverage
@@ -47,7 +46,7 @@ class Snapshot:
         traffic = agent.traffic
         return cls(
             agent.state(),
-            copy.deepcopy(agent.optimizer.state_dict()),
+            copied(agent.optimizer.state_dict()),
             # without the rule itself, a function, which the run makes again
             {k: v for k, v in agent.schedule.state_dict().items() if k != "lr_lambdas"},
             {
@@ -60,7 +59,7 @@ class Snapshot:
             agent.gauge,
             {name: clone(own) for name, own in agent.kept.items()},
             clone(_hidden(agent.model)),
-            copy.deepcopy(agent.average.tree()) if agent.average else {},
+            copied(agent.average.tree()) if agent.average else {},
         )
 
     def restore(self, agent: LocalTrainer, *, new_shard: bool = False) -> None:
@@ -72,7 +71,7 @@ class Snapshot:
                 at 0.
         """
         agent.load(self.state)
-        agent.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        agent.optimizer.load_state_dict(copied(self.optimizer))
         agent.schedule.load_state_dict({**self.schedule, "lr_lambdas": [None]})
         for name, value in _hidden(agent.model).items():
             value.copy_(self.hidden[name])

@@ -390,7 +390,7 @@ class LocalTrainer:
             round=number,
             state=state,
             topology=own.topology.at(number - 1),
-            parameters=[name for name in parameter_names(self.model) if name in state],
+            parameters=[name for name in self.parameters if name in state],
             analysis=own.analysis,
             batches=lambda: self.calibration(MATCH, number, own.matching_images),
             gauge=self.gauge,

@@ -428,10 +428,12 @@ class RunConfig:
         threads: Threads PyTorch may use on the CPU; part of what makes a run repeatable, as another
             number gives other roundings.
         precision: Arithmetic of forward and backward passes: float32, or bfloat16 by autocast.
-        vectorize: How many agents of a process train at once, side by side in one stack (vmap),
-            where they do not talk meanwhile and have taken equally many steps (Adam, cosine); 1:
-            one after another. On a CPU it pays for the smallest networks only, and is refused
-            with bfloat16. Another number, or more processes, give other roundings.
+        vectorize: How many agents of a process train at once, side by side in one stack, where
+            they do not talk meanwhile and have taken equally many steps (Adam, cosine); 1: one
+            after another; null: as many as pays where nothing but time depends on it, which is for
+            small networks of linear layers on a CPU, and else 1. On a CPU more pays for the
+            smallest networks only, and is refused with bfloat16. With other networks another
+            number, or more processes, give other roundings.
         eval_every: Evaluate every this many rounds (always in the last).
         max_wall_s: Stop where the run can go on, after the first round, or epoch of pre-training,
             that ends when this many seconds have passed since the run was begun or gone on
@@ -475,7 +477,7 @@ class RunConfig:
     device: kinds.Device = "cpu"
     threads: kinds.Threads = 2
     precision: Literal["float32", "bfloat16"] = "float32"
-    vectorize: kinds.PositiveCount = 1
+    vectorize: kinds.PositiveCount | None = None
     eval_every: kinds.PositiveCount = 1
     max_wall_s: kinds.Positive | None = None
     topology: TopologyConfig = field(default_factory=TopologyConfig)

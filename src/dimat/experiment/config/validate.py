@@ -91,7 +91,7 @@ def _check_stop(config: RunConfig) -> None:
 
 def _check_stack(config: RunConfig) -> None:
     """Refuse a stack on a CPU whose convolutions autocast passes by, with another arithmetic."""
-    if config.vectorize > 1 and config.precision == "bfloat16" and config.device == "cpu":
+    if (config.vectorize or 1) > 1 and config.precision == "bfloat16" and config.device == "cpu":
         rule = "1 with precision bfloat16 on a CPU, where PyTorch leaves a stack in float32"
         raise broken_rule("vectorize", config.vectorize, f"{rule}; or use --precision float32")
 
@@ -99,7 +99,7 @@ def _check_stack(config: RunConfig) -> None:
 def _check_accumulation(config: RunConfig) -> None:
     """Refuse stacks of agents whose batches are run in pieces to save memory."""
     pieces = config.optimizer.accumulate
-    if config.vectorize > 1 and pieces > 1:
+    if (config.vectorize or 1) > 1 and pieces > 1:
         rule = "1 with vectorize above 1: a stack takes more memory, not less; use --vectorize 1"
         raise broken_rule("optimizer.accumulate", pieces, rule)
 

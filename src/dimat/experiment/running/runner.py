@@ -26,7 +26,7 @@ from dimat.experiment.running.pretrain import Pretrained, Pretraining
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.running.rounds import Rounds
 from dimat.experiment.running.time_limit import TimeLimit
-from dimat.experiment.running.vectorized import check_trains_at_once
+from dimat.experiment.running.vectorized import tried
 from dimat.experiment.setup import Setup, make_setup
 from dimat.methods import METHODS, check_needs
 from dimat.symmetry import Symmetry
@@ -91,7 +91,7 @@ class Runner:
             self._check_world()
             self.callbacks = [*self.callbacks, *own]
             setup = make_setup(config, self._progress, given=self.given)
-            setup = replace(setup, symmetry=self.symmetry)
+            setup = tried(replace(setup, symmetry=self.symmetry))
             self._check_methods(setup)
             self.world.agree(self._handshake(setup))
             names = [config.method, *(name for name in config.controls if name != config.method)]
@@ -210,7 +210,6 @@ class Runner:
             self._progress.stage("proving the model's symmetry", 1)
             _ = setup.analysis  # raises for a model that cannot be exported
             self._progress.advance()
-        check_trains_at_once(setup)
 
     def _method(
         self, setup: Setup, name: str, folder: RunFolder | None, home: RunFolder | None

@@ -14,7 +14,7 @@ from dimat.errors import writing
 from dimat.exchange.tree import pack
 from dimat.experiment.evaluation.evaluate import evaluated
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder, flush
-from dimat.experiment.running.vectorized import train_at_once, trains_at_once
+from dimat.experiment.running.vectorized import stack_size, train_at_once, trains_at_once
 from dimat.experiment.setup import Setup
 from dimat.merging import recalibrate
 from dimat.tools.estimate.timing import each
@@ -109,7 +109,7 @@ def _training(
 def _stacked(setup: Setup, batch_size: int, alone_s: float, part_s: float) -> float:
     """Seconds of a step of one of several agents at once: as many as there is time for, or 2."""
     affordable = max(2, int(part_s / alone_s))
-    size = min(setup.config.vectorize, setup.config.agents, _STACKED, affordable)
+    size = min(stack_size(setup), setup.config.agents, _STACKED, affordable)
     agents = [setup.new_agent(i, pretraining=False) for i in range(size)]
     for agent in agents:
         agent.begin_training()
@@ -118,7 +118,7 @@ def _stacked(setup: Setup, batch_size: int, alone_s: float, part_s: float) -> fl
     steps = max(1, min(_STEPS, affordable // size))  # a stack is made once for all of them
 
     def train() -> None:
-        train_at_once(agents, steps, setup.config.optimizer)
+        train_at_once(agents, steps, setup.config.optimizer, exact=setup.exact_stack > 0)
 
     spent = each(setup.config.device, train, 2 * part_s) / steps / size
     for agent in agents:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.running.process import borrowed
-from dimat.experiment.running.vectorized import trains_at_once
+from dimat.experiment.running.vectorized import trains_at_once, tried
 from dimat.experiment.setup import Setup
 from dimat.methods import METHODS
 from dimat.tools.estimate.calibrate import Speed, speed_of
@@ -87,7 +87,10 @@ def forecast(
     """
     config = setup.config
     names = [config.method, *(name for name in config.controls if name != config.method)]
-    stage, began = Stage(setup), time.perf_counter()
+    began = time.perf_counter()
+    with borrowed(config.threads, config.device):
+        setup = tried(setup)
+    stage = Stage(setup)
     works = {name: _work(setup, name, stage) for name in names}
     with borrowed(config.threads, config.device):
         # first: a run imports what this does, too

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from dimat.experiment.running.vectorized import stack_size
 from dimat.experiment.setup import Setup
 from dimat.methods import METHODS
 from dimat.state import num_bytes
@@ -65,7 +66,7 @@ def memory_of_run(setup: Setup, facts: ModelFacts, names: Collection[str]) -> Me
         agent["averaged"] = float(facts.state_bytes)
     narrow = 0.5 if config.precision == "bfloat16" else 1.0
     methods = [METHODS[name] for name in names]
-    at_once = min(config.vectorize, config.agents)
+    at_once = min(stack_size(setup), config.agents)
     stacked = at_once * (facts.state_bytes + remembered + distilled) if at_once > 1 else 0
     moved = any(own.matches for own in methods) * config.agents * facts.state_bytes
     shared = {
