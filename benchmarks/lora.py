@@ -54,7 +54,6 @@ RUN: Mapping[str, Any] = {
     "agents": 5,
     "topology": "ring",
     "init": "shared",
-    "pretrain_epochs": 0,
     "exchange": {"what": "trainable"},
 }
 
@@ -190,7 +189,8 @@ def measured(options: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     found = [json.loads(x) for x in kept.read_text().splitlines()] if kept.exists() else []
     known, new = halves(None if options.small else options.data, out, options.test_images)
     base = base_of(known, out, options.base_epochs)
-    size = {name: getattr(options, name) for name in ("rounds", "local_steps", "alpha")}
+    told = ("rounds", "local_steps", "alpha", "pretrain_epochs")
+    size = {name: getattr(options, name) for name in told}
     size["optimizer"] = {"lr": options.lr}
     more = {name: getattr(options, name) for name in ("base_epochs", "test_images")}
     settings = json.dumps({**size, **more})
@@ -220,6 +220,7 @@ def main() -> None:
     add("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     add("--rounds", type=int, default=20)
     add("--local_steps", type=int, default=20)
+    add("--pretrain_epochs", type=int, default=0, help="before the first merge")
     add("--lr", type=float, default=2e-3)
     add("--alpha", type=float, default=0.3, help="of the Dirichlet split; smaller is more skewed")
     add("--base_epochs", type=int, default=10)
