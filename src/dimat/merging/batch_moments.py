@@ -21,7 +21,7 @@ def batch_moments(x: Tensor) -> Tensor:
     axes = [0, *range(2, x.dim())]
     wide = torch.promote_types(x.dtype, torch.float32)
     size = max(1, _BLOCK_BYTES * len(x) // (x.element_size() * x.numel()))
-    blocks = x.split(size if x.device.type == "cpu" else len(x))
+    blocks = torch.split(x, size if x.device.type == "cpu" else len(x))
     shift = blocks[0].to(wide).mean(axes, keepdim=True)  # or squares would lose what varies
     sums = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device)
     for block in blocks:

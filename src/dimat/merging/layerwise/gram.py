@@ -229,8 +229,10 @@ class Gram:
             whole.add_(soft, alpha=weight)
         factor, failed = torch.linalg.cholesky_ex(whole)
         if bool(failed.any()):  # moments that others say they have need not be semidefinite
-            return mean + torch.linalg.solve(whole, part, left=False)
-        return mean + torch.cholesky_solve(part.mT, factor).mT
+            change: Tensor = torch.linalg.solve(whole, part, left=False)
+        else:
+            change = torch.cholesky_solve(part.mT, factor).mT
+        return mean + change
 
     def _shrunk(self, gram: Tensor) -> Tensor:
         """The Gram with less beside the diagonal, and a ridge on it."""
@@ -252,9 +254,7 @@ def _layers(trace: Trace, state: Mapping[str, Tensor]) -> Iterator[tuple[Site, L
         yield site, layer_of(site.op, state[site.weight])
 
 
-def _measured(
-    site: Site, layer: Layer, state: State, runs: Sequence[PartialInterpreter]
-) -> Tensor:
+def _measured(site: Site, layer: Layer, state: State, runs: Sequence[PartialInterpreter]) -> Tensor:
     """(groups, inputs + 1, inputs + 1) Gram matrices of a layer, in float64.
 
     They are measured at random samples and places, or at all where that takes less.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -71,7 +71,8 @@ class Patches:
     def rows(self) -> float:
         """Rows of a sample for which :func:`add_products` takes as many multiplications."""
         positions = np.arange(len(self.last))
-        return float((self.last - positions + 1).clip(0).sum()) / (0.5 * self.seen.shape[1] ** 2)
+        pairs = int((self.last - positions + 1).clip(0).sum())
+        return 2.0 * pairs / int(self.seen.shape[1]) ** 2
 
     @property
     def num_pairs(self) -> int:
@@ -137,13 +138,13 @@ def patch_products(
         xs = [x - shift[:, None, None] for x in xs]
     groups, _, _, channels = xs[0].shape
     kernel = patches.seen.shape[1]
-    device = xs[0].device
-    blocks = torch.zeros(
-        kernel, kernel, groups, channels, channels, dtype=torch.float64, device=device
-    )
+    zeros = partial(torch.zeros, dtype=torch.float64, device=xs[0].device)
+    blocks = zeros(kernel, kernel, groups, channels, channels)
     for q, r, where in _pairs(patches):
-        products = sum((x[:, :, q].mT @ x[:, :, q:r].flatten(2)).double() for x in xs)
-        own = products.unflatten(2, (r - q, channels))  # type: ignore[union-attr]
+        products = zeros(groups, channels, (r - q) * channels)
+        for x in xs:
+            products += x[:, :, q].mT @ x[:, :, q:r].flatten(2)
+        own = products.reshape(groups, channels, r - q, channels)
         for other, a, b in where:
             blocks[a, b] += own[:, :, other - q]
     sums = torch.stack([x.double().sum(1) for x in xs]).sum(0).transpose(0, 1)
@@ -159,7 +160,7 @@ def patch_products(
 def _by_position(layer: Layer, x: Tensor) -> Tensor:
     """(groups, samples, positions, channels of a group) of an input."""
     last = x.flatten(2).transpose(1, 2)
-    split = last.unflatten(2, (layer.groups, x.shape[1] // layer.groups))
+    split = last.reshape(*last.shape[:2], layer.groups, x.shape[1] // layer.groups)
     return split.permute(2, 0, 1, 3).contiguous()
 
 

@@ -168,7 +168,7 @@ class NormalEquations:
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
         """The fitted matrix, and the (channels,) intercept of its outputs, zero if not fitted.
 
-        The last thing to be asked: the sums are used up, as copies of them would take as much again.
+        The last thing to be asked: the sums are used up, as copies would take as much again.
 
         Args:
             ridge: Relative ridge, > 0.

@@ -62,7 +62,7 @@ def unpack(moments: Tensor) -> Tensor:
     if moments.dim() == 2:
         size = int((8 * moments.shape[1] + 1) ** 0.5 - 1) // 2
         full = moments.new_empty(len(moments), size, size)
-        for i, row in enumerate(moments.split(list(range(size, 0, -1)), 1)):
+        for i, row in enumerate(torch.split(moments, list(range(size, 0, -1)), 1)):
             full[:, i, i:] = row
         return mirror(full)
     mean, squares, factors = moments[:, 0], moments[:, 1], moments[:, 2:]
