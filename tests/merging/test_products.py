@@ -15,7 +15,7 @@ from dimat.merging.batch_moments import batch_moments
 from dimat.merging.layerwise import gram, regression
 from dimat.merging.layerwise.gram import Gram
 from dimat.merging.layerwise.layer import Layer, layer_of
-from dimat.merging.layerwise.products import add_products, mirror, patch_products, pays
+from dimat.merging.layerwise.products import add_products, mirror, patch_products, pays, shifts
 from dimat.merging.layerwise.sites import sites
 from dimat.models import build_model
 from dimat.state import state_of
@@ -53,10 +53,23 @@ def test_a_shift_is_taken_from_what_is_padded_too(
 ) -> None:
     layer, x, z = convolution
     shift = torch.linspace(-3, 5, x.shape[1], dtype=torch.float64).reshape(layer.groups, -1)
-    own = z - shift.repeat_interleave(z.shape[2] // shift.shape[1], 1)[:, None]
+    own = z - shifts(layer, tuple(x.shape[2:]), shift)[:, None]
     products, sums = patch_products(layer, [x], shift)
     torch.testing.assert_close(products, own.mT @ own)
     torch.testing.assert_close(sums, own.sum(1))
+
+
+def test_entries_that_only_see_padding_stay_zero_to_the_last_bit() -> None:
+    """Or rounding errors would be all their variance, and a fit would give them any weight."""
+    layer = Layer(1, (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    x, shift = torch.rand(50, 2, 1, 1), torch.tensor([[0.3, 0.7]])
+    products, sums = patch_products(layer, [x], shift)
+    seen = torch.zeros(18, dtype=torch.bool)
+    seen[[4, 13]] = True
+    assert torch.equal(shifts(layer, (1, 1), shift)[0], shift[0].repeat_interleave(9) * seen)
+    assert not products[0][~seen].any()
+    assert not sums[0][~seen].any()
+    assert products[0][seen][:, seen].any()
 
 
 @pytest.mark.parametrize("size", [1, 5, 128, 300, 1100])

@@ -127,7 +127,8 @@ def patch_products(
     Args:
         layer: Geometry of a convolution.
         values: Inputs of it, by batch.
-        shift: (groups, channels of a group) taken from every channel first, padding included.
+        shift: (groups, channels of a group) taken from every channel first, as :func:`shifts`
+            says.
 
     Returns:
         (groups, inputs, inputs) and (groups, inputs), as of :meth:`Layer.inputs` less the shift.
@@ -155,6 +156,20 @@ def patch_products(
             blocks[a, b] = blocks[b, a].mT
     whole = blocks.permute(2, 3, 0, 4, 1).reshape(groups, channels * kernel, channels * kernel)
     return whole, total.permute(1, 2, 0).reshape(groups, channels * kernel)
+
+
+def shifts(layer: Layer, sizes: tuple[int, ...], shift: Tensor) -> Tensor:
+    """(groups, inputs) what is taken from each entry of a patch, padding included.
+
+    Nothing from entries that are padding in every patch: these stay zero to the last bit.
+
+    Args:
+        layer: Geometry of a convolution.
+        sizes: Spatial sizes of its input.
+        shift: (groups, channels of a group).
+    """
+    shown = torch.from_numpy((patches_of(layer, sizes).seen >= 0).any(0)).to(shift)
+    return (shift[:, :, None] * shown).flatten(1)
 
 
 def _by_position(layer: Layer, x: Tensor) -> Tensor:
@@ -193,7 +208,7 @@ def _outside(
     """
     seen = torch.from_numpy(patches.seen).to(sums.device)
     inside = (seen >= 0).double()
-    outside = 1 - inside
+    outside = (1 - inside) * inside.any(0)
     shown = sums[seen.clamp_min(0)] * inside[:, :, None, None]  # (places, kernel, groups, channels)
     total = shown.sum(0)
     if shift is None:

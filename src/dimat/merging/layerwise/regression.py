@@ -140,11 +140,13 @@ class NormalEquations:
             inputs: Its inputs, by batch.
         """
         channels = None
-        if self.intercept:  # the same for every entry of the kernel, so that patches share products
-            mean = inputs[0].transpose(0, 1).flatten(1).mean(1)
-            channels = mean.reshape(layer.groups, -1)
-            self.shift = channels.repeat_interleave(math.prod(layer.kernel), 1)[:, None]
-        self.gram, self._whole = patch_products(layer, inputs, channels)[0], True
+        if self.intercept:
+            channels = inputs[0].transpose(0, 1).flatten(1).mean(1).reshape(layer.groups, -1)
+        self.gram, sums = patch_products(layer, inputs, channels)
+        self._whole = True
+        if self.intercept:  # by exact sums: rounded ones would leave errors as large as the means
+            count = math.prod(layer.places(inputs[0].shape[2:])) * sum(map(len, inputs))
+            self.gram.baddbmm_(sums[:, :, None], sums[:, None, :], alpha=-1 / count)
 
     def update(self, z: Tensor, target: Tensor) -> None:
         """Add observations.
@@ -179,8 +181,9 @@ class NormalEquations:
         n = self.count
         gram, cross = mirror(self.gram).div_(n), self.cross / n
         mean_z, mean_rest = self.sum_z / n, self.sum_rest / n
-        if self.intercept:
+        if self.intercept and not self._whole:
             gram.baddbmm_(mean_z[:, :, None], mean_z[:, None, :], alpha=-1)
+        if self.intercept:
             cross = cross - mean_rest[:, :, None] * mean_z[:, None, :]
         if not bool(gram.sum().isfinite() and cross.sum().isfinite()):
             raise StructureError("what goes in or comes out is not finite, or out of range")
