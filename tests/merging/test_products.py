@@ -10,9 +10,8 @@ from tests.merging.test_layer import LAYERS
 from torch import Tensor, nn
 
 from dimat.graph.trace import trace
-from dimat.merging import Regression
 from dimat.merging.batch_moments import batch_moments
-from dimat.merging.layerwise import gram, regression
+from dimat.merging.layerwise import gram
 from dimat.merging.layerwise.gram import Gram
 from dimat.merging.layerwise.layer import Layer, layer_of
 from dimat.merging.layerwise.products import add_products, mirror, patch_products, pays, shifts
@@ -89,7 +88,7 @@ def test_small_images_share_products_and_large_ones_do_not() -> None:
     assert not pays(Layer(1), [torch.zeros(1000, 5)], 10_000)
 
 
-@pytest.mark.parametrize("combiner", [Regression(), Gram()], ids=["regression", "gram"])
+@pytest.mark.parametrize("combiner", [Gram()], ids=["gram"])
 def test_a_merge_is_the_same_whichever_way_its_products_are_made(
     combiner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,8 +111,7 @@ def test_a_merge_is_the_same_whichever_way_its_products_are_made(
             asked.append(pays(*given))
             return answer and bool(given[0].spatial)
 
-        for module in (gram, regression):
-            monkeypatch.setattr(module, "pays", said)
+        monkeypatch.setattr(gram, "pays", said)
         return combiner.combine(analysis, states, [0.4, 0.6], batches)
 
     shared, dense = merged(True), merged(False)

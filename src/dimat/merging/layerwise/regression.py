@@ -17,7 +17,6 @@ other operand, so that errors of earlier layers are corrected.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +26,10 @@ import torch
 from torch import Tensor
 
 from dimat.errors import StructureError
-from dimat.merging.layerwise.layer import Layer, layer_of
+from dimat.merging.layerwise.layer import layer_of
 from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, LayerwiseRun, average
 from dimat.merging.layerwise.norms import fit_norm, folded, unfold
-from dimat.merging.layerwise.products import add_products, mirror, patch_products, pays
+from dimat.merging.layerwise.products import add_products, mirror
 from dimat.merging.layerwise.sites import Site, sites
 from dimat.merging.mix import mix
 from dimat.state import State, widened
@@ -94,8 +93,6 @@ class Regression:
         quota = max(self.rows_per_unknown * start.shape[2], LEAST_ROWS)
         goal = layerwise.at(site, quota)
         moments = NormalEquations(start, intercept=site.bias is not None or site.norm is not None)
-        if goal.num_rows(layer) <= quota and pays(layer, goal.inputs, goal.num_rows(layer)):
-            moments.take_patches(layer, goal.inputs)
         for z, target in goal.rows(layer, quota):
             moments.update(z, target)
         try:
@@ -130,23 +127,6 @@ class NormalEquations:
         self.gram, self.cross = zeros(groups, inputs, inputs), zeros(groups, outputs, inputs)
         self.sum_z, self.sum_rest = zeros(groups, inputs), zeros(groups, outputs)
         self.shift: Tensor | None = None
-        self._whole = False  # whether the Gram matrix is there already
-
-    def take_patches(self, layer: Layer, inputs: Sequence[Tensor]) -> None:
-        """Take the Gram matrix of all patches of a convolution, which then come by :meth:`update`.
-
-        Args:
-            layer: Geometry of the convolution.
-            inputs: Its inputs, by batch.
-        """
-        channels = None
-        if self.intercept:
-            channels = inputs[0].transpose(0, 1).flatten(1).mean(1).reshape(layer.groups, -1)
-        self.gram, sums = patch_products(layer, inputs, channels)
-        self._whole = True
-        if self.intercept:  # by exact sums: rounded ones would leave errors as large as the means
-            count = math.prod(layer.places(inputs[0].shape[2:])) * sum(map(len, inputs))
-            self.gram.baddbmm_(sums[:, :, None], sums[:, None, :], alpha=-1 / count)
 
     def update(self, z: Tensor, target: Tensor) -> None:
         """Add observations.
@@ -160,8 +140,7 @@ class NormalEquations:
         if self.intercept:
             self.shift = z.mean(1, keepdim=True) if self.shift is None else self.shift
             z = z - self.shift
-        if not self._whole:
-            add_products(self.gram, z)
+        add_products(self.gram, z)
         self.cross += rest.mT @ z
         self.sum_z += z.sum(1)
         self.sum_rest += rest.sum(1)
@@ -181,7 +160,7 @@ class NormalEquations:
         n = self.count
         gram, cross = mirror(self.gram).div_(n), self.cross / n
         mean_z, mean_rest = self.sum_z / n, self.sum_rest / n
-        if self.intercept and not self._whole:
+        if self.intercept:
             gram.baddbmm_(mean_z[:, :, None], mean_z[:, None, :], alpha=-1)
         if self.intercept:
             cross = cross - mean_rest[:, :, None] * mean_z[:, None, :]
