@@ -60,7 +60,7 @@ BENCHMARKS = (
     Benchmark("cluster", "a round on several processes", SMALL),
     Benchmark("soak", "faults without end: what is lost", ("--short",)),
     Benchmark("symmetry", "finding and applying symmetries against a forward pass"),
-    Benchmark("merging_speed", "matching and merging against forward passes"),
+    Benchmark("merging_speed", "matching and merging against forward passes", SMALL),
     Benchmark("rate", "the rate of SGD in agents and steps, in one unit order and without", SMALL),
     Benchmark("spectrum", "what the permutations of a run do to mixing", SMALL),
     Benchmark("gauge", "the table of docs/gauge.md"),

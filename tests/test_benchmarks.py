@@ -14,6 +14,7 @@ HELPERS = {
     "__main__",
     "claims",
     "descent",
+    "live_bytes",
     "parents",
     "results",
     "soak_intruders",

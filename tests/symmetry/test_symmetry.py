@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import dimat
 from dimat import Symmetry
 from dimat.errors import ModelError, StructureError
+from dimat.models import build_model
+from dimat.symmetry.labels.positions import take
 from dimat.symmetry.labels.units import Inherent, Pin
 
 
@@ -248,3 +250,18 @@ def test_every_inherent_reason_is_one_that_a_rule_gives() -> None:
     assert given == set(Inherent) - {Inherent.OUTPUT, Inherent.TIED}  # those are not of a rule
     assert Pin("aten.conv2d", "conv", "a kernel axis").inherent
     assert not Pin("aten.sort", "sort", "ranks").inherent
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg11", "cnn", "mlp"])
+def test_units_are_moved_from_where_the_plan_says(name: str) -> None:
+    """Axes that many entries share are looked up once; what comes out is as if each were alone."""
+    settings: dict[str, Any] = {"in_channels": 3, "num_classes": 4, "image_size": (32, 32)}
+    model = build_model(name, **settings, width=0.5)
+    symmetry = dimat.find_symmetry(model, (torch.randn(2, 3, 32, 32),))
+    p = symmetry.random(torch.Generator().manual_seed(0))
+    state = model.to(memory_format=torch.channels_last).state_dict()  # type: ignore[call-overload]
+    plan, moved = symmetry.plan(p), symmetry.apply(p, state)
+    assert list(moved) == list(state)
+    for key, value in state.items():
+        assert torch.equal(moved[key], take(value, plan[key])), key
+        assert moved[key].data_ptr() != value.data_ptr()

@@ -78,6 +78,9 @@ class Activations:
     ) -> list[Moments]:
         """The moments of every pair (ours, theirs), ours outermost; every model runs once a batch.
 
+        Activations are held of the fewer ones of both only, those of the others go into the moments
+        as they come.
+
         Args:
             analysis: Analysis of the model.
             ours: States whose unit order is the reference, one after another.
@@ -89,13 +92,16 @@ class Activations:
         found: list[Moments] = [
             {(o.group, o.node): CrossMoments() for o in places} for _ in ours for _ in theirs
         ]
+        few, many = (ours, theirs) if len(ours) <= len(theirs) else (theirs, ours)
         for inputs in batches:
-            columns = [see(state, inputs) for state in theirs]
-            for i, state in enumerate(ours):
-                rows = see(state, inputs)
-                for j, own in enumerate(columns):
-                    for key, moments in found[i * len(theirs) + j].items():
-                        moments.update(rows[key], own[key])
+            held = [see(state, inputs) for state in few]
+            for j, state in enumerate(many):
+                for key, seen in see.each(state, inputs):
+                    for i, own in enumerate(held):
+                        if few is ours:
+                            found[i * len(theirs) + j][key].update(own[key], seen)
+                        else:
+                            found[j * len(theirs) + i][key].update(seen, own[key])
         return found
 
     def measure_pairs(

@@ -38,8 +38,10 @@ class CrossMoments:
             self._shift = x.mean(0), y.mean(0)
         x, y = x - self._shift[0], y - self._shift[1]
         parts = [x.T @ y, x.sum(0), y.sum(0), x.square().sum(0), y.square().sum(0)]
-        wide = [part.double() for part in parts]
-        self._sums = [a + b for a, b in zip(self._sums, wide, strict=True)] if self._sums else wide
+        if not self._sums:
+            self._sums = [torch.zeros_like(part, dtype=torch.float64) for part in parts]
+        for own, part in zip(self._sums, parts, strict=True):
+            own += part
         self.count += x.shape[0]
 
     def add(self, other: CrossMoments) -> None:

@@ -8,7 +8,7 @@ token) is one observation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -214,18 +214,23 @@ class ActivationRecorder:
         self, t: Trace, places: Sequence[Observation], per_sample: int | None = None
     ) -> None:
         self.trace, self.per_sample = t, per_sample
+        own = {(o.group, o.node): o for o in places}
         self.places = [
-            (node, own)
+            (node, here)
             for node in t.graph.nodes
-            if (own := [o for o in places if o.node == node.name])
+            if (here := {key: o for key, o in own.items() if o.node == node.name})
         ]
 
     def __call__(self, state: Mapping[str, Tensor], inputs: Any) -> Seen:
-        """The activations at every place; no value is kept longer than the graph reads it."""
+        """The activations at every place."""
+        return dict(self.each(state, inputs))
+
+    def each(
+        self, state: Mapping[str, Tensor], inputs: Any
+    ) -> Iterator[tuple[tuple[str, str], Tensor]]:
+        """The activations place by place; no value is kept longer than the graph reads it."""
         run = PartialInterpreter(self.trace, state, inputs)
-        seen: Seen = {}
-        for node, places in self.places:
+        for node, here in self.places:
             run.advance(node)
-            for o in places:
-                seen[o.group, o.node] = o.units(run.value(node), self.per_sample)
-        return seen
+            for key, o in here.items():
+                yield key, o.units(run.value(node), self.per_sample)

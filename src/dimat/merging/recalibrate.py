@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dimat.compat import BatchNorm
 from dimat.errors import DataError
+from dimat.merging.batch_moments import batch_moments
 
 
 def recalibrate(
@@ -73,8 +74,7 @@ class _Pool:
         """Add the inputs of one batch, (samples, channels, places …)."""
         if not x.numel():
             return
-        wide = x if x.dtype == torch.float64 else x.float()
-        own = torch.stack(torch.var_mean(wide, [0, *range(2, x.dim())], correction=0)).double()
+        own = batch_moments(x)
         self.moments = self.moments.to(x.device)
         share = x.numel() // x.shape[1]
         self.count += share

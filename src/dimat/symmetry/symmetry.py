@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from dimat.errors import StructureError, check_kind, nearest_key
 from dimat.state import State, tensors_of
-from dimat.symmetry.labels.positions import Memo, Sources, moving_share, sources, take
+from dimat.symmetry.labels.positions import (
+    Memo,
+    Sources,
+    along_axes,
+    moving_share,
+    sources,
+    take,
+)
 from dimat.symmetry.labels.structure import Structure, UnitFamily, structure_of
 from dimat.symmetry.labels.units import FIXED, Ints, Label, Labels, Pin, Special, along
 from dimat.symmetry.permutation import Group, Permutation
@@ -165,12 +172,44 @@ class Symmetry:
                 symmetry.
         """
         moves = self.moves(p)
-        memo: Memo = {}
+        labels, axes = self._distinct
+        orders: dict[int, Tensor | None] = {}
         moved: State = {}
         for key, value in _entries(state).items():  # not a plan of all: momenta come one by one
             self._check_entry(key, value)
-            moved[key] = take(value, sources(self.axes[key], moves, memo))
+            if key not in axes:
+                moved[key] = take(value, sources(self.axes[key], moves))
+                continue
+            own = []
+            for axis, number in axes[key]:
+                if number not in orders:
+                    (source,) = sources((labels[number],), moves)
+                    orders[number] = None if source is None else torch.from_numpy(source)
+                if (order := orders[number]) is not None:
+                    own.append((axis, order))
+            moved[key] = along_axes(value, own) if own else value.clone()
         return moved
+
+    @cached_property
+    def _distinct(self) -> tuple[list[Ints], dict[str, list[tuple[int, int]]]]:
+        """The distinct labels, and the number of each by entry and axis, where axes move alone.
+
+        Found once: to look them up anew for every entry took longer than to move its numbers.
+        """
+        numbers: dict[bytes, int] = {}
+        labels: list[Ints] = []
+        axes: dict[str, list[tuple[int, int]]] = {}
+        for key, own in self.axes.items():
+            units = [(i, x) for i, x in enumerate(own) if not isinstance(x, Special)]
+            if any(x.size != x.shape[i] for i, x in units):
+                continue
+            axes[key] = []
+            for axis, label in units:
+                number = numbers.setdefault(label.tobytes(), len(labels))
+                if number == len(labels):
+                    labels.append(label.ravel())
+                axes[key].append((axis, number))
+        return labels, axes
 
     def plan(self, p: Permutation) -> dict[str, Sources]:
         """For every state key the indices to read from when ``p`` is applied."""

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ from dimat.graph.interpreter import PartialInterpreter
 from dimat.graph.trace import Trace
 from dimat.merging.layerwise.layer import Layer, layer_of
 from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, average, entrywise
+from dimat.merging.layerwise.products import add_products, mirror, patch_products, pays
 from dimat.merging.layerwise.second_moments import (
     are_moments,
     are_shares,
@@ -107,13 +109,8 @@ class Gram:
         share = _share(analysis.trace, wide, budget)
         found: State = {}
         for site, layer in _layers(analysis.trace, wide):
-            count, parts = 0, []
-            for z in _rows(site, layer, wide, runs):  # summed in float64, multiplied as they are
-                count += z.shape[1]
-                z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
-                parts.append((z.mT @ z).double())
-            gram = torch.stack(parts).sum(0) / count
-            if not bool(gram.isfinite().all()):
+            gram = _measured(site, layer, wide, runs)
+            if not bool(gram.sum().isfinite()):
                 raise StructureError(f"an input of the layer of '{site.weight}' is not finite")
             packed = pack(gram, share * num_whole(gram.shape))
             found[_PREFIX + str(site.weight)] = packed.to(wide[str(site.weight)].dtype)
@@ -173,7 +170,7 @@ class Gram:
         wide = [widened(state) for state in states]
         merged = mix(wide, weights)
         for site, layer in _layers(analysis.trace, merged):
-            grams = [unpack(own[_PREFIX + str(site.weight)].double()) for own in statistics]
+            grams = [unpack(_wide(own[_PREFIX + str(site.weight)])) for own in statistics]
             self._fit(site, layer, merged, (wide, weights, grams))
         for lookup in lookups(analysis.trace):
             key = lookup.weight
@@ -225,18 +222,25 @@ class Gram:
     ) -> Tensor:
         """(groups, outputs, inputs) least squares, as a deviation from the average."""
         mean = average(matrices, weights)
-        soft = [self._shrunk(gram) for gram in grams]
-        parts = [(m - mean) @ g for m, g in zip(matrices, soft, strict=True)]
-        change: Tensor = torch.linalg.solve(
-            average(soft, weights), average(parts, weights), left=False
-        )
+        whole, part = torch.zeros_like(grams[0], dtype=mean.dtype), torch.zeros_like(mean)
+        for matrix, weight, gram in zip(matrices, weights, grams, strict=True):
+            soft = self._shrunk(gram)
+            part += ((matrix - mean).to(soft.dtype) @ soft).mul_(weight)
+            whole.add_(soft, alpha=weight)
+        factor, failed = torch.linalg.cholesky_ex(whole)
+        if bool(failed.any()):  # moments that others say they have need not be semidefinite
+            change: Tensor = torch.linalg.solve(whole, part, left=False)
+        else:
+            change = torch.cholesky_solve(part.mT, factor).mT
         return mean + change
 
     def _shrunk(self, gram: Tensor) -> Tensor:
         """The Gram with less beside the diagonal, and a ridge on it."""
         diagonal = gram.diagonal(dim1=1, dim2=2)
         floor = self.ridge * diagonal.mean(1, keepdim=True) + 1e-12
-        return self.shrink * gram + torch.diag_embed((1 - self.shrink) * diagonal + floor)
+        soft = self.shrink * gram
+        soft.diagonal(dim1=1, dim2=2).add_((1 - self.shrink) * diagonal + floor)
+        return soft
 
 
 _Parents = tuple[Sequence[Mapping[str, Tensor]], Sequence[float], Sequence[Tensor]]
@@ -250,20 +254,38 @@ def _layers(trace: Trace, state: Mapping[str, Tensor]) -> Iterator[tuple[Site, L
         yield site, layer_of(site.op, state[site.weight])
 
 
-def _rows(
-    site: Site, layer: Layer, state: State, runs: Sequence[PartialInterpreter]
-) -> Iterator[Tensor]:
-    """(groups, rows, inputs) inputs of a layer, batch by batch, at random samples and places."""
-    inputs, sizes = [], []
+def _measured(site: Site, layer: Layer, state: State, runs: Sequence[PartialInterpreter]) -> Tensor:
+    """(groups, inputs + 1, inputs + 1) Gram matrices of a layer, in float64.
+
+    They are measured at random samples and places, or at all where that takes less.
+    """
+    values, sizes = [], []
     for run in runs:
         run.advance(site.op, inclusive=False)
-        inputs.append(run.value(site.input))
+        values.append(run.value(site.input))
         run.advance(site.op)
         sizes.append(layer.num_rows(run.value(site.op)))
-    wanted = max(LEAST_ROWS, _ROWS_PER_INPUT * layer.matrix(state[str(site.weight)]).shape[2])
-    share = min(1.0, wanted / max(sum(sizes), 1))
+    size = layer.matrix(state[str(site.weight)]).shape[2]
+    rows = min(max(LEAST_ROWS, _ROWS_PER_INPUT * size), sum(sizes))
+    zeros = partial(torch.zeros, dtype=torch.float64, device=values[0].device)
+    gram = zeros(layer.groups, size + 1, size + 1)
+    if pays(layer, values, rows):
+        gram[:, :-1, :-1], gram[:, :-1, -1] = patch_products(layer, values)
+        gram[:, -1, -1] = sum(sizes)
+    else:
+        for z in _rows(layer, values, sizes, rows / max(sum(sizes), 1)):
+            add_products(gram[:, :-1, :-1], z)  # multiplied as they are, summed in float64
+            gram[:, :-1, -1] += z.sum(1)
+            gram[:, -1, -1] += z.shape[1]
+    return mirror(gram.div_(gram[:, -1:, -1:].clone()))
+
+
+def _rows(
+    layer: Layer, values: Sequence[Tensor], sizes: Sequence[int], share: float
+) -> Iterator[Tensor]:
+    """(groups, rows, inputs) inputs of a layer, batch by batch, at random samples and places."""
     random = torch.Generator().manual_seed(0)
-    for x, size in zip(inputs, sizes, strict=True):
+    for x, size in zip(values, sizes, strict=True):
         picked = torch.randperm(size, generator=random)[: max(1, round(share * size))]
         yield layer.inputs(x, picked.sort().values.to(x.device)).transpose(0, 1)
 
@@ -291,6 +313,11 @@ def _share(trace: Trace, state: Mapping[str, Tensor], budget: float) -> float:
     return min(1.0, budget * weights / max(whole, 1))
 
 
+def _wide(moments: Tensor) -> Tensor:
+    """Moments in float32 at least: in more than they came in there is nothing to be gained."""
+    return moments.to(torch.promote_types(moments.dtype, torch.float32))
+
+
 def _affine(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
     """(groups, outputs, inputs + 1) matrices of a layer, divided as the BatchNorm after it does."""
     matrix = layer.matrix(state[str(site.weight)]).double()
@@ -312,7 +339,7 @@ def _as_large(
     But for rows of which the fit is next to nothing, or what they were fitted to is nothing:
     answers that cancel leave rounding errors, and these would be scaled to full size.
     """
-    fits = average([_mean_squares(fitted, gram) for gram in grams], weights)
+    fits = _mean_squares(fitted, average(grams, weights))
     own = average([_mean_squares(m, g) for m, g in zip(matrices, grams, strict=True)], weights)
     scale = torch.where((own > 0) & (fits > _LEAST_FIT * own), own / fits, 1.0).sqrt()
     return fitted * scale[..., None]
@@ -320,7 +347,8 @@ def _as_large(
 
 def _mean_squares(matrix: Tensor, gram: Tensor) -> Tensor:
     """(groups, outputs) mean squares of a layer's outputs on the inputs of a Gram."""
-    return ((matrix @ gram) * matrix).sum(-1)
+    matrix = matrix.to(gram.dtype)
+    return ((matrix @ gram) * matrix).sum(-1).double()
 
 
 def _deviation(site: Site, state: Mapping[str, Tensor]) -> Tensor:

@@ -72,6 +72,19 @@ class Layer:
         mirrored = split.flip(list(range(3, split.dim())))
         return mirrored.transpose(1, 2).reshape(like.shape)
 
+    def places(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Spatial sizes of the output.
+
+        Args:
+            sizes: Spatial sizes of the input.
+        """
+        own = zip(
+            sizes, self.kernel, self.stride, self.dilation, self.padding, self.spread, strict=True
+        )
+        return tuple(
+            ((n - 1) * z + 1 + sum(p) - d * (k - 1) - 1) // s + 1 for n, k, s, d, p, z in own
+        )
+
     def num_rows(self, output: Tensor) -> int:
         """Number of rows of an output: samples times places.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dimat.graph.interpreter import PartialInterpreter
+from dimat.merging.batch_moments import batch_moments
 from dimat.merging.layerwise.layer import Layer
 from dimat.merging.layerwise.layerwise_run import LayerTarget, average
 from dimat.merging.layerwise.sites import Site, argument
@@ -90,13 +91,12 @@ def channel_moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     Args:
         values: Tensors, by batch.
     """
-    count = sum(x.numel() // x.shape[1] for x in values)
-    parts = [torch.var_mean(x, [0, *range(2, x.dim())], correction=0) for x in values]
-    sizes = [x.numel() // x.shape[1] / count for x in values]
-    pairs = list(zip(sizes, parts, strict=True))
-    mean = torch.stack([n * m.double() for n, (_, m) in pairs]).sum(0)
-    spread = [n * (v.double() + (m.double() - mean).square()) for n, (v, m) in pairs]
-    return mean, torch.stack(spread).sum(0) * (count / max(count - 1, 1))
+    sizes = [x.numel() // x.shape[1] for x in values]
+    count = sum(sizes)
+    pairs = [(n / count, *batch_moments(x)) for n, x in zip(sizes, values, strict=True)]
+    mean = torch.stack([n * m for n, _, m in pairs]).sum(0)
+    spread = torch.stack([n * (v + (m - mean).square()) for n, v, m in pairs]).sum(0)
+    return mean, spread * (count / max(count - 1, 1))
 
 
 def fit_norm(goal: LayerTarget, merged: State, ridge: float) -> None:

@@ -29,6 +29,7 @@ from dimat.errors import StructureError
 from dimat.merging.layerwise.layer import layer_of
 from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, LayerwiseRun, average
 from dimat.merging.layerwise.norms import fit_norm, folded, unfold
+from dimat.merging.layerwise.products import add_products, mirror
 from dimat.merging.layerwise.sites import Site, sites
 from dimat.merging.mix import mix
 from dimat.state import State, widened
@@ -125,7 +126,7 @@ class NormalEquations:
         zeros = partial(torch.zeros, dtype=torch.float64, device=start.device)
         self.gram, self.cross = zeros(groups, inputs, inputs), zeros(groups, outputs, inputs)
         self.sum_z, self.sum_rest = zeros(groups, inputs), zeros(groups, outputs)
-        self.shift = torch.zeros(groups, 1, inputs, dtype=start.dtype, device=start.device)
+        self.shift: Tensor | None = None
 
     def update(self, z: Tensor, target: Tensor) -> None:
         """Add observations.
@@ -136,10 +137,10 @@ class NormalEquations:
         """
         z = z.transpose(0, 1)
         rest = target.transpose(0, 1) - z @ self.start.mT
-        if self.intercept and not self.count:
-            self.shift = z.mean(1, keepdim=True)
-        z = z - self.shift
-        self.gram += z.mT @ z
+        if self.intercept:
+            self.shift = z.mean(1, keepdim=True) if self.shift is None else self.shift
+            z = z - self.shift
+        add_products(self.gram, z)
         self.cross += rest.mT @ z
         self.sum_z += z.sum(1)
         self.sum_rest += rest.sum(1)
@@ -148,6 +149,8 @@ class NormalEquations:
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
         """The fitted matrix, and the (channels,) intercept of its outputs, zero if not fitted.
 
+        The last thing to be asked: the sums are used up, as copies would take as much again.
+
         Args:
             ridge: Relative ridge, > 0.
 
@@ -155,27 +158,34 @@ class NormalEquations:
             StructureError: If an observation is not finite.
         """
         n = self.count
-        gram, cross = self.gram / n, self.cross / n
+        gram, cross = mirror(self.gram).div_(n), self.cross / n
         mean_z, mean_rest = self.sum_z / n, self.sum_rest / n
         if self.intercept:
-            gram = gram - mean_z[:, :, None] * mean_z[:, None, :]
+            gram.baddbmm_(mean_z[:, :, None], mean_z[:, None, :], alpha=-1)
+        if self.intercept:
             cross = cross - mean_rest[:, :, None] * mean_z[:, None, :]
-        if not bool(gram.isfinite().all() and cross.isfinite().all()):
+        if not bool(gram.sum().isfinite() and cross.sum().isfinite()):
             raise StructureError("what goes in or comes out is not finite, or out of range")
         change = torch.cholesky_solve(cross.mT, _factor(gram, ridge)).mT
         matrix = self.start.double() + change
-        mean_z = mean_z + self.shift[:, 0].double()
+        if self.shift is not None:
+            mean_z = mean_z + self.shift[:, 0].double()
         shift = mean_rest - (change @ mean_z[:, :, None])[:, :, 0]
         return matrix, shift.flatten() if self.intercept else torch.zeros_like(shift.flatten())
 
 
 def _factor(gram: Tensor, ridge: float) -> Tensor:
-    """The Cholesky factor of a Gram matrix with a ridge, and a floor that rounding may raise."""
-    diagonal = gram.diagonal(dim1=1, dim2=2).clamp_min(0)
+    """The Cholesky factor of a Gram matrix with a ridge, and a floor that rounding may raise.
+
+    Both are written into the matrix, which is large: a copy of it costs more than the sums.
+    """
+    own = gram.diagonal(dim1=1, dim2=2).clone()
+    diagonal = own.clamp_min(0)
     floor = 1e-6 * diagonal.mean(1, keepdim=True) + 1e-12
     while True:
+        gram.diagonal(dim1=1, dim2=2).copy_(own + (ridge * diagonal + floor))
         factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge * diagonal + floor))
+        factor, failed = torch.linalg.cholesky_ex(gram)
         if not bool(failed.any()):
             return factor
         floor = 10 * floor

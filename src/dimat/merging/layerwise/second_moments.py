@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dimat.merging.layerwise.products import mirror
+
 _SLACK = 1e-3  # of what moments keep, for rounding
 
 
@@ -42,8 +44,7 @@ def pack(gram: Tensor, numbers: float) -> Tensor:
     """
     groups, size, _ = gram.shape
     if num_whole(gram.shape) <= numbers:
-        rows, columns = torch.triu_indices(size, size, device=gram.device)
-        return gram[:, rows, columns].contiguous()
+        return torch.cat([gram[:, i, i:] for i in range(size)], 1)
     inputs = size - 1
     rank = min(inputs, max(0, int(numbers // (groups * inputs)) - 2))
     mean, squares = gram[:, -1, :-1], gram.diagonal(dim1=1, dim2=2)[:, :-1]
@@ -60,11 +61,10 @@ def unpack(moments: Tensor) -> Tensor:
     """(groups, inputs + 1, inputs + 1) Gram matrices of moments as :func:`pack` gives them."""
     if moments.dim() == 2:
         size = int((8 * moments.shape[1] + 1) ** 0.5 - 1) // 2
-        rows, columns = torch.triu_indices(size, size, device=moments.device)
-        full = moments.new_zeros(len(moments), size, size)
-        full[:, rows, columns] = moments
-        full[:, columns, rows] = moments
-        return full
+        full = moments.new_empty(len(moments), size, size)
+        for i, row in enumerate(torch.split(moments, list(range(size, 0, -1)), 1)):
+            full[:, i, i:] = row
+        return mirror(full)
     mean, squares, factors = moments[:, 0], moments[:, 1], moments[:, 2:]
     rest = squares - mean.square() - factors.square().sum(1)
     covariance = factors.mT @ factors + torch.diag_embed(rest.clamp_min(0))

@@ -115,7 +115,7 @@ def take(value: Tensor, source: Sources) -> Tensor:
     if not moved:
         return value.clone()
     if all(s.size == s.shape[i] for i, s in moved):
-        return _along_axes(value, [(i, torch.from_numpy(s.ravel())) for i, s in moved])
+        return along_axes(value, [(i, torch.from_numpy(s.ravel())) for i, s in moved])
     index = []
     for i, n in enumerate(value.shape):
         shape = [n if k == i else 1 for k in range(value.dim())]
@@ -125,10 +125,14 @@ def take(value: Tensor, source: Sources) -> Tensor:
     return value[tuple(index)]
 
 
-def _along_axes(value: Tensor, moved: Sequence[tuple[int, Tensor]]) -> Tensor:
+def along_axes(value: Tensor, moved: Sequence[tuple[int, Tensor]]) -> Tensor:
     """A copy of a tensor whose axes are moved one after the other.
 
     Large ones in blocks of rows: what lies between the axes then stays in the processor's cache.
+
+    Args:
+        value: Not changed.
+        moved: For one axis at least its number, and the (size,) index to read from.
     """
     moved = [(i, index.to(value.device)) for i, index in moved]
     (first, rows), *rest = moved
