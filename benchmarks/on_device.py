@@ -6,9 +6,9 @@ torchrun --nproc-per-node 2 -m benchmarks.on_device ranks --device cuda
 merging   Matching, averaging and regression of one agent and two neighbors, as ratios to bare
           forward passes on the same device.
 ranks     The mean of all ranks' states, by dimat's exchange on a full graph (Gloo, which takes
-          tensors through the memory of the host) and by one all-reduce of NCCL (of Gloo on a CPU):
-          equal but for rounding, and the ratio of their times. A world of one exchanges nothing, and
-          shows that NCCL starts beside dimat's group and gives back what it was given.
+          tensors through the memory of the host) and by an all-reduce of NCCL (of Gloo on a CPU):
+          equal but for rounding, and the ratio of their times. A world of one exchanges nothing:
+          it shows that NCCL starts beside the group of dimat, and gives back what it was given.
 
 Pairs alternate, as the speed of a machine drifts; medians with the lowest and the highest.
 """
