@@ -72,6 +72,7 @@ BENCHMARKS = (
     Benchmark("continuous", "the tables of docs/continuous.md"),
     Benchmark("robust", "what a lying agent does, and what it costs to be safe", SMALL),
     Benchmark("lora", "ways to combine low-rank adapters: accuracy against bytes", SMALL),
+    Benchmark("grid", "the paper's grid at this size: what is measured, what waits", SMALL),
     Benchmark("gpu", "all that waits for a GPU, a slice of nine minutes; nothing without one", ()),
     Benchmark("combine", "average against regression in rounds", needs=CIFAR10),
     Benchmark("merging", "the tables of docs/matching.md", None, TABLES, needs=PARENTS),
