@@ -148,13 +148,13 @@ def work(
     end, failed = clock() + max_wall_s, 0
     with alone(out, otherwise="another benchmarks.grid is at work"):
         for cell in cells:
-            folder, left = out / "cells" / cell.name, end - clock()
+            folder = out / "cells" / cell.name
             if is_cell_finished(folder, cell):
                 continue
             if not _is_here(cell):
                 failed = failed or STOPPED
                 continue
-            if left <= 0:
+            if (left := end - clock()) <= 0:
                 return failed if failed == 1 else STOPPED
             print(f"{cell.name}: {left:.0f} s are left", file=sys.stderr, flush=True)
             config = replace(cell.config, out=str(folder), max_wall_s=left)
