@@ -50,7 +50,7 @@ def test_the_machine_is_one_line_with_versions() -> None:
 def test_one_that_fails_is_named_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ends = {"training": 0, "round": 2, "scale": 0}
+    ends = {"training": 0, "round": 2, "scale": 3}
     ran: list[str] = []
 
     class Done:
@@ -65,6 +65,7 @@ def test_one_that_fails_is_named_and_the_others_go_on(
     assert ran == ["training", "round", "scale"]
     out = capsys.readouterr().out
     assert "FAILED with exit code 2" in out
+    assert out.count("more to do") == 1
     assert out.splitlines()[-1].endswith("failed: round")
 
 
