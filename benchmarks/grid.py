@@ -166,8 +166,6 @@ def work(
             except DimatError as error:  # the others may still do well
                 print(f"{cell.name} FAILED: {error}", file=sys.stderr, flush=True)
                 failed = 1
-        if not failed:
-            shutil.rmtree(out / "pretrained", ignore_errors=True)
     return failed
 
 
@@ -368,6 +366,8 @@ def main() -> int:
         code = estimate(cells, options.out, options.max_wall_s)
     elif not options.table:
         code = work(cells, options.out, options.max_wall_s)
+        if code == 0 and not options.only:  # other cells set out from the same agents
+            shutil.rmtree(options.out / "pretrained", ignore_errors=True)
     print(*table(cells, options.out, options.reach and options.reach / 100), sep="\n")
     return code
 
