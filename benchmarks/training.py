@@ -2,6 +2,7 @@
 
 .venv/bin/python -m benchmarks.training            # one thread; 15 minutes
 .venv/bin/python -m benchmarks.training --small    # bfloat16 only, shorter epochs; 2 minutes
+.venv/bin/python -m benchmarks.training --device cuda    # epochs ten times as long
 
 "dimat" is the training part of a round of ``dimat run``: four agents, one after another, an epoch
 each on their own shards. "plain" is one model of the same size on as many images, all of them:
@@ -52,6 +53,7 @@ class Case:
     size: int = 32
     batch: int = 100
     augment: bool = True
+    device: str = "cpu"
 
     @property
     def config(self) -> RunConfig:
@@ -65,6 +67,7 @@ class Case:
             width=self.width,
             precision="bfloat16" if self.precision == "bfloat16" else "float32",
             threads=1,
+            device=self.device,
             data=DataConfig(augment=self.augment, validation=0.0),
             optimizer=OptimizerConfig(name=self.optimizer, lr=1e-3),
         )
@@ -92,13 +95,14 @@ class Plain:
             image_size=(case.size, case.size),
             width=case.width,
         )
+        model = model.to(case.device)
         self.model: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.Adam(self.model.parameters(), 1e-3, fused=True)
             if case.optimizer == "adam"
             else torch.optim.SGD(self.model.parameters(), 1e-3, 0.9)  # fused it is slower
         )
-        self.labels = labels
+        images, self.labels = images.to(case.device), labels.to(case.device)
         if case.augment:  # padded once, pixel after pixel
             self.images = functional.pad(images, (0, 0, *(PADDING,) * 4)).reshape(-1, 3)
         else:
@@ -107,8 +111,8 @@ class Plain:
     def epoch(self) -> float:
         """Train on every image once; the mean loss."""
         self.model.train()
-        total = torch.zeros(())
-        order = torch.randperm(len(self.labels)).split(self.case.batch)
+        total = torch.zeros((), device=self.case.device)
+        order = torch.randperm(len(self.labels), device=self.case.device).split(self.case.batch)
         for picked in order:
             with self._autocast():
                 logits = self.model(self._batch(picked))
@@ -122,13 +126,13 @@ class Plain:
     def _batch(self, picked: Tensor) -> Tensor:
         if not self.case.augment:
             return self.images[picked]
-        n, size = len(picked), self.case.size
-        wide = size + 2 * PADDING
-        corners = picked * wide + torch.randint(0, 2 * PADDING + 1, (n,))
-        rows = (corners[:, None] + torch.arange(size)) * wide
-        columns = torch.arange(size).expand(n, size)
-        columns = torch.where(torch.rand(n, 1) < 0.5, columns.flip(1), columns)
-        columns = columns + torch.randint(0, 2 * PADDING + 1, (n, 1))
+        n, size, device = len(picked), self.case.size, picked.device
+        wide, along = size + 2 * PADDING, torch.arange(size, device=device)
+        corners = picked * wide + torch.randint(0, 2 * PADDING + 1, (n,), device=device)
+        rows = (corners[:, None] + along) * wide
+        columns = along.expand(n, size)
+        columns = torch.where(torch.rand(n, 1, device=device) < 0.5, columns.flip(1), columns)
+        columns = columns + torch.randint(0, 2 * PADDING + 1, (n, 1), device=device)
         pixels = (rows[:, :, None] + columns[:, None, :]).flatten()
         batch = self.images.index_select(0, pixels).view(n, size, size, 3)
         return _normalized(batch.permute(0, 3, 1, 2))
@@ -136,7 +140,7 @@ class Plain:
     def _autocast(self) -> AbstractContextManager[None]:
         if self.case.precision == "float32":
             return nullcontext()
-        return torch.autocast("cpu", dtype=torch.bfloat16)
+        return torch.autocast(torch.device(self.case.device).type, dtype=torch.bfloat16)
 
 
 def _normalized(images: Tensor) -> Tensor:
@@ -174,9 +178,16 @@ def timed(case: Case, runs: int) -> Iterator[tuple[tuple[float, float], tuple[fl
         for k in (0, 1) if run % 2 else (1, 0):
             start = time.perf_counter(), time.process_time()
             both[k]()
+            if case.device != "cpu":
+                torch.cuda.synchronize(case.device)
             spent[k] = time.perf_counter() - start[0], time.process_time() - start[1]
         if run >= 0:
             yield spent[0], spent[1]
+
+
+def on_device(case: Case, device: str) -> Case:
+    """A case on a device: on a GPU ten times the steps, which there take a tenth of the time."""
+    return replace(case, device=device, steps=case.steps * (1 if device == "cpu" else 10))
 
 
 def row(case: Case, runs: int) -> str:
@@ -199,15 +210,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     own = parser.parse_args()
     torch.set_num_threads(own.threads)
-    print(f"torch {torch.__version__}, {platform.machine()}, {own.threads} threads")
+    where = "" if own.device == "cpu" else f", {torch.cuda.get_device_name(own.device)}"
+    print(f"torch {torch.__version__}, {platform.machine()}, {own.threads} threads{where}")
     print("| model | precision | optimizer | dimat, images/s | plain, images/s "
           "| plain / dimat, clock | plain / dimat, processor | pairs |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for case in SMALL if own.small else FULL:
-        print(row(case, 7), flush=True)
-    print(row(OVERHEAD, 21), flush=True)
+        print(row(on_device(case, own.device), 7), flush=True)
+    print(row(on_device(OVERHEAD, own.device), 21), flush=True)
 
 
 if __name__ == "__main__":

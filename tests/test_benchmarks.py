@@ -15,6 +15,7 @@ HELPERS = {
     "claims",
     "descent",
     "live_bytes",
+    "on_device",
     "parents",
     "results",
     "soak_intruders",
@@ -50,7 +51,7 @@ def test_the_machine_is_one_line_with_versions() -> None:
 def test_one_that_fails_is_named_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ends = {"training": 0, "round": 3, "scale": 0}
+    ends = {"training": 0, "round": 2, "scale": 3}
     ran: list[str] = []
 
     class Done:
@@ -64,7 +65,8 @@ def test_one_that_fails_is_named_and_the_others_go_on(
     assert main() == 1
     assert ran == ["training", "round", "scale"]
     out = capsys.readouterr().out
-    assert "FAILED with exit code 3" in out
+    assert "FAILED with exit code 2" in out
+    assert out.count("more to do") == 1
     assert out.splitlines()[-1].endswith("failed: round")
 
 

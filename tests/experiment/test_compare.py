@@ -31,6 +31,7 @@ from dimat.tools.compare.folder import open_folder, spec_to_yaml
 from dimat.tools.compare.progress import LiveCells
 from dimat.tools.compare.run import compare
 from dimat.tools.compare.spec import Spec, expand
+from dimat.tools.compare.table import Point, point_text
 
 TINY = RunConfig(
     agents=2,
@@ -83,6 +84,54 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "comparison.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def files(folder: Path) -> list[str]:
+    return [(folder / f"comparison.{end}").read_text() for end in ("csv", "txt")]
+
+
+def test_files_that_grow_with_their_cells_are_those_that_are_read_afresh(
+    tmp_path: Path, runner: Runner
+) -> None:
+    runner.failing[NAMES[2]] = DataError("no images")
+    compare(SPEC, tmp_path / "out")
+    grown = files(tmp_path / "out")
+    compare(SPEC, tmp_path / "out")
+    assert files(tmp_path / "out") == grown
+    assert "unfinished: seed 0" in grown[1]
+    runner.failing.clear()
+    compare(SPEC, tmp_path / "out")
+    grown = files(tmp_path / "out")
+    compare(SPEC, tmp_path / "out")
+    assert files(tmp_path / "out") == grown
+    assert "unfinished" not in grown[1]
+
+
+def test_a_cell_that_ends_costs_one_grid_point_and_one_that_was_done_no_parsing(
+    tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def counted(point: Point) -> str:
+        told.append(point.name)
+        return point_text(point)
+
+    monkeypatch.setattr("dimat.tools.compare.run.point_text", counted)
+    compare(SPEC, tmp_path / "out")
+    ring, star = "topology.name=ring", "topology.name=star"
+    assert told == [ring, star, ring, ring, star, star]
+    monkeypatch.setattr("dimat.tools.compare.folder.load_config", None)
+    compare(SPEC, tmp_path / "out")
+
+
+def test_settings_that_are_written_in_another_way_are_the_same(
+    tmp_path: Path, runner: Runner
+) -> None:
+    compare(SPEC, tmp_path / "out")
+    path = tmp_path / "out/cells" / NAMES[0] / "config.yaml"
+    path.write_text(f"# by hand\n{path.read_text()}")
+    compare(SPEC, tmp_path / "out")
+    assert runner.ran == NAMES
 
 
 def test_every_cell_is_run_once_and_the_first_method_is_the_main_one(

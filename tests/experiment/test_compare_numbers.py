@@ -16,7 +16,7 @@ from dimat import RunConfig
 from dimat.errors import RecordError
 from dimat.tasks import CLASSIFICATION
 from dimat.tools.compare.budget import at_equal, budget, reached
-from dimat.tools.compare.rows import numbers_of, to_csv
+from dimat.tools.compare.rows import csv_head, csv_rows, numbers_of
 from dimat.tools.compare.spec import Cell, Spec, expand
 from dimat.tools.compare.table import Point, as_text, points_of
 from dimat.tools.compare.trial import MethodRun, read_cell
@@ -273,7 +273,9 @@ def test_the_tables_of_long_names_fit_80_columns_and_break_no_number() -> None:
 
 
 def test_the_csv_has_a_row_for_every_cell_and_method() -> None:
-    text = to_csv(SPEC, CELLS, trials(CELLS[1].name))
+    runs = trials(CELLS[1].name)
+    lines = [csv_rows(SPEC, cell, runs.get(cell.name, ())) for cell in CELLS]
+    text = csv_head(SPEC) + "".join(lines)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [(r["cell"], r["method"]) for r in rows] == [
         (cell.name, method) for cell in CELLS for method in SPEC.methods

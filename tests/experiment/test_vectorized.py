@@ -112,6 +112,7 @@ def test_every_agent_comes_to_where_it_would_have_come_alone(model: str, optimiz
         check_alike(ours, theirs)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="refused on a CPU")
 def test_in_bfloat16_too() -> None:
     """As near as its rounding lets a step be: the loss, BatchNorm's statistics, the direction."""

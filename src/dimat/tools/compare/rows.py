@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from dimat.experiment.config.access import shown
 from dimat.tasks import Metric
@@ -46,28 +46,37 @@ def columns(metric: Metric) -> tuple[str, ...]:
     )
 
 
-def to_csv(
-    spec: Spec, cells: Sequence[Cell], method_runs: Mapping[str, Sequence[MethodRun]]
-) -> str:
-    """The text of ``comparison.csv``.
+def csv_head(spec: Spec) -> str:
+    """The first line of ``comparison.csv``.
 
     Args:
         spec: The comparison.
-        cells: All cells of the comparison.
-        method_runs: The runs of every finished cell, a method each, by the cell's name.
     """
+    return _csv([["cell", *spec.grid, "seed", "method", "finished", *columns(spec.metric)]])
+
+
+def csv_rows(spec: Spec, cell: Cell, method_runs: Sequence[MethodRun]) -> str:
+    """The lines of one cell in ``comparison.csv``, one for each method.
+
+    Args:
+        spec: The comparison.
+        cell: The cell.
+        method_runs: The runs of the cell, a method each; none if it is not finished.
+    """
+    done = {method_run.method: method_run for method_run in method_runs}
+    point = [shown(value) for value in cell.point.values()]
+    rows = []
+    for method in spec.methods:
+        own = done.get(method)
+        numbers = {} if own is None else numbers_of(own)
+        head = [cell.name, *point, cell.seed, method, "true" if own else "false"]
+        rows.append([*head, *(_text(numbers.get(name)) for name in columns(spec.metric))])
+    return _csv(rows)
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> str:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    names = columns(spec.metric)
-    writer.writerow(["cell", *spec.grid, "seed", "method", "finished", *names])
-    for cell in cells:
-        done = {method_run.method: method_run for method_run in method_runs.get(cell.name, ())}
-        for method in spec.methods:
-            own = done.get(method)
-            point = [shown(value) for value in cell.point.values()]
-            head = [cell.name, *point, cell.seed, method, "true" if own else "false"]
-            numbers = {} if own is None else numbers_of(own)
-            writer.writerow(head + [_text(numbers.get(name)) for name in names])
+    csv.writer(file, lineterminator="\n").writerows(rows)
     return file.getvalue()
 
 

@@ -14,9 +14,9 @@ from dimat.experiment.config.validate import validate
 from dimat.tools.compare.folder import ComparisonFolder, open_folder
 from dimat.tools.compare.pool import CellJob, run_tasks
 from dimat.tools.compare.progress import CellsProgress, SilentCells
-from dimat.tools.compare.rows import to_csv
+from dimat.tools.compare.rows import csv_head, csv_rows
 from dimat.tools.compare.spec import Cell, Spec, expand
-from dimat.tools.compare.table import Point, as_text, points_of
+from dimat.tools.compare.table import Point, legend_text, point_of, point_text, points_of
 from dimat.tools.compare.trial import MethodRun, is_cell_finished, read_cell
 from dimat.tools.format import spread_text
 from dimat.tools.statistics import Spread
@@ -109,6 +109,9 @@ def check(cells: Iterable[Cell]) -> None:
 class _ComparisonRun:
     """A comparison while it runs.
 
+    Files are written anew whenever a cell finishes, but of their parts only those of that cell and
+    its grid point are made anew: else 500 cells would make 500 x 500 of them.
+
     Args:
         spec: The comparison.
         cells: The cells of the comparison.
@@ -123,16 +126,18 @@ class _ComparisonRun:
 
     def __post_init__(self) -> None:
         self._method_runs: dict[str, tuple[MethodRun, ...]] = {}
-
-    @property
-    def points(self) -> list[Point]:
-        """Every grid point, with the numbers of its finished cells."""
-        return points_of(self.spec, self.cells, self._method_runs)
+        self._places = {cell.name: k for k, cell in enumerate(self.cells)}
+        self.points: list[Point] = []
+        self._texts: list[str] = []  # of every grid point
+        self._rows: list[str] = []  # of every cell
 
     def read_finished(self) -> None:
         """Read the finished cells, and write the tables."""
         for cell in self.cells:
             self._read(cell)
+        self.points = points_of(self.spec, self.cells, self._method_runs)
+        self._texts = [point_text(point) for point in self.points]
+        self._rows = [self._csv_rows(cell) for cell in self.cells]
         self._write()
 
     def run(self, jobs: int) -> dict[str, str]:
@@ -145,8 +150,7 @@ class _ComparisonRun:
             with closing(run_tasks(tasks, jobs, self.progress)) as outcomes:
                 for outcome in outcomes:
                     if outcome.error is None:
-                        self._read(cells[outcome.name])
-                        self._write()
+                        self._finished(cells[outcome.name])
                     else:
                         failures[outcome.name] = outcome.error
                     self.folder.note_error(outcome.name, outcome.details)
@@ -166,9 +170,24 @@ class _ComparisonRun:
         if is_cell_finished(folder, cell):
             self._method_runs[cell.name] = read_cell(folder, cell)
 
+    def _finished(self, cell: Cell) -> None:
+        """Read a cell that has just been run, and write the tables with it."""
+        self._read(cell)
+        place, seeds = self._places[cell.name], len(self.spec.seeds)
+        point = place // seeds
+        mates = self.cells[point * seeds : (point + 1) * seeds]
+        self.points[point] = point_of(self.spec, mates, self._method_runs)
+        self._texts[point] = point_text(self.points[point])
+        self._rows[place] = self._csv_rows(cell)
+        self._write()
+
+    def _csv_rows(self, cell: Cell) -> str:
+        return csv_rows(self.spec, cell, self._method_runs.get(cell.name, ()))
+
     def _write(self) -> None:
-        self.folder.write("comparison.csv", to_csv(self.spec, self.cells, self._method_runs))
-        self.folder.write("comparison.txt", as_text(self.points))
+        legend = legend_text(self.spec.metric)
+        self.folder.write("comparison.csv", csv_head(self.spec) + "".join(self._rows))
+        self.folder.write("comparison.txt", "".join(self._texts) + legend)
 
     def _said(self, name: str, error: str | None) -> str:
         if error is not None:

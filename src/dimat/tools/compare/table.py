@@ -62,25 +62,38 @@ def points_of(
         cells: All cells of the comparison.
         method_runs: The runs of every finished cell, a method each, by the cell's name.
     """
-    points = []
-    for point in spec.points:
-        mine = [cell for cell in cells if cell.point == point]
-        done = [method_runs[cell.name] for cell in mine if cell.name in method_runs]
-        missing = tuple(cell.seed for cell in mine if cell.name not in method_runs)
-        numbers = {
-            method: _columns(
-                [
-                    numbers_of(method_run)
-                    for cell in done
-                    for method_run in cell
-                    if method_run.method == method
-                ]
-            )
-            for method in spec.methods
-        }
-        name = ", ".join(f"{setting}={shown(value)}" for setting, value in point.items())
-        points.append(Point(name, len(mine), missing, numbers, spec.metric))
-    return points
+    seeds = len(spec.seeds)
+    return [
+        point_of(spec, cells[first : first + seeds], method_runs)
+        for first in range(0, len(cells), seeds)
+    ]
+
+
+def point_of(
+    spec: Spec, cells: Sequence[Cell], method_runs: Mapping[str, Sequence[MethodRun]]
+) -> Point:
+    """One grid point, with the numbers of its finished cells.
+
+    Args:
+        spec: The comparison.
+        cells: The cells of the grid point, one for each seed.
+        method_runs: The runs of every finished cell, a method each, by the cell's name.
+    """
+    done = [method_runs[cell.name] for cell in cells if cell.name in method_runs]
+    missing = tuple(cell.seed for cell in cells if cell.name not in method_runs)
+    numbers = {
+        method: _columns(
+            [
+                numbers_of(method_run)
+                for cell in done
+                for method_run in cell
+                if method_run.method == method
+            ]
+        )
+        for method in spec.methods
+    }
+    name = ", ".join(f"{setting}={shown(value)}" for setting, value in cells[0].point.items())
+    return Point(name, len(cells), missing, numbers, spec.metric)
 
 
 def _columns(rows: Sequence[Mapping[str, float | None]]) -> dict[str, list[float | None]]:
@@ -93,12 +106,14 @@ def comparison_tables(points: Sequence[Point]) -> RenderableType:
     Args:
         points: The grid points.
     """
-    parts: list[RenderableType] = []
-    for point in points:
-        title = Text(heading(point), style="bold", overflow="fold")
-        parts += [title, _score_table(point), "", _cost_table(point), ""]
     metric = points[0].metric if points else CLASSIFICATION.metrics[0]
-    return Group(*parts, _legend(metric))
+    return Group(*(_point_tables(point) for point in points), _legend(metric))
+
+
+def _point_tables(point: Point) -> RenderableType:
+    """The two tables of one grid point."""
+    title = Text(heading(point), style="bold", overflow="fold")
+    return Group(title, _score_table(point), "", _cost_table(point), "")
 
 
 def _legend(metric: Metric) -> str:
@@ -114,9 +129,32 @@ def as_text(points: Sequence[Point]) -> str:
     Args:
         points: The grid points.
     """
+    metric = points[0].metric if points else CLASSIFICATION.metrics[0]
+    return "".join(map(point_text, points)) + legend_text(metric)
+
+
+def point_text(point: Point) -> str:
+    """The part of :func:`as_text` of one grid point.
+
+    Args:
+        point: The grid point.
+    """
+    return _plain(_point_tables(point))
+
+
+def legend_text(metric: Metric) -> str:
+    """The end of :func:`as_text`: the meaning of the columns.
+
+    Args:
+        metric: The main metric of all runs.
+    """
+    return _plain(_legend(metric))
+
+
+def _plain(parts: RenderableType) -> str:
     console = Console(width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:
-        console.print(comparison_tables(points), highlight=False)
+        console.print(parts, highlight=False)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
