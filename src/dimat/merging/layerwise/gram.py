@@ -170,7 +170,7 @@ class Gram:
         wide = [widened(state) for state in states]
         merged = mix(wide, weights)
         for site, layer in _layers(analysis.trace, merged):
-            grams = [unpack(_wide(own[_PREFIX + str(site.weight)])) for own in statistics]
+            grams = [unpack(own[_PREFIX + str(site.weight)].double()) for own in statistics]
             self._fit(site, layer, merged, (wide, weights, grams))
         for lookup in lookups(analysis.trace):
             key = lookup.weight
@@ -222,10 +222,10 @@ class Gram:
     ) -> Tensor:
         """(groups, outputs, inputs) least squares, as a deviation from the average."""
         mean = average(matrices, weights)
-        whole, part = torch.zeros_like(grams[0], dtype=mean.dtype), torch.zeros_like(mean)
+        whole, part = torch.zeros_like(grams[0]), torch.zeros_like(mean)
         for matrix, weight, gram in zip(matrices, weights, grams, strict=True):
             soft = self._shrunk(gram)
-            part += ((matrix - mean).to(soft.dtype) @ soft).mul_(weight)
+            part += ((matrix - mean) @ soft).mul_(weight)
             whole.add_(soft, alpha=weight)
         factor, failed = torch.linalg.cholesky_ex(whole)
         if bool(failed.any()):  # moments that others say they have need not be semidefinite
@@ -311,11 +311,6 @@ def _share(trace: Trace, state: Mapping[str, Tensor], budget: float) -> float:
         weights += weight.numel()
         whole += num_whole((layer.groups, inputs + 1))
     return min(1.0, budget * weights / max(whole, 1))
-
-
-def _wide(moments: Tensor) -> Tensor:
-    """Moments in float32 at least: in more than they came in there is nothing to be gained."""
-    return moments.to(torch.promote_types(moments.dtype, torch.float32))
 
 
 def _affine(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:

@@ -88,8 +88,9 @@ def forecast(
     config = setup.config
     names = [config.method, *(name for name in config.controls if name != config.method)]
     began = time.perf_counter()
-    with borrowed(config.threads, config.device):
-        setup = tried(setup)
+    if calibrate:
+        with borrowed(config.threads, config.device):
+            setup = tried(setup)
     stage = Stage(setup)
     works = {name: _work(setup, name, stage) for name in names}
     with borrowed(config.threads, config.device):
