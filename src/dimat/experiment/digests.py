@@ -30,7 +30,10 @@ _LENGTH = ("rounds", "local_epochs", "local_steps")
 
 
 def topology_facts(network: Network) -> dict[str, object]:
-    """The content of ``topology.json``: graph and mixing matrix; if they vary, the first ones."""
+    """Graph and mixing matrix; if they vary, the first ones.
+
+    What follows from them is left out: its last bits depend on the machine that computes it.
+    """
     shown = min(network.period or _MOST_MATRICES, _MOST_MATRICES)
     sequence = [network.at(time).pi.tolist() for time in range(shown)]
     return {
@@ -39,7 +42,6 @@ def topology_facts(network: Network) -> dict[str, object]:
         "directed": network.directed,
         "edges": [list(edge) for edge in network.graph.edges],
         "pi": sequence[0],
-        "spectral_gap": network.spectral_gap,
         **({"sequence": sequence} if network.period != 1 else {}),
     }
 

@@ -81,7 +81,9 @@ class RunWriter:
             number = found.number if found else -1
             callback.started(self.name, self.folder.config, self.folder.path, number)
         if found is None:
-            self.folder.write_json("topology", topology_facts(self.setup.topology))
+            network = self.setup.topology
+            facts = {**topology_facts(network), "spectral_gap": network.spectral_gap}
+            self.folder.write_json("topology", facts)
             self.folder.write_json("shards", shard_facts(self.setup))
             if facts := task_facts(self.setup):
                 self.folder.write_json("task", facts)
