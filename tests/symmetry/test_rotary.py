@@ -112,6 +112,21 @@ class QueriesOnly(Attention):
         return super().scores(q, k.abs(), v)
 
 
+class Complex(Attention):
+    """Scores of complex numbers, whose real parts count."""
+
+    def scores(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        one, other = (torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) for x in (q, k))
+        return (one @ other.conj().transpose(-1, -2)).real.softmax(-1) @ v
+
+
+class Detached(Attention):
+    """Queries that no gradient reaches."""
+
+    def heads(self, x: Tensor, number: int) -> Tensor:
+        return super().heads(x.detach(), number)
+
+
 class Fused(nn.Module):
     """One projection, whose columns are queries, keys and values of one head after the other."""
 
@@ -194,6 +209,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
     "every dimension its own": (lambda: Attention(every_dimension_its_own), PLACES, 0),
     "normed": (lambda: Attention(normed), PLACES, 0),
     "keys through an absolute value": (lambda: QueriesOnly(halves), PLACES, 0),
+    "complex scores, which are left alone": (lambda: Complex(neighbors), PLACES, 0),
+    "detached, and left alone": (lambda: Detached(halves), PLACES, 0),
     "none, where any matrix acts": (lambda: Attention(lambda x: x), PLACES, 0),
     "one projection, two attentions": (Linked, PLACES, 0),
 }

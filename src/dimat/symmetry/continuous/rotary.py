@@ -147,10 +147,13 @@ def _columns(
 ) -> Ints:
     """The columns of a layer's result that reach an operand: its gradient is not zero there."""
     value = recorder.env[layer].detach().requires_grad_()
-    reached = _rerun(recorder, {layer: value}, between)[operand]
+    reached = _rerun(recorder, {layer: value}, between).get(operand)
+    if reached is None or not reached.requires_grad:  # detached on its way
+        return np.empty(0, np.int64)
+    real = torch.view_as_real(reached) if reached.is_complex() else reached
     random = torch.Generator().manual_seed(0)
-    weights = torch.randn(reached.shape, generator=random, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad((reached * weights).sum(), value)
+    weights = torch.randn(real.shape, generator=random, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((real * weights).sum(), value)
     return np.flatnonzero(gradient.flatten(0, -2).abs().sum(0).numpy())
 
 
@@ -193,6 +196,8 @@ def _is_hidden(
 def _same(expected: Any, found: Any) -> bool:
     """Whether two values are equal but for rounding; parts one by one."""
     if isinstance(expected, Tensor):
+        if not expected.numel():
+            return bool(expected.shape == found.shape)
         apart = (expected - found).abs().max()
         return bool(apart <= TOLERANCE * expected.abs().max())  # False where one is not finite
     return all(_same(x, y) for x, y in zip(expected, found, strict=True))
