@@ -97,18 +97,24 @@ class Watch(Silent):
             self.last = now
 
 
+def dealt_out(count: int, path: Path) -> str:
+    """A source of so many training digits, dealt out several times over."""
+    whole = digits()
+    pick = np.arange(count) % len(whole.train_y)
+    np.savez(
+        path,
+        train_x=whole.train_x.numpy()[pick],
+        train_y=whole.train_y.numpy()[pick],
+        test_x=whole.test_x.numpy(),
+        test_y=whole.test_y.numpy(),
+    )
+    return f"npz:{path}"
+
+
 def case(agents: int, model: str, width: float, method: str, rounds: int) -> dict[str, Any]:
     """One run in this process: seconds of each round an agent, of the start, and peak bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        whole = digits()
-        pick = np.arange(IMAGES * agents) % len(whole.train_y)
-        arrays = {
-            "train_x": whole.train_x.numpy()[pick],
-            "train_y": whole.train_y.numpy()[pick],
-            "test_x": whole.test_x.numpy(),
-            "test_y": whole.test_y.numpy(),
-        }
-        np.savez(Path(folder, "digits.npz"), **arrays)
+        source = dealt_out(IMAGES * agents, Path(folder, "digits.npz"))
         config = RunConfig(
             agents=agents,
             rounds=rounds,
@@ -122,7 +128,7 @@ def case(agents: int, model: str, width: float, method: str, rounds: int) -> dic
             threads=1,
             eval_every=rounds + 1,
             topology=TopologyConfig("random-regular"),
-            data=DataConfig(f"npz:{folder}/digits.npz", split="iid"),
+            data=DataConfig(source, split="iid"),
             optimizer=OptimizerConfig("msgd", lr=0.01),
             matching=MatchingConfig(images=32),
             out=str(Path(folder, "run")),
@@ -152,15 +158,7 @@ class Rounds(Silent):
 def pace(agents: int, threads: int, **own: Any) -> dict[str, float]:
     """Seconds of the demo's rounds with so many agents, by the clock and of processor time."""
     with tempfile.TemporaryDirectory() as folder:
-        whole = digits()
-        pick = np.arange(DEMO_IMAGES * agents) % len(whole.train_y)
-        arrays = {
-            "train_x": whole.train_x.numpy()[pick],
-            "train_y": whole.train_y.numpy()[pick],
-            "test_x": whole.test_x.numpy(),
-            "test_y": whole.test_y.numpy(),
-        }
-        np.savez(Path(folder, "digits.npz"), **arrays)
+        source = dealt_out(DEMO_IMAGES * agents, Path(folder, "digits.npz"))
         config = RunConfig(
             agents=agents,
             rounds=DEMO_ROUNDS,
@@ -168,7 +166,7 @@ def pace(agents: int, threads: int, **own: Any) -> dict[str, float]:
             controls=(),
             threads=threads,
             topology=TopologyConfig("ring" if agents < 10 else "random-regular"),
-            data=DataConfig(f"npz:{folder}/digits.npz", split="iid"),
+            data=DataConfig(source, split="iid"),
             out=str(Path(folder, "run")),
             **own,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import subprocess
 import sys
 from argparse import Namespace
 from contextlib import suppress
@@ -129,15 +130,29 @@ def test_a_step_is_a_process_whose_last_words_are_kept(
     assert own.tail.endswith("so ['--max_wall_s', '50']" if in_slices else "so []")
 
 
-@pytest.mark.slow
-def test_a_step_that_does_not_end_is_killed_with_all_that_it_started() -> None:
+def test_a_step_that_does_not_end_is_killed_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is up once it has started a child, however long that takes."""
+    ready = tmp_path / "ready"
+    os.mkfifo(ready)
     child = "import signal; signal.pause()"
     program = (
         "import subprocess, sys, signal\n"
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}])\n"
         "print(child.pid, flush=True)\n"
+        f"open({str(ready)!r}, 'w').close()\n"
         "signal.pause()"
     )
+    original = subprocess.Popen.wait
+
+    def wait(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if timeout is None:
+            return original(process)
+        ready.read_bytes()  # blocks until the other end is opened
+        raise subprocess.TimeoutExpired(process.args, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
     own = execute(Step("endless", "", ("-c", program), 10), 10)
     assert (own.state, own.code) == ("failed", None)
     assert own.tail.endswith("killed after 10 s")

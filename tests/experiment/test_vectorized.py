@@ -595,6 +595,16 @@ def test_a_run_is_the_same_one_whether_small_agents_train_in_stacks(
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.parametrize(
+    ("numel", "threads", "same"),
+    [(64, 1, True), (10, 1, False), (33, 1, False), (32, 2, False), (64, 2, True), (64, 3, False)],
+)
+def test_a_tail_that_fills_no_chunk_of_a_thread_is_updated_agent_by_agent(
+    numel: int, threads: int, same: bool
+) -> None:
+    assert stacked.same_elementwise(numel, threads) == same
+
+
 @pytest.mark.parametrize("batched", [True, False])
 def test_products_of_a_stack_have_the_bits_of_each(
     monkeypatch: pytest.MonkeyPatch, batched: bool

@@ -112,6 +112,14 @@ class QueriesOnly(Attention):
         return super().scores(q, k.abs(), v)
 
 
+class Alarm(Attention):
+    """Attention that looks at the size of its queries, which no drawn value comes near."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = super().forward(x) + (self.query(x) > 1e6).sum()
+        return result
+
+
 class Complex(Attention):
     """Scores of complex numbers, whose real parts count."""
 
@@ -209,6 +217,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
     "every dimension its own": (lambda: Attention(every_dimension_its_own), PLACES, 0),
     "normed": (lambda: Attention(normed), PLACES, 0),
     "keys through an absolute value": (lambda: QueriesOnly(halves), PLACES, 0),
+    "an alarm that never rings": (lambda: Alarm(halves), PLACES, 0),
     "complex scores, which are left alone": (lambda: Complex(neighbors), PLACES, 0),
     "detached, and left alone": (lambda: Detached(halves), PLACES, 0),
     "none, where any matrix acts": (lambda: Attention(lambda x: x), PLACES, 0),
@@ -238,6 +247,15 @@ def outputs(model: nn.Module, state: dict[str, Tensor], inputs: Tensor) -> Tenso
     return result
 
 
+def before_and_after(
+    model: nn.Module, symmetry: ContinuousSymmetry
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A generic state, and the same after a random element on the planes."""
+    random = torch.Generator().manual_seed(7)
+    state, own = redraw(model.state_dict(), random), symmetry.only("rotary")
+    return state, own.apply(own.random(random), state)
+
+
 def test_the_planes_are_those_worked_out_by_hand(found: Found) -> None:
     _, _, symmetry, planes = found
     assert sum(g.cells for g in symmetry.only("rotary").groups) == planes
@@ -245,10 +263,7 @@ def test_the_planes_are_those_worked_out_by_hand(found: Found) -> None:
 
 def test_a_random_element_leaves_the_function_unchanged(found: Found) -> None:
     model, inputs, symmetry, planes = found
-    random = torch.Generator().manual_seed(7)
-    state = redraw(model.state_dict(), random)
-    own = symmetry.only("rotary")
-    moved = own.apply(own.random(random), state)
+    state, moved = before_and_after(model, symmetry)
     torch.testing.assert_close(outputs(model, moved, inputs), outputs(model, state, inputs))
     changed = any((moved[key] - state[key]).abs().max() > 0.01 for key in state)
     assert changed == (planes > 0)
@@ -256,12 +271,17 @@ def test_a_random_element_leaves_the_function_unchanged(found: Found) -> None:
 
 def test_a_copy_that_an_element_moved_comes_back(found: Found) -> None:
     model, _, symmetry, _ = found
-    random = torch.Generator().manual_seed(7)
-    state = redraw(model.state_dict(), random)
-    own = symmetry.only("rotary")
-    moved = own.apply(own.random(random), state)
-    back = procrustes(own, state, moved).state
+    state, moved = before_and_after(model, symmetry)
+    back = procrustes(symmetry.only("rotary"), state, moved).state
     torch.testing.assert_close(back, state, rtol=1e-6, atol=1e-8)
+
+
+def test_what_is_turned_to_another_network_computes_what_it_did(found: Found) -> None:
+    model, inputs, symmetry, _ = found
+    random = torch.Generator().manual_seed(5)
+    ours, theirs = (redraw(model.state_dict(), random) for _ in range(2))
+    turned = procrustes(symmetry.only("rotary"), ours, theirs).state
+    torch.testing.assert_close(outputs(model, turned, inputs), outputs(model, theirs, inputs))
 
 
 def test_values_and_outputs_of_shared_keys_are_linear() -> None:
