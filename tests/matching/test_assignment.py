@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from dimat.matching import add_scores, solve_assignment
-from dimat.matching.assignment import assign
+from dimat.matching.assignment import assign, less_prices
 from dimat.models import build_model
 from dimat.symmetry import find_symmetry
 
@@ -107,3 +107,28 @@ def test_scores_of_several_neighbors_add_up_by_weight() -> None:
     for name in ("a", "b"):
         expected = 0.5 * parts[0][name] + 0.25 * parts[1][name] + 0.125 * parts[2][name]
         np.testing.assert_allclose(found[name], expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_prices_change_no_assignments_rank(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    score = random.integers(0, 4, (7, 7)) * 1.0  # many ties
+    best = solve_assignment(score)
+    less = less_prices(score, best)
+    rows = np.arange(7)
+    assert less.max() <= 1e-12
+    np.testing.assert_allclose(less[rows, best], 0.0, atol=1e-12)
+    one, other = (random.permutation(7) for _ in range(2))
+    expected = score[rows, one].sum() - score[rows, other].sum()
+    assert less[rows, one].sum() - less[rows, other].sum() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("cycle", [[1, 0, 2], [1, 2, 0]])
+def test_an_assignment_that_can_be_bettered_has_no_prices(cycle: list[int]) -> None:
+    score = np.eye(3)[cycle]
+    assert less_prices(score, np.arange(3)) is score
+    assert less_prices(score, np.asarray(cycle)) is not score
+
+
+def test_prices_of_nobody() -> None:
+    assert less_prices(np.zeros((0, 0)), np.zeros(0, np.int64)).shape == (0, 0)

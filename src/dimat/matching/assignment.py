@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 Scores = Mapping[str, Floats]
 NEVER = -1e9  # a score that no assignment can afford
 _LARGE = 256  # units of a group that takes longer (1 ms) than starting a thread for it
+_ROUNDING = 1e-15  # of sums of scores
+_PASSES = 100
 TIE = 1e-9  # a bonus for staying in place, so that ties and dead units do not move
 
 
@@ -47,6 +49,35 @@ def solve_assignment(score: Floats, tie: float = TIE) -> Ints:
         return np.asarray(best, np.int64)
     columns: Ints = linear_sum_assignment(score, maximize=True)[1].astype(np.int64)
     return columns
+
+
+def less_prices(score: Floats, columns: Ints) -> Floats:
+    r"""The scores less a price of each row and each column, by which every row's own is its best.
+
+    .. math:: C_{ij} - u_i - v_j \le 0, \quad C_{i\sigma(i)} = u_i + v_{\sigma(i)}
+
+    Prices are the same for all assignments, so none changes its rank; but a solver that otherwise
+    has long to search among scores that nearly tie finds :math:`\sigma` at once, and what differs
+    from it little soon. Prices exist if :math:`\sigma` is optimal (they are the solution of the
+    dual problem, here by the method of Bellman and Ford); if it is not, the scores stay as they
+    are.
+
+    Args:
+        score: (units, units) score of every row with every column.
+        columns: (units,) column of every row, :math:`\sigma`.
+    """
+    over = score[:, columns] - score[np.arange(len(score)), columns][:, None]
+    if (over + over.T).max(initial=0.0) > _ROUNDING:  # two rows that would rather swap
+        return score
+    price = np.zeros(len(score))  # of the columns, in the order of their rows
+    for _ in range(_PASSES):
+        raised = np.maximum(price, (over + price[:, None]).max(0, initial=-np.inf))
+        if (raised - price).max(initial=0.0) <= _ROUNDING:
+            less: Floats = score.copy()
+            less[:, columns] = over - raised + price[:, None]
+            return less
+        price = raised
+    return score
 
 
 def assign(

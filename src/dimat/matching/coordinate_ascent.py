@@ -91,9 +91,7 @@ class CoordinateAscent:
                     continue
                 changed[block] = False
                 if self._improve(block):
-                    keys = self.slices.moved_by(block)
-                    near = [b for b in changed if self.slices.moved_by(b) & keys]
-                    changed.update(dict.fromkeys(near, True))
+                    changed |= dict.fromkeys(self.slices.near(block), True)
             yield self.total
             if not any(changed.values()):
                 return
@@ -169,16 +167,23 @@ class CoordinateAscent:
         Args:
             slices: Slices that are compared.
         """
-        found: dict[str, Tensor] = {}
+        of: dict[str, list[ParameterSlice]] = {}
         for t in slices:
             if t.key in self.ours:
-                x, y = t.rows(self.ours[t.key]), t.rows(self.theirs[t.key])
-                mean = x.mean(0)  # what all have in common would drown the rest
-                x, y = x - mean, y - mean
-                square = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
-                own = square.clamp_min(0).double()
-                found[t.group] = found[t.group] + own if t.group in found else own
-        return {name: square.cpu().numpy() for name, square in found.items()}
+                of.setdefault(t.group, []).append(t)
+        found = {}
+        for name, own in of.items():
+            x, y = (
+                torch.cat([t.rows(state[t.key]) for t in own], 1)
+                for state in (self.ours, self.theirs)
+            )
+            mean = x.mean(0)  # what all have in common would drown the rest
+            x -= mean
+            y -= mean
+            norms = x.square().sum(1)[:, None] + y.square().sum(1)
+            square = torch.addmm(norms, x, y.T, alpha=-2).clamp_min_(0)
+            found[name] = square.double().cpu().numpy()
+        return found
 
     def cosines(self) -> dict[str, Floats]:
         """For each group (our units, their units as they stand) cosines over all its slices."""

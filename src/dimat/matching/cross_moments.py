@@ -81,8 +81,8 @@ class CrossMoments:
         """
         if statistic == "cosine":
             return self._cosine()
-        covariance, variance_x, variance_y = self._central()
         alive = torch.outer(*self._alive())
+        covariance, (variance_x, variance_y) = self._covariance(), self._variances()
         if statistic == "covariance":
             return torch.where(alive, covariance, 0.0)
         scale = (variance_x[:, None] * variance_y).clamp_min(1e-300).rsqrt()
@@ -99,13 +99,18 @@ class CrossMoments:
         apart = (x[:, None] - y).abs() / (2 * largest).clamp_min(1e-300)
         return torch.where(torch.outer(still_x, still_y), 1 - apart, 0.0)
 
-    def _central(self) -> tuple[Tensor, Tensor, Tensor]:
-        cross, sum_x, sum_y, square_x, square_y = self._sums
+    def _covariance(self) -> Tensor:
+        cross, sum_x, sum_y, *_ = self._sums
+        return cross / self.count - torch.outer(sum_x / self.count, sum_y / self.count)
+
+    def _variances(self) -> tuple[Tensor, Tensor]:
+        _, sum_x, sum_y, square_x, square_y = self._sums
         n = self.count
-        covariance = cross / n - torch.outer(sum_x / n, sum_y / n)
-        variance_x = (square_x / n - (sum_x / n).square()).clamp_min(0)
-        variance_y = (square_y / n - (sum_y / n).square()).clamp_min(0)
-        return covariance, variance_x, variance_y
+        x, y = (
+            (square / n - (total / n).square()).clamp_min(0)
+            for square, total in ((square_x, sum_x), (square_y, sum_y))
+        )
+        return x, y
 
     def _means(self) -> tuple[Tensor, Tensor]:
         assert self._shift is not None
@@ -114,9 +119,8 @@ class CrossMoments:
         return x, y
 
     def _alive(self) -> tuple[Tensor, Tensor]:
-        _, variance_x, variance_y = self._central()
-        x, y = self._means()
-        return _alive(variance_x, x), _alive(variance_y, y)
+        x, y = (_alive(*own) for own in zip(self._variances(), self._means(), strict=True))
+        return x, y
 
     def _cosine(self) -> Tensor:
         assert self._shift is not None

@@ -127,6 +127,15 @@ class ParameterSlices:
         first = {name: k for k, name in enumerate(self.symmetry.names)}
         return tuple(sorted(found, key=lambda block: min(first[name] for name in block)))
 
+    def near(self, block: frozenset[str]) -> list[frozenset[str]]:
+        """The blocks that a step of one may let gain: those with a parameter that it moves too.
+
+        Args:
+            block: One of the blocks, which is among them.
+        """
+        keys = self.moved_by(block)
+        return [own for own in self.blocks if self.moved_by(own) & keys]
+
     def of(self, names: Collection[str]) -> list[ParameterSlice]:
         """The slices of some groups.
 
