@@ -23,6 +23,7 @@ from dimat import RunConfig
 from dimat.errors import ConfigError
 from dimat.exchange.world import SingleProcess
 from dimat.experiment.config.config import (
+    CheckpointConfig,
     DataConfig,
     DiagnosticsConfig,
     MatchingConfig,
@@ -182,6 +183,7 @@ def test_a_killed_process_is_started_again_and_the_run_has_the_same_numbers(
 ) -> None:
     model = "tests.distributed.test_torchrun:mortal"
     config = replace(on_graph(SHORT, here), method="wa", model=model)
+    config = replace(config, checkpoint=CheckpointConfig(every=1))
     alone = content(dimat.run(replace(config, out=str(tmp_path / "alone"))).folder)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
     # the same as without these two, but for the seconds of imports

@@ -16,6 +16,7 @@ from tests.experiment.test_resume import StopAfter, Stopped, content
 import dimat
 from dimat.cli import main
 from dimat.errors import RecordError
+from dimat.experiment.config.config import CheckpointConfig
 from dimat.experiment.record import lines as lines_module
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.lines import LineFiles, read_lines
@@ -24,7 +25,7 @@ from dimat.tools.compare.spec import Cell
 from dimat.tools.compare.trial import read_cell
 from dimat.tools.records.sources import read_source
 
-CONFIG = replace(TINY, rounds=3, controls=("local",))
+CONFIG = replace(TINY, rounds=3, controls=("local",), checkpoint=CheckpointConfig(every=1))
 BREAKS = {"not UTF-8": 0xFF, "not JSON": ord("}"), "another number": ord("9")}
 
 

@@ -33,6 +33,7 @@ from dimat.experiment.config.config import (
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.locks import alone
 from dimat.experiment.run import run_or_resume
+from dimat.experiment.running import rounds
 
 HERE = "tests.experiment.test_resume"
 NOISY = f"{__name__}:noisy"
@@ -48,6 +49,7 @@ CONFIG = RunConfig(
     method="dimat",
     controls=("sgp", "gradient-tracking", "diloco", "centralized"),
     topology=TopologyConfig("ring"),
+    checkpoint=CheckpointConfig(every=1),
     optimizer=OptimizerConfig(
         *("msgd", 0.02),
         schedule="cosine",
@@ -153,6 +155,7 @@ KILLED = f"""
 import os, signal, sys
 from dataclasses import replace
 from dimat.experiment.run import run_or_resume
+from dimat.experiment.running import rounds
 from {HERE} import CONFIG
 
 left = int(sys.argv[2])
@@ -409,6 +412,24 @@ def test_checkpoints_are_written_as_often_and_kept_as_long_as_asked(
     with pytest.raises(Stopped):
         dimat.run(replace(config, out=str(tmp_path / "run")), callbacks=[StopAfter(28)])
     assert CheckpointFolder(tmp_path / "run" / "checkpoints").numbers() == expected
+
+
+def test_by_default_checkpoints_are_at_least_ten_seconds_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, seconds = [], iter(range(0, 1000, 4))  # four of them between two looks at the clock
+    write = CheckpointFolder.write
+
+    def watch(self: CheckpointFolder, checkpoint: Checkpoint) -> None:
+        if self.path.parent.name == "run":
+            kept.append(checkpoint.number)
+        write(self, checkpoint)
+
+    monkeypatch.setattr(CheckpointFolder, "write", watch)
+    monkeypatch.setattr(rounds, "now", lambda: next(seconds))
+    config = replace(CONFIG, rounds=9, pretrain_epochs=0, method="wa", controls=())
+    dimat.run(replace(config, checkpoint=CheckpointConfig(), out=str(tmp_path / "run")))
+    assert kept == [3, 6]  # at 12 s, where the clock is looked at again; and at 28
 
 
 def test_a_checkpoint_replaces_one_of_its_number(tmp_path: Path) -> None:

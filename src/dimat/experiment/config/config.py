@@ -326,11 +326,12 @@ class CheckpointConfig:
     """Checkpoints, from which a stopped run goes on; see ``dimat resume``.
 
     Args:
-        every: Rounds between checkpoints; 0: none.
+        every: Rounds between checkpoints; 0: none; None: a round ends with one if none was written
+            for 10 seconds, and at an agent of ``dimat agent``, which others count on, always.
         keep: Number of last checkpoints that are kept.
     """
 
-    every: kinds.Count = 1
+    every: kinds.Count | None = None
     keep: kinds.PositiveCount = 2
 
     def __post_init__(self) -> None:

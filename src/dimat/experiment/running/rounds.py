@@ -16,7 +16,7 @@ from dimat.experiment.progress import Progress
 from dimat.experiment.record.results import MethodResult
 from dimat.experiment.record.writer import RunWriter
 from dimat.experiment.running.pretrain import Pretrained
-from dimat.experiment.running.time_limit import ENDLESS, TimeLimit
+from dimat.experiment.running.time_limit import ENDLESS, TimeLimit, now
 from dimat.experiment.running.vectorized import train_all, trains_at_once
 from dimat.experiment.setup import Setup
 from dimat.methods import RoundContext, RoundResult
@@ -26,6 +26,7 @@ from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
 Value = TypeVar("Value")
+_PAUSE_S = 10.0  # of wall time between checkpoints, which take a sixth of a round of milliseconds
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Rounds:
         self.method = make_method(self.setup.config, self.name)
         self.measure = Measure(self.setup, self.collectives, self.writer)
         self.together = self.method.exchanges == "steps"
+        self._kept_at = now()
 
     def run(self, pretrained: MutableMapping[int, Pretrained]) -> MethodResult | None:
         """Run all rounds, or those after the last checkpoint.
@@ -213,9 +215,14 @@ class Rounds:
         every = config.checkpoint.every
         if number == config.rounds:  # the summary follows
             return
-        stop = self.time_limit.limits and self.collectives.tell(self.time_limit.is_up)
-        if stop or (every and number % every == 0):
+        stop, due = False, bool(every) and number % (every or 1) == 0
+        if self.time_limit.limits or every is None:  # by one clock, that of agent 0's process
+            waited = every is None and now() - self._kept_at >= _PAUSE_S
+            stop, waited = self.collectives.tell([self.time_limit.is_up, waited])
+            due |= waited
+        if stop or due:
             self._keep(number)
+            self._kept_at = now()
         if stop:
             raise Stopped(f"{self.name}, round {number} of {config.rounds}")
 

@@ -402,7 +402,7 @@ class SingleAgentRun:
     def _keep(self, agent: LocalTrainer) -> None:
         """Write a checkpoint, if it is due."""
         config = self.setup.config
-        every = config.checkpoint.every
+        every = 1 if config.checkpoint.every is None else config.checkpoint.every
         if self.membership.status is MembershipStatus.NEW:
             return  # it has not taken over a state yet, and its own is untrained
         if every and (self.done % every == 0 or self.done == config.rounds):

@@ -92,5 +92,5 @@ def _copies(setup: Setup, facts: ModelFacts, remembered: int, name: str) -> floa
     method = METHODS[name]
     merging = {"never": 0, "steps": 1, "rounds": 2}[method.exchanges] * facts.state_bytes
     tracked = method.keeps * facts.gradient_bytes
-    keeping = facts.state_bytes + remembered + tracked if setup.config.checkpoint.every else 0
+    keeping = facts.state_bytes + remembered + tracked if setup.config.checkpoint.every != 0 else 0
     return float(pretrained + remembered + measured + tracked + max(merging, keeping))

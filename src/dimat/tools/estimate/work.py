@@ -93,7 +93,8 @@ class Work:
     def counts(self) -> Counts:
         """Counts of the whole run."""
         config, n, played = self.setup.config, self.agents, self.dry_run
-        every = config.checkpoint.every
+        own = config.checkpoint.every
+        every = 1 if own is None else own  # at most: of short rounds not every one is kept
         kept = n * ((config.rounds - 1) // every) if every and config.rounds else 0
         trained = n * (1 + len(self.measured))
         common = {"steps": float(config.rounds * sum(self.round_steps)), "kept": kept}
