@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dimat.tasks import Metric
+    from dimat.metric import Metric
     from dimat.tools.statistics import Difference, Spread
 
 NOTHING = "–"
@@ -56,7 +56,7 @@ def spread_text(one: Spread | None, metric: Metric) -> str:
         one: Mean and deviation.
         metric: The metric.
 
-    >>> from dimat.tasks import Metric
+    >>> from dimat.metric import Metric
     >>> from dimat.tools.statistics import Spread
     >>> percent = Metric("accuracy", percent=True)
     >>> spread_text(Spread(3, 0.756, 0.0051), percent), spread_text(None, percent)
@@ -76,7 +76,7 @@ def interval(one: Difference | None, metric: Metric) -> str:
         one: The difference.
         metric: The metric.
 
-    >>> from dimat.tasks import Metric
+    >>> from dimat.metric import Metric
     >>> from dimat.tools.statistics import Difference
     >>> interval(Difference(3, -0.234, -0.261, -0.207), Metric("accuracy", percent=True))
     '-23.4 [-26.1, -20.7]'

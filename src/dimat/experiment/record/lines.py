@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dimat.errors import RecordError, StructureError, writing
-from dimat.experiment.record.checkpoint import flush
-from dimat.files import read_regular
+from dimat.files import flush, read_regular
 
 LINES = ("metrics.jsonl", "diagnostics.jsonl", "classes.jsonl", "incidents.jsonl")
 Line = dict[str, Any]

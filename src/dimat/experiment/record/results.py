@@ -11,7 +11,7 @@ from dimat.experiment.config.config import RunConfig
 from dimat.experiment.record.lines import Line
 from dimat.experiment.record.shown import as_html, as_text, in_a_line
 from dimat.experiment.record.summary import select
-from dimat.tasks import CLASSIFICATION, Metric
+from dimat.metric import ACCURACY, Metric
 from dimat.text import brief
 
 
@@ -120,4 +120,4 @@ class SingleAgentResult:
     merged: float | None
     exchanged: Mapping[int, int]
     incidents: Mapping[int, Mapping[str, int]]
-    metric: Metric = CLASSIFICATION.metrics[0]
+    metric: Metric = ACCURACY

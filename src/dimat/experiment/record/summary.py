@@ -9,7 +9,8 @@ from typing import Any
 
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.record.lines import Line
-from dimat.tasks import TASKS, Metric
+from dimat.metric import Metric
+from dimat.tasks import TASKS
 
 
 def summarize(

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dimat.experiment.tables import percent
-from dimat.tasks import Metric
+from dimat.metric import Metric
 from dimat.tools.merge.result import (
     AlignResult,
     ComparisonRow,

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dimat.tasks import Metric
+from dimat.metric import Metric
 from dimat.tools.format import NOTHING
 from dimat.tools.report.page import templates
 
