@@ -55,6 +55,7 @@ BENCHMARKS = (
     Benchmark("threads", "one thread or two, on quiet and on busy cores", SMALL),
     Benchmark("round", "where the time of a round goes", SMALL),
     Benchmark("scale", "time and memory of 10 to 1,000 agents", SMALL),
+    Benchmark("many_rounds", "what grows with 10,000 rounds: time, memory, files, reports", SMALL),
     Benchmark("cells", "dimat compare of 500 cells against 50", SMALL),
     Benchmark("estimate", "expected time of runs against what they take", SMALL),
     Benchmark("neighbors", "a state to one neighbor against bare gRPC and bare Gloo", SMALL),

@@ -31,19 +31,19 @@ class AgentResult:
     merged: float | None
 
 
-def results_of(history: Sequence[Line], rounds: int, metric: Metric) -> tuple[AgentResult, ...]:
+def results_of(ends: Sequence[Line], rounds: int, metric: Metric) -> tuple[AgentResult, ...]:
     """The results of every agent in the last round.
 
     Args:
-        history: All lines of metrics.
+        ends: The lines of metrics of that round, and of any others.
         rounds: Number of the last round.
         metric: The main metric.
     """
     key = f"test_{metric.name}"
-    merged = {x["agent"]: x[key] for x in select(history, rounds, "merged")}
+    merged = {x["agent"]: x[key] for x in select(ends, rounds, "merged")}
     return tuple(
         AgentResult(x["agent"], x[key], merged.get(x["agent"]))
-        for x in select(history, rounds, "trained")
+        for x in select(ends, rounds, "trained")
     )
 
 
