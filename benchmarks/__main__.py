@@ -62,7 +62,7 @@ BENCHMARKS = (
     Benchmark("ranks", "states between ranks of torchrun against bare Gloo", SMALL),
     Benchmark("cluster", "a round on several processes", SMALL),
     Benchmark("soak", "faults without end: what is lost", ("--short",)),
-    Benchmark("symmetry", "finding and applying symmetries against a forward pass"),
+    Benchmark("symmetry", "finding and applying symmetries against a forward pass", SMALL),
     Benchmark("merging_speed", "matching and merging against forward passes", SMALL),
     Benchmark("rate", "the rate of SGD in agents and steps, in one unit order and without", SMALL),
     Benchmark("spectrum", "what the permutations of a run do to mixing", SMALL),
