@@ -49,6 +49,20 @@ def _hours(minutes: int) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def decimal(value: float | None) -> str:
+    """A number with three decimals, or two digits and an exponent from 1,000 on; a dash for None.
+
+    Args:
+        value: The number, or None.
+
+    >>> decimal(0.5), decimal(-999.9), decimal(1.23e9), decimal(None)
+    ('0.500', '-999.900', '1.2e+09', '–')
+    """
+    if value is None:
+        return NOTHING
+    return f"{value:.1e}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
 def spread_text(one: Spread | None, metric: Metric) -> str:
     """A mean and its standard deviation, in percent if the metric is, as text.
 
