@@ -8,7 +8,7 @@ default, in a process of its own with one thread, which is interrupted before it
 it is reported and goes on; and so is and does one of a tenth of the rounds. Seconds are of
 processor time:
 
-a round    in an early hundredth of the rounds (at least ten), and in the last hundredth
+a round    medians of an early hundredth of the rounds (at least ten), and of the last hundredth
 memory     that the process holds more at the end than half-way, by round
 folder     files and bytes: of checkpoints the last two are kept, lines grow
 report     of `dimat report`, and bytes of its page
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -85,9 +86,13 @@ def case(method: str, rounds: int, folder: str) -> dict[str, float]:
         dimat.run(config, watch)
     part = max(rounds // 100, 10)
     times, memory = watch.times, watch.memory
+
+    def a_round(last: int) -> float:
+        return statistics.median(times[k] - times[k - 1] for k in range(last - part + 1, last + 1))
+
     return {
-        "early": (times[2 * part] - times[part]) / part,
-        "late": (times[rounds] - times[rounds - part]) / part,
+        "early": a_round(2 * part),
+        "late": a_round(rounds),
         "bytes": (memory[rounds] - memory[rounds // 2]) / (rounds - rounds // 2),
     }
 
