@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from benchmarks.aims import beside_aim
 from torch import nn
 
 import dimat
@@ -86,7 +87,8 @@ def main() -> None:
     for world, values in found.items():
         ratio = alone / statistics.median(values)
         print(f"W = {world}: a round {ratio:4.2f} times as fast as with W = 1")
-    print(f"agent.step() between exchanges: {step_microseconds():.2f} us (aim: under 20)")
+    step = step_microseconds()
+    print(f"agent.step() between exchanges: {step:.2f} us ({beside_aim(step, 20)})")
 
 
 if __name__ == "__main__":

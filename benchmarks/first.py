@@ -1,11 +1,12 @@
-"""What a newcomer waits for: help, a graph, the first training step, and the installation.
+"""What a newcomer waits for: help, a graph, the first step, a report, and the installation.
 
 .venv/bin/python -m benchmarks.first            # half a minute
 .venv/bin/python -m benchmarks.first --clone    # `make demo` in a clone as well: needs the wheels
 
 Seconds of processor time (user and system) of processes with one thread, the least of five, each
-beside its aim. The first step is the demo's, counted from the start of its process. The environment
-is that of the packages that dimat requires, without extras.
+beside its aim. The first step is the demo's, counted from the start of its process; the report is
+of a small run with a control, and the status of an agent that is not there. The environment is that
+of the packages that dimat requires, without extras.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from benchmarks.aims import beside_aim
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 REPEATS = 5
 LARGEST = 6
 DIMAT = (sys.executable, "-m", "dimat")
+SMALL_RUN = "--agents 2 --rounds 3 --width 0.1 --controls wa --threads 1"
 # Prints the processor time of its process at the first step of an optimizer, and leaves.
 FIRST_STEP = """
 import os, time
@@ -51,10 +55,11 @@ main(["run", "--data.split", "by-class", "--out", "demo", "--threads", "1"])
 """
 
 
-def processor_s(command: Sequence[str]) -> float:
-    """Seconds of processor time of a command."""
+def processor_s(command: Sequence[str], code: int = 0) -> float:
+    """Seconds of processor time of a command that ends with an exit code."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == code, done.stderr.decode()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -65,6 +70,19 @@ def first_step_s() -> float:
         command = [sys.executable, "-c", FIRST_STEP]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
+
+
+def measured(folder: str) -> Iterator[tuple[str, float, Callable[[], float]]]:
+    """What is measured, its aim, and how; runs and files that it needs are made in a folder."""
+    yield "dimat --help", 0.3, partial(processor_s, [*DIMAT, "--help"])
+    yield "topology ring", 1.0, partial(processor_s, [*DIMAT, "topology", "ring"])
+    yield "first step", 4.0, first_step_s
+    run, page, peers = (str(Path(folder, name)) for name in ("run", "page", "peers.yaml"))
+    processor_s([*DIMAT, "run", *SMALL_RUN.split(), "--out", run])
+    report = [*DIMAT, "report", run, "--out", page, "--overwrite"]
+    yield "report", 1.5, partial(processor_s, report)
+    Path(peers).write_text('0: {address: "127.0.0.1:1"}\n')
+    yield "status", 1.0, partial(processor_s, [*DIMAT, "status", peers, "--insecure"], 1)
 
 
 def sizes() -> dict[str, int]:
@@ -94,7 +112,8 @@ def clone() -> None:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), folder], check=True)
         spent = processor_s(["make", "--silent", "-C", folder, "demo"])
         taken = time.monotonic() - start
-    print(f"clone to table   {taken:8.0f} s by the clock (aim: 120), {spent:.0f} s of processors")
+    aim = beside_aim(taken, 120)
+    print(f"clone to table   {taken:8.0f} s by the clock ({aim}), {spent:.0f} s of processors")
 
 
 def main() -> None:
@@ -103,13 +122,11 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    for told, aim, measure in (
-        ("dimat --help", 0.3, lambda: processor_s([*DIMAT, "--help"])),
-        ("topology ring", 1.0, lambda: processor_s([*DIMAT, "topology", "ring"])),
-        ("first step", 4.0, first_step_s),
-    ):
-        least = min(measure() for _ in range(REPEATS))
-        print(f"{told:16} {least:8.2f} s of processor time (aim: {aim:g})", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for told, aim, measure in measured(folder):
+            least = min(measure() for _ in range(REPEATS))
+            judged = beside_aim(least, aim)
+            print(f"{told:16} {least:8.2f} s of processor time ({judged})", flush=True)
     own = sizes()
     total, largest = sum(own.values()), sorted(own, key=lambda name: -own[name])[:LARGEST]
     shares = ", ".join(f"{name} {own[name] / 1e6:.0f}" for name in largest)

@@ -38,8 +38,7 @@ from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import FixedAddresses
 from dimat.exchange.network.rpc import grpc
-from dimat.exchange.network.security import SERVER_OPTIONS
-from dimat.exchange.network.site import security_of
+from dimat.exchange.network.security import SERVER_OPTIONS, security_of
 from dimat.exchange.wire import PIECE
 from dimat.experiment.running.allocator import keep_freed_memory
 from dimat.identity import Authority, Identity, request, server_name

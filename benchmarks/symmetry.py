@@ -2,6 +2,7 @@
 
     .venv/bin/python -m benchmarks.symmetry                # everything
     .venv/bin/python -m benchmarks.symmetry --apply        # the column of applying only, in seconds
+    .venv/bin/python -m benchmarks.symmetry --small        # ViT-B/16 and VGG16, beside their aims
     .venv/bin/python -m benchmarks.symmetry --continuous   # matrices too, against permutations
 
 Finding is compared with a plain forward pass of the same model on the same images, applying with
@@ -19,6 +20,7 @@ from functools import partial
 from unittest import mock
 
 import torch
+from benchmarks.aims import beside_aim
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from dimat import find_continuous_symmetry, find_symmetry
 from dimat.graph.trace import trace
 from dimat.models import build_model
 from dimat.symmetry import Symmetry, find
+
+FIND_S, APPLY = 10, 2  # aims: seconds, and a ratio to cloning the state
 
 
 class Bottleneck(nn.Module):
@@ -121,13 +125,13 @@ def measure(model: nn.Module, images: Tensor) -> list[str]:
         f"{first:.1f} s",
         f"{first / forward:.0f} x",
         f"{1000 * again:.0f} ms",
-        applied(symmetry, model),
+        f"{applied(symmetry, model):.2f} x",
         f"{plan:.2f} s",
         f"{symmetry.coverage:.4f}",
     ]
 
 
-def applied(symmetry: Symmetry, model: nn.Module) -> str:
+def applied(symmetry: Symmetry, model: nn.Module) -> float:
     """Processor time of applying a random element, relative to that of cloning the state."""
     state = {key: value.clone() for key, value in model.state_dict().items()}
     p = symmetry.random(torch.Generator().manual_seed(0))
@@ -135,7 +139,7 @@ def applied(symmetry: Symmetry, model: nn.Module) -> str:
     for _ in range(15):  # interleaved
         clone.append(seconds(lambda: {k: v.clone() for k, v in state.items()}, 1))
         apply.append(seconds(lambda: symmetry.apply(p, state), 1))
-    return f"{statistics.median(apply) / statistics.median(clone):.2f} x"
+    return statistics.median(apply) / statistics.median(clone)
 
 
 def continuous_only() -> None:
@@ -156,12 +160,25 @@ def apply_only() -> None:
     for name, model in nets.items():
         side = 64 if isinstance(model, ViT) else 32
         symmetry = find_symmetry(model, (torch.randn(2, 3, side, side),))
-        print(f"{name}: apply / clone {applied(symmetry, model)}", flush=True)
+        print(f"{name}: apply / clone {applied(symmetry, model):.2f} x", flush=True)
+
+
+def beside_aims() -> None:
+    """The time to find the symmetry of a ViT-B/16, and the ratio of applying that of a VGG16."""
+    vit, vgg = (
+        ViT().eval(),
+        build_model("vgg16", in_channels=3, num_classes=10, image_size=(32, 32)),
+    )
+    images = torch.randn(2, 3, 64, 64)
+    found = seconds(lambda: find_symmetry(vit, (images,)), 1)
+    print(f"ViT-B/16: found in {found:.1f} s ({beside_aim(found, FIND_S)})", flush=True)
+    ratio = applied(find_symmetry(vgg, (torch.randn(2, 3, 32, 32),)), vgg)
+    print(f"vgg16: apply / clone {ratio:.2f} ({beside_aim(ratio, APPLY)})", flush=True)
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    parts = {"--apply": apply_only, "--continuous": continuous_only}
+    parts = {"--small": beside_aims, "--apply": apply_only, "--continuous": continuous_only}
     if sys.argv[1:]:
         parts[sys.argv[1]]()
         return

@@ -12,6 +12,7 @@ from benchmarks.__main__ import BENCHMARKS, Benchmark, machine, main, measure
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 HELPERS = {
     "__main__",
+    "aims",
     "claims",
     "descent",
     "live_bytes",

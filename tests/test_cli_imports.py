@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.exchange.threads import HOST
+from tests.experiment.report_folders import make_comparison, make_run
 
 from dimat.cli.commands.topology import DEFAULT_BYTES, parser
 from dimat.models import build_model
@@ -19,17 +21,20 @@ SMALL_RUN = (
 )
 
 
-def leave_out(command: str, modules: str, after: str = "") -> None:
+def leave_out(command: str, modules: str, after: str = "", code: int = 0) -> None:
     """Run a command in a process of its own, and look at the modules that it has imported."""
-    code = (
+    script = (
         "import sys, dimat.cli\n"
-        "try: dimat.cli.main(sys.argv[1:])\n"
+        f"try: assert dimat.cli.main(sys.argv[1:]) == {code}\n"
         "except SystemExit as end: assert end.code == 0\n"
         f"found = {{*{modules.split()!r}}} & {{*sys.modules}}\n"
         "assert not found, found\n" + after
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, *command.split()],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -43,6 +48,20 @@ def test_help_imports_nothing_that_only_its_command_needs(command: str) -> None:
 @pytest.mark.parametrize("graph", ["ring", "full --agents 50", "directed-ring"])
 def test_a_graph_is_printed_with_its_costs_and_without_pytorch(graph: str) -> None:
     leave_out(f"topology {graph}", SLOW)
+
+
+def test_runs_and_comparisons_are_reported_without_pytorch(tmp_path: Path) -> None:
+    run, several = make_run(tmp_path / "run"), make_comparison(tmp_path / "several")
+    for page in ("folder", "page.html"):
+        leave_out(f"report {run} {several} --out {tmp_path / page}", "torch sklearn pandas grpc")
+
+
+def test_agents_are_asked_and_certificates_are_shown_without_pytorch(tmp_path: Path) -> None:
+    peers, ca = tmp_path / "peers.yaml", tmp_path / "ca"
+    peers.write_text(f'0: {{address: "{HOST}:1"}}\n')  # nobody listens there
+    leave_out(f"status {peers} --insecure", "torch scipy numpy plotly", code=1)
+    leave_out(f"certificates init --run r --out {ca}", "torch scipy numpy grpc")
+    leave_out(f"certificates show {ca}", "torch scipy numpy grpc")
 
 
 def test_a_run_on_digits_imports_no_reports_agents_apart_or_scikit_learn(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,6 +155,37 @@ def test_of_several_processes_that_of_agent_0_alone_says_it(patch: pytest.Monkey
 
 def raise_() -> None:
     raise KeyboardInterrupt
+
+
+def test_an_error_that_an_interrupt_caused_is_an_interrupt(
+    capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
+) -> None:
+    def build(*own: object, **more: object) -> None:
+        try:
+            raise_()
+        except KeyboardInterrupt as interrupt:  # as Python does where a class is being made
+            raise RuntimeError("Error calling __set_name__") from interrupt
+
+    patch.setattr("dimat.experiment.network.build_network", build)
+    assert said(capsys, "topology", "ring") == "dimat: interrupted\n"
+    patch.setattr("dimat.experiment.network.build_network", lambda *own, **more: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["topology", "ring"])
+
+
+def test_before_all_is_imported_there_is_no_traceback_either() -> None:
+    script = (
+        "import sys\n"
+        "from dimat.__main__ import main\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'dimat.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "sys.exit(main())"
+    )
+    command = [sys.executable, "-c", script, "topology", "ring"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "dimat: interrupted\n")
 
 
 def test_an_interrupt_that_leaves_a_lock_in_disorder_is_an_interrupt() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,12 +21,15 @@ import dimat
 from dimat.cli import main
 from dimat.data import load_dataset, normalize
 from dimat.files import file_digest
+from dimat.metric import ACCURACY
 from dimat.models import build_model
 from dimat.state import State, save_state, state_of
 from dimat.tools.merge import write as report
+from dimat.tools.merge.result import ComparisonRow, MergeComparison, MergeResult, Score
 from dimat.tools.merge.result import Path as Between
-from dimat.tools.merge.result import Score
 from dimat.tools.merge.samples import Normalization
+from dimat.tools.merge.settings import MergeConfig
+from dimat.tools.merge.tables import merge_tables
 
 TINY = [
     "--model",
@@ -356,6 +361,23 @@ def test_normalization_by_default_is_dimats_own() -> None:
     own = normalize(images.permute(0, 3, 1, 2))
     torch.testing.assert_close(Normalization()(images), own, rtol=0, atol=0)
     torch.testing.assert_close(Normalization()(images / 255), own)
+
+
+@pytest.mark.parametrize("recalibrated", [False, True])
+def test_huge_losses_leave_the_names_of_files_whole(recalibrated: bool) -> None:
+    huge = Score({"accuracy": 0.1}, 1234567890123.4)
+    again = huge if recalibrated else None
+    rows = [ComparisonRow(name, huge, again) for name in ("parent 0", "parent 1", "merged")]
+    config = MergeConfig(model="mlp", parents=("a/agent-7.safetensors", "b.pt"), out="x")
+    between = Between((0.0, 0.5, 1.0), (huge, huge, huge))
+    compared = MergeComparison((ACCURACY,), 360, True, tuple(rows), between)
+    result = MergeResult(config, (), "", (), compared, recalibrated, {}, ())
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(merge_tables(result))
+    text = console.export_text()
+    assert "parent 0: agent-7.safetensors " in text
+    assert "1.2e+12" in text
+    assert "123456" not in text
 
 
 def test_help_answers_without_torch() -> None:

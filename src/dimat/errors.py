@@ -86,17 +86,23 @@ def if_interrupted(way_on: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Exception) as error:
-        # A lock that is interrupted as it is taken cannot be released: no error of its own.
-        if not any(isinstance(own, KeyboardInterrupt) for own in _chain(error)):
+        if interrupt_of(error) is None:
             raise
         raise Interrupted(way_on()) from error
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and the errors that caused it."""
-    while error is not None:
-        yield error
+def interrupt_of(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interrupt that an error is or was caused by; None if there was none.
+
+    A lock that is interrupted as it is taken cannot be released, and a class that is interrupted as
+    it is made raises a ``RuntimeError``: no errors of their own.
+
+    Args:
+        error: The error.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
+    return error
 
 
 @contextmanager

@@ -103,6 +103,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def flush(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def check_bytes(what: str, needed: int, on_disk: int, kind: type[DimatError]) -> None:
     """Refuse what would take far more memory than the file has bytes, before it is allocated.
 

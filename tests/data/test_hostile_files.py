@@ -187,7 +187,7 @@ def test_a_named_pipe_is_not_opened_by_any_reader(tmp_path: Path) -> None:
         (lambda: read_checkpoint(pipe), StructureError),
         (lambda: load_dataset(f"npz:{pipe}"), DataError),
         (lambda: read_summary(pipe), RecordError),
-        (lambda: read_lines(pipe), RecordError),
+        (lambda: [*read_lines(pipe)], RecordError),
         (lambda: read_text(pipe), RecordError),
     ]
     for read, kind in readers:

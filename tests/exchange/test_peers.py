@@ -203,7 +203,7 @@ def test_the_file_of_incidents_ends_somewhere_and_the_counts_go_on(
         log.add(number, [Incident(j, "declined", f"{number} {LONG}") for j in (1, 2)])
     log.end(300)
     assert log.counts == {j: Counter(declined=300) for j in (1, 2)}
-    lines = folder.lines("incidents")
+    lines = [*folder.lines("incidents")]
     assert [line["what"] for line in lines[-2:]] == ["declined", "full"]
     assert folder.sizes()["incidents.jsonl"] < 22_000
     assert sum(map(len, notes)) < 22_000

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 from tests.experiment.test_beginnings import TINY
@@ -17,6 +19,7 @@ import dimat
 from dimat.cli import main
 from dimat.errors import RecordError
 from dimat.experiment.config.config import CheckpointConfig
+from dimat.experiment.progress import Silent
 from dimat.experiment.record import lines as lines_module
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.lines import LineFiles, read_lines
@@ -86,7 +89,7 @@ def test_a_changed_line_under_a_checkpoint_is_not_resumed(
 
 def test_a_changed_line_after_the_checkpoint_is_written_anew(stopped: Path, whole: Path) -> None:
     metrics = stopped / "metrics.jsonl"
-    change(metrics, len(read_lines(metrics)), 0xFF)
+    change(metrics, len([*read_lines(metrics)]), 0xFF)
     dimat.resume(stopped)
     assert content(stopped) == content(whole)
 
@@ -134,7 +137,7 @@ def test_a_last_line_that_is_whole_is_not_called_half_written(
     assert old != summary
     (out / "summary.json").write_text(json.dumps(old))  # of an earlier version: no digest
     read(out)
-    last = len(read_lines(out / "metrics.jsonl"))
+    last = len([*read_lines(out / "metrics.jsonl")])
     change(out / "metrics.jsonl", last, 0xFF)
     with pytest.raises(RecordError, match=f"line {last}"):
         read(out)
@@ -161,7 +164,8 @@ def test_digests_are_those_of_the_files_however_they_came_to_be(tmp_path: Path) 
         again.append({"round": 3})
         check(again)
         again.check_lines(moment)
-        assert [line["round"] for line in again.rewind(moment["sizes"])] == [0, 1, 2]
+        again.rewind(moment["sizes"])
+        assert [line["round"] for line in again.lines()] == [0, 1, 2]
         check(again)
         again.append({"round": 4})
         check(again)
@@ -179,6 +183,34 @@ def test_no_checkpoint_reads_again_what_was_written_before(
     assert read == []
 
 
+class Told(dict[str, object]):
+    """A line of which it can be seen whether anybody holds it."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def test_no_line_of_an_earlier_round_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: WeakSet[Told] = WeakSet()
+    rounds: list[set[object]] = []
+    write = LineFiles.append
+
+    def append(files: LineFiles, line: Mapping[str, object], name: str = "metrics") -> Told:
+        own = Told(write(files, line, name))
+        held.add(own)
+        return own
+
+    class Look(Silent):
+        def note(self, text: str) -> None:
+            gc.collect()
+            rounds.append({line["round"] for line in held})
+
+    monkeypatch.setattr(LineFiles, "append", append)
+    dimat.run(replace(TINY, rounds=4, controls=(), out=str(tmp_path / "run")), Look())
+    assert rounds == [{0, 1}, {2}, {3}, {4}]  # of round 0 no news are told
+
+
 TEXTS = {
     "a line break of Unicode": "a\u2028b\x85c\x0bd",
     "half a character": "a\ud800b",
@@ -192,9 +224,9 @@ def test_whatever_a_peer_says_is_one_line(tmp_path: Path, text: str) -> None:
     said: Mapping[str, object] = {"round": 1, "why": text}
     assert files.append(said, "incidents") == said
     files.append({"round": 2}, "incidents")
-    assert files.lines("incidents") == [said, {"round": 2}]
+    assert [*files.lines("incidents")] == [said, {"round": 2}]
 
 
 def test_a_file_with_no_lines_has_none(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").touch()
-    assert LineFiles(tmp_path).lines() == []
+    assert [*LineFiles(tmp_path).lines()] == []

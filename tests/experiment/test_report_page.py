@@ -181,6 +181,13 @@ def figures_of(text: str) -> Mapping[str, Sequence[Sequence[Mapping[str, object]
     return figures
 
 
+def unpacked(text: str, name: str) -> str:
+    """What a page of one file holds as base64 of a gzip."""
+    found = re.search(rf'id="{name}">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return gzip.decompress(b64decode(found[1])).decode()
+
+
 def strings(value: object) -> list[str]:
     if isinstance(value, Mapping):
         return strings(list(value.values()))
@@ -219,17 +226,14 @@ def test_a_page_of_one_file_has_all_that_the_folder_has(tmp_path: Path) -> None:
     assert data.startswith(start)
     assert b64decode(data.removeprefix(start)) == (index.parent / "data.csv").read_bytes()
     types = [x.get("type") for x in found.of("script")]
-    assert types == ["application/json", "text/plain", None]  # figures, plotly, report.js
+    assert types == ["text/plain", "text/plain", None]  # figures, plotly, report.js
     text = alone.read_text()
-    packed = re.search(r'id="plotly">(.*?)</script>', text, re.DOTALL)
-    assert packed is not None
-    plotly = gzip.decompress(b64decode(packed[1])).decode()
-    assert plotly == (index.parent / "plotly.min.js").read_text()
+    assert unpacked(text, "plotly") == (index.parent / "plotly.min.js").read_text()
+    assert json.loads(unpacked(text, "figures")) == figures_of(index.read_text())
     for name in ("report.css", "report.js"):
         content = (index.parent / name).read_text()
         assert text.count(content) == 1
         assert "</" not in content  # which would end it early
-    assert figures_of(text) == figures_of(index.read_text())
     assert len(text) < 3_000_000
 
 

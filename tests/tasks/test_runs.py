@@ -366,7 +366,7 @@ def test_a_value_that_is_not_finite_is_null_in_the_summary() -> None:
         for agent, value in enumerate((0.5, None))
     ]
     config = dimat.RunConfig(task="regression", rounds=0, agents=2)
-    found = summarize(config, "local", "trained", history, 1.0)
+    found = summarize(config, "local", "trained", history, 0, 1.0)
     assert found["test_r2_mean"] is None
     assert found["best_round"] == 0
 

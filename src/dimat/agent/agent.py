@@ -40,8 +40,8 @@ from dimat.exchange.network.hosts import join_address
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import FixedAddresses
-from dimat.exchange.network.security import require_protection
-from dimat.exchange.network.site import AgentSite, security_of
+from dimat.exchange.network.security import require_protection, security_of
+from dimat.exchange.network.site import AgentSite
 from dimat.exchange.protocol import Result
 from dimat.exchange.torchrun import Place, exchange_addresses, launched, own_host, place
 from dimat.methods import (

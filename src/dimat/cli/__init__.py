@@ -31,7 +31,7 @@ from dimat.cli.commands import (
     topology,
 )
 from dimat.cli.launch import INTERRUPTED, PIPE_CLOSED, STOPPED, settle
-from dimat.errors import ConfigError, DimatError, Interrupted, Stopped
+from dimat.errors import ConfigError, DimatError, Interrupted, Stopped, interrupt_of
 from dimat.experiment.config.parse import Parser
 
 _COMMANDS = {
@@ -95,7 +95,7 @@ def _discard_output() -> None:
 
 
 def _run(words: list[str]) -> int:
-    """Run the words of a command line; returns the exit code."""
+    """Run the words of a command line; returns the exit code, and prints why if it is not 0."""
     try:
         if words[:1] == ["help"]:  # "help run" is "run --help", "help run all" "run --help all"
             words = [*words[1:2], "--help", *words[2:]]
@@ -107,16 +107,18 @@ def _run(words: list[str]) -> int:
         arguments = _parser(words[0]).parse_args(words)
         settle()
         _COMMANDS[arguments.command].execute(arguments[arguments.command])
-    except Stopped as stopped:
-        print("dimat:", stopped, file=sys.stderr)
-        return STOPPED
-    except DimatError as error:
-        print("dimat: error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt as interrupt:  # an Interrupted says how to go on
-        said = f"; {interrupt}" if isinstance(interrupt, Interrupted) else ""
-        print(f"dimat: interrupted{said}", file=sys.stderr)
-        return INTERRUPTED
+    except (KeyboardInterrupt, Exception) as error:
+        if (interrupt := interrupt_of(error)) is not None:  # an Interrupted says how to go on
+            said = f"; {interrupt}" if isinstance(interrupt, Interrupted) else ""
+            print(f"dimat: interrupted{said}", file=sys.stderr)
+            return INTERRUPTED
+        if isinstance(error, Stopped):
+            print("dimat:", error, file=sys.stderr)
+            return STOPPED
+        if isinstance(error, DimatError):
+            print("dimat: error:", " ".join(str(error).split()), file=sys.stderr)
+            return 2 if isinstance(error, ValueError) else 1
+        raise
     return 0
 
 

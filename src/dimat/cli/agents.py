@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,8 +13,10 @@ from rich.text import Text
 
 from dimat.errors import shown
 from dimat.exchange.network.status import Answer
-from dimat.experiment.single_agent.check import Finding
 from dimat.tools.format import NOTHING
+
+if TYPE_CHECKING:
+    from dimat.experiment.single_agent.check import Finding
 
 _COLUMNS = ("agent", "round", "acc %", "standing", "heard", "since", "address")
 _RIGHT = {"agent", "round", "acc %", "heard"}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:  # who asks how agents are needs no PyTorch
+    from torch import Tensor
 
-from dimat.state import num_bytes
-
-Message = Mapping[str, Tensor]
-Inbox = Mapping[int, Message]
+Message: TypeAlias = "Mapping[str, Tensor]"
+Inbox: TypeAlias = "Mapping[int, Message]"
 Result = TypeVar("Result")
 
 
@@ -52,11 +51,15 @@ class Traffic:
 
     def count_sent(self, message: Message) -> None:
         """Add a message on its way out."""
-        self.sent_bytes += num_bytes(message)
+        self.sent_bytes += _num_bytes(message)
 
     def count_received(self, message: Message) -> None:
         """Add a message that arrived."""
-        self.received_bytes += num_bytes(message)
+        self.received_bytes += _num_bytes(message)
+
+
+def _num_bytes(message: Message) -> int:
+    return sum(value.nbytes for value in message.values())
 
 
 class Transport(Protocol):

@@ -48,10 +48,11 @@ from dimat.experiment.sources import (
 )
 from dimat.losses import NOT_TRUE_WEIGHT, LocalLoss, loss_of_counts
 from dimat.methods import Method, check_combiner
+from dimat.metric import Metric
 from dimat.models import build_for_input, check_outputs
 from dimat.state import tensors_of
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
-from dimat.tasks import TASKS, Metric, Task
+from dimat.tasks import TASKS, Task
 from dimat.topology import Network, build_topology
 from dimat.training.exchanged import check_moves, frozen_digest, frozen_entries, trained_keys
 from dimat.training.trainer import LocalTrainer, MergeSettings

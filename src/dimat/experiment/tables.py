@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dimat.experiment.record.results import RunResult
 from dimat.experiment.record.shown import columns_of, metric_of, rows_of, title_of
-from dimat.tasks import Metric
+from dimat.metric import Metric
 from dimat.text import counted
 
 if TYPE_CHECKING:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dimat.metric import Metric
 from dimat.registry import Registry, an_object
 from dimat.tasks.by_name import Tasks
 from dimat.tasks.classification import Classification
 from dimat.tasks.language_modeling import LanguageModeling
 from dimat.tasks.multilabel import Multilabel
-from dimat.tasks.protocol import LabelTask, LikelihoodTask, Metric, Task
+from dimat.tasks.protocol import LabelTask, LikelihoodTask, Task
 from dimat.tasks.regression import Regression, scaled
 from dimat.tasks.segmentation import Segmentation
 

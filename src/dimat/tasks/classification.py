@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimat.errors import ModelError
+from dimat.metric import ACCURACY
 from dimat.tasks.labels import as_labels
 from dimat.tasks.likelihoods import check_axes, softmax_root
-from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import mean_probabilities, ratio
 
 
@@ -25,7 +25,7 @@ class Classification:
     The outputs of an ensemble are the logarithms of the mean probabilities.
     """
 
-    metrics = (Metric("accuracy", percent=True),)
+    metrics = (ACCURACY,)
     has_classes = True
 
     def targets(self, given: NDArray[np.generic], where: str) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimat.errors import DataError
+from dimat.metric import Metric
 from dimat.tasks.labels import as_classes
 from dimat.tasks.likelihoods import check_axes, softmax_root
-from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import mean_probabilities, ratio
 
 _LONGEST = 700.0  # e to more is beyond a float

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimat.errors import DataError
+from dimat.metric import Metric
 from dimat.tasks.finite import first, place_of
 from dimat.tasks.likelihoods import bernoulli_root, check_axes
-from dimat.tasks.protocol import Metric
 from dimat.tasks.sums import ratio
 
 

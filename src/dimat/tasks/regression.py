@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimat.errors import DataError
+from dimat.metric import Metric
 from dimat.tasks.finite import as_floats
 from dimat.tasks.likelihoods import check_axes
-from dimat.tasks.protocol import Metric, Task
+from dimat.tasks.protocol import Task
 from dimat.tasks.sums import ratio
 
 

@@ -149,7 +149,7 @@ class Rehearsal:
 
     def __init__(self, faults: Faults, agent: int, log: Path, neighborhood: Neighborhood) -> None:
         self._log, self._neighborhood = log, neighborhood
-        struck = [Fault(**line) for line in (read_lines(log) if log.exists() else [])]
+        struck = [Fault(**line) for line in read_lines(log)] if log.exists() else []
         mine = [fault for fault in faults.planned if fault.agent == agent]
         self._left = [fault for fault in mine if fault not in struck]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dimat.tasks import Metric
+    from dimat.metric import Metric
     from dimat.tools.statistics import Difference, Spread
 
 NOTHING = "–"
@@ -49,6 +49,20 @@ def _hours(minutes: int) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def decimal(value: float | None) -> str:
+    """A number with three decimals, or two digits and an exponent from 1,000 on; a dash for None.
+
+    Args:
+        value: The number, or None.
+
+    >>> decimal(0.5), decimal(-999.9), decimal(1.23e9), decimal(None)
+    ('0.500', '-999.900', '1.2e+09', '–')
+    """
+    if value is None:
+        return NOTHING
+    return f"{value:.1e}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
 def spread_text(one: Spread | None, metric: Metric) -> str:
     """A mean and its standard deviation, in percent if the metric is, as text.
 
@@ -56,7 +70,7 @@ def spread_text(one: Spread | None, metric: Metric) -> str:
         one: Mean and deviation.
         metric: The metric.
 
-    >>> from dimat.tasks import Metric
+    >>> from dimat.metric import Metric
     >>> from dimat.tools.statistics import Spread
     >>> percent = Metric("accuracy", percent=True)
     >>> spread_text(Spread(3, 0.756, 0.0051), percent), spread_text(None, percent)
@@ -76,7 +90,7 @@ def interval(one: Difference | None, metric: Metric) -> str:
         one: The difference.
         metric: The metric.
 
-    >>> from dimat.tasks import Metric
+    >>> from dimat.metric import Metric
     >>> from dimat.tools.statistics import Difference
     >>> interval(Difference(3, -0.234, -0.261, -0.207), Metric("accuracy", percent=True))
     '-23.4 [-26.1, -20.7]'

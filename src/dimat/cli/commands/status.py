@@ -49,8 +49,7 @@ def execute(options: Namespace) -> None:
 
     from dimat.cli.agents import status_table
     from dimat.exchange.network.peers import PeersFile
-    from dimat.exchange.network.security import require_protection
-    from dimat.exchange.network.site import security_of
+    from dimat.exchange.network.security import require_protection, security_of
     from dimat.exchange.network.status import ask
 
     folder = None if options.certificates is None else Path(options.certificates)

@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dimat.errors import ConfigError, shown
 from dimat.exchange.network.hosts import is_loopback, split_address
 from dimat.exchange.network.rpc import grpc
-from dimat.identity import Identity, Refused
+from dimat.identity import Identity, Refused, check_name, require_tls13
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 _RUN, _FROM, _TO, _LIFE = "dimat-run", "dimat-from", "dimat-to", "dimat-life"
 _NONCE, _CERTIFICATE, _PROOF = "dimat-nonce-bin", "dimat-certificate-bin", "dimat-proof-bin"
 _REFUSAL = "dimat-refusal-bin"
+_UNNAMED = "dimat"  # a run without a name
 _NONCE_BYTES = 32
 _PIECE_BYTES = 5 << 20  # a header and a piece of a payload are smaller
 _OPTIONS: Sequence[tuple[str, Any]] = (
@@ -244,6 +246,32 @@ class Security:
         return problem
 
 
+def security_of(
+    certificates: Path | None,
+    run: str | None,
+    agent: int | None,
+    *,
+    trusted_network: bool = False,
+) -> Security:
+    """What proves who an agent is, and by what it knows others.
+
+    Args:
+        certificates: Folder of the agent's certificate and key; None: nothing does.
+        run: Name of the run; None: the certificate's, or dimat.
+        agent: The agent's number; None: an observer.
+        trusted_network: Whether plaintext is for more than this machine.
+
+    Raises:
+        ConfigError: If the certificate cannot be used.
+    """
+    if certificates is None:
+        check_name("name", run or _UNNAMED)
+        return Security(run or _UNNAMED, trusted_network=trusted_network)
+    require_tls13()
+    identity = Identity.load(certificates, run, agent)
+    return Security(identity.run, identity, _renewed)
+
+
 def require_protection(
     identity: Identity | None, addresses: Sequence[str], *, insecure: bool, trusted_network: bool
 ) -> None:
@@ -299,3 +327,9 @@ def _signed(run: str, caller: int | None, called: int, nonce: bytes) -> bytes:
 
 def _number(said: object) -> int | None:
     return int(said) if isinstance(said, str) and said.isdecimal() and len(said) < 7 else None
+
+
+def _renewed(identity: Identity) -> Identity:
+    """The identity as its files are now: the same object if they say the same."""
+    found = identity.renewed()
+    return identity if found == identity else found

@@ -12,10 +12,7 @@ from dimat.errors import ConfigError
 from dimat.exchange.network.link import Rules
 from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import PeersFile
-from dimat.exchange.network.security import Security, require_protection
-from dimat.identity import Identity, check_name, require_tls13
-
-RUN = "dimat"
+from dimat.exchange.network.security import Security, require_protection, security_of
 
 
 @dataclass(frozen=True)
@@ -112,32 +109,6 @@ class AgentSite:
         )
 
 
-def security_of(
-    certificates: Path | None,
-    run: str | None,
-    agent: int | None,
-    *,
-    trusted_network: bool = False,
-) -> Security:
-    """What proves who an agent is, and by what it knows others.
-
-    Args:
-        certificates: Folder of the agent's certificate and key; None: nothing does.
-        run: Name of the run; None: the certificate's, or dimat.
-        agent: The agent's number; None: an observer.
-        trusted_network: Whether plaintext is for more than this machine.
-
-    Raises:
-        ConfigError: If the certificate cannot be used.
-    """
-    if certificates is None:
-        check_name("name", run or RUN)
-        return Security(run or RUN, trusted_network=trusted_network)
-    require_tls13()
-    identity = Identity.load(certificates, run, agent)
-    return Security(identity.run, identity, _renewed)
-
-
 def _check_reachable(peers: PeersFile, agent: int, neighbors: Sequence[int]) -> None:
     """Require that one of any two neighbors can be dialed."""
     known = peers.agents
@@ -154,9 +125,3 @@ def _check_reachable(peers: PeersFile, agent: int, neighbors: Sequence[int]) -> 
                 f"setting 'peers': agents {agent} and {j} are neighbors, and neither has an "
                 f"address in {peers.path}: one of the two must be reachable from the other"
             )
-
-
-def _renewed(identity: Identity) -> Identity:
-    """The identity as its files are now: the same object if they say the same."""
-    found = identity.renewed()
-    return identity if found == identity else found

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from dimat.errors import StructureError, writing
 from dimat.exchange.tree import Json
-from dimat.files import file_digest, read_regular
+from dimat.files import file_digest, flush, read_regular
 from dimat.state import load_state, write_tensors
 
 _META, _TENSORS = "meta.json", "tensors.safetensors"
@@ -162,12 +161,3 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Flush a file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,17 +11,18 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from dimat.errors import RecordError, StructureError, writing
-from dimat.experiment.record.checkpoint import flush
-from dimat.files import read_regular
+from dimat.files import flush, open_regular, read_regular
 
 LINES = ("metrics.jsonl", "diagnostics.jsonl", "classes.jsonl", "incidents.jsonl")
 Line = dict[str, Any]
+_LONGEST = 1 << 26  # bytes that are read as one line: of what is no file of lines no more
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ class LineFiles:
         read: Line = json.loads(content)
         return read
 
-    def lines(self, name: str = "metrics") -> list[Line]:
-        """All lines of ``NAME.jsonl``; none if there is no such file.
+    def lines(self, name: str = "metrics") -> Iterator[Line]:
+        """All lines of ``NAME.jsonl``, one after another; none if there is no such file.
+
+        Those of many rounds together would take ten times the memory of the file.
 
         Args:
             name: metrics, diagnostics, classes or incidents.
@@ -70,7 +73,8 @@ class LineFiles:
             RecordError: If a line is broken.
         """
         path = self.path / f"{name}.jsonl"
-        return read_lines(path) if path.exists() else []
+        if path.exists():
+            yield from read_lines(path)
 
     def flush(self) -> None:
         """Flush all lines to disk, before a checkpoint relies on them."""
@@ -112,17 +116,14 @@ class LineFiles:
             content = _content(self.path / name)[: moment["sizes"][name]]
             check_digest(self.path / name, content, expected)
 
-    def rewind(self, sizes: Mapping[str, int]) -> list[Line]:
+    def rewind(self, sizes: Mapping[str, int]) -> None:
         """Remove all lines after an earlier moment.
 
         Args:
             sizes: The value of :meth:`sizes` then; empty to remove all lines.
 
-        Returns:
-            The remaining lines of metrics.
-
         Raises:
-            RecordError: If one of these is broken.
+            RecordError: If one of the remaining lines of metrics is broken.
             WriteError: If lines cannot be removed.
         """
         self._hashes.clear()
@@ -130,7 +131,8 @@ class LineFiles:
             if now > sizes.get(name, 0):
                 with writing(self.path / name):
                     os.truncate(self.path / name, sizes.get(name, 0))
-        return self.lines()
+        for _ in self.lines():  # checkpoints of old versions have no digest of the lines
+            pass
 
     def _hash(self, file: str) -> hashlib._Hash:
         """The running digest of a file's content, which later lines are added to."""
@@ -153,9 +155,9 @@ def check_digest(path: Path, content: bytes, expected: str) -> None:
     """
     if hashlib.sha256(content).hexdigest() == expected:
         return
-    lines = parse_lines(path, content)
+    count = sum(1 for _ in parse_lines(path, BytesIO(content)))
     raise RecordError(
-        f"{path}, lines 1 to {len(lines)}: one of them was changed after it was written; put the "
+        f"{path}, lines 1 to {count}: one of them was changed after it was written; put the "
         "file back as it was, or run again in another folder"
     )
 
@@ -186,8 +188,8 @@ def digest_name(file: str) -> str:
     return f"{file.removesuffix('.jsonl')}_sha256"
 
 
-def read_lines(path: Path) -> list[Line]:
-    """All lines of a file.
+def read_lines(path: Path) -> Iterator[Line]:
+    """All lines of a file, one after another.
 
     Args:
         path: The file, with one JSON object a line.
@@ -195,31 +197,32 @@ def read_lines(path: Path) -> list[Line]:
     Raises:
         RecordError: If the file cannot be read, or a line of it is broken.
     """
-    return parse_lines(path, _content(path))
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with file:
+        yield from parse_lines(path, iter(lambda: file.readline(_LONGEST), b""))
 
 
-def parse_lines(path: Path, content: bytes) -> list[Line]:
+def parse_lines(path: Path, content: Iterable[bytes]) -> Iterator[Line]:
     """The JSON objects of a file that has one a line.
 
     Args:
         path: Path of the file, for the message.
-        content: Content of the file.
+        content: Lines of the file.
 
     Raises:
         RecordError: If a line is not one JSON object in UTF-8; names file and line.
     """
-    found: list[Line] = []
-    for number, text in enumerate(content.removesuffix(b"\n").split(b"\n"), 1):
-        if not content:
-            break
+    for number, text in enumerate(content, 1):
         try:
             line = json.loads(text.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise RecordError(f"'{path}', line {number} is broken: {error}") from error
         if not isinstance(line, dict):
             raise RecordError(f"'{path}', line {number} is broken: not a JSON object")
-        found.append(line)
-    return found
+        yield line
 
 
 def to_json(value: Mapping[str, object], indent: int | None = None) -> str:
@@ -240,4 +243,8 @@ def _content(path: Path) -> bytes:
     try:
         return read_regular(path)
     except OSError as error:
-        raise RecordError(f"'{path}' cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> RecordError:
+    return RecordError(f"'{path}' cannot be read: {error.strerror}")

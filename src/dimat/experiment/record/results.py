@@ -11,7 +11,7 @@ from dimat.experiment.config.config import RunConfig
 from dimat.experiment.record.lines import Line
 from dimat.experiment.record.shown import as_html, as_text, in_a_line
 from dimat.experiment.record.summary import select
-from dimat.tasks import CLASSIFICATION, Metric
+from dimat.metric import ACCURACY, Metric
 from dimat.text import brief
 
 
@@ -31,19 +31,19 @@ class AgentResult:
     merged: float | None
 
 
-def results_of(history: Sequence[Line], rounds: int, metric: Metric) -> tuple[AgentResult, ...]:
+def results_of(ends: Sequence[Line], rounds: int, metric: Metric) -> tuple[AgentResult, ...]:
     """The results of every agent in the last round.
 
     Args:
-        history: All lines of metrics.
+        ends: The lines of metrics of that round, and of any others.
         rounds: Number of the last round.
         metric: The main metric.
     """
     key = f"test_{metric.name}"
-    merged = {x["agent"]: x[key] for x in select(history, rounds, "merged")}
+    merged = {x["agent"]: x[key] for x in select(ends, rounds, "merged")}
     return tuple(
         AgentResult(x["agent"], x[key], merged.get(x["agent"]))
-        for x in select(history, rounds, "trained")
+        for x in select(ends, rounds, "trained")
     )
 
 
@@ -120,4 +120,4 @@ class SingleAgentResult:
     merged: float | None
     exchanged: Mapping[int, int]
     incidents: Mapping[int, Mapping[str, int]]
-    metric: Metric = CLASSIFICATION.metrics[0]
+    metric: Metric = ACCURACY

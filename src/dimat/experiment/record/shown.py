@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from dimat.tasks import TASKS, Metric
+from dimat.metric import Metric
+from dimat.tasks import TASKS
 from dimat.text import counted
 
 if TYPE_CHECKING:

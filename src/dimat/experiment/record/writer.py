@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from dimat.experiment.record.class_records import ClassRecords
 from dimat.experiment.record.lines import Line, digest_name
 from dimat.experiment.record.results import MethodResult, results_of
 from dimat.experiment.record.run_folder import OVERWRITE, RunFolder
-from dimat.experiment.record.summary import select, summarize
+from dimat.experiment.record.summary import best_round, select, summarize
 from dimat.experiment.setup import Setup
 from dimat.state import State
 
@@ -47,7 +47,6 @@ class RunWriter:
         folder: Run folder of the method.
         progress: Receives a line of news for each measured round.
         callbacks: Receive the measurements.
-        history: All lines of metrics so far.
     """
 
     setup: Setup
@@ -55,7 +54,6 @@ class RunWriter:
     folder: RunFolder
     progress: Progress
     callbacks: Sequence[Callback] = ()
-    history: list[Line] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         path, keep = self.folder.path / "checkpoints", self.setup.config.checkpoint.keep
@@ -76,7 +74,7 @@ class RunWriter:
         """
         self._started, self._spent = time.perf_counter(), 0.0
         found = self.store.latest(self.progress.note, self._check)
-        self.history = self.folder.rewind(found.meta["sizes"] if found else {})
+        self.folder.rewind(found.meta["sizes"] if found else {})
         for callback in self.callbacks:
             number = found.number if found else -1
             callback.started(self.name, self.folder.config, self.folder.path, number)
@@ -110,7 +108,6 @@ class RunWriter:
         """
         for line in lines:
             read = self.folder.append(line)
-            self.history.append(read)
             self._fresh.append(read)
             self._tell(read)
 
@@ -143,7 +140,7 @@ class RunWriter:
             number: The round, from 1.
         """
         metric = self.setup.metric
-        parts, fresh = [], self._fresh  # not the whole history, which grows with every round
+        parts, fresh = [], self._fresh
         self._fresh = []
         for phase in ("merged", "trained"):
             found = [x[f"test_{metric.name}"] for x in select(fresh, number, phase)]
@@ -182,14 +179,17 @@ class RunWriter:
         """
         for agent, state in enumerate(states):
             self.folder.write_state(agent, state)
-        rounds, history = self.setup.config.rounds, self.history
-        phase = "merged" if select(history, rounds, "merged") else "trained"
+        rounds, metric = self.setup.config.rounds, self.setup.metric
+        ends = [line for line in self.folder.lines() if line["round"] in (0, rounds)]
+        phase = "merged" if select(ends, rounds, "merged") else "trained"
+        best = best_round(self.folder.lines(), phase, metric)
         digests = {digest_name(file): own for file, own in self.folder.digests().items()}
-        summary = summarize(self.setup.config, self.name, phase, history, self._wall_s()) | digests
+        numbers = summarize(self.setup.config, self.name, phase, ends, best, self._wall_s())
+        summary = numbers | digests
         self.folder.write_json("summary", summary)
         for callback in self.callbacks:
             callback.finished(self.name, summary)
-        return MethodResult(self.name, results_of(history, rounds, self.setup.metric), summary)
+        return MethodResult(self.name, results_of(ends, rounds, metric), summary)
 
     def _wall_s(self) -> float:
         return self._spent + time.perf_counter() - self._started

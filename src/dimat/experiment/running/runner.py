@@ -226,9 +226,9 @@ class Runner:
             check_finished(folder.path, summary)
             if own.build is not None:  # else it is of the settings, which are those of the folder
                 folder.check_model(own.new_model(0))
-            return MethodResult(
-                name, results_of(folder.lines(), self.config.rounds, own.metric), summary
-            )
+            last = self.config.rounds
+            ends = [line for line in folder.lines() if line["round"] == last]
+            return MethodResult(name, results_of(ends, last, own.metric), summary)
         writer = (
             None if folder is None else RunWriter(own, name, folder, self._progress, self.callbacks)
         )

@@ -434,18 +434,17 @@ class SingleAgentRun:
 
     def _finish(self) -> SingleAgentResult:
         """Write the summary of the agent; returns its results."""
-        lines = self.folder.lines()
-        last = {
-            phase: [x[f"test_{self.setup.metric.name}"] for x in lines if x["phase"] == phase]
-            for phase in ("trained", "merged")
-        }
+        rounds, last = set(), {}
+        for line in self.folder.lines():
+            rounds.add(line["round"])
+            last[line["phase"]] = line[f"test_{self.setup.metric.name}"]
         self.log.end(self.done)
         result = SingleAgentResult(
             self.index,
             self.folder.path,
-            len({x["round"] for x in lines if x["round"]}),
-            last["trained"][-1] if last["trained"] else float("nan"),
-            last["merged"][-1] if last["merged"] else None,
+            len(rounds - {0}),
+            last.get("trained", float("nan")),
+            last.get("merged"),
             dict(self.exchanged),
             {j: dict(own) for j, own in self.log.counts.items()},
             self.setup.metric,

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from dimat.experiment.config.access import shown
-from dimat.tasks import Metric
+from dimat.metric import Metric
 from dimat.tools.compare.budget import RESOURCES
 from dimat.tools.compare.spec import Cell, Spec
 from dimat.tools.compare.trial import MethodRun

@@ -16,7 +16,7 @@ from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.method_options import LATER
 
 if TYPE_CHECKING:
-    from dimat.tasks import Metric
+    from dimat.metric import Metric
 
 ELSEWHERE = {
     "seed": "seeds are given by --seeds",

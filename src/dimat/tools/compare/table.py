@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dimat.experiment.config.access import shown
-from dimat.tasks import CLASSIFICATION, Metric
+from dimat.metric import ACCURACY, Metric
 from dimat.tools.compare.rows import numbers_of, phase_column
 from dimat.tools.compare.spec import Cell, Spec
 from dimat.tools.compare.trial import MethodRun
@@ -49,7 +49,7 @@ class Point:
     seeds: int
     missing: tuple[int, ...]
     numbers: Mapping[str, Mapping[str, Sequence[float | None]]]
-    metric: Metric = CLASSIFICATION.metrics[0]
+    metric: Metric = ACCURACY
 
 
 def points_of(
@@ -106,7 +106,7 @@ def comparison_tables(points: Sequence[Point]) -> RenderableType:
     Args:
         points: The grid points.
     """
-    metric = points[0].metric if points else CLASSIFICATION.metrics[0]
+    metric = points[0].metric if points else ACCURACY
     return Group(*(_point_tables(point) for point in points), _legend(metric))
 
 
@@ -129,7 +129,7 @@ def as_text(points: Sequence[Point]) -> str:
     Args:
         points: The grid points.
     """
-    metric = points[0].metric if points else CLASSIFICATION.metrics[0]
+    metric = points[0].metric if points else ACCURACY
     return "".join(map(point_text, points)) + legend_text(metric)
 
 

@@ -13,9 +13,10 @@ from dimat.data import Rows
 from dimat.errors import writing
 from dimat.exchange.tree import pack
 from dimat.experiment.evaluation.evaluate import evaluated
-from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder, flush
+from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.running.vectorized import stack_size, train_at_once, trains_at_once
 from dimat.experiment.setup import Setup
+from dimat.files import flush
 from dimat.merging import recalibrate
 from dimat.tools.estimate.timing import each
 from dimat.training.snapshot import Snapshot

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dimat.metric import Metric
 from dimat.state import State
-from dimat.tasks import Metric
 from dimat.text import brief
 from dimat.tools.merge.settings import AlignConfig, MergeConfig
 

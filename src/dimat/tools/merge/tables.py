@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from dimat.experiment.tables import percent
-from dimat.tasks import Metric
+from dimat.metric import Metric
+from dimat.tools.format import decimal
 from dimat.tools.merge.result import (
     AlignResult,
     ComparisonRow,
@@ -95,7 +96,7 @@ def _named(row: ComparisonRow, parents: Sequence[str]) -> str:
 def _cells(scores: Sequence[Score | None], metric: Metric) -> list[str]:
     cells = []
     for score in scores:
-        cells += ["–", "–"] if score is None else [metric.show(score.main), _number(score.loss)]
+        cells += ["–", "–"] if score is None else [metric.show(score.main), decimal(score.loss)]
     return cells
 
 
@@ -109,9 +110,9 @@ def _path(path: Path, metric: Metric, *, again: bool) -> Table:
     for alpha in path.alphas:
         table.add_column(f"{alpha:g}", justify="right")
     table.add_row(_words(metric), *(metric.show(score.main) for score in path.scores))
-    table.add_row("loss", *(_number(score.loss) for score in path.scores))
+    table.add_row("loss", *(decimal(score.loss) for score in path.scores))
     how = "; BatchNorm recalibrated at every α" if again else ""
-    table.caption = f"loss barrier: {path.barrier:.3f}{how}"
+    table.caption = f"loss barrier: {decimal(path.barrier)}{how}"
     return table
 
 
@@ -136,7 +137,7 @@ def _units(fits: Sequence[ParentFit]) -> RenderableType:
 
 
 def _fit(group: GroupFit) -> list[str]:
-    measured = [_number(group.similarity), _number(group.margin)]
+    measured = [decimal(group.similarity), decimal(group.margin)]
     return [str(group.units), *measured, percent(group.moved)]
 
 
@@ -149,12 +150,3 @@ def _table(title: str) -> Table:
         box=box.SIMPLE_HEAD,
         min_width=_WIDTH,
     )
-
-
-def _number(value: float | None) -> str:
-    """A number with three decimals; a dash for None.
-
-    >>> _number(0.5), _number(None)
-    ('0.500', '–')
-    """
-    return "–" if value is None else f"{value:.3f}"

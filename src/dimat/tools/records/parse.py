@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dimat.errors import RecordError
-from dimat.tasks import Metric
+from dimat.metric import Metric
 from dimat.tools.records.curve import Line
 from dimat.tools.records.files import Placed
 from dimat.tools.records.run import Diagnosis, Graph, Matrix, Recall, Shards

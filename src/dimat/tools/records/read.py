@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dimat.errors import RecordError
 from dimat.experiment.record.lines import check_finished
-from dimat.tasks import CLASSIFICATION
+from dimat.metric import ACCURACY
 from dimat.tools.records.curve import in_order
 from dimat.tools.records.files import Placed, read_json, read_json_lines, read_text, read_yaml
 from dimat.tools.records.parse import (
@@ -49,7 +49,7 @@ def read_run(folder: Path, source: str = "") -> Run:
     confusion = _placed(folder / "confusion.json")
     graph, shards = _placed(folder / "topology.json"), _placed(folder / "shards.json")
     task = _placed(folder / "task.json")
-    metric = metric_of(task) if task else CLASSIFICATION.metrics[0]
+    metric = metric_of(task) if task else ACCURACY
     seed, summary = settings.get("seed"), read_json(folder / "summary.json")
     if summary is not None:
         check_finished(folder, summary)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from dimat.tasks import CLASSIFICATION, Metric
+from dimat.metric import ACCURACY, Metric
 from dimat.tools.records.curve import Curve, Line, curve_of
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -118,7 +118,7 @@ class Run:
     graph: Graph | None = None
     shards: Shards | None = None
     notes: tuple[str, ...] = ()
-    metric: Metric = CLASSIFICATION.metrics[0]
+    metric: Metric = ACCURACY
     recalls: tuple[Recall, ...] = ()
     confusion: Mapping[str, Matrix] = field(default_factory=dict)
 

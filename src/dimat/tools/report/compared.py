@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dimat.errors import RecordError
-from dimat.tasks import Metric
+from dimat.metric import Metric
 from dimat.tools.records.run import Run, Source
 from dimat.tools.records.settings import differing, key_of, short_name, shown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dimat.tasks import Metric
+from dimat.metric import Metric
 from dimat.tools.format import NOTHING, human_bytes, human_seconds
 from dimat.tools.records.settings import key_of, shown
 from dimat.tools.report.compared import Compared, Series

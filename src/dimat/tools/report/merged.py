@@ -11,8 +11,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dimat.tasks import Metric
-from dimat.tools.format import NOTHING
+from dimat.metric import Metric
+from dimat.tools.format import NOTHING, decimal
 from dimat.tools.report.page import templates
 
 _WIDTH, _HEIGHT = 300, 120  # of a curve, in the units of its SVG
@@ -73,15 +73,6 @@ def merge_page(report: Mapping[str, Any]) -> str:
         },
         environment=[(name, f"{value}") for name, value in report["environment"].items()],
     )
-
-
-def decimal(value: float | None) -> str:
-    """A number with three decimals; a dash for None.
-
-    >>> decimal(0.5), decimal(None)
-    ('0.500', '–')
-    """
-    return NOTHING if value is None else f"{value:.3f}"
 
 
 def _base(path: str) -> str:

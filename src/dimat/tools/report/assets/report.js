@@ -11,16 +11,20 @@
   };
   window.addEventListener("error", (event) => trouble(`Something went wrong: ${event.message}`));
   window.addEventListener("unhandledrejection", (event) => trouble(`Something went wrong: ${event.reason}`));
-  const packed = document.getElementById("plotly"); // of a page that is one file: base64 of a gzip
-  if (packed) {
+  const element = (id) => document.getElementById(id);
+  const unpacked = (id) => {
+    const bytes = Uint8Array.from(atob(element(id).textContent), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).text();
+  };
+  const alone = element("plotly"); // the page is one file: texts in it are base64 of a gzip
+  if (alone) {
     if (!window.DecompressionStream) {
       trouble("This browser is from before 2023 and cannot unpack the plots; the tables are whole.");
       return;
     }
-    const bytes = Uint8Array.from(atob(packed.textContent), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
+    script.textContent = await unpacked("plotly");
     document.head.append(script);
   }
   if (!window.Plotly) {
@@ -28,7 +32,7 @@
     return;
   }
 
-  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const figures = JSON.parse(alone ? await unpacked("figures") : element("figures").textContent);
   const panels = [...document.querySelectorAll("[data-panel]")];
   const buttons = [...document.querySelectorAll("[data-series]")];
   const night = window.matchMedia("(prefers-color-scheme: dark)");

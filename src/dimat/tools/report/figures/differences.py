@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dimat.tasks import Metric
+from dimat.metric import Metric
 from dimat.tools.format import interval
 from dimat.tools.report.compared import Compared
 from dimat.tools.report.differences import PHASES, Versus, differences

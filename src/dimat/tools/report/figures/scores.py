@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dimat.tasks import Metric
+from dimat.metric import Metric
 from dimat.tools.records.curve import Measurement
 from dimat.tools.records.run import Run
 from dimat.tools.report.bands import Track
