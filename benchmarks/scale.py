@@ -6,7 +6,7 @@
 
 Every case is a `dimat run` in a process of its own, of 50 of scikit-learn's digits an agent (dealt
 out several times over), one epoch of pre-training and then rounds of two steps of 16 images, on a
-random graph of 3 neighbors, with one thread and a checkpoint a round. Cases of different size
+random graph of 3 neighbors, with one thread and checkpoints as by default. Cases of different size
 alternate. Times are CPU seconds (the machine is shared), medians over rounds and repeats:
 
 first     the first round, in which three agents of four match (dimat alone)
@@ -15,10 +15,10 @@ start     seconds of wall clock until the first training step, imports of Python
 memory    of each further agent: the peak of this size less that of the size before
 
 `--pace` counts agent-rounds a second of the demo with so many agents (its mlp, 287 digits an agent,
-dealt out several times over, 20 rounds of 8 steps of 32 images, evaluated twice a round, a
-checkpoint a round; pre-trained for one epoch, which is not counted): agents that train one after
-another against those that train at once, and both against another checkout of dimat at PATH, all in
-turns. By the clock, and by processor time, which says more where the machine is shared. With
+dealt out several times over, 20 rounds of 8 steps of 32 images, evaluated twice a round,
+checkpoints as by default; pre-trained for one epoch, which is not counted): agents that train one
+after another against those that train at once, and both against another checkout of dimat at PATH,
+all in turns. By the clock, and by processor time, which says more where the machine is shared. With
 `--small` 5 agents, in turns against at once.
 
 And what mixing alone takes for 1,000 of them: a sum of the neighbors at every agent, as every
