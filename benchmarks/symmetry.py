@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from dimat import find_continuous_symmetry, find_symmetry
-from dimat.graph.trace import trace
+from dimat.graph.trace import trace_modes
 from dimat.models import build_model
 from dimat.symmetry import Symmetry, find
 
@@ -111,8 +111,8 @@ def measure(model: nn.Module, images: Tensor) -> list[str]:
         model(images)
         forward = seconds(lambda: model(images))
     first = seconds(lambda: find_symmetry(model, (images,)), 1)
-    traces = {t: trace(model, (images,), training=t) for t in (False, True)}
-    with mock.patch.object(find, "trace", lambda *_, training: traces[training]):
+    traces = trace_modes(model, (images,))
+    with mock.patch.object(find, "trace_modes", return_value=traces):
         again = seconds(lambda: find_symmetry(model, (images,)))
     symmetry = find_symmetry(model, (images,))
     p = symmetry.random(torch.Generator().manual_seed(0))
