@@ -1,6 +1,7 @@
 """How long it takes to find, prove and apply symmetries, as ratios measured side by side.
 
     .venv/bin/python -m benchmarks.symmetry                # everything
+    .venv/bin/python -m benchmarks.symmetry --find         # seconds to find those of four
     .venv/bin/python -m benchmarks.symmetry --apply        # the column of applying only, in seconds
     .venv/bin/python -m benchmarks.symmetry --continuous   # matrices too, against permutations
 
@@ -147,6 +148,28 @@ def continuous_only() -> None:
         print(f"{name}: {alone:.1f} s, and matrices {both:.1f} s: {both / alone:.2f} x", flush=True)
 
 
+def find_only() -> None:
+    """The time to find the symmetry of four networks, without that of imports."""
+    find_symmetry(nn.Linear(2, 2), torch.zeros(2, 2))
+    nets: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+        "mlp": (built("mlp", 1, 28), torch.randn(2, 1, 28, 28)),
+        "resnet20": (built("resnet20", 3, 32), torch.randn(2, 3, 32, 32)),
+        "ViT-S/16": (partial(ViT, 384, 6), torch.randn(2, 3, 64, 64)),
+        "ViT-B/16": (ViT, torch.randn(2, 3, 64, 64)),
+    }
+    for name, (build, images) in nets.items():
+        model = build().eval()
+        start = time.process_time()
+        symmetry = find_symmetry(model, images)
+        print(f"{name}: {time.process_time() - start:.2f} s, {symmetry.digest[:12]}", flush=True)
+
+
+def built(kind: str, channels: int, side: int) -> Callable[[], nn.Module]:
+    """A function that builds one of the built-in networks."""
+    size = (side, side)
+    return partial(build_model, kind, in_channels=channels, num_classes=10, image_size=size)
+
+
 def apply_only() -> None:
     """The ratios of applying for three networks."""
     built = (("vgg16", 1.0), ("resnet20", 2.0))
@@ -161,7 +184,7 @@ def apply_only() -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    parts = {"--apply": apply_only, "--continuous": continuous_only}
+    parts = {"--find": find_only, "--apply": apply_only, "--continuous": continuous_only}
     if sys.argv[1:]:
         parts[sys.argv[1]]()
         return
