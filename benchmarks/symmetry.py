@@ -1,6 +1,7 @@
 """How long it takes to find, prove and apply symmetries, as ratios measured side by side.
 
     .venv/bin/python -m benchmarks.symmetry                # everything
+    .venv/bin/python -m benchmarks.symmetry --find         # seconds to find those of four
     .venv/bin/python -m benchmarks.symmetry --apply        # the column of applying only, in seconds
     .venv/bin/python -m benchmarks.symmetry --small        # ViT-B/16 and VGG16, beside their aims
     .venv/bin/python -m benchmarks.symmetry --continuous   # matrices too, against permutations
@@ -26,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from dimat import find_continuous_symmetry, find_symmetry
-from dimat.graph.trace import trace
+from dimat.graph.trace import trace_modes
 from dimat.models import build_model
 from dimat.symmetry import Symmetry, find
 
@@ -115,8 +116,8 @@ def measure(model: nn.Module, images: Tensor) -> list[str]:
         model(images)
         forward = seconds(lambda: model(images))
     first = seconds(lambda: find_symmetry(model, (images,)), 1)
-    traces = {t: trace(model, (images,), training=t) for t in (False, True)}
-    with mock.patch.object(find, "trace", lambda *_, training: traces[training]):
+    traces = trace_modes(model, (images,))
+    with mock.patch.object(find, "trace_modes", return_value=traces):
         again = seconds(lambda: find_symmetry(model, (images,)))
     symmetry = find_symmetry(model, (images,))
     p = symmetry.random(torch.Generator().manual_seed(0))
@@ -151,6 +152,28 @@ def continuous_only() -> None:
         print(f"{name}: {alone:.1f} s, and matrices {both:.1f} s: {both / alone:.2f} x", flush=True)
 
 
+def find_only() -> None:
+    """The time to find the symmetry of four networks, without that of imports."""
+    find_symmetry(nn.Linear(2, 2), torch.zeros(2, 2))
+    nets: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+        "mlp": (built("mlp", 1, 28), torch.randn(2, 1, 28, 28)),
+        "resnet20": (built("resnet20", 3, 32), torch.randn(2, 3, 32, 32)),
+        "ViT-S/16": (partial(ViT, 384, 6), torch.randn(2, 3, 64, 64)),
+        "ViT-B/16": (ViT, torch.randn(2, 3, 64, 64)),
+    }
+    for name, (build, images) in nets.items():
+        model = build().eval()
+        start = time.process_time()
+        symmetry = find_symmetry(model, images)
+        print(f"{name}: {time.process_time() - start:.2f} s, {symmetry.digest[:12]}", flush=True)
+
+
+def built(kind: str, channels: int, side: int) -> Callable[[], nn.Module]:
+    """A function that builds one of the built-in networks."""
+    size = (side, side)
+    return partial(build_model, kind, in_channels=channels, num_classes=10, image_size=size)
+
+
 def apply_only() -> None:
     """The ratios of applying for three networks."""
     built = (("vgg16", 1.0), ("resnet20", 2.0))
@@ -165,10 +188,7 @@ def apply_only() -> None:
 
 def beside_aims() -> None:
     """The time to find the symmetry of a ViT-B/16, and the ratio of applying that of a VGG16."""
-    vit, vgg = (
-        ViT().eval(),
-        build_model("vgg16", in_channels=3, num_classes=10, image_size=(32, 32)),
-    )
+    vit, vgg = ViT().eval(), built("vgg16", 3, 32)()
     images = torch.randn(2, 3, 64, 64)
     found = seconds(lambda: find_symmetry(vit, (images,)), 1)
     print(f"ViT-B/16: found in {found:.1f} s ({beside_aim(found, FIND_S)})", flush=True)
@@ -178,7 +198,10 @@ def beside_aims() -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    parts = {"--small": beside_aims, "--apply": apply_only, "--continuous": continuous_only}
+    parts = {
+        **{"--small": beside_aims, "--find": find_only},
+        **{"--apply": apply_only, "--continuous": continuous_only},
+    }
     if sys.argv[1:]:
         parts[sys.argv[1]]()
         return

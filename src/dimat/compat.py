@@ -23,15 +23,22 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.dropout import _DropoutNd as Dropout
 from torch.optim.lr_scheduler import LRScheduler
 
+# A context that sees every operator that runs in it, as the documentation of extending PyTorch uses
+# it; and a mapping from tensors by identity that does not keep them alive.
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+
 # Nested containers as a flat list of leaves. It must be the flattening of torch.export itself:
 # the inputs of a graph are in its order, and it knows containers that others registered with it.
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils.weak import WeakTensorKeyDictionary as TensorKeys
 
 __all__ = [
     "BatchNorm",
+    "DispatchMode",
     "Dropout",
     "HigherOrderOperator",
     "OpOverload",
+    "TensorKeys",
     "arguments_of",
     "compiled_from",
     "has_schema",

@@ -10,17 +10,17 @@ from torch import nn
 from dimat.graph.trace import Trace
 from dimat.symmetry import find
 
-_KNOWN: dict[tuple[str, bool], Trace] = {}
+_KNOWN: dict[str, tuple[Trace, Trace]] = {}
 
 
 def export_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the test is about one model, known by its name; nothing that was proved is left."""
-    export = find.trace
+    export = find.trace_modes
 
-    def known(model: nn.Module, *inputs: Any, training: bool) -> Trace:
-        if (name, training) not in _KNOWN:
-            _KNOWN[name, training] = export(model, *inputs, training=training)
-        return _KNOWN[name, training]
+    def known(model: nn.Module, *inputs: Any) -> tuple[Trace, Trace]:
+        if name not in _KNOWN:
+            _KNOWN[name] = export(model, *inputs)
+        return _KNOWN[name]
 
-    monkeypatch.setattr(find, "trace", known)
+    monkeypatch.setattr(find, "trace_modes", known)
     monkeypatch.setattr(find, "_CACHE", {})

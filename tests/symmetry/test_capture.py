@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as modes_of_dispatch
 
 import dimat
 from dimat.errors import ModelError
-from dimat.graph.trace import trace
+from dimat.graph.calls import RecordedCalls
+from dimat.graph.trace import trace, trace_modes
 
 
 class Cache:
@@ -178,3 +180,71 @@ def test_inputs_that_lead_with_different_sizes_are_free_in_all_that_the_model_do
     found = trace(Convolution(), (torch.randn(40, 5), torch.randint(0, 40, (2, 70))))
     assert found.sizes == [(None, 5), (None, None)]
     assert trace(Net(lambda out, hidden: out), (X,)).sizes == [(None, 3)]
+
+
+# --- two modes ----------------------------------------------------------------------------------
+
+
+class Odd(nn.Module):
+    """Two layers, with something that the mode may or may not change."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what, self.flag = what, True
+        self.fc1, self.fc2 = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.register_buffer("mean", torch.zeros(6))
+        self.plain = (torch.ones(6), torch.full((6,), 2.0))
+        self.off, self.on = nn.Dropout(0.0), nn.Dropout(0.5)
+
+    def train(self, mode: bool = True) -> Odd:
+        self.flag = mode  # what the forward pass may read in place of the mode itself
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Any:
+        what, training = self.what, self.training
+        if what == "raises" and RecordedCalls in map(type, modes_of_dispatch()):
+            raise RuntimeError
+        h = self.fc1(x).relu()
+        h = {"dropout": self.on, "none": self.off}.get(what, nn.Identity())(h)
+        new = 0.9 * self.mean + h.mean(0)
+        if what == "written" or (what == "written in training" and training):
+            self.mean = new
+        elif what == "another is written":
+            self.mean = new if training else 0.9 * self.mean
+        h = h * (2.0 if what == "number" and training else 1.0)
+        h = h + (self.plain[training] if what == "constant" else self.plain[0])
+        h = h + torch.tensor([0.5 if what == "made" and training else 0.25])
+        h = h.sigmoid() if what == "flag" and self.flag else h
+        h = h + torch.rand_like(h) if what == "drawn" else h
+        weight = self.fc2.weight
+        out = h @ (weight.detach() if what == "view" and training else weight).T + self.fc2.bias
+        return (out, h) if what == "outputs" and training else out
+
+
+@pytest.mark.parametrize("what", ["", "none", "written"])
+def test_modes_that_are_alike_are_exported_once_and_have_the_graphs_of_two_exports(
+    what: str,
+) -> None:
+    model = Odd(what)
+    both = trace_modes(model, (X,))
+    assert both[0].module is both[1].module
+    for own, training in zip(both, (False, True), strict=True):
+        alone = trace(model, (X,), training=training)
+        assert own.training is training
+        assert own.outputs == alone.outputs
+        assert own.mutated == alone.mutated
+        if what != "none":  # the text of an export tells the modes of a dropout that drops nothing
+            assert own.digest() == alone.digest()
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["dropout", "written in training", "another is written", "number", "constant", "made", "flag",
+     "drawn", "view", "outputs", "raises"],
+)  # fmt: skip
+def test_modes_that_differ_are_exported_twice(what: str) -> None:
+    model = Odd(what)
+    both = trace_modes(model, (X,))
+    assert both[0].module is not both[1].module
+    for own, training in zip(both, (False, True), strict=True):
+        assert own.digest() == trace(model, (X,), training=training).digest()

@@ -104,6 +104,16 @@ def test_a_mask_of_huge_numbers_hides_nothing_beside_it() -> None:
     assert close_to(expected, expected * (1 + 1e-12))
 
 
+def test_what_is_not_finite_is_close_only_to_itself() -> None:
+    given = torch.tensor([1.0, torch.inf, torch.nan], dtype=torch.float64)
+    assert close_to(given, given.clone())
+    for k, other in ((0, 1.001), (1, 1.0), (1, -torch.inf), (2, 1.0), (0, torch.nan)):
+        changed = given.clone()
+        changed[k] = other
+        assert not close_to(given, changed)
+        assert not close_to(changed, given)
+
+
 def first_of(call: Call) -> Result:
     """A sum whose second operand is forgotten."""
     return call.tensors()[0].labels

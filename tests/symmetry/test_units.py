@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from dimat.symmetry.labels.row_hash import distinct
 from dimat.symmetry.labels.solve import solve
 from dimat.symmetry.labels.units import ANY, FIXED, Labels, Special, Units
+from dimat.symmetry.proof.elements import swaps
 
 
 def group_sizes(units: Units, *labels: Labels) -> list[tuple[int, int]]:
@@ -126,3 +128,39 @@ def test_a_selected_index_stays_and_the_others_are_free(index: int) -> None:
     whole = units.fresh(4)
     units.take((whole,), 0, np.asarray([index]))
     assert group_sizes(units, (whole,)) == [(1, 3)]
+
+
+@pytest.mark.parametrize("largest", [3, 40, 2**62])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_distinct_rows_are_those_of_numpy(largest: int, columns: int) -> None:
+    random = np.random.default_rng(columns)
+    rows = random.integers(-largest, largest, (50, columns))
+    rows = rows[random.integers(0, 50, 200)]  # with repeats
+    np.testing.assert_array_equal(distinct(rows), np.unique(rows, axis=0))
+    assert distinct(rows[:0]).shape == (0, columns)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_swaps_tell_all_cells_apart_that_meet(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    units = Units()
+    labels: list[Labels] = []
+    for cells in (1, 3, 1, 5, 2, 1):  # axes of blocks: a family of blocks, one of what is in them
+        axis = units.fresh(cells * 4)
+        labels += [(axis,), units.split((axis,), (cells * 4,), 0, (cells, 4))]
+    solution = solve(units, [(x, i) for own in labels for i, x in enumerate(own) if x is not FIXED])
+    families = solution.structure.families
+    moving = [k for k, f in enumerate(families) if f.size > 1]
+    meetings = [frozenset(random.choice(moving, 3, replace=False).tolist()) for _ in range(4)]
+    elements = swaps(solution, random, meetings)
+    seen: dict[int, list[tuple[bool, ...]]] = {}
+    for k in moving:
+        slots = [solution.structure.slots(moves, k) for moves in elements]
+        moved = [(own != np.arange(families[k].size)).any(axis=1) for own in slots]
+        seen[k] = [tuple(map(bool, own)) for own in zip(*moved, strict=True)]
+    for own in meetings:
+        here = {k for n in own for k in solution.structure.above[n] if k in seen}
+        moved_by = [which for k in here for which in seen[k]]  # one a cell
+        assert len(set(moved_by)) == len(moved_by)
+        assert all(map(any, moved_by))
+    assert len(elements) < sum(len(families[k].cells) for k in moving).bit_length()

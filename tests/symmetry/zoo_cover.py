@@ -41,19 +41,19 @@ def tested(case: Case) -> Tested:
     begun = time.process_time()
     torch.manual_seed(0)
     model, inputs, kwargs = case.build(), case.inputs(), case.kwargs()
-    traces = {mode: find.trace(model, inputs, kwargs, training=mode) for mode in (False, True)}
+    traces = find.trace_modes(model, inputs, kwargs)
 
-    def again(*_: object, training: bool = False) -> Trace:
-        return traces[training]
+    def again(*_: object) -> tuple[Trace, Trace]:
+        return traces
 
     def analysis() -> Analysis:
         find._CACHE.clear()
         return find.analyze(model, inputs, kwargs)
 
-    with mock.patch.object(find, "trace", again):
+    with mock.patch.object(find, "trace_modes", again):
         right = analysis()
         seconds = time.process_time() - begun
-        nodes = [n for own in traces.values() for n in own.graph.nodes if n.op == "call_function"]
+        nodes = [n for own in traces for n in own.graph.nodes if n.op == "call_function"]
         there = {operator_name(node.target) for node in nodes}
         what = set(moving(right))
         for name, broken in mutants():

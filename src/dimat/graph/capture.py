@@ -9,7 +9,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from io import StringIO
 from typing import Any
 
@@ -27,6 +27,7 @@ from dimat.compat import (
     writes_operands,
 )
 from dimat.errors import ModelError, first_line
+from dimat.graph.calls import RecordedCalls, entries
 
 _PLAIN_VALUES = (type(None), bool, int, float, str)  # that torch.export takes as outputs
 
@@ -43,7 +44,7 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
         training: Whether the mode is that of training.
     """
     modes = {module: module.training for module in model.modules()}
-    before = {name: value.detach().clone() for name, value in _entries(model)}
+    before = {name: value.detach().clone() for name, value in entries(model).items()}
     devices = {x.device for x in (*model.parameters(), *model.buffers()) if x.is_cuda}
     with torch.random.fork_rng(devices=list(devices)):
         model.train(training)
@@ -53,15 +54,9 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
             for module, mode in modes.items():
                 module.training = mode
             with torch.no_grad():
-                for name, value in _entries(model):
+                for name, value in entries(model).items():
                     if not torch.equal(value, before[name]):
                         value.copy_(before[name])
-
-
-def _entries(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by name: a forward pass may write both."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 def capture(
@@ -71,7 +66,8 @@ def capture(
     *,
     training: bool,
     way_out: Callable[[], str] = lambda: "",
-) -> ExportedProgram:
+    unless: RecordedCalls | None = None,
+) -> tuple[ExportedProgram | None, RecordedCalls]:
     """Export a model, its batch dimension free if it allows that; only tensors are outputs.
 
     Where the inputs differ in their leading sizes there is no batch dimension: then every size is
@@ -83,29 +79,41 @@ def capture(
         kwargs: Example keyword inputs.
         training: Whether the model is exported in training mode.
         way_out: What the error says can be done if the model cannot be captured; then called.
+        unless: A run in the other mode; if this one calls the same operators, nothing is exported.
+
+    Returns:
+        The export, None if there is none; and what the model called on the example inputs.
 
     Raises:
         ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
     """
     with in_mode(model, training), _silence():
-        outputs = _outputs(model, args, kwargs, training=training)
+        outputs, calls = _outputs(model, args, kwargs, training=training)
         dropped: list[str] = []
         if not list(_tensors(outputs, dropped)):
             raise ModelError(
                 f"{type(model).__name__}.forward returns no tensor, alone or in a list, tuple, "
                 f"dict or dataclass, but a {type(outputs).__name__}"
             )
+        if unless is not None and calls.same_as(unless):
+            return None, calls
         own = _TensorsOnly(model) if dropped or not _plain(outputs) else model
-        return _export(model, own, args, dict(kwargs), dropped, way_out)
+        return _export(model, own, args, dict(kwargs), dropped, way_out), calls
 
 
 def _outputs(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool
-) -> Any:
-    """The outputs of the model on its example inputs."""
+) -> tuple[Any, RecordedCalls]:
+    """The outputs of the model on its example inputs, and the operators that it calls."""
+    calls = RecordedCalls(model, tree_leaves((args, kwargs)))
+    with suppress(Exception), torch.no_grad():  # some operators cannot be seen: then all is run
+        with calls:
+            outputs = model(*args, **kwargs)
+        calls.finish(_tensors(outputs, []))
+        return outputs, calls
     try:
         with torch.no_grad():
-            return model(*args, **kwargs)
+            return model(*args, **kwargs), calls
     except Exception as error:  # the model's own code may raise anything
         shapes = ", ".join(_describe(x) for x in (*args, *kwargs.values()))
         mode = " in training mode" if training else ""

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from dimat.compat import OpOverload, arguments_of, size_hint, tree_leaves
 from dimat.errors import ConfigError, ModelError, shown
+from dimat.graph.calls import RecordedCalls
 from dimat.graph.capture import capture
 from dimat.graph.inside import way_out
 from dimat.state import tensors_of
@@ -199,11 +201,49 @@ def trace(
     Raises:
         ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
     """
-    own = kwargs or {}
-    program = capture(
-        model, args, own, training=training, way_out=lambda: way_out(model, args, own)
-    )
+    program, _ = _captured(model, args, kwargs, training=training)
+    assert program is not None, "there was no other run to be like"
     return _read(program, model, training)
+
+
+def trace_modes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> tuple[Trace, Trace]:
+    """Export the model in eval and in training mode, as :func:`trace` does.
+
+    Where the model calls the same operators in both modes (it has no dropout and no batch norm),
+    they have one graph, which is exported once. If that draws random numbers there are two, as
+    draws are named after the mode.
+
+    Args:
+        model: Not changed; its mode is restored.
+        args: Example inputs.
+        kwargs: Example keyword inputs.
+
+    Raises:
+        ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
+    """
+    program, calls = _captured(model, args, kwargs, training=False)
+    assert program is not None, "there was no other run to be like"
+    first = _read(program, model, False)
+    known = None if first.draws else calls
+    other, _ = _captured(model, args, kwargs, training=True, unless=known)
+    second = replace(first, training=True) if other is None else _read(other, model, True)
+    return first, second
+
+
+def _captured(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    *,
+    training: bool,
+    unless: RecordedCalls | None = None,
+) -> tuple[ExportedProgram | None, RecordedCalls]:
+    """The export, with an error that says which submodules could be captured."""
+    own = kwargs or {}
+    inside = partial(way_out, model, args, own)
+    return capture(model, args, own, training=training, way_out=inside, unless=unless)
 
 
 def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:

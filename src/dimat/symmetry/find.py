@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dimat.errors import ModelError
 from dimat.graph.inside import Call, exposed, look_inside, submodule
-from dimat.graph.trace import Trace, as_args, flatten_inputs, trace
+from dimat.graph.trace import Trace, as_args, flatten_inputs, trace_modes
 from dimat.state import check_module, tensors_of
 from dimat.symmetry.constants import digest_of, unwritten
 from dimat.symmetry.label import label_graphs
@@ -118,7 +118,7 @@ def analyze(
         ModelError: If the inputs do not fit, or the model cannot be captured.
     """
     frozen = frozen or {}
-    traces = [trace(model, args, kwargs, training=mode) for mode in (False, True)]
+    traces = trace_modes(model, args, kwargs)
     kept = unwritten(traces, {**(constants or {}), **frozen}, frozen.keys())
     key = (*(t.digest() for t in traces), digest_of(kept))
     found = _CACHE.get(key) or _prove(model, traces, args, kwargs, kept)

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from dimat.symmetry.labels.solve import Solution
-from dimat.symmetry.labels.structure import UnitFamily, structure_of
+from dimat.symmetry.labels.structure import Structure, UnitFamily, structure_of
 from dimat.symmetry.labels.units import FIXED, Ints, Label, Labels, Pin, Special
 from dimat.symmetry.permutation import Group
 from dimat.symmetry.proof.evidence import numbered
@@ -36,7 +36,7 @@ def reduce_solution(
     own = {key: tuple(_renumber(x, renumber) for x in labels) for key, labels in axes.items()}
     reduced = structure_of(families)
     filled = {key: labels for key, labels in own.items() if state[key].numel()}
-    members = _members(filled, families, reduced.family_of)
+    members = _members(filled, reduced)
     group_families = [k for k, f in enumerate(families) if f.size > 1]
     group_families = [f for f in group_families if members[f]]
     keys = {key: k for k, key in enumerate(state)}
@@ -117,18 +117,15 @@ def _restrict(solution: Solution, keep: np.ndarray) -> tuple[Ints, list[UnitFami
 
 
 def _members(
-    axes: Mapping[str, Labels], families: list[UnitFamily], family_of: Ints
+    axes: Mapping[str, Labels], structure: Structure
 ) -> dict[int, tuple[tuple[str, int], ...]]:
     """For every family the state axes that carry its units, or units that belong to them."""
-    above: list[set[int]] = []
-    for number, family in enumerate(families):
-        above.append({number}.union(*(above[o] for o in family.over)) if family.over else {number})
-    found: dict[int, dict[tuple[str, int], None]] = {k: {} for k in range(len(families))}
+    found: dict[int, dict[tuple[str, int], None]] = {k: {} for k in range(len(structure.families))}
     for key, labels in axes.items():
         for axis, label in enumerate(labels):
             if not isinstance(label, Special):
-                for number in np.unique(family_of[label]):
-                    for owner in above[int(number)]:
+                for number in np.unique(structure.family_of[label]):
+                    for owner in structure.above[int(number)]:
                         found[owner][(key, axis)] = None
     return {k: tuple(v) for k, v in found.items()}
 

@@ -207,9 +207,11 @@ def _owner_table(rows: Ints, count: int):  # type: ignore[no-untyped-def]
         number = int(start[units[0] + 1] - start[units[0]])
         index = start[units][:, None] + np.arange(number)[None, :]
         table = rows[index, 2] if number else np.empty((len(units), 0), np.int64)
-        if number > 1:  # columns that repeat another say nothing new
-            table = table[:, np.sort(np.unique(table, axis=1, return_index=True)[1])]
-        return table.astype(np.int64)
+        new: list[int] = []
+        for k in range(number):  # columns that repeat another say nothing new
+            if not any(np.array_equal(table[:, k], table[:, j]) for j in new):
+                new.append(k)
+        return table[:, new].astype(np.int64)
 
     return owners
 
@@ -217,7 +219,7 @@ def _owner_table(rows: Ints, count: int):  # type: ignore[no-untyped-def]
 def _owners_first(family_of: Ints, rows: Ints) -> list[int]:
     """The families in an order in which owners come before members; circles come last."""
     count = int(family_of.max(initial=-1)) + 1
-    edges = np.unique(np.stack([family_of[rows[:, 2]], family_of[rows[:, 1]]], 1), axis=0)
+    edges = distinct(np.stack([family_of[rows[:, 2]], family_of[rows[:, 1]]], 1))
     waiting = np.zeros(count, np.int64)
     np.add.at(waiting, edges[:, 1], 1)
     successors = np.split(edges[:, 1], np.searchsorted(edges[:, 0], np.arange(1, count)))
@@ -269,9 +271,9 @@ def check_family(
         moves = structure.moves({number: cycles(family.cells.shape, generator)})
     except StructureError:
         return False
-    if not np.array_equal(np.sort(moves), np.arange(structure.count)):
+    if (np.bincount(moves, minlength=structure.count) != 1).any():
         return False
-    rows = facts.rows
-    touched = (moves[rows[:, 1]] != rows[:, 1]) | (moves[rows[:, 2]] != rows[:, 2])
-    moved = np.column_stack([rows[touched, 0], moves[rows[touched, 1:]]])
-    return bool(np.isin(row_keys(moved), row_keys(rows[touched])).all())
+    moving = moves != np.arange(structure.count)
+    touched = facts.rows[moving[facts.rows[:, 1]] | moving[facts.rows[:, 2]]]
+    moved = np.column_stack([touched[:, 0], moves[touched[:, 1:]]])
+    return np.array_equal(np.sort(row_keys(moved)), np.sort(row_keys(touched)))

@@ -62,6 +62,14 @@ class Structure:
         return len(self.family_of)
 
     @cached_property
+    def above(self) -> list[frozenset[int]]:
+        """For every family those that its units move with: itself, its owners', and theirs."""
+        above: list[frozenset[int]] = []
+        for number, family in enumerate(self.families):
+            above.append(frozenset({number}).union(*(above[o] for o in family.over)))
+        return above
+
+    @cached_property
     def names(self) -> Ints:
         """For every unit a number of its own, made of its family, its slot and its owners."""
         names = np.empty(self.count, np.int64)
@@ -102,8 +110,10 @@ class Structure:
         # Owners come first, so it is known where they go when their members' turn comes: a cell
         # goes to the cell that has the owners which its own owners go to.
         for number, family in enumerate(self.families):
-            target = _find_rows(family.owners, moves[family.owners])
-            own = slots.get(number)
+            own, owners = slots.get(number), moves[family.owners]
+            if own is None and np.array_equal(owners, family.owners):
+                continue  # it stays
+            target = _find_rows(family.owners, owners)
             picked = np.arange(family.size)[None, :] if own is None else own
             moves[family.cells] = family.cells[target[:, None], picked]
         return moves

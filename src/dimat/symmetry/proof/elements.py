@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -63,30 +63,57 @@ def random_moves(solution: Solution, generator: np.random.Generator) -> Ints:
     )
 
 
-def swaps(s: Solution, generator: np.random.Generator) -> list[Ints]:
-    """Elements that swap two units in some of the cells, such that any two cells are told apart.
+def swaps(
+    s: Solution, generator: np.random.Generator, meetings: Iterable[frozenset[int]]
+) -> list[Ints]:
+    """Elements that swap two units in some of the cells, such that cells that meet are told apart.
 
     Cells are numbered, and element b swaps in those whose number has bit b. If all cells moved at
     once, a tie that a rule forgot between two groups of two would not show, nor what only an odd
-    permutation changes (a determinant).
+    permutation changes (a determinant). Cells that no operator has to do with both at once may
+    have one number, as operators are compared one by one.
 
     Args:
         s: The group.
         generator: Draws the two units of each cell.
+        meetings: For each operator the families of the units on its operands and results.
     """
-    families = [(k, f) for k, f in enumerate(s.structure.families) if f.size > 1]
-    starts = np.cumsum([1, *(len(f.cells) for _, f in families)])
+    numbers = _numbers(s, meetings)
+    last = max((own[-1] for own in numbers.values()), default=0)
     found = []
-    for bit in range(int(starts[-1] - 1).bit_length()):
+    for bit in range(last.bit_length()):
         slots = {}
-        for start, (k, f) in zip(starts, families, strict=False):
+        for k, cells in numbers.items():
+            f = s.structure.families[k]
             own = np.broadcast_to(np.arange(f.size), f.cells.shape).copy()
-            for c in range(len(own)):
-                if (int(start) + c) >> bit & 1:  # cells are numbered from 1
+            for c, number in enumerate(cells):
+                if number >> bit & 1:
                     i, j = generator.choice(f.size, 2, replace=False)
                     own[c, [i, j]] = own[c, [j, i]]
             slots[k] = own
         found.append(s.structure.moves(slots))
+    return found
+
+
+def _numbers(s: Solution, meetings: Iterable[frozenset[int]]) -> dict[int, range]:
+    """The numbers, from 1, of the cells of each family that moves.
+
+    They are as low as they can be where families that meet share none.
+    """
+    families = s.structure.families
+    met: dict[int, set[int]] = {}
+    for own in meetings:
+        moving = {k for n in own for k in s.structure.above[n] if families[k].size > 1}
+        for k in moving:
+            met.setdefault(k, set()).update(moving)
+    found: dict[int, range] = {}
+    for k in sorted(met):
+        start, count = 1, len(families[k].cells)
+        for taken in sorted((found[n] for n in met[k] if n in found), key=lambda r: r.start):
+            if start + count <= taken.start:
+                break
+            start = max(start, taken.stop)
+        found[k] = range(start, start + count)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from dimat.graph.trace import Trace, operator_name
 from dimat.symmetry.constants import redrawn_alike
 from dimat.symmetry.labels.operator_call import Result, as_tuple, tensors_in
 from dimat.symmetry.labels.solve import Solution
-from dimat.symmetry.labels.units import Ints, Labels
+from dimat.symmetry.labels.units import Ints, Labels, Special
 from dimat.symmetry.proof.elements import Element, random_moves, swaps
 from dimat.symmetry.proof.evidence import (
     Evidence,
@@ -102,7 +103,9 @@ class Proof:
         for number in range(self._looked_at):
             elements = [Element(random_moves(s, random))]
             if number == LEAST_DRAWS - 1:  # on generic values
-                elements += [Element(moves) for moves in swaps(s, random)]
+                elements += [
+                    Element(x) for x in swaps(s, random, self._meetings(labels, states, s))
+                ]
             if number in self._unusable:
                 continue
             for k in sorted(set(self._first)):
@@ -111,6 +114,25 @@ class Proof:
                 if found is not None:
                     return found
         return unproved
+
+    def _meetings(
+        self, labels: Sequence[Mapping[str, Result]], states: Mapping[str, Labels], s: Solution
+    ) -> set[frozenset[int]]:
+        """For each operator the families of the units on its operands, its results and its draw."""
+
+        @cache
+        def families(name: str, k: int) -> frozenset[int]:
+            every = [x for own in as_tuple(labels[k].get(name, ())) for x in own]
+            every += states.get(self.traces[k].draws.get(name, ""), ())
+            units = [s.of(x).ravel() for x in every if not isinstance(x, Special)]
+            return frozenset(s.structure.family_of[np.concatenate(units)].tolist() if units else ())
+
+        return {
+            frozenset().union(*(families(n.name, k) for n in (node, *node.all_input_nodes)))
+            for k, t in enumerate(self.traces)
+            for node in t.graph.nodes
+            if computes(node)
+        }
 
     def _draw(self, number: int) -> tuple[Mapping[str, Tensor], Sequence[Any]]:
         """The redrawn state and inputs of one draw, constants redrawn alike."""
