@@ -199,8 +199,10 @@ def beside_aims() -> None:
 def main() -> None:
     torch.set_num_threads(1)
     parts = {
-        **{"--small": beside_aims, "--find": find_only},
-        **{"--apply": apply_only, "--continuous": continuous_only},
+        "--small": beside_aims,
+        "--find": find_only,
+        "--apply": apply_only,
+        "--continuous": continuous_only,
     }
     if sys.argv[1:]:
         parts[sys.argv[1]]()
