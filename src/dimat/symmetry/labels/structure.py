@@ -102,8 +102,10 @@ class Structure:
         # Owners come first, so it is known where they go when their members' turn comes: a cell
         # goes to the cell that has the owners which its own owners go to.
         for number, family in enumerate(self.families):
-            target = _find_rows(family.owners, moves[family.owners])
             own = slots.get(number)
+            if own is None and not family.owners.size:
+                continue  # such as the places of a kernel: most families of a convolutional network
+            target = _find_rows(family.owners, moves[family.owners])
             picked = np.arange(family.size)[None, :] if own is None else own
             moves[family.cells] = family.cells[target[:, None], picked]
         return moves
