@@ -10,11 +10,12 @@ from tests.merging.test_layer import LAYERS
 from torch import Tensor, nn
 
 from dimat.graph.trace import trace
+from dimat.merging import Regression
 from dimat.merging.batch_moments import batch_moments
-from dimat.merging.layerwise import gram
+from dimat.merging.layerwise import gram, regression
 from dimat.merging.layerwise.gram import Gram
 from dimat.merging.layerwise.layer import Layer, layer_of
-from dimat.merging.layerwise.products import add_products, mirror, patch_products, pays, shifts
+from dimat.merging.layerwise.products import add_products, mirror, patch_products, pays
 from dimat.merging.layerwise.sites import sites
 from dimat.models import build_model
 from dimat.state import state_of
@@ -47,25 +48,27 @@ def test_products_of_positions_are_those_of_all_patches(
     torch.testing.assert_close(sums, z.sum(1))
 
 
-def test_a_shift_is_taken_from_what_is_padded_too(
-    convolution: tuple[Layer, Tensor, Tensor],
-) -> None:
-    layer, x, z = convolution
-    shift = torch.linspace(-3, 5, x.shape[1], dtype=torch.float64).reshape(layer.groups, -1)
-    own = z - shifts(layer, tuple(x.shape[2:]), shift)[:, None]
-    products, sums = patch_products(layer, [x], shift)
-    torch.testing.assert_close(products, own.mT @ own)
-    torch.testing.assert_close(sums, own.sum(1))
+def test_inputs_that_hardly_vary_keep_their_digits_beside_large_ones_of_their_channel() -> None:
+    """One mean a channel would round them away: a regression then gives them any weight."""
+    layer = Layer(1, (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    random = torch.Generator().manual_seed(0)
+    x = 1e-6 * torch.randn(200, 4, 2, 2, generator=random)
+    x[:, :, 0, 0] *= 1e6  # large at one position of the image
+    x[:, :, 1] += 3
+    z = layer.inputs(x.double(), torch.arange(800))[:, 0]
+    expected = z.T @ z - z.sum(0)[:, None] * z.sum(0) / 800
+    products, sums = patch_products(layer, x.split(50))
+    found = products[0] - sums[0][:, None] * sums[0] / 800
+    scale = expected.diagonal().sqrt()
+    assert ((found - expected) / scale[:, None] / scale).abs().max() < 1e-5
 
 
 def test_entries_that_only_see_padding_stay_zero_to_the_last_bit() -> None:
     """Or rounding errors would be all their variance, and a fit would give them any weight."""
     layer = Layer(1, (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), (1, 1))
-    x, shift = torch.rand(50, 2, 1, 1), torch.tensor([[0.3, 0.7]])
-    products, sums = patch_products(layer, [x], shift)
+    products, sums = patch_products(layer, [torch.rand(50, 2, 1, 1)])
     seen = torch.zeros(18, dtype=torch.bool)
     seen[[4, 13]] = True
-    assert torch.equal(shifts(layer, (1, 1), shift)[0], shift[0].repeat_interleave(9) * seen)
     assert not products[0][~seen].any()
     assert not sums[0][~seen].any()
     assert products[0][seen][:, seen].any()
@@ -88,7 +91,7 @@ def test_small_images_share_products_and_large_ones_do_not() -> None:
     assert not pays(Layer(1), [torch.zeros(1000, 5)], 10_000)
 
 
-@pytest.mark.parametrize("combiner", [Gram()], ids=["gram"])
+@pytest.mark.parametrize("combiner", [Regression(), Gram()], ids=["regression", "gram"])
 def test_a_merge_is_the_same_whichever_way_its_products_are_made(
     combiner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +114,8 @@ def test_a_merge_is_the_same_whichever_way_its_products_are_made(
             asked.append(pays(*given))
             return answer and bool(given[0].spatial)
 
-        monkeypatch.setattr(gram, "pays", said)
+        for module in (gram, regression):
+            monkeypatch.setattr(module, "pays", said)
         return combiner.combine(analysis, states, [0.4, 0.6], batches)
 
     shared, dense = merged(True), merged(False)

@@ -8,9 +8,10 @@ import torch
 from tests.symmetry.zoo_layers import lin, net
 from torch import Tensor, nn
 
+from dimat.errors import StructureError
 from dimat.graph.trace import trace
 from dimat.symmetry.labels import positions
-from dimat.symmetry.labels.positions import take
+from dimat.symmetry.labels.positions import orders, sources, take
 from dimat.symmetry.labels.row_hash import distinct
 from dimat.symmetry.proof import evidence
 from dimat.symmetry.proof.evidence import differing
@@ -38,6 +39,25 @@ def test_axes_moved_in_blocks_are_those_moved_one_by_one(
             moved = take(given, tuple(source))
             assert torch.equal(moved, expected)
             assert moved.data_ptr() != given.data_ptr()
+
+
+def test_axes_looked_up_at_once_are_those_looked_up_one_by_one() -> None:
+    random = np.random.default_rng(0)
+    families = np.split(random.permutation(200), [1, 50, 90])
+    moves = np.arange(200)
+    for own in families[:3]:  # the last one stays
+        moves[own] = random.permutation(own)
+    some = random.choice(families[3], 30)  # an axis may show a unit that stays twice
+    labels = [random.permutation(own) for own in families for _ in range(2)] + [some]
+    expected = [sources((label,), moves)[0] for label in labels]
+    found = orders(labels, moves)
+    assert [own is None for own in found] == [own is None for own in expected]
+    assert sum(own is None for own in found) == 5
+    for a, b in zip(found, expected, strict=True):
+        assert a is None or np.array_equal(a.numpy(), b)
+    assert orders([], moves) == []
+    with pytest.raises(StructureError, match="does not map to itself"):
+        orders([families[0], families[1][:-1]], np.roll(np.arange(200), 1))
 
 
 @pytest.mark.parametrize("bound", [2, 1000, 2**40])

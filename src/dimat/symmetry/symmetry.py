@@ -21,6 +21,7 @@ from dimat.symmetry.labels.positions import (
     Sources,
     along_axes,
     moving_share,
+    orders,
     sources,
     take,
 )
@@ -172,27 +173,27 @@ class Symmetry:
                 symmetry.
         """
         moves = self.moves(p)
-        labels, axes = self._distinct
-        orders: dict[int, Tensor | None] = {}
-        moved: State = {}
-        for key, value in _entries(state).items():  # not a plan of all: momenta come one by one
+        entries = _entries(state)
+        for key, value in entries.items():
             self._check_entry(key, value)
+        labels, axes = self._distinct
+        used = sorted({number for key in entries for _, number in axes.get(key, ())})
+        own = orders([labels[number] for number in used], moves)  # of momenta that come one by one
+        order = dict(zip(used, own, strict=True))
+        moved: State = {}
+        for key, value in entries.items():
             if key not in axes:
                 moved[key] = take(value, sources(self.axes[key], moves))
                 continue
-            own = []
-            for axis, number in axes[key]:
-                if number not in orders:
-                    (source,) = sources((labels[number],), moves)
-                    orders[number] = None if source is None else torch.from_numpy(source)
-                if (order := orders[number]) is not None:
-                    own.append((axis, order))
-            moved[key] = along_axes(value, own) if own else value.clone()
+            along = [(axis, x) for axis, n in axes[key] if (x := order[n]) is not None]
+            moved[key] = along_axes(value, along) if along else value.clone()
         return moved
 
     @cached_property
     def _distinct(self) -> tuple[list[Ints], dict[str, list[tuple[int, int]]]]:
-        """The distinct labels, and the number of each by entry and axis, where axes move alone.
+        """The distinct labels that can move, and the number of each by entry and axis.
+
+        Of entries whose axes move alone; others are left out.
 
         Found once: to look them up anew for every entry took longer than to move its numbers.
         """
@@ -205,6 +206,8 @@ class Symmetry:
                 continue
             axes[key] = []
             for axis, label in units:
+                if not self.movable[label].any():
+                    continue  # such as the places of a kernel
                 number = numbers.setdefault(label.tobytes(), len(labels))
                 if number == len(labels):
                     labels.append(label.ravel())
@@ -218,16 +221,17 @@ class Symmetry:
         return {key: sources(labels, moves, memo) for key, labels in self.axes.items()}
 
     def _check_entry(self, key: str, value: Tensor) -> None:
+        if self.shapes.get(key) == value.shape:
+            return
         if key not in self.shapes:
             raise StructureError(
                 f"the state does not belong to this symmetry: unknown entry '{key}'"
                 f"{nearest_key(key, self.shapes)}"
             )
-        if tuple(value.shape) != self.shapes[key]:
-            raise StructureError(
-                f"the state does not belong to this symmetry: '{key}' has shape "
-                f"{tuple(value.shape)}, expected {self.shapes[key]}"
-            )
+        raise StructureError(
+            f"the state does not belong to this symmetry: '{key}' has shape "
+            f"{tuple(value.shape)}, expected {self.shapes[key]}"
+        )
 
     def explain(self, key: str) -> str:
         """One line per axis of a state entry: the groups that move it, or why it is pinned.

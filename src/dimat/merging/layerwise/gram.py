@@ -196,14 +196,15 @@ class Gram:
         states, weights, grams = parents
         matrices = [_affine(site, layer, state) for state in states]
         if site.bias is None and site.norm is None:  # there is no constant to fit
-            fitted = self._solve(
-                [m[..., :-1] for m in matrices], weights, [g[:, :-1, :-1] for g in grams]
-            )
+            matrices, grams = [m[..., :-1] for m in matrices], [g[:, :-1, :-1] for g in grams]
+        answers = [m @ g for m, g in zip(matrices, grams, strict=True)]
+        mean = average(grams, weights)
+        fitted = self._solve(matrices, answers, weights, mean, grams)
+        if site.bias is None and site.norm is None:
             merged[str(site.weight)] = _stored(site, layer, merged, fitted)
             return
-        fitted = self._solve(matrices, weights, grams)
         if site.norm is not None:
-            fitted = _as_large(fitted, matrices, weights, grams)
+            fitted = _as_large(fitted, matrices, answers, weights, mean)
         matrix, intercept = fitted[..., :-1], fitted[..., -1].flatten()
         if site.norm is not None:
             deviation = average([_deviation(site, state) for state in states], weights).double()
@@ -218,29 +219,39 @@ class Gram:
         merged[str(site.bias)] = intercept.to(merged[str(site.bias)].dtype)
 
     def _solve(
-        self, matrices: Sequence[Tensor], weights: Sequence[float], grams: Sequence[Tensor]
+        self,
+        matrices: Sequence[Tensor],
+        answers: Sequence[Tensor],
+        weights: Sequence[float],
+        mean: Tensor,
+        grams: Sequence[Tensor],
     ) -> Tensor:
-        """(groups, outputs, inputs) least squares, as a deviation from the average."""
-        mean = average(matrices, weights)
-        whole, part = torch.zeros_like(grams[0]), torch.zeros_like(mean)
-        for matrix, weight, gram in zip(matrices, weights, grams, strict=True):
-            soft = self._shrunk(gram)
-            part += ((matrix - mean) @ soft).mul_(weight)
-            whole.add_(soft, alpha=weight)
+        """(groups, outputs, inputs) least squares, of which the average of equal matrices is one.
+
+        Args:
+            matrices: (groups, outputs, inputs) of the parents.
+            answers: These times their Grams.
+            weights: Weights of the parents.
+            mean: (groups, inputs, inputs) average of the Grams.
+            grams: Grams of the parents.
+        """
+        diagonals = [self._beside(gram) for gram in grams]
+        parts = [
+            self.shrink * answer + matrix * diagonal[:, None]
+            for answer, matrix, diagonal in zip(answers, matrices, diagonals, strict=True)
+        ]
+        part, whole = average(parts, weights), self.shrink * mean
+        whole.diagonal(dim1=1, dim2=2).add_(average(diagonals, weights))
         factor, failed = torch.linalg.cholesky_ex(whole)
         if bool(failed.any()):  # moments that others say they have need not be semidefinite
-            change: Tensor = torch.linalg.solve(whole, part, left=False)
-        else:
-            change = torch.cholesky_solve(part.mT, factor).mT
-        return mean + change
+            fitted: Tensor = torch.linalg.solve(whole, part, left=False)
+            return fitted
+        return torch.cholesky_solve(part.mT, factor).mT
 
-    def _shrunk(self, gram: Tensor) -> Tensor:
-        """The Gram with less beside the diagonal, and a ridge on it."""
+    def _beside(self, gram: Tensor) -> Tensor:
+        """(groups, inputs) what is added to the diagonal: the rest of it, and a ridge."""
         diagonal = gram.diagonal(dim1=1, dim2=2)
-        floor = self.ridge * diagonal.mean(1, keepdim=True) + 1e-12
-        soft = self.shrink * gram
-        soft.diagonal(dim1=1, dim2=2).add_((1 - self.shrink) * diagonal + floor)
-        return soft
+        return (1 - self.shrink) * diagonal + self.ridge * diagonal.mean(1, keepdim=True) + 1e-12
 
 
 _Parents = tuple[Sequence[Mapping[str, Tensor]], Sequence[float], Sequence[Tensor]]
@@ -327,23 +338,21 @@ def _affine(site: Site, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
 
 
 def _as_large(
-    fitted: Tensor, matrices: Sequence[Tensor], weights: Sequence[float], grams: Sequence[Tensor]
+    fitted: Tensor,
+    matrices: Sequence[Tensor],
+    answers: Sequence[Tensor],
+    weights: Sequence[float],
+    mean: Tensor,
 ) -> Tensor:
     """The fit, each row scaled until its outputs are as large as those that it was fitted to.
 
     But for rows of which the fit is next to nothing, or what they were fitted to is nothing:
     answers that cancel leave rounding errors, and these would be scaled to full size.
     """
-    fits = _mean_squares(fitted, average(grams, weights))
-    own = average([_mean_squares(m, g) for m, g in zip(matrices, grams, strict=True)], weights)
+    fits = ((fitted @ mean) * fitted).sum(-1)
+    own = average([(a * m).sum(-1) for a, m in zip(answers, matrices, strict=True)], weights)
     scale = torch.where((own > 0) & (fits > _LEAST_FIT * own), own / fits, 1.0).sqrt()
     return fitted * scale[..., None]
-
-
-def _mean_squares(matrix: Tensor, gram: Tensor) -> Tensor:
-    """(groups, outputs) mean squares of a layer's outputs on the inputs of a Gram."""
-    matrix = matrix.to(gram.dtype)
-    return ((matrix @ gram) * matrix).sum(-1).double()
 
 
 def _deviation(site: Site, state: Mapping[str, Tensor]) -> Tensor:

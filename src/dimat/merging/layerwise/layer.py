@@ -8,12 +8,12 @@ between its entries, its kernel mirrored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional
 
 from dimat.graph.trace import operator_name
 from dimat.merging.layerwise.sites import argument
@@ -117,24 +117,32 @@ class Layer:
         if not self.spatial:
             flat = x[torch.unravel_index(rows, x.shape[:-1])]
             return flat.reshape(len(rows), self.groups, -1)
-        wide = functional.pad(self._spread(x), [n for p in self.padding[::-1] for n in p])
-        for axis, (k, s, d) in enumerate(
-            zip(self.kernel, self.stride, self.dilation, strict=True), start=2
-        ):
-            wide = wide.unfold(axis, d * (k - 1) + 1, s)[..., ::d]
-        places = wide.shape[2 : 2 + self.spatial]
-        moved = wide.movedim(1, 1 + self.spatial)  # samples, places, channels, kernel
-        picked = moved[torch.unravel_index(rows, (len(x), *places))]
-        return picked.reshape(len(rows), self.groups, -1)
+        # Of large images few places are picked: to pad them all took six times as long.
+        at, inside = self.positions(rows, x.shape[2:])
+        sample = rows // math.prod(self.places(x.shape[2:]))
+        shown = x.flatten(2).transpose(1, 2)[sample[:, None], at]  # rows, kernel, channels
+        shown.masked_fill_(~inside[:, :, None], 0)
+        return shown.transpose(1, 2).reshape(len(rows), self.groups, -1)
 
-    def _spread(self, x: Tensor) -> Tensor:
-        if all(s == 1 for s in self.spread):
-            return x
-        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self.spread, strict=True)]
-        wide = x.new_zeros(*x.shape[:2], *sizes)
-        every = tuple(slice(None, None, s) for s in self.spread)
-        wide[:, :, *every] = x
-        return wide
+    def positions(self, rows: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(rows, kernel) the positions that patches show, and whether they lie in the input.
+
+        Args:
+            rows: Numbers of the rows.
+            sizes: Spatial sizes of the input.
+        """
+        places = torch.unravel_index(rows % math.prod(self.places(sizes)), self.places(sizes))
+        flat = torch.zeros_like(rows)[:, None]
+        inside = torch.ones_like(flat, dtype=torch.bool)
+        geometry = (sizes, self.kernel, self.stride, self.dilation, self.padding, self.spread)
+        for place, n, k, s, d, (before, _), z in zip(places, *geometry, strict=True):
+            steps = d * torch.arange(k, device=rows.device)
+            at = place[:, None] * s - before + steps  # between entries are z - 1 zeros
+            shown = (at >= 0) & (at <= (n - 1) * z) & (at % z == 0)
+            own = (at // z).clamp(0, n - 1)
+            flat = (flat[:, :, None] * n + own[:, None]).flatten(1)
+            inside = (inside[:, :, None] & shown[:, None]).flatten(1)
+        return flat, inside
 
 
 def layer_of(op: fx.Node, weight: Tensor) -> Layer:

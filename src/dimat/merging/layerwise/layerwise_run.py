@@ -87,6 +87,19 @@ class LayerTarget:
     ours: Sequence[PartialInterpreter]
     weights: Sequence[float]
 
+    @property
+    def inputs(self) -> list[Tensor]:
+        """Inputs of the layer in the merged network, by batch."""
+        return [run.value(self.site.input) for run in self.ours]
+
+    def num_rows(self, layer: Layer) -> int:
+        """Number of rows of all batches.
+
+        Args:
+            layer: Geometry of the layer.
+        """
+        return sum(layer.num_rows(run.value(self.site.end)) for run in self.parents[0])
+
     def whole(self) -> Iterator[tuple[PartialInterpreter, Tensor]]:
         """The run of the merged network and the target, batch by batch."""
         for b, run in enumerate(self.ours):

@@ -29,7 +29,7 @@ from dimat.errors import StructureError
 from dimat.merging.layerwise.layer import layer_of
 from dimat.merging.layerwise.layerwise_run import LEAST_ROWS, LayerwiseRun, average
 from dimat.merging.layerwise.norms import fit_norm, folded, unfold
-from dimat.merging.layerwise.products import add_products, mirror
+from dimat.merging.layerwise.products import add_products, mirror, patch_products, pays
 from dimat.merging.layerwise.sites import Site, sites
 from dimat.merging.mix import mix
 from dimat.state import State, widened
@@ -92,21 +92,24 @@ class Regression:
         start = average([folded(site, layer, state) for state in states], layerwise.weights)
         quota = max(self.rows_per_unknown * start.shape[2], LEAST_ROWS)
         goal = layerwise.at(site, quota)
-        moments = NormalEquations(start, intercept=site.bias is not None or site.norm is not None)
+        intercept, rows = site.bias is not None or site.norm is not None, goal.num_rows(layer)
+        shared = rows <= quota and pays(layer, goal.inputs, rows)  # then no row is left out
+        products = patch_products(layer, goal.inputs) if shared else None
+        moments = NormalEquations(start, intercept=intercept, products=products)
         for z, target in goal.rows(layer, quota):
             moments.update(z, target)
         try:
-            matrix, intercept = (x.to(start.dtype) for x in moments.solve(self.ridge))
+            matrix, constant = (x.to(start.dtype) for x in moments.solve(self.ridge))
         except StructureError as error:
             raise StructureError(
                 f"'{site.weight}' cannot be fitted on these inputs: {error}; combine by 'average'"
             ) from error
         if site.norm is not None:
-            unfold(site, layer, merged, goal.ours, (matrix, intercept))
+            unfold(site, layer, merged, goal.ours, (matrix, constant))
             return
         merged[site.weight] = layer.weight(matrix, merged[site.weight])
         if site.bias is not None:
-            merged[site.bias] = intercept
+            merged[site.bias] = constant
 
 
 class NormalEquations:
@@ -118,13 +121,25 @@ class NormalEquations:
     Args:
         start: (groups, outputs, inputs) matrix that the ridge draws the solution to.
         intercept: Whether a constant is fitted too.
+        products: Sums of outer products of all inputs and of the inputs, as
+            :func:`~dimat.merging.layerwise.products.patch_products` makes them, used up; None:
+            they are made of the rows.
     """
 
-    def __init__(self, start: Tensor, *, intercept: bool) -> None:
+    def __init__(
+        self,
+        start: Tensor,
+        *,
+        intercept: bool,
+        products: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         groups, outputs, inputs = start.shape
         self.start, self.intercept, self.count = start, intercept, 0
+        self.products = products
         zeros = partial(torch.zeros, dtype=torch.float64, device=start.device)
-        self.gram, self.cross = zeros(groups, inputs, inputs), zeros(groups, outputs, inputs)
+        if products is None:
+            self.gram = zeros(groups, inputs, inputs)
+        self.cross = zeros(groups, outputs, inputs)
         self.sum_z, self.sum_rest = zeros(groups, inputs), zeros(groups, outputs)
         self.shift: Tensor | None = None
 
@@ -140,7 +155,8 @@ class NormalEquations:
         if self.intercept:
             self.shift = z.mean(1, keepdim=True) if self.shift is None else self.shift
             z = z - self.shift
-        add_products(self.gram, z)
+        if self.products is None:
+            add_products(self.gram, z)
         self.cross += rest.mT @ z
         self.sum_z += z.sum(1)
         self.sum_rest += rest.sum(1)
@@ -158,11 +174,11 @@ class NormalEquations:
             StructureError: If an observation is not finite.
         """
         n = self.count
-        gram, cross = mirror(self.gram).div_(n), self.cross / n
         mean_z, mean_rest = self.sum_z / n, self.sum_rest / n
+        gram, mean = self._gram(mean_z)
+        cross = self.cross / n
         if self.intercept:
-            gram.baddbmm_(mean_z[:, :, None], mean_z[:, None, :], alpha=-1)
-        if self.intercept:
+            gram.baddbmm_(mean[:, :, None], mean[:, None, :], alpha=-1)
             cross = cross - mean_rest[:, :, None] * mean_z[:, None, :]
         if not bool(gram.sum().isfinite() and cross.sum().isfinite()):
             raise StructureError("what goes in or comes out is not finite, or out of range")
@@ -172,6 +188,12 @@ class NormalEquations:
             mean_z = mean_z + self.shift[:, 0].double()
         shift = mean_rest - (change @ mean_z[:, :, None])[:, :, 0]
         return matrix, shift.flatten() if self.intercept else torch.zeros_like(shift.flatten())
+
+    def _gram(self, mean_z: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of outer products, and the mean of the same inputs."""
+        if self.products is None:
+            return mirror(self.gram).div_(self.count), mean_z
+        return self.products[0].div_(self.count), self.products[1] / self.count
 
 
 def _factor(gram: Tensor, ridge: float) -> Tensor:

@@ -112,7 +112,7 @@ class Structure:
         for number, family in enumerate(self.families):
             own, owners = slots.get(number), moves[family.owners]
             if own is None and np.array_equal(owners, family.owners):
-                continue  # it stays
+                continue  # it stays, as do the places of a kernel: most families of a convolution
             target = _find_rows(family.owners, owners)
             picked = np.arange(family.size)[None, :] if own is None else own
             moves[family.cells] = family.cells[target[:, None], picked]
