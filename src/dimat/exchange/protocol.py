@@ -59,7 +59,8 @@ class Traffic:
 
 
 def _num_bytes(message: Message) -> int:
-    return sum(value.nbytes for value in message.values())
+    # `nbytes` fails for sparse tensors, which links refuse by name.
+    return sum(value.numel() * value.element_size() for value in message.values())
 
 
 class Transport(Protocol):
