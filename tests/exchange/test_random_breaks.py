@@ -10,7 +10,6 @@ from tests.exchange.agents_on_graph import (
     AgentsOnGraph,
     GraphAgent,
     agents_on_graph,
-    edges_used,
     joined,
     play,
 )
@@ -19,8 +18,11 @@ from tests.exchange.threads import together, until
 
 
 def live(here: AgentsOnGraph, own: GraphAgent, rounds: int, draw: random.Random) -> None:
-    """Rounds until all have had enough of them, cutting an edge now and then."""
-    while any(len(other.heard) < rounds or least_used(other) < 3 for other in here.values()):
+    """Rounds until all have had enough of them, and of trouble, cutting an edge now and then."""
+    while any(
+        len(other.heard) < rounds or least_used(other) < 3 or not any([*other.incidents])
+        for other in here.values()
+    ):
         time.sleep(draw.random() * 0.004)
         if draw.random() < 0.05:
             own.hood.cut(draw.choice(own.near))
@@ -33,14 +35,18 @@ def least_used(own: GraphAgent) -> int:
 
 
 def settled(here: AgentsOnGraph) -> None:
-    """Rounds without trouble, in which all that was one-sided comes out."""
+    """Rounds until one has no trouble in any of its steps, by when all that was one-sided is out.
 
-    def all_used() -> bool:
+    An edge that breaks in one, as patience ends on a busy machine, comes out in the next.
+    """
+
+    def undisturbed() -> bool:
         joined(here)
         play(here)
-        return edges_used(here) == {(0, 1), (0, 2), (1, 2), (2, 3)}
+        ends = [(own, j) for own in here.values() for j in own.near]
+        return all(len(own.heard[-1].get(j, ())) == own.steps for own, j in ends)
 
-    until(all_used)  # what was cut may not have been noticed yet
+    until(undisturbed)  # what was cut may not have been noticed yet
 
 
 @pytest.mark.parametrize(
@@ -57,5 +63,3 @@ def test_in_a_storm_nobody_hangs_and_every_edge_is_accounted_for_at_both_ends(
         together([lambda i=i: live(here, here[i], rounds, draws[i]) for i in here])
         monkeypatch.undo()
         settled(here)
-        # edges broke, and came back again and again: else it would not have ended
-        assert all(any(own.incidents) for own in here.values())
