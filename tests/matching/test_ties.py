@@ -92,6 +92,52 @@ def test_units_that_the_images_do_not_tell_apart_are_told_apart_by_their_weights
             torch.testing.assert_close(back, state, rtol=0, atol=0)
 
 
+def test_units_alike_but_for_readers_that_are_tied_too_are_told_apart_in_the_end() -> None:
+    """The first layer has more weights, so it is assigned before those who read it are in order."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(20, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3)
+    ).eval()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    alike_but_for_what_reads_them(state)
+    state["2.bias"][[0, 5, 6]] -= 100
+    x = torch.randn(200, 20, generator=torch.Generator().manual_seed(1))
+    analysis = analyze(model, (x[:2],))
+    random = torch.Generator().manual_seed(2)
+    for _ in range(6):
+        copy = analysis.symmetry.apply(analysis.symmetry.random(random), state)
+        found = Activations().match(Problem(analysis, [state, copy], [0.5, 0.5], [x]))[1]
+        back = analysis.symmetry.apply(found.permutation, copy)
+        torch.testing.assert_close(back, state, rtol=0, atol=0)
+
+
+def test_what_a_later_layer_tells_goes_back_through_all_that_tie() -> None:
+    """Twins that are told apart only together with those of the next layer, and these by readers.
+
+    Layers are assigned from the first on, as it has the most weights; its twins are right in the
+    second sweep, once those of the next one are.
+    """
+    torch.manual_seed(0)
+    layers = [nn.Linear(40, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(8, 3)).eval()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    for key in ("0.weight", "0.bias"):
+        state[key][4] = state[key][1].clone()
+    own = state["2.weight"]
+    own[:, 4], own[6], state["2.bias"][6] = own[:, 1].clone(), own[2].clone(), state["2.bias"][2]
+    own[2, [1, 4]], own[6, [1, 4]] = torch.tensor([0.2, 0.25]), torch.tensor([0.25, 0.2])
+    state["4.weight"][:, 6] = -state["4.weight"][:, 2]
+    state["4.bias"][[0, 5]] -= 100
+    x = torch.randn(200, 40, generator=torch.Generator().manual_seed(1))
+    analysis = analyze(model, (x[:2],))
+    random = torch.Generator().manual_seed(2)
+    for _ in range(8):
+        copy = analysis.symmetry.apply(analysis.symmetry.random(random), state)
+        found = Activations().match(Problem(analysis, [state, copy], [0.5, 0.5], [x]))[1]
+        back = analysis.symmetry.apply(found.permutation, copy)
+        torch.testing.assert_close(back, state, rtol=0, atol=0)
+
+
 def heads() -> tuple[nn.Module, State]:
     """Attention whose first two heads do the same and are read differently."""
     torch.manual_seed(0)
