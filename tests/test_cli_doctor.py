@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from dimat.cli import main
-from dimat.identity import Identity
+from dimat.identity import Identity, authority, trust
 from dimat.tools import doctor
 
 
@@ -37,6 +39,16 @@ def test_where_all_works_it_says_what_is_there(capsys: pytest.CaptureFixture[str
     assert tested == [True] * 3
     assert found["devices"]["found"].startswith("cpu")
     assert not list(Path.cwd().glob(".dimat-doctor-*"))
+
+
+def test_identities_are_signed_however_long_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count()
+    later = lambda: trust.now() + timedelta(minutes=next(looks))  # noqa: E731
+    monkeypatch.setattr(authority, "now", later)
+    assert len(doctor._identities(tmp_path)) == 2
+    assert next(looks) > 2
 
 
 def test_the_table_marks_what_failed_and_the_rest_is_looked_at(

@@ -188,7 +188,7 @@ def _exchange() -> str:
 
 
 def _identities(folder: Path) -> list[Identity]:
-    authority = Authority.create(folder / "ca", "doctor", days=1)
+    authority = Authority.create(folder / "ca", "doctor", days=2)
     for agent in range(2):
         own = folder / str(agent)
         asked = request(own, "doctor", agent).public_bytes(Encoding.PEM)
