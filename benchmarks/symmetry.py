@@ -188,6 +188,7 @@ def apply_only() -> None:
 
 def beside_aims() -> None:
     """The time to find the symmetry of a ViT-B/16, and the ratio of applying that of a VGG16."""
+    find_symmetry(nn.Linear(2, 2), torch.zeros(2, 2))  # without the imports of the first
     vit, vgg = ViT().eval(), built("vgg16", 3, 32)()
     images = torch.randn(2, 3, 64, 64)
     found = seconds(lambda: find_symmetry(vit, (images,)), 1)
