@@ -92,6 +92,16 @@ def test_units_that_the_images_do_not_tell_apart_are_told_apart_by_their_weights
             torch.testing.assert_close(back, state, rtol=0, atol=0)
 
 
+def check_copies_match_back(model: nn.Module, state: State, x: Tensor) -> None:
+    analysis = analyze(model, (x[:2],))
+    random = torch.Generator().manual_seed(2)
+    for _ in range(8):
+        copy = analysis.symmetry.apply(analysis.symmetry.random(random), state)
+        found = Activations().match(Problem(analysis, [state, copy], [0.5, 0.5], [x]))[1]
+        back = analysis.symmetry.apply(found.permutation, copy)
+        torch.testing.assert_close(back, state, rtol=0, atol=0)
+
+
 def test_units_alike_but_for_readers_that_are_tied_too_are_told_apart_in_the_end() -> None:
     """The first layer has more weights, so it is assigned before those who read it are in order."""
     torch.manual_seed(0)
@@ -102,13 +112,7 @@ def test_units_alike_but_for_readers_that_are_tied_too_are_told_apart_in_the_end
     alike_but_for_what_reads_them(state)
     state["2.bias"][[0, 5, 6]] -= 100
     x = torch.randn(200, 20, generator=torch.Generator().manual_seed(1))
-    analysis = analyze(model, (x[:2],))
-    random = torch.Generator().manual_seed(2)
-    for _ in range(6):
-        copy = analysis.symmetry.apply(analysis.symmetry.random(random), state)
-        found = Activations().match(Problem(analysis, [state, copy], [0.5, 0.5], [x]))[1]
-        back = analysis.symmetry.apply(found.permutation, copy)
-        torch.testing.assert_close(back, state, rtol=0, atol=0)
+    check_copies_match_back(model, state, x)
 
 
 def test_what_a_later_layer_tells_goes_back_through_all_that_tie() -> None:
@@ -129,13 +133,7 @@ def test_what_a_later_layer_tells_goes_back_through_all_that_tie() -> None:
     state["4.weight"][:, 6] = -state["4.weight"][:, 2]
     state["4.bias"][[0, 5]] -= 100
     x = torch.randn(200, 40, generator=torch.Generator().manual_seed(1))
-    analysis = analyze(model, (x[:2],))
-    random = torch.Generator().manual_seed(2)
-    for _ in range(8):
-        copy = analysis.symmetry.apply(analysis.symmetry.random(random), state)
-        found = Activations().match(Problem(analysis, [state, copy], [0.5, 0.5], [x]))[1]
-        back = analysis.symmetry.apply(found.permutation, copy)
-        torch.testing.assert_close(back, state, rtol=0, atol=0)
+    check_copies_match_back(model, state, x)
 
 
 def heads() -> tuple[nn.Module, State]:
@@ -153,13 +151,7 @@ def heads() -> tuple[nn.Module, State]:
 def test_heads_that_do_the_same_are_told_apart_by_what_reads_them() -> None:
     model, state = heads()
     x = torch.randn(50, 5, 6, generator=torch.Generator().manual_seed(1))
-    analysis = analyze(model, (x[:2],))
-    random = torch.Generator().manual_seed(2)
-    for _ in range(4):
-        copy = analysis.symmetry.apply(analysis.symmetry.random(random), state)
-        found = Activations().match(Problem(analysis, [state, copy], [0.5, 0.5], [x]))[1]
-        back = analysis.symmetry.apply(found.permutation, copy)
-        torch.testing.assert_close(back, state, rtol=0, atol=0)
+    check_copies_match_back(model, state, x)
 
 
 @pytest.mark.parametrize("change", CHANGES)

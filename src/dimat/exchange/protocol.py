@@ -59,7 +59,7 @@ class Traffic:
 
 
 def _num_bytes(message: Message) -> int:
-    # `nbytes` fails for sparse tensors, which links refuse by name.
+    # As dimat.state.num_bytes, whose module needs PyTorch.
     return sum(value.numel() * value.element_size() for value in message.values())
 
 

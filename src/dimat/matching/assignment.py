@@ -21,7 +21,7 @@ Scores = Mapping[str, Floats]
 NEVER = -1e9  # a score that no assignment can afford
 _LARGE = 256  # units of a group that takes longer (1 ms) than starting a thread for it
 _ROUNDING = 1e-15  # of sums of scores
-_PASSES = 100
+_PASSES = 100  # of a search for prices, which takes some 15 of them
 TIE = 1e-9  # a bonus for staying in place, so that ties and dead units do not move
 
 

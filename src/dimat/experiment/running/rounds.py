@@ -215,7 +215,7 @@ class Rounds:
         every = config.checkpoint.every
         if number == config.rounds:  # the summary follows
             return
-        stop, due = False, bool(every) and number % (every or 1) == 0
+        stop, due = False, bool(every and number % every == 0)
         if self.time_limit.limits or every is None:  # by one clock, that of agent 0's process
             waited = every is None and now() - self._kept_at >= _PAUSE_S
             stop, waited = self.collectives.tell([self.time_limit.is_up, waited])
