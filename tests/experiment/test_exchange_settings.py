@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dimat
 from dimat.errors import ConfigError
-from dimat.experiment.config.config import ExchangeConfig, MatchingConfig, MergingConfig, RunConfig
+from dimat.experiment.config.config import (
+    CheckpointConfig,
+    ExchangeConfig,
+    MatchingConfig,
+    MergingConfig,
+    RunConfig,
+)
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.validate import validate
 from dimat.experiment.digests import run_digest
@@ -41,11 +48,14 @@ def test_an_order_that_spreads_costs_24_bytes_a_message(tmp_path: Path) -> None:
     assert sent["dimat"] == sent["wa"] + 2 * 3 * 2 * 24  # type: ignore[operator]
 
 
-def test_how_long_others_are_waited_for_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [{"exchange": LINKS}, {"checkpoint": CheckpointConfig(3, keep=1)}])
+def test_how_long_others_are_waited_for_and_when_to_keep_may_change_when_a_run_goes_on(
+    tmp_path: Path, own: Any
+) -> None:
     folder = RunFolder.create(tmp_path / "run", SMALL, "wa")
-    check_same_settings(folder.path, replace(SMALL, exchange=LINKS))
+    check_same_settings(folder.path, replace(SMALL, **own))
     setup = make_setup(SMALL)
-    assert run_digest(setup, SMALL) == run_digest(setup, replace(SMALL, exchange=LINKS))
+    assert run_digest(setup, SMALL) == run_digest(setup, replace(SMALL, **own))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 
 from dimat.data import content
 from dimat.experiment.config.config import (
+    CheckpointConfig,
     DataConfig,
     ExchangeConfig,
     OptimizerConfig,
@@ -82,6 +83,7 @@ def run_digest(setup: Setup, config: RunConfig) -> str:
         what=links.what,
     )
     recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
+    recipe = replace(recipe, checkpoint=CheckpointConfig(every=1))  # nor does how often
     recipe = replace(recipe, vectorize=config.vectorize or 1)  # null has the same results
     settings = config_to_yaml(recipe)
     for name, value in LATER.items():

@@ -72,7 +72,9 @@ _CONTENTS = (
     "checkpoints",
 )
 # Settings that change no result, and may be changed when a run is resumed.
-_LINKS = {f"exchange.{name}" for name in ("timeout_s", "patience_s")}
+_FREE = frozenset(
+    {"exchange.timeout_s", "exchange.patience_s", "checkpoint.every", "checkpoint.keep"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,7 +353,7 @@ def check_same_settings(path: Path, expected: RunConfig) -> None:
         ConfigError: Names the first setting that differs.
     """
     found, expected = load_config(path / "config.yaml"), _recipe(expected)
-    for name in [own for own in setting_types() if own not in _LINKS]:
+    for name in [own for own in setting_types() if own not in _FREE]:
         here, there = (reduce(getattr, name.split("."), c) for c in (found, expected))
         if here != there:
             raise ConfigError(
