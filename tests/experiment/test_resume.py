@@ -23,6 +23,7 @@ from torch import nn
 import dimat
 from dimat import RunConfig
 from dimat.errors import ConfigError, RecordError
+from dimat.experiment.callbacks import Callback
 from dimat.experiment.config.config import (
     CheckpointConfig,
     ConsensusConfig,
@@ -34,6 +35,7 @@ from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.locks import alone
 from dimat.experiment.run import run_or_resume
 from dimat.experiment.running import rounds
+from dimat.tools.records.curve import Line
 
 HERE = "tests.experiment.test_resume"
 NOISY = f"{__name__}:noisy"
@@ -414,22 +416,37 @@ def test_checkpoints_are_written_as_often_and_kept_as_long_as_asked(
     assert CheckpointFolder(tmp_path / "run" / "checkpoints").numbers() == expected
 
 
-def test_by_default_checkpoints_are_at_least_ten_seconds_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("takes_s", "expected"), [(0.0, [2, 4, 6, 8]), (1.0, [2, 6])])
+def test_by_default_checkpoints_are_ten_seconds_apart_and_20_times_what_one_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes_s: float, expected: list[int]
 ) -> None:
-    kept, seconds = [], iter(range(0, 1000, 4))  # four of them between two looks at the clock
     write = CheckpointFolder.write
 
+    class Clock(Callback):
+        """Six seconds a round, and what checkpoints take."""
+
+        def __init__(self) -> None:
+            self.kept: list[int] = []
+            self.round = 0
+
+        def measured(self, method: str, line: Line) -> None:
+            self.round = line["round"]
+
+        def now(self) -> float:
+            return 6.0 * self.round + takes_s * len(self.kept)
+
+    clock = Clock()
+
     def watch(self: CheckpointFolder, checkpoint: Checkpoint) -> None:
-        if self.path.parent.name == "run":
-            kept.append(checkpoint.number)
+        clock.kept += [checkpoint.number] if self.path.parent.name == "run" else []
         write(self, checkpoint)
 
     monkeypatch.setattr(CheckpointFolder, "write", watch)
-    monkeypatch.setattr(rounds, "now", lambda: next(seconds))
+    monkeypatch.setattr(rounds, "now", clock.now)
     config = replace(CONFIG, rounds=9, pretrain_epochs=0, method="wa", controls=())
-    dimat.run(replace(config, checkpoint=CheckpointConfig(), out=str(tmp_path / "run")))
-    assert kept == [3, 6]  # at 12 s, where the clock is looked at again; and at 28
+    config = replace(config, checkpoint=CheckpointConfig(), out=str(tmp_path / "run"))
+    dimat.run(config, callbacks=[clock])
+    assert clock.kept == expected
 
 
 def test_a_checkpoint_replaces_one_of_its_number(tmp_path: Path) -> None:

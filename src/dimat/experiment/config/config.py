@@ -327,7 +327,8 @@ class CheckpointConfig:
 
     Args:
         every: Rounds between checkpoints; 0: none; None: a round ends with one if none was written
-            for 10 seconds, and at an agent of ``dimat agent``, which others count on, always.
+            for 10 seconds, or 20 times what the last one took; at an agent of ``dimat agent``,
+            which others count on, always.
         keep: Number of last checkpoints that are kept.
     """
 

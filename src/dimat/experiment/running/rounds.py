@@ -27,6 +27,7 @@ from dimat.training.trainer import LocalTrainer
 
 Value = TypeVar("Value")
 _PAUSE_S = 10.0  # of wall time between checkpoints, which take a sixth of a round of milliseconds
+_PAUSE = 20  # or so many times what the last one took, if that is more: a twentieth of the time
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Rounds:
         self.method = make_method(self.setup.config, self.name)
         self.measure = Measure(self.setup, self.collectives, self.writer)
         self.together = self.method.exchanges == "steps"
-        self._kept_at = now()
+        self._kept_at, self._pause_s = now(), _PAUSE_S
 
     def run(self, pretrained: MutableMapping[int, Pretrained]) -> MethodResult | None:
         """Run all rounds, or those after the last checkpoint.
@@ -217,12 +218,14 @@ class Rounds:
             return
         stop, due = False, bool(every and number % every == 0)
         if self.time_limit.limits or every is None:  # by one clock, that of agent 0's process
-            waited = every is None and now() - self._kept_at >= _PAUSE_S
+            waited = every is None and now() - self._kept_at >= self._pause_s
             stop, waited = self.collectives.tell([self.time_limit.is_up, waited])
             due |= waited
         if stop or due:
+            began = now()
             self._keep(number)
             self._kept_at = now()
+            self._pause_s = max(_PAUSE_S, _PAUSE * (self._kept_at - began))
         if stop:
             raise Stopped(f"{self.name}, round {number} of {config.rounds}")
 
