@@ -16,12 +16,13 @@ hours that `dimat estimate` foresees for each point of the grid, on images that 
 A call stops after --max_wall_s, where its cell can go on, and the next one goes on with it. Exit
 codes: 0 all chosen cells are done, 1 one failed, 3 there is more to do.
 
-The table has, for every method of a measured cell, hours (wall time of all its seeds, without the
-pre-training that methods and graphs share) and accuracy, mean ± sample sd over n seeds: right after
-the merge that begins the last round, of methods that merge then (after the training that ends it,
-of others), and after that training. And what it took to come to 95 % of the best of the former (or
-to --reach): the first round in which the mean over agents had it, and the bytes that all agents had
-sent by then; means over the seeds that reached it, with their number if not all did.
+The table has, for every method that is done (its cell may wait for others), hours (wall time of
+all its seeds, without the pre-training that methods and graphs share) and accuracy, mean ± sample
+sd over n seeds: right after the merge that begins the last round, of methods that merge then (after
+the training that ends it, of others), and after that training. And what it took to come to 95 % of
+the best of the former (or to --reach): the first round in which the mean over agents had it, and
+since pre-training the time (a core for each agent: of every phase that of the slowest one) and the
+bytes that all agents had sent; means over the seeds that reached it, with their number if not all.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ from dimat.experiment.setup import make_setup
 from dimat.tasks import CLASSIFICATION
 from dimat.tools.compare.read import parse_seeds, read_spec
 from dimat.tools.compare.spec import Cell
-from dimat.tools.compare.trial import MethodRun, is_cell_finished, read_cell
+from dimat.tools.compare.trial import is_cell_finished, method_folders
 from dimat.tools.estimate.assume import assumed
 from dimat.tools.estimate.forecast import forecast
-from dimat.tools.format import NOTHING, human_bytes, spread_text
+from dimat.tools.format import NOTHING, human_bytes, human_seconds, spread_text
 from dimat.tools.records.curve import Measurement
+from dimat.tools.records.read import is_finished, read_run
+from dimat.tools.records.run import Run
 from dimat.tools.statistics import spread
 
 PAPER = Path(__file__).parents[1] / "configs/paper/cifar100-resnet20-iid-momentum.yaml"
@@ -235,17 +238,14 @@ def table(cells: Sequence[Cell], out: Path, reach: float | None = None) -> list[
         points.setdefault(point_name(cell.point), []).append(cell)
     foreseen, total, unknown = estimates(out), 0.0, 0
     lines = [
-        "| cell | method | n | hours | accuracy, % | trained, % | to reach | rounds | bytes |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| cell | method | n | hours | accuracy, % | trained, % | goal, % | rounds | time | bytes |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, own in points.items():
-        done = [
-            read_cell(out / "cells" / cell.name, cell)
-            for cell in own
-            if is_cell_finished(out / "cells" / cell.name, cell)
-        ]
-        lines += measured_lines(name, done, reach)
-        if waiting := len(own) - len(done):
+        runs = finished_runs(own, out)
+        lines += measured_lines(name, {m: found for m, found in runs.items() if found}, reach)
+        done = sum(is_cell_finished(out / "cells" / cell.name, cell) for cell in own)
+        if waiting := len(own) - done:
             hours = foreseen.get(estimate_name(own[0]))
             total, unknown = total + waiting * (hours or 0.0), unknown + waiting * (hours is None)
             lines.append(f"| {name} | {_waiting(own, waiting, hours, out)} |")
@@ -255,6 +255,22 @@ def table(cells: Sequence[Cell], out: Path, reach: float | None = None) -> list[
     return [*lines, "", left]
 
 
+def finished_runs(cells: Sequence[Cell], out: Path) -> dict[str, list[Run]]:
+    """The finished runs of a point by method, a seed each; its cells need not be finished.
+
+    Args:
+        cells: The cells of the point.
+        out: Folder of the grid.
+    """
+    found: dict[str, list[Run]] = {}
+    for cell in cells:
+        for method, folder in method_folders(out / "cells" / cell.name, cell).items():
+            runs = found.setdefault(method, [])
+            if is_finished(folder):
+                runs.append(read_run(folder))
+    return found
+
+
 def _waiting(cells: Sequence[Cell], count: int, hours: float | None, out: Path) -> str:
     """The rest of the line of a point with cells that wait, of which some may have begun."""
     begun = sum((out / "cells" / cell.name / "environment.json").is_file() for cell in cells)
@@ -262,32 +278,29 @@ def _waiting(cells: Sequence[Cell], count: int, hours: float | None, out: Path) 
     if not _is_here(cells[0]):
         state += f" for {cells[0].config.data.source.removeprefix('npz:')}"
     expected = "not estimated" if hours is None else f"{hours:.2f} h a seed, estimated"
-    return f"{state} | {count} of {len(cells)} | {expected} | – | – | – | – | –"
+    return f"{state} | {count} of {len(cells)} | {expected} | – | – | – | – | – | –"
 
 
-def measured_lines(
-    name: str, done: Sequence[Sequence[MethodRun]], reach: float | None
-) -> list[str]:
+def measured_lines(name: str, runs: Mapping[str, Sequence[Run]], reach: float | None) -> list[str]:
     """The lines of one point: what its seeds have measured, method by method.
 
     Args:
         name: The point's name.
-        done: The runs of its finished seeds, a method each.
+        runs: The finished runs of each method, a seed each.
         reach: Accuracy to be reached, a fraction; None for 95 % of the best method's.
     """
-    methods = [own.method for own in done[0]] if done else []
-    runs = {
-        name: [run.run for own in done for run in own if run.method == name] for name in methods
-    }
     scores = {name: spread([run.score for run in own]) for name, own in runs.items()}
     best = max((own.mean for own in scores.values() if own is not None), default=0.0)
     goal = _NEAR * best if reach is None else reach
     lines = []
     for method, own in runs.items():
         hours = sum(run.number("wall_s") or 0.0 for run in own) / 3600
-        firsts = [first for run in own if (first := first_at(run.curve.rounds, goal)) is not None]
-        rounds = _mean([float(first.round) for first in firsts])
-        sent = _mean([first.sent_bytes for first in firsts if first.sent_bytes is not None])
+        found = [(run.curve.rounds[0], first_at(run.curve.rounds, goal)) for run in own]
+        firsts = [(start, first) for start, first in found if first is not None]
+        rounds = _mean([float(first.round) for _, first in firsts])
+        busy = _mean([first.busy_s - start.busy_s for start, first in firsts
+                      if first.busy_s is not None and start.busy_s is not None])  # fmt: skip
+        sent = _mean([first.sent_bytes for _, first in firsts if first.sent_bytes is not None])
         few = f" (n={len(firsts)})" if 0 < len(firsts) < len(own) else ""
         cells = [
             name,
@@ -298,6 +311,7 @@ def measured_lines(
             spread_text(spread([run.curve.after("trained") for run in own]), METRIC),
             f"{100 * goal:.1f}",
             (NOTHING if rounds is None else f"{rounds:.1f}") + few,
+            human_seconds(busy),
             human_bytes(sent),
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -11,6 +11,7 @@ from benchmarks import grid
 from benchmarks.grid import STOPPED, cells_of, estimate, first_at, parsed, table, work
 
 from dimat.tools.compare.spec import Cell
+from dimat.tools.format import human_bytes, human_seconds
 from dimat.tools.records.curve import Measurement
 
 FEW = ["--only", "cifar10,iid,ring,5,vgg11", "cifar10,iid,full,5,vgg11", "--rounds", "2"]
@@ -85,15 +86,42 @@ def test_the_table_says_what_is_measured_and_what_waits(tmp_path: Path, cells: l
     ]
     assert [own[1] for own in measured] == ["dimat", "wa", "cdmsgd", "sgp", "cga"]
     assert {own[2] for own in measured} == {"1"}
-    assert {(own[7], own[8].strip(" |")) for own in measured} == {
-        ("0.0", "0 B")
-    }  # 0 % is had at once
-    waits = "waiting | 1 of 1 | 1.25 h a seed, estimated | – | – | – | – | – |"
+    at_once = ("0.0", "0 s", "0 B")
+    assert {(own[7], own[8], own[9].strip(" |")) for own in measured} == {at_once}
+    waits = "waiting | 1 of 1 | 1.25 h a seed, estimated | – | – | – | – | – | – |"
     assert f"| cifar10-iid-full-5-vgg11 | {waits}" in lines
     missing = next(line for line in lines if line.startswith("| cifar100"))
     assert "waiting for" in missing
     assert "nowhere.npz | 3 of 3 | not estimated" in missing
     assert lines[-1].startswith("1.2 h are estimated for all that waits, without 3 cell(s)")
+
+
+def test_methods_that_are_done_are_in_the_table_while_their_cell_waits(
+    tmp_path: Path, cells: list[Cell]
+) -> None:
+    out = tmp_path / "out"
+    assert work(cells[:1], out, 1e9) == 0
+    folder = out / "cells" / cells[0].name
+    for own in (folder / "controls/sgp", folder / "controls/cga"):
+        (own / "summary.json").unlink()
+    *measured, waits = table(cells[:1], out, 2.0)[2:-2]
+    assert [line.split(" | ")[1] for line in measured] == ["dimat", "wa", "cdmsgd"]
+    assert {line.split(" | ")[8] for line in measured} == {"–"}  # 200 % is never reached
+    assert "| waiting, begun | 1 of 1 |" in waits
+
+
+def test_what_it_took_is_counted_from_the_end_of_pre_training(
+    tmp_path: Path, cells: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert work(cells[:1], tmp_path, 1e9) == 0
+    runs = grid.finished_runs(cells[:1], tmp_path)["wa"]
+    monkeypatch.setattr(grid, "first_at", lambda rounds, goal: rounds[2])
+    (line,) = grid.measured_lines("cell", {"wa": runs}, None)
+    start, _, end = runs[0].curve.rounds
+    assert start.busy_s
+    assert end.busy_s
+    took = [human_seconds(end.busy_s - start.busy_s), f"{human_bytes(end.sent_bytes)} |"]
+    assert line.split(" | ")[7:] == ["2.0", *took]
 
 
 def test_cells_without_data_wait_and_those_that_fail_stop_no_other(
