@@ -238,7 +238,7 @@ def table(cells: Sequence[Cell], out: Path, reach: float | None = None) -> list[
         points.setdefault(point_name(cell.point), []).append(cell)
     foreseen, total, unknown = estimates(out), 0.0, 0
     lines = [
-        "| cell | method | n | hours | accuracy, % | trained, % | goal, % | rounds | time | bytes |",
+        "| cell | method | n | hours | accuracy, % | trained, % | goal, % | round | time | bytes |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, own in points.items():
