@@ -18,9 +18,10 @@ import yaml
 import dimat
 from dimat.cli import main
 from dimat.errors import ConfigError
-from dimat.experiment.config.method_options import LATER
+from dimat.experiment.config.config import CheckpointConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.parse import config_to_yaml, load_config
+from dimat.experiment.config.recipe import LATER
 from dimat.experiment.config.validate import validate
 from dimat.experiment.digests import pretrain_digest, run_digest
 from dimat.experiment.setup import make_setup
@@ -280,8 +281,8 @@ def test_a_parameter_of_a_setting_that_is_none_is_refused(monkeypatch: pytest.Mo
 def test_a_run_that_was_begun_before_there_were_options_goes_on() -> None:
     """Its digest is that of the settings that there were then."""
     setup = make_setup(SMALL)
-    recipe = replace(SMALL, exchange=replace(SMALL.exchange), max_wall_s=None, vectorize=1)
-    then = yaml.safe_load(config_to_yaml(recipe))
+    first = replace(SMALL, max_wall_s=None, vectorize=1, checkpoint=CheckpointConfig(every=1))
+    then = yaml.safe_load(config_to_yaml(first))
     for name, value in LATER.items():
         group, _, last = name.rpartition(".")
         assert (then[group] if group else then).pop(last) == value

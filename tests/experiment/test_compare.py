@@ -23,7 +23,12 @@ from tests import fork_server
 
 from dimat import RunConfig
 from dimat.errors import ConfigError, DataError, RecordError
-from dimat.experiment.config.config import DataConfig, MatchingConfig, RecalibrationConfig
+from dimat.experiment.config.config import (
+    CheckpointConfig,
+    DataConfig,
+    MatchingConfig,
+    RecalibrationConfig,
+)
 from dimat.experiment.progress import Progress
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.run_folder import RunFolder
@@ -230,6 +235,17 @@ def test_a_folder_of_another_comparison_is_refused_with_what_differs(
     assert "--out" in str(caught.value)
     with pytest.raises(RecordError, match="'seeds' is 0,1,2, there 0,1; give another folder"):
         compare(replace(SPEC, seeds=(0, 1, 2)), tmp_path / "out")
+
+
+def test_settings_that_change_no_result_may_change_when_a_comparison_goes_on(
+    tmp_path: Path, runner: Runner
+) -> None:
+    compare(SPEC, tmp_path / "out")
+    (tmp_path / f"out/cells/{NAMES[3]}/controls/local/summary.json").unlink()
+    runner.ran.clear()
+    base = replace(TINY, checkpoint=CheckpointConfig(5), vectorize=1)
+    assert compare(replace(SPEC, base=base), tmp_path / "out").failures == {}
+    assert runner.ran == NAMES[3:]
 
 
 def test_a_folder_of_anything_else_is_refused(tmp_path: Path, runner: Runner) -> None:

@@ -48,9 +48,17 @@ def test_an_order_that_spreads_costs_24_bytes_a_message(tmp_path: Path) -> None:
     assert sent["dimat"] == sent["wa"] + 2 * 3 * 2 * 24  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("own", [{"exchange": LINKS}, {"checkpoint": CheckpointConfig(3, keep=1)}])
-def test_how_long_others_are_waited_for_and_when_to_keep_may_change_when_a_run_goes_on(
-    tmp_path: Path, own: Any
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"exchange": LINKS},
+        {"checkpoint": CheckpointConfig(3, keep=1)},
+        {"vectorize": 1},
+        {"max_wall_s": 60.0, "overwrite": True},
+    ],
+)
+def test_what_changes_no_result_may_change_when_a_run_goes_on(
+    tmp_path: Path, own: dict[str, Any]
 ) -> None:
     folder = RunFolder.create(tmp_path / "run", SMALL, "wa")
     check_same_settings(folder.path, replace(SMALL, **own))

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 
 from dimat.data import content
 from dimat.experiment.config.config import (
-    CheckpointConfig,
     DataConfig,
-    ExchangeConfig,
     OptimizerConfig,
     RunConfig,
 )
-from dimat.experiment.config.method_options import LATER
 from dimat.experiment.config.parse import config_to_yaml
+from dimat.experiment.config.recipe import LATER, recipe
 from dimat.experiment.setup import Setup
 from dimat.topology import Network
 
@@ -74,18 +72,8 @@ def task_facts(setup: Setup) -> dict[str, object]:
 
 
 def run_digest(setup: Setup, config: RunConfig) -> str:
-    """The digest of all that a run's results depend on: settings, without its folder, and data."""
-    links = config.exchange  # timeouts and addresses change no result
-    exchange = ExchangeConfig(
-        links.precision,
-        max_norm_ratio=links.max_norm_ratio,
-        robust=links.robust,
-        what=links.what,
-    )
-    recipe = replace(config, out=None, overwrite=False, max_wall_s=None, exchange=exchange)
-    recipe = replace(recipe, checkpoint=CheckpointConfig(every=1))  # nor does how often
-    recipe = replace(recipe, vectorize=config.vectorize or 1)  # null has the same results
-    settings = config_to_yaml(recipe)
+    """The digest of all that a run's results depend on: settings and data."""
+    settings = config_to_yaml(recipe(config))
     for name, value in LATER.items():
         group, _, last = name.rpartition(".")
         text = "null" if value is None else value
@@ -109,8 +97,7 @@ def data_digest(setup: Setup) -> str:
 def pretrain_digest(setup: Setup) -> str:
     """The digest of all that pre-training depends on: where equal, so are the trained agents."""
     constant = setup.config.optimizer.schedule == "constant"
-    settings = asdict(setup.config)
-    settings["vectorize"] = settings["vectorize"] or 1  # null has the same results
+    settings = asdict(recipe(setup.config))
     own = {name: settings[name] for name in (*_PRETRAIN, *(() if constant else _LENGTH))}
     own["optimizer"].pop("on_merge")
     for group, defaults in (("data", DataConfig()), ("optimizer", OptimizerConfig())):

@@ -38,6 +38,7 @@ from dimat.errors import ConfigError, RecordError, WriteError, writing
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.messages import setting_types
 from dimat.experiment.config.parse import config_to_yaml, load_config
+from dimat.experiment.config.recipe import recipe
 from dimat.experiment.record.environment import environment
 from dimat.experiment.record.lines import LINES, LineFiles, to_json
 from dimat.experiment.record.locks import HOLDER, LOCK, alone
@@ -70,10 +71,6 @@ _CONTENTS = (
     "wandb",
     "states",
     "checkpoints",
-)
-# Settings that change no result, and may be changed when a run is resumed.
-_FREE = frozenset(
-    {"exchange.timeout_s", "exchange.patience_s", "checkpoint.every", "checkpoint.keep"}
 )
 
 
@@ -147,7 +144,7 @@ class RunFolder(LineFiles):
             (path / _BEGINS).touch()
             _clear(path)
             (path / "states").mkdir()
-            folder._write("config.yaml", config_to_yaml(_recipe(folder.config)))
+            folder._write("config.yaml", config_to_yaml(_recorded(folder.config)))
             folder._write("environment.json", to_json(environment(), indent=2))
             (path / _BEGINS).unlink()
         return folder
@@ -343,7 +340,7 @@ def way_on(folder: Path | None, again: Callable[[Path], str]) -> str:
 
 
 def check_same_settings(path: Path, expected: RunConfig) -> None:
-    """Refuse a folder whose ``config.yaml`` has other settings.
+    """Refuse a folder whose ``config.yaml`` has other settings that results depend on.
 
     Args:
         path: The run folder.
@@ -352,8 +349,8 @@ def check_same_settings(path: Path, expected: RunConfig) -> None:
     Raises:
         ConfigError: Names the first setting that differs.
     """
-    found, expected = load_config(path / "config.yaml"), _recipe(expected)
-    for name in [own for own in setting_types() if own not in _FREE]:
+    found, expected = recipe(load_config(path / "config.yaml")), recipe(expected)
+    for name in setting_types():
         here, there = (reduce(getattr, name.split("."), c) for c in (found, expected))
         if here != there:
             raise ConfigError(
@@ -392,7 +389,7 @@ def _make(path: Path) -> bool:
     return True
 
 
-def _recipe(config: RunConfig) -> RunConfig:
+def _recorded(config: RunConfig) -> RunConfig:
     """The settings without output folder and time limit, as they are recorded.
 
     Running them again then replaces nothing, and a time limit is for one process only.

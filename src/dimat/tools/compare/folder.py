@@ -21,6 +21,7 @@ from dimat.errors import ConfigError, RecordError, writing
 from dimat.experiment.config.access import flat
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import config_to_yaml, load_config
+from dimat.experiment.config.recipe import recipe
 from dimat.experiment.record.locks import HOLDER, LOCK, alone
 from dimat.tools.compare.read import read_spec
 from dimat.tools.compare.spec import Cell, Spec, difference, digest
@@ -159,10 +160,10 @@ def _check_config(path: Path, expected: RunConfig, cell: Cell) -> None:
         return
     way = "move its folder away, and the same command runs it again"
     try:
-        found = flat(replace(load_config(path), out=None, overwrite=False))
+        found = flat(recipe(load_config(path)))
     except ConfigError as error:
         raise RecordError(f"cell '{cell.name}': {error}; {way}") from None
-    for name, value in flat(expected).items():
+    for name, value in flat(recipe(expected)).items():
         if found[name] != value:
             raise RecordError(
                 f"cell '{cell.name}' is not of this comparison: '{path}' has '{name}' "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dimat.errors import ConfigError
 from dimat.experiment.config.access import check_name, flat, point_name, shown, with_setting
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.method_options import LATER
+from dimat.experiment.config.recipe import LATER, recipe
 
 if TYPE_CHECKING:
     from dimat.metric import Metric
@@ -134,7 +134,7 @@ def canonical(spec: Spec) -> dict[str, object]:
     grid = {f"grid.{name}": [_plain(v) for v in values] for name, values in spec.grid.items()}
     axes = {"methods": list(spec.methods), "seeds": list(spec.seeds)}
     varied = {*spec.grid, *ELSEWHERE} - {"task"}
-    base = {name: value for name, value in flat(spec.first).items() if name not in varied}
+    base = {name: value for name, value in flat(recipe(spec.first)).items() if name not in varied}
     base = {
         name: value for name, value in base.items() if name not in LATER or value != LATER[name]
     }
