@@ -21,9 +21,9 @@ from dimat.errors import ConfigError
 from dimat.experiment.config.config import CheckpointConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.parse import config_to_yaml, load_config
-from dimat.experiment.config.recipe import LATER
 from dimat.experiment.config.validate import validate
 from dimat.experiment.digests import pretrain_digest, run_digest
+from dimat.experiment.recipe import LATER
 from dimat.experiment.setup import make_setup
 from dimat.methods import METHODS, Averaging, Consensus, DiLoCo, Dimat, Method
 from dimat.topology import TOPOLOGIES

@@ -15,7 +15,7 @@ from dimat.experiment.config.config import (
     RunConfig,
 )
 from dimat.experiment.config.parse import config_to_yaml
-from dimat.experiment.config.recipe import LATER, recipe
+from dimat.experiment.recipe import LATER, recipe
 from dimat.experiment.setup import Setup
 from dimat.topology import Network
 

@@ -38,7 +38,7 @@ from dimat.errors import ConfigError, RecordError, WriteError, writing
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.messages import setting_types
 from dimat.experiment.config.parse import config_to_yaml, load_config
-from dimat.experiment.config.recipe import recipe
+from dimat.experiment.recipe import recipe
 from dimat.experiment.record.environment import environment
 from dimat.experiment.record.lines import LINES, LineFiles, to_json
 from dimat.experiment.record.locks import HOLDER, LOCK, alone

@@ -21,7 +21,7 @@ from dimat.errors import ConfigError, RecordError, writing
 from dimat.experiment.config.access import flat
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import config_to_yaml, load_config
-from dimat.experiment.config.recipe import recipe
+from dimat.experiment.recipe import recipe
 from dimat.experiment.record.locks import HOLDER, LOCK, alone
 from dimat.tools.compare.read import read_spec
 from dimat.tools.compare.spec import Cell, Spec, difference, digest

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dimat.errors import ConfigError
 from dimat.experiment.config.access import check_name, flat, point_name, shown, with_setting
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.recipe import LATER, recipe
+from dimat.experiment.recipe import LATER, recipe
 
 if TYPE_CHECKING:
     from dimat.metric import Metric
