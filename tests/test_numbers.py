@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from dimat.state import (
     put_into,
     save_state,
     squared_distance,
+    squared_norm,
     state_of,
     widened,
 )
@@ -78,6 +81,25 @@ def test_complex_numbers_are_averaged_and_measured_as_pairs_of_real_ones() -> No
             check_finite({"w": torch.cat([a, torch.tensor([bad])])}, "state 1")
     turned = project({"w": a}, [{"w": -a + b}])["w"]
     assert float((turned.conj() * (b - a)).real.sum()) >= -1e-4
+
+
+@pytest.mark.parametrize("size", [0, 3, 2**10 - 1, 2**10, 2**10 + 1, 100_000])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+def test_norms_and_distances_are_those_of_float64(size: int, dtype: torch.dtype) -> None:
+    a = (3 + torch.randn(2, size, generator=torch.Generator().manual_seed(size))).to(dtype)
+    b = a + 1e-2 * torch.randn_like(a)  # near ones: their difference must not be rounded
+    wide = [own.to(torch.complex128).numpy() for own in (a, b)]
+    close = functools.partial(pytest.approx, rel=1e-6, abs=0.0)
+    assert squared_norm(a) == close(float((abs(wide[0]) ** 2).sum()))
+    assert squared_norm(a.T) == close(squared_norm(a))  # in another order in memory
+    apart = squared_distance({"w": a}, {"w": b}, ["w"])
+    assert apart == close(float((abs(wide[0] - wide[1]) ** 2).sum()))
+
+
+def test_norms_whose_squares_overflow_are_added_up_in_float64() -> None:
+    assert squared_norm(torch.full((2**10 + 2,), 1e30)) == pytest.approx((2**10 + 2) * 1e60)
+    assert math.isnan(squared_norm(torch.tensor([1.0, math.nan])))
+    assert squared_norm(torch.tensor([1.0, -math.inf])) == math.inf
 
 
 def test_complex_states_are_saved_and_those_that_files_cannot_hold_are_refused(

@@ -11,7 +11,7 @@ from torch import Tensor
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Inbox, Message, Step, Talk
 from dimat.methods.protocol import RoundContext
-from dimat.state import as_real, check_finite, check_same_structure
+from dimat.state import check_finite, check_same_structure, squared_norm
 
 Admit = Callable[[int, Message], None]
 MAX_NORM_RATIO = 10.0  # healthy agents: 2.2 at most, whatever their ages, docs/distributed.md
@@ -47,11 +47,14 @@ def validate_state(me: RoundContext, max_norm_ratio: float | None) -> Admit:
     def admit(j: int, message: Message) -> None:
         who = f"state from agent {j}"
         check_same_structure(me.state, message, who)
-        check_finite(message, who)
         if max_norm_ratio is None:
+            check_finite(message, who)
             return
+        theirs = norm(message, me.parameters)
+        seen = me.parameters if math.isfinite(theirs) else ()  # a finite norm has finite terms
+        check_finite({key: own for key, own in message.items() if key not in seen}, who)
         ratio = max_norm_ratio if me.weights[0] > 0 else max_norm_ratio**2
-        ours, theirs = our_norm(), norm(message, me.parameters)
+        ours = our_norm()
         if not ours / ratio <= theirs <= ours * ratio:
             raise StructureError(
                 f"{who}: its parameters have norm {theirs:.4g}, ours {ours:.4g}: "
@@ -63,9 +66,7 @@ def validate_state(me: RoundContext, max_norm_ratio: float | None) -> Admit:
 
 def norm(state: Mapping[str, Tensor], parameters: Sequence[str]) -> float:
     """Euclidean norm of a state's parameters."""
-    return math.sqrt(
-        math.fsum(float(as_real(state[key]).double().square().sum()) for key in parameters)
-    )
+    return math.sqrt(math.fsum(squared_norm(state[key]) for key in parameters))
 
 
 def require_all(agents: Collection[int], heard: Collection[int]) -> None:
