@@ -7,11 +7,12 @@ until .venv/bin/python -m benchmarks.grid --max_wall_s 3600; do [ $? = 3 ] || br
 .venv/bin/python -m benchmarks.grid --small                   # random images, two cells: a minute
 
 CIFAR-10 and CIFAR-100, IID and by class, on ring, full graph and bipartite graph of 5 and 10
-agents, VGG-11 and ResNet-20: 48 cells a seed, each a run of dimat, wa, cdmsgd, sgp and cga, which
-set out from the same pre-trained agents. Settings are those of configs/paper (momentum SGD, which
-cdmsgd is) but for width 1, bfloat16, 10 epochs of pre-training for 100, and 10 rounds of 2 epochs
-for 100. Cells lie under OUT/cells, run folders all (`dimat report`); OUT/estimates.json has the
-hours that `dimat estimate` foresees for each point of the grid, on images that only have the shape.
+agents, VGG-11 and ResNet-20: 48 cells a seed, each a run of dimat, wa, cdmsgd, sgp and cga, and of
+local as the simplest control, which set out from the same pre-trained agents. Settings are those of
+configs/paper (momentum SGD, which cdmsgd is) but for width 1, bfloat16, 10 epochs of pre-training
+for 100, and 10 rounds of 2 epochs for 100. Cells lie under OUT/cells, run folders all (`dimat
+report`); OUT/estimates.json has the hours that `dimat estimate` foresees for each point of the
+grid, on images that only have the shape.
 
 A call stops after --max_wall_s, where its cell can go on, and the next one goes on with it. Exit
 codes: 0 all chosen cells are done, 1 one failed, 3 there is more to do.
@@ -73,7 +74,7 @@ AXES = {
     "agents": ("5", "10"),
     "model": ("resnet20", "vgg11"),
 }
-METHODS = ("dimat", "wa", "cdmsgd", "sgp", "cga")
+METHODS = ("dimat", "wa", "local", "cdmsgd", "sgp", "cga")
 METRIC = CLASSIFICATION.metrics[0]
 STOPPED = 3  # exit code of a call that has more to do, as `dimat` has it
 _NEAR = 0.95  # of the best method's accuracy

@@ -66,7 +66,7 @@ def test_calls_without_time_get_on_and_come_to_what_one_call_comes_to(
     while work(cells, pieces, 1e-9, lambda: 0.0) == STOPPED:  # one unit of work each
         calls += 1
         assert calls < 50
-    assert calls > 2 * 5  # two rounds of five methods, in two cells
+    assert calls > 2 * 6  # two rounds of six methods, in two cells
     assert work(cells, whole, 1e9) == 0
     assert accuracies(pieces) == accuracies(whole)
     done = {path: path.stat().st_mtime_ns for path in whole.rglob("*.json*")}
@@ -84,7 +84,7 @@ def test_the_table_says_what_is_measured_and_what_waits(tmp_path: Path, cells: l
     measured = [
         line.split(" | ") for line in lines if line.startswith("| cifar10-iid-ring-5-vgg11")
     ]
-    assert [own[1] for own in measured] == ["dimat", "wa", "cdmsgd", "sgp", "cga"]
+    assert [own[1] for own in measured] == ["dimat", "wa", "local", "cdmsgd", "sgp", "cga"]
     assert {own[2] for own in measured} == {"1"}
     at_once = ("0.0", "0 s", "0 B")
     assert {(own[7], own[8], own[9].strip(" |")) for own in measured} == {at_once}
@@ -105,7 +105,7 @@ def test_methods_that_are_done_are_in_the_table_while_their_cell_waits(
     for own in (folder / "controls/sgp", folder / "controls/cga"):
         (own / "summary.json").unlink()
     *measured, waits = table(cells[:1], out, 2.0)[2:-2]
-    assert [line.split(" | ")[1] for line in measured] == ["dimat", "wa", "cdmsgd"]
+    assert [line.split(" | ")[1] for line in measured] == ["dimat", "wa", "local", "cdmsgd"]
     assert {line.split(" | ")[8] for line in measured} == {"–"}  # 200 % is never reached
     assert "| waiting, begun | 1 of 1 |" in waits
 
