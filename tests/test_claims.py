@@ -55,6 +55,20 @@ def test_there_are_claims_and_every_mark_is_whole() -> None:
     assert sum(map(len, marks)) == 2 * len(BLOCKS)
 
 
+def test_the_picture_shows_what_the_page_says_of_its_run() -> None:
+    """One seed, so within three sample deviations and a point; docs/picture.py draws it."""
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", (ROOT / "docs/demo.svg").read_text(), re.DOTALL)
+    words = [re.sub(r"<[^>]+>|&#160;", "", text).strip() for text in texts]
+    start = words.index("mean")
+    trained, merged, wa_trained, wa_merged, alone = map(float, words[start + 1 : start + 6])
+    page = (ROOT / "docs/what_it_can.md").read_text()
+    line = next(x for x in page.splitlines() if x.startswith("| by class from scratch |"))
+    said = re.findall(r"([\d.]+) ± ([\d.]+)", line)[1:]
+    shown = (merged, trained, wa_merged, wa_trained, alone)
+    for (mean, sd), own in zip(said, shown, strict=True):
+        assert abs(own - float(mean)) <= 3 * float(sd) + 1
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.command)
 def test_the_command_of_a_marked_block_is_one_that_can_be_run(block: object) -> None:
     words = argv(block.command)[2:]  # type: ignore[attr-defined]

@@ -258,6 +258,10 @@ def test_heads_that_differ_are_refused_with_the_way_out() -> None:
     states = [trained(1), trained(2, classes=4)]
     with pytest.raises(StructureError, match=r"state 1 does not fit: 'fc\.weight'.*heads='keep'"):
         dimat.merge(Net(), states, batches())
+    other = {key: own for key, own in states[1].items() if "stem" not in key}  # another network
+    with pytest.raises(StructureError, match="it lacks") as caught:
+        dimat.merge(Net(), [states[0], other], batches())
+    assert "heads" not in str(caught.value)
     symmetry = dimat.find_symmetry(Net(), (batches()[0],))
     with pytest.raises(ConfigError, match="'symmetry' is of one head"):
         dimat.merge(Net(), states, batches(), method="weights", heads="keep", symmetry=symmetry)

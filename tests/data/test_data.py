@@ -92,6 +92,9 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="truncated or not an .npz file"):
         load_dataset(f"npz:{tmp_path}/set.npz")
+    (tmp_path / "set.npz").write_text("PNG")  # of which NumPy says how to load it unsafely
+    with pytest.raises(DataError, match=r"truncated or not an .npz file$"):
+        load_dataset(f"npz:{tmp_path}/set.npz")
     with pytest.raises(ConfigError, match="'data.source' is 'digit'.*did you mean 'digits'"):
         load_dataset("digit")
 

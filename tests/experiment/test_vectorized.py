@@ -194,11 +194,12 @@ def test_each_gradient_is_cut_to_its_norm_and_rates_rise_as_they_would_alone() -
     assert not torch.allclose(apart[0].state()[key], at_once[0].state()[key])  # it was cut
 
 
-@pytest.mark.parametrize("model", ["mlp", "resnet20"])
+@pytest.mark.parametrize("model", ["mlp", "resnet20", f"{__name__}:Tied"])
 def test_each_is_distilled_from_the_network_that_it_began_with(model: str) -> None:
     """In stacks that shrink, too; with BatchNorm, which normalizes by the batch in both."""
+    width = 1.0 if ":" in model else 0.25  # of the built-in ones
     loss = LossConfig("adjusted", distill=2.0, label_smoothing=0.1)
-    config = replace(CONFIG, model=model, width=0.25, data=DataConfig(split="by-class"), loss=loss)
+    config = replace(CONFIG, model=model, width=width, data=DataConfig(split="by-class"), loss=loss)
     config = replace(config, pretrain_epochs=0, rounds=1, optimizer=OptimizerConfig("msgd", 0.05))
     found = {}
     for k in (4, 1):

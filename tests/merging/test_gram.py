@@ -377,7 +377,9 @@ def test_statistics_out_of_proportion_are_refused(own: Agents) -> None:
     losses = Losses()
     found = merge_over(losses, GRAM, them)
     plain = merge_over(Losses(), Dimat("spread"), them)
-    assert "statistics from agent 1 are out of proportion" in losses.refused[0][2]
+    why = losses.refused[0][2]
+    assert "statistics from agent 1 are out of proportion, as if one of us diverged" in why
+    assert "their norm is" in why
     torch.testing.assert_close(found[0].state, plain[0].state, rtol=0, atol=0)
     found = merge_over(losses, Dimat("spread", combine="gram", max_norm_ratio=None), them)
     assert found[0].calibrated

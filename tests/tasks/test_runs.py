@@ -15,6 +15,7 @@ from tests.tasks.models import pixelwise
 
 import dimat
 from dimat.errors import ConfigError, DataError, ModelError
+from dimat.experiment.config.access import with_setting
 from dimat.experiment.config.parse import config_from
 from dimat.experiment.given import given_of
 from dimat.experiment.handshake import handshake
@@ -239,8 +240,11 @@ def test_texts_have_classes_too(tmp_path: Path) -> None:
     assert dimat.run(config, progress=False).main.agents[0].trained > 0.7
 
 
-def test_the_default_split_fits_the_task() -> None:
+def test_the_default_split_fits_the_task_and_the_data() -> None:
     assert dimat.RunConfig().data.split == "iid-then-by-class"
+    own = config_from(None, {"data": {"source": "npz:x"}})
+    assert own.data.split == with_setting(own, "data.source", "folder:y").data.split == "iid"
+    assert with_setting(own, "data.source", "digits").data.split == "iid-then-by-class"
     assert dimat.RunConfig(task="regression").data.split == "iid"
     assert dimat.RunConfig(task=Regression()).task == "regression"  # type: ignore[arg-type]
     assert dimat.RunConfig(task=Regression).task == "regression"  # type: ignore[arg-type]

@@ -141,7 +141,8 @@ class Parents:
         models = tuple(resized(twin, own, differing) for own in originals if differing and heads)
         twin = models[0] if models else twin
         each = models or (twin,) * len(names)
-        hint = "; heads may differ by heads='keep' (--heads keep)" if differing else ""
+        alike = all(own.keys() == originals[0].keys() for own in originals)
+        hint = "; heads may differ by heads='keep' (--heads keep)" if differing and alike else ""
         if widths == "pad" and differing:
             hint = "; with widths='pad' (--widths pad) the model is that of the widest parent"
         elif any(is_narrower(twin, own) for own in originals):

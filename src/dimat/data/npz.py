@@ -137,7 +137,9 @@ def _read_npz(
     except _DAMAGE as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: truncated or not an .npz file ({first_line(error)})") from error
+        # What is no NumPy file at all NumPy takes for a pickle, and says how to load it unsafely.
+        why = "" if "pickle" in str(error) else f" ({first_line(error)})"
+        raise DataError(f"{path}: truncated or not an .npz file{why}") from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # NumPy returns the bytes of any other file
             raise DataError(f"{path}: {name} is no array, but some other file in an archive")

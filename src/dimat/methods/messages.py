@@ -109,8 +109,12 @@ def swap_statistics(
         theirs = from_exact(message)
         combiner.check(theirs, who)
         most = None if max_norm_ratio is None else max_norm_ratio**2
-        if most is not None and norm(theirs, list(theirs)) > size * most:
-            raise StructureError(f"{who} are out of proportion: {NORM_RULE.format(most * size)}")
+        found = norm(theirs, list(theirs))
+        if most is not None and found > size * most:
+            raise StructureError(
+                f"{who} are out of proportion, as if one of us diverged: their norm is "
+                f"{found:.4g}, ours {size:.4g}: {NORM_RULE.format(most * size)}"
+            )
 
     told = dict.fromkeys(me.topology.listeners(me.agent), said)
     inbox = yield Step(told, me.neighbors, admit)

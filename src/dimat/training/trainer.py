@@ -97,7 +97,8 @@ class LocalTrainer:
     Attributes:
         parameters: The model's parameters by name; tied ones occur once.
         teacher: The state that the training of this round began with, but for running statistics,
-            which go on; None before the first round, and where nothing is distilled.
+            which go on; tied tensors occur once. None before the first round, and where nothing is
+            distilled.
         average: The moving average of the weights since the last merge; None before the first step
             after it, and where there is none.
     """
@@ -199,7 +200,8 @@ class LocalTrainer:
     def begin_training(self) -> None:
         """Note the network that the training of a round begins with, if it is distilled."""
         if self.distill:
-            self.teacher = self.state()
+            once = {*self.parameters, *(name for name, _ in self.model.named_buffers())}
+            self.teacher = {key: own for key, own in self.state().items() if key in once}
 
     def gradient(self) -> State:
         """Gradient of the loss on the next batch, by parameter; updates running statistics."""

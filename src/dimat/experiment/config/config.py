@@ -69,7 +69,7 @@ class DataConfig:
             class share it), dirichlet, iid-then-by-class (pre-train on an IID half, continue by
             class on the other), own (of dimat agent, or with {agent} in the source: the source is
             this agent's own, and others have theirs), or auto (own with {agent} in the source,
-            iid-then-by-class of classification, iid of other tasks).
+            iid-then-by-class of the digits, iid of all else).
         alpha: Concentration of the dirichlet split; smaller is more skewed.
         validation: Share of every shard held out for validation.
         augment: Random flip and crop of training images; off where mirrored images mean another

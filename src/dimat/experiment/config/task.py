@@ -9,14 +9,18 @@ from dimat.errors import ConfigError, quoted
 from dimat.experiment.config.places import AGENT
 from dimat.experiment.config.rules import broken_rule
 
-_DEFAULT = "classification"
+_DEFAULT, _DEMO = "classification", "digits"  # task and source
 
 
 def default_split(config: Any) -> str:
-    """What ``data.split`` auto is: with a source of each agent's own nothing is dealt out."""
+    """What ``data.split`` auto is: with a source of each agent's own nothing is dealt out.
+
+    Data of one's own are dealt out evenly; by class only those of the demo, as its point is that.
+    """
     if AGENT in config.data.source:
         return "own"
-    return "iid-then-by-class" if config.task == _DEFAULT else "iid"
+    is_demo = config.data.source == _DEMO and config.task == _DEFAULT
+    return "iid-then-by-class" if is_demo else "iid"
 
 
 def has_default_split(config: Any, split: str) -> bool:
