@@ -221,7 +221,7 @@ def test_units_are_matched_as_by_a_rectangular_assignment() -> None:
     ours, theirs, x = drawn(wide, 0), drawn(narrow, 1), images(200)
     padded, count = dimat.widen(wide, theirs, x[:2]), len(theirs["hidden1.bias"])
     analysis, matcher = analyze(wide, (x[:2],)), Activations()
-    (moments,) = matcher.measure(analysis, [ours], [padded], [(x,)])
+    moments = matcher.measure(analysis, [ours, padded], [(0, 1)], [(x,)])[0, 1]
     found = dimat.match(wide, ours, theirs, [x], widths="pad").permutation.slots
     for name, score in matcher.scores(moments).items():
         real = score[:, :count]

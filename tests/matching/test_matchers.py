@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dimat.matching import MATCHERS, Activations, Consistent, Matcher, Matching, Problem
+from dimat.matching.activations import Moments
 from dimat.matching.assignment import assign
 from dimat.matching.consistent import Gauge, Pairs
 from dimat.matching.coordinate_ascent import CoordinateAscent
@@ -315,10 +316,16 @@ def test_buffers_do_not_count_and_batches_are_not_read() -> None:
 # --- one order for all ----------------------------------------------------------------------------
 
 
+def measured(setting: Setting, states: list[State]) -> dict[tuple[int, int], Moments]:
+    """The moments of every two states."""
+    pairs = combinations(range(len(states)), 2)
+    return Activations().measure(setting.analysis, states, pairs, setting.batches)
+
+
 def gauge(setting: Setting, count: int) -> Gauge:
     how = Activations()
     states = [setting.draw() for _ in range(count)]
-    moments = how.measure_pairs(setting.analysis, states, setting.batches)
+    moments = measured(setting, states)
     weights = np.random.default_rng(0).dirichlet(np.ones(count)).tolist()
     return pairwise_gauge(setting, {k: how.scores(m) for k, m in moments.items()}, weights)
 
@@ -333,7 +340,7 @@ def test_what_is_returned_agrees_as_well_though_it_is_in_the_order_of_the_first(
     setting: Setting,
 ) -> None:
     how, states = Activations(), [setting.draw() for _ in range(5)]
-    moments = how.measure_pairs(setting.analysis, states, setting.batches)
+    moments = measured(setting, states)
     own = pairwise_gauge(setting, {k: how.scores(m) for k, m in moments.items()}, [1 / 5] * 5)
     *_, total = own.sweeps()
     alone = len(setting.symmetry.groups) == 1  # all were matched to the first: it need not move
@@ -360,9 +367,9 @@ def test_two_states_are_matched_as_a_pair(setting: Setting) -> None:
 
 def test_pairs_are_measured_as_they_are_one_by_one(setting: Setting) -> None:
     how, states = Activations(), [setting.draw() for _ in range(3)]
-    pairs = how.measure_pairs(setting.analysis, states, setting.batches)
+    pairs = measured(setting, states)
     assert list(pairs) == [(0, 1), (0, 2), (1, 2)]
     for (i, j), moments in pairs.items():
-        (alone,) = how.measure(setting.analysis, [states[i]], [states[j]], setting.batches)
+        alone = measured(setting, [states[i], states[j]])[0, 1]
         for name, score in how.scores(moments).items():
             np.testing.assert_array_equal(score, how.scores(alone)[name])

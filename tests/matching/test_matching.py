@@ -38,8 +38,8 @@ def activation_scores(
     analysis: Analysis, ours: State, theirs: State, batches: Sequence[torch.Tensor]
 ) -> Scores:
     how = Activations()
-    (moments,) = how.measure(analysis, [ours], [theirs], batches)
-    return how.scores(moments)
+    moments = how.measure(analysis, [ours, theirs], [(0, 1)], batches)
+    return how.scores(moments[0, 1])
 
 
 def test_streamed_correlation_equals_numpys() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 import torch
@@ -29,16 +29,24 @@ def given() -> tuple[Analysis, list[State], list[Tensor]]:
     return analyze(model, (batches[0][:2],)), states, batches
 
 
-@pytest.mark.parametrize(("num_ours", "num_theirs"), [(1, 3), (3, 1), (2, 2)])
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [(0, 1), (0, 2), (0, 3)],
+        [(3, 0), (1, 0), (2, 0)],
+        [(3, 1), (0, 2), (4, 1), (1, 2)],
+        [*permutations(range(3), 2)],
+    ],
+)
 def test_every_pair_has_the_moments_that_it_has_alone(
-    given: tuple[Analysis, list[State], list[Tensor]], num_ours: int, num_theirs: int
+    given: tuple[Analysis, list[State], list[Tensor]], pairs: list[tuple[int, int]]
 ) -> None:
     analysis, states, batches = given
-    ours, theirs = states[:num_ours], states[5 - num_theirs :]
-    found = Activations().measure(analysis, ours, theirs, iter(batches))
-    pairs = [(a, b) for a in ours for b in theirs]
-    for own, (a, b) in zip(found, pairs, strict=True):
-        (alone,) = Activations().measure(analysis, [a], [b], batches)
+    found = Activations().measure(analysis, states, iter(pairs), iter(batches))
+    assert list(found) == pairs
+    for (i, j), own in found.items():
+        both = [states[i], states[j]]
+        alone = Activations().measure(analysis, both, [(0, 1)], batches)[0, 1]
         assert list(own) == list(alone)
         for key, moments in own.items():
             for name, value in alone[key].tensors().items():
@@ -66,10 +74,26 @@ def test_matching_holds_the_activations_of_one_model_however_many_there_are(
     alone = peak_bytes(
         lambda: PartialInterpreter(analysis.trace, states[0], batches[0]).advance(last)
     )
-    seen = ActivationRecorder(analysis.trace, places, 16)(states[0], batches[0])
+    seen = dict(ActivationRecorder(analysis.trace, places, 16).each(states[0], batches[0]))
     held = sum(4 * x.numel() for x in seen.values())
     largest = max(4 * x.numel() for x in seen.values())
     assert peaks[0] <= alone + held + 4 * largest + moments + tenth
+
+
+def test_no_activation_outlives_its_batch(
+    given: tuple[Analysis, list[State], list[Tensor]],
+) -> None:
+    analysis, states, batches = given
+    sizes = {group.name: group.cells * group.size for group in analysis.symmetry.groups}
+    moments = sum(8 * (sizes[o.group] ** 2 + 5 * sizes[o.group]) for o in observations(analysis))
+
+    def peak(count: int) -> int:
+        pairs = [(0, 1)]
+        return peak_bytes(
+            lambda: Activations().measure(analysis, states[:2], pairs, batches[:count])
+        )
+
+    assert peak(3) <= peak(1) + moments
 
 
 def test_bytes_that_are_alive_are_counted_once_and_only_while_they_are() -> None:

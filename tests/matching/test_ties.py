@@ -182,7 +182,7 @@ def test_dead_units_change_no_match_of_units_that_the_images_tell_apart() -> Non
     ]
     for state in states:
         dead(state)
-    (moments,) = Activations().measure(analysis, states[:1], states[1:], [x])
+    moments = Activations().measure(analysis, states, [(0, 1)], [x])[0, 1]
     scores = Activations().scores(moments)
     found, plain = match_units(analysis, scores, *states), assign(analysis.symmetry, scores)
     assert found.slots.keys() == {"0", "2"}

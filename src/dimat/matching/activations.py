@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from dimat.matching.cross_moments import CrossMoments, Statistic
 from dimat.matching.fit import Matching, fit, matching_of
 from dimat.matching.protocol import Problem
 from dimat.matching.ties import leveled, match_units
-from dimat.matching.unit_activations import ActivationRecorder, Layers, observations
+from dimat.matching.unit_activations import ActivationRecorder, Layers, Seen, observations
 from dimat.symmetry import Analysis
 
 # Places (pixels, tokens) of every sample that are compared; measured in docs/matching.md.
@@ -60,71 +59,40 @@ class Activations:
 
     def match(self, problem: Problem) -> list[Matching]:
         """Every state to the first, pair by pair, from one pass over the batches."""
-        analysis, symmetry = problem.analysis, problem.analysis.symmetry
-        first, *others = problem.states
-        found = [matching_of(symmetry.identity())]
-        measured = self.measure(analysis, [first], others, problem.batches)
-        for moments, other in zip(measured, others, strict=True):
+        analysis, states = problem.analysis, problem.states
+        pairs = [(0, j) for j in range(1, len(states))]
+        found = [matching_of(analysis.symmetry.identity())]
+        for (_, j), moments in self.measure(analysis, states, pairs, problem.batches).items():
             scores = self.scores(moments)
-            found.append(fit(symmetry, scores, match_units(analysis, scores, first, other)))
+            permutation = match_units(analysis, scores, states[0], states[j])
+            found.append(fit(analysis.symmetry, scores, permutation))
         return found
 
     def measure(
         self,
         analysis: Analysis,
-        ours: Sequence[Mapping[str, Tensor]],
-        theirs: Sequence[Mapping[str, Tensor]],
+        states: Sequence[Mapping[str, Tensor]],
+        pairs: Iterable[tuple[int, int]],
         batches: Iterable[Any],
-    ) -> list[Moments]:
-        """The moments of every pair (ours, theirs), ours outermost; every model runs once a batch.
-
-        Activations are held of the fewer ones of both only, those of the others go into the moments
-        as they come.
-
-        Args:
-            analysis: Analysis of the model.
-            ours: States whose unit order is the reference, one after another.
-            theirs: States to be put into that order.
-            batches: Inputs, the same for all models.
-        """
-        places = observations(analysis, self.layers)
-        see = ActivationRecorder(analysis.trace, places, self.per_sample)
-        found: list[Moments] = [
-            {(o.group, o.node): CrossMoments() for o in places} for _ in ours for _ in theirs
-        ]
-        few, many = (ours, theirs) if len(ours) <= len(theirs) else (theirs, ours)
-        for inputs in batches:
-            held = [see(state, inputs) for state in few]
-            for j, state in enumerate(many):
-                for key, seen in see.each(state, inputs):
-                    for i, own in enumerate(held):
-                        if few is ours:
-                            found[i * len(theirs) + j][key].update(own[key], seen)
-                        else:
-                            found[j * len(theirs) + i][key].update(seen, own[key])
-        return found
-
-    def measure_pairs(
-        self, analysis: Analysis, states: Sequence[Mapping[str, Tensor]], batches: Iterable[Any]
     ) -> dict[tuple[int, int], Moments]:
-        """The moments of every two states (i, j), i < j; every model runs once a batch.
+        """The moments of pairs of states; every state runs once a batch, in order.
+
+        Activations are held of states that a later one is paired with, and for one batch only;
+        those of the others go into the moments as they come.
 
         Args:
             analysis: Analysis of the model.
             states: ``n >= 1`` states.
+            pairs: Indices of the states to be compared, (ours, theirs) in either order, i ≠ j.
             batches: Inputs, the same for all models.
         """
         places = observations(analysis, self.layers)
         see = ActivationRecorder(analysis.trace, places, self.per_sample)
         found: dict[tuple[int, int], Moments] = {
-            pair: {(o.group, o.node): CrossMoments() for o in places}
-            for pair in combinations(range(len(states)), 2)
+            pair: {(o.group, o.node): CrossMoments() for o in places} for pair in pairs
         }
         for inputs in batches:
-            seen = [see(state, inputs) for state in states]
-            for (i, j), own in found.items():
-                for key, moments in own.items():
-                    moments.update(seen[i][key], seen[j][key])
+            _update(found, see, states, inputs)
         return found
 
     def scores(self, moments: Moments) -> dict[str, Floats]:
@@ -140,6 +108,25 @@ class Activations:
             still: Floats = own.closeness().cpu().numpy()
             found.setdefault(group, []).append(score + CONSTANT * still)
         return {group: leveled(np.mean(parts, axis=0)) for group, parts in found.items()}
+
+
+def _update(
+    found: Mapping[tuple[int, int], Moments],
+    see: ActivationRecorder,
+    states: Sequence[Mapping[str, Tensor]],
+    inputs: Any,
+) -> None:
+    """Add a batch to the moments of every pair: in a function, so that nothing of it stays."""
+    held: dict[int, Seen] = {}
+    for k, state in enumerate(states):
+        due = {pair: own for pair, own in found.items() if max(pair) == k}
+        held[k], is_needed = {}, any(min(pair) == k for pair in found)
+        for key, seen in see.each(state, inputs):
+            held[k][key] = seen
+            for (i, j), own in due.items():
+                own[key].update(held[i][key], held[j][key])
+            if not is_needed:
+                del held[k][key]
 
 
 def _scale(score: Floats, statistic: Statistic) -> float:

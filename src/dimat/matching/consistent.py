@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
@@ -47,7 +48,8 @@ class Consistent:
         """Every state in the order of the first; similarities are those with the first."""
         symmetry = problem.analysis.symmetry
         states = problem.states
-        moments = self.activations.measure_pairs(problem.analysis, states, problem.batches)
+        both = combinations(range(len(states)), 2)
+        moments = self.activations.measure(problem.analysis, states, both, problem.batches)
         pairs = {pair: self.activations.scores(own) for pair, own in moments.items()}
         start = [
             match_units(problem.analysis, pairs[0, j], states[0], states[j])

@@ -221,10 +221,6 @@ class ActivationRecorder:
             if (here := {key: o for key, o in own.items() if o.node == node.name})
         ]
 
-    def __call__(self, state: Mapping[str, Tensor], inputs: Any) -> Seen:
-        """The activations at every place."""
-        return dict(self.each(state, inputs))
-
     def each(
         self, state: Mapping[str, Tensor], inputs: Any
     ) -> Iterator[tuple[tuple[str, str], Tensor]]:

@@ -26,8 +26,9 @@ def measure_edges(
     batches: Iterable[Any],
 ) -> dict[int, Moments]:
     """For each neighbor the moments (their units, our units) on our images."""
-    found = Activations().measure(analysis, list(others.values()), [own], batches)
-    return dict(zip(others, found, strict=True))
+    pairs = [(j, 0) for j in range(1, len(others) + 1)]
+    found = Activations().measure(analysis, [own, *others.values()], pairs, batches)
+    return dict(zip(others, found.values(), strict=True))
 
 
 def local_scores(moments: Moments) -> dict[str, Floats]:
