@@ -135,8 +135,9 @@ def base_of(data: Path, out: Path, epochs: int) -> Path:
     found = out / "base" / "states" / "agent-000.safetensors"
     if not found.exists():
         result = dimat.run(
-            model=whole, data=f"npz:{data}", agents=1, method="local", rounds=0,
-            pretrain_epochs=epochs, out=str(out / "base"), overwrite=True, **COMMON,
+            model=whole, agents=1, method="local", rounds=0, pretrain_epochs=epochs,
+            data={"source": f"npz:{data}", "split": "iid-then-by-class"},  # on one half
+            out=str(out / "base"), overwrite=True, **COMMON,
         )  # fmt: skip
         print(f"base: {100 * result.main.agents[0].trained:.1f} % on its own classes", flush=True)
     return found
