@@ -16,7 +16,7 @@ from dimat.errors import ModelError, StructureError
 from dimat.symmetry import Symmetry, analyze, check_symmetry, find, find_symmetry
 from dimat.symmetry.labels.operator_call import Call, Result
 from dimat.symmetry.proof.evidence import close_to
-from dimat.symmetry.proof.redraw import DRAWS, LEVELS, draw, near, redraw
+from dimat.symmetry.proof.redraw import DRAWS, LEAST_DRAWS, LEVELS, draw, near, redraw
 from dimat.symmetry.rules import RULES, Rule
 from dimat.symmetry.rules.registry import pointwise
 
@@ -274,6 +274,29 @@ def test_a_draw_is_the_same_again_and_another_one_differs() -> None:
     torch.testing.assert_close(draws[0], draws[1], rtol=0, atol=0)
     assert not torch.equal(draws[0][0]["w"], draws[2][0]["w"])
     assert draws[2][1][1] == 4
+
+
+@pytest.mark.parametrize("number", range(LEAST_DRAWS))
+def test_a_large_entry_is_the_same_again_and_never_drawn_over_what_is_read(number: int) -> None:
+    """Its memory is used again, but not while a view of it is alive."""
+    state = {f"w{k}": torch.randn(150, 200 + 7 * (k % 3)) for k in range(12)}
+    drawn, _ = draw(number, state, [])
+    views = {key: drawn[key].t()[1:] for key in state}
+    copies = {key: own.clone() for key, own in views.items()}
+    for key in (*reversed(state), *state):
+        assert torch.equal(drawn[key].t()[1:], copies[key])
+    assert all(torch.equal(views[key], copies[key]) for key in state)
+    assert len({float(own.sum()) for own in copies.values()}) == len(state)
+
+
+def test_few_zeros_of_a_large_entry_become_small_numbers() -> None:
+    given = torch.randn(300, 100)
+    given[::50, 3] = 0.0
+    found = draw(0, {"w": given}, [])[0]["w"]
+    small = found[given == 0]
+    assert (small != 0).all()
+    assert small.abs().max() < given.abs().mean()
+    assert (found.sign() == given.sign())[given != 0].all()
 
 
 def test_whole_numbers_are_redrawn_among_the_examples_own() -> None:

@@ -32,8 +32,19 @@ from dimat.graph.calls import RecordedCalls, entries
 _PLAIN_VALUES = (type(None), bool, int, float, str)  # that torch.export takes as outputs
 
 
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of a model's parameters and buffers, by name.
+
+    Args:
+        model: Not changed.
+    """
+    return {name: value.detach().clone() for name, value in entries(model).items()}
+
+
 @contextmanager
-def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+def in_mode(
+    model: nn.Module, training: bool, before: Mapping[str, Tensor] | None = None
+) -> Iterator[None]:
     """A context in which a model is in eval or training mode.
 
     Afterwards the modes of its modules, its parameters and buffers, and the random state are as
@@ -42,9 +53,11 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     Args:
         model: Restored at the end.
         training: Whether the mode is that of training.
+        before: Copies of its parameters and buffers, as :func:`copied` makes them; None to make
+            some, which takes longer than a run of a large model on few inputs.
     """
     modes = {module: module.training for module in model.modules()}
-    before = {name: value.detach().clone() for name, value in entries(model).items()}
+    before = copied(model) if before is None else before
     devices = {x.device for x in (*model.parameters(), *model.buffers()) if x.is_cuda}
     with torch.random.fork_rng(devices=list(devices)):
         model.train(training)
@@ -67,6 +80,7 @@ def capture(
     training: bool,
     way_out: Callable[[], str] = lambda: "",
     unless: RecordedCalls | None = None,
+    before: Mapping[str, Tensor] | None = None,
 ) -> tuple[ExportedProgram | None, RecordedCalls]:
     """Export a model, its batch dimension free if it allows that; only tensors are outputs.
 
@@ -80,6 +94,7 @@ def capture(
         training: Whether the model is exported in training mode.
         way_out: What the error says can be done if the model cannot be captured; then called.
         unless: A run in the other mode; if this one calls the same operators, nothing is exported.
+        before: Copies of its parameters and buffers, as :func:`in_mode` takes them.
 
     Returns:
         The export, None if there is none; and what the model called on the example inputs.
@@ -87,7 +102,7 @@ def capture(
     Raises:
         ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
     """
-    with in_mode(model, training), _silence():
+    with in_mode(model, training, before), _silence():
         outputs, calls = _outputs(model, args, kwargs, training=training)
         dropped: list[str] = []
         if not list(_tensors(outputs, dropped)):

@@ -122,25 +122,55 @@ class Recorder(fx.Interpreter):
     """The interpreter of proofs: it runs a graph's nodes in double precision, without dropout.
 
     Results of random operators can be given. Positions of sorted values that no node reads are left
-    out: where values tie, they are in no order that could be compared.
+    out: where values tie, they are in no order that could be compared. Entries of the state are
+    read from it whenever an operator needs them.
 
     Args:
         trace: The graph.
-        given: Values of placeholders, and of random operators, by name.
+        state: Entries by key.
+        given: Values of all other placeholders, and of random operators, by name.
         keep: Whether values are kept when no node reads them any more.
     """
 
-    def __init__(self, trace: Trace, given: Mapping[str, Any], *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        state: Mapping[str, Tensor],
+        given: Mapping[str, Any],
+        *,
+        keep: bool = True,
+    ) -> None:
         super().__init__(trace.module, garbage_collect_values=not keep)
-        self.trace, self.given = trace, given
+        self.trace, self.state, self.given = trace, state, given
         self.position = {node: k for k, node in enumerate(trace.graph.nodes)}
-        names = [n.name for n in trace.graph.nodes if n.op == "placeholder"]
-        self.args_iter = iter([given[name] for name in names])
+
+    def value(self, node: fx.Node) -> Any:
+        """The value of an entry of the state, or of a node that has run and is kept.
+
+        Args:
+            node: A placeholder or an operator.
+        """
+        key = self.trace.states.get(node.name)
+        return self.env[node] if key is None else wide(self.state[key])
+
+    def is_tensor(self, node: fx.Node) -> bool:
+        """Whether the value of a node is one tensor.
+
+        Args:
+            node: As :meth:`value` takes it.
+        """
+        return node.name in self.trace.states or isinstance(self.env[node], Tensor)
+
+    def map_nodes_to_values(self, args: Any, n: fx.Node) -> Any:
+        """Arguments with values in place of nodes."""
+        return fx.node.map_arg(args, self.value)
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node, or take its given random draw."""
+        """Run one node, or take its given value or random draw."""
+        if n.op == "placeholder":
+            return self.given[n.name]
         if n.name in self.trace.draws and n.name in self.given:
-            return from_draw(n, self.given[n.name], self.env)
+            return from_draw(n, self.given[n.name], {x: self.value(x) for x in n.all_input_nodes})
         value = super().run_node(n)
         if operator_name(n.target) not in RANKED or not isinstance(value, tuple):
             return value
@@ -173,6 +203,13 @@ def from_draw(n: fx.Node, drawn: Tensor, operands: Mapping[fx.Node, Any]) -> Ten
     """
     by_entry = n.target is torch.ops.aten.bernoulli.default
     return drawn * operands[n.all_input_nodes[0]] if by_entry else drawn
+
+
+def wide(value: Tensor) -> Tensor:
+    """A tensor of real or complex numbers in double precision; others as they are."""
+    if value.is_complex():
+        return value.to(torch.complex128)
+    return value.double() if value.is_floating_point() else value
 
 
 def _in_float64(

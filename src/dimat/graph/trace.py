@@ -24,7 +24,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from dimat.compat import OpOverload, arguments_of, size_hint, tree_leaves
 from dimat.errors import ConfigError, ModelError, shown
 from dimat.graph.calls import RecordedCalls
-from dimat.graph.capture import capture
+from dimat.graph.capture import capture, copied
 from dimat.graph.inside import way_out
 from dimat.state import tensors_of
 from dimat.text import brief
@@ -93,15 +93,13 @@ class Trace:
         return any(_written(node) for node in self.graph.nodes)
 
     def arguments(self, state: Mapping[str, Tensor], flat_args: Sequence[Any]) -> dict[str, Any]:
-        """The value of every placeholder by name.
+        """The value of every placeholder that is no entry of the state, and of draws, by name.
 
         Args:
-            state: The state.
+            state: The state, on the CPU, which is asked for draws only.
             flat_args: User inputs, as :func:`flatten_inputs` gives them.
         """
-        values: dict[str, Any] = {name: state[key] for name, key in self.states.items()}
-        device = next((value.device for value in state.values()), torch.device("cpu"))
-        values.update({name: value.to(device) for name, value in self.constants.items()})
+        values: dict[str, Any] = {name: value.cpu() for name, value in self.constants.items()}
         values.update(zip(self.inputs, flat_args, strict=True))
         values.update({name: state[key] for name, key in self.draws.items() if key in state})
         return values
@@ -223,11 +221,12 @@ def trace_modes(
     Raises:
         ModelError: If the example inputs do not fit, or ``torch.export`` cannot capture the model.
     """
-    program, calls = _captured(model, args, kwargs, training=False)
+    before = copied(model)
+    program, calls = _captured(model, args, kwargs, training=False, before=before)
     assert program is not None, "there was no other run to be like"
     first = _read(program, model, False)
     known = None if first.draws else calls
-    other, _ = _captured(model, args, kwargs, training=True, unless=known)
+    other, _ = _captured(model, args, kwargs, training=True, unless=known, before=before)
     second = replace(first, training=True) if other is None else _read(other, model, True)
     return first, second
 
@@ -239,11 +238,14 @@ def _captured(
     *,
     training: bool,
     unless: RecordedCalls | None = None,
+    before: Mapping[str, Tensor] | None = None,
 ) -> tuple[ExportedProgram | None, RecordedCalls]:
     """The export, with an error that says which submodules could be captured."""
     own = kwargs or {}
     inside = partial(way_out, model, args, own)
-    return capture(model, args, own, training=training, way_out=inside, unless=unless)
+    return capture(
+        model, args, own, training=training, way_out=inside, unless=unless, before=before
+    )
 
 
 def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from dimat.compat import arguments_of, has_schema
+from dimat.graph.interpreter import wide
 from dimat.graph.trace import Trace, operator_name
 from dimat.state import is_number
 from dimat.symmetry.constants import constant_labels
@@ -93,7 +94,7 @@ def label_graphs(
             for key, value in state.items()
         }
         for t, example in zip(traces, examples, strict=True):
-            labeling.nodes.append(_label_graph(labeling, t, example, distrusted))
+            labeling.nodes.append(_label_graph(labeling, t, example, state, distrusted))
         wanted = {w for w in labeling.units.wanted if (w[0], w[2], w[1]) not in dependent}
         if wanted <= dependent:
             return labeling
@@ -134,16 +135,23 @@ def _state_labels(
 
 
 def _label_graph(
-    labeling: Labeling, t: Trace, example: Example, distrusted: Mapping[str, str]
+    labeling: Labeling,
+    t: Trace,
+    example: Example,
+    state: Mapping[str, Tensor],
+    distrusted: Mapping[str, str],
 ) -> dict[str, Result]:
     units = labeling.units
     labels: dict[str, Result] = {}
+    # Of an entry of the state a rule reads shape and dtype, so that none need be drawn for it.
+    entries = {name: wide(state[key].to("meta")) for name, key in t.states.items()}
+    values = {**example.values, **entries}
     for node in t.graph.nodes:
-        value = example.values.get(node.name)
+        value = values.get(node.name)
         if node.op == "placeholder":
             labels[node.name] = _placeholder(labeling, t, node, value)
         elif node.op == "call_function":
-            labels[node.name] = _apply_rule(units, node, labels, example.values, distrusted)
+            labels[node.name] = _apply_rule(units, node, labels, values, distrusted)
         if node.name in t.draws:  # the units of the draw itself
             drawn = labeling.states[t.draws[node.name]]
             pairs = zip(as_tuple(labels[node.name])[0], drawn, strict=True)

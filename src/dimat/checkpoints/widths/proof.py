@@ -88,12 +88,12 @@ def _trials(
 
     def attempt(number: int, level: str) -> tuple[Outputs, Outputs, Outputs]:
         drawn, inputs = draw(max(number, 0), state, flat, level)
-        own = state if number < 0 else drawn
-        own = {key: _as(value, dtype) for key, value in own.items()}
+        values = state if number < 0 else drawn
+        own = {key: _as(value, dtype) for key, value in values.items()}
         own.update({alias: own[first] for alias, first in tied_keys(narrow).items()})
         args, kwargs = tree_unflatten([_as(x, dtype) for x in inputs], spec)
-        noise, _ = draw(1, like, [])
-        noise = {key: _as(value, dtype) for key, value in noise.items()}
+        generic, _ = draw(1, like, [])
+        noise = {key: _as(value, dtype) for key, value in generic.items()}
         noise.update({alias: noise[first] for alias, first in tied_keys(wide).items()})
         states = (own, padding.pad(own), padding.pad(own, noise))
         models = (narrow, wide, wide)

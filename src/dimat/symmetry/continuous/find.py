@@ -119,7 +119,8 @@ class _Draws:
 
     def _run(self, number: int, ones: frozenset[str]) -> Recorder:
         if number not in self.drawn:
-            self.drawn[number] = draw(number, self.state, self.inputs, self.level)
+            drawn, given = draw(number, self.state, self.inputs, self.level)
+            self.drawn[number] = dict(drawn), given
         values, inputs = self.drawn[number]
         state = {**values, **{key: torch.ones_like(values[key]) for key in ones}}
         *_, (_, _, last) = steps(self.analysis.trace, state, inputs, keep=True)

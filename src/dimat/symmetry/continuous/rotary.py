@@ -68,7 +68,7 @@ def rotary_groups(
         if operator_name(node.target) not in CONTRACTING or len(node.all_input_nodes) < 2:
             continue
         queries, keys = node.all_input_nodes[:2]
-        dims = recorder.env[queries].shape[-1]
+        dims = recorder.value(queries).shape[-1]
         sides = [_side(trace, recorder, source, dims) for source in (queries, keys)]
         for group in _candidates(trace, *sides):
             if not _overlaps(group, found) and _is_free(trace, further(), group):
@@ -146,7 +146,7 @@ def _columns(
     recorder: Recorder, layer: fx.Node, between: Sequence[fx.Node], operand: fx.Node
 ) -> Ints:
     """The columns of a layer's result that reach an operand: its gradient is not zero there."""
-    value = recorder.env[layer].detach().requires_grad_()
+    value = recorder.value(layer).detach().requires_grad_()
     reached = _rerun(recorder, {layer: value}, between).get(operand)
     if reached is None or not reached.requires_grad:  # detached on its way
         return np.empty(0, np.int64)
@@ -179,7 +179,7 @@ def _is_hidden(
         for own in members:
             if trace.states.get(node.name) == own.key:
                 by = matrices if own.role > 0 else dual
-                value = values.get(node, recorder.env[node])
+                value = values.get(node, recorder.value(node))
                 values[node] = multiplied(value, own.axes, own.index, by)
         if not any(n in values for n in node.all_input_nodes):
             continue
@@ -188,7 +188,7 @@ def _is_hidden(
         found = rerun(recorder, node, values)
         if found is None:
             return False
-        if not _same(recorder.env[node], found):
+        if not _same(recorder.value(node), found):
             values[node] = found
     return True
 
@@ -225,7 +225,7 @@ def _rerun(
         for node in recorder.position:  # in the order of the graph
             if node in chosen:
                 args, kwargs = fx.node.map_arg(
-                    (node.args, node.kwargs), lambda n: values.get(n, recorder.env[n])
+                    (node.args, node.kwargs), lambda n: values.get(n, recorder.value(n))
                 )
                 values[node] = recorder.call_function(node.target, args, kwargs)
     return values

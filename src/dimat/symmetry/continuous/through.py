@@ -116,7 +116,7 @@ class _Try:
         group = stream.group
         self.shape = group.cells, group.size
         self.acts = drawn_element(kind, *self.shape, random)
-        self.value = recorder.env[node]
+        self.value = recorder.value(node)
         self.inner = [(n, own) for n in operands(node) for own in stream.slots.get(n.name, ())]
         self.outer = [(node, own) for own in stream.slots.get(node.name, ())]
 
@@ -140,7 +140,7 @@ class _Try:
 
     def _real(self) -> bool:
         """Whether matrices can multiply what is multiplied: real numbers."""
-        values = (self.value, *(self.recorder.env[n] for n, _ in self.inner))
+        values = (self.value, *(self.recorder.value(n) for n, _ in self.inner))
         return all(isinstance(x, Tensor) and x.is_floating_point() for x in values)
 
     def _selects(self) -> bool:
@@ -159,7 +159,7 @@ class _Try:
         """Whether the result tells when units of any one operand alone are scaled."""
         scale, _ = drawn_element("scaling", *self.shape, self.random)
         for n, (_, own) in self.inner:
-            value = self.recorder.env[n]
+            value = self.recorder.value(n)
             scaled = mapped(value, own.axes, own.index, self.shape, scale).contiguous()
             found = value_of(self.recorder, self.node, {n: scaled})
             if isinstance(found, Tensor) and _equal(self.value, found):
@@ -169,7 +169,7 @@ class _Try:
     def _run(self, roles: Sequence[int]) -> Tensor | None:
         replaced: dict[fx.Node, Any] = {}
         for (n, (_, own)), role in zip(self.inner, roles, strict=True):
-            value = replaced.get(n, self.recorder.env[n])
+            value = replaced.get(n, self.recorder.value(n))
             replaced[n] = self._times(value, own, role)
         found = value_of(self.recorder, self.node, replaced)
         return found if isinstance(found, Tensor) and found.shape == self.value.shape else None

@@ -26,7 +26,10 @@ Result = Labels | tuple[Labels, ...]
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor operand: the labels of its axes and its value in the example run."""
+    """A tensor operand: the labels of its axes and its value in the example run.
+
+    The value of an entry of the state has a shape and a dtype, but no numbers.
+    """
 
     labels: Labels
     value: Tensor

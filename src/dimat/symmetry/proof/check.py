@@ -142,7 +142,8 @@ class _Trial:
         flat, spec = tree_flatten((args, kwargs))
 
         def attempt(level: str) -> None:
-            state, inputs = draw(number, given, flat, level)
+            drawn, inputs = draw(number, given, flat, level)
+            state = dict(drawn)
             state.update({key: state[first] for key, first in tied_keys(twin).items()})
             self.state = {key: value.to(given[key].dtype) for key, value in state.items()}
             self.call = tree_unflatten([self._fed(x) for x in inputs], spec)

@@ -25,29 +25,35 @@ class Element:
         self.moves = moves
         self._sources: dict[object, Sources] = {}
 
-    def moves_any(self, labels: Labels) -> bool:
-        """Whether some unit of the labels moves."""
-        found = (not isinstance(x, Special) and self.moves[x] != x for x in labels)
-        return any(bool(np.any(moved)) for moved in found)
-
     def sources(self, labels: Labels) -> Sources:
         """The indices to read from, as the function of that name; found once for equal labels."""
         key = tuple(x if isinstance(x, Special) else (x.shape, x.tobytes()) for x in labels)
         if key not in self._sources:
-            self._sources[key] = sources(labels, self.moves)
+            still = (None,) * len(labels)
+            self._sources[key] = sources(labels, self.moves) if self._moves(labels) else still
         return self._sources[key]
+
+    def _moves(self, labels: Labels) -> bool:
+        """Whether some unit of the labels moves."""
+        found = (not isinstance(x, Special) and self.moves[x] != x for x in labels)
+        return any(bool(np.any(moved)) for moved in found)
 
     def take(self, value: Tensor, labels: Labels) -> Tensor:
         """A copy of a tensor with its entries moved."""
         return take(value, self.sources(labels))
 
-    def moves_alike(self, some: Sequence[Labels], others: Sequence[Labels]) -> bool:
-        """Whether tensors labeled in two ways are moved in the same way."""
+    def sources_of(self, every: Sequence[Labels]) -> list[Sources] | None:
+        """The indices to read from for several tensors; None if one's axes map to no axes of it."""
         try:
-            pairs = [(self.sources(a), self.sources(b)) for a, b in zip(some, others, strict=True)]
+            return [self.sources(labels) for labels in every]
         except StructureError:
-            return False
-        return all(len(a) == len(b) and all(map(_equal, a, b)) for a, b in pairs)
+            return None
+
+
+def alike(some: Sequence[Sources], others: Sequence[Sources]) -> bool:
+    """Whether tensors labeled in two ways are moved in the same way."""
+    pairs = zip(some, others, strict=True)
+    return all(len(a) == len(b) and all(map(_equal, a, b)) for a, b in pairs)
 
 
 def random_moves(solution: Solution, generator: np.random.Generator) -> Ints:

@@ -81,32 +81,30 @@ class Evidence:
         return Evidence(set(self.varies), set(self.axes), set(self.reacts))
 
 
-def add_draw(
-    own: Evidence, node: fx.Node, value: Any, first: Mapping[str, Any], recorder: Recorder
-) -> None:
+def add_draw(own: Evidence, node: fx.Node, value: Any, first: Recorder, recorder: Recorder) -> None:
     """Add the evidence of one draw about a node.
 
     Args:
         own: The evidence that is added to.
         node: The node.
         value: Value of the node in this draw.
-        first: The values of all nodes in the first draw.
+        first: The run of the first draw, with the values of all nodes.
         recorder: The run of this draw.
     """
     for k, x in enumerate(tensors_in(value)):
         own.axes |= {
             (k, i) for i in range(x.dim()) if (k, i) not in own.axes and _differs_along(x, i)
         }
-    if value is first[node.name]:  # the first draw itself
+    if value is first.env[node]:  # the first draw itself
         return
     if len(own.varies) < len(tensors_in(value)):
-        own.varies |= set(differing(value, first[node.name]))
-    read = [n for n in node.all_input_nodes if isinstance(first[n.name], Tensor)]
+        own.varies |= set(differing(value, first.env[node]))
+    read = [n for n in node.all_input_nodes if first.is_tensor(n)]
     if len(read) == 1 and own.varies:
         own.reacts.add(read[0].name)
     for source in [n for n in read if n.name not in own.reacts]:
-        other = first[source.name]
-        if differing(recorder.env[source], other) and differing(
+        other = first.value(source)
+        if differing(recorder.value(source), other) and differing(
             value, rerun(recorder, node, {source: other})
         ):
             own.reacts.add(source.name)

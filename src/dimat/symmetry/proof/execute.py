@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dimat.graph.interpreter import Recorder
+from dimat.graph.interpreter import Recorder, wide
 from dimat.graph.trace import Trace, operator_name
 
 # A recurrent state may begin as zeros, and then what it is multiplied by has no influence.
@@ -33,14 +33,19 @@ class Example:
     Args:
         state: The redrawn state.
         inputs: The redrawn user inputs, flattened.
-        values: The value of every node, by name.
-        steps: The steps of the run, whose recorder holds all values.
+        values: The value of every node that is no entry of the state, by name.
+        steps: The steps of the run, whose recorder holds these values.
     """
 
     state: Mapping[str, Tensor]
     inputs: Sequence[Any]
     values: Mapping[str, Any]
     steps: Sequence[Step]
+
+    @property
+    def recorder(self) -> Recorder:
+        """The run, with its values."""
+        return self.steps[-1][2]
 
 
 def run(t: Trace, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> Example:
@@ -63,13 +68,14 @@ def steps(
     keep: bool = False,
     zeros: bool = True,
 ) -> Iterator[Step]:
-    """Every node with its value and the recorder that ran it, in the order of the graph.
+    """Every node but the entries of the state, with its value and the recorder that ran it.
 
-    A random operator is seeded by its position, so that it draws the same when it is run again.
+    They are in the order of the graph. A random operator is seeded by its position, so that it
+    draws the same when it is run again.
 
     Args:
         t: The graph.
-        state: Redrawn entries.
+        state: Redrawn entries, each of which is read whenever an operator needs it.
         inputs: Redrawn inputs, flattened.
         keep: Whether values are kept when nothing reads them any more.
         zeros: Whether zeros that the graph makes are zeros, or another constant.
@@ -78,10 +84,12 @@ def steps(
         key: wide(value) if isinstance(value, Tensor) else value
         for key, value in t.arguments(state, inputs).items()
     }
-    recorder = Recorder(t, arguments, keep=keep)
+    recorder = Recorder(t, state, arguments, keep=keep)
     for position, node in enumerate(t.graph.nodes):
         if node.op == "output":
             return
+        if node.name in t.states:
+            continue
         with _double(), _seeded(node, position):
             value = recorder.run_node(node)
         if not zeros and operator_name(node.target) in ZEROS and _is_zero(value):
@@ -106,7 +114,7 @@ def rerun(recorder: Recorder, node: fx.Node, operands: Mapping[fx.Node, Any]) ->
     """
 
     def load(n: fx.Node) -> Any:
-        return operands[n] if n in operands else recorder.env[n]
+        return operands[n] if n in operands else recorder.value(n)
 
     args, kwargs = fx.node.map_arg(node.args, load), fx.node.map_arg(node.kwargs, load)
     try:
@@ -135,13 +143,6 @@ def _seeded(node: fx.Node, seed: int) -> Iterator[None]:
         if _is_random(node):
             torch.manual_seed(seed)
         yield
-
-
-def wide(value: Tensor) -> Tensor:
-    """A tensor of real or complex numbers in double precision; others as they are."""
-    if value.is_complex():
-        return value.to(torch.complex128)
-    return value.double() if value.is_floating_point() else value
 
 
 def _is_zero(value: Tensor) -> bool:

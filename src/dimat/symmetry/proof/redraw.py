@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dimat.errors import DimatError, ModelError, first_line
 from dimat.state import is_number
 
 Result = TypeVar("Result")
+Uniform = Callable[..., Tensor]  # of a shape and two bounds: random numbers between them
 
 # Near the given values an operator is where it is used: a logarithm reads what is positive. Generic
 # values have no zeros or ones that could hide a wrong rule. Further draws are smaller or larger, to
@@ -25,6 +29,9 @@ DRAWS: tuple[tuple[Kind, float], ...] = (
 # One draw of each kind: each shows mistakes that the other hides. Two are also the fewest that can
 # show whether a value varies, and for most models they prove every node.
 LEAST_DRAWS = 2
+_BLOCK = 2**14  # numbers that are drawn at a time, in the processor's cache
+_SMALL = 2**14  # numbers of an entry that is kept once it is drawn
+_RECENT = 4  # larger ones that are kept: as many as most operators read
 OF_WHOLE_NUMBERS = (3, 5)  # draws in which integers are redrawn: tokens that differ
 # The values that may be drawn for a float input: any number; in columns of whole numbers only the
 # column's own, as they may be looked up (calendar marks, categories); in every column only its own.
@@ -57,7 +64,7 @@ def on_freest_inputs(model: str, attempt: Callable[[str], Result]) -> Result:
 
 def draw(
     number: int, state: Mapping[str, Tensor], inputs: Sequence[Any], level: str = LEVELS[0]
-) -> tuple[dict[str, Tensor], list[Any]]:
+) -> tuple[DrawnState, list[Any]]:
     """The redrawn state and inputs of one draw, in float64; the same for the same number.
 
     Args:
@@ -70,11 +77,89 @@ def draw(
     kind, scale = DRAWS[number]
     random = torch.Generator().manual_seed(number)
     own = {key: value.detach().cpu() for key, value in state.items()}
-    drawn = redraw(own, random, scale) if kind == "generic" else near(own, random, scale)
+    drawn = DrawnState(own, kind, scale, random)
     redrawn = [_redraw_input(x, random, kind, scale, level) for x in inputs]
     if number > LEAST_DRAWS and number % 2:  # where all masks are ones, or ids zero, little shows
         redrawn = [_redraw_count(x, random) for x in redrawn]
     return drawn, redrawn
+
+
+class DrawnState(Mapping[str, Tensor]):
+    """A redrawn state, of which an entry is drawn when it is read, and is the same every time.
+
+    A large entry is drawn anew when it is not among the last few that were read, into memory that
+    no tensor uses any more: to take memory for a whole state is slower than to draw it twice.
+
+    Args:
+        state: The given state.
+        kind: As :func:`redraw` or as :func:`near` draws.
+        scale: Factor of all entries.
+        generator: Draws what all random numbers are made from.
+    """
+
+    def __init__(
+        self, state: Mapping[str, Tensor], kind: Kind, scale: float, generator: torch.Generator
+    ) -> None:
+        self._state, self._kind, self._scale = state, kind, scale
+        seed = _seed(generator)
+        self._seeds = {key: (seed, k) for k, key in enumerate(state)}
+        self._held: dict[str, Tensor] = {}
+        self._recent: dict[str, Tensor] = {}
+        self._memory = Memory()
+
+    def __getitem__(self, key: str) -> Tensor:
+        """One entry, in float64; not to be written to."""
+        if key in self._held:
+            return self._held[key]
+        if self._state[key].numel() <= _SMALL:
+            return self._held.setdefault(key, self._draw(key))
+        found = self._recent.pop(key, None)
+        if found is None:
+            if len(self._recent) == _RECENT:
+                del self._recent[next(iter(self._recent))]
+            found = self._draw(key)
+        self._recent[key] = found  # the last one
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def hold(self, entries: Mapping[str, Tensor]) -> None:
+        """Put entries in place of those that are drawn.
+
+        Args:
+            entries: Some entries by key, in float64.
+        """
+        self._held.update(entries)
+
+    def _draw(self, key: str) -> Tensor:
+        numbers = _Uniform(self._seeds[key], self._memory)
+        one = _generic if self._kind == "generic" else _near
+        return one(self._state[key], numbers, self._scale)
+
+
+class Memory:
+    """Memory for large tensors of float64, which is used again when no tensor uses it any more.
+
+    The system takes several times as long to give memory as a proof takes to fill it.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.float64]] = []
+
+    def take(self, count: int) -> Tensor:
+        """A tensor of that many numbers, of any values."""
+        if count <= _SMALL:
+            return torch.empty(count, dtype=torch.float64)
+        self._free.sort(key=len)
+        fits = next((k for k, own in enumerate(self._free) if len(own) >= count), None)
+        whole = np.empty(count) if fits is None else self._free.pop(fits)
+        part = whole[:count]  # lives as long as a tensor that reads it
+        weakref.finalize(part, self._free.append, whole).atexit = False
+        return torch.from_numpy(part)
 
 
 def redraw(
@@ -85,8 +170,13 @@ def redraw(
     Matrices get a scale that keeps activations of order one; entries that are nowhere negative and
     not all zero (variances, scales) stay positive.
     """
-    numbers = _numbers(generator)
-    return {key: _generic(value, numbers, scale) for key, value in state.items()}
+    numbers = np.random.Generator(np.random.SFC64(_seed(generator)))
+
+    def uniform(shape: torch.Size, low: float, high: float) -> Tensor:
+        # One stream for all entries: states of a seed, and what is said of them, stay the same.
+        return torch.from_numpy(numbers.random(tuple(shape))).mul_(high - low).add_(low)
+
+    return {key: _generic(value, uniform, scale) for key, value in state.items()}
 
 
 def near(
@@ -97,13 +187,40 @@ def near(
     Signs are kept. Zeros become small numbers, positive among entries that are nowhere negative;
     entries that are all zero are drawn like generic ones, and infinite ones (masks) stay.
     """
-    numbers = _numbers(generator)
-    return {key: _near(value, numbers, scale) for key, value in state.items()}
+    return dict(DrawnState(state, "near", scale, generator))
 
 
-def _numbers(generator: torch.Generator) -> np.random.Generator:
-    """A generator of NumPy's, seeded by one of PyTorch's, which is up to four times slower."""
-    return np.random.Generator(np.random.SFC64(int(torch.randint(2**62, (), generator=generator))))
+class _Uniform:
+    """Source of uniform random numbers in float64.
+
+    Each is made of 32 random bits: half of what NumPy makes one of, in half of the time.
+
+    Args:
+        seed: What the bits are drawn by.
+        memory: Where the numbers are put.
+    """
+
+    def __init__(self, seed: int | tuple[int, int], memory: Memory) -> None:
+        self._bits, self._memory = np.random.SFC64(seed), memory
+
+    def __call__(
+        self, shape: torch.Size, low: float, high: float, times: Tensor | None = None
+    ) -> Tensor:
+        """Numbers between two bounds, of a shape; times those of a real tensor of that shape."""
+        found = self._memory.take(shape.numel())
+        factors = found if times is None else times.reshape(-1)
+        wide = torch.empty(min(_BLOCK, len(found)), dtype=torch.float64)
+        blocks = zip(torch.split(found, _BLOCK), torch.split(factors, _BLOCK), strict=True)
+        for block, factor in blocks:
+            bits = self._bits.random_raw((len(block) + 1) // 2).view(np.int32)[: len(block)]
+            block.copy_(torch.from_numpy(bits)).mul_((high - low) / 2**32).add_((high + low) / 2)
+            if times is not None:
+                block.mul_(wide[: len(block)].copy_(factor))
+        return found.reshape(shape)
+
+
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**62, (), generator=generator))
 
 
 def _positive(value: Tensor) -> bool:
@@ -114,15 +231,14 @@ def _positive(value: Tensor) -> bool:
     return bool(low >= 0) and bool(high > 0)
 
 
-def _noise(value: Tensor, numbers: np.random.Generator) -> Tensor:
+def _noise(value: Tensor, numbers: Uniform) -> Tensor:
     """Random numbers of mean 0 and variance 1 (complex: 2), of a tensor's shape, in float64.
 
-    They are uniform, as normal ones take four times as long.
+    They are uniform, as normal ones take many times as long.
     """
     if value.is_complex():
         return torch.view_as_complex(_noise(torch.view_as_real(value.resolve_conj()), numbers))
-    noise = torch.from_numpy(numbers.random(tuple(value.shape)))
-    return noise.sub_(0.5).mul_(12**0.5)
+    return numbers(value.shape, -(3**0.5), 3**0.5)
 
 
 def _normal(value: Tensor, generator: torch.Generator) -> Tensor:
@@ -131,42 +247,32 @@ def _normal(value: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(value.shape, generator=generator, dtype=wide)
 
 
-def _factor(value: Tensor, numbers: np.random.Generator) -> Tensor:
-    """Random numbers in [1/2, 2] of a tensor's shape, in double precision."""
-    return torch.from_numpy(numbers.random(tuple(value.shape))).mul_(2.0).sub_(1.0).exp2_()
-
-
-def _generic(value: Tensor, numbers: np.random.Generator, scale: float) -> Tensor:
+def _generic(value: Tensor, numbers: Uniform, scale: float) -> Tensor:
     if not is_number(value):
         return value
-    noise = _noise(value, numbers)  # changed in place: to take memory for a large one is slow
     if _positive(value):
-        return noise.abs_().add_(0.5).mul_(scale)
+        return _noise(value, numbers).abs_().add_(0.5).mul_(scale)
     wide = max(value.shape[1:].numel(), 1) if value.dim() > 1 else 1
-    return noise.mul_(scale / wide**0.5)
+    return _noise(value, numbers).mul_(scale / wide**0.5)
 
 
-def _near(value: Tensor, numbers: np.random.Generator, scale: float) -> Tensor:
+def _near(value: Tensor, numbers: Uniform, scale: float) -> Tensor:
     if not is_number(value):
         return value
-    if _ordinary(value):
-        return _factor(value, numbers).mul_(value).mul_(scale)
-    noise = _noise(value, numbers)
-    finite = value[value.isfinite() & (value != 0)]
-    if not finite.numel():
-        return torch.where(value == 0, _generic(value, numbers, scale), value.to(noise.dtype))
-    small = 0.1 * finite.abs().double().mean() * (noise.abs() if _positive(value) else noise)
-    near = value * _factor(value, numbers)
-    return scale * torch.where(value == 0, small.to(noise.dtype), near)
-
-
-def _ordinary(value: Tensor) -> bool:
-    """Whether all entries are real and finite, and none is zero."""
-    if value.is_complex() or not value.numel():
-        return False
-    low, high = value.aminmax()
-    finite = bool(low.isfinite()) and bool(high.isfinite())
-    return finite and int(value.count_nonzero()) == value.numel()
+    factors = partial(numbers, value.shape, 0.5 * scale, 2.0 * scale)
+    near = value * factors() if value.is_complex() else factors(value)
+    if near.numpy().all():
+        return near
+    zero, size = value == 0, value.abs()
+    if not size.sum().isfinite():
+        size = size[size.isfinite()]
+    total = size.sum(dtype=torch.float64)
+    if not total > 0:
+        return torch.where(zero, _generic(value, numbers, scale), near)
+    noise = _noise(value[zero], numbers)
+    small = 0.1 * scale * total / size.count_nonzero()
+    near[zero] = small * (noise.abs() if _positive(value) else noise)
+    return near
 
 
 def _redraw_count(value: Any, generator: torch.Generator) -> Any:
@@ -189,7 +295,7 @@ def _redraw_input(
         # Of inputs, which are few, the tails are seen too: what is told apart by a threshold.
         scale * _normal(value, generator)
         if kind == "generic"
-        else _near(value, _numbers(generator), scale)
+        else _near(value, _Uniform(_seed(generator), Memory()), scale)
     )
     if level == LEVELS[0] or value.is_complex() or not value.numel():
         return drawn

@@ -6,7 +6,7 @@ is wrong: a symmetry may be too small, never too large.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,9 +19,10 @@ from dimat.graph.interpreter import Recorder, from_draw
 from dimat.graph.trace import Trace, operator_name
 from dimat.symmetry.constants import redrawn_alike
 from dimat.symmetry.labels.operator_call import Result, as_tuple, tensors_in
+from dimat.symmetry.labels.positions import Sources, take
 from dimat.symmetry.labels.solve import Solution
 from dimat.symmetry.labels.units import Ints, Labels, Special
-from dimat.symmetry.proof.elements import Element, random_moves, swaps
+from dimat.symmetry.proof.elements import Element, alike, random_moves, swaps
 from dimat.symmetry.proof.evidence import (
     Evidence,
     add_draw,
@@ -77,7 +78,7 @@ class Proof:
         self._constants = constants
         # Graphs that compute the same, as eval and training mode often do, are run once.
         self._first = [next(i for i, b in enumerate(traces) if _same(a, b)) for a in traces]
-        self._drawn: tuple[int, Mapping[str, Tensor], Sequence[Any]] | None = None
+        self._drawn: dict[int, tuple[Mapping[str, Tensor], Sequence[Any]]] = {}
         drawn, fed = self._draw(0)
         runs = {i: run(traces[i], drawn, fed) for i in sorted(set(self._first))}
         self.examples = [runs[i] for i in self._first]
@@ -99,21 +100,51 @@ class Proof:
             s: The solution that the labels were solved to.
         """
         random = np.random.default_rng(1)
-        unproved = self._unproved(labels, s, random_moves(s, random))
-        for number in range(self._looked_at):
+        every = random_moves(s, random)
+        unproved, number = None, 0
+        while number < max(LEAST_DRAWS, self._looked_at):
             elements = [Element(random_moves(s, random))]
             if number == LEAST_DRAWS - 1:  # on generic values
                 elements += [
                     Element(x) for x in swaps(s, random, self._meetings(labels, states, s))
                 ]
-            if number in self._unusable:
-                continue
-            for k in sorted(set(self._first)):
-                alike = [own for i, own in zip(self._first, labels, strict=True) if i == k]
-                found = _compare(self.traces[k], self._steps(number, k), alike, states, s, elements)
+            if number not in self._unusable:
+                found = self._fault_in(number, labels, states, s, elements)
                 if found is not None:
                     return found
+            number += 1
+            if number == LEAST_DRAWS:
+                unproved = self._unproved(labels, s, every)
         return unproved
+
+    def _fault_in(
+        self,
+        number: int,
+        labels: Sequence[Mapping[str, Result]],
+        states: Mapping[str, Labels],
+        s: Solution,
+        elements: Sequence[Element],
+    ) -> ProofFault | None:
+        """The first node that does not move as labeled in one draw.
+
+        If nobody has looked at that draw yet, its evidence is added on the way, as to draw the
+        entries takes longer than many an operator on them.
+        """
+        new = number == self._looked_at
+        shown = list(self._evidence)
+        for k in sorted(set(self._first)):
+            ways = [own for i, own in zip(self._first, labels, strict=True) if i == k]
+            steps_ = self._steps(number, k)
+            if new:
+                shown[k] = {name: own.copy() for name, own in self._evidence[k].items()}
+                steps_ = self._adding(shown[k], steps_, k)
+            found = _compare(self.traces[k], steps_, ways, states, s, elements)
+            if found is not None:
+                return found
+        if new:
+            self._evidence = [shown[k] for k in self._first]
+            self._looked_at += 1
+        return None
 
     def _meetings(
         self, labels: Sequence[Mapping[str, Result]], states: Mapping[str, Labels], s: Solution
@@ -136,14 +167,14 @@ class Proof:
 
     def _draw(self, number: int) -> tuple[Mapping[str, Tensor], Sequence[Any]]:
         """The redrawn state and inputs of one draw, constants redrawn alike."""
-        if self._drawn is not None and self._drawn[0] == number:
-            return self._drawn[1:]
-        self._drawn = None  # two states in memory are enough: the first draw's and another's
-        state, inputs = draw(number, *self._given, self._level)
-        given = {key: self._given[0][key].detach().cpu() for key in self._constants}
-        alike = {key: redrawn_alike(value, state[key]) for key, value in given.items()}
-        self._drawn = number, {**state, **alike}, inputs
-        return self._drawn[1:]
+        if number not in self._drawn:
+            state, inputs = draw(number, *self._given, self._level)
+            given = {key: self._given[0][key].detach().cpu() for key in self._constants}
+            alike = {key: redrawn_alike(value, state[key]) for key, value in given.items()}
+            state.hold(alike)
+            first = {k: own for k, own in self._drawn.items() if k == 0}
+            self._drawn = {**first, number: (state, inputs)}  # each holds some memory
+        return self._drawn[number]
 
     def _steps(self, number: int, k: int) -> Iterable[Step]:
         """The run of graph ``k``, the first of those that compute the same, on one draw."""
@@ -179,21 +210,28 @@ class Proof:
         try:
             shown = {k: self._shown(number, k) for k in sorted(set(self._first))}
         except (RuntimeError, IndexError, ValueError):
-            if number < LEAST_DRAWS:
-                raise
             self._unusable.add(number)
         else:
             self._evidence = [shown[k] for k in self._first]
         self._looked_at += 1
 
     def _shown(self, number: int, k: int) -> dict[str, Evidence]:
-        """The evidence of graph ``k`` by node, that of one more draw included."""
+        """The evidence of graph ``k`` by node, with that of one more draw."""
         found = {name: own.copy() for name, own in self._evidence[k].items()}
-        for node, value, recorder in self._steps(number, k):
-            if computes(node) and tensors_in(value):
-                own = found.setdefault(node.name, Evidence())
-                add_draw(own, node, value, self.examples[k].values, recorder)
+        for _ in self._adding(found, self._steps(number, k), k):
+            pass
         return found
+
+    def _adding(
+        self, evidence: dict[str, Evidence], steps_: Iterable[Step], k: int
+    ) -> Iterator[Step]:
+        """The steps of a run of graph ``k``, while their evidence is added."""
+        first = self.examples[k].recorder
+        for node, value, recorder in steps_:
+            if computes(node) and tensors_in(value):
+                own = evidence.setdefault(node.name, Evidence())
+                add_draw(own, node, value, first, recorder)
+            yield node, value, recorder
 
 
 def _same(a: Trace, b: Trace) -> bool:
@@ -243,23 +281,26 @@ def _compare(
             read = {
                 n: numbered(as_tuple(way[n.name])[0], s)
                 for n in node.all_input_nodes
-                if isinstance(recorder.env[n], Tensor)
+                if recorder.is_tensor(n)
             }
             ways.append((own, read))
         drawn = numbered(states[t.draws[node.name]], s) if node.name in t.draws else None
         for element in elements:
-            done: list[Sequence[Labels]] = []
+            done: list[Sequence[Sources]] = []
             for own, read in ways:
-                every = [*own, *read.values()]
-                if not any(map(element.moves_any, every)):
-                    continue
-                if any(element.moves_alike(every, other) for other in done):
-                    continue
-                if not _agrees(node, value, recorder, own, read, drawn, element):
-                    return ProofFault(
-                        node.name, operator_name(node.target), "its rule failed verification"
-                    )
-                done.append(every)
+                every = element.sources_of([*own, *read.values()])
+                if every is not None:
+                    if all(axis is None for tensor in every for axis in tensor):
+                        continue
+                    if any(alike(every, other) for other in done):
+                        continue
+                    done.append(every)
+                    operands = dict(zip(read, every[len(own) :], strict=True))
+                    if _agrees(node, value, recorder, every[: len(own)], operands, drawn, element):
+                        continue
+                return ProofFault(
+                    node.name, operator_name(node.target), "its rule failed verification"
+                )
     return None
 
 
@@ -267,21 +308,21 @@ def _agrees(
     node: fx.Node,
     value: Any,
     recorder: Recorder,
-    own: Sequence[Labels],
-    read: Mapping[fx.Node, Labels],
+    own: Sequence[Sources],
+    read: Mapping[fx.Node, Sources],
     drawn: Labels | None,
     element: Element,
 ) -> bool:
     """Whether a node's value moves as labeled when its operands and its random draw do."""
     try:
         # What is taken lies in memory in another way, and some views need it in order.
-        moved = {n: element.take(recorder.env[n], x).contiguous() for n, x in read.items()}
+        moved = {n: take(recorder.value(n), x).contiguous() for n, x in read.items()}
         if drawn is None:
             found = tensors_in(rerun(recorder, node, moved))
         else:
             draw_ = element.take(recorder.given[node.name], drawn)
             found = [from_draw(node, draw_, moved)]
         pairs = zip(tensors_in(value), found, own, strict=False)
-        return bool(found) and all(close_to(element.take(x, a), y) for x, y, a in pairs)
+        return bool(found) and all(close_to(take(x, a), y) for x, y, a in pairs)
     except (StructureError, RuntimeError, IndexError, ValueError):  # labels of another shape
         return False
