@@ -12,7 +12,6 @@ import pytest
 
 from dimat import RunConfig
 from dimat.data.digits import digits
-from dimat.experiment.config.config import DataConfig
 from dimat.experiment.handshake import _OWN, handshake
 from dimat.experiment.setup import Setup, make_setup
 
@@ -82,7 +81,7 @@ def test_the_same_images_are_the_same_wherever_they_lie_and_others_are_not(
     np.savez(tmp_path / "other.npz", **arrays)
 
     def digest(name: str) -> str:
-        source = DataConfig(source=f"npz:{tmp_path}/{name}.npz")
+        source = replace(setup.config.data, source=f"npz:{tmp_path}/{name}.npz")
         return handshake(make_setup(replace(setup.config, data=source)), matches=False)["data"]
 
     assert digest("same") == handshake(setup, matches=False)["data"] != digest("other")
