@@ -35,7 +35,7 @@ from benchmarks.first import DIMAT, processor_s
 import dimat
 from dimat import RunConfig
 from dimat.errors import Interrupted
-from dimat.experiment.config.config import DataConfig
+from dimat.experiment.config.config import CheckpointConfig, DataConfig
 from dimat.experiment.progress import Silent
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -79,6 +79,7 @@ def case(method: str, rounds: int, folder: str) -> dict[str, float]:
         width=0.1,
         threads=1,
         data=DataConfig(split="iid", train_images=100),
+        checkpoint=CheckpointConfig(every=1),  # as often as can be
         out=folder,
     )
     watch = Rounds(rounds)

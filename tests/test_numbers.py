@@ -87,13 +87,14 @@ def test_complex_numbers_are_averaged_and_measured_as_pairs_of_real_ones() -> No
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64])
 def test_norms_and_distances_are_those_of_float64(size: int, dtype: torch.dtype) -> None:
     a = (3 + torch.randn(2, size, generator=torch.Generator().manual_seed(size))).to(dtype)
-    b = a + 1e-2 * torch.randn_like(a)  # near ones: their difference must not be rounded
-    wide = [own.to(torch.complex128).numpy() for own in (a, b)]
+    near, far = a + 1e-2 * torch.randn_like(a), 97 * torch.randn_like(a)
+    wide = [own.to(torch.complex128).numpy() for own in (a, near, far)]
     close = functools.partial(pytest.approx, rel=1e-6, abs=0.0)
     assert squared_norm(a) == close(float((abs(wide[0]) ** 2).sum()))
     assert squared_norm(a.T) == close(squared_norm(a))  # in another order in memory
-    apart = squared_distance({"w": a}, {"w": b}, ["w"])
-    assert apart == close(float((abs(wide[0] - wide[1]) ** 2).sum()))
+    for other, numbers in zip((near, far), wide[1:], strict=True):  # no difference is rounded first
+        apart = squared_distance({"w": a}, {"w": other}, ["w"])
+        assert apart == close(float((abs(wide[0] - numbers) ** 2).sum()))
 
 
 def test_norms_whose_squares_overflow_are_added_up_in_float64() -> None:
