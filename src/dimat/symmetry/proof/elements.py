@@ -43,7 +43,7 @@ class Element:
         return take(value, self.sources(labels))
 
     def sources_of(self, every: Sequence[Labels]) -> list[Sources] | None:
-        """The indices to read from for several tensors; None if one's axes map to no axes of it."""
+        """The indices to read from for several tensors; None if one of them cannot move so."""
         try:
             return [self.sources(labels) for labels in every]
         except StructureError:
