@@ -57,7 +57,7 @@ def test_summary_and_states_can_be_read_back(tmp_path: Path) -> None:
 def test_a_run_that_is_replaced_leaves_none_of_its_records(tmp_path: Path) -> None:
     folder = create(tmp_path / "run")
     first = {own.name for own in folder.path.iterdir()}
-    for name in ("topology", "shards", "task", "confusion", "summary"):
+    for name in ("topology", "shards", "task", "chosen", "confusion", "summary"):
         folder.write_json(name, {})
     for name in ("metrics", "diagnostics", "classes", "incidents"):
         folder.append({}, name)

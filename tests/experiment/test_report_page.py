@@ -129,11 +129,23 @@ def test_every_section_says_so_if_nothing_was_recorded(tmp_path: Path) -> None:
     assert words_of(page_of(folder)).count("Not recorded") == 5
 
 
+def test_a_setting_that_was_left_to_dimat_has_what_it_came_to(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config |= {"loss": {"logits": "auto", "distill": None}, "merging": {"combine": "auto"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    chosen = {"loss.logits": "adjusted", "loss.distill": 0.1}
+    (folder / "chosen.json").write_text(json.dumps(chosen))
+    text = page(compare(read_sources([str(folder)])))
+    assert "  logits: auto<em> → adjusted</em>\n  distill: null<em> → 0.1</em>\n" in text
+    assert "  combine: auto\n" in text  # nothing is known of it
+
+
 def test_settings_that_differ_are_marked(tmp_path: Path) -> None:
     grid = {"topology.name": ["ring", "full"], "batch_size": [16, 32]}
     text = page(compare(read_sources([str(make_comparison(tmp_path / "c", grid=grid))])))
     marked = re.findall(r"<mark>(.*?)</mark>", text, re.DOTALL)
-    assert {"ring, full", "16, 32", "  name: ring\n", "batch_size: 32\n"} <= set(marked)
+    assert {"ring, full", "16, 32", "  name: ring", "batch_size: 32"} <= set(marked)
     assert not any("rounds" in line for line in marked)
     assert text.count("<details>") == 4  # one config a grid point
 

@@ -65,6 +65,32 @@ def test_a_control_gives_the_metrics_that_its_own_run_gives(tmp_path: Path) -> N
     assert timeless(beside.folder / "controls" / "wa") == timeless(alone.folder)
 
 
+@pytest.mark.parametrize(
+    ("split", "loss", "combine"),
+    [("by-class", ("adjusted", 0.1), "gram"), ("iid", ("plain", 0), "average")],
+)
+def test_what_auto_came_to_is_recorded(
+    tmp_path: Path, split: str, loss: tuple[str, float], combine: str
+) -> None:
+    given = {"merging.combine": "average", "topology.mixing": "uniform", "loss.distill": 0.5}
+    quick = replace(SMALL, agents=2, rounds=1, pretrain_epochs=1, topology=TopologyConfig("ring"))
+    quick = replace(quick, data=DataConfig(split=split), controls=("local",))
+    left = dimat.run(quick, out=str(tmp_path / "left")).folder
+    chosen = {
+        "topology.mixing": "metropolis",
+        "loss.logits": loss[0],
+        "loss.distill": loss[1],
+        "matching.gauge": "spread",
+        "merging.combine": combine,
+    }
+    assert json.loads((left / "chosen.json").read_text()) == chosen
+    del chosen["matching.gauge"]  # of a method that matches
+    assert json.loads((left / "controls/local/chosen.json").read_text()) == chosen
+    said = {**given, "matching.gauge": "tree", "loss.logits": "plain"}
+    folder = dimat.run(quick, out=str(tmp_path / "said"), **said).folder
+    assert not (folder / "chosen.json").exists()
+
+
 def test_a_run_folder_is_complete(tmp_path: Path) -> None:
     result = dimat.run(replace(SMALL, out=str(tmp_path / "run")))
     folder = tmp_path / "run"

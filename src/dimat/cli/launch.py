@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -64,18 +65,21 @@ def restarted() -> bool:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """No garbage is collected while PyTorch is imported, nor looked for in its modules afterwards.
+    """The imports of PyTorch: a terminal says so, and no garbage is looked for, then or later.
 
-    They are a million objects that stay, among which the collector would look again and again: 2.3
-    s of processor time instead of 2.0, and 3.9 instead of 3.5 until the first training step of the
-    demo (docs/performance.md). Where PyTorch is there already, the collector is left as it is.
+    Its modules are a million objects that stay, among which the collector would look again and
+    again: 2.3 s of processor time instead of 2.0, and 3.9 instead of 3.5 until the first training
+    step of the demo (docs/performance.md). Where PyTorch is there already, nothing is done.
     """
     if "torch" in sys.modules:
         yield
         return
+    from rich.console import Console
+
     gc.disable()
     try:
-        yield
+        with Console(stderr=True).status("loading PyTorch"):
+            yield
         gc.freeze()
     finally:
         gc.enable()
@@ -87,8 +91,10 @@ def settle() -> None:
     C++ logs no lost connections, as dimat reports them itself. Memory that a training step frees is
     kept for the next. Threads that wait for work sleep, where OpenMP would have them spin: on cores
     shared with other processes two spinning threads took 4 times the time of one
-    (docs/performance.md).
+    (docs/performance.md). The last collection of garbage, at exit, finds nothing to walk through:
+    all of PyTorch takes it a second.
     """
+    atexit.register(gc.freeze)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     keep_freed_memory()

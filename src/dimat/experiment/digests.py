@@ -14,10 +14,12 @@ from dimat.experiment.config.config import (
     OptimizerConfig,
     RunConfig,
 )
+from dimat.experiment.config.methods import gauge_of
 from dimat.experiment.config.parse import config_to_yaml
 from dimat.experiment.recipe import LATER, recipe
 from dimat.experiment.setup import Setup
-from dimat.topology import Network
+from dimat.methods import METHODS
+from dimat.topology import Network, definite
 
 _MOST_MATRICES = 16
 # The settings that pre-training depends on; a cosine schedule adds the length of the run.
@@ -69,6 +71,30 @@ def task_facts(setup: Setup) -> dict[str, object]:
     if setup.config.task == "classification":
         return {}
     return {"task": setup.config.task, "metrics": [asdict(own) for own in setup.task.metrics]}
+
+
+def chosen_facts(setup: Setup, config: RunConfig, method: str) -> dict[str, object]:
+    """The content of ``chosen.json``: what settings left to dimat came to, in the rounds.
+
+    Args:
+        setup: The setup of the run.
+        config: The settings as they were given.
+        method: Registry name of the method.
+    """
+    kind, matching = METHODS[method], config.matching
+    found: dict[str, object] = {}
+    if config.topology.mixing == "auto":
+        found["topology.mixing"] = definite("auto", directed=setup.topology.directed)
+    if setup.task.has_classes and config.loss.logits == "auto":
+        found["loss.logits"] = setup.logits(pretraining=False)
+    if config.loss.distill is None:
+        found["loss.distill"] = setup.distill(pretraining=False)
+    if matching.gauge == "auto" and kind.matches:
+        apart = setup.owner is not None
+        found["matching.gauge"] = gauge_of(matching, apart=apart, once=kind.merges_once)
+    if config.merging.combine == "auto":
+        found["merging.combine"] = setup.config.merging.combine
+    return found
 
 
 def run_digest(setup: Setup, config: RunConfig) -> str:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -313,12 +314,17 @@ class Setup:
         """The loss of an agent that trains on a shard; auto looks at the shards of all."""
         if not self.task.has_classes:
             return LocalLoss(base=self.task.loss)
-        logits = self.config.loss.logits
-        if logits == "auto":
-            logits = "adjusted" if self._skewed[pretraining] else "plain"
+        logits = self.logits(pretraining=pretraining)
         counted = loss_of_counts(shard.class_counts(self.num_outputs), logits)
         smoothing = self.config.loss.label_smoothing
         return replace(counted, base=self.task.loss, smoothing=smoothing)
+
+    def logits(self, *, pretraining: bool) -> Literal["plain", "own-classes", "adjusted"]:
+        """What class shares do to the softmax; auto depends on how much shards differ."""
+        logits = self.config.loss.logits
+        if logits == "auto":
+            return "adjusted" if self._skewed[pretraining] else "plain"
+        return logits
 
     def distill(self, *, pretraining: bool) -> float:
         """The weight of not-true distillation: none in pre-training, as nobody has merged."""

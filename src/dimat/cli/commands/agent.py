@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 
 from dimat.cli.helping import FIRST, short_help
+from dimat.cli.launch import importing
 from dimat.cli.options import add_protection, check_protection
 from dimat.errors import ExchangeError
 from dimat.experiment.config.parse import Parser, config_of, settings_parser
@@ -76,18 +75,18 @@ def _first() -> dict[str, str]:
 
 def execute(settings: Namespace) -> None:
     """Run one agent, and print its results and its run folder."""
-    atexit.register(gc.freeze)  # else the last collection walks all of PyTorch: 1.3 s of CPU
     own = {name: settings.pop(name) for name in _OWN}
     config = config_of(settings)
     _check(own)
     check_id(config, own["id"])
-    validate(config, apart=True)
-    from rich.console import Console
+    with importing():
+        validate(config, apart=True)
+        from rich.console import Console
 
-    from dimat.cli.stop import stoppable
-    from dimat.experiment.progress import LiveProgress
-    from dimat.experiment.single_agent.run import check_agent, run_agent
-    from dimat.experiment.tables import single_agent_table
+        from dimat.cli.stop import stoppable
+        from dimat.experiment.progress import LiveProgress
+        from dimat.experiment.single_agent.run import check_agent, run_agent
+        from dimat.experiment.tables import single_agent_table
 
     site, rehearse = _site(own), None
     if own["faults"] is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import Namespace
 
+from dimat.cli.launch import importing
 from dimat.cli.options import add_checkpoint_options, add_continuous
 from dimat.experiment.config.parse import Parser, add_settings
 from dimat.tools.merge.checks import check
@@ -37,10 +38,11 @@ def execute(options: Namespace) -> None:
     check(config)
     from rich.console import Console
 
-    from dimat.experiment.progress import LiveProgress
-    from dimat.tools.merge.run import align_checkpoints
-    from dimat.tools.merge.tables import align_table
-    from dimat.tools.merge.write import write_aligned
+    with importing():
+        from dimat.experiment.progress import LiveProgress
+        from dimat.tools.merge.run import align_checkpoints
+        from dimat.tools.merge.tables import align_table
+        from dimat.tools.merge.write import write_aligned
 
     result = align_checkpoints(config, LiveProgress())
     write_aligned(result)

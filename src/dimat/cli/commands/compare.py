@@ -8,6 +8,7 @@ from typing import Annotated
 
 from jsonargparse import Namespace
 
+from dimat.cli.launch import importing
 from dimat.cli.options import SettingsLater
 from dimat.errors import TrainingError
 from dimat.experiment.config.parse import Parser
@@ -54,9 +55,10 @@ def execute(options: Namespace) -> None:
     out = check_path("out", options.out or spec.base.out or str(read_out(path)))
     from rich.console import Console
 
-    from dimat.tools.compare.progress import LiveCells
-    from dimat.tools.compare.run import compare
-    from dimat.tools.compare.table import as_text, comparison_tables
+    with importing():
+        from dimat.tools.compare.progress import LiveCells
+        from dimat.tools.compare.run import compare
+        from dimat.tools.compare.table import as_text, comparison_tables
 
     result = compare(spec, out, jobs=options.jobs, yes=options.yes, progress=LiveCells())
     console = Console()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
+from dimat.cli.launch import importing
 from dimat.cli.options import SettingsLater
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import RunConfig
@@ -54,12 +55,13 @@ def execute(options: Namespace) -> None:
     config, cells = _config(options)
     if options.no_calibrate:
         config = dataclasses.replace(config, device="cpu")  # no device is timed
-    validate(config)
-    from rich.console import Console
+    with importing():
+        validate(config)
+        from rich.console import Console
 
-    from dimat.experiment.progress import LiveProgress
-    from dimat.tools.estimate.forecast import forecast
-    from dimat.tools.estimate.show import as_json, estimate_tables
+        from dimat.experiment.progress import LiveProgress
+        from dimat.tools.estimate.forecast import forecast
+        from dimat.tools.estimate.show import as_json, estimate_tables
 
     progress = LiveProgress()
     try:

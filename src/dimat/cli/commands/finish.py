@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
+from dimat.cli.launch import importing
 from dimat.errors import ConfigError, writing
 from dimat.experiment.config.parse import Parser
 from dimat.experiment.config.places import check_path
@@ -42,9 +43,10 @@ def execute(options: Namespace) -> None:
         raise ConfigError(f"setting 'out': {out} exists: use another, or --overwrite")
     from rich.console import Console
 
-    from dimat.experiment.progress import LiveProgress
-    from dimat.state import save_state
-    from dimat.tools.finish import finish
+    with importing():
+        from dimat.experiment.progress import LiveProgress
+        from dimat.state import save_state
+        from dimat.tools.finish import finish
 
     progress = LiveProgress()
     try:

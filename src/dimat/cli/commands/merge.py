@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from dimat.cli.launch import importing
 from dimat.cli.options import add_checkpoint_options, add_continuous
 from dimat.experiment.config.parse import Parser, add_settings
 from dimat.tools.adapters.settings import AdaptersConfig
@@ -105,11 +106,12 @@ def execute(options: Namespace) -> None:
     check(config)
     from rich.console import Console
 
-    from dimat.experiment.progress import LiveProgress
-    from dimat.tools.merge.run import merge_checkpoints
-    from dimat.tools.merge.tables import merge_tables
-    from dimat.tools.merge.write import report_of, write_merge
-    from dimat.tools.report.merged import merge_page
+    with importing():
+        from dimat.experiment.progress import LiveProgress
+        from dimat.tools.merge.run import merge_checkpoints
+        from dimat.tools.merge.tables import merge_tables
+        from dimat.tools.merge.write import report_of, write_merge
+        from dimat.tools.report.merged import merge_page
 
     result = merge_checkpoints(config, LiveProgress())
     write_merge(result, merge_page(report_of(result)) if config.has_page else None)
@@ -126,10 +128,11 @@ def _merge_adapters(options: Mapping[str, Any]) -> None:
     check_adapters(config)
     from rich.console import Console
 
-    from dimat.experiment.progress import LiveProgress
-    from dimat.tools.adapters.run import merge_adapters
-    from dimat.tools.adapters.table import adapters_table
-    from dimat.tools.adapters.write import write_adapters
+    with importing():
+        from dimat.experiment.progress import LiveProgress
+        from dimat.tools.adapters.run import merge_adapters
+        from dimat.tools.adapters.table import adapters_table
+        from dimat.tools.adapters.write import write_adapters
 
     result = merge_adapters(config, LiveProgress())
     write_adapters(result)

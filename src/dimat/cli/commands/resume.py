@@ -5,7 +5,7 @@ from __future__ import annotations
 from jsonargparse import Namespace
 
 from dimat.cli.commands.run import show
-from dimat.cli.launch import world_of
+from dimat.cli.launch import importing, world_of
 from dimat.experiment.config.parse import Parser
 from dimat.experiment.config.places import check_path
 
@@ -31,8 +31,9 @@ def parser() -> Parser:
 def execute(options: Namespace) -> None:
     """Resume a run, and print its results and folder, in the process of rank 0 only."""
     folder, limit = check_path("run", options.run), options.max_wall_s
-    from dimat.experiment.progress import LiveProgress
-    from dimat.experiment.run import begun, resume
+    with importing():
+        from dimat.experiment.progress import LiveProgress
+        from dimat.experiment.run import begun, resume
 
     progress = LiveProgress()
     try:

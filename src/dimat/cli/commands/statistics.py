@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from dimat.cli.launch import importing
 from dimat.cli.options import add_checkpoint_options
 from dimat.experiment.config.parse import Parser, add_settings
 from dimat.tools.merge.checks import check
@@ -42,9 +43,10 @@ def execute(options: Namespace) -> None:
     check(config)
     from rich.console import Console
 
-    from dimat.experiment.progress import LiveProgress
-    from dimat.tools.format import human_bytes
-    from dimat.tools.merge.run import measure_checkpoint
+    with importing():
+        from dimat.experiment.progress import LiveProgress
+        from dimat.tools.format import human_bytes
+        from dimat.tools.merge.run import measure_checkpoint
 
     found = measure_checkpoint(config, LiveProgress())
     found.save(config.out)

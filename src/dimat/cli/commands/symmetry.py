@@ -6,6 +6,7 @@ import math
 
 from jsonargparse import Namespace
 
+from dimat.cli.launch import importing
 from dimat.cli.options import add_continuous
 from dimat.errors import ConfigError
 from dimat.experiment.config import kinds
@@ -51,15 +52,16 @@ def execute(options: Namespace) -> None:
         raise ConfigError(f"'continuous' is of whole models, in print: leave '{clash}' out")
     check("classes", options.classes, kinds.Classes)
     check("input", shape, tuple[kinds.Pixels, ...])
-    validate(RunConfig(model=options.model, width=options.width))
-    import torch
-    from rich.console import Console
+    with importing():
+        validate(RunConfig(model=options.model, width=options.width))
+        import torch
+        from rich.console import Console
 
-    from dimat.cli.describe import describe_matrices, describe_symmetry
-    from dimat.models import build_for_input
-    from dimat.state import memory_bytes
-    from dimat.symmetry import find_symmetry
-    from dimat.symmetry.continuous import find_continuous_symmetry
+        from dimat.cli.describe import describe_matrices, describe_symmetry
+        from dimat.models import build_for_input
+        from dimat.state import memory_bytes
+        from dimat.symmetry import find_symmetry
+        from dimat.symmetry.continuous import find_continuous_symmetry
 
     settings = {"width": options.width, "shortcut": options.shortcut, "norm": options.norm}
     if (needed := 4 * math.prod(shape)) > memory_bytes():

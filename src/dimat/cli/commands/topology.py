@@ -7,6 +7,7 @@ from typing import Literal
 
 from jsonargparse import Namespace
 
+from dimat.cli.launch import importing
 from dimat.experiment.config import kinds
 from dimat.experiment.config.config import RunConfig, TopologyConfig
 from dimat.experiment.config.parse import Parser, add_settings
@@ -61,9 +62,10 @@ def _state_bytes(options: Namespace) -> int:
     """Bytes of one state of the model; the model is built, unless it is the default."""
     if (options.model, options.width, options.classes, options.image) == _DEFAULT:
         return DEFAULT_BYTES
-    check_model(options.model)
-    from dimat.models import build_model
-    from dimat.state import num_bytes, state_of
+    with importing():
+        check_model(options.model)
+        from dimat.models import build_model
+        from dimat.state import num_bytes, state_of
 
     channels, height, width = options.image
     model = build_model(

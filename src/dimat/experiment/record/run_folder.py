@@ -4,6 +4,7 @@
     environment.json  versions, hardware, threads, git commit; what protected connections of agents
     topology.json     graph and mixing matrix
     shards.json       images of every class at every agent
+    chosen.json       what settings that were left to dimat (auto) came to
     metrics.jsonl     one line per agent, round and phase
     diagnostics.jsonl one line per round: measurements over all agents
     classes.jsonl     one line per agent, round and phase: recall of every class
@@ -59,6 +60,7 @@ _CONTENTS = (
     "topology.json",
     "shards.json",
     "task.json",
+    "chosen.json",
     "confusion.json",
     "summary.json",
     "faults.jsonl",

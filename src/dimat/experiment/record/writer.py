@@ -12,7 +12,13 @@ from torch import Tensor
 from dimat.errors import ConfigError
 from dimat.exchange.tree import Tree, pack, unpack
 from dimat.experiment.callbacks.callback import Callback
-from dimat.experiment.digests import run_digest, shard_facts, task_facts, topology_facts
+from dimat.experiment.digests import (
+    chosen_facts,
+    run_digest,
+    shard_facts,
+    task_facts,
+    topology_facts,
+)
 from dimat.experiment.progress import Progress
 from dimat.experiment.record.checkpoint import Checkpoint, CheckpointFolder
 from dimat.experiment.record.class_records import ClassRecords
@@ -85,6 +91,8 @@ class RunWriter:
             self.folder.write_json("shards", shard_facts(self.setup))
             if facts := task_facts(self.setup):
                 self.folder.write_json("task", facts)
+            if facts := chosen_facts(self.setup, self.folder.config, self.name):
+                self.folder.write_json("chosen", facts)
             return None
         self._spent = found.meta["wall_s"]
         return ResumePoint(

@@ -224,6 +224,7 @@ class Runner:
             if folder is None or summary is None:
                 return None
             check_finished(folder.path, summary)
+            self._progress.note(f"{name} was done: its results are read from {folder.path}")
             if own.build is not None:  # else it is of the settings, which are those of the folder
                 folder.check_model(own.new_model(0))
             last = self.config.rounds

@@ -14,7 +14,7 @@ from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.methods import make_method
 from dimat.experiment.config.rules import broken_rule
 from dimat.experiment.config.validate import check_id, validate
-from dimat.experiment.digests import shard_facts, task_facts
+from dimat.experiment.digests import chosen_facts, shard_facts, task_facts
 from dimat.experiment.progress import Progress, Silent
 from dimat.experiment.record.events import EventLog
 from dimat.experiment.record.results import SingleAgentResult
@@ -166,6 +166,8 @@ def _run(
             folder.write_json("shards", shard_facts(setup))
             if facts := task_facts(setup):
                 folder.write_json("task", facts)
+            if facts := chosen_facts(setup, config, config.method):
+                folder.write_json("chosen", facts)
         run = SingleAgentRun(setup, method, agent, folder, progress, callbacks)
         return run.run(site, rehearse, metrics=metrics, event=event)
 

@@ -71,6 +71,7 @@ def read_run(folder: Path, source: str = "") -> Run:
         metric,
         recalls_of(classes),
         confusion_of(confusion) if confusion else {},
+        read_json(folder / "chosen.json") or {},
     )
 
 

@@ -92,6 +92,8 @@ class Run:
         seed: Seed of everything random.
         settings: Every other setting by its dotted name, but for those of output and checkpoints.
         config: Text of ``config.yaml``; empty if the run has not begun.
+        chosen: What settings that were left to dimat came to, by dotted name, from ``chosen.json``;
+            empty if not recorded.
         environment: Versions and hardware, from ``environment.json``.
         summary: Content of ``summary.json``; None while the run is unfinished.
         lines: Lines of metrics, by round, phase and agent.
@@ -121,6 +123,7 @@ class Run:
     metric: Metric = ACCURACY
     recalls: tuple[Recall, ...] = ()
     confusion: Mapping[str, Matrix] = field(default_factory=dict)
+    chosen: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def worst(self) -> float | None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from dimat.tools.records.run import Run
 from dimat.tools.records.settings import key_of, shown
 from dimat.tools.report.compared import Compared
 from dimat.tools.report.results import values_of
@@ -29,15 +30,17 @@ class Fact:
 
 @dataclass(frozen=True)
 class ConfigLine:
-    """A line of a ``config.yaml``, its line break included.
+    """A line of a ``config.yaml``.
 
     Args:
         text: The line.
         marked: Whether runs differ in the setting of the line.
+        chosen: What its setting, which was left to dimat, came to; empty of others.
     """
 
     text: str
     marked: bool
+    chosen: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,20 +77,21 @@ def configs(compared: Compared) -> list[Config]:
             if run.begun and (key := key_of(series.point)) not in found:
                 point = series.label.removeprefix(series.method).replace(" · ", ", ", 1)
                 title = f"{series.method}, seed {run.seed}{point}"
-                found[key] = Config(title, _lines(run.config, compared.differing))
+                found[key] = Config(title, _lines(run, compared.differing))
     return [*found.values()]
 
 
-def _lines(config: str, names: Collection[str]) -> tuple[ConfigLine, ...]:
-    """The lines of a config, marked where their dotted names are among ``names``."""
+def _lines(run: Run, names: Collection[str]) -> tuple[ConfigLine, ...]:
+    """The lines of a run's config, marked where their dotted names are among ``names``."""
     group, name, lines = "", "", []
-    for line in config.splitlines():
+    for line in run.config.splitlines():
         key = line.strip().partition(":")[0]
         if line[:1].isalpha():
             group = name = key
         elif line.startswith("  ") and not line.strip().startswith("-"):
             name = f"{group}.{key}"
-        lines.append(ConfigLine(f"{line}\n", name in names))
+        chosen = shown(run.chosen[name]) if name in run.chosen else ""
+        lines.append(ConfigLine(line, name in names, chosen))
     return tuple(lines)
 
 
