@@ -65,7 +65,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("", "setting 'base' is missing: see --help"),
+        ("", "setting 'base' is missing, as in: dimat compare FILE.yaml"),
         ("none.yaml", "config file 'none.yaml': cannot be read: No such file or directory"),
         ("base.yaml --sedes 3", "unknown setting 'sedes': did you mean 'seeds'?"),
         ("base.yaml --method wa", "'method' is set for each cell: methods are given by --methods"),

@@ -246,7 +246,8 @@ GOOD = "merge a.safetensors b.pth --model cnn --width 0.25 --data digits --out m
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("merge", "setting 'parents' is missing: see --help"),
+        ("merge", "setting 'parents' is missing, as in: dimat merge A B [C ...] --model"),
+        ("merge --parents a b", "unknown setting 'parents': its values are written without a name"),
         ("merge a b --data digits --out m.safetensors", "setting 'model' is missing"),
         (GOOD.replace("b.pth", ""), "setting 'parents' is ['a.safetensors']: must be two or more"),
         (GOOD.replace("merge", "align") + " --combine x", "unknown setting 'combine'"),

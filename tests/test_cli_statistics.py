@@ -150,7 +150,7 @@ BY_FILES = f"{MERGE} --method weights {SENT}"
         ),
         (BY_FILES.replace("0.25", "0.5"), "a.safetensors (read as 'cnn') does not fit"),
         (f"{BY_FILES} --recalibration batchnorm", "no batches to recompute BatchNorm statistics"),
-        ("statistics", "setting 'state' is missing: see --help"),
+        ("statistics", "setting 'state' is missing, as in: dimat statistics STATE --model"),
         ("statistics a.safetensors --model cnn --out x.safetensors", "'data' is missing: see --h"),
         (f"align a.safetensors b.safetensors {TINY} --out x.safetensors", "'data' is missing"),
         (f"statistics a.safetensors {TINY} --data digits --out x.pth", "a file that ends in .safe"),

@@ -94,7 +94,7 @@ def test_a_package_does_not_take_a_name_of_dimats_and_it_is_said(
 
 def test_an_unknown_name_says_the_closest_of_all(install: Install) -> None:
     install(blue="plugged:thing")
-    with pytest.raises(ConfigError, match="did you mean 'blue'. known: blue, red"):
+    with pytest.raises(ConfigError, match="did you mean 'blue'. There are blue, red"):
         look_up("color", "blu", registry(red=0))
 
 

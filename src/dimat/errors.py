@@ -183,14 +183,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown ``name``: the closest of ``known``, and all of them.
 
     >>> did_you_mean("rnig", ["ring", "full"])
-    "did you mean 'ring'? known: full, ring"
+    "did you mean 'ring'? There are full, ring"
     >>> did_you_mean("zzz", ["ring", "full"])
-    'known: full, ring'
+    'there are full, ring'
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}known: {', '.join(names)}"
+    hint = f"did you mean '{close[0]}'? There" if close else "there"
+    return f"{hint} are {', '.join(names)}"
 
 
 def nearest_key(key: str, keys: Iterable[str]) -> str:
@@ -231,7 +231,7 @@ def check_known(setting: str, name: str, known: Collection[str]) -> None:
     >>> check_known("model", "b", ["mlp"])
     Traceback (most recent call last):
         ...
-    dimat.errors.ConfigError: setting 'model' is 'b', which is unknown: known: mlp
+    dimat.errors.ConfigError: setting 'model' is 'b', which is unknown: there are mlp
     """
     if not isinstance(name, str):
         raise ConfigError(

@@ -144,8 +144,11 @@ def build_parser(only: str | None = None) -> Parser:
     }
     for name, command in _COMMANDS.items():
         commands.add_subcommand(name, parsers[name], help=command.SUMMARY)
-    if only in (None, "certificates"):
-        certificates.add_actions(parsers["certificates"])  # once it is a subcommand, not before
+    usages = {name: str(own.usage) for name, own in parsers.items()}
+    if only in (None, "certificates"):  # once it is a subcommand, not before
+        actions = certificates.add_actions(parsers["certificates"])
+        usages |= {f"certificates.{name}": usage for name, usage in actions.items()}
+    parser.usages = usages
     return parser
 
 

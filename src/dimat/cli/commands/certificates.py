@@ -35,18 +35,20 @@ def parser() -> Parser:
     )
 
 
-def add_actions(parser: Parser) -> None:
-    """Add the actions, each with a parser of its own."""
+def add_actions(parser: Parser) -> dict[str, str]:
+    """Add the actions, each with a parser of its own; returns how they are called, by name."""
     actions = parser.add_subcommands(dest="action")
+    usages = {name: f"dimat certificates {name} {own.usage}" for name, own in _ACTIONS.items()}
     for name, action in _ACTIONS.items():
         one = Parser(
-            usage=f"dimat certificates {name} {action.usage}",
+            usage=usages[name],
             description=f"{action.summary[0].upper()}{action.summary[1:]}.",
             allow_abbrev=False,
         )
         for option in action.options:
             _add(one, option)
         actions.add_subcommand(name, one, help=action.summary)
+    return usages
 
 
 def execute(options: Namespace) -> None:

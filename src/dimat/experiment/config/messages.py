@@ -68,19 +68,33 @@ def not_a_group(name: str, value: object) -> ConfigError:
     return broken_rule(name, value, f"set by its parts: {', '.join(parts)}")
 
 
-def explain(message: str, types: Mapping[str, object]) -> ConfigError:
-    """The error for jsonargparse's ``message``, given the type of every option by its name.
+def explain(message: str, types: Mapping[str, object], usage: str = "") -> ConfigError:
+    """The error for jsonargparse's ``message``.
+
+    Args:
+        message: What jsonargparse says.
+        types: The type of every option by its name.
+        usage: How the command is called; empty if there is nothing to show.
 
     >>> explain("unrecognized arguments: --agens 3", {"agents": int})
     ConfigError("unknown setting 'agens': did you mean 'agents'?")
+    >>> explain("unrecognized arguments: a", {"agents": int}, "dimat doctor [--json]")
+    ConfigError("unexpected 'a': a setting is written --NAME VALUE, as in: dimat doctor [--json]")
     """
     for pattern, complain in _COMPLAINTS:
         if found := re.search(pattern, message, re.DOTALL):
-            return complain(types, *found.groups())
+            error, shows = complain(types, *found.groups()), usage and pattern in _BY_USAGE
+            return ConfigError(f"{error}, as in: {usage}") if shows else error
     return ConfigError(" ".join(message.split()))
 
 
 _Types = Mapping[str, object]
+
+
+def _unknown(types: _Types, name: str) -> ConfigError:
+    if name in types:  # what stands for itself, such as the checkpoints of a merge
+        return ConfigError(f"unknown setting '{name}': its values are written without a name")
+    return unknown_setting(name, types)
 
 
 def _unexpected(_: _Types, word: str) -> ConfigError:
@@ -112,14 +126,14 @@ def _said(text: str) -> Callable[..., ConfigError]:
     return lambda types, found: ConfigError(text.format(" ".join(found.split())))
 
 
+_STRAY = r"unrecognized arguments: (\S+)"
+_MISSING = r"arguments are required: (?:[^\s,]+\.)?([^\s,]+)"
+_BY_USAGE = (_STRAY, _MISSING)  # what is best told by how the command is called
 _COMPLAINTS: tuple[tuple[str, Callable[..., ConfigError]], ...] = (
-    (r"unrecognized arguments: --([^\s=]+)", lambda types, name: unknown_setting(name, types)),
-    (r"unrecognized arguments: (\S+)", _unexpected),
+    (r"unrecognized arguments: --([^\s=]+)", _unknown),
+    (_STRAY, _unexpected),
     (r"argument --(\S+): expected one argument", _no_value),
-    (
-        r"arguments are required: (?:[^\s,]+\.)?([^\s,]+)",
-        _said("setting '{}' is missing: see --help"),
-    ),
+    (_MISSING, _said("setting '{}' is missing")),
     (r"invalid choice: '(.*?)' \(choose from (.*)\)", _unknown_command),
     (r"to be one of \{(.*)\}, but it was not provided", _no_command),
     (r'^Parser key "config": (.*)', _said("setting 'config': {}")),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, get_type_hints
 
 import yaml
@@ -65,13 +66,19 @@ class Parser(ArgumentParser):
 
     Attributes:
         short_help: What ``--help`` says where ``--help all`` says everything; None: no difference.
+        usages: How its subcommands are called, by name; those of a subcommand by dotted names.
     """
 
     short_help: Callable[[], str] | None = None
+    usages: Mapping[str, str] = MappingProxyType({})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a :class:`ConfigError` instead of printing the usage and leaving."""
-        raise (ex if isinstance(ex, ConfigError) else explain(message, self._types())) from None
+        if isinstance(ex, ConfigError):
+            raise ex from None
+        commands = [name for name in self.usages if f": {name}." in message]
+        called = self.usages[max(commands, key=len)] if commands else self.usage or ""
+        raise explain(message, self._types(), called.partition("\n")[0]) from None
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a YAML file; an error names the file, and the line if the YAML is broken."""

@@ -78,7 +78,7 @@ def given_of(
         config = replace(config, model=name_of(model))
     if "data" in objects:
         if config.task not in TASKS:
-            raise ConfigError(f"setting 'task' is '{config.task}': known: {', '.join(TASKS)}")
+            raise ConfigError(f"setting 'task' is '{config.task}': there are {', '.join(TASKS)}")
         options = SourceOptions(task=TASKS[config.task], test_share=config.data.test_share)
         own = config.data
         data, parts = dataset_of(
