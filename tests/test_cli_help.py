@@ -8,7 +8,7 @@ from functools import reduce
 import pytest
 
 from dimat import RunConfig
-from dimat.cli import main
+from dimat.cli import _COMMANDS, main
 from dimat.cli.helping import FIRST
 from dimat.experiment.config.config import DataConfig
 from dimat.experiment.config.messages import setting_types
@@ -86,3 +86,16 @@ def test_help_all_explains_everything_in_either_order(
 
 def test_help_is_found_behind_other_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, "run", "--agents", "3", "-h") == told(capsys, "run", "--help")
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_the_long_help_of_a_command_is_narrow_and_has_no_types_of_python(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = told(capsys, command, "--help", "all")
+    assert max(map(len, text.splitlines())) < 80
+    assert not re.search(
+        r"tuple\[|Literal\[|\(type: (str|int|float|bool)|\| null|default: \(", text
+    )
+    assert f"usage: dimat {command} " in text

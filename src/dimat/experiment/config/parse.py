@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, Literal, NoReturn, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from dimat.errors import ConfigError, check_kind
 from dimat.experiment.config.config import DataConfig, RunConfig
@@ -26,7 +28,7 @@ from dimat.experiment.config.messages import (
     unknown_setting,
 )
 from dimat.experiment.config.presets import PRESETS, with_presets
-from dimat.experiment.config.rules import with_range, without_rules
+from dimat.experiment.config.rules import rule_of, with_range, without_rules
 from dimat.experiment.config.spelling import bracketed, spelled_tree, spelled_words
 from dimat.experiment.config.task import has_default_split
 from dimat.imports import import_modules
@@ -61,6 +63,41 @@ class _Quoting(yaml.SafeDumper):
 _Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar(_TEXT, text, style='"'))
 
 
+class _Help(DefaultHelpFormatter):
+    """jsonargparse's help, with types and defaults in words and usages no wider than the rest."""
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        kind = getattr(action, "_typehint", action.type)
+        return None if kind is None or get_origin(kind) is Literal else rule_of(kind)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text, default = super()._expand_help(action), action.default
+        if isinstance(default, (tuple, list)):
+            listed = ",".join(map(str, default)) or "none"
+            return text.replace(f"default: {default}", f"default: {listed}")
+        return text.replace("default: True", "default: true").replace(
+            "default: False", "default: false"
+        )
+
+    def _format_usage(self, usage: str | None, *rest: Any, **kwargs: Any) -> str:
+        if usage is not None:
+            usage = "\n".join(_narrow(line.strip(), self._width - 7) for line in usage.split("\n"))
+            usage = usage.replace("\n", f"\n{' ' * 7}")  # below what follows "usage: "
+        return super()._format_usage(usage, *rest, **kwargs)
+
+
+def _narrow(usage: str, width: int) -> str:
+    """A usage in lines of a width, each option on one of them.
+
+    >>> print(_narrow("dimat merge A B --out FILE [--rank R] [C ...]", 30))
+    dimat merge A B --out FILE
+        [--rank R] [C ...]
+    """
+    whole = re.sub(r"\[[^][]*\]|--\w+ [A-Z]+", lambda own: own[0].replace(" ", "\xa0"), usage)
+    lines = textwrap.wrap(whole, width, subsequent_indent=" " * 4, break_on_hyphens=False)
+    return "\n".join(lines).replace("\xa0", " ")
+
+
 class Parser(ArgumentParser):
     """jsonargparse's parser, whose errors have one line and are raised as :class:`ConfigError`.
 
@@ -71,6 +108,9 @@ class Parser(ArgumentParser):
 
     short_help: Callable[[], str] | None = None
     usages: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=_Help, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a :class:`ConfigError` instead of printing the usage and leaving."""

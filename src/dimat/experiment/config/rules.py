@@ -35,6 +35,8 @@ class Range:
 
     >>> str(Range(ge=1)), str(Range(gt=0, le=1)), str(Range(gt=0, lt=float("inf")))
     ('>= 1', 'in (0, 1]', '> 0 and finite')
+    >>> str(Range(gt=-float("inf"), lt=float("inf")))
+    'finite'
     >>> 0 in Range(gt=0), 5000 in Range(le=5000), float("nan") in Range(ge=0)
     (False, True, False)
     """
@@ -58,7 +60,7 @@ class Range:
         low = _end("> ", self.gt) or _end(">= ", self.ge)
         high = _end("< ", self.lt) or _end("<= ", self.le)
         if high == "< inf":
-            return f"{low} and finite"
+            return "finite" if low == "> -inf" else f"{low} and finite"
         if not low or not high:
             return low or high
         ends = f"{low.split()[1]}, {high.split()[1]}"
