@@ -90,17 +90,30 @@ def test_norms_and_distances_are_those_of_float64(size: int, dtype: torch.dtype)
     near, far = a + 1e-2 * torch.randn_like(a), 97 * torch.randn_like(a)
     wide = [own.to(torch.complex128).numpy() for own in (a, near, far)]
     close = functools.partial(pytest.approx, rel=1e-6, abs=0.0)
-    assert squared_norm(a) == close(float((abs(wide[0]) ** 2).sum()))
-    assert squared_norm(a.T) == close(squared_norm(a))  # in another order in memory
+    assert squared_norm([a]) == close(float((abs(wide[0]) ** 2).sum()))
+    assert squared_norm([a.T]) == close(squared_norm([a]))  # in another order in memory
     for other, numbers in zip((near, far), wide[1:], strict=True):  # no difference is rounded first
         apart = squared_distance({"w": a}, {"w": other}, ["w"])
         assert apart == close(float((abs(wide[0] - numbers) ** 2).sum()))
 
 
+def test_the_norm_of_several_tensors_is_that_of_their_entries_side_by_side() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = (3, 0, 2**10, 2**16 - 1, 2**16, 100_000)  # small ones and large ones
+    own = [torch.randn(size, generator=generator) for size in sizes]
+    mixed = [*own, torch.tensor(2.0), own[0].bfloat16(), own[2].double(), torch.tensor([3 + 4j])]
+    wide = torch.cat([x.to(torch.complex128).flatten() for x in mixed])
+    close = functools.partial(pytest.approx, rel=1e-6, abs=0.0)
+    assert squared_norm(mixed) == close(float(wide.abs().square().sum()))
+    assert squared_norm([]) == squared_norm([torch.zeros(0)]) == 0.0
+    assert squared_norm([*own, torch.tensor(math.inf)]) == math.inf
+    assert squared_norm([torch.full((2,), 1e30), *own]) == close(2e60)  # overflows in float32
+
+
 def test_norms_whose_squares_overflow_are_added_up_in_float64() -> None:
-    assert squared_norm(torch.full((2**10 + 2,), 1e30)) == pytest.approx((2**10 + 2) * 1e60)
-    assert math.isnan(squared_norm(torch.tensor([1.0, math.nan])))
-    assert squared_norm(torch.tensor([1.0, -math.inf])) == math.inf
+    assert squared_norm([torch.full((2**10 + 2,), 1e30)]) == pytest.approx((2**10 + 2) * 1e60)
+    assert math.isnan(squared_norm([torch.tensor([1.0, math.nan])]))
+    assert squared_norm([torch.tensor([1.0, -math.inf])]) == math.inf
 
 
 def test_complex_states_are_saved_and_those_that_files_cannot_hold_are_refused(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dimat.files import check_header
 
 State = dict[str, Tensor]
 _BLOCK = 2**10  # numbers whose squares are added up in float32
+_SMALL = 2**16  # numbers that are added up sooner than a few calls are made
 _MOST_AT_ONCE = 2**24  # numbers that a mean over agents has side by side in float64: 134 MB
 
 
@@ -153,24 +154,34 @@ def check_finite(state: Mapping[str, Tensor], who: str) -> None:
             raise StructureError(f"{who}: '{key}' has {bad} values that are NaN or infinite")
 
 
-def squared_norm(value: Tensor) -> float:
+def squared_norm(values: Iterable[Tensor]) -> float:
     """Sum of the squares of all entries, of complex ones of both parts; to some 1e-6 of itself.
 
     Blocks are added up in the precision of the entries, float32 at least, and their sums in
-    float64: 3 to 9 times as fast as by copies in float64, and without memory for them
+    float64: 3 to 9 times as fast as by copies in float64, and without memory for them. Small
+    tensors are added up side by side, as calls take longer than their squares
     (benchmarks/neighbors.py). Squares that overflow are added up in float64.
 
     Args:
-        value: Any floating or complex tensor.
+        values: Floating or complex tensors of any shapes, on one device.
     """
-    flat = as_real(_wide(value.detach())).flatten()
+    found, small = [], []
+    for value in values:
+        flat = as_real(_wide(value.detach())).flatten()
+        if len(flat) < _SMALL:
+            small.append(flat)
+        else:
+            found.append(_squared(flat))
+    return math.fsum([*found, _squared(torch.cat(small))] if small else found)
+
+
+def _squared(flat: Tensor) -> float:
+    """Sum of the squares of (n,) real entries, by blocks."""
     whole = len(flat) - len(flat) % _BLOCK
-    rest = float(torch.linalg.vector_norm(flat[whole:])) ** 2
-    if not whole:
-        found = rest
-    else:
+    found = float(torch.linalg.vector_norm(flat[whole:])) ** 2
+    if whole:
         blocks = torch.linalg.vector_norm(flat[:whole].view(-1, _BLOCK), dim=1).double()
-        found = float(blocks.square().sum()) + rest
+        found += float(blocks.square().sum())
     return found if math.isfinite(found) else float(flat.double().square().sum())
 
 
@@ -178,7 +189,7 @@ def squared_distance(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], keys: Sequence[str]
 ) -> float:
     r"""Squared Euclidean distance :math:`\sum_k \lVert a_k - b_k \rVert^2` over ``keys``."""
-    return math.fsum(squared_norm(_wide(a[key]) - _wide(b[key])) for key in keys)
+    return squared_norm(_wide(a[key]) - _wide(b[key]) for key in keys)
 
 
 def _wide(value: Tensor) -> Tensor:

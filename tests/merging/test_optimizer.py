@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from dimat.merging.optimizer import (
     mix_memory,
     nested_memory,
 )
+from dimat.merging.remembered import BEGIN_EMPTY, new_memory
 from dimat.models import build_model
 from dimat.symmetry import Permutation, Symmetry
 
@@ -133,14 +135,25 @@ def test_permuting_there_and_back_changes_nothing(network: tuple[nn.Module, Symm
     torch.testing.assert_close(memories(model, optimizer), before, rtol=0, atol=0)
 
 
-def test_an_optimizer_that_was_reset_trains_as_a_new_one(
-    network: tuple[nn.Module, Symmetry],
+@pytest.mark.parametrize("kind", BEGIN_EMPTY)
+def test_the_memory_of_an_optimizer_that_begins_empty_is_that_of_a_new_one(
+    kind: type[torch.optim.Optimizer],
 ) -> None:
-    model, optimizer, _ = trained(network, "adam")
+    for settings in ({}, {"weight_decay": 0.1}, {"momentum": 0.9}, {"amsgrad": True}):
+        if settings.keys() <= inspect.signature(kind).parameters.keys():
+            made = kind([nn.Parameter(torch.ones(3))], lr=0.1, **settings)
+            assert made.state == new_memory(made) == {}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_that_was_reset_trains_as_a_new_one(
+    network: tuple[nn.Module, Symmetry], name: str
+) -> None:
+    model, optimizer, _ = trained(network, name)
     twin = copy.deepcopy(model)
     reset_optimizer(optimizer)
     train(model, optimizer, 3)
-    train(twin, OPTIMIZERS["adam"](twin.parameters()), 3)
+    train(twin, OPTIMIZERS[name](twin.parameters()), 3)
     torch.testing.assert_close(dict(model.state_dict()), dict(twin.state_dict()), rtol=0, atol=0)
 
 

@@ -19,6 +19,8 @@ from dimat.errors import StructureError
 
 Move = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 Sort = Literal["weights", "counter", "unknown"]
+# Optimizers whose memory is made by their first step: a new one of them need not be made.
+BEGIN_EMPTY = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.Size)
 
 
@@ -183,6 +185,8 @@ def new_memory(optimizer: torch.optim.Optimizer) -> Mapping[Any, dict[str, Any]]
     Raises:
         StructureError: If no new optimizer can be made.
     """
+    if type(optimizer) in BEGIN_EMPTY:
+        return {}
     try:
         groups = [{**own, "params": list(own["params"])} for own in optimizer.param_groups]
         new: Any = type(optimizer)

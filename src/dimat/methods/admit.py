@@ -66,7 +66,7 @@ def validate_state(me: RoundContext, max_norm_ratio: float | None) -> Admit:
 
 def norm(state: Mapping[str, Tensor], parameters: Sequence[str]) -> float:
     """Euclidean norm of a state's parameters."""
-    return math.sqrt(math.fsum(squared_norm(state[key]) for key in parameters))
+    return math.sqrt(squared_norm(state[key] for key in parameters))
 
 
 def require_all(agents: Collection[int], heard: Collection[int]) -> None:

@@ -20,7 +20,7 @@ from dimat.data import Rows, Shard, generator, in_batches
 from dimat.errors import StructureError, TrainingError
 from dimat.exchange import Traffic
 from dimat.losses import LocalLoss, not_true_distillation
-from dimat.merging import permute_optimizer, recalibrate, reset_optimizer
+from dimat.merging import calibrated_norms, permute_optimizer, recalibrate, reset_optimizer
 from dimat.merging.optimizer import load_memory, memory_of
 from dimat.methods import RoundContext, RoundResult
 from dimat.methods.gauge import GaugeId
@@ -447,7 +447,7 @@ class LocalTrainer:
             Seconds spent, which are added to ``traffic.busy_s``.
         """
         start = time.perf_counter()
-        if self.merging.recalibration_images:
+        if self.merging.recalibration_images and calibrated_norms(self.model):
             images = self.calibration(RECALIBRATE, number, self.merging.recalibration_images)
             with self.autocast():  # the arithmetic of its evaluation
                 recalibrate(self.model, images)
