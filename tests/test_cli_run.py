@@ -1,6 +1,7 @@
 """Bad input that only a real ``dimat run`` finds: data, splits, models, losses, run folders."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from tests.test_cli import files
 
 from dimat.cli import main
 from dimat.experiment.progress import LiveProgress
+from dimat.experiment.running import runner
 
 QUICK = ["--agents=2", "--rounds=1", "--pretrain_epochs=0", "--local_steps=2", "--controls=[]"]
 QUICK += ["--data.split=iid", "--data.train_images=200", "--matching.images=50", "--threads=1"]
@@ -106,6 +108,26 @@ def test_an_existing_run_folder_is_refused_unless_overwrite(
     assert main(["run", *QUICK, "--out=here", "--overwrite"]) == 0
     again = ["run", "--config=here/config.yaml", "--out=there"]
     assert main(again) == 0
+
+
+@pytest.mark.parametrize("out", ["closed/here", "closed", None])
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: str | None
+) -> None:
+    def no_setup(*_: object, **__: object) -> None:
+        raise AssertionError("it has begun")
+
+    monkeypatch.setattr(runner, "make_setup", no_setup)
+    Path("file").touch()
+    assert "file/here cannot be written: " in refusal(capsys, "--out=file/here")
+    place = Path("closed" if out else "runs")
+    place.mkdir()
+    may = os.access  # the superuser may write anywhere
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: not Path(path).samefile(place) and may(path, mode)
+    )
+    given = ["--out", out] if out else []
+    assert f"{place} may not be written to: use another" in refusal(capsys, *given)
 
 
 def metrics(folder: str) -> list[dict[str, object]]:

@@ -19,7 +19,7 @@ from dimat.experiment.config.validate import validate
 from dimat.experiment.given import Given, check_same, given_of, is_object
 from dimat.experiment.progress import LiveProgress, Progress, Silent, reading
 from dimat.experiment.record.results import RunResult
-from dimat.experiment.record.run_folder import check_out, is_false_start, is_run_folder
+from dimat.experiment.record.run_folder import check_out, check_place, is_false_start, is_run_folder
 from dimat.experiment.running.runner import Runner
 from dimat.symmetry import Symmetry
 
@@ -79,8 +79,11 @@ def run(
         config, given = _with_objects(config, {**settings, "model": model, "data": data}, tell)
     validate(config)
     callbacks = _checked(callbacks, symmetry)
-    if config.out is not None and world.rank == 0:
-        check_out(Path(config.out), overwrite=config.overwrite)
+    if world.rank == 0:
+        if config.out is None:
+            check_place(Path("runs"))
+        else:
+            check_out(Path(config.out), overwrite=config.overwrite)
     return Runner(config, receiver, callbacks, world, symmetry=symmetry, given=given).run(
         fresh=True
     )

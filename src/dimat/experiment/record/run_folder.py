@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -271,10 +272,24 @@ def read_summary(path: Path) -> dict[str, object]:
     return summary
 
 
-def check_out(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that is not empty, unless a run may begin there again.
+def check_place(path: Path) -> None:
+    """Refuse a folder that is not there and cannot be made, or cannot be written to.
 
-    It may where an earlier run was killed as it began, and with ``overwrite`` in any run folder.
+    Raises:
+        ConfigError: If so.
+    """
+    place = next(own for own in (path, *path.absolute().parents) if own.exists())
+    if place != path and not place.is_dir():
+        raise ConfigError(f"setting 'out': {path} cannot be written: {place} is a file")
+    if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"setting 'out': {place} may not be written to: use another")
+
+
+def check_out(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that cannot be written to, or that is not empty.
+
+    A run may begin again where an earlier one was killed as it began, and with ``overwrite`` in any
+    run folder.
 
     Args:
         path: The folder, which may be missing.
@@ -283,6 +298,7 @@ def check_out(path: Path, *, overwrite: bool) -> None:
     Raises:
         ConfigError: If the folder may not be written to.
     """
+    check_place(path)
     if path.is_dir() and (not any(path.iterdir()) or is_false_start(path)):
         return
     if path.exists() and not overwrite:
