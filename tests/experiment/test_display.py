@@ -43,6 +43,13 @@ def test_the_table_fits_80_columns_with_title_and_caption_on_one_line() -> None:
     assert lines[-1].strip().startswith("last round:")
 
 
+def test_one_agent_is_said_to_merge_with_nobody() -> None:
+    lines = rendered(1)
+    assert "· 1 agent, ring" in lines[0]
+    assert lines[-1].strip().endswith("after local training; one agent merges with nobody")
+    assert max(map(len, lines)) <= 80
+
+
 def test_of_many_agents_the_first_are_shown_and_the_mean_is_over_all() -> None:
     lines = [line.split() for line in rendered(23)]
     assert ["…"] * 6 in lines

@@ -108,7 +108,7 @@ class Seldom(Method):
     exchanges = "rounds"
 
     @property
-    def spell(self) -> int:
+    def period(self) -> int:
         return 3
 
     def merge(self, me: RoundContext) -> Talk[RoundResult]:

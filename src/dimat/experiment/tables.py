@@ -60,6 +60,8 @@ def _caption(result: RunResult, metric: Metric) -> str:
     if not result.config.rounds:
         return "trained = after pre-training: there was no round"
     phases = "last round: trained = after local training, merged = right after merging"
+    if result.config.agents == 1:
+        phases = "last round: trained = after local training; one agent merges with nobody"
     found = result.main.summary.get(f"start_{metric.name}_mean")
     if not isinstance(found, float):
         return phases

@@ -264,7 +264,7 @@ class Method:
         return 1
 
     @property
-    def spell(self) -> int:
+    def period(self) -> int:
         """Rounds, or training steps, after which the pattern of exchanges repeats."""
         return 1
 

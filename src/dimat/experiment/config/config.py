@@ -275,7 +275,7 @@ class ConsensusConfig:
             average), for cdsgd, cdmsgd, ldsgd and gradient-tracking.
         quiet_steps: Steps without exchange between two meetings of swarm, two exchanges of k-gt, or
             two spells of ldsgd.
-        mixing_steps: Consecutive steps with exchange in a spell of ldsgd.
+        mixing_steps: Consecutive steps with exchange in a period of ldsgd.
     """
 
     order: Literal["combine", "adapt"] = "combine"

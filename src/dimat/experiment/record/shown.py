@@ -78,7 +78,7 @@ def title_of(result: RunResult) -> str:
     config = result.config
     rounds = counted(config.rounds, "round")
     return (
-        f"Test {metric_of(result).title} after {rounds} · {config.agents} agents, "
+        f"Test {metric_of(result).title} after {rounds} · {counted(config.agents, 'agent')}, "
         f"{config.topology.name}, {config.data.split}"
     )
 

@@ -137,7 +137,7 @@ class Dimat(RepeatedMixing):
         return self.combine
 
     @property
-    def spell(self) -> int:
+    def period(self) -> int:
         """Rounds between matchings of all agents."""
         return self.every if self.gauge == "tree" and self.every else 1
 

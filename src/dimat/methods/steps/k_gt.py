@@ -58,7 +58,7 @@ class LocalGradientTracking(Method):
         return DOUBLY_STOCHASTIC
 
     @property
-    def spell(self) -> int:
+    def period(self) -> int:
         """K, the steps from one exchange to the next."""
         return self.quiet_steps + 1
 
@@ -68,9 +68,9 @@ class LocalGradientTracking(Method):
         along = _sum(gradient, me.kept.get("correction", {}))
         me.kept["sum"] = _sum(along, me.kept.get("sum", {}))
         me.update(along)
-        if (time + 1) % self.spell:
+        if (time + 1) % self.period:
             return
-        mean = {key: value / self.spell for key, value in me.kept.pop("sum").items()}
+        mean = {key: value / self.period for key, value in me.kept.pop("sum").items()}
         agreed = yield from combined(me, mean, "gradient")
         change = {key: agreed[key] - value for key, value in mean.items()}
         me.kept["correction"] = _sum(change, me.kept.get("correction", {}))

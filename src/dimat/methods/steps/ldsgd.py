@@ -33,11 +33,11 @@ class LocalDecentralized(InEitherOrder):
     mixing_steps: int = setting("consensus.mixing_steps", 1)
 
     @property
-    def spell(self) -> int:
-        """The length of a spell: local steps, then consensus steps."""
+    def period(self) -> int:
+        """The length of a period: local steps, then consensus steps."""
         return self.quiet_steps + self.mixing_steps
 
     def step(self, me: StepContext) -> Talk[None]:
-        """One step of a spell."""
-        quiet = me.steps % self.spell < self.quiet_steps
+        """One step of a period."""
+        quiet = me.steps % self.period < self.quiet_steps
         yield from super().step(me) if quiet else self.along(me, me.gradient())

@@ -45,7 +45,7 @@ class Swarm(Method):
         return frozenset({"two-way"})
 
     @property
-    def spell(self) -> int:
+    def period(self) -> int:
         """The steps from one meeting to the next."""
         return self.quiet_steps + 1
 
@@ -54,7 +54,7 @@ class Swarm(Method):
         time = me.steps
         topology = me.topology
         me.update(me.gradient())
-        if (time + 1) % self.spell:
+        if (time + 1) % self.period:
             return
         partner = pairs(topology, self.seed, time).get(me.index)
         if partner is None:

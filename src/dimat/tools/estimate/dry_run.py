@@ -153,7 +153,7 @@ def rehearse(stage: Stage, setup: Setup, name: str) -> DryRun:
         return DryRun()
     period = setup.topology.period
     random = period is None or method.in_pairs
-    cycle = math.lcm(period or 1, method.spell)
+    cycle = math.lcm(period or 1, method.period)
     most = cycle * max(_LEAST, _SAMPLE // setup.config.agents)
     seen: list[Tally] = []
     while len(seen) < min(total, most):
@@ -281,7 +281,7 @@ def _of_a_pair(stage: Stage, name: str, network: Setup) -> list[list[_Entry]]:
     config = replace(stage.setup.config, agents=2, rounds=2)
     pair = replace(stage.setup, config=config, topology=build_topology("full", 2))
     play = _Play(stage, pair, name, network)
-    times = range(2) if play.method.exchanges == "rounds" else range(2 * play.method.spell)
+    times = range(2) if play.method.exchanges == "rounds" else range(2 * play.method.period)
     said = []
     for time in times:
         play.play(time)

@@ -82,7 +82,7 @@ def pair_of(setup: Setup, name: str, images: int) -> Setup:
 def _in_steps(setup: Setup, work: Work, speed: Speed) -> MethodSeconds:
     pair, device = pair_of(setup, work.name, 1), setup.config.device
     agents = [pair.new_agent(i, pretraining=False, together=True) for i in (0, 1)]
-    steps = work.method.spell
+    steps = work.method.period
 
     def step() -> None:
         for _ in range(steps):
