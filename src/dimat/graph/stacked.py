@@ -1,0 +1,86 @@
+"""Stacked recurrent operators as one a layer, so that activations between layers can be seen."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+_STACKED = {
+    aten.lstm.input: 2,
+    aten.gru.input: 1,
+    aten.rnn_tanh.input: 1,
+    aten.rnn_relu.input: 1,
+}  # with the number of their states
+_NAMES = (
+    *("input", "hx", "params", "has_biases", "num_layers"),
+    *("dropout", "train", "bidirectional", "batch_first"),
+)
+
+
+def unstack(graph: fx.Graph) -> None:
+    """Put an operator for each layer in place of every LSTM, GRU or RNN of several layers.
+
+    Operators compute the same, with dropout between them in training. Activations inside a stacked
+    operator are not values of the graph: units of all layers but the last would be matched by what
+    else is known of them, their biases.
+
+    Args:
+        graph: An exported graph; changed in place.
+    """
+    for node in list(graph.nodes):
+        num_states = _STACKED.get(node.target)
+        if num_states and node.args[4] > 1:
+            results = _layers(node, num_states)
+            for user in list(node.users):
+                user.replace_all_uses_with(results[user.args[1]]())
+                graph.erase_node(user)
+            graph.erase_node(node)
+
+
+def _layers(node: fx.Node, num_states: int) -> list[Callable[[], fx.Node]]:
+    """The layers of an operator; makers of its results, of which most models read the first."""
+    given: dict[str, Any] = dict(zip(_NAMES, node.args, strict=True))
+    layers, directions = given["num_layers"], 2 if given["bidirectional"] else 1
+    states = given["hx"] if num_states == 2 else [given["hx"]]
+    params = given["params"]
+    per, values = len(params) // layers, given["input"]
+    output, *ends = node.meta["val"]
+    shapes = (output, *(end[:directions] for end in ends))  # every layer has these
+    finals: list[list[fx.Node]] = [[] for _ in states]
+    for k in range(layers):
+        if k and given["dropout"] and given["train"]:
+            dropout = (values, given["dropout"], True)
+            values = _call(node, aten.dropout.default, dropout, output)
+        hx = []
+        for state in states:
+            own = (state, 0, k * directions, (k + 1) * directions)
+            part = state.meta["val"][own[2] : own[3]]
+            hx.append(_call(node, aten.slice.Tensor, own, part))
+        weights = [*params[k * per : (k + 1) * per]]
+        rest = (given["has_biases"], 1, 0.0, *(given[name] for name in _NAMES[6:]))
+        call = (values, hx if num_states == 2 else hx[0], weights, *rest)
+        layer = _call(node, node.target, call, shapes)
+        values, *own_finals = (
+            _call(node, operator.getitem, (layer, i), shape) for i, shape in enumerate(shapes)
+        )
+        for found, final in zip(finals, own_finals, strict=True):
+            found.append(final)
+    joined = [
+        partial(_call, node, aten.cat.default, (own, 0), end)
+        for own, end in zip(finals, ends, strict=True)
+    ]
+    return [lambda: values, *joined]
+
+
+def _call(node: fx.Node, target: Any, args: tuple[Any, ...], value: object) -> fx.Node:
+    """A call in place of a part of a node, with its value on the example inputs."""
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(target, args)
+    made.meta = {**node.meta, "val": value}
+    return made
