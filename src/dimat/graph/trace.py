@@ -26,7 +26,7 @@ from dimat.errors import ConfigError, ModelError, shown
 from dimat.graph.calls import RecordedCalls
 from dimat.graph.capture import capture, copied
 from dimat.graph.inside import way_out
-from dimat.graph.stacked import unstack
+from dimat.graph.rewrite import rewrite
 from dimat.state import tensors_of
 from dimat.text import brief
 
@@ -277,7 +277,9 @@ def _read(program: ExportedProgram, model: nn.Module, training: bool) -> Trace:
     for node in list(module.graph.nodes):
         if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
             module.graph.erase_node(node)
-    unstack(module.graph)
+    renamed = rewrite(module.graph)
+    outputs = [renamed.get(name, name) for name in outputs]
+    mutated = [(renamed.get(name, name), key) for name, key in mutated]
     mutated.extend(_write_into_copies(module.graph, states).items())
     module.recompile()
     parameters = frozenset(own_keys & {name for name, _ in model.named_parameters()})

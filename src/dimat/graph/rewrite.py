@@ -1,4 +1,4 @@
-"""Stacked recurrent operators as one a layer, so that activations between layers can be seen."""
+"""Rewrites of an exported graph: other operators that compute the same, and show more of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
+_WRITE = ("self", "src", "dim", "start", "end", "step")
+_ENDLESS = 2**62  # what a slice without an end has as its end
 _STACKED = {
     aten.lstm.input: 2,
     aten.gru.input: 1,
@@ -23,24 +25,61 @@ _NAMES = (
 )
 
 
-def unstack(graph: fx.Graph) -> None:
+def rewrite(graph: fx.Graph) -> dict[str, str]:
+    """Take stacked recurrent operators apart, and leave out writes to all of a tensor.
+
+    Args:
+        graph: An exported graph; changed in place.
+
+    Returns:
+        For each node that was read and is gone the name of the one that has its value.
+    """
+    return {**_unstack(graph), **_leave_out_whole_writes(graph)}
+
+
+def _unstack(graph: fx.Graph) -> dict[str, str]:
     """Put an operator for each layer in place of every LSTM, GRU or RNN of several layers.
 
     Operators compute the same, with dropout between them in training. Activations inside a stacked
     operator are not values of the graph: units of all layers but the last would be matched by what
     else is known of them, their biases.
-
-    Args:
-        graph: An exported graph; changed in place.
     """
+    names = {}
     for node in list(graph.nodes):
         num_states = _STACKED.get(node.target)
         if num_states and node.args[4] > 1:
             results = _layers(node, num_states)
             for user in list(node.users):
-                user.replace_all_uses_with(results[user.args[1]]())
-                graph.erase_node(user)
+                names[user.name] = _replace(user, results[user.args[1]]())
             graph.erase_node(node)
+    return names
+
+
+def _leave_out_whole_writes(graph: fx.Graph) -> dict[str, str]:
+    """Put what is written in place of a write to a whole axis, as of ``h[:, :] = h.relu()``.
+
+    Nothing of the tensor that is written to is left, so a proof would miss its influence.
+    """
+    names: dict[str, str] = {}
+    for node in list(graph.nodes):
+        if node.target is not aten.slice_scatter.default:
+            continue
+        given: dict[str, Any] = dict(zip(_WRITE, node.args, strict=False))
+        source, own = given["src"], given["self"].meta["val"]
+        end, size = given.get("end"), own.shape[given.get("dim", 0)]
+        ends = end is None or (isinstance(end, int) and end >= _ENDLESS) or end == size
+        begins = given.get("start") in (None, 0) and given.get("step", 1) == 1
+        if begins and ends and source.meta["val"].dtype == own.dtype:
+            names = {k: source.name if v == node.name else v for k, v in names.items()}
+            names[node.name] = _replace(node, source)
+    return names
+
+
+def _replace(node: fx.Node, value: fx.Node) -> str:
+    """Put another node in place of one, whose value it has; returns its name."""
+    node.replace_all_uses_with(value)
+    node.graph.erase_node(node)
+    return value.name
 
 
 def _layers(node: fx.Node, num_states: int) -> list[Callable[[], fx.Node]]:

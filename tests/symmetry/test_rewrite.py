@@ -1,6 +1,8 @@
-"""Stacked recurrent layers: one operator a layer, and units matched by what they compute."""
+"""Rewritten graphs: a recurrent operator for each layer, and no writes to all of a tensor."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -94,20 +96,77 @@ def test_units_of_every_layer_are_observed_where_inputs_are_seen(name: str) -> N
     assert not set(at.values()) & set(analysis.trace.states)
 
 
-def test_layers_of_different_networks_are_matched_by_what_they_compute() -> None:
-    """Two networks whose biases say nothing: those of one are another order of the other's."""
-    torch.manual_seed(0)
-    model, other = (nn.LSTM(5, 8, num_layers=2, batch_first=True) for _ in range(2))
-    x = torch.randn(200, 6, 5)
-    analysis = analyze(model, (x[:2],))
+def test_layers_are_matched_by_what_they_compute() -> None:
+    """The biases, which are all that is seen of a layer inside an operator, tell another order."""
+    model, _ = made("lstm")
+    torch.manual_seed(1)
+    other, x = Stacked("LSTM", 2, batch_first=True), torch.randn(200, 6, 5)
+    analysis, state = analyze(model, (x[:2],)), model.state_dict()
     moved = analysis.symmetry.random(torch.Generator().manual_seed(1))
-    copy = analysis.symmetry.apply(moved, model.state_dict())
-    noise = {k: v + 0.02 * torch.randn_like(v) for k, v in copy.items()}
-    for k in noise:  # what biases tell is another order
-        if "bias" in k:
-            noise[k] = other.state_dict()[k].clone()
-    merged = dimat.merge(model, [model.state_dict(), noise], x.split(50))
-    for key in ("weight_hh_l0", "weight_hh_l1"):
-        torch.testing.assert_close(
-            merged.aligned[1][key], model.state_dict()[key], atol=0.1, rtol=0
-        )
+    copy = analysis.symmetry.apply(moved, state)
+    near = {key: value + 0.02 * torch.randn_like(value) for key, value in copy.items()}
+    near |= {key: value for key, value in other.state_dict().items() if "rnn.bias" in key}
+    merged = dimat.merge(model, [state, near], x.split(50))
+    for key in ("rnn.weight_hh_l0", "rnn.weight_hh_l1"):
+        torch.testing.assert_close(merged.aligned[1][key], state[key], atol=0.1, rtol=0)
+
+
+class Written(nn.Module):
+    """A network with a write to its hidden values in place."""
+
+    def __init__(self, write: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.into, self.out, self.write = nn.Linear(5, 8), nn.Linear(8, 3), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.write(self.into(x)))
+
+
+def clamped(h: Tensor) -> Tensor:
+    h[:, :].clamp_(min=0)
+    return h
+
+
+def doubled(h: Tensor) -> Tensor:
+    h[:, 0:8].mul_(2)
+    return h.relu()
+
+
+def replaced(h: Tensor) -> Tensor:
+    h[:] = h.relu()
+    h[:, :] = h.sin()
+    return h
+
+
+def half(h: Tensor) -> Tensor:
+    h[:, :4] = h[:, :4].relu()
+    return h
+
+
+@pytest.mark.parametrize("write", [clamped, doubled, replaced])
+def test_a_write_to_all_of_a_tensor_pins_nothing(write: Callable[[Tensor], Tensor]) -> None:
+    symmetry = dimat.find_symmetry(Written(write), torch.randn(4, 5))
+    assert [(group.size, tuple(sorted(group.members))) for group in symmetry.groups] == [
+        (8, (("into.bias", 0), ("into.weight", 0), ("out.weight", 1)))
+    ]
+    assert not symmetry.pinned
+
+
+def test_a_write_to_a_part_stays_a_write() -> None:
+    symmetry = dimat.find_symmetry(Written(half), torch.randn(4, 5))
+    assert sorted(group.size for group in symmetry.groups) == [4, 4]
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_outputs_that_are_rewritten_are_outputs_still(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = getattr(nn, kind)(5, 8, num_layers=2), torch.randn(6, 4, 5)
+    found = trace(model, (x,))
+    run = PartialInterpreter(found, model.state_dict(), (x,))
+    values, states = model(x)
+    expected = [values, *(states if isinstance(states, tuple) else (states,))]
+    nodes = {node.name: node for node in found.graph.nodes}
+    assert len(found.outputs) == len(expected)
+    for name, value in zip(found.outputs, expected, strict=True):
+        run.advance(nodes[name])
+        torch.testing.assert_close(run.value(nodes[name]), value)
