@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import dimat
 from dimat.checkpoints.batches import ModelCall
 from dimat.checkpoints.mixing import mixed
 from dimat.errors import ConfigError, DataError, ModelError, StructureError
+from dimat.experiment.progress import Silent
 from dimat.state import State, state_of
 
 
@@ -682,3 +684,31 @@ def test_whatever_fails_is_told_in_our_words() -> None:
         dimat.merge(perceptron(), [state, state], batches())
     with pytest.raises(ModelError, match="matching failed: OSError: disk is gone"):
         dimat.match(perceptron(), state, state, batches())
+
+
+class Sorted(nn.Module):
+    """A network whose hidden units have an order: each is added to those before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(64, 6), nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.into(x.flatten(1)).cumsum(1))
+
+
+def test_a_model_of_which_nothing_moves_is_said_to_be_merged_as_it_is(tmp_path: Path) -> None:
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    notes: list[str] = []
+    merged = dimat.merge(Sorted(), [Sorted(), Sorted()], [torch.randn(20, 64)])
+    assert len(merged.notes) == 1
+    assert "nothing of the model can be permuted (the order along this axis" in merged.notes[0]
+    own = {"agents": 2, "rounds": 1, "pretrain_epochs": 0, "local_steps": 1, "threads": 1}
+    for method, said in (("dimat", True), ("wa", False)):
+        notes.clear()
+        out = str(tmp_path / method)
+        dimat.run(own, Told(), model=Sorted, method=method, controls=(), topology="full", out=out)
+        assert (merged.notes[0] in notes) == said

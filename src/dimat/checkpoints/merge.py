@@ -267,7 +267,7 @@ def _merge(
     matchings = parents.match(matcher, weights)
     aligned = parents.align(matchings)
     moved = moved_values(parents, combiner, values, matchings)
-    notes = parents.notes
+    notes = parents.all_notes
     if continuous:
         aligned, note = parents.rotate(aligned)
         notes = (*notes, note)

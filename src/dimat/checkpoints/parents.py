@@ -37,6 +37,7 @@ from dimat.merging import Combiner, StatisticsCombiner, calibrated_norms, predic
 from dimat.state import State, extras_of, put_into, state_of, tensors_of
 from dimat.symmetry import Analysis, Symmetry, analyze_within
 from dimat.symmetry.continuous import continuous_symmetry
+from dimat.symmetry.symmetry import nothing_moves
 from dimat.text import brief
 
 
@@ -185,6 +186,12 @@ class Parents:
             found = self._analyze(model)
             check_heads(found, self.differing)
             return found
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """The notes, and one more if no unit of the model may move."""
+        symmetry = self.analysis.symmetry
+        return self.notes if symmetry.groups else (*self.notes, nothing_moves(symmetry))
 
     def _analyze(self, model: nn.Module) -> Analysis:
         """The analysis of a model that differs from that of the parents in its head only."""

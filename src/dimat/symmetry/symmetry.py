@@ -436,6 +436,20 @@ def _parse(content: dict[str, Any]) -> Symmetry:
     )
 
 
+def nothing_moves(symmetry: Symmetry) -> str:
+    """The note on a model without groups, with the first reason for it.
+
+    Args:
+        symmetry: A symmetry that has no group.
+    """
+    pins = [pin for pin in symmetry.pinned if not pin.inherent] or list(symmetry.pinned)
+    why = f" ({pins[0].why}, {pins[0].operator} at {pins[0].where})" if pins else ""
+    return (
+        f"nothing of the model can be permuted{why}: all units are combined as they are, and "
+        "nothing is aligned; 'dimat symmetry' shows why"
+    )
+
+
 def _parse_label(label: dict[str, Any] | None, key: str, count: int) -> Label:
     if label is None:
         return FIXED

@@ -30,6 +30,7 @@ from dimat.experiment.running.vectorized import tried
 from dimat.experiment.setup import Setup, make_setup
 from dimat.methods import METHODS, check_needs
 from dimat.symmetry import Symmetry
+from dimat.symmetry.symmetry import nothing_moves
 
 _TIMES = 64  # times of a randomly varying graph that are checked before training
 
@@ -208,8 +209,10 @@ class Runner:
             )
         if any(method.needs_analysis for method in methods.values()):
             self._progress.stage("proving the model's symmetry", 1)
-            _ = setup.analysis  # raises for a model that cannot be exported
+            symmetry = setup.analysis.symmetry  # raises for a model that cannot be exported
             self._progress.advance()
+            if not symmetry.groups:
+                self._progress.note(nothing_moves(symmetry))
 
     def _method(
         self, setup: Setup, name: str, folder: RunFolder | None, home: RunFolder | None

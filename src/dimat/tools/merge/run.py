@@ -76,7 +76,7 @@ def align_checkpoints(config: AlignConfig, progress: Progress | None = None) -> 
         aligned = parents.rounded(states[1], 1)
     symmetry = parents.analysis.symmetry
     fits = parent_fits(symmetry, matchings)
-    notes = (*inputs.notes, *parents.notes, *turned)
+    notes = (*inputs.notes, *parents.all_notes, *turned)
     written = inputs.in_layout(aligned, config.written[0][1])
     return AlignResult(config, (written,), symmetry.digest, fits, notes)
 
@@ -155,7 +155,7 @@ def merge_checkpoints(config: MergeConfig, progress: Progress | None = None) -> 
         comparison,
         chosen is not None,
         stages.seconds,
-        (*inputs.notes, *parents.notes, *turned, *_kept(config, kept, len(merged))),
+        (*inputs.notes, *parents.all_notes, *turned, *_kept(config, kept, len(merged))),
         tuple(sorted(kept)),
         symmetry.coverage,
         tuple(f"{own.why} ({own.operator} at {own.where})" for own in symmetry.pinned),

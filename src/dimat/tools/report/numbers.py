@@ -16,13 +16,15 @@ _SPENT = ("sent_bytes", "epochs", "busy_s")
 def numbers(compared: Compared) -> str:
     """The text of ``data.csv``: a row for each round of each run; percentages are fractions.
 
+    ``measured`` is the number of agents that the mean and the ends are of.
+
     Args:
         compared: Content of the report.
     """
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     scores = [f"test_{compared.metric.name}_{kind}" for kind in ("mean", "min", "max")]
-    measured = ["round", "phase", "agents", *scores, *_SPENT]
+    measured = ["round", "phase", "measured", *scores, *_SPENT]
     writer.writerow(["folder", "method", *compared.differing, "seed", "finished", *measured])
     for series in compared.series:
         for run in series.runs:
