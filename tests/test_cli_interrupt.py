@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -200,3 +201,18 @@ def test_an_interrupt_that_leaves_a_lock_in_disorder_is_an_interrupt() -> None:
         work()
     with pytest.raises(ValueError, match="x"), if_interrupted(lambda: "again"):
         raise ValueError("x")
+
+
+def test_a_run_that_is_terminated_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
+) -> None:
+    def terminated(self: LiveProgress, description: str, total: int) -> None:
+        if description == "wa":
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    patch.setattr(LiveProgress, "stage", terminated)
+    assert said(capsys, "run", *QUICK, "--out=here").endswith(
+        "kept in here: 'dimat resume here' goes on from its last checkpoint\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -99,6 +99,26 @@ def test_a_model_of_the_wrong_output_width_is_refused(
     assert all(word in err for word in ("too_wide:factory", "11", "10")), err
 
 
+def test_a_factory_that_makes_another_architecture_for_each_agent_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Path("of_any_width.py").write_text(
+        "from itertools import count\n"
+        "from torch import nn\n"
+        "widths = count(8)\n"
+        "def factory(*, num_outputs):\n"
+        "    width = next(widths)\n"
+        "    layers = nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_outputs)\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for more in ([], ["--vectorize=1"]):
+        err = refusal(capsys, "--model=of_any_width:factory", *more)
+        assert "model 'of_any_width:factory': that of agent " in err
+        assert "'1.weight' has shape" in err
+        assert "all agents need one architecture" in err
+
+
 def test_an_existing_run_folder_is_refused_unless_overwrite(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.exchange.threads import peers_file
 
+from dimat.cli import main
 from dimat.errors import ConfigError, DimatError, TopologyError
 from dimat.experiment.config.config import (
     ExchangeConfig,
@@ -88,3 +89,23 @@ def test_what_protected_the_connections_is_on_record_however_often_it_changed(
 
     report([str(folder)], tmp_path / "report")
     assert found in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_an_agent_that_met_nobody_fails_and_its_folder_is_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    peers_file(tmp_path, 2)
+    quick = ["--agents=2", "--rounds=2", "--pretrain_epochs=0", "--local_steps=1", "--threads=1"]
+    command = ["agent", *quick, "--id=1", "--peers=peers.yaml", "--insecure", "--out=own"]
+    assert main([*command, "--exchange.timeout_s=0.01"]) == 1
+    folder = Path("own/agent-001")
+    said = f"agent 1 merged with nobody in 2 rounds, it has only trained: {folder}/incidents.jsonl"
+    assert said in capsys.readouterr().err
+    assert (folder / "summary.json").exists()
+    for other in ("resume", "finish"):
+        assert main([other, str(folder)]) == 2
+        assert f"{folder} is of one agent, which the 'dimat agent' command" in (
+            capsys.readouterr().err
+        )
+    assert main([*command, "--exchange.timeout_s=0.01", "--method=local", "--overwrite"]) == 0

@@ -82,7 +82,7 @@ def test_a_run_without_all_states_is_refused(
         (tmp_path / "run" / "states" / f"agent-{agent:03d}.safetensors").unlink()
     (tmp_path / "run" / "summary.json").write_text("{}")
     assert main(["finish", str(tmp_path / "run")]) == 2  # one state of three is no pooled network
-    assert "has states of 1 agents, of 3" in capsys.readouterr().err
+    assert "has states of 1 agent, of 3" in capsys.readouterr().err
 
 
 def with_settings(folder: Path, copy: Path, changes: Mapping[str, object]) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from dimat.errors import ConfigError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import load_config
 from dimat.experiment.record.environment import environment
-from dimat.experiment.record.run_folder import RunFolder
+from dimat.experiment.record.run_folder import RunFolder, check_out
 from dimat.state import load_state
 
 
@@ -52,6 +53,31 @@ def test_summary_and_states_can_be_read_back(tmp_path: Path) -> None:
     state = load_state(folder.path / "states" / "agent-007.safetensors")
     torch.testing.assert_close(state["weight"], torch.arange(3.0))
     assert not list(folder.path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_states_can_be_read_by_whom_the_files_beside_them_can(
+    tmp_path: Path, mask: int, mode: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        folder = create(tmp_path / "run")
+        folder.write_json("summary", {})
+        folder.write_state(0, {"weight": torch.zeros(2)})
+        assert os.umask(mask) == mask  # is as it was
+    finally:
+        os.umask(before)
+    for name in ("summary.json", "states/agent-000.safetensors"):
+        assert (folder.path / name).stat().st_mode & 0o777 == mode
+
+
+def test_a_run_that_is_begun_and_not_done_can_be_gone_on_with(tmp_path: Path) -> None:
+    folder = create(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"exists: .*; 'dimat resume .*run' goes on with the run"):
+        check_out(folder.path, overwrite=False)
+    folder.write_json("summary", {})
+    with pytest.raises(ConfigError, match=r"\(in Python overwrite=True\)$"):
+        check_out(folder.path, overwrite=False)
 
 
 def test_a_run_that_is_replaced_leaves_none_of_its_records(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dimat.cli.stop import stoppable
 from dimat.experiment.running.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def world_of(config: RunConfig) -> Iterator[World]:
     from dimat.exchange.world import SINGLE_PROCESS
 
     if not torchrun.launched():
-        yield SINGLE_PROCESS
+        with stoppable():
+            yield SINGLE_PROCESS
         return
     if config.device == "cuda":  # the GPU of the process's local rank
         import torch

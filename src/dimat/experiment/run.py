@@ -19,7 +19,13 @@ from dimat.experiment.config.validate import validate
 from dimat.experiment.given import Given, check_same, given_of, is_object
 from dimat.experiment.progress import LiveProgress, Progress, Silent, reading
 from dimat.experiment.record.results import RunResult
-from dimat.experiment.record.run_folder import check_out, check_place, is_false_start, is_run_folder
+from dimat.experiment.record.run_folder import (
+    check_out,
+    check_place,
+    is_false_start,
+    is_run_folder,
+    refuse_of_agent,
+)
 from dimat.experiment.running.runner import Runner
 from dimat.symmetry import Symmetry
 
@@ -222,6 +228,7 @@ def begun(folder: Path, max_wall_s: float | None = None) -> RunConfig:
         )
     if not is_run_folder(folder):
         raise ConfigError(f"{folder} is not a run folder: it lacks config.yaml or environment.json")
+    refuse_of_agent(folder)
     read = load_config(folder / "config.yaml")
     config = dataclasses.replace(read, out=str(folder), max_wall_s=max_wall_s)
     validate(config)

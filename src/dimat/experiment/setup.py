@@ -28,7 +28,7 @@ from dimat.data import (
 )
 from dimat.data.dataset import Part, Tell
 from dimat.data.partition import check_batches
-from dimat.errors import ConfigError, DataError, ModelError
+from dimat.errors import ConfigError, DataError, ModelError, StructureError
 from dimat.experiment.config.config import OptimizerConfig, RunConfig, TopologyConfig
 from dimat.experiment.config.places import AGENT
 from dimat.experiment.config.rules import broken_rule
@@ -51,7 +51,7 @@ from dimat.losses import NOT_TRUE_WEIGHT, LocalLoss, loss_of_counts
 from dimat.methods import Method, check_combiner
 from dimat.metric import Metric
 from dimat.models import build_for_input, check_outputs
-from dimat.state import tensors_of
+from dimat.state import check_same_structure, tensors_of
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.tasks import TASKS, Task
 from dimat.topology import Network, build_topology
@@ -214,7 +214,27 @@ class Setup:
 
         Args:
             agent: Number of the agent; with ``init`` shared all agents get the same model.
+
+        Raises:
+            ModelError: If it is of another architecture than the first that was made of agent 0.
         """
+        model = self._built(agent)
+        try:
+            own = tensors_of(model.state_dict())
+            check_same_structure(self._structure, own, f"that of agent {agent}")
+        except StructureError as error:
+            raise ModelError(
+                f"model '{self.config.model}': {error}; all agents need one architecture, which "
+                "every call of a factory must make"
+            ) from None
+        return model
+
+    @cached_property
+    def _structure(self) -> Mapping[str, Tensor]:
+        """The entries of agent 0's model, of which names, shapes and types count."""
+        return tensors_of(self._built(0).state_dict())
+
+    def _built(self, agent: int) -> nn.Module:
         config = self.config
         number = 0 if config.init == "shared" else agent
         with torch.random.fork_rng(devices=[]):

@@ -16,6 +16,7 @@ from dimat.errors import ExchangeError
 from dimat.experiment.config.parse import Parser, config_of, settings_parser
 from dimat.experiment.config.places import check_path, endpoint
 from dimat.experiment.config.validate import check_id, validate
+from dimat.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +75,11 @@ def _first() -> dict[str, str]:
 
 
 def execute(settings: Namespace) -> None:
-    """Run one agent, and print its results and its run folder."""
+    """Run one agent, and print its results and its run folder.
+
+    Raises:
+        ExchangeError: If all its neighbors were lost in every round.
+    """
     own = {name: settings.pop(name) for name in _OWN}
     config = config_of(settings)
     _check(own)
@@ -110,6 +115,11 @@ def execute(settings: Namespace) -> None:
     console.print(single_agent_table(result))
     folder = f"run folder: {result.folder}"
     console.print(folder, markup=False, highlight=False, soft_wrap=True)
+    if result.incidents and not any(result.exchanged.values()):
+        raise ExchangeError(
+            f"agent {result.agent} merged with nobody in {counted(result.rounds, 'round')}, it has "
+            f"only trained: {result.folder / 'incidents.jsonl'} says why"
+        )
 
 
 def _tell(console: Console, agent: int, found: Sequence[Finding]) -> None:

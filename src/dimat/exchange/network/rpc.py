@@ -21,7 +21,7 @@ __all__ = ["grpc", "in_short"]
 
 _OF_ANOTHER = "its certificate is refused: of another agent or run"
 _UNKNOWN = "its host is not known here"
-_CLOSES = "it closes the connection: it may refuse our certificate, or talk TLS"
+_CLOSES = "it closed the connection: it was stopped, refuses our certificate, or has none itself"
 # What gRPC says of a connection that did not come about, and what it means; the first that fits.
 _MEANINGS = {
     "Connection refused": "nobody listens there",

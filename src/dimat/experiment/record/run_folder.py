@@ -44,11 +44,12 @@ from dimat.experiment.recipe import recipe
 from dimat.experiment.record.environment import environment
 from dimat.experiment.record.lines import LINES, LineFiles, to_json
 from dimat.experiment.record.locks import HOLDER, LOCK, alone
-from dimat.files import read_regular
+from dimat.files import read_json, read_regular
 from dimat.state import load_state, put_into, save_state
 
 OVERWRITE = "--overwrite true (in Python overwrite=True)"  # the setting, in error messages
 _SIGNS = ("config.yaml", "environment.json")  # files that every run folder has once it is begun
+_MOST_FACTS = 1 << 20  # bytes of environment.json
 _BEGINS = ".begins"  # a file that exists while a run folder is made, or an earlier run removed
 _LOCKS = (LOCK, HOLDER)
 # Contents, folders with a slash, of a run that was killed before it had written ``.begins``, and of
@@ -302,7 +303,9 @@ def check_out(path: Path, *, overwrite: bool) -> None:
     if path.is_dir() and (not any(path.iterdir()) or is_false_start(path)):
         return
     if path.exists() and not overwrite:
-        raise ConfigError(f"setting 'out': {path} exists: use another, or {OVERWRITE}")
+        open_run = is_run_folder(path) and not (path / "summary.json").exists()
+        way = f"; 'dimat resume {path}' goes on with the run in it" if open_run else ""
+        raise ConfigError(f"setting 'out': {path} exists: use another, or {OVERWRITE}{way}")
     if path.exists() and not is_run_folder(path):
         raise ConfigError(
             f"setting 'out': {path} is not a run folder (it lacks {' or '.join(_SIGNS)}) "
@@ -314,6 +317,19 @@ def is_run_folder(path: Path) -> bool:
     """Whether a run was begun in a folder."""
     begun = all((path / name).is_file() for name in _SIGNS)
     return begun and not (path / _BEGINS).exists()
+
+
+def refuse_of_agent(path: Path) -> None:
+    """Refuse the folder of an agent that runs by itself, where that of a whole run is asked for.
+
+    Raises:
+        ConfigError: If it is one.
+    """
+    if "connections" in read_json(path / "environment.json", _MOST_FACTS, RecordError):
+        raise ConfigError(
+            f"{path} is of one agent, which the 'dimat agent' command that began it goes on with; "
+            "its network is in its states/"
+        )
 
 
 def is_false_start(path: Path) -> bool:

@@ -24,13 +24,14 @@ from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import load_config
 from dimat.experiment.config.validate import validate
 from dimat.experiment.progress import Progress, Silent
-from dimat.experiment.record.run_folder import is_run_folder
+from dimat.experiment.record.run_folder import is_run_folder, refuse_of_agent
 from dimat.experiment.setup import Setup, make_setup
 from dimat.merging import calibrated_norms, mix
 from dimat.merging.layerwise.ridge_head import feature_sums, head_of, with_ridge_head
 from dimat.methods import METHODS
 from dimat.state import State, check_same_structure, load_state, num_bytes, state_of
 from dimat.tasks import TASKS
+from dimat.text import counted
 from dimat.tools.records.read import is_finished
 from dimat.training.trainer import LocalTrainer
 
@@ -77,6 +78,7 @@ def finish(folder: str | Path, progress: Progress | None = None) -> list[Finishe
     folder, progress = Path(folder), progress or Silent()
     if not is_run_folder(folder):
         raise RecordError(f"'{folder}' is no run folder: give one that dimat run has written")
+    refuse_of_agent(folder)
     config = load_config(folder / "config.yaml")
     validate(config)
     if not TASKS[config.task].has_classes:
@@ -108,8 +110,8 @@ def _states(folder: Path, method: str, config: RunConfig) -> list[State]:
     agents = 1 if METHODS[method].scope == "pooled" else config.agents
     if len(paths) != agents or not is_finished(folder):
         raise RecordError(
-            f"'{folder}' has states of {len(paths)} agents, of {agents}: give the folder of "
-            "a run that is done (dimat resume goes on with one that is not)"
+            f"'{folder}' has states of {counted(len(paths), 'agent')}, of {agents}: give the "
+            "folder of a run that is done (dimat resume goes on with one that is not)"
         )
     return [load_state(path) for path in paths]
 
