@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.exchange.threads import peers_file
+from tests.exchange.threads import LONG_S, SOON_S, peers_file, together
 
 from dimat.cli import main
 from dimat.errors import ConfigError, DimatError, TopologyError
@@ -17,6 +18,7 @@ from dimat.experiment.config.config import (
     RunConfig,
     TopologyConfig,
 )
+from dimat.experiment.progress import Silent
 from dimat.experiment.single_agent.run import AgentSite, run_agent
 from dimat.tools.report.write import report
 
@@ -109,3 +111,30 @@ def test_an_agent_that_met_nobody_fails_and_its_folder_is_no_run(
             capsys.readouterr().err
         )
     assert main([*command, "--exchange.timeout_s=0.01", "--method=local", "--overwrite"]) == 0
+
+
+def test_what_keeps_a_neighbor_away_is_said_while_it_is_waited_for(tmp_path: Path) -> None:
+    class Enough(Exception):
+        """It was said, so nobody waits any longer."""
+
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+            if "has other settings: 'batch_size' is " in text:
+                both.wait(SOON_S)  # whoever ends sooner is not seen by the other
+                raise Enough
+
+    notes: list[str] = []
+    both = threading.Barrier(2)
+    peers, patient = peers_file(tmp_path, 2), ExchangeConfig(timeout_s=LONG_S)
+    config = replace(SMALL, agents=2, rounds=1, exchange=patient, out=str(tmp_path / "out"))
+
+    def run(agent: int) -> None:
+        own = replace(config, batch_size=16 + agent)
+        with pytest.raises(Enough):
+            run_agent(own, agent, AgentSite(peers, insecure=True), Told())
+
+    together([lambda i=i: run(i) for i in range(2)])  # type: ignore[misc]
+    said = sorted(text for text in notes if "other settings" in text)
+    assert [text[:7] for text in said] == ["agent 0", "agent 1"]
+    assert all(text.count("agent ") == 1 for text in said)

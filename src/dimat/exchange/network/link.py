@@ -18,6 +18,7 @@ from dimat.exchange.handshake import check_terms
 from dimat.exchange.network.stream import Stream
 from dimat.exchange.wire import Frame, Kind, check_brief, said
 
+NOT_YET = "not connected yet"
 _STIRS = 2  # a beat of the thread that talks
 _MOST_MAIL = 16  # of an agent; only one that does not listen to us can be so far ahead
 _REST = 9.0  # times the processor time of a beat, or of a message for which there was no room
@@ -78,7 +79,7 @@ class Link:
         self._greeting, self._changed = greeting, changed
         self.waits = False  # for others, as the other end says
         self.stirs = False  # it came to talk, and did not as it thought that we would not
-        self.status, self.why, self.epoch = Status.DOWN, "not connected yet", 0
+        self.status, self.why, self.epoch = Status.DOWN, NOT_YET, 0
         self.greeting: Mapping[str, Any] = {}
         self.refusal = ""  # why the other end refuses us, as it last said
         self.stream: Stream | None = None

@@ -153,20 +153,35 @@ class Neighborhood:
             inbox = self._exchange(step, number, own)
             number += 1
 
-    def await_neighbors(self, neighbors: Collection[int], wait_s: float) -> list[int]:
+    def await_neighbors(
+        self,
+        neighbors: Collection[int],
+        wait_s: float,
+        heed: Callable[[Mapping[int, str]], object] = lambda why: None,
+    ) -> list[int]:
         """Wait until edges to all have formed; those that have not after so many seconds.
 
         Who has said goodbye is not waited for: it may have come and gone before we looked.
+
+        Args:
+            neighbors: Numbers of agents.
+            wait_s: Seconds.
+            heed: Called with what keeps the edges from forming, by agent, when it has changed.
         """
         links = [self._endpoint.to(j) for j in neighbors]
-        end = time.monotonic() + wait_s
-        with self._endpoint.changed:
-            while any(link.status in (Status.DOWN, Status.DIFFERS) for link in links):
+        end, known = time.monotonic() + wait_s, dict[int, str]()
+        while True:
+            with self._endpoint.changed:
+                waits = [x for x in links if x.status in (Status.DOWN, Status.DIFFERS)]
                 left = end - time.monotonic()
-                if left <= 0:
-                    break
-                self._endpoint.changed.wait(min(left, 1.0))
-            return [link.them for link in links if link.status is not Status.UP]
+                if not waits or left <= 0:
+                    return [link.them for link in links if link.status is not Status.UP]
+                why = {link.them: link.why for link in waits}
+                if why == known:
+                    self._endpoint.changed.wait(min(left, 1.0))
+                    continue
+            known = why
+            heed(why)
 
     def news(self) -> dict[int, Mapping[str, Any]]:
         """The last that each neighbor within reach has said of itself."""

@@ -17,14 +17,16 @@ if "grpc" not in sys.modules:  # otherwise whoever wants TLS is told, and nobody
 
 import grpc
 
-__all__ = ["grpc", "in_short"]
+__all__ = ["NOBODY", "grpc", "in_short"]
+
+NOBODY = "nobody listens there"
 
 _OF_ANOTHER = "its certificate is refused: of another agent or run"
 _UNKNOWN = "its host is not known here"
 _CLOSES = "it closed the connection: it was stopped, refuses our certificate, or has none itself"
 # What gRPC says of a connection that did not come about, and what it means; the first that fits.
 _MEANINGS = {
-    "Connection refused": "nobody listens there",
+    "Connection refused": NOBODY,
     "certificate has expired": "its certificate is refused: it, or its CA's, has expired",
     "certificate is not yet valid": "its certificate is refused: not valid yet, by our clock",
     "unable to get local issuer": "its certificate is refused: of a CA that is not in our ca.pem",

@@ -16,9 +16,10 @@ from torch import Tensor
 from dimat.agent.membership import Membership, MembershipStatus, most_bytes
 from dimat.errors import ConfigError, StructureError, TrainingError
 from dimat.exchange import Traffic
-from dimat.exchange.network.link import Rules
+from dimat.exchange.network.link import NOT_YET, Rules
 from dimat.exchange.network.metrics import serve_metrics
 from dimat.exchange.network.neighborhood import Neighborhood
+from dimat.exchange.network.rpc import NOBODY
 from dimat.exchange.network.site import AgentSite
 from dimat.exchange.tree import pack, unpack
 from dimat.experiment.callbacks import Callback
@@ -42,6 +43,7 @@ from dimat.training.snapshot import Snapshot
 from dimat.training.trainer import LocalTrainer
 
 _BETWEEN_S = 20.0  # seconds between checkpoints: a kill loses this and an epoch, at most
+_JUST_AWAY = (NOT_YET, NOBODY)  # of an edge to an agent that has not begun, perhaps
 _LOOK_S = 3.0  # seconds that an agent waits, before pre-training, for neighbors that are ahead
 
 # Prepares planned faults, from the agent's number, the file of those that have struck, and the
@@ -132,6 +134,7 @@ class SingleAgentRun:
         self.log = IncidentLog(self.folder, self.progress.note)
         self.classes = ClassRecords(self.folder)
         self.event: Callable[..., object] = lambda kind, **facts: None
+        self._away: dict[int, str] = {}  # why neighbors have not come yet, as was last seen
 
     def run(
         self,
@@ -310,22 +313,51 @@ class SingleAgentRun:
             self.folder.rewind({})
         self.membership.speak(self.done, agent.gauge)
         if not found:
-            self.neighborhood.await_neighbors(others, min(_LOOK_S, config.exchange.timeout_s))
+            self._await(others, min(_LOOK_S, config.exchange.timeout_s), quietly=True)
             self.done = self.membership.catch_up(0, None, empty_handed=True)
             self._begin_logs(-1)
             if not self.done:
                 self._pretrain(agent)
-        missing = self.neighborhood.await_neighbors(others, config.exchange.timeout_s)
+        missing = self._await(others, config.exchange.timeout_s)
         if found and not missing:
             self._go_back(agent)
         if found:
             self._begin_logs(self.done)
         self._tell(agent)
         for j in missing:
-            self.progress.note(f"agent {j} is not there yet; it is not waited for any longer")
+            self.progress.note(
+                f"agent {j} is not waited for any longer: {self._away.get(j, 'it left')}"
+            )
         if not config.rounds:
             self.folder.write_state(self.index, agent.evaluated_state())
         return agent
+
+    def _await(self, others: Sequence[int], wait_s: float, *, quietly: bool = False) -> list[int]:
+        """Wait for neighbors, and say what keeps them away as soon as that is known.
+
+        Args:
+            others: Their numbers.
+            wait_s: Seconds.
+            quietly: Whether nothing is said of those who have just not begun.
+
+        Returns:
+            Those who have not come.
+        """
+        said = quietly or wait_s < 1
+
+        def heed(why: Mapping[int, str]) -> None:
+            nonlocal said
+            if not said:
+                who = f"{'agent' if len(why) == 1 else 'agents'} {', '.join(map(str, why))}"
+                self.progress.note(f"waiting for {who}, {wait_s:g} s at most")
+                said = True
+            for j, reason in why.items():
+                if reason not in (self._away.get(j), *_JUST_AWAY):
+                    who = "" if reason.startswith(f"agent {j} ") else f"agent {j}: "
+                    self.progress.note(f"{who}{reason}")
+            self._away.update(why)
+
+        return self.neighborhood.await_neighbors(others, wait_s, heed)
 
     def last_checkpoint(self, refused: Callable[[str], None]) -> Checkpoint | None:
         """The checkpoint that the run goes on from; None if there is none that can be used.
