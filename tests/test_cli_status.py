@@ -27,7 +27,7 @@ from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import PeersFile
 from dimat.exchange.network.security import Security
 from dimat.exchange.network.site import AgentSite
-from dimat.exchange.network.status import Answer, read_status
+from dimat.exchange.network.status import Answer, StatusReport, read_status
 
 HOSTILE = "\x1b[2J" + "x" * 900
 Ask = Callable[..., tuple[int, str, str]]
@@ -143,7 +143,7 @@ def test_agents_that_do_not_answer_are_rows_with_the_reason_and_the_exit_code_is
     }
     code, out, _ = ask(tmp_path / "peers.yaml", "--json", "--insecure", "--name", RUN)
     assert code == 1
-    assert all("it closes the connection" in own["why"] for own in lines(out).values())
+    assert all("it closed the connection" in own["why"] for own in lines(out).values())
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -272,3 +272,11 @@ def test_what_comes_of_a_talk_is_not_in_the_way_of_the_status(pair: list[Neighbo
     assert found == [{"1": {"link": "up", "why": ""}}, {"0": {"link": "up", "why": ""}}]
     pair[0].close()
     until(lambda: pair[1].status["neighbors"]["0"]["link"] == "left")
+
+
+def test_what_one_end_only_listens_to_counts_at_neither() -> None:
+    report = StatusReport()
+    report.note(1, [1, 2], [Incident(2, "quiet", "it listens")])
+    assert (dict(report.exchanged), report.work["heard"]) == ({1: 1}, [1])
+    report.note(2, [1, 2], [], quiet=True)  # it listens itself
+    assert (dict(report.exchanged), report.work["heard"]) == ({1: 1}, [1, 2])

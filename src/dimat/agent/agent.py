@@ -314,7 +314,10 @@ class Agent:
             raise
         self.history.append(result)
         self._neighborhood.report.note(
-            result.round, [*result.heard, *(x.agent for x in result.incidents)], result.incidents
+            result.round,
+            [*result.heard, *(x.agent for x in result.incidents)],
+            result.incidents,
+            quiet=self._neighborhood.quiet,
         )
         self._tell(disagreement=result.disagreement, match_s=result.match_s, merge_s=result.merge_s)
         return result
