@@ -53,7 +53,7 @@ class Experiment:
 
     @property
     def agents(self) -> list[int]:
-        """Numbers of agents; twenty cannot share out ten classes."""
+        """Numbers of agents; by class ten at most share out ten classes."""
         return [5, 10] if self.data == "cifar10" and self.split != "iid" else [5, 10, 20]
 
     def settings(self) -> dict[str, object]:
