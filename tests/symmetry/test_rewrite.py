@@ -170,3 +170,19 @@ def test_outputs_that_are_rewritten_are_outputs_still(kind: str) -> None:
     for name, value in zip(found.outputs, expected, strict=True):
         run.advance(nodes[name])
         torch.testing.assert_close(run.value(nodes[name]), value)
+
+
+def first_four(h: Tensor) -> Tensor:
+    h[:4] = h[:4].relu()
+    return h
+
+
+def test_a_write_to_as_many_samples_as_the_example_has_is_no_write_to_all() -> None:
+    model, x = Written(first_four), torch.randn(4, 5)
+    for training in (False, True):
+        found = trace(model, (x,), training=training)
+        more = torch.randn(4 if found.batch_size else 6, 5)
+        run = PartialInterpreter(found, model.state_dict(), (more,))
+        node = next(n for n in found.graph.nodes if n.name == found.outputs[0])
+        run.advance(node)
+        torch.testing.assert_close(run.value(node), model(more))

@@ -47,7 +47,7 @@ def _unstack(graph: fx.Graph) -> dict[str, str]:
     names = {}
     for node in list(graph.nodes):
         num_states = _STACKED.get(node.target)
-        if num_states and node.args[4] > 1:
+        if num_states and len(node.args) == len(_NAMES) and node.args[4] > 1:
             results = _layers(node, num_states)
             for user in list(node.users):
                 names[user.name] = _replace(user, results[user.args[1]]())
@@ -66,13 +66,18 @@ def _leave_out_whole_writes(graph: fx.Graph) -> dict[str, str]:
             continue
         given: dict[str, Any] = dict(zip(_WRITE, node.args, strict=False))
         source, own = given["src"], given["self"].meta["val"]
-        end, size = given.get("end"), own.shape[given.get("dim", 0)]
-        ends = end is None or (isinstance(end, int) and end >= _ENDLESS) or end == size
+        ends = _reaches(given.get("end"), own.shape[given.get("dim", 0)])
         begins = given.get("start") in (None, 0) and given.get("step", 1) == 1
         if begins and ends and source.meta["val"].dtype == own.dtype:
             names = {k: source.name if v == node.name else v for k, v in names.items()}
             names[node.name] = _replace(node, source)
     return names
+
+
+def _reaches(end: object, size: int | torch.SymInt) -> bool:
+    """Whether a slice reaches the end of its axis; how long one of free size is, nobody knows."""
+    least = size if isinstance(size, int) else _ENDLESS
+    return end is None or (isinstance(end, int) and end >= least)
 
 
 def _replace(node: fx.Node, value: fx.Node) -> str:
