@@ -37,7 +37,7 @@ def leave_out(command: str, modules: str, after: str = "", code: int = 0) -> Non
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert done.stderr if code == 2 else done.stdout
 
 
 @pytest.mark.parametrize("command", ["--help", "--version", "run --help", "certificates --help"])
@@ -62,6 +62,15 @@ def test_agents_are_asked_and_certificates_are_shown_without_pytorch(tmp_path: P
     leave_out(f"status {peers} --insecure", "torch scipy numpy plotly", code=1)
     leave_out(f"certificates init --run r --out {ca}", "torch scipy numpy grpc")
     leave_out(f"certificates show {ca}", "torch scipy numpy grpc")
+
+
+@pytest.mark.parametrize("site", ["--insecure --peers none", "--peers all", "--certificates no"])
+def test_an_agent_looks_at_its_site_before_pytorch_is_there(tmp_path: Path, site: str) -> None:
+    all_peers = tmp_path / "all"
+    all_peers.write_text(f'0: {{address: "{HOST}:1"}}\n1: {{}}\n')
+    known = "" if "--peers" in site else f"--peers {all_peers}"
+    own = site.replace("--peers all", f"--peers {all_peers}")
+    leave_out(f"agent --agents 2 --id 0 {own} {known}", "torch", code=2)
 
 
 def test_a_run_on_digits_imports_no_reports_agents_apart_or_scikit_learn(tmp_path: Path) -> None:

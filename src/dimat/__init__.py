@@ -103,6 +103,8 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Public names are imported when first used, so that ``dimat --help`` answers at once."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("dimat")
     if name in _PACKAGES:
         return import_module(f"dimat.{name}")
     if name not in _HOMES:
@@ -112,4 +114,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """Public names, those that are not imported yet too."""
-    return [*__all__, *_PACKAGES]
+    return [*__all__, *_PACKAGES, "__version__"]

@@ -169,6 +169,15 @@ def shown(said: object, most: int = MOST_SHOWN) -> str:
     return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be read: of an ``OSError`` without its number, and the path again.
+
+    >>> reason(FileNotFoundError(2, "No such file or directory", "peers.yaml"))
+    'No such file or directory'
+    """
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; its type if it says nothing.
 

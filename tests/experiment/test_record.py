@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import dimat
 from dimat.errors import ConfigError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import load_config
@@ -105,7 +106,7 @@ def test_the_environment_says_what_it_ran_on(
     folder = create(tmp_path / "run")
     found = json.loads((folder.path / "environment.json").read_text())
     assert found == environment()
-    assert found["torch"] == torch.__version__
+    assert (found["torch"], found["dimat"]) == (torch.__version__, dimat.__version__)
     assert found["threads"] == torch.get_num_threads()
     assert {"python", "numpy", "scipy", "dimat", "platform", "cpu", "cores", "gpu"} <= found.keys()
     assert found["git_commit"] is None  # tmp_path is no checkout

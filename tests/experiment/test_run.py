@@ -26,6 +26,8 @@ from dimat.experiment.config.config import (
 from dimat.experiment.config.parse import load_config
 from dimat.experiment.record.summary import best_round
 from dimat.merging import COMBINERS, AdapterCombiner
+from dimat.methods import METHODS, Method, RoundContext, RoundResult
+from dimat.methods.messages import swap_states
 from dimat.tasks import Metric
 from dimat.training.trainer import LocalTrainer
 
@@ -63,6 +65,45 @@ def test_a_control_gives_the_metrics_that_its_own_run_gives(tmp_path: Path) -> N
     beside = dimat.run(replace(SMALL, out=str(tmp_path / "a")))
     alone = dimat.run(replace(SMALL, method="wa", controls=(), out=str(tmp_path / "b")))
     assert timeless(beside.folder / "controls" / "wa") == timeless(alone.folder)
+
+
+class Returning(Method):
+    """A merge that returns no result."""
+
+    exchanges = "rounds"
+
+    def merge(self, me: RoundContext) -> Any:
+        yield from swap_states(me, None)
+        return me.state
+
+
+class Unyielding(Method):
+    """A merge that is no generator."""
+
+    exchanges = "rounds"
+
+    def merge(self, me: RoundContext) -> Any:
+        return RoundResult(me.state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Returning, "Returning.merge returns what is of type dict: must return a RoundResult"),
+        (Unyielding, "Unyielding.merge is no generator, .* RoundResult: it must yield its steps"),
+    ],
+)
+def test_a_merge_that_is_none_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Method], said: str
+) -> None:
+    monkeypatch.setitem(METHODS, "mine", kind)
+    quick = replace(SMALL, agents=2, rounds=1, pretrain_epochs=0, topology=TopologyConfig("ring"))
+    with pytest.raises(ConfigError, match=said):
+        dimat.run(quick, method="mine", controls=(), out=str(tmp_path / "run"), progress=False)
+    with pytest.raises(
+        ConfigError, match=rf"must be its name or an object of it, .* {kind.__name__}\(\)"
+    ):
+        dimat.run(quick, method=kind, out=str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

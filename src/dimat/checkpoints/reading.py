@@ -100,8 +100,9 @@ def _call(batch: Any, index: int) -> ModelCall:
         call = ModelCall(tuple(batch) if isinstance(batch, (tuple, list)) else (batch,), {})
     if not call.samples:
         raise DataError(
-            f"batch {index} holds no samples: a batch is a tensor, a tuple whose first element is "
-            "the input, or a dict of keyword arguments"
+            f"batch {index} is {quoted(batch)} and holds no samples: a batch is a tensor, a tuple "
+            "whose first element is the input, or a dict of keyword arguments; arrays become "
+            "tensors by torch.from_numpy"
         )
     return call
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import networkx as nx
 
-from dimat.errors import ConfigError, TopologyError
+from dimat.errors import ConfigError, TopologyError, reason
 
 _LONGEST = 200_000_000  # characters: all edges of 5,000 agents
 
@@ -30,7 +30,7 @@ def read_edges(path: str | None, agents: int, *, directed: bool = False) -> nx.G
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(_LONGEST + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise TopologyError(f"{path}: cannot be read ({error})") from error
+        raise TopologyError(f"{path}: cannot be read ({reason(error)})") from error
     if len(text) > _LONGEST:
         raise TopologyError(f"{path}: longer than {_LONGEST:,} characters, no file of edges")
     graph: nx.Graph[int] = nx.empty_graph(agents, create_using=nx.DiGraph if directed else nx.Graph)

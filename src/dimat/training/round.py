@@ -9,13 +9,13 @@ recalibrates BatchNorm. What is exchanged, matched and mixed is the method's par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from dimat.errors import StructureError, TrainingError, in_words
-from dimat.exchange import Traffic, Transport
+from dimat.errors import ConfigError, StructureError, TrainingError, in_words, quoted
+from dimat.exchange import Talk, Traffic, Transport
 from dimat.exchange.precision import in_precision
 from dimat.methods import Method, RoundContext, RoundResult
 
@@ -84,15 +84,44 @@ def merge_round(
     """
     contexts = [agent.context(number) for agent in agents]
     with _named(where, "a method's part"):  # exchange, match, mix
-        talks = {me.agent: in_precision(method.merge(me), precision) for me in contexts}
+        talks = {me.agent: in_precision(_talk(method, me), precision) for me in contexts}
         found = transport.run(talks, {agent.index: agent.traffic for agent in agents})
-        results = [found[agent.index] for agent in agents]
+        results = [_checked(method, found[agent.index]) for agent in agents]
     if observe is not None:
         observe(contexts, results)
     with _named(where, "taking it over"):  # load, move the optimizer along, recalibrate
         both = zip(agents, contexts, results, strict=True)
         spent = [agent.take_over(me, result) for agent, me, result in both]
     return [_with_seconds(result, own) for result, own in zip(results, spent, strict=True)]
+
+
+def _talk(method: Method, me: RoundContext) -> Talk[RoundResult]:
+    """The talk of a method's merge.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    talk = method.merge(me)
+    if not isinstance(talk, Generator):
+        raise ConfigError(
+            f"{type(method).__name__}.merge is no generator, it gives what is {quoted(talk)}: it "
+            "must yield its steps, as by 'theirs = yield from swap_states(me)'"
+        )
+    return talk
+
+
+def _checked(method: Method, result: object) -> RoundResult:
+    """What a merge returned.
+
+    Raises:
+        ConfigError: If it is no result.
+    """
+    if not isinstance(result, RoundResult):
+        raise ConfigError(
+            f"{type(method).__name__}.merge returns what is {quoted(result)}: must return a "
+            "RoundResult, such as RoundResult(state, disagreement=…)"
+        )
+    return result
 
 
 def _with_seconds(result: RoundResult, seconds: float) -> RoundResult:

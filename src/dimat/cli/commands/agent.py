@@ -84,6 +84,9 @@ def execute(settings: Namespace) -> None:
     config = config_of(settings)
     _check(own)
     check_id(config, own["id"])
+    site, rehearse = _site(own), None
+    site.security(own["id"])
+    site.addresses(own["id"], [])
     with importing():
         validate(config, apart=True)
         from rich.console import Console
@@ -93,7 +96,6 @@ def execute(settings: Namespace) -> None:
         from dimat.experiment.single_agent.run import check_agent, run_agent
         from dimat.experiment.tables import single_agent_table
 
-    site, rehearse = _site(own), None
     if own["faults"] is not None:
         from dimat.testing.faults import Faults
 

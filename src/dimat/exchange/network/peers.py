@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from dimat.errors import ConfigError, first_line
+from dimat.errors import ConfigError, first_line, reason
 from dimat.exchange.network.hosts import split_address
 from dimat.plain_yaml import load_yaml
 
@@ -92,7 +92,7 @@ class PeersFile:
             found = _parsed(self.path.read_text("utf-8"), self.path)
         except (OSError, UnicodeError) as error:
             raise ConfigError(
-                f"setting 'peers': {self.path} cannot be read: {first_line(error)}"
+                f"setting 'peers': {self.path} cannot be read: {reason(error)}"
             ) from error
         self._found, self._seen = found, (now.st_mtime_ns, now.st_size)
 

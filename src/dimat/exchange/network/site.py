@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from dimat.errors import ConfigError
-from dimat.exchange.network.link import Rules
-from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import PeersFile
 from dimat.exchange.network.security import Security, require_protection, security_of
+
+if TYPE_CHECKING:  # a site is checked before PyTorch is imported
+    import torch
+
+    from dimat.exchange.network.link import Rules
+    from dimat.exchange.network.neighborhood import Neighborhood
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class AgentSite:
             ConfigError: If the file of addresses lacks an agent that is needed, there is nothing to
                 protect the connections by, or nobody can be listened to.
         """
+        from dimat.exchange.network.neighborhood import Neighborhood
+
         peers, listen, security = self.place(agent, neighbors)
         return Neighborhood(
             agent, peers, listen, security, rules, patience_s=patience_s, device=device

@@ -82,8 +82,13 @@ def name_method(config: Any) -> None:
         ConfigError: If its class is not registered, or a setting says something else.
     """
     given: Any = config.method
-    if isinstance(given, type) or not hasattr(given, "exchanges"):
+    if not hasattr(given, "exchanges"):
         return
+    if isinstance(given, type):
+        raise ConfigError(
+            f"setting 'method' is the class {given.__name__}: must be its name or an object of it, "
+            f"such as {given.__name__}()"
+        )
     for name, value in _settings(given, config).items():
         group, _, part = name.rpartition(".")
         if group:

@@ -106,6 +106,8 @@ def rule_of(kind: object) -> str:
 
     >>> rule_of(int | None), rule_of(Literal["batch", "group"])
     ('a whole number or null', "'batch' or 'group'")
+    >>> rule_of(tuple[int, ...])
+    'whole numbers with commas between, such as 2,3'
     """
     kind = without_rules(kind)
     if get_origin(kind) is Literal:
@@ -114,6 +116,8 @@ def rule_of(kind: object) -> str:
         return " or ".join(rule_of(k) for k in get_args(kind) if k is not NoneType) + " or null"
     if isinstance(kind, type) and kind in _WORDS:
         return _WORDS[kind]
+    if get_args(kind)[:1] == (int,):
+        return "whole numbers with commas between, such as 2,3"
     return "a list, such as a,b, or none"
 
 
