@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.exchange.threads import LONG_S, SOON_S, peers_file, together
+from tests.exchange.threads import HOST, LONG_S, SOON_S, peers_file, together
 
 from dimat.cli import main
 from dimat.errors import ConfigError, DimatError, TopologyError
@@ -67,8 +68,18 @@ def test_an_address_that_is_not_of_this_machine_is_refused(tmp_path: Path) -> No
         peers, listen="192.0.2.1:7400", trusted_network=True
     )  # of no machine, by RFC 5737
     config = replace(SMALL, out=str(tmp_path / "out"))
-    with pytest.raises(ConfigError, match=r"'listen': 192\.0\.2\.1:7400 cannot be listened on"):
+    with pytest.raises(
+        ConfigError, match=r"192\.0\.2\.1:7400 cannot be listened on: it is no address of"
+    ):
         run_agent(config, 0, site)
+
+
+def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as other:
+        taken = f"{HOST}:{other.getsockname()[1]}"
+        site = AgentSite(peers_file(tmp_path, SMALL.agents), listen=taken, insecure=True)
+        with pytest.raises(ConfigError, match=f"{taken} cannot be listened on: the port is taken"):
+            run_agent(replace(SMALL, out=str(tmp_path / "out")), 0, site)
 
 
 def test_what_protected_the_connections_is_on_record_however_often_it_changed(

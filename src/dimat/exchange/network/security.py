@@ -7,13 +7,15 @@ the answer, with a signature of what the client drew, so that revoked ones are r
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dimat.errors import ConfigError, shown
+from dimat.errors import ConfigError, reason, shown
 from dimat.exchange.network.hosts import is_loopback, split_address
 from dimat.exchange.network.rpc import grpc
 from dimat.identity import Identity, Refused, check_name, require_tls13
@@ -315,9 +317,26 @@ def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
 
 def _cannot_listen(address: str) -> ConfigError:
     return ConfigError(
-        f"setting 'listen': {address} cannot be listened on: must be an address of this machine "
-        "and a free port; an agent that others reach at another address needs 'listen'"
+        f"setting 'listen': {address} cannot be listened on: {_why_not(address)}; where it is not "
+        "given, it is the agent's own address in 'peers'"
     )
+
+
+def _why_not(address: str) -> str:
+    """Why nobody can listen at an address, which gRPC does not say."""
+    found = split_address(address)
+    if found is None:
+        return "must be HOST:PORT"
+    family = socket.AF_INET6 if ":" in found[0] else socket.AF_INET
+    try:
+        socket.create_server(found, family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return "the port is taken, perhaps by an agent that runs already"
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+            return "it is no address of this machine; give 'listen', one that is"
+        return reason(error)
+    return "must be an address of this machine and a free port"
 
 
 def _signed(run: str, caller: int | None, called: int, nonce: bytes) -> bytes:
