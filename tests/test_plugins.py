@@ -168,7 +168,11 @@ def test_a_module_that_cannot_be_imported_ends_the_command(
 ) -> None:
     (module / "mymethods.py").write_text("this is no Python")
     assert main(["run", "--import", "mymethods"]) == 2
-    assert "setting 'imports' has 'mymethods', which cannot be imported: SyntaxError" in (
+    err = capsys.readouterr().err
+    assert "setting 'imports' has 'mymethods', which cannot be imported: SyntaxError" in err
+    assert "PYTHONPATH" not in err  # it is there
+    assert main(["run", "--import", "./mymethods.py"]) == 2
+    assert "must be the name of a module, such as mymethods for a mymethods.py in the" in (
         capsys.readouterr().err
     )
 

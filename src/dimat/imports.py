@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 
 from dimat.errors import ConfigError, first_line
 
@@ -42,12 +44,19 @@ def import_modules(names: Iterable[str]) -> None:
     dimat.errors.ConfigError: setting 'imports' has 'nowhere.at_all', which cannot be imported: ...
     """
     for name in names:
+        if not re.fullmatch(r"\w+(\.\w+)*", name) or name.endswith(".py"):
+            stem = PurePath(name).stem
+            raise ConfigError(
+                f"setting 'imports' has '{name}': must be the name of a module, such as {stem} for "
+                f"a {stem}.py in the current folder"
+            )
         try:
             with in_current_folder():
                 importlib.import_module(name)
         except Exception as error:  # a user's module raises what it likes, a SyntaxError too
+            missing = isinstance(error, ModuleNotFoundError)
+            way = " (have it installed, on PYTHONPATH, or in the current folder)" if missing else ""
             raise ConfigError(
                 f"setting 'imports' has '{name}', which cannot be imported: "
-                f"{type(error).__name__}: {first_line(error)} (have it installed, on PYTHONPATH, "
-                "or in the current folder)"
+                f"{type(error).__name__}: {first_line(error)}{way}"
             ) from error

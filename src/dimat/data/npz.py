@@ -68,6 +68,9 @@ def _inputs(
     try:
         return as_images(arrays[name], f"{path}: {name}")
     except DataError as error:
+        value = arrays[name]
+        if not value.size or (value.dtype.kind == "f" and not np.isfinite(value).all()):
+            raise  # it would be no better as an array
         way = "(what is no image is read as it is with data.kind arrays)"
         raise DataError(f"{error} {way}") from error
 
