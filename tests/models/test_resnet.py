@@ -141,7 +141,7 @@ def test_a_name_that_cannot_be_imported_is_refused(module: str, name: str) -> No
     [
         ("flat", r"fails on images \(2, 3, 8, 8\): expected 4D input"),
         ("two_inputs", r"fails on images \(2, 3, 8, 8\): Bilinear.forward\(\) missing 1 required"),
-        ("pair", r"gives tuple for 2 images, expected \(2, 10\)"),
+        ("pair", r"gives a tuple: it must give a tensor, \(2, 10\) for 2 images; a module"),
     ],
 )
 def test_a_module_that_does_not_take_images_is_refused(

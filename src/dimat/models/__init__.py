@@ -276,8 +276,12 @@ def check_outputs(
         ) from error
     finally:
         model.train(was_training)
-    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if shape != expected:
+    if not isinstance(output, torch.Tensor):
+        raise ModelError(
+            f"model '{name}' gives a {type(output).__name__}: it must give a tensor, {expected} for "
+            f"{len(inputs)} {what}; a module around it can pick that, such as the logits of a dict"
+        )
+    if (shape := tuple(output.shape)) != expected:
         raise ModelError(
             f"model '{name}' gives {shape} for {len(inputs)} {what}, expected {expected}: {rule}"
         )
