@@ -278,8 +278,8 @@ def check_outputs(
         model.train(was_training)
     if not isinstance(output, torch.Tensor):
         raise ModelError(
-            f"model '{name}' gives a {type(output).__name__}: it must give a tensor, {expected} for "
-            f"{len(inputs)} {what}; a module around it can pick that, such as the logits of a dict"
+            f"model '{name}' gives a {type(output).__name__}: it must give a tensor, {expected} "
+            f"for {len(inputs)} {what}; a module around it can pick one, as the logits of a dict"
         )
     if (shape := tuple(output.shape)) != expected:
         raise ModelError(
