@@ -140,6 +140,9 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(
     monkeypatch.setattr(runner, "make_setup", no_setup)
     Path("file").touch()
     assert "file/here cannot be written: " in refusal(capsys, "--out=file/here")
+    Path("runs").touch()
+    assert "runs is a file" in refusal(capsys)
+    Path("runs").unlink()
     place = Path("closed" if out else "runs")
     place.mkdir()
     may = os.access  # the superuser may write anywhere

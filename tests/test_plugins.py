@@ -172,7 +172,7 @@ def test_a_module_that_cannot_be_imported_ends_the_command(
     assert "setting 'imports' has 'mymethods', which cannot be imported: SyntaxError" in err
     assert "PYTHONPATH" not in err  # it is there
     assert main(["run", "--import", "./mymethods.py"]) == 2
-    assert "must be the name of a module, such as mymethods for a mymethods.py in the" in (
+    assert "must be the name of a module, such as mymethods for that file" in (
         capsys.readouterr().err
     )
 

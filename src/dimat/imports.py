@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -44,11 +43,11 @@ def import_modules(names: Iterable[str]) -> None:
     dimat.errors.ConfigError: setting 'imports' has 'nowhere.at_all', which cannot be imported: ...
     """
     for name in names:
-        if not re.fullmatch(r"\w+(\.\w+)*", name) or name.endswith(".py"):
-            stem = PurePath(name).stem
+        if name.endswith(".py") or set("/\\") & set(name):
+            dotted = ".".join(PurePath(name).with_suffix("").parts)
             raise ConfigError(
-                f"setting 'imports' has '{name}': must be the name of a module, such as {stem} for "
-                f"a {stem}.py in the current folder"
+                f"setting 'imports' has '{name}': must be the name of a module, such as {dotted} "
+                "for that file, seen from the current folder"
             )
         try:
             with in_current_folder():

@@ -271,22 +271,19 @@ def write_tensors(
         OSError: If it cannot be written, which safetensors has an error of its own for.
     """
     try:
+        path.unlink(missing_ok=True)
+        path.touch()
+        mode = path.stat().st_mode & 0o777  # that of new files: safetensors has them for us alone
+        path.unlink()
         safetensors.torch.save_file(dict(tensors), path, dict(metadata) if metadata else None)
         with suppress(OSError):  # where files have no modes
-            path.chmod(0o666 & ~_umask())  # safetensors makes them for their owner alone
+            path.chmod(mode)
     except safetensors.SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise OSError(f"{error}") from error
         code = int(number[1])
         raise OSError(code, os.strerror(code), str(path)) from error
-
-
-def _umask() -> int:
-    """The permissions that new files of this process do not have."""
-    own = os.umask(0o077)  # there is no way to read it alone; meanwhile others are stricter
-    os.umask(own)
-    return own
 
 
 def load_state(path: Path) -> State:

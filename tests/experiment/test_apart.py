@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.exchange.threads import HOST, LONG_S, SOON_S, peers_file, together
+from tests.exchange.threads import HOST, LONG_S, peers_file, together
 
+import dimat
 from dimat.cli import main
 from dimat.errors import ConfigError, DimatError, TopologyError
 from dimat.experiment.config.config import (
@@ -80,6 +81,16 @@ def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
         site = AgentSite(peers_file(tmp_path, SMALL.agents), listen=taken, insecure=True)
         with pytest.raises(ConfigError, match=f"{taken} cannot be listened on: the port is taken"):
             run_agent(replace(SMALL, out=str(tmp_path / "out")), 0, site)
+    folder = tmp_path / "out/agent-000"  # which is one of an agent from the first
+    with pytest.raises(ConfigError, match="is of one agent"):
+        dimat.resume(folder)
+    with pytest.raises(ConfigError, match=r"exists: use another, .*overwrite=True\)$"):
+        dimat.run(replace(SMALL, out=str(folder)))
+    nowhere = AgentSite(
+        peers_file(tmp_path, 4), listen="no.such.host.invalid:1", trusted_network=True
+    )
+    with pytest.raises(ConfigError, match="it is no address of this machine"):
+        run_agent(replace(SMALL, out=str(tmp_path / "other")), 0, nowhere)
 
 
 def test_what_protected_the_connections_is_on_record_however_often_it_changed(
@@ -132,7 +143,7 @@ def test_what_keeps_a_neighbor_away_is_said_while_it_is_waited_for(tmp_path: Pat
         def note(self, text: str) -> None:
             notes.append(text)
             if "has other settings: 'batch_size' is " in text:
-                both.wait(SOON_S)  # whoever ends sooner is not seen by the other
+                both.wait(LONG_S)  # whoever ends sooner is not seen by the other
                 raise Enough
 
     notes: list[str] = []
@@ -145,7 +156,7 @@ def test_what_keeps_a_neighbor_away_is_said_while_it_is_waited_for(tmp_path: Pat
         with pytest.raises(Enough):
             run_agent(own, agent, AgentSite(peers, insecure=True), Told())
 
-    together([lambda i=i: run(i) for i in range(2)])  # type: ignore[misc]
+    together([lambda i=i: run(i) for i in range(2)], LONG_S)  # type: ignore[misc]
     said = sorted(text for text in notes if "other settings" in text)
     assert [text[:7] for text in said] == ["agent 0", "agent 1"]
     assert all(text.count("agent ") == 1 for text in said)

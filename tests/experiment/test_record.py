@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import dimat
-from dimat.errors import ConfigError
+from dimat.errors import ConfigError, RecordError
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.parse import load_config
 from dimat.experiment.record.environment import environment
-from dimat.experiment.record.run_folder import RunFolder, check_out
+from dimat.experiment.record.run_folder import RunFolder, check_out, refuse_of_agent
 from dimat.state import load_state
 
 
@@ -65,7 +65,6 @@ def test_states_can_be_read_by_whom_the_files_beside_them_can(
         folder = create(tmp_path / "run")
         folder.write_json("summary", {})
         folder.write_state(0, {"weight": torch.zeros(2)})
-        assert os.umask(mask) == mask  # is as it was
     finally:
         os.umask(before)
     for name in ("summary.json", "states/agent-000.safetensors"):
@@ -76,9 +75,32 @@ def test_a_run_that_is_begun_and_not_done_can_be_gone_on_with(tmp_path: Path) ->
     folder = create(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"exists: .*; 'dimat resume .*run' goes on with the run"):
         check_out(folder.path, overwrite=False)
-    folder.write_json("summary", {})
+    folder.write_json("summary", {})  # and its controls are not
+    with pytest.raises(ConfigError, match=r"'dimat resume .*run' goes on with the run"):
+        check_out(folder.path, overwrite=False)
+    for control in RunConfig().controls:
+        folder.control(control).write_json("summary", {})
     with pytest.raises(ConfigError, match=r"\(in Python overwrite=True\)$"):
         check_out(folder.path, overwrite=False)
+
+
+def test_a_place_that_may_not_be_looked_at_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(ConfigError, match="'out': .*run cannot be written: Permission denied"):
+        check_out(tmp_path / "run", overwrite=False)
+
+
+@pytest.mark.parametrize("text", ["null", "3", "[", "[]"])
+def test_an_environment_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    folder = create(tmp_path / "run")
+    (folder.path / "environment.json").write_text(text)
+    with pytest.raises(RecordError, match="environment.json"):
+        refuse_of_agent(folder.path)
 
 
 def test_a_run_that_is_replaced_leaves_none_of_its_records(tmp_path: Path) -> None:

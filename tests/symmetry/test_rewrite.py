@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 import dimat
 from dimat.graph.interpreter import PartialInterpreter
+from dimat.graph.rewrite import _reaches
 from dimat.graph.trace import Trace, operator_name, trace
 from dimat.matching.unit_activations import observations
+from dimat.state import clone
 
 
 class Stacked(nn.Module):
@@ -25,8 +27,8 @@ class Stacked(nn.Module):
         width = own.get("proj_size") or 8
         self.head = nn.Linear((1 + bool(own.get("bidirectional"))) * width, 3)
         self.last = nn.Linear(width, 3) if states else None
-        lstm, number = kind == "LSTM", len(self.rnn._all_weights)
-        self.start = None if lstm else nn.Parameter(torch.randn(number, 1, width))
+        learned, number = states and kind != "LSTM", len(self.rnn._all_weights)
+        self.start = nn.Parameter(torch.randn(number, 1, width)) if learned else None
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[1 - self.time]
@@ -45,6 +47,7 @@ KINDS = {
     "lstm, projected": ("LSTM", 2, {"proj_size": 4, "bidirectional": True, "batch_first": True}),
     "lstm, no biases": ("LSTM", 2, {"bias": False}),
     "gru": ("GRU", 2, {"bidirectional": True, "states": True}),
+    "gru, sequence": ("GRU", 2, {"bidirectional": True}),
     "gru of one": ("GRU", 1, {"batch_first": True}),
     "rnn": ("RNN", 3, {"nonlinearity": "relu", "batch_first": True}),
     "rnn, dropout": ("RNN", 2, {"dropout": 0.5}),
@@ -85,12 +88,12 @@ def test_dropout_is_between_layers_in_training_alone() -> None:
     assert dropouts[1][0].args[1:] == (0.5, True)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "rnn", "lstm, no biases"])
+@pytest.mark.parametrize("name", ["lstm", "gru, sequence", "rnn", "lstm, no biases"])
 def test_units_of_every_layer_are_observed_where_inputs_are_seen(name: str) -> None:
     model, x = made(name)
     analysis = analyze(model, (x,))
     groups = {group.name for group in analysis.symmetry.groups}
-    assert len(groups) >= 1
+    assert len(groups) >= KINDS[name][1]
     at = {o.group: o.node for o in observations(analysis)}
     assert at.keys() == groups
     assert not set(at.values()) & set(analysis.trace.states)
@@ -172,17 +175,49 @@ def test_outputs_that_are_rewritten_are_outputs_still(kind: str) -> None:
         torch.testing.assert_close(run.value(nodes[name]), value)
 
 
-def first_four(h: Tensor) -> Tensor:
-    h[:4] = h[:4].relu()
-    return h
+def test_a_slice_of_free_size_reaches_its_end_only_if_it_has_none() -> None:
+    free = torch.export.Dim("batch", min=2)
+    program = torch.export.export(nn.ReLU(), (torch.randn(4, 5),), dynamic_shapes=({0: free},))
+    batch, width = next(iter(program.graph.nodes)).meta["val"].shape
+    assert not isinstance(batch, int)
+    assert [_reaches(end, batch) for end in (None, 2**63 - 1, 4, 5)] == [True, True, False, False]
+    assert [_reaches(end, width) for end in (None, 2**63 - 1, 4, 5)] == [True, True, False, True]
 
 
-def test_a_write_to_as_many_samples_as_the_example_has_is_no_write_to_all() -> None:
-    model, x = Written(first_four), torch.randn(4, 5)
-    for training in (False, True):
-        found = trace(model, (x,), training=training)
-        more = torch.randn(4 if found.batch_size else 6, 5)
-        run = PartialInterpreter(found, model.state_dict(), (more,))
-        node = next(n for n in found.graph.nodes if n.name == found.outputs[0])
-        run.advance(node)
-        torch.testing.assert_close(run.value(node), model(more))
+class Transposed(nn.Module):
+    """A write of what lies otherwise in memory than the tensor, which is looked at flat then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)[:, :, None] * self.b(x)[:, None, :]
+        g = torch.slice_scatter(torch.zeros_like(h), h.transpose(1, 2), 1)
+        return self.out(g.view(-1, 16).relu())
+
+
+def test_what_is_written_otherwise_in_memory_stays_a_write() -> None:
+    symmetry = dimat.find_symmetry(Transposed(), torch.randn(4, 5))
+    assert sorted(group.size for group in symmetry.groups) == [4, 4]
+
+
+class ReadsBefore(nn.Module):
+    """A copy of running statistics, which are written after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm1d(4, track_running_stats=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        before = torch.slice_scatter(torch.zeros(4), self.norm.running_mean, 0)
+        return before * 2, self.norm(x)
+
+
+def test_a_copy_of_what_is_written_later_stays_a_copy() -> None:
+    model, x = ReadsBefore(), 5 + torch.randn(4, 4, 6)
+    found = trace(model, (x,), training=True)
+    run = PartialInterpreter(found, clone(model.state_dict()), (x,))
+    node = next(n for n in found.graph.nodes if n.name == found.outputs[0])
+    run.advance(node)
+    torch.testing.assert_close(run.value(node), torch.zeros(4))

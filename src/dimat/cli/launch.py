@@ -77,10 +77,18 @@ def importing() -> Iterator[None]:
         yield
         return
     from rich.console import Console
+    from rich.live import Live
+    from rich.spinner import Spinner
 
     gc.disable()
     try:
-        with Console(stderr=True).status("loading PyTorch"):
+        with Live(
+            Spinner("dots", "loading PyTorch"),
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,  # modules of the user's own may print, or keep a stream
+            redirect_stderr=False,
+        ):
             yield
         gc.freeze()
     finally:

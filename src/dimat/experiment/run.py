@@ -87,7 +87,7 @@ def run(
     callbacks = _checked(callbacks, symmetry)
     if world.rank == 0:
         if config.out is None:
-            check_place(Path("runs"))
+            check_place(Path("runs", "new"))
         else:
             check_out(Path(config.out), overwrite=config.overwrite)
     return Runner(config, receiver, callbacks, world, symmetry=symmetry, given=given).run(

@@ -232,7 +232,7 @@ class Setup:
     @cached_property
     def _structure(self) -> Mapping[str, Tensor]:
         """The entries of agent 0's model, of which names, shapes and types count."""
-        return tensors_of(self._built(0).state_dict())
+        return {k: x.to("meta") for k, x in tensors_of(self._built(0).state_dict()).items()}
 
     def _built(self, agent: int) -> nn.Module:
         config = self.config

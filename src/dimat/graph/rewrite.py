@@ -58,7 +58,9 @@ def _unstack(graph: fx.Graph) -> dict[str, str]:
 def _leave_out_whole_writes(graph: fx.Graph) -> dict[str, str]:
     """Put what is written in place of a write to a whole axis, as of ``h[:, :] = h.relu()``.
 
-    Nothing of the tensor that is written to is left, so a proof would miss its influence.
+    Nothing of the tensor that is written to is left, so a proof finds no influence of what the rule
+    of a write ties together, and pins it. Left as they are: writes of what lies otherwise in
+    memory, whose result is laid out as the tensor; and of placeholders, which may be written later.
     """
     names: dict[str, str] = {}
     for node in list(graph.nodes):
@@ -68,7 +70,9 @@ def _leave_out_whole_writes(graph: fx.Graph) -> dict[str, str]:
         source, own = given["src"], given["self"].meta["val"]
         ends = _reaches(given.get("end"), own.shape[given.get("dim", 0)])
         begins = given.get("start") in (None, 0) and given.get("step", 1) == 1
-        if begins and ends and source.meta["val"].dtype == own.dtype:
+        value = source.meta["val"]
+        alike = value.dtype == own.dtype and value.stride() == own.stride()
+        if begins and ends and alike and source.op == "call_function":
             names = {k: source.name if v == node.name else v for k, v in names.items()}
             names[node.name] = _replace(node, source)
     return names

@@ -117,9 +117,9 @@ def execute(settings: Namespace) -> None:
     console.print(single_agent_table(result))
     folder = f"run folder: {result.folder}"
     console.print(folder, markup=False, highlight=False, soft_wrap=True)
-    if result.incidents and not any(result.exchanged.values()):
+    if result.incidents and result.merged is None and not any(result.exchanged.values()):
         raise ExchangeError(
-            f"agent {result.agent} merged with nobody in {counted(result.rounds, 'round')}, it has "
+            f"agent {result.agent} merged with nobody in {counted(config.rounds, 'round')}, it has "
             f"only trained: {result.folder / 'incidents.jsonl'} says why"
         )
 

@@ -172,16 +172,18 @@ class Neighborhood:
         end, known = time.monotonic() + wait_s, dict[int, str]()
         while True:
             with self._endpoint.changed:
-                waits = [x for x in links if x.status in (Status.DOWN, Status.DIFFERS)]
+                away = [link for link in links if link.status is not Status.UP]
                 left = end - time.monotonic()
-                if not waits or left <= 0:
-                    return [link.them for link in links if link.status is not Status.UP]
-                why = {link.them: link.why for link in waits}
-                if why == known:
+                over = left <= 0 or all(link.status is Status.LEFT for link in away)
+                why = {link.them: link.why for link in away}
+                if why == known and not over:
                     self._endpoint.changed.wait(min(left, 1.0))
                     continue
-            known = why
-            heed(why)
+            if why != known:
+                heed(why)
+                known = why
+            if over:
+                return list(why)
 
     def news(self) -> dict[int, Mapping[str, Any]]:
         """The last that each neighbor within reach has said of itself."""

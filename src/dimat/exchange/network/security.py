@@ -329,6 +329,7 @@ def _why_not(address: str) -> str:
         return "must be HOST:PORT"
     family = socket.AF_INET6 if ":" in found[0] else socket.AF_INET
     try:
+        socket.getaddrinfo(*found, family)
         socket.create_server(found, family=family).close()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

@@ -274,7 +274,7 @@ class ConsensusConfig:
         order: combine (average, then step along the gradient taken before) or adapt (step, then
             average), for cdsgd, cdmsgd, ldsgd and gradient-tracking.
         quiet_steps: Steps without exchange between two meetings of swarm, two exchanges of k-gt, or
-            two spells of ldsgd.
+            two periods of ldsgd.
         mixing_steps: Consecutive steps with exchange in a period of ldsgd.
     """
 

@@ -36,7 +36,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dimat.errors import ConfigError, RecordError, WriteError, writing
+from dimat.errors import ConfigError, RecordError, WriteError, reason, writing
 from dimat.experiment.config.config import RunConfig
 from dimat.experiment.config.messages import setting_types
 from dimat.experiment.config.parse import config_to_yaml, load_config
@@ -195,6 +195,12 @@ class RunFolder(LineFiles):
         """Remove the checkpoints, which only an unfinished run needs."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
+    def note_agent(self, number: int) -> None:
+        """Note in ``environment.json`` that the run is of one agent, which runs by itself."""
+        found = self._environment()
+        if found.get("agent") != number:
+            self._write("environment.json", to_json({**found, "agent": number}, indent=2))
+
     def note_connections(self, kind: str) -> str:
         """Note in ``environment.json`` what protects the connections to other agents from now on.
 
@@ -204,16 +210,21 @@ class RunFolder(LineFiles):
         Returns:
             Every protection that the run has had since it was begun.
         """
+        found = self._environment()
+        known = [*filter(None, str(found.get("connections", "")).split("; "))]
+        if kind not in known:
+            known.append(kind)
+            own = {**found, "connections": "; ".join(known)}
+            self._write("environment.json", to_json(own, indent=2))
+        return "; ".join(known)
+
+    def _environment(self) -> dict[str, object]:
         path = self.path / "environment.json"
         try:
             found = json.loads(read_regular(path))
-            known = [*filter(None, str(found.get("connections", "")).split("; "))]
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RecordError(f"'{path}' cannot be read: {error}") from error
-        if kind not in known:
-            known.append(kind)
-            self._write(path.name, to_json({**found, "connections": "; ".join(known)}, indent=2))
-        return "; ".join(known)
+        return _as_object(found, path)
 
     def write_json(self, name: str, value: Mapping[str, object]) -> None:
         """Write ``NAME.json``, whole or not at all.
@@ -279,10 +290,14 @@ def check_place(path: Path) -> None:
     Raises:
         ConfigError: If so.
     """
-    place = next(own for own in (path, *path.absolute().parents) if own.exists())
-    if place != path and not place.is_dir():
+    try:
+        place = next(own for own in (path, *path.absolute().parents) if own.exists())
+        is_folder = place.is_dir()
+    except OSError as error:
+        raise ConfigError(f"setting 'out': {path} cannot be written: {reason(error)}") from error
+    if place != path and not is_folder:
         raise ConfigError(f"setting 'out': {path} cannot be written: {place} is a file")
-    if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+    if is_folder and not os.access(place, os.W_OK | os.X_OK):
         raise ConfigError(f"setting 'out': {place} may not be written to: use another")
 
 
@@ -303,7 +318,7 @@ def check_out(path: Path, *, overwrite: bool) -> None:
     if path.is_dir() and (not any(path.iterdir()) or is_false_start(path)):
         return
     if path.exists() and not overwrite:
-        open_run = is_run_folder(path) and not (path / "summary.json").exists()
+        open_run = is_run_folder(path) and not is_of_agent(path) and _is_open(path)
         way = f"; 'dimat resume {path}' goes on with the run in it" if open_run else ""
         raise ConfigError(f"setting 'out': {path} exists: use another, or {OVERWRITE}{way}")
     if path.exists() and not is_run_folder(path):
@@ -319,13 +334,40 @@ def is_run_folder(path: Path) -> bool:
     return begun and not (path / _BEGINS).exists()
 
 
+def _is_open(path: Path) -> bool:
+    """Whether a method of the run in a folder is not done."""
+    homes = [path, *(path / "controls" / name for name in load_config(path / _SIGNS[0]).controls)]
+    return not all((home / "summary.json").exists() for home in homes)
+
+
+def is_of_agent(path: Path) -> bool:
+    """Whether a run folder is that of an agent that runs by itself.
+
+    Raises:
+        RecordError: If its environment cannot be read.
+    """
+    facts = read_json(path / "environment.json", _MOST_FACTS, RecordError)
+    return not {"agent", "connections"}.isdisjoint(_as_object(facts, path / "environment.json"))
+
+
+def _as_object(value: object, path: Path) -> dict[str, object]:
+    """What was read of a file, if it is a JSON object.
+
+    Raises:
+        RecordError: If it is something else.
+    """
+    if not isinstance(value, dict):
+        raise RecordError(f"'{path}' cannot be read: it is no JSON object")
+    return value
+
+
 def refuse_of_agent(path: Path) -> None:
     """Refuse the folder of an agent that runs by itself, where that of a whole run is asked for.
 
     Raises:
         ConfigError: If it is one.
     """
-    if "connections" in read_json(path / "environment.json", _MOST_FACTS, RecordError):
+    if is_of_agent(path):
         raise ConfigError(
             f"{path} is of one agent, which the 'dimat agent' command that began it goes on with; "
             "its network is in its states/"

@@ -134,7 +134,8 @@ class SingleAgentRun:
         self.log = IncidentLog(self.folder, self.progress.note)
         self.classes = ClassRecords(self.folder)
         self.event: Callable[..., object] = lambda kind, **facts: None
-        self._away: dict[int, str] = {}  # why neighbors have not come yet, as was last seen
+        self._away: Mapping[int, str] = {}  # why neighbors have not come, as was last seen
+        self._said: set[tuple[int, str]] = set()
 
     def run(
         self,
@@ -327,9 +328,9 @@ class SingleAgentRun:
             self._begin_logs(self.done)
         self._tell(agent)
         for j in missing:
-            self.progress.note(
-                f"agent {j} is not waited for any longer: {self._away.get(j, 'it left')}"
-            )
+            why = self._away[j]
+            told = f": {why}" if why in _JUST_AWAY else ""  # of others it was said why
+            self.progress.note(f"agent {j} is not waited for any longer{told}")
         if not config.rounds:
             self.folder.write_state(self.index, agent.evaluated_state())
         return agent
@@ -340,24 +341,25 @@ class SingleAgentRun:
         Args:
             others: Their numbers.
             wait_s: Seconds.
-            quietly: Whether nothing is said of those who have just not begun.
+            quietly: Whether it is not said that, and for whom, the agent waits.
 
         Returns:
             Those who have not come.
         """
-        said = quietly or wait_s < 1
+        told = quietly or wait_s < 1
 
         def heed(why: Mapping[int, str]) -> None:
-            nonlocal said
-            if not said:
+            nonlocal told
+            if why and not told:
                 who = f"{'agent' if len(why) == 1 else 'agents'} {', '.join(map(str, why))}"
-                self.progress.note(f"waiting for {who}, {wait_s:g} s at most")
-                said = True
+                self.progress.note(f"waiting up to {wait_s:g} s for {who}")
+                told = True
             for j, reason in why.items():
-                if reason not in (self._away.get(j), *_JUST_AWAY):
+                if reason not in _JUST_AWAY and (j, reason) not in self._said:
                     who = "" if reason.startswith(f"agent {j} ") else f"agent {j}: "
                     self.progress.note(f"{who}{reason}")
-            self._away.update(why)
+                    self._said.add((j, reason))
+            self._away = why
 
         return self.neighborhood.await_neighbors(others, wait_s, heed)
 

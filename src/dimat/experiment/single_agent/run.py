@@ -162,6 +162,7 @@ def _run(
         logs(config.log) as callbacks,
         RunFolder.held(path, config, fresh=fresh, by=by, resumed=_again) as folder,
     ):
+        folder.note_agent(agent)
         if not (path / "shards.json").exists():  # of data that changed later it says nothing
             folder.write_json("shards", shard_facts(setup))
             if facts := task_facts(setup):
