@@ -27,7 +27,7 @@ from dimat.exchange.network.neighborhood import Neighborhood
 from dimat.exchange.network.peers import PeersFile
 from dimat.exchange.network.security import Security
 from dimat.exchange.network.site import AgentSite
-from dimat.exchange.network.status import Answer, StatusReport, read_status
+from dimat.exchange.network.status import Answer, read_status
 
 HOSTILE = "\x1b[2J" + "x" * 900
 Ask = Callable[..., tuple[int, str, str]]
@@ -272,11 +272,3 @@ def test_what_comes_of_a_talk_is_not_in_the_way_of_the_status(pair: list[Neighbo
     assert found == [{"1": {"link": "up", "why": ""}}, {"0": {"link": "up", "why": ""}}]
     pair[0].close()
     until(lambda: pair[1].status["neighbors"]["0"]["link"] == "left")
-
-
-def test_what_one_end_only_listens_to_counts_at_neither() -> None:
-    report = StatusReport()
-    report.note(1, [1, 2], [Incident(2, "quiet", "it listens")])
-    assert (dict(report.exchanged), report.work["heard"]) == ({1: 1}, [1])
-    report.note(2, [1, 2], [], quiet=True)  # it listens itself
-    assert (dict(report.exchanged), report.work["heard"]) == ({1: 1}, [1, 2])

@@ -142,8 +142,6 @@ def test_an_agent_that_lost_everything_takes_over_what_a_neighbor_has(paw: Clust
     assert min(x["round"] for x in paw.lines(1)) > done  # it did not train before
     assert paw.lines(1)[0]["phase"] == "merged"
     merged = {i: paw.merged(i) for i in (0, 1, 2)}
-    for j in (0, 2):  # in its first round it only listens, which counts at neither end
-        assert counted(paw, 1, j)[first] == 0
     lowest = min(own[n]["test_accuracy"] for own in merged.values() for n in (first, first + 1))
     assert lowest > merged[0][done]["test_accuracy"] - 0.06
     for j in (0, 2):  # what a random network would do to them is far out

@@ -333,7 +333,7 @@ def test_an_address_that_is_not_here_is_said_at_once(address: str) -> None:
 def test_a_port_that_is_taken_is_said_at_once() -> None:
     place = FixedAddresses()
     us = listening(0, place)
-    with closing([us]), pytest.raises(ConfigError, match="must be an address of this machine and"):
+    with closing([us]), pytest.raises(ConfigError, match="the port is taken"):
         Endpoint(1, place, us.address, Security(), RULES)
 
 

@@ -314,10 +314,7 @@ class Agent:
             raise
         self.history.append(result)
         self._neighborhood.report.note(
-            result.round,
-            [*result.heard, *(x.agent for x in result.incidents)],
-            result.incidents,
-            quiet=self._listened,
+            result.round, [*result.heard, *(x.agent for x in result.incidents)], result.incidents
         )
         self._tell(disagreement=result.disagreement, match_s=result.match_s, merge_s=result.merge_s)
         return result
@@ -397,7 +394,6 @@ class Agent:
         empty = not self.history and not self._membership.joined
         done = self._membership.catch_up(self.rounds, self._gauge, empty_handed=empty)
         self._membership.speak(done, self._gauge)
-        self._listened = self._neighborhood.quiet
         transport = _ClosingTransport(self._neighborhood, self.neighbors)
         (result,) = merge_round(
             [self], self._method, transport, done + 1, precision=self._precision, observe=self._note

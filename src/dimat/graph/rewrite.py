@@ -42,12 +42,16 @@ def _unstack(graph: fx.Graph) -> dict[str, str]:
 
     Operators compute the same, with dropout between them in training. Activations inside a stacked
     operator are not values of the graph: units of all layers but the last would be matched by what
-    else is known of them, their biases.
+    else is known of them, their biases. Left as they are: those with states that are given, which
+    the rule of the whole takes apart by layers, and a slice of them would not.
     """
     names = {}
     for node in list(graph.nodes):
         num_states = _STACKED.get(node.target)
-        if num_states and len(node.args) == len(_NAMES) and node.args[4] > 1:
+        if not num_states or len(node.args) != len(_NAMES) or node.args[4] < 2:
+            continue
+        states = node.args[1] if num_states == 2 else [node.args[1]]
+        if all(state.target is aten.zeros.default for state in states):
             results = _layers(node, num_states)
             for user in list(node.users):
                 names[user.name] = _replace(user, results[user.args[1]]())

@@ -45,26 +45,17 @@ class StatusReport:
         """Add to what is said of the work, or replace some of it."""
         self.work = {**self.work, **more}
 
-    def note(
-        self,
-        number: int,
-        neighbors: Collection[int],
-        incidents: Sequence[Incident],
-        *,
-        quiet: bool = False,
-    ) -> None:
+    def note(self, number: int, neighbors: Collection[int], incidents: Sequence[Incident]) -> None:
         """Count what came of the exchanges of a round.
 
         Args:
             number: The round.
             neighbors: All that the agent exchanges with in it.
             incidents: The exchanges that did not count.
-            quiet: Whether it only listened, so that none counts at either end.
         """
         missed = {own.agent for own in incidents if own.uncounted}
         heard = sorted({*neighbors} - missed)
-        if not quiet:
-            self.exchanged.update(heard)
+        self.exchanged.update(heard)
         self.incidents.update((own.agent, own.what) for own in incidents)
         if incidents:
             last = asdict(incidents[-1]) | {"why": shown(incidents[-1].why, _MOST_WHY)}

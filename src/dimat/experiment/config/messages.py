@@ -97,9 +97,8 @@ def _unknown(types: _Types, name: str) -> ConfigError:
     return unknown_setting(name, types)
 
 
-def _unexpected(types: _Types, word: str) -> ConfigError:
-    is_file = "config" in types and word.endswith((".yaml", ".yml"))
-    way = f"--config {word}" if is_file else "--NAME VALUE"
+def _unexpected(_: _Types, word: str) -> ConfigError:
+    way = f"--config {word}" if word.endswith((".yaml", ".yml")) else "--NAME VALUE"
     return ConfigError(f"unexpected '{word}': a setting is written {way}")
 
 

@@ -240,10 +240,8 @@ class SingleAgentRun:
         number, neighbors = contexts[0].round, contexts[0].neighbors
         incidents = self.neighborhood.incidents
         failed = {incident.agent for incident in incidents if incident.uncounted}
-        quiet = self.neighborhood.quiet  # then the other ends do not count it either
-        if not quiet:
-            self.exchanged.update(j for j in neighbors if j not in failed)
-        self.neighborhood.report.note(number, neighbors, incidents, quiet=quiet)
+        self.exchanged.update(j for j in neighbors if j not in failed)
+        self.neighborhood.report.note(number, neighbors, incidents)
         self.log.add(number, incidents)
 
     def _train(self, agent: LocalTrainer, number: int) -> None:
