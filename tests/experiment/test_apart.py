@@ -127,12 +127,16 @@ def test_an_agent_that_met_nobody_fails_and_its_folder_is_no_run(
     said = f"agent 1 merged with nobody in 2 rounds, it has only trained: {folder}/incidents.jsonl"
     assert said in capsys.readouterr().err
     assert (folder / "summary.json").exists()
+    assert json.loads((folder / "chosen.json").read_text())["matching.gauge"] == "spread"
     for other in ("resume", "finish"):
         assert main([other, str(folder)]) == 2
         assert f"{folder} is of one agent, which the 'dimat agent' command" in (
             capsys.readouterr().err
         )
     assert main([*command, "--exchange.timeout_s=0.01", "--method=local", "--overwrite"]) == 0
+    once = ["--exchange.timeout_s=0.01", "--method=final-merge", "--overwrite"]
+    main([*command, *once])
+    assert json.loads((folder / "chosen.json").read_text())["matching.gauge"] == "pairwise"
 
 
 def test_what_keeps_a_neighbor_away_is_said_while_it_is_waited_for(tmp_path: Path) -> None:

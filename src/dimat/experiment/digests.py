@@ -73,13 +73,16 @@ def task_facts(setup: Setup) -> dict[str, object]:
     return {"task": setup.config.task, "metrics": [asdict(own) for own in setup.task.metrics]}
 
 
-def chosen_facts(setup: Setup, config: RunConfig, method: str) -> dict[str, object]:
+def chosen_facts(
+    setup: Setup, config: RunConfig, method: str, *, apart: bool = False
+) -> dict[str, object]:
     """The content of ``chosen.json``: what settings left to dimat came to, in the rounds.
 
     Args:
         setup: The setup of the run.
         config: The settings as they were given.
         method: Registry name of the method.
+        apart: Whether the agents run in processes of their own, which may miss each other.
     """
     kind, matching = METHODS[method], config.matching
     found: dict[str, object] = {}
@@ -90,7 +93,6 @@ def chosen_facts(setup: Setup, config: RunConfig, method: str) -> dict[str, obje
     if config.loss.distill is None:
         found["loss.distill"] = setup.distill(pretraining=False)
     if matching.gauge == "auto" and kind.matches:
-        apart = setup.owner is not None
         found["matching.gauge"] = gauge_of(matching, apart=apart, once=kind.merges_once)
     if config.merging.combine == "auto":
         found["merging.combine"] = setup.config.merging.combine

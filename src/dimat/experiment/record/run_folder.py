@@ -1,7 +1,8 @@
 """The run folder: all files of a run.
 
     config.yaml       every setting; ``dimat run --config`` runs it again
-    environment.json  versions, hardware, threads, git commit; what protected connections of agents
+    environment.json  versions, hardware, threads, git commit; of an agent by itself its
+                      number, and what protected its connections
     topology.json     graph and mixing matrix
     shards.json       images of every class at every agent
     chosen.json       what settings that were left to dimat (auto) came to

@@ -167,7 +167,7 @@ def _run(
             folder.write_json("shards", shard_facts(setup))
             if facts := task_facts(setup):
                 folder.write_json("task", facts)
-            if facts := chosen_facts(setup, config, config.method):
+            if facts := chosen_facts(setup, config, config.method, apart=True):
                 folder.write_json("chosen", facts)
         run = SingleAgentRun(setup, method, agent, folder, progress, callbacks)
         return run.run(site, rehearse, metrics=metrics, event=event)
