@@ -212,7 +212,8 @@ class ReadsBefore(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         before = torch.slice_scatter(torch.zeros(4), self.norm.running_mean, 0)
-        return before * 2, self.norm(x)
+        normed = self.norm(x)
+        return before * 2, normed  # reads the copy when what it is of has been written
 
 
 def test_a_copy_of_what_is_written_later_stays_a_copy() -> None:
