@@ -1,7 +1,7 @@
 """How fast agents train, as a ratio to a plain, well-tuned PyTorch loop in the same run.
 
 .venv/bin/python -m benchmarks.training            # one thread; 15 minutes
-.venv/bin/python -m benchmarks.training --small    # bfloat16 only, shorter epochs; 2 minutes
+.venv/bin/python -m benchmarks.training --small    # one precision, shorter epochs; 2 minutes
 .venv/bin/python -m benchmarks.training --device cuda    # epochs ten times as long
 
 "dimat" is the training part of a round of ``dimat run``: four agents, one after another, an epoch
@@ -30,6 +30,7 @@ from benchmarks.aims import beside_aim
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dimat.compat import lacks_bfloat16
 from dimat.data import Dataset, partition
 from dimat.exchange.collectives import Collectives
 from dimat.exchange.in_process import InProcess
@@ -81,8 +82,17 @@ FULL = [
     for precision in ("bfloat16", "float32")
     for optimizer in ("adam", "msgd")
 ]
-SMALL = [replace(case, steps=2) for case in FULL[::4]]
 OVERHEAD = Case("mlp", 1.0, "adam", "float32", 40, 8, 32, augment=False)
+
+
+def chosen(small: bool, device: str) -> list[Case]:
+    """The cases for a device, without bfloat16 on a CPU that has no instructions for it."""
+    able = device != "cpu" or not lacks_bfloat16()
+    cases = [case for case in FULL if able or case.precision == "float32"]
+    if small:
+        quick = cases[0].precision, "adam"
+        cases = [replace(x, steps=2) for x in cases if (x.precision, x.optimizer) == quick]
+    return [on_device(case, device) for case in [*cases, OVERHEAD]]
 
 
 class Plain:
@@ -222,9 +232,8 @@ def main() -> None:
     print("| model | precision | optimizer | dimat, images/s | plain, images/s "
           "| plain / dimat, clock | plain / dimat, processor | pairs | |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    for case in SMALL if own.small else FULL:
-        print(row(on_device(case, own.device), 7), flush=True)
-    print(row(on_device(OVERHEAD, own.device), 21), flush=True)
+    for case in chosen(own.small, own.device):
+        print(row(case, 21 if case.model == OVERHEAD.model else 7), flush=True)
 
 
 if __name__ == "__main__":

@@ -107,3 +107,12 @@ def test_agents_whose_certificates_are_of_different_authorities_do_not_pass(
     monkeypatch.setattr(doctor, "_WAIT_S", 0.5)
     with pytest.raises(RuntimeError, match="found no agent"):
         doctor._exchange()
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+def test_a_cpu_without_bfloat16_is_told(
+    lacks: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "lacks_bfloat16", lambda: lacks)
+    found, _ = looked(capsys, 0)
+    assert ("slower than float32" in found["bfloat16"]["found"]) == lacks

@@ -6,12 +6,14 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.export import Dim
 
 import dimat
 from dimat import compat
+from dimat.compat import lacks_bfloat16
 
 SOURCE = Path(dimat.__file__).parent
 ELSEWHERE = {"compat.py", "tools/estimate/model_cost.py"}
@@ -102,3 +104,14 @@ def test_views_have_the_memory_of_what_they_are_views_of_with_or_without_data() 
         one, other = torch.zeros(4, device=device), torch.zeros(4, device=device)
         assert compat.storage_of(one) == compat.storage_of(one.view(2, 2)[1])
         assert compat.storage_of(one) != compat.storage_of(other)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="reads the flags of a Linux CPU")
+def test_a_cpu_lacks_bfloat16_if_its_flags_have_none_of_the_instructions() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    if "avx2" not in flags:
+        pytest.skip("no CPU of the x86 family")
+    if not flags & {"avx512f", "avx_ne_convert", "amx_bf16"}:
+        assert lacks_bfloat16()
+    if {"avx512_bf16", "avx512vl", "avx512bw", "avx512dq"} <= flags:
+        assert not lacks_bfloat16()

@@ -42,6 +42,7 @@ __all__ = [
     "arguments_of",
     "compiled_from",
     "has_schema",
+    "lacks_bfloat16",
     "note_steps",
     "share_entries",
     "size_hint",
@@ -147,3 +148,15 @@ def storage_of(value: Tensor) -> int:
     """
     place: int = value.untyped_storage()._cdata
     return place
+
+
+def lacks_bfloat16() -> bool:
+    """Whether PyTorch says that this CPU has no instructions for bfloat16.
+
+    Convolutions and products in it are then computed by a kernel that is ten times slower than
+    that of float32. False where PyTorch does not say, as on builds without oneDNN.
+    """
+    try:
+        return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):  # no such operator, or none for this CPU
+        return False

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from dimat import RunConfig
+from dimat.experiment import setup as setups
 from dimat.experiment.config.config import OptimizerConfig
 from dimat.experiment.evaluation import loss_barrier as barrier
+from dimat.experiment.progress import Silent
 from dimat.experiment.setup import make_setup
 from dimat.merging import recalibrate
 from dimat.methods import RoundResult
@@ -73,3 +75,18 @@ def test_what_a_merge_left_alone_stays() -> None:
     agent.take_over(me, RoundResult(me.state, disagreement=1.0, gauge=GaugeId(4, 1)))
     assert not agent.optimizer.state
     assert agent.gauge == GaugeId(4, 1)
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+def test_bfloat16_on_a_cpu_without_its_instructions_is_told(
+    lacks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    monkeypatch.setattr(setups, "lacks_bfloat16", lambda: lacks)
+    notes = list[str]()
+    for precision, told in (("float32", False), ("bfloat16", lacks)):
+        make_setup(RunConfig(agents=2, precision=precision), Told())  # type: ignore[arg-type]
+        assert (setups.SLOW_BFLOAT16 in notes) == told

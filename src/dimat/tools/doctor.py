@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from torch import Tensor, nn
 
 from dimat.checkpoints import merge
+from dimat.compat import lacks_bfloat16
 from dimat.errors import first_line
 from dimat.exchange import Message, Step, Talk, Traffic
 from dimat.exchange.network.neighborhood import Neighborhood
@@ -83,6 +84,8 @@ def _machine() -> Iterator[Checkup]:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = f"{allowed} of {os.cpu_count()}"
     yield Checkup("machine", "cores", f"{cores}, {torch.get_num_threads()} threads of PyTorch")
+    slow = "not on this CPU, where it is ten times slower than float32"
+    yield Checkup("machine", "bfloat16", slow if lacks_bfloat16() else "as PyTorch has it")
     yield Checkup("machine", "memory", human_bytes(memory_bytes()))
     yield _tested("machine", "devices", _devices)
     yield _tested("machine", "current folder", is_writable)
