@@ -147,7 +147,7 @@ def test_a_class_stands_for_its_object_where_objects_are_kept() -> None:
     with pytest.raises(ConfigError, match="'own' is the class int, which has no 'match'"):
         prepare("own", int)
     with pytest.raises(ConfigError, match="'own' is 3: must be a function"):
-        a_function("own", 3)
+        a_function()("own", 3)
 
 
 def test_a_topology_that_is_added_is_a_setting_at_once(

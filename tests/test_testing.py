@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests.tiers import tiers
 
-from dimat.data import SOURCES, load_dataset
+from dimat.data import SOURCES, SPLITS, Partition, load_dataset
 from dimat.errors import ConfigError
 from dimat.exchange import Step, Talk
 from dimat.matching import MATCHERS, IdentityMatcher, Matching, Problem, Weights
@@ -25,6 +25,7 @@ from dimat.testing import (
     check_matcher,
     check_method,
     check_source,
+    check_split,
     check_topology,
 )
 from dimat.topology import TOPOLOGIES
@@ -59,6 +60,11 @@ def test_dimats_source_without_a_file_keeps_the_laws() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", SPLITS)
+def test_dimats_splits_keep_the_laws(name: str) -> None:
+    check_split(name)
+
+
 def test_the_checks_need_no_test_framework() -> None:
     code = "import sys, dimat.testing; assert 'pytest' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -240,6 +246,8 @@ def drawn(agents: int) -> nx.Graph[int]:
         (drawn, "The same graph comes of the same number of agents"),
         (lambda agents: nx.path_graph(agents + 1), "it is a graph of some of"),
         (nx.empty_graph, r"of others it raises TopologyError \(.*not connected"),  # of one it is
+        (lambda agents: {}[agents], "where it is no graph of so many .* KeyError: 1"),
+        (lambda agents: None, "must be a networkx graph of the nodes"),
     ],
 )
 def test_a_graph_that_breaks_a_law_is_told_which(build: Any, said: str) -> None:
@@ -275,6 +283,14 @@ class Summing(Average):
         return {k: len(states) * v if v.is_floating_point() else v for k, v in found.items()}
 
 
+class Cautious(Average):
+    """Copies stay; in a run it is the average, whose combine_states it has."""
+
+    def combine(self, analysis: Any, states: Any, weights: Any, batches: Any) -> Any:
+        found = states[max(range(len(states)), key=lambda i: weights[i])]
+        return {k: (v if v.is_floating_point() else states[0][k]).clone() for k, v in found.items()}
+
+
 class Keeping(Gram):
     """Its statistics hold the inputs."""
 
@@ -286,6 +302,8 @@ class Keeping(Gram):
 def test_a_combiner_that_breaks_a_law_is_told_which() -> None:
     with pytest.raises(AssertionError, match="Copies of one state combine to what it computes"):
         check_combiner(Summing)
+    with pytest.raises(AssertionError, match="combine_states, which runs call, gives what combine"):
+        check_combiner(Cautious)
     with pytest.raises(AssertionError, match="have the same names and shapes, whatever they were"):
         check_combiner(Keeping)
 
@@ -313,3 +331,51 @@ def test_a_source_that_breaks_a_law_is_told_which() -> None:
     with pytest.raises(AssertionError, match="all of the total, or nothing"):
         check_source(half)
     assert "half" not in SOURCES
+
+
+def cut(labels: Any, agents: int, alpha: float, random: np.random.Generator) -> Partition:
+    parts = np.array_split(np.arange(len(labels)), agents)
+    return Partition(parts, parts)
+
+
+def shared(labels: Any, agents: int, alpha: float, random: np.random.Generator) -> Partition:
+    parts = [np.arange(100)] * agents
+    return Partition(parts, parts)
+
+
+def drawn_anew(labels: Any, agents: int, alpha: float, random: np.random.Generator) -> Partition:
+    parts = np.array_split(np.random.default_rng().permutation(len(labels)), agents)
+    return Partition(parts, parts)
+
+
+def counting_on(labels: Any, agents: int, alpha: float, random: np.random.Generator) -> Partition:
+    labels += 1
+    return cut(labels, agents, alpha, random)
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        (shared, "No sample is dealt out twice"),
+        (drawn_anew, "The same labels and random numbers give the same parts"),
+        (counting_on, "The labels are not changed"),
+        (
+            lambda *given: None,
+            "A split gives a Partition .* DataError: .*None",
+        ),
+        (
+            lambda *given: {}["x"],
+            "A split gives a Partition .* KeyError: 'x'",
+        ),
+    ],
+)
+def test_a_split_that_breaks_a_law_is_told_which(split: Any, said: str) -> None:
+    check_split(cut)
+    with pytest.raises(AssertionError, match=said):
+        check_split(split)
+
+
+@pytest.mark.parametrize("check", [check_split, check_source, check_topology])
+def test_a_function_of_other_arguments_cannot_be_registered(check: Any) -> None:
+    with pytest.raises(ConfigError, match=r"'mine' is a function of \(other, \*, further\): must"):
+        check(lambda other, *, further: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -196,11 +197,32 @@ def an_object(*needs: str) -> Callable[[str, Any], Any]:
     return prepare
 
 
-def a_function(name: str, thing: Any) -> Any:
-    """For registries of functions."""
-    if not callable(thing):
-        raise ConfigError(f"'{name}' is {quoted(thing)}: must be a function")
-    return thing
+def a_function(*takes: str, options: bool = False) -> Callable[[str, Any], Any]:
+    """For registries of functions.
+
+    Args:
+        takes: What a function is called with, in order.
+        options: Whether one that has a parameter ``options`` is given that, too.
+    """
+
+    def prepare(name: str, thing: Any) -> Any:
+        if not callable(thing):
+            raise ConfigError(f"'{name}' is {quoted(thing)}: must be a function")
+        try:
+            signature = inspect.signature(thing)
+        except (TypeError, ValueError):  # one that is written in C need not say
+            return thing
+        more = {"options": None} if options and "options" in signature.parameters else {}
+        try:
+            signature.bind(*takes, **more)
+        except TypeError as error:
+            raise ConfigError(
+                f"'{name}' is a function of {signature}: must be one of ({', '.join(takes)}), "
+                f"which it is called with ({error})"
+            ) from error
+        return thing
+
+    return prepare
 
 
 def _same(a: object, b: object) -> bool:

@@ -34,7 +34,7 @@ from dimat.graph.trace import flatten_inputs
 from dimat.matching import MATCHERS, Matcher, Matching, Problem
 from dimat.matching.procrustes import procrustes, rotated_note
 from dimat.merging import Combiner, StatisticsCombiner, calibrated_norms, predicted_statistics
-from dimat.state import State, extras_of, put_into, state_of, tensors_of
+from dimat.state import State, check_same_structure, extras_of, put_into, state_of, tensors_of
 from dimat.symmetry import Analysis, Symmetry, analyze_within
 from dimat.symmetry.continuous import continuous_symmetry
 from dimat.symmetry.symmetry import nothing_moves
@@ -262,7 +262,14 @@ class Parents:
             )
         problem = Problem(self.analysis, self.states, weights, self.batches)
         with self._blamed():
-            return matcher.match(problem)
+            found = matcher.match(problem)
+        given = found if isinstance(found, Sequence) else []
+        if sum(isinstance(own, Matching) for own in given) != len(self.states):
+            raise ConfigError(
+                f"matcher {type(matcher).__name__} gives what is {quoted(found)}: must be a list "
+                f"of {len(self.states)} dimat.matching.Matching, one for every state"
+            )
+        return found
 
     def align(self, matchings: Sequence[Matching]) -> list[State]:
         """The parents with their units permuted.
@@ -383,8 +390,14 @@ class Parents:
                 merged = combiner.fit(self.analysis, aligned, weights, statistics)
             else:
                 merged = combiner.combine(self.analysis, aligned, weights, self.batches)
+        if not isinstance(merged, dict):
+            raise ConfigError(
+                f"combiner {type(combiner).__name__} gives what is {quoted(merged)}: must be a "
+                "dict of the entries of a state by name"
+            )
         for alias, first in self.analysis.trace.aliases.items():
             merged[alias] = merged[first].clone()
+        check_same_structure(aligned[0], merged, f"what {type(combiner).__name__} gives")
         return merged
 
     def combine_part(

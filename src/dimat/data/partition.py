@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dimat.errors import DataError, look_up
+from dimat.errors import DataError, look_up, quoted
 from dimat.registry import Registry, a_function
 from dimat.text import brief
 
@@ -49,14 +49,63 @@ def partition(
 
     Raises:
         ConfigError: If no such split is known.
-        DataError: If an agent has less than a batch.
+        DataError: If an agent has less than a batch, or the split gives no partition of these
+            images.
     """
     deal = look_up("data.split", name, SPLITS)
     random = np.random.default_rng(np.random.SeedSequence([seed, 77]))
-    dealt = deal(labels.numpy(), agents, alpha, random)
+    dealt = as_partition(deal(labels.numpy(), agents, alpha, random), name, agents, len(labels))
     for parts in (dealt.pretrain, dealt.rounds):
         check_batches(parts, name, batch_size)
     return dealt
+
+
+def as_partition(found: object, name: str, agents: int, count: int) -> Partition:
+    """What a split gave, as a partition: indices may be arrays, tensors or lists.
+
+    Args:
+        found: What it gave.
+        name: Of the split, for the message.
+        agents: Number of agents.
+        count: Number of training images.
+
+    Raises:
+        DataError: If it is no partition, has another number of parts, or a part is not of indices
+            in [0, count).
+    """
+    if not isinstance(found, Partition):
+        raise DataError(
+            f"split '{name}' gives what is {quoted(found)}: must be a dimat.data.Partition("
+            "pretrain, rounds), each with the indices of every agent"
+        )
+    pretrain = _as_indices(found.pretrain, name, agents, count)
+    if found.rounds is found.pretrain:
+        return Partition(pretrain, pretrain)
+    return Partition(pretrain, _as_indices(found.rounds, name, agents, count))
+
+
+def _as_indices(parts: Sequence[object], name: str, agents: int, count: int) -> list[Indices]:
+    """The parts of all agents as arrays of indices."""
+    if not isinstance(parts, Sequence) or len(parts) != agents:
+        has = f"{len(parts)} parts" if isinstance(parts, Sequence) else f"what is {quoted(parts)}"
+        raise DataError(
+            f"split '{name}' gives {has}: must be a list of {agents} parts, one for every agent"
+        )
+    found = []
+    for agent, part in enumerate(parts):
+        own = np.asarray(part)
+        if own.ndim != 1 or (own.size and not np.issubdtype(own.dtype, np.integer)):
+            raise DataError(
+                f"split '{name}' gives agent {agent} an array of shape {own.shape} of {own.dtype}: "
+                "must be (n,) indices of training samples, whole numbers"
+            )
+        if own.size and not 0 <= int(own.min()) <= int(own.max()) < count:
+            raise DataError(
+                f"split '{name}' gives agent {agent} indices from {own.min()} to {own.max()}: "
+                f"there are {count} training samples, 0 to {count - 1}"
+            )
+        found.append(own.astype(np.int64, copy=False))
+    return found
 
 
 def own_images(labels: Tensor, agent: int, *, batch_size: int) -> Partition:
@@ -234,7 +283,7 @@ SPLITS: Registry[Callable[[Indices, int, float, np.random.Generator], Partition]
         "dirichlet": dirichlet,
         "iid-then-by-class": iid_then_by_class,
     },
-    a_function,
+    a_function("labels", "agents", "alpha", "random"),
 )
 
 

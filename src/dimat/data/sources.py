@@ -5,19 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from dimat.data.dataset import Dataset, Part, Tell, quiet, why_not
+from dimat.data.dataset import Dataset, Part, Tell, as_arrays, as_images, quiet, why_not
 from dimat.data.digits import digits
 from dimat.data.folder import folder
 from dimat.data.huggingface import huggingface
 from dimat.data.npz import npz, npz_inputs
 from dimat.data.options import DEFAULTS, SourceOptions
 from dimat.data.partition import held_out
-from dimat.data.stored import tensor_of
+from dimat.data.stored import StoredTensor, tensor_of
 from dimat.data.tables import csv, jsonl, parquet
-from dimat.errors import look_up
+from dimat.errors import DataError, look_up, quoted
 from dimat.registry import Registry, a_function
 from dimat.tasks import CLASSIFICATION, Task
 from dimat.tasks.labels import check_counted, check_known
@@ -36,7 +39,7 @@ SOURCES: Registry[Callable[..., Dataset]] = Registry(
         "jsonl": jsonl,
         "parquet": parquet,
     },
-    a_function,
+    a_function("place", "tell", options=True),
 )
 
 
@@ -71,7 +74,42 @@ def load_dataset(
     asks = "options" in inspect.signature(function).parameters
     options = replace(options, task=task)
     data = function(path, tell, options=options) if asks else function(path, tell)
+    if name in SOURCES.added:
+        data = as_dataset(data, source)
     return usable(data, source, options, classes=classes, needs=needs)
+
+
+def as_dataset(found: object, source: str) -> Dataset:
+    """What a source of one's own gave, as dimat's sources give it: arrays may be NumPy's.
+
+    Args:
+        found: What it gave.
+        source: The source, for messages.
+
+    Raises:
+        DataError: If it is no data set, or its inputs are none.
+    """
+    if not isinstance(found, Dataset):
+        raise DataError(
+            f"source '{source}' gives what is {quoted(found)}: must be a dimat.data.Dataset(name, "
+            "train_x, train_y, test_x, test_y)"
+        )
+    parts: dict[str, Any] = {}
+    for part in ("train_x", "train_y", "test_x", "test_y"):
+        rows, where = getattr(found, part), f"{source}: {part}"
+        if isinstance(rows, StoredTensor):
+            parts[part] = rows
+            continue
+        array = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+        if part.endswith("y"):
+            if array.dtype.kind not in "biuf":
+                raise DataError(f"{where} is {array.dtype}: targets are numbers")
+            parts[part] = torch.from_numpy(array)
+        elif len(array):
+            parts[part] = (as_images if found.images else as_arrays)(array, where)
+        else:
+            parts[part] = torch.from_numpy(array)
+    return replace(found, **parts)
 
 
 def usable(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dimat.compat import lacks_bfloat16
 from dimat.data import (
     OWN,
     Dataset,
@@ -54,9 +55,15 @@ from dimat.models import build_for_input, check_outputs
 from dimat.state import check_same_structure, tensors_of
 from dimat.symmetry import Analysis, Symmetry, analyze, given_analysis
 from dimat.tasks import TASKS, Task
+from dimat.tasks.checks import check_functions
 from dimat.topology import Network, build_topology
 from dimat.training.exchanged import check_moves, frozen_digest, frozen_entries, trained_keys
 from dimat.training.trainer import LocalTrainer, MergeSettings
+
+SLOW_BFLOAT16 = (
+    "ATTENTION: precision is bfloat16, for which this CPU has no instructions: steps of "
+    "convolutional networks take ten times as long as with precision float32"
+)
 
 
 @dataclass(frozen=True)
@@ -558,8 +565,11 @@ def make_setup(
     if not task.has_classes:
         rule = f"as task '{config.task}' has them"
     check_outputs(config.model, setup.new_model(0), dataset.example(2), expected, rule)
+    check_functions(task, config.task, setup.two_targets, expected)
     for note in target_notes(task, dataset.train_y, own=owner is not None):
         progress.note(note)
+    if config.precision == "bfloat16" and config.device == "cpu" and lacks_bfloat16():
+        progress.note(SLOW_BFLOAT16)
     return setup
 
 

@@ -1,4 +1,4 @@
-"""The laws that methods, graphs, matchers, combiners, sources and tasks keep, and planned faults.
+"""The laws that registered things keep (methods, graphs, matchers, …), and planned faults.
 
 Each check takes a thing as its registry does, and raises ``AssertionError`` naming the law that is
 broken. No test framework is needed: call a check in a test of your own package. :class:`Faults` is
@@ -12,6 +12,7 @@ from dimat.testing.faults import Faults
 from dimat.testing.matchers import check_matcher
 from dimat.testing.methods import check_method
 from dimat.testing.sources import check_source
+from dimat.testing.splits import check_split
 from dimat.testing.tasks import check_task
 from dimat.testing.topologies import check_topology
 
@@ -21,6 +22,7 @@ __all__ = [
     "check_matcher",
     "check_method",
     "check_source",
+    "check_split",
     "check_task",
     "check_topology",
 ]

@@ -14,6 +14,7 @@ from dimat.graph.trace import Trace
 from dimat.merging import COMBINERS, Combiner, StatisticsCombiner
 from dimat.merging.layerwise.norms import channel_moments
 from dimat.merging.layerwise.sites import sites
+from dimat.merging.protocol import StateCombiner
 from dimat.state import State
 from dimat.testing.laws import keeps
 from dimat.testing.layers import SHAPES, SmallModel, example
@@ -92,6 +93,16 @@ def twice_is_the_same(combiner: Combiner, given: SmallModel) -> None:
     torch.testing.assert_close(once, twice, rtol=0, atol=0)
 
 
+def states_alone_combine_to_the_same(combiner: Combiner, given: SmallModel) -> None:
+    """combine_states, which runs call, gives what combine gives; one that inherits it has both."""
+    if not isinstance(combiner, StateCombiner):
+        return
+    states, weights = given.states(3), [0.2, 0.3, 0.5]
+    found = combiner.combine_states(states, weights)
+    expected = combiner.combine(given.analysis, states, weights, given.batches)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def statistics_have_one_form(combiner: Combiner, given: SmallModel) -> None:
     """Statistics that travel have the same names and shapes, whatever they were measured on."""
     if not isinstance(combiner, StatisticsCombiner):
@@ -153,6 +164,7 @@ LAWS: tuple[Callable[[Combiner, SmallModel], None], ...] = (
     weight_one_keeps_its_function,
     entries_stay,
     twice_is_the_same,
+    states_alone_combine_to_the_same,
     statistics_have_one_form,
     statistics_move_with_the_units,
     copies_keep_their_function_whatever_they_have_seen,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dimat.errors import first_line
+
 
 @contextmanager
 def law(said: str) -> Iterator[None]:
@@ -24,6 +26,9 @@ def law(said: str) -> Iterator[None]:
         yield
     except AssertionError as error:
         raise AssertionError(f"broken: {said}{f': {error}' if str(error) else ''}") from error
+    except Exception as error:  # what is checked is a user's own, and raises what it likes
+        found = f"{type(error).__name__}: {first_line(error)}"
+        raise AssertionError(f"broken: {said}: {found}") from error
 
 
 def keeps(laws: Iterable[Callable[..., None]], *given: Any) -> None:

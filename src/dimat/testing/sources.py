@@ -29,8 +29,9 @@ def check_source(
 
     Raises:
         AssertionError: Naming the law that is broken.
+        ConfigError: If it cannot be registered.
     """
-    function = SOURCES[source] if isinstance(source, str) else source
+    function = SOURCES[source] if isinstance(source, str) else SOURCES.prepared("mine", source)
     told: list[tuple[int, int]] = []
 
     def load() -> Dataset:

@@ -26,12 +26,14 @@ def check_topology(build: str | Callable[..., Any]) -> None:
 
     Raises:
         AssertionError: Naming the law that is broken.
+        ConfigError: If it cannot be registered.
     """
     name = build if isinstance(build, str) else getattr(build, "__name__", "mine")
-    function = TOPOLOGIES[build] if isinstance(build, str) else build
+    function = TOPOLOGIES[build] if isinstance(build, str) else TOPOLOGIES.prepared("mine", build)
     make = partial(network_of, name, function)
     why: list[str] = []
-    sizes = [agents for agents in _SIZES if _is_there(make, agents, why)]
+    with law("where it is no graph of so many agents it raises TopologyError"):
+        sizes = [agents for agents in _SIZES if _is_there(make, agents, why)]
     others = f"of others it raises TopologyError{f' ({why[-1]})' if why else ''}"
     with law(f"it is a graph of some of {_SIZES[1:]} agents; {others}"):
         assert max(sizes, default=0) > 1

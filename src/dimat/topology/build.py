@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import networkx as nx
 import numpy as np
@@ -37,7 +37,7 @@ TOPOLOGIES: Registry[Callable[..., Graphs]] = Registry(
     "topology.name",
     "dimat.topologies",
     {**UNDIRECTED, **DIRECTED, **DRAWN, **SEQUENCES, "edges": edges},
-    a_function,
+    a_function("agents", options=True),
 )
 
 
@@ -109,7 +109,7 @@ def _graphs(
     """The graphs of a network that take turns; one, if it never changes."""
     asks = "options" in inspect.signature(build).parameters
     found = build(agents, options=options) if asks else build(agents)
-    graphs = [found] if isinstance(found, nx.Graph) else list(found)
+    graphs: list[Any] = list(found) if isinstance(found, Sequence) and len(found) else [found]
     for graph in graphs:
         _check_nodes(name, graph, agents)
     return graphs

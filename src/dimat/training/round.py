@@ -9,7 +9,7 @@ recalibrates BatchNorm. What is exchanged, matched and mixed is the method's par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, Protocol
@@ -18,6 +18,7 @@ from dimat.errors import ConfigError, StructureError, TrainingError, in_words, q
 from dimat.exchange import Talk, Traffic, Transport
 from dimat.exchange.precision import in_precision
 from dimat.methods import Method, RoundContext, RoundResult
+from dimat.state import check_same_structure
 
 
 class RoundAgent(Protocol):
@@ -86,7 +87,7 @@ def merge_round(
     with _named(where, "a method's part"):  # exchange, match, mix
         talks = {me.agent: in_precision(_talk(method, me), precision) for me in contexts}
         found = transport.run(talks, {agent.index: agent.traffic for agent in agents})
-        results = [_checked(method, found[agent.index]) for agent in agents]
+        results = [_checked(method, me, found[me.agent]) for me in contexts]
     if observe is not None:
         observe(contexts, results)
     with _named(where, "taking it over"):  # load, move the optimizer along, recalibrate
@@ -110,17 +111,24 @@ def _talk(method: Method, me: RoundContext) -> Talk[RoundResult]:
     return talk
 
 
-def _checked(method: Method, result: object) -> RoundResult:
+def _checked(method: Method, me: RoundContext, result: object) -> RoundResult:
     """What a merge returned.
 
     Raises:
-        ConfigError: If it is no result.
+        ConfigError: If it is no result, or has no state.
+        StructureError: If its state is not like the agent's.
     """
     if not isinstance(result, RoundResult):
         raise ConfigError(
             f"{type(method).__name__}.merge returns what is {quoted(result)}: must return a "
             "RoundResult, such as RoundResult(state, disagreement=…)"
         )
+    if not isinstance(result.state, Mapping):
+        raise ConfigError(
+            f"{type(method).__name__}.merge returns a state that is {quoted(result.state)}: must "
+            "be a dict of the agent's entries by name, as its combiner gives it"
+        )
+    check_same_structure(me.state, result.state, "the merged state")
     return result
 
 
