@@ -248,9 +248,10 @@ def check_known(setting: str, name: str, known: Collection[str]) -> None:
             f"{', '.join(sorted(known))}"
         )
     if name not in known:
-        raise ConfigError(
-            f"setting '{setting}' is '{name}', which is unknown: {did_you_mean(name, known)}"
-        )
+        way = did_you_mean(name, known)
+        if hasattr(known, "register") and way.startswith("there"):  # it is like none of them
+            way += "; one of your own is known once its module is imported: setting 'imports'"
+        raise ConfigError(f"setting '{setting}' is '{name}', which is unknown: {way}")
 
 
 def look_up(setting: str, name: str, registry: Mapping[str, _Value]) -> _Value:

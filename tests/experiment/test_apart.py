@@ -135,7 +135,9 @@ def test_an_agent_that_met_nobody_fails_and_its_folder_is_no_run(
         )
     assert main([*command, "--exchange.timeout_s=0.01", "--method=local", "--overwrite"]) == 0
     once = ["--exchange.timeout_s=0.01", "--method=final-merge", "--overwrite"]
-    main([*command, *once])
+    assert main([*command, *once]) == 1  # in the first of two rounds there was nobody to miss
+    last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["exchanged"] == {}
     assert json.loads((folder / "chosen.json").read_text())["matching.gauge"] == "pairwise"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -313,3 +314,13 @@ def accuracies(config: RunConfig) -> list[float]:
     result = dimat.run(config)
     methods = (result.main, *result.controls)
     return [float(str(own.summary["test_accuracy_mean"])) for own in methods]
+
+
+def test_every_name_in_a_line_of_metrics_is_in_the_docs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/logging.md").read_text()
+    table = page.partition("## What metrics say")[2].partition("## ")[0]
+    told = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row[:60])}
+    config = {"agents": 2, "rounds": 1, "controls": [], "data.train_images": 200}
+    result = dimat.run(config, out=str(tmp_path / "run"), progress=False)
+    lines = (result.folder / "metrics.jsonl").read_text().splitlines()
+    assert {name for line in lines for name in json.loads(line)} <= told

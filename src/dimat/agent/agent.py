@@ -403,9 +403,10 @@ class Agent:
         self._membership.speak(self.rounds, self._gauge)  # agents that join now see the new round
         incidents = tuple(self._neighborhood.incidents)
         lost = {own.agent for own in incidents if own.uncounted}
+        heard = self._neighborhood.asked - lost
         return Exchanged(
             self.rounds,
-            [j for j in self.topology.at(done).neighbors(self.id) if j not in lost],
+            [j for j in self.topology.at(done).neighbors(self.id) if j in heard],
             incidents,
             result.disagreement,
             result.report.match_s,

@@ -66,6 +66,7 @@ class Neighborhood:
         saying: What goes along with every message and greeting, JSON by name.
         quiet: Whether neighbors are not to mix what we say.
         heard: What went along with what each neighbor said in the last run.
+        asked: Whom the agent was to hear in the last run, whether it did or not.
         incidents: What did not count in the last run.
         report: What those who may ask are told of us; its owner says how far the work is.
         tamper: Changes what is sent to a neighbor the next time: for rehearsals of faults.
@@ -86,6 +87,7 @@ class Neighborhood:
         self.saying: Mapping[str, Any] = {}
         self.quiet = False
         self.heard: dict[int, Mapping[str, Any]] = {}
+        self.asked: set[int] = set()
         self.incidents: list[Incident] = []
         self.tamper: dict[int, Tamper] = {}
         self._agent, self._device, self._patience_s = agent, device, patience_s
@@ -138,7 +140,7 @@ class Neighborhood:
             about: What is talked about, alike at both ends: talks have steps of the same numbers,
                 and what is said in one is never taken for what is said in another.
         """
-        self.incidents, self.heard, self._counted = [], {}, []
+        self.incidents, self.heard, self.asked, self._counted = [], {}, set(), []
         self._about = about
         talk, own = talks[self._agent], traffic[self._agent]
         number, inbox = 0, None
@@ -215,6 +217,7 @@ class Neighborhood:
     # --- one step -----------------------------------------------------------------------------
 
     def _exchange(self, step: Step, number: int, traffic: Traffic) -> Inbox:
+        self.asked.update(step.hear)
         halves = self._begin(step, self._silence.last(step.hear, hesitate=number == 0))
         self._send(step, number, halves, traffic)
         self._endpoint.waiting = True

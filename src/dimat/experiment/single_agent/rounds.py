@@ -237,7 +237,8 @@ class SingleAgentRun:
         self.membership.after(results[0])
         if self.method.exchanges != "rounds":
             return
-        number, neighbors = contexts[0].round, contexts[0].neighbors
+        number, asked = contexts[0].round, self.neighborhood.asked
+        neighbors = [j for j in contexts[0].neighbors if j in asked]
         incidents = self.neighborhood.incidents
         failed = {incident.agent for incident in incidents if incident.uncounted}
         self.exchanged.update(j for j in neighbors if j not in failed)
