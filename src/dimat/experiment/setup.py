@@ -48,6 +48,7 @@ from dimat.experiment.sources import (
     task_of,
     thinned,
 )
+from dimat.experiment.unread import unread
 from dimat.losses import NOT_TRUE_WEIGHT, LocalLoss, loss_of_counts
 from dimat.methods import Method, check_combiner
 from dimat.metric import Metric
@@ -509,7 +510,7 @@ def make_setup(
         ConfigError: If the data are one agent's own, and it is not said whose.
         DataError, ModelError, TopologyError: If data, model or graph cannot be used.
     """
-    owner = agent if config.data.split == OWN else None
+    asked, owner = config, agent if config.data.split == OWN else None
     progress = progress or Silent()
     tell, task = reading(progress), task_of(config)
     check_there(config, given)
@@ -567,6 +568,8 @@ def make_setup(
     check_outputs(config.model, setup.new_model(0), dataset.example(2), expected, rule)
     check_functions(task, config.task, setup.two_targets, expected)
     for note in target_notes(task, dataset.train_y, own=owner is not None):
+        progress.note(note)
+    for note in unread(asked, apart=agent is not None):
         progress.note(note)
     if config.precision == "bfloat16" and config.device == "cpu" and lacks_bfloat16():
         progress.note(SLOW_BFLOAT16)

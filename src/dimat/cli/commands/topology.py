@@ -49,6 +49,7 @@ def execute(options: Namespace) -> None:
 
     from dimat.cli.describe import describe
     from dimat.experiment.network import build_network
+    from dimat.experiment.unread import unread_graph
     from dimat.topology import definite
 
     network = build_network(config.topology, config.agents)
@@ -56,6 +57,8 @@ def execute(options: Namespace) -> None:
     dropout = f", dropout {options.dropout:g}" if options.dropout else ""
     title = f"{network.name}, {rule}{dropout}; {options.model}, width {options.width:g}"
     Console().print(describe(title, network, state_bytes))
+    for note in unread_graph(config):
+        Console(stderr=True).print(note, highlight=False, soft_wrap=True)
 
 
 def _state_bytes(options: Namespace) -> int:
