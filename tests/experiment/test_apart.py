@@ -7,6 +7,8 @@ import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.exchange.threads import HOST, LONG_S, peers_file, together
@@ -21,6 +23,7 @@ from dimat.experiment.config.config import (
     TopologyConfig,
 )
 from dimat.experiment.progress import Silent
+from dimat.experiment.single_agent import rounds
 from dimat.experiment.single_agent.run import AgentSite, run_agent
 from dimat.tools.report.write import report
 
@@ -166,3 +169,26 @@ def test_what_keeps_a_neighbor_away_is_said_while_it_is_waited_for(tmp_path: Pat
     said = sorted(text for text in notes if "other settings" in text)
     assert [text[:7] for text in said] == ["agent 0", "agent 1"]
     assert all(text.count("agent ") == 1 for text in said)
+
+
+def test_each_reason_that_keeps_a_neighbor_away_is_said_once() -> None:
+    """However often it is waited for; who is only away is named as waited for."""
+
+    class Waits:
+        def await_neighbors(self, others: Any, wait_s: float, heed: Any) -> list[int]:
+            for why in ({1: away, 2: "no certificate"}, {1: "agent 1 left", 2: "no certificate"}):
+                heed(why)
+            heed({})
+            return []
+
+    notes: list[str] = []
+    away = next(iter(rounds._JUST_AWAY))
+    progress = SimpleNamespace(note=notes.append)
+    run: Any = SimpleNamespace(progress=progress, neighborhood=Waits(), _said=set(), _away={})
+    for _ in range(2):
+        rounds.SingleAgentRun._await(run, [1, 2], 5.0)
+    waited = "waiting up to 5 s for agents 1, 2"
+    assert notes == [waited, "agent 2: no certificate", "agent 1 left", waited]
+    rounds.SingleAgentRun._await(run, [1, 2], 5.0, quietly=True)
+    assert len(notes) == 4
+    assert run._away == {}
