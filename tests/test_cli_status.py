@@ -113,7 +113,8 @@ def test_agents_that_do_not_answer_are_rows_with_the_reason_and_the_exit_code_is
     tmp_path: Path, ask: Ask, pair: list[Neighborhood], ca: Made
 ) -> None:
     known = PeersFile(tmp_path / "peers.yaml").agents
-    addresses = {0: known[0], 1: known[1], 2: known[0], 3: "127.0.0.1:1", 4: "none.invalid:7400"}
+    elsewhere = str(known[0]).replace(":", ":0")  # the same, in other words
+    addresses = {0: known[0], 1: known[1], 2: elsewhere, 3: "127.0.0.1:1", 4: "none.invalid:7400"}
     peers = tmp_path / "more.yaml"
     text = "".join(f"{i}: {{address: '{own}'}}\n" for i, own in addresses.items())
     peers.write_text(f"{text}5: {{}}\n")

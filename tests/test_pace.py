@@ -84,12 +84,22 @@ def test_one_voice_moves_an_agent_that_exchanges_with_it_a_tenth_faster_than_it_
 def test_no_voices_skip_the_last_round(voices: int) -> None:
     """Else an agent that has nothing ends with nothing, and its exit code is 0."""
     life = Life()
-    life.look(*[ROUNDS] * voices, empty_handed=True)
+    life.look(*[ROUNDS - 1] * voices, empty_handed=True)
     assert life.done == (ROUNDS - 1 if voices > 1 else ROUNDS // 2)
     assert life.own.status is MembershipStatus.NEW
-    assert life.look(*[ROUNDS] * voices) < ROUNDS
+    assert life.look(*[ROUNDS - 1] * voices) < ROUNDS
     assert life.own.status is MembershipStatus.NEW  # it still has nothing
     assert life.done <= ROUNDS // 2 + 2 or voices > 1  # it has been there for no time at all
+
+
+@pytest.mark.parametrize("voices", [1, 2, 3])
+@pytest.mark.parametrize("empty_handed", [True, False])
+def test_who_has_no_rounds_left_pulls_nobody(voices: int, empty_handed: bool) -> None:
+    """It was started again, and goes; rounds without it are better than none."""
+    life = Life()
+    assert life.look(*[ROUNDS] * voices, empty_handed=empty_handed) == 0
+    assert life.own.status is MembershipStatus.CURRENT
+    assert life.look(*[ROUNDS] * voices, 7) == 7
 
 
 def test_who_comes_late_goes_on_where_its_one_neighbor_is() -> None:

@@ -286,14 +286,17 @@ def write_tensors(
         raise OSError(code, os.strerror(code), str(path)) from error
 
 
-def load_state(path: Path) -> State:
+def load_state(path: str | os.PathLike[str]) -> State:
     """Read a safetensors file.
+
+    Args:
+        path: The file.
 
     Raises:
         StructureError: If the file is missing or is not safetensors.
     """
     try:
-        check_header(path, StructureError)
+        check_header(Path(path), StructureError)
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise StructureError(f"{path} cannot be read as safetensors: {error}") from error

@@ -18,6 +18,7 @@ import dimat
 from dimat.cli import main
 from dimat.data import Dataset as OurDataset
 from dimat.data import SourceOptions, load_dataset
+from dimat.data.stored import StoredTensor
 from dimat.errors import ConfigError, DataError, DimatError, Stopped
 from dimat.experiment.config.parse import load_config
 from dimat.experiment.given import way_to_resume
@@ -54,6 +55,9 @@ class Rows(Dataset[Any]):
     def __getitem__(self, i: int) -> Any:
         pair = self.x[i], self.y[i]
         return {"x": pair[0], "label": pair[1]} if self.named else pair
+
+
+REGRESSION = SourceOptions(task=TASKS["regression"])
 
 
 def net(in_features: int, num_outputs: int) -> nn.Module:
@@ -393,3 +397,59 @@ def test_a_model_that_settings_name_is_not_given_as_an_object(tmp_path: Path) ->
     dimat.run(out=str(out), data=data, **SMALL)
     with pytest.raises(ConfigError, match=r"'model' is tests.*:net, and .* with mlp, .*: leave"):
         dimat.resume(out, progress=False, data=data, model=net)
+
+
+@pytest.mark.parametrize("more", [{}, {"drop_last": True}, {"num_workers": 1}])
+def test_a_loader_that_shuffles_is_read_in_the_order_of_its_data_set(more: Any) -> None:
+    """Else another run would have other samples to test on, and none could go on."""
+    expected, _ = dataset_of(Rows(X, Y), REGRESSION)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        found, _ = dataset_of(DataLoader(Rows(X, Y), 32, shuffle=True, **more), REGRESSION)
+        for name in ("train_x", "train_y", "test_x", "test_y"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+        assert torch.equal(before, torch.get_rng_state())
+
+
+class Drawn(Rows):
+    """Samples with noise that is drawn whenever one is read."""
+
+    def __getitem__(self, i: int) -> Any:
+        x, y = super().__getitem__(i)
+        return x + 0.01 * torch.randn_like(x), y
+
+
+def test_samples_that_differ_each_time_are_drawn_anew_and_the_same_in_each_run() -> None:
+    """By default they were read once: a run had one draw, and another run another."""
+    found = []
+    for _ in range(2):
+        before = torch.get_rng_state()
+        data, _ = dataset_of(Drawn(X, Y), REGRESSION)
+        assert isinstance(data.train_x, StoredTensor)
+        found.append([data.train_x.read(torch.arange(9), seed) for seed in (3, 4)])
+        assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(found[0][0], found[1][0])
+    assert not torch.equal(found[0][0], found[0][1])
+    in_memory = [dataset_of(Drawn(X, Y), REGRESSION, storage="memory")[0] for _ in range(2)]
+    assert torch.equal(*(own.train_x for own in in_memory))  # type: ignore[arg-type]
+    assert not isinstance(dataset_of(Rows(X, Y), REGRESSION)[0].train_x, StoredTensor)
+
+
+@pytest.mark.parametrize("way", ["settings", "config", "file"])
+def test_own_data_have_one_default_split_in_whatever_form_settings_are(
+    tmp_path: Path, way: str
+) -> None:
+    labels = (X @ RANDOM.normal(size=(4, 3)).astype(np.float32)).argmax(1)
+    file = tmp_path / "settings.yaml"
+    file.write_text("seed: 3\n")
+    own: Any = {"settings": {"seed": 3}, "config": dimat.RunConfig(seed=3), "file": file}[way]
+    small = {**SMALL, "task": "classification", "rounds": 0, "out": str(tmp_path / "run")}
+    found = dimat.run(own, model=net, data=(X, labels), **small)
+    assert found.config.data.split == "iid"
+    file.write_text("data: {split: iid-then-by-class}\n")
+    said: Any = {"settings": {"data.split": "iid-then-by-class"}, "file": file}
+    if way in said:  # of a config nobody knows whether it was said
+        small |= {"pretrain_epochs": 0, "overwrite": True, "batch_size": 2}
+        found = dimat.run(said[way], model=net, data=(X, labels), **small)
+        assert found.config.data.split == "iid-then-by-class"

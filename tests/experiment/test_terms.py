@@ -27,6 +27,7 @@ OTHER: dict[str, Any] = {
     "imports": ("json",),
     "exchange.timeout_s": 1.5,
     "exchange.patience_s": 2.5,
+    "exchange.wait_s": 3.5,
     "checkpoint.every": 4,
     "checkpoint.keep": 9,
     "diagnostics.barrier_images": 10,

@@ -153,7 +153,8 @@ class Membership:
         agent's own pace, are not believed either: if they did do them, the agent catches up some
         rounds later. Where only some announce that they are ahead of an agent that is unknown to
         them, it stays in its round and listens first: that costs little if they lie, and keeps its
-        state from poisoning them if they do not.
+        state from poisoning them if they do not. Who has done the last round merges with nobody any
+        more, so nobody skips rounds to be with it.
 
         Args:
             done: The last round that the agent has done itself.
@@ -165,7 +166,8 @@ class Membership:
         """
         slack = _BEHIND if self.joined else 0
         self.pace.begin(self.clock(), done)
-        settled = [x for x in self.neighborhood.news().values() if not x.get("quiet")]
+        heard = [x for x in self.neighborhood.news().values() if not x.get("quiet")]
+        settled = [x for x in heard if self._round(x) < self.rounds]
         said = sorted((self._round(x) for x in settled), reverse=True)
         if not said:
             return done

@@ -34,7 +34,15 @@ from dimat.graph.trace import flatten_inputs
 from dimat.matching import MATCHERS, Matcher, Matching, Problem
 from dimat.matching.procrustes import procrustes, rotated_note
 from dimat.merging import Combiner, StatisticsCombiner, calibrated_norms, predicted_statistics
-from dimat.state import State, check_same_structure, extras_of, put_into, state_of, tensors_of
+from dimat.state import (
+    State,
+    check_same_structure,
+    extras_of,
+    is_number,
+    put_into,
+    state_of,
+    tensors_of,
+)
 from dimat.symmetry import Analysis, Symmetry, analyze_within
 from dimat.symmetry.continuous import continuous_symmetry
 from dimat.symmetry.symmetry import nothing_moves
@@ -189,9 +197,17 @@ class Parents:
 
     @property
     def all_notes(self) -> tuple[str, ...]:
-        """The notes, and one more if no unit of the model may move."""
-        symmetry = self.analysis.symmetry
-        return self.notes if symmetry.groups else (*self.notes, nothing_moves(symmetry))
+        """The notes, with those on a model where nothing moves, and on entries not read."""
+        symmetry, trace = self.analysis.symmetry, self.analysis.trace
+        notes = self.notes if symmetry.groups else (*self.notes, nothing_moves(symmetry))
+        moved = {key for group in symmetry.groups for key, _ in group.members}
+        unread = [
+            key
+            for key, value in self.states[0].items()
+            if is_number(value) and value.numel() > 1
+            if not {key, trace.aliases.get(key)} & {*trace.read, *moved}
+        ]
+        return (*notes, _unread_note(unread)) if unread else notes
 
     def _analyze(self, model: nn.Module) -> Analysis:
         """The analysis of a model that differs from that of the parents in its head only."""
@@ -547,3 +563,12 @@ def _check_kinds(forward: object, symmetry: object, key: object) -> None:
         check_kind("symmetry", symmetry, Symmetry, "what dimat.Symmetry.from_axes gave")
     if key is not None:
         check_kind("key", key, str, "the name of an entry, or None")
+
+
+def _unread_note(keys: Sequence[str]) -> str:
+    """The note on entries that the model's forward pass does not read."""
+    some = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    return (
+        f"forward does not read {some}: nothing says which units belong together there, so they "
+        "are combined as they are"
+    )

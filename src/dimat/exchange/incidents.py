@@ -44,23 +44,30 @@ class IncidentRow:
         since: Number of the first round.
         last: Number of the last round so far.
         times: Number of incidents.
+        over: Whether a round followed in which it did not repeat.
     """
 
     incident: Incident
     since: int
     last: int
     times: int = 1
+    over: bool = False
 
     @property
     def line(self) -> dict[str, Any]:
         """The row as JSON; a row of one incident has that and its round."""
         more = {} if self.times == 1 else {"since": self.since, "times": self.times}
-        return {"round": self.last, **more, **asdict(self.incident)}
+        over = {"over": True} if self.over else {}
+        return {"round": self.last, **more, **over, **asdict(self.incident)}
 
     def __str__(self) -> str:
         own = self.incident
+        told = f"{own.what}: {own.why}"
+        if self.over:
+            rounds = f"{self.times} times in rounds {self.since} to {self.last}"
+            return f"agent {own.agent} no longer {told} ({rounds})"
         more = "" if self.times == 1 else f" ({self.times} times since round {self.since})"
-        return f"agent {own.agent} {own.what}: {own.why}{more}"
+        return f"agent {own.agent} {told}{more}"
 
 
 class Rows:
@@ -81,13 +88,14 @@ class Rows:
             incidents: Incidents of the round.
         """
         now = {own: self._longer(own, number) for own in incidents}
-        over = [row for own, row in self._open.items() if own not in now and not _doubled(row)]
+        ended = [row for own, row in self._open.items() if own not in now and not _doubled(row)]
+        over = [replace(row, over=True) for row in ended]
         self._open = now
         return [*over, *(row for row in now.values() if _doubled(row))]
 
     def end(self) -> list[IncidentRow]:
         """The rows that are left to tell when no more rounds follow."""
-        return self.add(0, [])
+        return [row for row in self._open.values() if not _doubled(row)]
 
     def kept(self) -> list[Any]:
         """The open rows as JSON, for a checkpoint."""

@@ -14,7 +14,7 @@ from dimat.experiment.setup import Setup, input_shape
 # Settings that may differ between machines: they change no number, or only that machine's.
 _OWN = (
     *("out", "overwrite", "device", "threads", "vectorize", "eval_every", "log", "controls"),
-    *("imports", "exchange.timeout_s", "exchange.patience_s"),
+    *("imports", "exchange.timeout_s", "exchange.wait_s", "exchange.patience_s"),
     *("checkpoint.every", "checkpoint.keep", "diagnostics.barrier_images"),
     *("data.source", "data.test_source"),
 )

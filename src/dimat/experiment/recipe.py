@@ -25,6 +25,7 @@ LATER: Mapping[str, object] = {
     "data.tokenizer": None,
     "data.max_length": 128,
     "data.storage": "auto",
+    "exchange.wait_s": None,
     "optimizer.ema": None,
 }
 
@@ -33,9 +34,9 @@ def recipe(config: RunConfig) -> RunConfig:
     """The settings without those that change no result, with which a run may go on otherwise.
 
     These are ``out``, ``overwrite``, ``max_wall_s``, ``checkpoint``, how long others are waited for
-    (``exchange.timeout_s`` and ``patience_s``), and whether small agents may train at once with the
-    bits that they have alone (``vectorize`` 1 or null). They become what they first were by
-    default, so digests stay what they were.
+    (``exchange.timeout_s``, ``wait_s`` and ``patience_s``), and whether small agents may train at
+    once with the bits that they have alone (``vectorize`` 1 or null). They become what they first
+    were by default, so digests stay what they were.
 
     Args:
         config: All settings.
@@ -47,6 +48,11 @@ def recipe(config: RunConfig) -> RunConfig:
         overwrite=False,
         max_wall_s=None,
         checkpoint=CheckpointConfig(every=1),
-        exchange=replace(config.exchange, timeout_s=waits.timeout_s, patience_s=waits.patience_s),
+        exchange=replace(
+            config.exchange,
+            timeout_s=waits.timeout_s,
+            wait_s=waits.wait_s,
+            patience_s=waits.patience_s,
+        ),
         vectorize=config.vectorize or 1,
     )

@@ -14,7 +14,9 @@ from dimat.errors import ConfigError, check_kind, shown
 from dimat.exchange.world import SINGLE_PROCESS, World
 from dimat.experiment.callbacks.callback import Callback
 from dimat.experiment.config.config import RunConfig
-from dimat.experiment.config.parse import config_from, load_config
+from dimat.experiment.config.parse import config_from, load_config, read_yaml
+from dimat.experiment.config.presets import PRESETS
+from dimat.experiment.config.task import has_default_split
 from dimat.experiment.config.validate import validate
 from dimat.experiment.given import Given, check_same, given_of, is_object
 from dimat.experiment.progress import LiveProgress, Progress, Silent, reading
@@ -108,13 +110,14 @@ def _with_objects(
     if isinstance(data, list) and "agents" not in plain:
         plain["agents"] = len(data)
     if data is not None:
+        base = config_from(config, plain)
         split = _said_split(config, plain)
         if isinstance(data, list) and split is not None:
             raise ConfigError(
                 f"setting 'data.split' is {split!r}, and 'data' is a list with the data of each "
                 "agent, of which nothing is dealt out: leave data.split away, or give one data set"
             )
-        if split is None and not isinstance(config, (RunConfig, str, os.PathLike)):
+        if split is None and has_default_split(base, base.data.split):
             plain["data.split"] = "iid"  # that of the demo is for digits
     return given_of(config_from(config, plain), objects, tell)
 
@@ -131,6 +134,8 @@ def _shown(progress: Progress, world: World) -> Iterator[Tell]:
 
 def _said_split(config: object, plain: Mapping[str, object]) -> object:
     """What settings by name say of ``data.split``; None if they say nothing."""
+    if isinstance(config, (str, os.PathLike)):  # read before, so it is a file of settings
+        config = read_yaml(PRESETS.get(str(config), Path(config)))
     given = {**(config if isinstance(config, Mapping) else {}), **plain}
     group = given.get("data")
     return given.get("data.split", group.get("split") if isinstance(group, Mapping) else None)

@@ -79,9 +79,11 @@ def single_agent_table(result: SingleAgentResult) -> Table:
     metric = result.metric
     merged, trained = (metric.show(own) for own in (result.merged, result.trained))
     unit = " %" if metric.percent else ""
+    early = result.merged_round is not None and result.merged_round != result.last_round
+    when = f" in round {result.merged_round}" if early else ""
     table = Table(
         title=f"Agent {result.agent} after {counted(result.rounds, 'round')} · test "
-        f"{metric.name.replace('_', ' ')} {merged}{unit} merged, {trained}{unit} trained",
+        f"{metric.name.replace('_', ' ')} {merged}{unit} merged{when}, {trained}{unit} trained",
         caption="exchanged = counted at both ends; the others did not count",
         title_style="bold",
         box=box.SIMPLE_HEAD,

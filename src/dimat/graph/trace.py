@@ -12,7 +12,7 @@ import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import zip_longest
 from typing import Any
 
@@ -63,6 +63,13 @@ class Trace:
     frozen: Mapping[str, Tensor] = field(default_factory=dict)
 
     __repr__ = brief
+
+    @cached_property
+    def read(self) -> frozenset[str]:
+        """State keys that the forward pass reads or writes; others it could do without."""
+        own = {node.name for node in self.graph.nodes if node.users}
+        read = {key for name, key in self.states.items() if name in own}
+        return frozenset(read | {key for _, key in self.mutated})
 
     @property
     def batch_size(self) -> int | None:

@@ -17,6 +17,7 @@ Cause = Literal[
     "other-agent",
     "wrong-key",
     "no-neighbor",
+    "leaving",  # the agent that is called ends
     "not-to-dial",  # who is dialed waits, as peers.yaml says
     "too-often",
     "twice",  # two processes claim one number

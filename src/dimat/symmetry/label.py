@@ -114,8 +114,7 @@ def _state_labels(
 
     Axes of other entries (counters, indices) are fixed, and so are those that no graph reads.
     """
-    used = any(key in (*t.states.values(), *t.draws.values()) for t in traces)
-    if not is_number(value) or not used:
+    if not is_number(value) or not any(key in t.read or key in t.draws.values() for t in traces):
         return (FIXED,) * value.dim()
     labels: list[Any] = [
         units.fresh(along(i, value.dim(), n)) if n > 1 else FIXED for i, n in enumerate(value.shape)

@@ -37,7 +37,7 @@ MOST_PROBE = 1 << 20  # bytes
 _BEATS = 3  # that one who lives cannot miss
 _ALARM_S = 60.0  # at least, between alarms about one neighbor: it fills no file with refusals
 # Causes of refusals that pass by themselves, as agents begin, end, or read peers.yaml anew.
-_PASSING = {"no-neighbor", "not-to-dial", "too-often"}
+_PASSING = {"no-neighbor", "leaving", "not-to-dial", "too-often"}
 
 
 class Endpoint:
@@ -335,7 +335,9 @@ class Endpoint:
         them = claim.agent
         with self.changed:
             link = None if them is None else self._links.get(them)
-        if them is None or link is None or self._closing.is_set():
+        if self._closing.is_set():
+            raise Refused("leaving", f"agent {self.agent} is leaving")
+        if them is None or link is None:
             raise Refused("no-neighbor", f"agent {them} is no neighbor of agent {self.agent}")
         if self._dialed(them) is not None:
             raise Refused(

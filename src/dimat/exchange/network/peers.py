@@ -115,6 +115,12 @@ def _parsed(text: str, path: Path) -> Mapping[int, str | None]:
         if type(agent) is not int or agent < 0 or not isinstance(own, dict) or {*own} - {"address"}:
             raise ConfigError(f"setting 'peers': '{agent}' in {path}: the file {rule}")
         addresses[agent] = _address(agent, own.get("address"), path)
+        first = next(j for j in addresses if addresses[j] == addresses[agent])
+        if first != agent and addresses[agent] is not None:
+            raise ConfigError(
+                f"setting 'peers': agents {first} and {agent} in {path} have one address, "
+                f"{addresses[agent]}: must be another for each agent"
+            )
     return addresses
 
 

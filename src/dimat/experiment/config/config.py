@@ -76,7 +76,7 @@ class DataConfig:
             class (digits).
         storage: Where the samples of data sets and loaders stay that dimat.run(data=…) is given:
             memory; source (every batch is read by index, so they may be larger than memory); or
-            auto (memory, if all together take a GiB at most).
+            auto (memory, if all together take a GiB at most and are the same when read again).
         train_images: Use only this many training images (a stratified subset); all if null.
         classes: Names of all classes, in the order of the labels; none: those of the source. Needed
             with split own, where no agent need have images of all. Labels that have no names at the
@@ -362,6 +362,8 @@ class ExchangeConfig:
         precision: float32, or bfloat16: float32 entries of messages travel as bfloat16, at half
             the bytes; an agent's own state stays as it is.
         timeout_s: A neighbor that gives no sign of life for so many seconds is lost.
+        wait_s: Seconds that an agent of dimat agent waits for its neighbors when it begins or comes
+            back; null: timeout_s.
         patience_s: Seconds that a living but silent neighbor is waited for, at most; under
             torchrun, a process that never comes.
         max_norm_ratio: A neighbor's state is refused if the norm of its parameters is more than
@@ -380,6 +382,7 @@ class ExchangeConfig:
 
     precision: Literal["float32", "bfloat16"] = "float32"
     timeout_s: kinds.Seconds = 30.0
+    wait_s: kinds.Seconds | None = None
     patience_s: kinds.Seconds = 600.0
     max_norm_ratio: kinds.Ratio | None = 10.0
     robust: Literal["none", "clip", "trimmed"] = "none"

@@ -10,12 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
-    BatchSampler,
     ConcatDataset,
     DataLoader,
     IterableDataset,
-    RandomSampler,
-    SequentialSampler,
     Subset,
     TensorDataset,
     default_collate,
@@ -26,6 +23,7 @@ from dimat.errors import DataError
 from dimat.experiment.given.samples import (
     TARGETS,
     array_of,
+    in_order,
     is_array,
     of_many_shapes,
     pair_of,
@@ -115,18 +113,13 @@ def by_index(given: Any, name: str) -> ByIndex | None:
 
 def _of_loader(loader: DataLoader[Any], name: str) -> ByIndex | None:
     """The data set of a loader whose order is that of the data set, or random."""
-    sampler = loader.sampler
-    shuffles = isinstance(sampler, RandomSampler) and not sampler.replacement
-    plain = type(loader.batch_sampler) is BatchSampler
-    if isinstance(loader.dataset, IterableDataset) or not plain:
+    ordered = in_order(loader)
+    if ordered is None:
         return None
-    length = len(cast(Any, loader.dataset))
-    whole = isinstance(sampler, RandomSampler) and sampler.num_samples == length
-    if not (isinstance(sampler, SequentialSampler) or (shuffles and whole)):
-        return None
-    if loader.drop_last and not shuffles:
-        length = len(loader) * (loader.batch_size or 1)
-    return ByIndex(loader.dataset, loader.collate_fn, length, name) if length else None
+    length = len(cast(Any, ordered.dataset))
+    if ordered.drop_last:
+        length = len(ordered) * (ordered.batch_size or 1)
+    return ByIndex(ordered.dataset, ordered.collate_fn, length, name) if length else None
 
 
 class Arrays:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
+from dimat.data.stored import seeded
 from dimat.errors import DataError, first_line, quoted
 
 INPUTS = ("x", "input", "inputs", "image", "images", "pixel_values", "input_ids", "features")
@@ -58,7 +65,7 @@ def samples_of(given: Any, name: str, most_bytes: int | None = None) -> SampleAr
             raise DataError(f"{name}: targets are one number: must be one for each input")
         return SampleArrays(x, y)
     batches, size = [], 0
-    for batch in _batches(given, name):
+    for batch in _seeded(_batches(given, name)):
         x, y = map(array_of, pair_of(batch, f"a sample of '{name}'"))
         batches.append((x, y))
         size += x.nbytes + y.nbytes
@@ -90,7 +97,7 @@ def named_arrays(given: Mapping[Any, Any], name: str) -> tuple[NDArray[np.generi
 def _batches(given: Any, name: str) -> Iterable[Any]:
     """Batches of what gives samples, collated as PyTorch does, or as a DataLoader is told to."""
     if isinstance(given, DataLoader):
-        return given
+        return in_order(given) or given
     if isinstance(given, IterableDataset) or _streams(given):
         raise DataError(
             f"'{name}' is a {type(given).__name__}, an iterable data set, whose samples cannot be "
@@ -105,6 +112,39 @@ def _batches(given: Any, name: str) -> Iterable[Any]:
     ):
         raise DataError(f"'{name}' is {quoted(given)}: must be {_FORMS}")
     return _collated(given, name)
+
+
+def in_order(loader: DataLoader[Any]) -> DataLoader[Any] | None:
+    """A loader of the same batches in the order of its data set; None where it has an own order.
+
+    A loader that shuffles gives another order, and with ``drop_last`` other samples, each time.
+
+    Args:
+        loader: Its order is that of the data set, or random without replacement.
+    """
+    sampler = loader.sampler
+    shuffles = isinstance(sampler, RandomSampler) and not sampler.replacement
+    plain = type(loader.batch_sampler) is BatchSampler
+    if isinstance(loader.dataset, IterableDataset) or not plain:
+        return None
+    if not shuffles:
+        return loader if isinstance(sampler, SequentialSampler) else None
+    if cast(RandomSampler, sampler).num_samples != len(cast(Any, loader.dataset)):
+        return None
+    return DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
+
+
+def _seeded(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, of which all that is drawn while they are read is the same each time."""
+    with seeded(0):
+        yield from batches
 
 
 def _streams(given: Any) -> bool:

@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from dimat.data.dataset import Dataset, Tell
-from dimat.data.stored import Rows, SampleReader, StoredTensor
+from dimat.data.stored import Rows, SampleReader, StoredTensor, seeded
 from dimat.errors import DataError
-from dimat.experiment.given.by_index import ByIndex, by_index, of_arrays, passed
+from dimat.experiment.given.by_index import Arrays, ByIndex, by_index, of_arrays, passed
 from dimat.experiment.given.samples import is_array
 from dimat.tasks import Task
 
 Storage: TypeAlias = Literal["auto", "memory", "source"]
+_COMPARED = 8  # samples that are read twice
 MOST_BYTES = 2**30  # of the samples that are read into memory without being told to
 _WAYS_OUT = (
     "give the map-style data set itself, or a DataLoader over one, in its order or shuffled "
@@ -71,7 +73,24 @@ def stays_stored(given: Any, storage: Storage) -> bool:
                     f"samples cannot be had by their number: {_WAYS_OUT}"
                 )
         return True
-    return sum(_size(own, name) for own, name in _leaves(given)) > MOST_BYTES
+    leaves = [*_leaves(given)]
+    return sum(_size(*own) for own in leaves) > MOST_BYTES or any(_is_drawn(*own) for own in leaves)
+
+
+def _is_drawn(given: Any, name: str) -> bool:
+    """Whether samples differ each time they are read, as those of a random transform do."""
+    own = leaf_by_index(given, name)
+    if own is None or isinstance(own.samples, (TensorDataset, Arrays)):
+        return False
+    numbers = np.unique(np.linspace(0, own.length - 1, _COMPARED, dtype=int)).tolist()
+    try:
+        with seeded(0):
+            once, _ = own.fetch(numbers)
+        with seeded(1):
+            twice, _ = own.fetch(numbers)
+    except Exception:  # whatever is wrong with it is said when it is read
+        return False
+    return once.shape != twice.shape or not np.array_equal(once, twice)
 
 
 def _size(given: Any, name: str) -> int:

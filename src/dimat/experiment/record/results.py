@@ -111,6 +111,8 @@ class SingleAgentResult:
         exchanged: Number of exchanges that counted, by neighbor.
         incidents: Number of incidents of each kind, by neighbor.
         metric: The main metric of its task.
+        merged_round: The round of that merge; None if there was none.
+        last_round: The last round; the number of rounds is less if the agent left some out.
     """
 
     agent: int
@@ -121,3 +123,5 @@ class SingleAgentResult:
     exchanged: Mapping[int, int]
     incidents: Mapping[int, Mapping[str, int]]
     metric: Metric = ACCURACY
+    merged_round: int | None = None
+    last_round: int | None = None

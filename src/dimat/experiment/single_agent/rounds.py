@@ -204,6 +204,7 @@ class SingleAgentRun:
         """Catch up with the neighbors, merge, train, and write a checkpoint if it is due."""
         before, config = self.done, self.setup.config
         self.done = self.membership.catch_up(self.done, agent.gauge)
+        self._say_skipped(before)
         self.progress.advance(self.done - before)
         number = min(self.done + 1, config.rounds)
         self.strike(number)
@@ -301,26 +302,44 @@ class SingleAgentRun:
         self.event(phase, round=number, **{metric.name: found})
         self.progress.note(f"round {number:3d}  {phase} {metric.note(found)}")
 
+    def _say_skipped(self, before: int) -> None:
+        """Say which rounds the neighbors did without the agent, if it leaves some out."""
+        if self.done == before:
+            return
+        which = f"rounds {before + 1} to {self.done}"
+        if self.done == before + 1:
+            which = f"round {self.done}"
+        standing = self.membership.status.value
+        self.progress.note(
+            f"its neighbors are ahead: on from round {self.done + 1} without {which}, {standing}"
+        )
+        self.event("skipped", since=before + 1, last=self.done, standing=standing)
+
     # --- beginning, going on, and end -----------------------------------------------------------
 
     def _set_out(self) -> LocalTrainer:
         """The agent from its checkpoint; else new, if neighbors are ahead; else pre-trained."""
         config = self.setup.config
         others = near(self.setup.topology, self.index)
+        own = config.exchange
+        wait_s = own.timeout_s if own.wait_s is None else own.wait_s
         found = self.last_checkpoint(self.progress.note)
         agent = self.setup.new_agent(self.index, pretraining=False)
         if found:
             self._restore(agent, found)
+            self._tell(agent)
+            self.progress.note(f"goes on from round {self.done} of {config.rounds}")
         else:
             self.folder.rewind({})
         self.membership.speak(self.done, agent.gauge)
         if not found:
-            self._await(others, min(_LOOK_S, config.exchange.timeout_s), quietly=True)
+            self._await(others, min(_LOOK_S, wait_s), quietly=True)
             self.done = self.membership.catch_up(0, None, empty_handed=True)
+            self._say_skipped(0)
             self._begin_logs(-1)
             if not self.done:
                 self._pretrain(agent)
-        missing = self._await(others, config.exchange.timeout_s)
+        missing = self._await(others, wait_s)
         if found and not missing:
             self._go_back(agent)
         if found:
@@ -469,10 +488,11 @@ class SingleAgentRun:
 
     def _finish(self) -> SingleAgentResult:
         """Write the summary of the agent; returns its results."""
-        rounds, last = set(), {}
+        rounds, last, at = set(), {}, dict[str, int]()
         for line in self.folder.lines():
             rounds.add(line["round"])
             last[line["phase"]] = line[f"test_{self.setup.metric.name}"]
+            at[line["phase"]] = line["round"]
         self.log.end(self.done)
         result = SingleAgentResult(
             self.index,
@@ -483,6 +503,8 @@ class SingleAgentRun:
             dict(self.exchanged),
             {j: dict(own) for j, own in self.log.counts.items()},
             self.setup.metric,
+            at.get("merged"),
+            at.get("trained"),
         )
         found = dataclasses.asdict(result)
         del found["metric"]  # task.json has it

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dimat.errors import RecordError
-from dimat.tools.records.files import read_yaml
+from dimat.tools.records.files import read_json, read_yaml
 from dimat.tools.records.read import read_run
 from dimat.tools.records.run import Run, Source
 from dimat.tools.records.settings import key_of
@@ -56,6 +56,10 @@ def read_source(path: str) -> Source:
         return _comparison(path)
     if (folder / "config.yaml").is_file():
         command = f"dimat run --config {shlex.quote(str(folder / 'config.yaml'))}"
+        agent = (read_json(folder / "environment.json") or {}).get("agent")
+        if agent is not None:
+            command = command.replace("dimat run", "dimat agent", 1)
+            command += f" --id {agent} --peers PEERS"
         return Source(path, "run", tuple(_runs(path, folder)), command)
     raise _neither(path)
 
