@@ -313,6 +313,13 @@ def test_labels_generators_and_loaders_are_all_batches() -> None:
         torch.testing.assert_close(dimat.merge(perceptron(), [a, b], batches).state, expected)
 
 
+def test_a_data_set_gives_samples_and_is_no_batches() -> None:
+    """Each sample was taken for a batch, and its entries were mixed with those of others."""
+    dataset = torch.utils.data.TensorDataset(randn(64, 3), torch.zeros(64))
+    with pytest.raises(DataError, match=r"a TensorDataset, which .*: put it in a loader, as DataL"):
+        dimat.merge(perceptron(), [state_of(perceptron(1))] * 2, dataset)
+
+
 def test_no_more_batches_are_asked_for_than_images_are_wanted() -> None:
     asked = []
 

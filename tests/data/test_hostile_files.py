@@ -251,8 +251,10 @@ def test_links_that_fork_are_read_once(tmp_path: Path) -> None:
 
 def test_channels_first_are_told_from_channels_last(tmp_path: Path) -> None:
     first = {f"{part}_x": np.zeros((n, 3, 12, 12), np.uint8) for part, n in PARTS}
-    with pytest.raises(DataError, match=r"channels came first; np.transpose\(x, \(0, 2, 3, 1\)\)"):
+    with pytest.raises(DataError) as found:
         load_dataset(write(tmp_path, **first))
+    assert "channels came first; np.transpose(x, (0, 2, 3, 1))" in str(found.value)
+    assert "kind arrays" not in str(found.value)  # as an array it would not be normalized
     last = {name: np.transpose(x, (0, 2, 3, 1)) for name, x in first.items()}
     assert load_dataset(write(tmp_path, **last)).image_size == (12, 12)
     bands = {f"{part}_x": np.zeros((n, 12, 12, 7), np.uint8) for part, n in PARTS}

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.experiment.test_run import SMALL, lines
@@ -50,6 +51,25 @@ def test_a_callback_hears_every_line_of_every_method_as_it_is_written(tmp_path: 
         written = [json.loads(x) for x in file.read_text().splitlines()] if file.exists() else []
         assert [w for k, w in own if k == "measured" and "phase" not in w] == written  # type: ignore[operator]
         assert bool(written) == (method == "dimat")
+
+
+def test_what_a_callback_does_with_what_it_hears_is_its_own(tmp_path: Path) -> None:
+    class Clearing(Listener):
+        def measured(self, method: str, line: Mapping[str, object]) -> None:
+            if isinstance(own := line.get("units_moved"), dict):
+                own.clear()
+            cast(dict[str, object], line).clear()
+
+        finished = measured
+
+    found = [
+        dimat.run(replace(CONFIG, out=str(tmp_path / str(i))), callbacks=own)
+        for i, own in enumerate(([], [Clearing()]))
+    ]
+    assert found[0].main.agents == found[1].main.agents
+    assert {**found[0].main.summary}.keys() == {**found[1].main.summary}.keys()
+    moved = [(own.folder / "diagnostics.jsonl").read_text() for own in found]
+    assert moved[0] == moved[1]
 
 
 def test_tensorboard_files_hold_what_metrics_and_diagnostics_hold(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ import torch
 
 import dimat
 from dimat import RunConfig
-from dimat.errors import ConfigError, DimatError, TrainingError
+from dimat.errors import ConfigError, DimatError, ModelError, TrainingError
 from dimat.experiment.config.config import DataConfig, OptimizerConfig
 from dimat.experiment.running.process import borrowed
 from dimat.experiment.setup import make_setup
@@ -195,3 +196,41 @@ def test_threads_of_a_command_sleep_while_they_wait_unless_the_user_says_otherwi
     err = subprocess.run(command, env=shown, check=True, capture_output=True, text=True).stderr
     found = re.findall(r"OMP_WAIT_POLICY\s*=\s*'(\w+)'", err)
     assert set(found) == {told} or "OMP_WAIT_POLICY" not in err
+
+
+@pytest.mark.parametrize(
+    "set_otherwise", [torch.no_grad, torch.inference_mode, lambda: default_dtype(torch.float64)]
+)
+def test_a_run_is_the_same_whatever_the_caller_has_set(
+    tmp_path: Path, set_otherwise: Callable[[], AbstractContextManager[object]]
+) -> None:
+    """Under ``no_grad``, or with tensors of another type by default, it broke in its first step."""
+    found = []
+    for number, around in enumerate((nullcontext, set_otherwise)):
+        with around():
+            before = torch.is_grad_enabled(), torch.get_default_dtype()
+            config = replace(SMALL, out=str(tmp_path / str(number)))
+            found.append(dimat.run(config, progress=False).main.agents)
+            assert before == (torch.is_grad_enabled(), torch.get_default_dtype())
+    assert found[0] == found[1]
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def frozen(in_features: int, num_outputs: int) -> torch.nn.Module:
+    return torch.nn.Linear(in_features, num_outputs).requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize("model", [frozen, torch.nn.Identity])
+def test_a_model_of_which_nothing_can_be_trained_is_refused(model: Any) -> None:
+    data = torch.randn(60, 3), torch.arange(60) % 3
+    with pytest.raises(ModelError, match="no parameter that requires a gradient"):
+        dimat.run(model=model, data=data, agents=2, rounds=1, progress=False, batch_size=8)

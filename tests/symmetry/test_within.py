@@ -56,7 +56,7 @@ class Twins(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         a, b = self.encoder(x), self.others[0](y)
-        return self.others[1]((a - b).abs() if float(a.sum()) > 0 else a * b)
+        return self.others[1]((a - b).abs() if float(a.detach().sum()) > 0 else a * b)
 
 
 class Tied(nn.Module):

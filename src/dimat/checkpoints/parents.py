@@ -45,6 +45,7 @@ from dimat.state import (
 )
 from dimat.symmetry import Analysis, Symmetry, analyze_within
 from dimat.symmetry.continuous import continuous_symmetry
+from dimat.symmetry.given import NoGraph
 from dimat.symmetry.symmetry import nothing_moves
 from dimat.text import brief
 
@@ -200,6 +201,8 @@ class Parents:
         """The notes, with those on a model where nothing moves, and on entries not read."""
         symmetry, trace = self.analysis.symmetry, self.analysis.trace
         notes = self.notes if symmetry.groups else (*self.notes, nothing_moves(symmetry))
+        if isinstance(trace, NoGraph):  # of a symmetry by hand nobody knows what forward reads
+            return notes
         moved = {key for group in symmetry.groups for key, _ in group.members}
         unread = [
             key

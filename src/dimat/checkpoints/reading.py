@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 from dimat.checkpoints.batches import Calls, ModelCall
 from dimat.checkpoints.mixing import mixed
@@ -82,7 +83,12 @@ def _check_kind(batches: Iterable[Any]) -> None:
             f"batches is one {type(batches).__name__}: give a list or an iterable of batches, such "
             "as [inputs], or inputs.split(250)"
         )
-    steps = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")  # a data set has that
+    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+        raise DataError(
+            f"batches is a {type(batches).__name__}, which gives samples one by one, and the first "
+            "axis of a batch is its samples: put it in a loader, as DataLoader(data, 250)"
+        )
+    steps = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
     if isinstance(batches, str) or not steps:
         raise DataError(
             f"batches is {quoted(batches)}: give a list or an iterable of batches, such as "

@@ -295,6 +295,11 @@ def _num_outputs(task: Task, own: Rows) -> int:
     return task.num_outputs(own)
 
 
+def looks_channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether a shape of images looks as if their channels came before height and width."""
+    return len(shape) == 4 and shape[3] > _MOST_CHANNELS >= shape[1]
+
+
 def as_images(array: NDArray[np.generic], where: str) -> Tensor:
     """The images of an array, as a tensor (n, height, width, channels).
 
@@ -309,7 +314,7 @@ def as_images(array: NDArray[np.generic], where: str) -> Tensor:
         array = array[..., None]
     if array.ndim != 4 or 0 in array.shape:
         raise DataError(f"{where} has shape {array.shape}: images are (n, height, width, channels)")
-    if array.shape[3] > _MOST_CHANNELS >= array.shape[1]:
+    if looks_channels_first(array.shape):
         raise DataError(
             f"{where} has shape {array.shape}: images are (n, height, width, channels), and these "
             "look as if channels came first; np.transpose(x, (0, 2, 3, 1)) puts them last"

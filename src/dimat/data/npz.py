@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dimat.data.dataset import Dataset, Tell, as_arrays, as_images, quiet
+from dimat.data.dataset import Dataset, Tell, as_arrays, as_images, looks_channels_first, quiet
 from dimat.data.options import DEFAULTS, SourceOptions
 from dimat.errors import DataError, first_line
 from dimat.files import check_bytes
@@ -71,7 +71,9 @@ def _inputs(
         value = arrays[name]
         if not value.size or (value.dtype.kind == "f" and not np.isfinite(value).all()):
             raise  # it would be no better as an array
-        way = "(what is no image is read as it is with data.kind arrays)"
+        if looks_channels_first(value.shape):
+            raise  # an image, which would not be normalized as an array
+        way = "(what is no image is read as it is with kind arrays: --data.kind of a run, --kind)"
         raise DataError(f"{error} {way}") from error
 
 

@@ -565,7 +565,13 @@ def make_setup(
     rule = "its output width must be the number of classes"
     if not task.has_classes:
         rule = f"as task '{config.task}' has them"
-    check_outputs(config.model, setup.new_model(0), dataset.example(2), expected, rule)
+    model = setup.new_model(0)
+    check_outputs(config.model, model, dataset.example(2), expected, rule)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            f"model '{config.model}' has no parameter that requires a gradient, so nothing of it "
+            "could be trained: leave one at least unfrozen; checkpoints are merged by dimat.merge"
+        )
     check_functions(task, config.task, setup.two_targets, expected)
     for note in target_notes(task, dataset.train_y, own=owner is not None):
         progress.note(note)

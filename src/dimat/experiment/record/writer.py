@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -139,7 +140,7 @@ class RunWriter:
 
     def _tell(self, line: Line) -> None:
         for callback in self.callbacks:
-            callback.measured(self.name, line)
+            callback.measured(self.name, copy.deepcopy(line))  # what it does with it is its own
 
     def news(self, number: int) -> None:
         """Pass one line of news on a round to the progress, if the round was measured.
@@ -196,7 +197,7 @@ class RunWriter:
         summary = numbers | digests
         self.folder.write_json("summary", summary)
         for callback in self.callbacks:
-            callback.finished(self.name, summary)
+            callback.finished(self.name, copy.deepcopy(summary))
         return MethodResult(self.name, results_of(ends, rounds, metric), summary)
 
     def _wall_s(self) -> float:

@@ -14,9 +14,10 @@ import torch
 def borrowed(threads: int, device: str = "cpu") -> Iterator[None]:
     """Set PyTorch's number of threads for a block, and restore the process when it ends.
 
-    The number of threads and the states of all random generators are restored. Other settings of a
-    whole process (kept memory, waiting threads) are made by the command line, for its own: see
-    :func:`dimat.cli.launch.settle`.
+    Inside, new tensors are float32 and gradients are computed, whatever the caller has set. The
+    number of threads, the default dtype and the states of all random generators are restored.
+    Other settings of a whole process (kept memory, waiting threads) are made by the command line,
+    for its own: see :func:`dimat.cli.launch.settle`.
 
     Args:
         threads: PyTorch's threads on the CPU inside of the block, >= 1.
@@ -24,11 +25,18 @@ def borrowed(threads: int, device: str = "cpu") -> Iterator[None]:
     """
     gpus = range(torch.cuda.device_count()) if device.startswith("cuda") else ()
     before, drawn, numbers = torch.get_num_threads(), random.getstate(), np.random.get_state()
+    dtype = torch.get_default_dtype()
     torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
     try:
-        with torch.random.fork_rng(devices=gpus):
+        with (
+            torch.random.fork_rng(devices=gpus),
+            torch.inference_mode(mode=False),
+            torch.enable_grad(),
+        ):
             yield
     finally:
         torch.set_num_threads(before)
+        torch.set_default_dtype(dtype)
         random.setstate(drawn)
         np.random.set_state(numbers)

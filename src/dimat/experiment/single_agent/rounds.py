@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import secrets
 import time
@@ -292,7 +293,7 @@ class SingleAgentRun:
         )
         self.classes.write(number, phase, {self.index: classes})
         for callback in self.callbacks:
-            callback.measured(config.method, line)
+            callback.measured(config.method, copy.deepcopy(line))
         metric = self.setup.metric
         found = line[f"test_{metric.name}"]
         told = {"accuracy": found}
@@ -516,5 +517,5 @@ class SingleAgentRun:
         }
         self.folder.write_json("summary", summary)
         for callback in self.callbacks:
-            callback.finished(self.setup.config.method, summary)
+            callback.finished(self.setup.config.method, copy.deepcopy(summary))
         return result
