@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ class Without:
     ],
 )
 def test_a_combiner_that_gives_no_such_state_is_refused(
-    monkeypatch: pytest.MonkeyPatch, given: Any, rule: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Any, rule: str
 ) -> None:
     monkeypatch.setitem(COMBINERS, "own", Without(given))
     model, inputs = net(), torch.randn(20, 4)
@@ -127,6 +128,7 @@ def test_a_combiner_that_gives_no_such_state_is_refused(
             rounds=2,
             pretrain_epochs=0,
             controls=(),
+            out=str(tmp_path / "run"),
             progress=False,
         )
 
