@@ -129,6 +129,8 @@ def check_same_structure(
                 f"{who} does not fit: it has '{shown(key, 100)}', which is not expected"
             )
         expected, found = ours[key], theirs[key]
+        if not isinstance(found, Tensor):
+            raise StructureError(f"{who} does not fit: '{shown(key, 100)}' is no tensor")
         if expected.shape != found.shape or expected.dtype != found.dtype:
             raise StructureError(
                 f"{who} does not fit: '{key}' has shape {tuple(found.shape)} {found.dtype}, "
@@ -302,14 +304,14 @@ def load_state(path: str | os.PathLike[str]) -> State:
         raise StructureError(f"{path} cannot be read as safetensors: {error}") from error
 
 
-def load_metadata(path: Path) -> dict[str, str]:
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The texts in the header of a safetensors file, by name.
 
     Raises:
         StructureError: If the file is missing or is not safetensors.
     """
     try:
-        check_header(path, StructureError)
+        check_header(Path(path), StructureError)
         with safetensors.safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:

@@ -185,7 +185,20 @@ def test_a_million_equal_incidents_are_a_few_lines() -> None:
     assert told[2].line["since"] == 1
     assert told[2].line["times"] == told[2].line["round"] == 4
     assert str(told[2]) == "agent 1 lost: not connected yet (4 times since round 1)"
-    assert [row.times for row in rows.add(1001, [])] == [1000]  # it is over
+    [over] = rows.add(1001, [])
+    assert over.times == 1000
+    assert over.line["over"] is True
+    assert str(over) == "agent 1 no longer lost: not connected yet (1000 times in rounds 1 to 1000)"
+
+
+def test_who_is_lost_for_another_reason_is_not_over() -> None:
+    rows = Rows()
+    for number in (1, 2, 3):
+        rows.add(number, [Incident(1, "lost", "silent")])
+    row, new = rows.add(4, [Incident(1, "lost", "cannot be reached")])
+    assert str(row) == "agent 1 lost: silent (3 times since round 1)"
+    assert "over" not in row.line
+    assert str(new) == "agent 1 lost: cannot be reached"
 
 
 @pytest.fixture

@@ -220,3 +220,11 @@ def test_lists_of_the_revoked_are_not_forgotten_where_another_ca_is_trusted(
         until(lambda: site.alarms[0])
         until(lambda: site.links[0].status is Status.DOWN)
         assert "has number 4, and 5 was there before" in site.links[0].why
+
+
+def test_two_agents_have_two_addresses(tmp_path: Path) -> None:
+    """Of one address only one agent could be there: a line that was copied."""
+    path = tmp_path / "peers.yaml"
+    path.write_text("0: {address: 'a:1'}\n1: {}\n2: {}\n3: {address: 'a:1'}\n")
+    with pytest.raises(ConfigError, match="agents 0 and 3 in .* have one address, a:1: must be an"):
+        PeersFile(path)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 import dimat
 from dimat.cli import main
@@ -453,3 +453,59 @@ def test_own_data_have_one_default_split_in_whatever_form_settings_are(
         small |= {"pretrain_epochs": 0, "overwrite": True, "batch_size": 2}
         found = dimat.run(said[way], model=net, data=(X, labels), **small)
         assert found.config.data.split == "iid-then-by-class"
+
+
+def test_a_data_set_with_a_generator_of_its_own_is_read_once() -> None:
+    """By index it would be another each time, as nobody can seed it."""
+
+    class Own(Rows):
+        def __init__(self) -> None:
+            super().__init__(X, Y)
+            self.random = np.random.default_rng(0)
+
+        def __getitem__(self, i: int) -> Any:
+            x, y = super().__getitem__(i)
+            return x + float(self.random.normal()), y
+
+    found = [dataset_of(Own(), REGRESSION)[0].train_x for _ in range(2)]
+    assert torch.equal(*found)  # type: ignore[arg-type]
+
+
+def test_parts_by_name_are_looked_at_too() -> None:
+    data, _ = dataset_of({"train": Drawn(X, Y), "test": Rows(X, Y)}, REGRESSION)
+    assert isinstance(data.train_x, StoredTensor)
+
+
+def test_missing_numbers_are_no_draws() -> None:
+    holed = X.copy()
+    holed[::3, 1] = np.nan
+    with pytest.raises(DataError, match="nan in row 0"):
+        dataset_of(Rows(holed, Y), REGRESSION)
+
+
+def test_what_a_loader_of_another_kind_does_is_kept() -> None:
+    class Doubled(DataLoader[Any]):
+        def __iter__(self) -> Any:
+            return ([2 * x, y] for x, y in super().__iter__())
+
+    found, _ = dataset_of(Doubled(Rows(X, Y), 32, shuffle=True), REGRESSION)
+    assert {*found.train_x[:, 0].tolist()} <= {*(2 * X[:, 0]).tolist()}  # type: ignore[index]
+
+
+def test_a_loader_that_draws_with_a_generator_of_its_own_is_the_same_again() -> None:
+    own = torch.Generator()
+    sampler = RandomSampler(Rows(X, Y), replacement=True, generator=own)
+    loader = DataLoader(Rows(X, Y), 32, sampler=sampler)
+    before = own.get_state()
+    first, second = (dataset_of(loader, REGRESSION)[0] for _ in range(2))
+    assert torch.equal(first.train_x, second.train_x)  # type: ignore[arg-type]
+    assert torch.equal(before, own.get_state())
+
+
+def test_auto_is_no_split_that_was_asked_for(tmp_path: Path) -> None:
+    labels = (X @ np.ones((4, 3), np.float32)).argmax(1)
+    small = {**SMALL, "task": "classification", "rounds": 0, "pretrain_epochs": 0}
+    ways: list[Any] = [{"data.split": "auto"}, {"data": {"split": "auto"}}]
+    for way in ways:
+        small |= {"out": str(tmp_path / "run"), "overwrite": True}
+        assert dimat.run(way, model=net, data=(X, labels), **small).config.data.split == "iid"

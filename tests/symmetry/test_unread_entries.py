@@ -58,3 +58,43 @@ class BatchCounting(WithUnread):
             self.means.mul_(0.9).add_(0.1 * hidden.mean(0).detach())
         out: Tensor = self.head(hidden)
         return out
+
+
+class Wide(nn.Module):
+    """A network of any width, with a projector that ``forward`` leaves alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, width), nn.Linear(width, 3)
+        self.projector = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(x).relu())
+        return out
+
+
+def test_a_narrower_parent_with_unread_entries_is_padded() -> None:
+    torch.manual_seed(0)
+    narrow = Wide(6)
+    wide = dimat.widen(Wide(8), narrow.state_dict(), torch.randn(9, 4))
+    assert torch.equal(wide["projector.weight"][:, :6], narrow.projector.weight)
+    assert not wide["projector.weight"][:, 6:].any()
+
+
+class Around(nn.Module):
+    """A network of two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(x))
+        return out
+
+
+def test_what_is_around_a_part_is_not_told_as_unread() -> None:
+    model = Around()
+    merged = dimat.merge(model, [model.state_dict()] * 2, [torch.randn(30, 4)], at="body")
+    assert merged.notes == ()

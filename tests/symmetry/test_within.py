@@ -72,7 +72,7 @@ class Tied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.up(self.encoder(x))
-        return self.out(h if float(h.sum()) > 0 else h.relu())
+        return self.out(h if float(h.detach().sum()) > 0 else h.relu())
 
 
 class Reaching(nn.Module):
@@ -85,7 +85,7 @@ class Reaching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.encoder(x)
-        return self.encoder[0](h if float(h.sum()) > 0 else -h)
+        return self.encoder[0](h if float(h.detach().sum()) > 0 else -h)
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...], set[int]]] = {
@@ -265,7 +265,7 @@ def test_the_command_line_looks_inside_too(
         "        self.head = nn.Linear(8, num_classes)\n"
         "    def forward(self, x):\n"
         "        h = self.encoder(x.flatten(1))\n"
-        "        return self.head(h if float(h.sum()) > 0 else -h)\n"
+        "        return self.head(h if float(h.detach().sum()) > 0 else -h)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     from nets import Net  # type: ignore[import-not-found]

@@ -231,9 +231,9 @@ class Membership:
         if self.status is MembershipStatus.CURRENT:
             return me
         weights = dict(zip(me.neighbors, me.weights[1:], strict=True))
-        settled = [
-            j for j, x in self.neighborhood.news().items() if j in weights and not x.get("quiet")
-        ]
+        heard = self.neighborhood.news()
+        settled = [j for j, x in heard.items() if j in weights and not x.get("quiet")]
+        settled = [j for j in settled if self._round(heard[j]) < self.rounds] or settled
         leader = max(settled, key=lambda j: (weights[j], -j), default=me.agent)
         return replace(me, topology=_listening_to(me.topology, me.agent, leader))
 

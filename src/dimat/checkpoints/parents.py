@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dimat.checkpoints.batches import Calls, ModelCall
 from dimat.checkpoints.formats.files import StateLike, entries_of
@@ -38,14 +38,13 @@ from dimat.state import (
     State,
     check_same_structure,
     extras_of,
-    is_number,
     put_into,
     state_of,
     tensors_of,
 )
 from dimat.symmetry import Analysis, Symmetry, analyze_within
 from dimat.symmetry.continuous import continuous_symmetry
-from dimat.symmetry.given import NoGraph
+from dimat.symmetry.labels.units import UNREAD
 from dimat.symmetry.symmetry import nothing_moves
 from dimat.text import brief
 
@@ -199,17 +198,9 @@ class Parents:
     @property
     def all_notes(self) -> tuple[str, ...]:
         """The notes, with those on a model where nothing moves, and on entries not read."""
-        symmetry, trace = self.analysis.symmetry, self.analysis.trace
+        symmetry = self.analysis.symmetry
         notes = self.notes if symmetry.groups else (*self.notes, nothing_moves(symmetry))
-        if isinstance(trace, NoGraph):  # of a symmetry by hand nobody knows what forward reads
-            return notes
-        moved = {key for group in symmetry.groups for key, _ in group.members}
-        unread = [
-            key
-            for key, value in self.states[0].items()
-            if is_number(value) and value.numel() > 1
-            if not {key, trace.aliases.get(key)} & {*trace.read, *moved}
-        ]
+        unread = [key for key, why in symmetry.reasons.items() if UNREAD in why]
         return (*notes, _unread_note(unread)) if unread else notes
 
     def _analyze(self, model: nn.Module) -> Analysis:
@@ -283,7 +274,7 @@ class Parents:
         with self._blamed():
             found = matcher.match(problem)
         given = found if isinstance(found, Sequence) else []
-        if sum(isinstance(own, Matching) for own in given) != len(self.states):
+        if [isinstance(own, Matching) for own in given] != [True] * len(self.states):
             raise ConfigError(
                 f"matcher {type(matcher).__name__} gives what is {quoted(found)}: must be a list "
                 f"of {len(self.states)} dimat.matching.Matching, one for every state"
@@ -415,7 +406,8 @@ class Parents:
                 "dict of the entries of a state by name"
             )
         for alias, first in self.analysis.trace.aliases.items():
-            merged[alias] = merged[first].clone()
+            if isinstance(merged.get(first), Tensor):  # else it is told what it lacks
+                merged[alias] = merged[first].clone()
         check_same_structure(aligned[0], merged, f"what {type(combiner).__name__} gives")
         return merged
 
@@ -573,5 +565,5 @@ def _unread_note(keys: Sequence[str]) -> str:
     some = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
     return (
         f"forward does not read {some}: nothing says which units belong together there, so they "
-        "are combined as they are"
+        "stay in their places"
     )

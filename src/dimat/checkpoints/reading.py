@@ -83,10 +83,12 @@ def _check_kind(batches: Iterable[Any]) -> None:
             f"batches is one {type(batches).__name__}: give a list or an iterable of batches, such "
             "as [inputs], or inputs.split(250)"
         )
-    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+    samples = isinstance(batches, Dataset) and not isinstance(batches, IterableDataset)
+    if samples or (hasattr(batches, "column_names") and hasattr(batches, "__getitem__")):
         raise DataError(
             f"batches is a {type(batches).__name__}, which gives samples one by one, and the first "
-            "axis of a batch is its samples: put it in a loader, as DataLoader(data, 250)"
+            "axis of a batch is its samples: put it in a loader, as DataLoader(data, 250); or with "
+            "batch_size=None, if it gives whole batches"
         )
     steps = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
     if isinstance(batches, str) or not steps:

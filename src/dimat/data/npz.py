@@ -73,7 +73,7 @@ def _inputs(
             raise  # it would be no better as an array
         if looks_channels_first(value.shape):
             raise  # an image, which would not be normalized as an array
-        way = "(what is no image is read as it is with kind arrays: --data.kind of a run, --kind)"
+        way = "(what is no image is read as it is with data.kind arrays, --kind of a merge)"
         raise DataError(f"{error} {way}") from error
 
 

@@ -100,9 +100,12 @@ def as_dataset(found: object, source: str) -> Dataset:
         if isinstance(rows, StoredTensor):
             parts[part] = rows
             continue
-        array = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+        if isinstance(rows, Tensor):
+            rows = rows.detach().cpu()
+            rows = (rows.float() if rows.dtype == torch.bfloat16 else rows).numpy()
+        array = np.ascontiguousarray(rows)
         if part.endswith("y"):
-            if array.dtype.kind not in "biuf":
+            if array.dtype.kind not in "biufc":
                 raise DataError(f"{where} is {array.dtype}: targets are numbers")
             parts[part] = torch.from_numpy(array)
         elif len(array):

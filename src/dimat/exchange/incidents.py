@@ -89,7 +89,10 @@ class Rows:
         """
         now = {own: self._longer(own, number) for own in incidents}
         ended = [row for own, row in self._open.items() if own not in now and not _doubled(row)]
-        over = [replace(row, over=True) for row in ended]
+        still = {(own.agent, own.what) for own in now}  # for another reason, perhaps
+        over = [
+            replace(row, over=(row.incident.agent, row.incident.what) not in still) for row in ended
+        ]
         self._open = now
         return [*over, *(row for row in now.values() if _doubled(row))]
 

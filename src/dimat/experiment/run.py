@@ -138,7 +138,9 @@ def _said_split(config: object, plain: Mapping[str, object]) -> object:
         config = read_yaml(PRESETS.get(str(config), Path(config)))
     given = {**(config if isinstance(config, Mapping) else {}), **plain}
     group = given.get("data")
-    return given.get("data.split", group.get("split") if isinstance(group, Mapping) else None)
+    own = group.get("split") if isinstance(group, Mapping) else getattr(group, "split", None)
+    said = given.get("data.split", own)
+    return None if said == "auto" else said
 
 
 def resume(

@@ -47,7 +47,7 @@ def unread(config: RunConfig, *, apart: bool = False) -> list[str]:
     found, split, optimizer = unread_graph(config), config.data.split, config.optimizer.name
     dealt = split == "dirichlet" or split in SPLITS.added
     found += _note(config, "data.alpha", dealt, "of data.split dirichlet")
-    names = (config.method, *config.controls)
+    names = (config.method, *(() if apart else config.controls))
     readers: dict[str, list[str]] = {}
     for name, kind in METHODS.items():
         for own in fields(kind):

@@ -45,11 +45,13 @@ class Labeling:
         units: The units of the labels, and the facts that the rules recorded of them.
         states: Labels of every state entry.
         nodes: For each graph the labels of every node, several for a node with several results.
+        unread: State entries that no graph reads.
     """
 
     units: Units
     states: dict[str, Labels] = field(default_factory=dict)
     nodes: list[dict[str, Result]] = field(default_factory=list)
+    unread: frozenset[str] = frozenset()
 
     def used(self) -> list[tuple[Ints, int]]:
         """Every label that names units, and the axis of its tensor that it is the label of."""
@@ -85,12 +87,14 @@ def label_graphs(
     # head) for the tie not to be too strong. Units cannot be loosened once they are tied, so the
     # rules run again from the start; the dependences only grow, so that this ends.
     dependent: set[tuple[str, int, int]] = set()
+    read = frozenset().union(*({*t.read, *t.draws.values()} for t in traces))
+    unread = frozenset(key for key, value in state.items() if is_number(value) and key not in read)
     while True:
-        labeling = Labeling(Units())
+        labeling = Labeling(Units(), unread=unread)
         labeling.states = {
             key: constant_labels(labeling.units, constants[key])
             if key in constants
-            else _state_labels(labeling.units, key, value, dependent, traces)
+            else _state_labels(labeling.units, key, value, dependent, unread)
             for key, value in state.items()
         }
         for t, example in zip(traces, examples, strict=True):
@@ -108,13 +112,13 @@ def _state_labels(
     key: str,
     value: Tensor,
     dependent: set[tuple[str, int, int]],
-    traces: Sequence[Trace],
+    unread: frozenset[str],
 ) -> Labels:
     """Labels of a state entry: fresh units on every axis of real and complex numbers.
 
     Axes of other entries (counters, indices) are fixed, and so are those that no graph reads.
     """
-    if not is_number(value) or not any(key in t.read or key in t.draws.values() for t in traces):
+    if not is_number(value) or key in unread:
         return (FIXED,) * value.dim()
     labels: list[Any] = [
         units.fresh(along(i, value.dim(), n)) if n > 1 else FIXED for i, n in enumerate(value.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dimat.symmetry.labels.solve import Solution
 from dimat.symmetry.labels.structure import Structure, UnitFamily, structure_of
-from dimat.symmetry.labels.units import FIXED, Ints, Label, Labels, Pin, Special
+from dimat.symmetry.labels.units import FIXED, UNREAD, Ints, Label, Labels, Pin, Special
 from dimat.symmetry.permutation import Group
 from dimat.symmetry.proof.evidence import numbered
 from dimat.symmetry.symmetry import Symmetry
@@ -52,7 +52,8 @@ def reduce_solution(
         )
         for f in group_families
     )
-    pinned, reasons = _reasons(solution, axes)
+    unread = {key for key in state if aliases.get(key, key) in labeling.unread}
+    pinned, reasons = _reasons(solution, axes, unread)
     symmetry = Symmetry(
         reduced,
         tuple(group_families),
@@ -159,12 +160,15 @@ def _owning_groups(families: list[UnitFamily], number: int) -> list[int]:
 
 
 def _reasons(
-    solution: Solution, axes: Mapping[str, Labels]
+    solution: Solution, axes: Mapping[str, Labels], unread: Collection[str]
 ) -> tuple[tuple[Pin, ...], dict[str, tuple[str, ...]]]:
     """The pins of state axes that a better rule might free, and the reason of every pinned axis."""
     pins: dict[Pin, None] = {}
     reasons: dict[str, tuple[str, ...]] = {}
     for key, labels in axes.items():
+        if key in unread:
+            reasons[key] = (UNREAD,) * len(labels)
+            continue
         own = []
         for label in labels:
             pin = None

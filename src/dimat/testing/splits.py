@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from dimat.data.partition import SPLITS, Indices, Partition, as_partition
-from dimat.testing.laws import keeps
+from dimat.errors import DataError
+from dimat.testing.laws import keeps, law
 
 _CLASSES, _SAMPLES, _AGENTS = 5, 400, (1, 2, 3, 7)
 Deal = Callable[[int], Partition]
@@ -35,13 +36,24 @@ def check_split(split: str | Callable[..., Any]) -> None:
         random = np.random.default_rng(agents)
         return as_partition(function(labels, agents, 1.0, random), name, agents, len(labels))
 
-    for agents in _AGENTS:
+    why: list[str] = []
+    with law("where it cannot deal to so many agents it raises DataError"):
+        sizes = [agents for agents in _AGENTS if _is_there(deal, agents, why)]
+    others = f"of others it raises DataError{f' ({why[-1]})' if why else ''}"
+    with law(f"a split gives a Partition for some of {_AGENTS[1:]} agents; {others}"):
+        assert max(sizes, default=0) > 1
+    for agents in sizes:
         keeps(LAWS, deal, agents, labels)
 
 
-def it_gives_a_partition(deal: Deal, agents: int, labels: Indices) -> None:
-    """A split gives a Partition with indices of samples for every agent."""
-    deal(agents)
+def _is_there(deal: Deal, agents: int, why: list[str]) -> bool:
+    """Whether there are parts for so many agents; why not is added."""
+    try:
+        deal(agents)
+    except DataError as error:
+        why.append(str(error))
+        return False
+    return True
 
 
 def no_sample_is_dealt_twice(deal: Deal, agents: int, labels: Indices) -> None:
@@ -67,7 +79,6 @@ def labels_stay(deal: Deal, agents: int, labels: Indices) -> None:
 
 
 LAWS: tuple[Callable[[Deal, int, Indices], None], ...] = (
-    it_gives_a_partition,
     no_sample_is_dealt_twice,
     it_is_the_same_with_the_same_numbers,
     labels_stay,

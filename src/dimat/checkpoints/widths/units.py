@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dimat.errors import StructureError
 from dimat.symmetry import Symmetry
-from dimat.symmetry.labels.units import Special
+from dimat.symmetry.labels.units import UNREAD, Special
 from dimat.symmetry.unit_places import standing_for
 
 Bools = NDArray[np.bool_]
@@ -52,6 +52,11 @@ def entry_masks(symmetry: Symmetry, shapes: Shapes, common: Bools, who: str) -> 
     """
     masks = {}
     for key, wide in symmetry.shapes.items():
+        if UNREAD in symmetry.reasons.get(key, ()):
+            # No unit says where its entries go, and no output depends on them.
+            masks[key] = np.zeros(wide, np.bool_)
+            masks[key][tuple(slice(size) for size in shapes[key])] = True
+            continue
         mask = np.ones(wide, np.bool_)
         for label in symmetry.axes[key]:
             if not isinstance(label, Special):

@@ -335,10 +335,10 @@ class Endpoint:
         them = claim.agent
         with self.changed:
             link = None if them is None else self._links.get(them)
-        if self._closing.is_set():
-            raise Refused("leaving", f"agent {self.agent} is leaving")
         if them is None or link is None:
             raise Refused("no-neighbor", f"agent {them} is no neighbor of agent {self.agent}")
+        if self._closing.is_set():
+            raise Refused("leaving", f"agent {self.agent} is leaving")
         if self._dialed(them) is not None:
             raise Refused(
                 "not-to-dial", f"agent {self.agent} dials agent {them}, by its peers.yaml"

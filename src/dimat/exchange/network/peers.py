@@ -111,11 +111,12 @@ def _parsed(text: str, path: Path) -> Mapping[int, str | None]:
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"setting 'peers': {path} {rule}")
     addresses: dict[int, str | None] = {}
+    seen: dict[str | None, int] = {}
     for agent, own in found.items():
         if type(agent) is not int or agent < 0 or not isinstance(own, dict) or {*own} - {"address"}:
             raise ConfigError(f"setting 'peers': '{agent}' in {path}: the file {rule}")
         addresses[agent] = _address(agent, own.get("address"), path)
-        first = next(j for j in addresses if addresses[j] == addresses[agent])
+        first = seen.setdefault(addresses[agent], agent)
         if first != agent and addresses[agent] is not None:
             raise ConfigError(
                 f"setting 'peers': agents {first} and {agent} in {path} have one address, "

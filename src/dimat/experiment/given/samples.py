@@ -123,12 +123,13 @@ def in_order(loader: DataLoader[Any]) -> DataLoader[Any] | None:
         loader: Its order is that of the data set, or random without replacement.
     """
     sampler = loader.sampler
-    shuffles = isinstance(sampler, RandomSampler) and not sampler.replacement
+    shuffles = type(sampler) is RandomSampler and not sampler.replacement
     plain = type(loader.batch_sampler) is BatchSampler
-    if isinstance(loader.dataset, IterableDataset) or not plain:
+    own = type(loader).__iter__ is not DataLoader.__iter__  # it does more than to read
+    if own or isinstance(loader.dataset, IterableDataset) or not plain:
         return None
     if not shuffles:
-        return loader if isinstance(sampler, SequentialSampler) else None
+        return loader if type(sampler) is SequentialSampler else None
     if cast(RandomSampler, sampler).num_samples != len(cast(Any, loader.dataset)):
         return None
     return DataLoader(
@@ -143,8 +144,17 @@ def in_order(loader: DataLoader[Any]) -> DataLoader[Any] | None:
 
 def _seeded(batches: Iterable[Any]) -> Iterator[Any]:
     """The batches, of which all that is drawn while they are read is the same each time."""
-    with seeded(0):
-        yield from batches
+    both = (batches, getattr(batches, "sampler", None))
+    generators = [x for own in both if (x := getattr(own, "generator", None)) is not None]
+    before = [own.get_state() for own in generators]
+    for own in generators:
+        own.manual_seed(0)
+    try:
+        with seeded(0):
+            yield from batches
+    finally:
+        for own, state in zip(generators, before, strict=True):
+            own.set_state(state)
 
 
 def _streams(given: Any) -> bool:

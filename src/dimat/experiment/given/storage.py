@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from dimat.data.dataset import Dataset, Tell
-from dimat.data.stored import Rows, SampleReader, StoredTensor, seeded
+from dimat.data.stored import Pair, Rows, SampleReader, StoredTensor, seeded
 from dimat.errors import DataError
 from dimat.experiment.given.by_index import Arrays, ByIndex, by_index, of_arrays, passed
-from dimat.experiment.given.samples import is_array
+from dimat.experiment.given.samples import PARTS, is_array
 from dimat.tasks import Task
 
 Storage: TypeAlias = Literal["auto", "memory", "source"]
-_COMPARED = 8  # samples that are read twice
+_COMPARED = 32  # samples that are read more than once
 MOST_BYTES = 2**30  # of the samples that are read into memory without being told to
 _WAYS_OUT = (
     "give the map-style data set itself, or a DataLoader over one, in its order or shuffled "
@@ -43,6 +43,9 @@ def leaf_by_index(given: Any, name: str) -> ByIndex | None:
 
 def _leaves(given: Any, name: str = "data") -> Iterator[tuple[Any, str]]:
     """The parts of what a caller gives: train and test, those of each agent; with their names."""
+    if isinstance(given, Mapping) and PARTS[0] in given:
+        parts = tuple(given[part] for part in PARTS if part in given)
+        given = parts if len(parts) == len(PARTS) else parts[0]
     if isinstance(given, list) and name == "data":
         for i, own in enumerate(given):
             yield from _leaves(own, f"data[{i}]")
@@ -83,14 +86,21 @@ def _is_drawn(given: Any, name: str) -> bool:
     if own is None or isinstance(own.samples, (TensorDataset, Arrays)):
         return False
     numbers = np.unique(np.linspace(0, own.length - 1, _COMPARED, dtype=int)).tolist()
+    found = []
     try:
-        with seeded(0):
-            once, _ = own.fetch(numbers)
-        with seeded(1):
-            twice, _ = own.fetch(numbers)
+        for seed in (0, 1, 0):
+            with seeded(seed):
+                found.append(own.fetch(numbers))
     except Exception:  # whatever is wrong with it is said when it is read
         return False
-    return once.shape != twice.shape or not np.array_equal(once, twice)
+    # One that draws from a generator of its own differs under one seed too: read once, it is the
+    # same in every run, and by its number it would be another each time.
+    return _equal(found[0], found[2]) and not _equal(found[0], found[1])
+
+
+def _equal(one: Pair, other: Pair) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(np.array_equal(a, b, equal_nan=a.dtype.kind in "fc") for a, b in pairs)
 
 
 def _size(given: Any, name: str) -> int:

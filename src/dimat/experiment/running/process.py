@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ def borrowed(threads: int, device: str = "cpu") -> Iterator[None]:
             torch.random.fork_rng(devices=gpus),
             torch.inference_mode(mode=False),
             torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False) if gpus else nullcontext(),
         ):
             yield
     finally:

@@ -35,6 +35,7 @@ class Special(Enum):
 
 
 FIXED: Final = Special.FIXED
+UNREAD: Final = "forward does not read it"  # the reason of entries that no graph reads
 ANY: Final = Special.ANY
 
 # The units along one axis. The array has as many dimensions as the tensor: its own axis has full
