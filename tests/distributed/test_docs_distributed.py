@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tests import fork_server
 from tests.exchange.threads import loopback
@@ -87,8 +88,8 @@ def test_three_sites_come_from_nothing_to_one_merged_model(folder: Path) -> None
     for agent, out in enumerate(together(agents, folder)):
         assert f"run folder: runs/apart/agent-{agent:03d}" in out
     models = [final(folder / "runs" / "apart", agent) for agent in SITES]
-    for name, value in models[0].items():
-        assert all(value.equal(other[name]) for other in models), name
+    for other in models[1:]:  # each adds up its own first, so CPUs may round otherwise
+        torch.testing.assert_close(other, models[0], rtol=1e-5, atol=1e-6)
 
 
 def test_agents_of_one_machine_need_no_certificates(folder: Path) -> None:
