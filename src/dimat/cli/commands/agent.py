@@ -34,8 +34,7 @@ def parser() -> Parser:
     own = settings_parser(
         usage="dimat agent --config FILE --id I --peers FILE --certificates FOLDER\n"
         "                   [--listen HOST:PORT] [--SETTING VALUE ...]",
-        description="Run one agent of a run, which goes on when neighbors are lost and takes them "
-        "in when they come back. After a crash the same command goes on.",
+        description="Run one agent, among others that may be lost and come back, as it may itself.",
     )
     add = own.add_argument
     add("--id", type=int, required=True, help="number of this agent, from 0")
