@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -29,12 +29,12 @@ def borrowed(threads: int, device: str = "cpu") -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.set_default_dtype(torch.float32)
     try:
+        # No autocast is put around, not even a disabled one: inside of another, PyTorch keeps the
+        # narrow copies of weights from step to step.
         with (
             torch.random.fork_rng(devices=gpus),
             torch.inference_mode(mode=False),
             torch.enable_grad(),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False) if gpus else nullcontext(),
         ):
             yield
     finally:
