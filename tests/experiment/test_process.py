@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import random
@@ -33,6 +34,7 @@ from dimat.tools.estimate.forecast import forecast
 from dimat.tools.merge.run import align_checkpoints, measure_checkpoint, merge_checkpoints
 from dimat.tools.merge.settings import AlignConfig, MergeConfig, StatisticsConfig
 
+importlib.import_module("sympy")  # it sets a filter of warnings, whoever imports it first
 ON_IMPORT = "KMP_", "TORCHINDUCTOR_"  # scikit-learn and PyTorch set these when first imported
 OURS, THEIRS = 3, 1  # threads before the call, and in it
 SMALL = RunConfig(
