@@ -246,7 +246,7 @@ def drawn(agents: int) -> nx.Graph[int]:
         (drawn, "The same graph comes of the same number of agents"),
         (lambda agents: nx.path_graph(agents + 1), "it is a graph of some of"),
         (nx.empty_graph, r"of others it raises TopologyError \(.*not connected"),  # of one it is
-        (lambda agents: {}[agents], "where it is no graph of so many .* KeyError: 1"),
+        (lambda agents: {}[agents], "where it cannot be of 1 agents .* KeyError: 1"),
         (lambda agents: None, "must be a networkx graph of the nodes"),
     ],
 )
@@ -361,11 +361,11 @@ def counting_on(labels: Any, agents: int, alpha: float, random: np.random.Genera
         (counting_on, "The labels are not changed"),
         (
             lambda *given: None,
-            "a split gives a Partition for some of .*what is None",
+            "it gives a Partition for some of .*what is None",
         ),
         (
             lambda *given: {}["x"],
-            "where it cannot deal to so many .* KeyError: 'x'",
+            "where it cannot be of 1 agents .* KeyError: 'x'",
         ),
     ],
 )

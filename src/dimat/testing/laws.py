@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,3 +36,28 @@ def keeps(laws: Iterable[Callable[..., None]], *given: Any) -> None:
     for one in laws:
         with law((one.__doc__ or one.__name__).rstrip(".").split("\n")[0]):
             one(*given)
+
+
+def those_there(
+    make: Callable[[int], object], sizes: Sequence[int], refusal: type[Exception], what: str
+) -> list[int]:
+    """The numbers of agents that something can be made for; more than one must be among them.
+
+    Args:
+        make: Makes it for a number of agents.
+        sizes: The numbers that are tried.
+        refusal: The error of those that it cannot be made for.
+        what: The beginning of the law: "it is a graph of".
+    """
+    found, why = [], ""
+    for agents in sizes:
+        with law(f"where it cannot be of {agents} agents it raises {refusal.__name__}"):
+            try:
+                make(agents)
+                found.append(agents)
+            except refusal as error:
+                why = f" ({error})"
+    several = tuple(size for size in sizes if size > 1)
+    with law(f"{what} some of {several} agents; of others it raises {refusal.__name__}{why}"):
+        assert max(found, default=0) > 1
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 
 from dimat.data.partition import SPLITS, Indices, Partition, as_partition
 from dimat.errors import DataError
-from dimat.testing.laws import keeps, law
+from dimat.testing.laws import keeps, those_there
 
 _CLASSES, _SAMPLES, _AGENTS = 5, 400, (1, 2, 3, 7)
 Deal = Callable[[int], Partition]
@@ -36,24 +36,9 @@ def check_split(split: str | Callable[..., Any]) -> None:
         random = np.random.default_rng(agents)
         return as_partition(function(labels, agents, 1.0, random), name, agents, len(labels))
 
-    why: list[str] = []
-    with law("where it cannot deal to so many agents it raises DataError"):
-        sizes = [agents for agents in _AGENTS if _is_there(deal, agents, why)]
-    others = f"of others it raises DataError{f' ({why[-1]})' if why else ''}"
-    with law(f"a split gives a Partition for some of {_AGENTS[1:]} agents; {others}"):
-        assert max(sizes, default=0) > 1
+    sizes = those_there(deal, _AGENTS, DataError, "it gives a Partition for")
     for agents in sizes:
         keeps(LAWS, deal, agents, labels)
-
-
-def _is_there(deal: Deal, agents: int, why: list[str]) -> bool:
-    """Whether there are parts for so many agents; why not is added."""
-    try:
-        deal(agents)
-    except DataError as error:
-        why.append(str(error))
-        return False
-    return True
 
 
 def no_sample_is_dealt_twice(deal: Deal, agents: int, labels: Indices) -> None:

@@ -10,7 +10,7 @@ import networkx as nx
 import numpy as np
 
 from dimat.errors import TopologyError
-from dimat.testing.laws import keeps, law
+from dimat.testing.laws import keeps, those_there
 from dimat.topology import TOPOLOGIES, Network, check_connected
 from dimat.topology.build import network_of
 
@@ -31,24 +31,9 @@ def check_topology(build: str | Callable[..., Any]) -> None:
     name = build if isinstance(build, str) else getattr(build, "__name__", "mine")
     function = TOPOLOGIES[build] if isinstance(build, str) else TOPOLOGIES.prepared("mine", build)
     make = partial(network_of, name, function)
-    why: list[str] = []
-    with law("where it is no graph of so many agents it raises TopologyError"):
-        sizes = [agents for agents in _SIZES if _is_there(make, agents, why)]
-    others = f"of others it raises TopologyError{f' ({why[-1]})' if why else ''}"
-    with law(f"it is a graph of some of {_SIZES[1:]} agents; {others}"):
-        assert max(sizes, default=0) > 1
+    sizes = those_there(make, _SIZES, TopologyError, "it is a graph of")
     for agents in sizes:
         keeps(LAWS, make, agents)
-
-
-def _is_there(make: Make, agents: int, why: list[str]) -> bool:
-    """Whether there is a graph of so many agents; why not is added."""
-    try:
-        make(agents)
-    except TopologyError as error:
-        why.append(str(error))
-        return False
-    return True
 
 
 def its_agents_are_all_there_and_connected(make: Make, agents: int) -> None:
